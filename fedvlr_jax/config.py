@@ -1,0 +1,272 @@
+"""Everything that can be chosen, as frozen dataclasses validated when built.
+
+Each field carries its help text; the command-line flags are made from these fields, so
+that a choice has one name, one default and one explanation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from fedvlr_jax.errors import InputError
+
+BACKBONE_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
+FUSION_NAMES = ("none", "mlp", "bilevel")
+OPTIMIZER_NAMES = ("sgd", "momentum", "adam", "yogi")
+
+
+def _field(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"--{name}={value}: not known; choose one of {', '.join(choices)}")
+
+
+def _check_range(
+    config: Any, name: str, low: float, high: float = math.inf, open_low=False
+) -> None:
+    value = getattr(config, name)
+    inside = low <= value <= high
+    if not (math.isfinite(value) and inside):
+        bound = f"at least {low:g}"
+        bound += f" and at most {high:g}" if math.isfinite(high) else ""
+        raise InputError(f"--{name}={value}: out of range; give a finite number of {bound}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which data, and how it is split."""
+
+    dataset: str = _field(
+        "synthetic", "Folder below --data_root to read, or 'synthetic' for the embedded data."
+    )
+    data_root: str = _field("../shared/data", "Folder that holds the data sets.")
+    split: str = _field(
+        "auto",
+        "Split rule; 'auto' takes the split column where there is one, else leave-one-out.",
+        ("auto", "predefined", "leave-one-out", "global-time"),
+    )
+    duplicates: str = _field("merge", "What to do with repeated interactions.", ("merge", "error"))
+    synthetic_users: int = _field(1000, "Users of the synthetic data.")
+    synthetic_items: int = _field(2000, "Items of the synthetic data.")
+    synthetic_seed: int = _field(0, "Seed of the synthetic data (apart from the run's seed).")
+
+    def __post_init__(self):
+        check_choice("split", self.split, ("auto", "predefined", "leave-one-out", "global-time"))
+        check_choice("duplicates", self.duplicates, ("merge", "error"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The backbone, the fusion in front of it, and their sizes."""
+
+    backbone: str = _field("fcf", "Where each leaf lives, and the score.", BACKBONE_NAMES)
+    fusion: str = _field("bilevel", "How an item's vector is made of its views.", FUSION_NAMES)
+    views: str = _field(
+        "id,text,image",
+        "Views of fusion=bilevel, comma-separated: sum, mlp, gate, attention, cross_attention, "
+        "id, or the name of a modality of the data set.",
+    )
+    width: int = _field(64, "Latent width d of the ID table and of every view.")
+    init_scale: float = _field(0.1, "Standard deviation of the initial ID table.")
+    router_hidden: int = _field(64, "Hidden width of a client's router.")
+    fedrap_apart: float = _field(
+        0.01, "FedRAP: weight of pushing the personal rows away from the common ones."
+    )
+    fedrap_sparse: float = _field(0.01, "FedRAP: weight of the L1 norm of the common rows.")
+
+    def __post_init__(self):
+        check_choice("backbone", self.backbone, BACKBONE_NAMES)
+        check_choice("fusion", self.fusion, FUSION_NAMES)
+        names = self.views.split(",")
+        if any(not name.strip() for name in names) or len(set(names)) != len(names):
+            raise InputError(
+                f"--views={self.views}: an empty or repeated name; give e.g. id,text,image"
+            )
+        _check_range(self, "width", 1)
+        _check_range(self, "router_hidden", 1)
+        for name in ("init_scale", "fedrap_apart", "fedrap_sparse"):
+            _check_range(self, name, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FederationConfig:
+    """Who takes part, what a client does in a round, and what the server does with it."""
+
+    rounds: int = _field(100, "Most rounds to run.")
+    cohort: int = _field(0, "Clients asked per round, drawn anew each round; 0 asks everyone.")
+    dropout: float = _field(0.0, "Probability that an asked client does not answer.")
+    local_epochs: int = _field(5, "Local epochs A of a client in a round.")
+    min_local_epochs: int = _field(
+        0, "Where above 0: each client affords between this and --local_epochs, drawn per round."
+    )
+    upload: str = _field(
+        "gradient",
+        "gradient: views and shared head stay at the broadcast value, their gradient is "
+        "uploaded; delta: the client trains a copy and uploads the difference.",
+        ("gradient", "delta"),
+    )
+    negatives: str = _field(
+        "expected",
+        "sampled: drawn anew each local epoch; expected: the exact expectation of that loss.",
+        ("sampled", "expected"),
+    )
+    num_negatives: int = _field(4, "Negatives per positive.")
+    client_lr: float = _field(1.0, "Client SGD step for the private head.")
+    router_lr: float = _field(1.0, "Client SGD step for the router.")
+    item_lr: float = _field(1.0, "Client SGD step for private item rows (PFedRec, FedRAP).")
+    copy_lr: float = _field(
+        1.0, "upload=delta: client SGD step for its copy of the views and of the shared head."
+    )
+    client_decay: float = _field(0.0, "L2 decay of the private head, per unit of client_lr.")
+    server_optimizer: str = _field("adam", "Server optimizer.", OPTIMIZER_NAMES)
+    server_lr_items: float = _field(0.03, "Server step for the ID table.")
+    server_lr_fusion: float = _field(0.001, "Server step for the fusion operators.")
+    server_lr_head: float = _field(0.03, "Server step for the backbone's shared head.")
+    server_decay: float = _field(0.0, "Decoupled weight decay of the server's parameters.")
+    plan: str = _field(
+        "auto",
+        "How local epochs are executed: dense (linear algebra over the whole catalogue, linear "
+        "heads only), gathered (the rows a client touches), auto (by cost).",
+        ("auto", "dense", "gathered"),
+    )
+    chunk: int = _field(0, "Clients trained at once by plan=gathered; 0 chooses by memory.")
+
+    def __post_init__(self):
+        for name, choices in (
+            ("upload", ("gradient", "delta")),
+            ("negatives", ("sampled", "expected")),
+            ("server_optimizer", OPTIMIZER_NAMES),
+            ("plan", ("auto", "dense", "gathered")),
+        ):
+            check_choice(name, getattr(self, name), choices)
+        for name in ("rounds", "local_epochs", "num_negatives"):
+            _check_range(self, name, 1)
+        for name in ("cohort", "min_local_epochs", "chunk", "client_decay", "server_decay"):
+            _check_range(self, name, 0)
+        for name in ("client_lr", "router_lr", "item_lr", "copy_lr"):
+            _check_range(self, name, 0)
+        for name in ("server_lr_items", "server_lr_fusion", "server_lr_head"):
+            _check_range(self, name, 0)
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"--dropout={self.dropout}: give a probability in [0, 1)")
+        if self.min_local_epochs > self.local_epochs:
+            raise InputError(
+                f"--min_local_epochs={self.min_local_epochs}: more than "
+                f"--local_epochs={self.local_epochs}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrivacyConfig:
+    """What protects an upload."""
+
+    clip_norm: float = _field(
+        0.0, "Joint L2 bound of one client's upload in a round; 0 does not clip."
+    )
+    noise_multiplier: float = _field(
+        0.0, "Each client adds Gaussian noise of this times --clip_norm to its upload."
+    )
+
+    def __post_init__(self):
+        _check_range(self, "clip_norm", 0)
+        _check_range(self, "noise_multiplier", 0)
+        if self.noise_multiplier > 0 and self.clip_norm == 0:
+            raise InputError(
+                f"--noise_multiplier={self.noise_multiplier}: needs --clip_norm above 0, "
+                "for without a bound the noise protects nothing"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a state is judged. The protocol sets mask and negative pool together."""
+
+    protocol: str = _field(
+        "strict",
+        "strict: mask train and valid, negatives from the whole catalogue; "
+        "paper: mask train, negatives only from items seen in train.",
+        ("paper", "strict"),
+    )
+    ks: str = _field("10,20,50", "Cut-offs K of the metrics, comma-separated; must hold 50.")
+    eval_every: int = _field(5, "Rounds between two evaluations on the validation part.")
+    patience: int = _field(
+        10, "Stop after this many evaluations without a better validation NDCG@50; 0 never stops."
+    )
+    baselines: bool = _field(True, "Also evaluate the trivial baselines, kNN and EASE.")
+
+    def __post_init__(self):
+        check_choice("protocol", self.protocol, ("paper", "strict"))
+        _check_range(self, "eval_every", 1)
+        _check_range(self, "patience", 0)
+        try:
+            ks = self.cutoffs
+        except ValueError:
+            ks = ()
+        if not ks or min(ks) < 1 or 50 not in ks:
+            raise InputError(f"--ks={self.ks}: give positive integers that hold 50, e.g. 10,20,50")
+
+    @property
+    def cutoffs(self) -> tuple[int, ...]:
+        return tuple(sorted({int(k) for k in self.ks.split(",")}))
+
+    @property
+    def mask(self) -> str:
+        """What is masked when the test part is ranked: 'train' or 'train+valid'."""
+        return "train" if self.protocol == "paper" else "train+valid"
+
+    @property
+    def negative_pool(self) -> str:
+        """Where negatives come from: 'seen' or 'catalogue'."""
+        return "seen" if self.protocol == "paper" else "catalogue"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where results go, and what makes the run repeatable."""
+
+    seed: int = _field(0, "Everything random derives from (seed, round, client).")
+
+    def __post_init__(self):
+        _check_range(self, "seed", 0, 2**31 - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run: the groups above. Raises InputError for what cannot be combined."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    federation: FederationConfig = dataclasses.field(default_factory=FederationConfig)
+    privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+    def __post_init__(self):
+        if self.federation.plan == "dense" and self.model.backbone in ("fedncf", "fedrap"):
+            raise InputError(
+                f"--plan=dense: --backbone={self.model.backbone} is not linear in the item's "
+                "views; use --plan=auto or gathered"
+            )
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """{flag name: value} over all groups."""
+        return {k: v for group in dataclasses.asdict(self).values() for k, v in group.items()}
+
+    @classmethod
+    def from_flat(cls, **values: Any) -> Config:
+        """Builds a config out of flag names, e.g. Config.from_flat(dataset="KU", rounds=50)."""
+        groups = {}
+        for group in dataclasses.fields(cls):
+            kind = group.default_factory
+            names = {field.name for field in dataclasses.fields(kind)}
+            groups[group.name] = kind(**{n: values.pop(n) for n in names & values.keys()})
+        if values:
+            known = ", ".join(sorted(cls().flat))
+            raise InputError(f"unknown option {', '.join(sorted(values))}; known are {known}")
+        return cls(**groups)

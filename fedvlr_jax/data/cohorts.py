@@ -1,0 +1,114 @@
+"""Ragged histories in padded arrays, and the negatives that belong to them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.data.dataset import Interactions
+from fedvlr_jax.types import Histories
+
+# One bucket of clients for every factor of four in history length: the padding is then
+# less than four times the data, and few shapes have to be compiled.
+BUCKET_FACTOR = 4
+SHORTEST_BUCKET = 16
+
+
+class NegativePool(NamedTuple):
+    """The items that negatives are taken from.
+
+    Attributes:
+      item: int32 [S], ascending.
+      rank: int32 [I], the place of each item in `item` (arbitrary outside the pool).
+      member: bool [I].
+    """
+
+    item: jax.Array
+    rank: jax.Array
+    member: jax.Array
+
+
+def negative_pool(train: Interactions, name: str) -> NegativePool:
+    """The pool `name`: "catalogue", or "seen" for the items with a train interaction."""
+    member = train.item_counts > 0 if name == "seen" else np.ones(train.num_items, bool)
+    return NegativePool(
+        item=jnp.asarray(np.flatnonzero(member), jnp.int32),
+        rank=jnp.asarray(np.cumsum(member) - 1, jnp.int32),
+        member=jnp.asarray(member),
+    )
+
+
+def bucket_clients(train: Interactions, *, by_length: bool) -> list[np.ndarray]:
+    """Splits the clients into buckets of alike history length; one bucket if not by_length.
+
+    Returns int64 arrays of ascending user indices, shortest histories first, none empty.
+    """
+    if not by_length:
+        return [np.arange(train.num_users)]
+    exponent = np.log(np.maximum(train.counts, 1) / SHORTEST_BUCKET) / np.log(BUCKET_FACTOR)
+    bucket = np.maximum(np.ceil(exponent - 1e-9), 0).astype(int)
+    return [np.flatnonzero(bucket == b) for b in np.unique(bucket)]
+
+
+def pad_histories(train: Interactions, clients: np.ndarray) -> Histories:
+    """The train items of `clients`, padded to the longest of them."""
+    counts = train.counts[clients]
+    item = np.full((len(clients), int(counts.max())), train.num_items, np.int32)
+    entry = np.arange(item.shape[1])[None, :] < counts[:, None]
+    start = np.repeat(train.indptr[clients], counts)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    item[entry] = train.item[start + within]
+    return Histories(
+        client=jnp.asarray(clients, jnp.int32),
+        item=jnp.asarray(item),
+        count=jnp.asarray(counts, jnp.int32),
+    )
+
+
+def multi_hot(histories: Histories, num_items: int) -> jax.Array:
+    """float32 [K, I]: 1 where the client has the item in its history."""
+    row = jnp.arange(histories.item.shape[0])[:, None]
+    empty = jnp.zeros((histories.item.shape[0], num_items), jnp.float32)
+    return empty.at[row, histories.item].set(1.0, mode="drop")
+
+
+def expected_negatives(
+    positive: jax.Array, count: jax.Array, pool: NegativePool, num_negatives: int
+) -> jax.Array:
+    """float32 [..., I]: how often each item is expected among num_negatives * count draws.
+
+    Args:
+      positive: float32 [..., I], 1 on the history.
+      count: int32 [...], its length.
+    """
+    outside = jnp.maximum(pool.item.shape[0] - count, 1)
+    rate = num_negatives * count / outside
+    return jnp.where(pool.member, 1.0 - positive, 0.0) * rate[..., None]
+
+
+def draw_negatives(
+    key: jax.Array, item: jax.Array, count: jax.Array, pool: NegativePool, num_negatives: int
+) -> jax.Array:
+    """int32 [P * num_negatives]: uniform draws from the pool outside ONE client's history.
+
+    Exact and without rejection: with the history at places h_0 < h_1 < ... of the pool,
+    h_k - k places below h_k are free, so the r-th free place is r + #{k: h_k - k <= r}.
+    Draws that belong to padding, or to a history that covers the pool, are I.
+
+    Args:
+      item: int32 [P], ascending, padding I. count: int32 [], the real ones.
+    """
+    num_items = pool.member.shape[0]
+    slot = jnp.arange(item.shape[0])
+    place = jnp.where(slot < count, pool.rank.at[item].get(mode="clip"), num_items + slot)
+    free = pool.item.shape[0] - count
+    # A history that covers the pool leaves nothing to draw; max keeps randint legal.
+    drawn = jax.random.randint(
+        key, (item.shape[0] * num_negatives,), 0, jnp.maximum(free, 1), jnp.int32
+    )
+    shift = jnp.searchsorted(place - slot, drawn, side="right")
+    real = (jnp.arange(drawn.shape[0]) < count * num_negatives) & (free > 0)
+    return jnp.where(real, pool.item.at[drawn + shift].get(mode="clip"), num_items)

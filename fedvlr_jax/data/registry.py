@@ -1,0 +1,56 @@
+"""Which loader reads which data set."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedvlr_jax.data import mmrec, synthetic
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.errors import InputError
+
+LOADERS: dict[str, Callable[..., Dataset]] = {
+    "mmrec": mmrec.load,
+    "synthetic": synthetic.generate,
+}
+
+
+def load_dataset(
+    name: str,
+    *,
+    data_root: str | Path,
+    split: str = "auto",
+    duplicates: str = "merge",
+    synthetic: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Loads a data set by name.
+
+    Args:
+      name: "synthetic" for the generator, otherwise a folder of `data_root`.
+      data_root: the folder of the data sets; not used by "synthetic".
+      split: see `mmrec.load`. The synthetic data are always split leave-one-out.
+      duplicates: see `mmrec.load`. The synthetic data have none.
+      synthetic: the arguments of the generator; only with the name "synthetic".
+
+    Raises:
+      InputError: the data cannot be used as asked; one line says where and why.
+    """
+    if name != "synthetic":
+        if synthetic:
+            raise InputError(
+                f"data set {name!r} takes no synthetic options, found {sorted(synthetic)}; "
+                "use them with the data set 'synthetic'"
+            )
+        return LOADERS["mmrec"](data_root, name, split=split, duplicates=duplicates)
+    if split not in ("auto", "leave-one-out"):
+        raise InputError(
+            f"split: found {split!r}, but the data set 'synthetic' has only 'leave-one-out'"
+        )
+    options = dict(synthetic or {})
+    known = list(inspect.signature(LOADERS["synthetic"]).parameters)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InputError(f"synthetic: unknown option {unknown[0]!r}; options are {known}")
+    return LOADERS["synthetic"](**options)

@@ -1,0 +1,1 @@
+"""Full-catalogue ranking, exact metrics under ties, baselines and significance."""

@@ -1,0 +1,49 @@
+"""How sure a number is: intervals by bootstrap over users, paired tests over users."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+def bootstrap_interval(
+    values: np.ndarray, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` [N] over users; NaN users are left out."""
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    generator = np.random.default_rng(seed)
+    # In slices, so that a million users do not need resamples * N numbers at once.
+    means = [
+        values[generator.integers(0, len(values), len(values))].mean() for _ in range(resamples)
+    ]
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+class PairedTest(NamedTuple):
+    """Result of A against B over the same users; differences are of the means, A - B."""
+
+    mean_difference: float
+    relative_difference: float
+    p_value: float
+    users: int
+
+
+def paired_test(a: np.ndarray, b: np.ndarray) -> PairedTest:
+    """Two-sided Wilcoxon signed-rank test over users; average over seeds before calling.
+
+    Users with NaN in either are left out. Zero differences are dropped (Wilcoxon's own
+    rule); if all are zero, p is 1.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    both = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[both], b[both]
+    difference = a - b
+    p_value = float(stats.wilcoxon(a, b).pvalue) if np.any(difference) else 1.0
+    base = float(b.mean()) if len(b) else float("nan")
+    mean = float(difference.mean()) if len(b) else float("nan")
+    return PairedTest(mean, mean / base if base else float("inf"), p_value, len(b))

@@ -1,0 +1,1 @@
+"""The federated round: participation, local epochs, uplink, aggregation, server step."""

@@ -1,0 +1,184 @@
+"""Local epochs of a linear backbone as dense linear algebra over the whole catalogue.
+
+With a linear head a score is <F_i, q> + b, q = w (x) theta [G * d]. Let r_a [I] be the
+gradient of a client's loss by its scores in epoch a, q_a its query and p_a the gradient
+by its pooled history, divided by the length of that history. Then the gradient by the
+views, over the A epochs, has rank A + 1:
+
+    sum_a r_a (x) q_a  +  h (x) sum_a p_a,        h the multi-hot history,
+
+so that a client's upload is never built: its norm is a trace of two Gram matrices, and
+the cohort's weighted sum is one matrix product. For the same reason a copy of the views
+that the client moves (upload=delta), or item rows that it tunes, are known by these
+factors, and enter the scores as a correction of rank A.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax import trees
+from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives, multi_hot
+from fedvlr_jax.federated.local import (
+    Broadcast,
+    LocalResult,
+    LocalUpdate,
+    Task,
+    Upload,
+    client_keys,
+    num_rows,
+)
+from fedvlr_jax.federated.privacy import clip_factors
+from fedvlr_jax.types import Cohort, PyTree
+
+
+def make_dense_update(task: Task) -> LocalUpdate:
+    """The dense plan. The backbone must be linear and keep no personal item table."""
+    model, config = task.model, task.config.federation
+    backbone, fusion = model.backbone, model.fusion
+    epochs = config.local_epochs
+    moving = config.copy_lr if config.upload == "delta" else 0.0
+    tuning = config.item_lr if backbone.item_rows == "tuned" else 0.0
+
+    def query(shared, head, router, pooled):
+        """One client: (q [G * d], the head's vector [d], bias [])."""
+        vector, bias = backbone.linear(shared, head)
+        weights = fusion.route(router, pooled)
+        return (weights[:, None] * vector).reshape(-1), vector, bias
+
+    def update(
+        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
+    ) -> LocalResult:
+        histories = cohort.histories
+        num_clients = histories.item.shape[0]
+        views = broadcast.views.reshape(model.num_items, -1)
+        positive = multi_hot(histories, model.num_items)
+        rows = num_rows(histories.count, task.pool, config.num_negatives)[:, None]
+        length = jnp.maximum(histories.count, 1)[:, None]
+        broadcast_pooled = (positive @ views) / length
+        keys = client_keys(key, histories.client, epochs)
+        expected = expected_negatives(positive, histories.count, task.pool, config.num_negatives)
+        shared0 = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (num_clients, *leaf.shape)), broadcast.head
+        )
+
+        def negatives(epoch):
+            if config.negatives == "expected":
+                return expected
+            drawn = jax.vmap(draw_negatives, in_axes=(0, 0, 0, None, None))(
+                keys[:, epoch], histories.item, histories.count, task.pool, config.num_negatives
+            )
+            row = jnp.arange(num_clients)[:, None]
+            return jnp.zeros_like(positive).at[row, drawn].add(1.0, mode="drop")
+
+        def epoch_step(carry, epoch):
+            head, router, shared_sum, factors, loss = carry
+            residuals, queries, pulls, vectors = factors
+            active = cohort.present & (epoch < cohort.local_epochs)
+
+            pooled = broadcast_pooled
+            if moving:
+                inside = jnp.einsum("aki,ki->ak", residuals, positive) / length[:, 0]
+                pooled -= moving * (
+                    jnp.einsum("ak,akg->kg", inside, queries) + jnp.sum(pulls, axis=0)
+                )
+            shared = trees.axpy(-moving, shared_sum, shared0)
+            (q, vector, bias), pull_back = jax.vjp(jax.vmap(query), shared, head, router, pooled)
+            scores = q @ views.T + bias[:, None]
+            if moving:
+                scores -= moving * jnp.einsum(
+                    "aki,ak->ki", residuals, jnp.einsum("akg,kg->ak", queries, q)
+                )
+                scores -= moving * positive * jnp.einsum("akg,kg->k", pulls, q)[:, None]
+            if tuning:
+                scores -= tuning * jnp.einsum(
+                    "aki,ak->ki", residuals, jnp.einsum("akd,kd->ak", vectors, vector)
+                )
+
+            negative = negatives(epoch)
+            residual = ((positive + negative) * jax.nn.sigmoid(scores) - positive) / rows
+            residual = jnp.where(active[:, None], residual, 0.0)
+            q_gradient = residual @ views
+            vector_gradient = jnp.zeros_like(vector)
+            overlap = jnp.einsum("ki,aki->ak", residual, residuals) if moving or tuning else None
+            if moving:
+                q_gradient -= moving * (
+                    jnp.einsum("ak,akg->kg", overlap, queries)
+                    + jnp.einsum("ki,ki->k", residual, positive)[:, None] * jnp.sum(pulls, axis=0)
+                )
+            if tuning:
+                vector_gradient -= tuning * jnp.einsum("ak,akd->kd", overlap, vectors)
+            by_shared, by_head, by_router, by_pooled = pull_back(
+                (q_gradient, vector_gradient, jnp.sum(residual, axis=1))
+            )
+
+            # The loss is reported where the client stood when the round began.
+            loss = jax.lax.cond(
+                epoch == 0,
+                lambda: (
+                    jnp.sum(
+                        positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores),
+                        axis=1,
+                    )
+                    / rows[:, 0]
+                ),
+                lambda: loss,
+            )
+            by_head = trees.axpy(config.client_decay, head, by_head)
+            head = trees.select(active, trees.axpy(-config.client_lr, by_head, head), head)
+            router = trees.select(active, trees.axpy(-config.router_lr, by_router, router), router)
+            shared_sum = trees.axpy(1.0, by_shared, shared_sum)
+            factors = (
+                residuals.at[epoch].set(residual),
+                queries.at[epoch].set(q),
+                pulls.at[epoch].set(by_pooled / length),
+                vectors.at[epoch].set(vector),
+            )
+            return (head, router, shared_sum, factors, loss), None
+
+        factors = (
+            jnp.zeros((epochs, *positive.shape), positive.dtype),
+            jnp.zeros((epochs, num_clients, views.shape[1]), views.dtype),
+            jnp.zeros((epochs, num_clients, views.shape[1]), views.dtype),
+            jnp.zeros((epochs, num_clients, model.width), views.dtype),
+        )
+        carry = (
+            private["head"],
+            private["router"],
+            jax.tree.map(jnp.zeros_like, shared0),
+            factors,
+            jnp.zeros(num_clients, views.dtype),
+        )
+        (head, router, shared_sum, factors, loss), _ = jax.lax.scan(
+            epoch_step, carry, jnp.arange(epochs)
+        )
+        residuals, queries, pulls, vectors = factors
+        pull = jnp.sum(pulls, axis=0)
+
+        scale = moving or 1.0
+        if task.config.privacy.clip_norm:
+            left = jnp.concatenate([residuals, positive[None]])
+            right = jnp.concatenate([queries, pull[None]])
+            gram = jnp.einsum("aki,bki->kab", left, left) * jnp.einsum("akg,bkg->kab", right, right)
+            square = jnp.sum(gram, axis=(1, 2)) + trees.squared_norms(shared_sum, num_clients)
+            factor = clip_factors(
+                scale * jnp.sqrt(jnp.maximum(square, 0.0)), task.config.privacy.clip_norm
+            )
+        else:
+            factor = jnp.ones(num_clients)
+        by_client = scale * factor * alpha
+        by_views = jnp.einsum("aki,akg->ig", residuals, by_client[None, :, None] * queries)
+        by_views += positive.T @ (by_client[:, None] * pull)
+        upload = Upload(
+            views=by_views.reshape(broadcast.views.shape),
+            head=trees.weighted_sum(by_client, shared_sum),
+        )
+        trained = {"head": head, "router": router}
+        if tuning or "items" in private:
+            tuned = -tuning * jnp.einsum("aki,akd->kid", residuals, vectors)
+            trained["items"] = trees.select(cohort.present, tuned, private["items"])
+        ok = jnp.isfinite(loss) & trees.finite_rows({"head": head, "router": router}, num_clients)
+        return LocalResult(trained, upload, jnp.where(cohort.present, loss, 0.0), factor < 1, ok)
+
+    return update

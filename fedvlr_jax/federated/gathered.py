@@ -1,0 +1,183 @@
+"""Local epochs on the rows that a client touches: any backbone, any score.
+
+Each client works on slots: its history and, with sampled negatives, all its draws of the
+round, every item once; with expected negatives the whole catalogue. What repeats becomes
+a weight of the slot, so that duplicates share one row and training the slots equals
+training the whole table.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax import trees
+from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives
+from fedvlr_jax.federated.local import (
+    Broadcast,
+    LocalResult,
+    LocalUpdate,
+    Task,
+    Upload,
+    client_keys,
+    num_rows,
+)
+from fedvlr_jax.federated.privacy import clip_factors
+from fedvlr_jax.types import Cohort, PyTree
+
+
+class Slots(NamedTuple):
+    """The rows of one client's round.
+
+    Attributes:
+      item: int32 [M], each once; padding is I.
+      positive: float32 [M], 1 on the history.
+      negative: float32 [A, M], how often (or how often expected) each is a negative.
+    """
+
+    item: jax.Array
+    positive: jax.Array
+    negative: jax.Array
+
+
+def num_slots(task: Task, history_length: int) -> int:
+    """M for histories padded to `history_length`."""
+    config = task.config.federation
+    touched = history_length * (1 + config.local_epochs * config.num_negatives)
+    if config.negatives == "expected":
+        return task.model.num_items
+    return min(touched, task.model.num_items)
+
+
+def make_slots(task: Task, item: jax.Array, count: jax.Array, keys: jax.Array) -> Slots:
+    """The slots of ONE client with history `item` [P], `count` of them real."""
+    config, num_items = task.config.federation, task.model.num_items
+    size = num_slots(task, item.shape[0])
+    drawn = None
+    if config.negatives == "sampled":
+        draw = lambda key: draw_negatives(key, item, count, task.pool, config.num_negatives)
+        drawn = jax.vmap(draw)(keys)
+    if drawn is None or size == num_items:
+        slot, history, places = jnp.arange(num_items), item, drawn
+    else:
+        touched = jnp.concatenate([item, drawn.reshape(-1)])
+        slot, place = jnp.unique(touched, size=size, fill_value=num_items, return_inverse=True)
+        # Padding must fall out of the slots, or it would count as a row.
+        place = jnp.where(touched < num_items, place, size)
+        history, places = place[: item.shape[0]], place[item.shape[0] :].reshape(drawn.shape)
+    positive = jnp.zeros(size).at[history].set(1.0, mode="drop")
+    if places is None:
+        negative = expected_negatives(positive, count, task.pool, config.num_negatives)
+        negative = jnp.broadcast_to(negative, (config.local_epochs, size))
+    else:
+        count_of = lambda place: jnp.zeros(size).at[place].add(1.0, mode="drop")
+        negative = jax.vmap(count_of)(places)
+    return Slots(slot, positive, negative)
+
+
+def make_gathered_update(task: Task) -> LocalUpdate:
+    """The gathered plan."""
+    model, config = task.model, task.config.federation
+    backbone, fusion = model.backbone, model.fusion
+    moving = config.copy_lr if config.upload == "delta" else 0.0
+
+    def train_client(broadcast, private, slots, count, present, local_epochs):
+        """One client's local epochs: (private, by-slot gradient [M, G, d], by-head, loss)."""
+        rows = num_rows(count, task.pool, config.num_negatives)
+        length = jnp.maximum(count, 1)
+        views0 = broadcast.views.at[slots.item].get(mode="fill", fill_value=0)
+        personal0 = None
+        if backbone.item_rows:
+            personal0 = private["items"].at[slots.item].get(mode="fill", fill_value=0)
+            if backbone.item_rows == "tuned":
+                personal0 = jnp.zeros_like(personal0)
+
+        def loss_of(views, shared, trained, negative):
+            pooled = jnp.einsum("m,mgd->gd", slots.positive, views).reshape(-1) / length
+            weights = fusion.route(trained["router"], pooled)
+            common = jnp.einsum("g,mgd->md", weights, views)
+            vectors = common + trained["items"] if "items" in trained else common
+            scores = backbone.score(shared, trained["head"], vectors)
+            by_row = slots.positive * jax.nn.softplus(-scores)
+            by_row += negative * jax.nn.softplus(scores)
+            if backbone.penalty is not None:
+                penalty = backbone.penalty(common, trained["items"], broadcast.round)
+                by_row += (slots.positive + negative) * penalty
+            return jnp.sum(by_row) / rows
+
+        steps = {"head": config.client_lr, "router": config.router_lr, "items": config.item_lr}
+
+        def epoch_step(carry, inputs):
+            trained, views_sum, shared_sum, first_loss = carry
+            epoch, negative = inputs
+            active = present & (epoch < local_epochs)
+            loss, (by_views, by_shared, by_trained) = jax.value_and_grad(loss_of, (0, 1, 2))(
+                trees.axpy(-moving, views_sum, views0),
+                trees.axpy(-moving, shared_sum, broadcast.head),
+                trained,
+                negative,
+            )
+            by_trained["head"] = trees.axpy(
+                config.client_decay, trained["head"], by_trained["head"]
+            )
+            moved = {
+                name: trees.axpy(-steps[name], by_trained[name], trained[name]) for name in trained
+            }
+            choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(active, a, b), new, old)
+            carry = (
+                choose(moved, trained),
+                choose(trees.axpy(1.0, by_views, views_sum), views_sum),
+                choose(trees.axpy(1.0, by_shared, shared_sum), shared_sum),
+                jnp.where(epoch == 0, loss, first_loss),
+            )
+            return carry, None
+
+        trained = {"head": private["head"], "router": private["router"]}
+        if personal0 is not None:
+            trained["items"] = personal0
+        zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
+        carry = (trained, zeros(views0), zeros(broadcast.head), jnp.zeros(()))
+        (trained, by_views, by_shared, loss), _ = jax.lax.scan(
+            epoch_step, carry, (jnp.arange(config.local_epochs), slots.negative)
+        )
+        if personal0 is not None:
+            base = private["items"]
+            if backbone.item_rows == "tuned":
+                base = jnp.where(present, 0.0, base)
+            kept = jnp.where(present, slots.item, model.num_items)
+            trained["items"] = base.at[kept].set(trained["items"], mode="drop")
+        return trained, by_views, by_shared, loss
+
+    def update(
+        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
+    ) -> LocalResult:
+        histories = cohort.histories
+        num_clients = histories.item.shape[0]
+        keys = client_keys(key, histories.client, config.local_epochs)
+        slots = jax.vmap(lambda i, c, k: make_slots(task, i, c, k))(
+            histories.item, histories.count, keys
+        )
+        trained, by_views, by_shared, loss = jax.vmap(train_client, in_axes=(None, 0, 0, 0, 0, 0))(
+            broadcast, private, slots, histories.count, cohort.present, cohort.local_epochs
+        )
+
+        scale = moving or 1.0
+        factor = jnp.ones(num_clients)
+        if task.config.privacy.clip_norm:
+            norms = scale * jnp.sqrt(trees.squared_norms((by_views, by_shared), num_clients))
+            factor = clip_factors(norms, task.config.privacy.clip_norm)
+        by_client = scale * factor * alpha
+        if slots.item.shape[1] == model.num_items and config.negatives == "expected":
+            views = trees.weighted_sum(by_client, by_views)
+        else:
+            views = jnp.zeros_like(broadcast.views)
+            views = views.at[slots.item].add(
+                trees.per_client(by_client, by_views) * by_views, mode="drop"
+            )
+        upload = Upload(views, trees.weighted_sum(by_client, by_shared))
+        ok = jnp.isfinite(loss) & trees.finite_rows(trained, num_clients)
+        return LocalResult(trained, upload, jnp.where(cohort.present, loss, 0.0), factor < 1, ok)
+
+    return update

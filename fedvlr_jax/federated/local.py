@@ -1,0 +1,130 @@
+"""What both plans of a client's local training share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.cohorts import NegativePool
+from fedvlr_jax.fusion import Fusion, make_fusion
+from fedvlr_jax.models import BACKBONES, Backbone
+from fedvlr_jax.types import Cohort, PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A backbone behind a fusion, for items of a data set.
+
+    A client's private rows are {"head": ..., "router": ...} and, where the backbone keeps
+    item rows, "items": [I, d].
+    """
+
+    backbone: Backbone
+    fusion: Fusion
+    num_items: int
+    width: int
+    init_scale: float
+
+    def init_shared(self, key: jax.Array) -> PyTree:
+        """{"items": [I, d], "fusion": gamma, "head": ...}."""
+        items, fusion, head = jax.random.split(key, 3)
+        return {
+            "items": self.init_scale * jax.random.normal(items, (self.num_items, self.width)),
+            "fusion": self.fusion.init_shared(fusion),
+            "head": self.backbone.init_shared(head, self.width),
+        }
+
+    def init_private(self, key: jax.Array) -> PyTree:
+        """One client's private rows."""
+        head, router = jax.random.split(key)
+        private = {
+            "head": self.backbone.init_private(head, self.width),
+            "router": self.fusion.init_router(router),
+        }
+        if self.backbone.item_rows:
+            private["items"] = jnp.zeros((self.num_items, self.width))
+        return private
+
+
+def make_model(config: Config, num_items: int, widths: Mapping[str, int]) -> Model:
+    """The model that `config` names, for a catalogue with the given feature widths."""
+    model = config.model
+    fusion = make_fusion(
+        model.fusion,
+        views=tuple(name.strip() for name in model.views.split(",")),
+        width=model.width,
+        hidden=model.router_hidden,
+        widths=widths,
+    )
+    backbone = BACKBONES[model.backbone](apart=model.fedrap_apart, sparse=model.fedrap_sparse)
+    return Model(
+        backbone=backbone,
+        fusion=fusion,
+        num_items=num_items,
+        width=model.width,
+        init_scale=model.init_scale,
+    )
+
+
+class Broadcast(NamedTuple):
+    """What the server sends: all views [I, G, d], the shared head, and the round [] i32."""
+
+    views: jax.Array
+    head: PyTree
+    round: jax.Array
+
+
+class Upload(NamedTuple):
+    """Gradients (or differences) of what was broadcast: views [I, G, d] and shared head."""
+
+    views: jax.Array
+    head: PyTree
+
+
+class LocalResult(NamedTuple):
+    """What a chunk of clients gives back.
+
+    Attributes:
+      private: their private rows after the round (unchanged where absent).
+      upload: sum over the clients of alpha * clipped upload.
+      loss: float32 [K], each client's loss in its first epoch (0 where absent).
+      clipped: bool [K], whether the upload was longer than the bound.
+      finite: bool [K], whether all the client's numbers are finite.
+    """
+
+    private: PyTree
+    upload: Upload
+    loss: jax.Array
+    clipped: jax.Array
+    finite: jax.Array
+
+
+# (broadcast, cohort, alpha [K], private, key) -> LocalResult
+LocalUpdate = Callable[[Broadcast, Cohort, jax.Array, PyTree, jax.Array], LocalResult]
+
+
+class Task(NamedTuple):
+    """What a plan needs to know to train clients."""
+
+    model: Model
+    config: Config
+    pool: NegativePool
+
+
+def num_rows(count: jax.Array, pool: NegativePool, num_negatives: int) -> jax.Array:
+    """float32: rows of a client's loss, positives and negatives; at least 1."""
+    has_negatives = count < pool.item.shape[0]
+    return jnp.maximum(count * (1 + num_negatives * has_negatives), 1).astype(jnp.float32)
+
+
+def client_keys(key: jax.Array, client: jax.Array, epochs: int) -> jax.Array:
+    """Typed keys [K, A]: one a client and local epoch, whatever the client's place."""
+    one = lambda c: jax.vmap(lambda a: jax.random.fold_in(jax.random.fold_in(key, c), a))(
+        jnp.arange(epochs)
+    )
+    return jax.vmap(one)(client)

@@ -1,0 +1,82 @@
+"""Who is asked, who answers, and how many local epochs each can afford."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.config import FederationConfig
+from fedvlr_jax.types import Cohort, Histories
+
+# Each use of randomness folds its own number into the run's key.
+INIT, LOCAL, PRESENT, EPOCHS, NOISE = range(5)
+
+
+def stream(key: jax.Array, purpose: int, *numbers: jax.Array | int) -> jax.Array:
+    """The key of one purpose at (round, client, ...), independent of every other."""
+    for number in (purpose, *numbers):
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def asked_clients(seed: int, round_number: int, num_clients: int, cohort: int) -> np.ndarray:
+    """int64 [cohort]: a uniform draw without replacement, ascending; equal for equal seeds."""
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, round_number))))
+    return np.sort(generator.choice(num_clients, cohort, replace=False, shuffle=False))
+
+
+def bucket_capacities(bucket_sizes: list[int], cohort: int) -> list[int]:
+    """Places to keep for each bucket in a uniformly drawn cohort.
+
+    The number of a bucket's clients in a cohort is hypergeometric. Six standard
+    deviations above its mean are kept (a cohort that needs more, about one in 1e9,
+    compiles once more), so that one compiled round serves all cohorts.
+    """
+    total = sum(bucket_sizes)
+    capacities = []
+    for size in bucket_sizes:
+        share = size / total
+        variance = cohort * share * (1 - share) * (total - cohort) / max(total - 1, 1)
+        capacities.append(min(size, cohort, int(np.ceil(cohort * share + 6 * variance**0.5)) + 1))
+    return capacities
+
+
+def make_cohort(
+    key: jax.Array,
+    round_number: jax.Array,
+    histories: Histories,
+    asked: jax.Array,
+    weight: str,
+    config: FederationConfig,
+) -> Cohort:
+    """The cohort of some asked clients: who of them answers, and for how many epochs.
+
+    Both are drawn from (key, round, client), so they do not depend on a client's place.
+
+    Args:
+      asked: bool [K]; False in padding.
+      weight: "equal" or "history".
+    """
+    client = histories.client
+    present = asked
+    local_epochs = jnp.full(client.shape, config.local_epochs, jnp.int32)
+    if config.dropout:
+        draw = lambda c: jax.random.uniform(stream(key, PRESENT, round_number, c))
+        present &= jax.vmap(draw)(client) >= config.dropout
+    if config.min_local_epochs:
+        draw = lambda c: jax.random.randint(
+            stream(key, EPOCHS, round_number, c),
+            (),
+            config.min_local_epochs,
+            config.local_epochs + 1,
+        )
+        local_epochs = jax.vmap(draw)(client)
+    return Cohort(
+        histories=histories,
+        present=present,
+        local_epochs=local_epochs,
+        weight=histories.count.astype(jnp.float32)
+        if weight == "history"
+        else jnp.ones(client.shape, jnp.float32),
+    )

@@ -1,0 +1,148 @@
+"""What stands between the server's item features and a client's score.
+
+A `Fusion` has a server side (`views`: all items into G views, Eq. 1-2) and a client
+side (`route`: the client's weights over those views, Eq. 3-4). An item's vector for a
+client is sum_j w_j F_j (Eq. 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.fusion.operators import OPERATORS
+from fedvlr_jax.types import PyTree
+
+
+class Fusion(NamedTuple):
+    """Pure functions of one fusion.
+
+    Attributes:
+      names: the G views.
+      init_shared: key -> gamma, the operators' parameters (the server's).
+      views: (gamma, items [I, d], features {modality: [I, d_m]}) -> [I, G, d].
+      init_router: key -> one client's router parameters ({} where there is none).
+      route: (router, pooled history [G * d]) -> weights [G], positive, summing to one.
+    """
+
+    names: tuple[str, ...]
+    init_shared: Callable[[jax.Array], PyTree]
+    views: Callable[[PyTree, jax.Array, Mapping[str, jax.Array]], jax.Array]
+    init_router: Callable[[jax.Array], PyTree]
+    route: Callable[[PyTree, jax.Array], jax.Array]
+
+
+class MultiView(nn.Module):
+    """Maps every modality to width d (linear, then LayerNorm) and applies the operators."""
+
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, items: jax.Array, features: Mapping[str, jax.Array]) -> jax.Array:
+        width = items.shape[-1]
+        tokens = {}
+        for name, x in {"id": items, **features}.items():
+            tokens[name] = nn.LayerNorm(name=f"norm_{name}")(nn.Dense(width, name=f"map_{name}")(x))
+        views = [
+            tokens[name] if name in tokens else OPERATORS[name](name=name)(tokens)
+            for name in self.names
+        ]
+        return jnp.stack(views, axis=1)
+
+
+class Router(nn.Module):
+    """Two layers over the pooled history; softmax weights over the views (Eq. 4).
+
+    *choice*: the last layer starts at zero, so that every client starts from uniform
+    weights and a preference has to be earned from its own history.
+    """
+
+    num_views: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, pooled: jax.Array) -> jax.Array:
+        x = nn.relu(nn.Dense(self.hidden)(pooled))
+        return nn.softmax(nn.Dense(self.num_views, kernel_init=nn.initializers.zeros)(x))
+
+
+def _no_router(key: jax.Array) -> PyTree:
+    return {}
+
+
+def _only_view(router: PyTree, pooled: jax.Array) -> jax.Array:
+    return jnp.ones(1, pooled.dtype)
+
+
+def none() -> Fusion:
+    """An item's vector is its row of the ID table."""
+    return Fusion(
+        names=("id",),
+        init_shared=lambda key: {},
+        views=lambda gamma, items, features: items[:, None, :],
+        init_router=_no_router,
+        route=_only_view,
+    )
+
+
+def _operators(names: tuple[str, ...], width: int, widths: Mapping[str, int]):
+    module = MultiView(names=names)
+
+    def init_shared(key: jax.Array) -> PyTree:
+        row = {name: jnp.zeros((1, size)) for name, size in widths.items()}
+        return module.init(key, jnp.zeros((1, width)), row)["params"]
+
+    def views(gamma: PyTree, items: jax.Array, features: Mapping[str, jax.Array]) -> jax.Array:
+        return module.apply({"params": gamma}, items, features)
+
+    return init_shared, views
+
+
+def mlp(width: int, widths: Mapping[str, int]) -> Fusion:
+    """One shared `mlp` operator and no router: the paper's "+ MLP"."""
+    init_shared, views = _operators(("mlp",), width, widths)
+    return Fusion(("mlp",), init_shared, views, _no_router, _only_view)
+
+
+def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str, int]) -> Fusion:
+    """Several views on the server, a private router on every client."""
+    init_shared, views = _operators(names, width, widths)
+    router = Router(num_views=len(names), hidden=hidden)
+
+    def init_router(key: jax.Array) -> PyTree:
+        return router.init(key, jnp.zeros(len(names) * width))["params"]
+
+    def route(params: PyTree, pooled: jax.Array) -> jax.Array:
+        return router.apply({"params": params}, pooled)
+
+    return Fusion(names, init_shared, views, init_router, route)
+
+
+def make_fusion(
+    name: str, *, views: tuple[str, ...], width: int, hidden: int, widths: Mapping[str, int]
+) -> Fusion:
+    """Builds the fusion `name` for a data set whose modalities have the given `widths`.
+
+    Raises:
+      InputError: a view that is neither an operator, "id", nor a modality of the data set.
+    """
+    known = (*OPERATORS, "id", *widths)
+    for view in views if name == "bilevel" else ():
+        if view not in known:
+            raise InputError(
+                f"--views={','.join(views)}: {view!r} is no view of this data set; "
+                f"known are {', '.join(known)}"
+            )
+    return FUSIONS[name](views=views, width=width, hidden=hidden, widths=widths)
+
+
+FUSIONS: dict[str, Callable[..., Fusion]] = {
+    "none": lambda *, views, width, hidden, widths: none(),
+    "mlp": lambda *, views, width, hidden, widths: mlp(width, widths),
+    "bilevel": lambda *, views, width, hidden, widths: bilevel(views, width, hidden, widths),
+}

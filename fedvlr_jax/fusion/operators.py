@@ -1,0 +1,85 @@
+"""The operators that turn the modalities of every item into one view each (Eq. 1-2).
+
+An operator is a Flax module called with the tokens of all items, {"id": [I, d],
+modality: [I, d], ...}, each modality already mapped to width d; it returns [I, d].
+To add one: write it here and give it a line in `OPERATORS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+Tokens = Mapping[str, jax.Array]
+
+
+class Sum(nn.Module):
+    """The sum of all tokens."""
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> jax.Array:
+        return sum(tokens.values())
+
+
+class Mlp(nn.Module):
+    """LN(W2 relu(W1 [x_1; ...; x_M]))."""
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> jax.Array:
+        x = jnp.concatenate(list(tokens.values()), axis=-1)
+        width = x.shape[-1] // len(tokens)
+        return nn.LayerNorm()(nn.Dense(width)(nn.relu(nn.Dense(width)(x))))
+
+
+class Gate(nn.Module):
+    """LN(W [s(G_1 x_1) * x_1; ...]), s the sigmoid.
+
+    *choice*: the gates multiply the features, as in the paper's figure; the released
+    code drops that product.
+    """
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> jax.Array:
+        gated = []
+        for name, x in tokens.items():
+            gate = nn.sigmoid(nn.Dense(x.shape[-1], name=f"gate_{name}")(x))
+            gated.append(gate * x)
+        return nn.LayerNorm()(nn.Dense(gated[0].shape[-1])(jnp.concatenate(gated, axis=-1)))
+
+
+class Attention(nn.Module):
+    """Self-attention over the modality tokens of an item, averaged, then LayerNorm."""
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> jax.Array:
+        x = jnp.stack(list(tokens.values()), axis=-2)
+        width = x.shape[-1]
+        query, key, value = (nn.Dense(width, name=n)(x) for n in ("query", "key", "value"))
+        weight = nn.softmax(jnp.einsum("iqd,ikd->iqk", query, key) / jnp.sqrt(width * 1.0))
+        return nn.LayerNorm()(jnp.mean(jnp.einsum("iqk,ikd->iqd", weight, value), axis=-2))
+
+
+class CrossAttention(nn.Module):
+    """The ID token asks, the modality tokens answer: LN(x_id + softmax(QK/sqrt d)V)."""
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> jax.Array:
+        asked = [x for name, x in tokens.items() if name != "id"] or [tokens["id"]]
+        x = jnp.stack(asked, axis=-2)
+        width = x.shape[-1]
+        query = nn.Dense(width, name="query")(tokens["id"])
+        key, value = (nn.Dense(width, name=n)(x) for n in ("key", "value"))
+        weight = nn.softmax(jnp.einsum("id,ikd->ik", query, key) / jnp.sqrt(width * 1.0))
+        return nn.LayerNorm()(tokens["id"] + jnp.einsum("ik,ikd->id", weight, value))
+
+
+OPERATORS: dict[str, Callable[..., nn.Module]] = {
+    "sum": Sum,
+    "mlp": Mlp,
+    "gate": Gate,
+    "attention": Attention,
+    "cross_attention": CrossAttention,
+}

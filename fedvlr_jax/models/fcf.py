@@ -1,0 +1,21 @@
+"""FCF (Ammad-ud-din et al. 2019): shared item table, private user vector.
+
+*choice*: a private bias and the binary cross-entropy of the other backbones, where the
+original has implicit-feedback least squares.
+"""
+
+from fedvlr_jax.models.backbone import Backbone, Linear, linear_head, linear_score, no_head
+
+
+def _linear(shared, private):
+    return Linear(private["vector"], private["bias"])
+
+
+def fcf() -> Backbone:
+    return Backbone(
+        init_shared=no_head,
+        init_private=linear_head,
+        score=linear_score(_linear),
+        linear=_linear,
+        weight="equal",
+    )

@@ -1,0 +1,85 @@
+"""The arrays that travel through a federated round.
+
+Letters used in shapes all over the project: N clients, K clients of a cohort, P padded
+history length, I items, G views, d latent width, A local epochs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+PyTree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Histories:
+    """Padded train histories of some clients.
+
+    Attributes:
+      client: int32 [K], the user index; a padding row has a number outside [0, N).
+      item: int32 [K, P], ascending within a row; padding is I, after the real items.
+      count: int32 [K], the number of real items of each row; 0 only in a padding row.
+    """
+
+    client: jax.Array
+    item: jax.Array
+    count: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """The clients that one round asks, all padded to one history length.
+
+    Attributes:
+      histories: who they are and what they interacted with.
+      present: bool [K], whether the client answers; an absent client's private rows
+        stay unchanged to the bit and it uploads nothing.
+      local_epochs: int32 [K], how many local epochs it can afford, at most A.
+      weight: float32 [K], its aggregation weight before normalisation.
+    """
+
+    histories: Histories
+    present: jax.Array
+    local_epochs: jax.Array
+    weight: jax.Array
+
+
+class ServerState(NamedTuple):
+    """Everything the server knows between two rounds.
+
+    Attributes:
+      round: int32 [], rounds finished.
+      key: typed PRNG key [], derived from the seed, never advanced: everything random
+        is folded in from (key, round, client).
+      shared: {"items": [I, d], "fusion": gamma, "head": the backbone's shared head}.
+      optimizer: optax state over `shared`.
+    """
+
+    round: jax.Array
+    key: jax.Array
+    shared: PyTree
+    optimizer: PyTree
+
+
+class RoundMetrics(NamedTuple):
+    """What a round reports.
+
+    Attributes:
+      loss: float32 [], mean of the present clients' losses, each at its first epoch.
+      participants: int32 [], clients that answered.
+      clipped: float32 [], share of the participants whose upload was clipped.
+      finite: bool [], False if the round met a non-finite number; its results, and
+        those of all later rounds of the block, were then thrown away.
+      bad_client: int32 [], a client whose numbers were not finite, or -1.
+    """
+
+    loss: jax.Array
+    participants: jax.Array
+    clipped: jax.Array
+    finite: jax.Array
+    bad_client: jax.Array
