@@ -263,7 +263,7 @@ class Config:
         """Builds a config out of flag names, e.g. Config.from_flat(dataset="KU", rounds=50)."""
         groups = {}
         for group in dataclasses.fields(cls):
-            kind = group.default_factory
+            kind: Any = group.default_factory
             names = {field.name for field in dataclasses.fields(kind)}
             groups[group.name] = kind(**{n: values.pop(n) for n in names & values.keys()})
         if values:

@@ -45,7 +45,11 @@ EVALUATION_BYTES = 1 << 28
 
 
 class NonFiniteError(ArithmeticError):
-    """Training met a number that is not finite; the state before it was kept."""
+    """A number was not finite; `state` is the last state whose numbers all were."""
+
+    def __init__(self, message: str, state: State):
+        super().__init__(message)
+        self.state = state
 
 
 class State(NamedTuple):
@@ -120,9 +124,7 @@ class Simulation:
         metrics = jax.device_get(metrics)
         if not metrics.finite.all():
             at = int(np.argmin(metrics.finite))
-            error = NonFiniteError(self._describe_failure(first + at, metrics.bad_client[at]))
-            error.state = state
-            raise error
+            raise NonFiniteError(self._describe_failure(first + at, metrics.bad_client[at]), state)
         return state, metrics
 
     @staticmethod
@@ -303,7 +305,8 @@ class Simulation:
         if not ranks.finite.all():
             raise NonFiniteError(
                 f"round {int(state.server.round)}: the scores of client "
-                f"{int(np.argmin(ranks.finite))} are not finite"
+                f"{int(np.argmin(ranks.finite))} are not finite",
+                state,
             )
         return ranks
 

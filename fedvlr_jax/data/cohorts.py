@@ -71,7 +71,7 @@ def pad_histories(train: Interactions, clients: np.ndarray) -> Histories:
 def multi_hot(histories: Histories, num_items: int) -> jax.Array:
     """float32 [K, I]: 1 where the client has the item in its history."""
     row = jnp.arange(histories.item.shape[0])[:, None]
-    empty = jnp.zeros((histories.item.shape[0], num_items), jnp.float32)
+    empty = jnp.zeros((histories.item.shape[0], num_items))
     return empty.at[row, histories.item].set(1.0, mode="drop")
 
 

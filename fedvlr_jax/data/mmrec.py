@@ -244,7 +244,7 @@ def _read_table(path: Path, *, text_only: bool = False) -> pd.DataFrame:
 
 
 def _without_trailing_blanks(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    blank = (frame.isna() | frame.eq("")).all(axis=1).to_numpy()
+    blank = (frame.isna() | (frame == "")).all(axis=1).to_numpy()
     rows = len(frame) if not blank.any() else int(np.flatnonzero(~blank).max(initial=-1)) + 1
     if rows == 0:
         raise InputError(f"{path}: no rows below the header; expected at least one")

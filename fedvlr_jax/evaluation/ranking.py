@@ -42,7 +42,7 @@ def count_ahead(scores: jax.Array, targets: jax.Array, masked: jax.Array) -> Ran
         tied = jnp.sum(candidates == own, axis=1, dtype=jnp.int32)
         unmasked = ~jnp.take_along_axis(masked, jnp.maximum(target, 0)[:, None], axis=1)[:, 0]
         real = target >= 0
-        return jnp.where(real, ahead, 0), jnp.where(real, tied - unmasked, 0)
+        return jnp.where(real, ahead, 0), jnp.where(real, tied - unmasked.astype(jnp.int32), 0)
 
     ahead, tied = jax.lax.map(one_column, targets.T)
     return Ranks(ahead.T, tied.T, finite)

@@ -25,7 +25,11 @@ def bootstrap_interval(
 
 
 class PairedTest(NamedTuple):
-    """Result of A against B over the same users; differences are of the means, A - B."""
+    """Result of A against B over the same users; differences are of the means, A - B.
+
+    The relative difference is that over the mean of B: infinite where only B's mean is
+    zero, NaN where both are.
+    """
 
     mean_difference: float
     relative_difference: float
@@ -46,4 +50,6 @@ def paired_test(a: np.ndarray, b: np.ndarray) -> PairedTest:
     p_value = float(stats.wilcoxon(a, b).pvalue) if np.any(difference) else 1.0
     base = float(b.mean()) if len(b) else float("nan")
     mean = float(difference.mean()) if len(b) else float("nan")
-    return PairedTest(mean, mean / base if base else float("inf"), p_value, len(b))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = float(np.divide(mean, base))
+    return PairedTest(mean, relative, p_value, len(b))

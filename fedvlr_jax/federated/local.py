@@ -117,9 +117,9 @@ class Task(NamedTuple):
 
 
 def num_rows(count: jax.Array, pool: NegativePool, num_negatives: int) -> jax.Array:
-    """float32: rows of a client's loss, positives and negatives; at least 1."""
+    """int32: rows of a client's loss, positives and negatives; at least 1."""
     has_negatives = count < pool.item.shape[0]
-    return jnp.maximum(count * (1 + num_negatives * has_negatives), 1).astype(jnp.float32)
+    return jnp.maximum(count * (1 + num_negatives * has_negatives), 1)
 
 
 def client_keys(key: jax.Array, client: jax.Array, epochs: int) -> jax.Array:

@@ -93,14 +93,16 @@ def in_chunks(update: LocalUpdate, chunk: int) -> LocalUpdate:
                 leaf = jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
             return leaf.reshape(num_chunks, size, *leaf.shape[1:])
 
-        def step(total: Upload, inputs: PyTree) -> tuple[Upload, LocalResult]:
+        def step(total: Upload, inputs: tuple[Cohort, jax.Array, PyTree]):
             result = update(broadcast, *inputs, key)
-            return jax.tree.map(jnp.add, total, result.upload), result._replace(upload=None)
+            total = jax.tree.map(jnp.add, total, result.upload)
+            return total, (result.private, result.loss, result.clipped, result.finite)
 
         zeros = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
         upload, results = jax.lax.scan(step, zeros, jax.tree.map(split, (cohort, alpha, private)))
         merge = lambda leaf: leaf.reshape(num_chunks * size, *leaf.shape[2:])[:num_clients]
-        return jax.tree.map(merge, results)._replace(upload=upload)
+        rows, loss, clipped, finite = jax.tree.map(merge, results)
+        return LocalResult(rows, upload, loss, clipped, finite)
 
     return chunked
 

@@ -46,7 +46,8 @@ class MultiView(nn.Module):
     def __call__(self, items: jax.Array, features: Mapping[str, jax.Array]) -> jax.Array:
         width = items.shape[-1]
         tokens = {}
-        for name, x in {"id": items, **features}.items():
+        # Sorted, for jit hands a dict over in sorted order, and operators join tokens in theirs.
+        for name, x in (("id", items), *sorted(features.items())):
             tokens[name] = nn.LayerNorm(name=f"norm_{name}")(nn.Dense(width, name=f"map_{name}")(x))
         views = [
             tokens[name] if name in tokens else OPERATORS[name](name=name)(tokens)
@@ -98,7 +99,7 @@ def _operators(names: tuple[str, ...], width: int, widths: Mapping[str, int]):
         return module.init(key, jnp.zeros((1, width)), row)["params"]
 
     def views(gamma: PyTree, items: jax.Array, features: Mapping[str, jax.Array]) -> jax.Array:
-        return module.apply({"params": gamma}, items, features)
+        return jnp.asarray(module.apply({"params": gamma}, items, features))
 
     return init_shared, views
 
@@ -118,7 +119,7 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
         return router.init(key, jnp.zeros(len(names) * width))["params"]
 
     def route(params: PyTree, pooled: jax.Array) -> jax.Array:
-        return router.apply({"params": params}, pooled)
+        return jnp.asarray(router.apply({"params": params}, pooled))
 
     return Fusion(names, init_shared, views, init_router, route)
 

@@ -21,7 +21,7 @@ class Sum(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Tokens) -> jax.Array:
-        return sum(tokens.values())
+        return jnp.sum(jnp.stack(list(tokens.values())), axis=0)
 
 
 class Mlp(nn.Module):

@@ -1,0 +1,49 @@
+"""The compiled round against the literal one, over random small configurations."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES
+from fedvlr_jax.federated.round import make_round
+from tests.federated.cases import assert_close, random_state, random_task
+from tests.federated.oracle import make_literal_round
+
+COMBINATIONS = list(
+    itertools.product(BACKBONE_NAMES, FUSION_NAMES, ("gradient", "delta"), ("sampled", "expected"))
+)
+# 60 combinations, two random tasks each, two random states and cohorts for each: 240.
+TASKS, STATES = 2, 2
+
+
+def plans_of(task):
+    backbone = task.model.backbone
+    dense = backbone.linear is not None and backbone.item_rows != "personal"
+    return ["gathered", "dense"] if dense else ["gathered"]
+
+
+@pytest.mark.parametrize("variant", range(TASKS))
+@pytest.mark.parametrize(("backbone", "fusion", "upload", "negatives"), COMBINATIONS)
+def test_round_is_algorithm_1(backbone, fusion, upload, negatives, variant):
+    seed = COMBINATIONS.index((backbone, fusion, upload, negatives))
+    rng = np.random.default_rng([seed, variant])
+    task = random_task(rng, backbone=backbone, fusion=fusion, upload=upload, negatives=negatives)
+    num_clients = int(rng.integers(2, 5))
+    literal_round = make_literal_round(task)
+    rounds = [jax.jit(make_round(task, plan)) for plan in plans_of(task)]
+    for _ in range(STATES):
+        server, private, cohort, features = random_state(rng, task, num_clients)
+        rows = [jax.tree.map(lambda x, u=u: x[u], private) for u in range(num_clients)]
+        expected, expected_rows = literal_round(server, rows, cohort, features)
+        expected_private = jax.tree.map(lambda *x: np.stack(x), *expected_rows)
+        for round_fn in rounds:
+            new, (new_private,), metrics = round_fn(server, (private,), (cohort,), features)
+            assert metrics.finite
+            assert int(new.round) == int(server.round) + 1
+            assert_close(new.shared, expected.shared)
+            assert_close(new_private, expected_private)
+            for u in np.flatnonzero(~np.asarray(cohort.present)):
+                pairs = zip(jax.tree.leaves(new_private), jax.tree.leaves(private), strict=True)
+                assert all(after[u].tobytes() == before[u].tobytes() for after, before in pairs)
