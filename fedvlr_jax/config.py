@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.types import Rates
 
 BACKBONE_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
 FUSION_NAMES = ("none", "mlp", "bilevel")
@@ -159,6 +160,10 @@ class FederationConfig:
                 f"--min_local_epochs={self.min_local_epochs}: more than "
                 f"--local_epochs={self.local_epochs}"
             )
+
+    @property
+    def rates(self) -> Rates:
+        return Rates(**{name: getattr(self, name) for name in Rates._fields})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

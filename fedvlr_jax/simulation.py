@@ -87,7 +87,8 @@ class Simulation:
 
     @functools.cached_property
     def _init(self):
-        optimizer = server_optimizer(self.config.federation)
+        federation = self.config.federation
+        optimizer = server_optimizer(federation.server_optimizer, federation.rates)
 
         def init(key: jax.Array) -> State:
             shared = self.model.init_shared(stream(key, INIT))
@@ -119,8 +120,10 @@ class Simulation:
             before that round as `.state`.
         """
         first = int(state.server.round)
-        schedule = self._schedule(first, num_rounds)
-        state, metrics = self._run(state, self.histories, self.features, schedule, num_rounds)
+        schedule, rates = self._schedule(first, num_rounds), self.config.federation.rates
+        state, metrics = self._run(
+            state, self.histories, self.features, rates, schedule, num_rounds
+        )
         metrics = jax.device_get(metrics)
         if not metrics.finite.all():
             at = int(np.argmin(metrics.finite))
@@ -166,13 +169,15 @@ class Simulation:
                 for h, a in zip(histories, asked, strict=True)
             )
 
-        def everyone(state, histories, features):
+        def everyone(state, histories, features, rates):
             asked = tuple(jnp.ones(h.count.shape, bool) for h in histories)
             cohorts = cohorts_of(state.server, histories, asked)
-            server, private, metrics = round_fn(state.server, state.private, cohorts, features)
+            server, private, metrics = round_fn(
+                state.server, state.private, cohorts, features, rates
+            )
             return State(server, private), metrics
 
-        def some(state, histories, features, rows):
+        def some(state, histories, features, rates, rows):
             take = lambda leaf, row: leaf.at[row].get(mode="clip")
             chosen = tuple(
                 jax.tree.map(lambda leaf, row=row: take(leaf, row), h)
@@ -188,7 +193,7 @@ class Simulation:
                 jax.tree.map(lambda leaf, row=row: take(leaf, row), p)
                 for p, row in zip(state.private, rows, strict=True)
             )
-            server, private, metrics = round_fn(state.server, private, cohorts, features)
+            server, private, metrics = round_fn(state.server, private, cohorts, features, rates)
             stored = tuple(
                 jax.tree.map(lambda old, new, row=row: old.at[row].set(new, mode="drop"), p, n)
                 for p, n, row in zip(state.private, private, rows, strict=True)
@@ -196,11 +201,11 @@ class Simulation:
             return State(server, stored), metrics
 
         @functools.partial(jax.jit, static_argnames="num_rounds", donate_argnums=0)
-        def run(state, histories, features, schedule, num_rounds):
+        def run(state, histories, features, rates, schedule, num_rounds):
             def step(state, rows):
                 if rows is None:
-                    return everyone(state, histories, features)
-                return some(state, histories, features, rows)
+                    return everyone(state, histories, features, rates)
+                return some(state, histories, features, rates, rows)
 
             return jax.lax.scan(step, state, schedule, length=num_rounds)
 

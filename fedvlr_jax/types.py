@@ -49,6 +49,24 @@ class Cohort:
     weight: jax.Array
 
 
+class Rates(NamedTuple):
+    """Step sizes and decays, named as their flags.
+
+    They are inputs of the compiled round, not constants of it: other rates need no other
+    compilation, and many can be trained side by side by vmap. Python floats or float32 [].
+    """
+
+    client_lr: Any
+    router_lr: Any
+    item_lr: Any
+    copy_lr: Any
+    client_decay: Any
+    server_lr_items: Any
+    server_lr_fusion: Any
+    server_lr_head: Any
+    server_decay: Any
+
+
 class ServerState(NamedTuple):
     """Everything the server knows between two rounds.
 

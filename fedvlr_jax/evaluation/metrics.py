@@ -127,6 +127,26 @@ def _percent_means(metrics: dict[str, np.ndarray], users: np.ndarray) -> dict[st
     return {"users": int(counted.sum()), **means}
 
 
+def _slices(dataset: Dataset, part: str) -> dict[str, np.ndarray]:
+    """bool [N, T] each: which targets are real, and which of those are warm and cold."""
+    targets = targets_of(getattr(dataset, part))
+    real = targets >= 0
+    warm = real & (dataset.train.item_counts[np.maximum(targets, 0)] > 0)
+    return {"all": real, "warm": warm, "cold": real & ~warm}
+
+
+def averages(
+    ahead: np.ndarray, tied: np.ndarray, dataset: Dataset, part: str, ks: tuple[int, ...]
+) -> dict[str, Any]:
+    """The means of `summarise` alone: {"users", "hr@10", ..., "warm": {...}, "cold": {...}}."""
+    everyone = np.ones(dataset.num_users, bool)
+    result = {
+        name: _percent_means(user_metrics(ahead, tied, select, ks), everyone)
+        for name, select in _slices(dataset, part).items()
+    }
+    return {**result.pop("all"), **result}
+
+
 def _with_intervals(metrics: dict[str, np.ndarray], users: np.ndarray) -> dict[str, Any]:
     result = _percent_means(metrics, users)
     if result["users"]:
@@ -151,14 +171,12 @@ def summarise(
       {...}, ...}, "worst_decile": {...}}. Warm targets are items with a train
       interaction. A slice without users is {"users": 0}. `ks` must hold 50.
     """
-    targets = targets_of(getattr(dataset, part))
-    real = targets >= 0
-    warm = real & (dataset.train.item_counts[np.maximum(targets, 0)] > 0)
+    select = _slices(dataset, part)
     everyone = np.ones(dataset.num_users, bool)
-    metrics = user_metrics(ahead, tied, real, ks)
+    metrics = user_metrics(ahead, tied, select["all"], ks)
     summary = _with_intervals(metrics, everyone)
-    summary["warm"] = _with_intervals(user_metrics(ahead, tied, warm, ks), everyone)
-    summary["cold"] = _with_intervals(user_metrics(ahead, tied, real & ~warm, ks), everyone)
+    for name in ("warm", "cold"):
+        summary[name] = _with_intervals(user_metrics(ahead, tied, select[name], ks), everyone)
     length = dataset.train.counts
     summary["activity"] = {}
     for low, high in ACTIVITY_GROUPS:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
 class Ranks(NamedTuple):
-    """Where the targets of some users stand.
+    """Where the targets of some users stand, as JAX or NumPy arrays.
 
     Attributes:
       ahead: int32 [B, T], unmasked items that score strictly higher than the target.
@@ -17,9 +17,9 @@ class Ranks(NamedTuple):
       finite: bool [B], whether all unmasked scores of the user are finite.
     """
 
-    ahead: jax.Array
-    tied: jax.Array
-    finite: jax.Array
+    ahead: Any
+    tied: Any
+    finite: Any
 
 
 def count_ahead(scores: jax.Array, targets: jax.Array, masked: jax.Array) -> Ranks:

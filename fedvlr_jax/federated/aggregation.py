@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedvlr_jax.config import FederationConfig
+from fedvlr_jax.types import Rates
 
 
 def normalised_weights(weight: jax.Array, present: jax.Array) -> jax.Array:
@@ -23,19 +25,19 @@ SERVER_OPTIMIZERS = {
 }
 
 
-def server_optimizer(config: FederationConfig) -> optax.GradientTransformation:
-    """One optimizer with its own step for each of the server's parts."""
-    make = SERVER_OPTIMIZERS[config.server_optimizer]
+def server_optimizer(name: str, rates: Rates) -> optax.GradientTransformation:
+    """The optimizer `name` with its own step for each of the server's parts."""
+    make = SERVER_OPTIMIZERS[name]
 
-    def part(step: float) -> optax.GradientTransformation:
+    def part(step: Any) -> optax.GradientTransformation:
         # Decoupled: the decay is added behind the optimizer, scaled by the step alone.
-        return optax.chain(make(step), optax.add_decayed_weights(-step * config.server_decay))
+        return optax.chain(make(step), optax.add_decayed_weights(-step * rates.server_decay))
 
     return optax.partition(
         {
-            "items": part(config.server_lr_items),
-            "fusion": part(config.server_lr_fusion),
-            "head": part(config.server_lr_head),
+            "items": part(rates.server_lr_items),
+            "fusion": part(rates.server_lr_fusion),
+            "head": part(rates.server_lr_head),
         },
         {"items": "items", "fusion": "fusion", "head": "head"},
     )

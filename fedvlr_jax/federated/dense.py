@@ -38,8 +38,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
     model, config = task.model, task.config.federation
     backbone, fusion = model.backbone, model.fusion
     epochs = config.local_epochs
-    moving = config.copy_lr if config.upload == "delta" else 0.0
-    tuning = config.item_lr if backbone.item_rows == "tuned" else 0.0
+    delta, tuned_rows = config.upload == "delta", backbone.item_rows == "tuned"
 
     def query(shared, head, router, pooled):
         """One client: (q [G * d], the head's vector [d], bias [])."""
@@ -50,7 +49,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
     def update(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
     ) -> LocalResult:
-        histories = cohort.histories
+        histories, rates = cohort.histories, broadcast.rates
         num_clients = histories.item.shape[0]
         views = broadcast.views.reshape(model.num_items, -1)
         positive = multi_hot(histories, model.num_items)
@@ -78,21 +77,21 @@ def make_dense_update(task: Task) -> LocalUpdate:
             active = cohort.present & (epoch < cohort.local_epochs)
 
             pooled = broadcast_pooled
-            if moving:
+            if delta:
                 inside = jnp.einsum("aki,ki->ak", residuals, positive) / length[:, 0]
-                pooled -= moving * (
+                pooled -= rates.copy_lr * (
                     jnp.einsum("ak,akg->kg", inside, queries) + jnp.sum(pulls, axis=0)
                 )
-            shared = trees.axpy(-moving, shared_sum, shared0)
+            shared = trees.axpy(-rates.copy_lr, shared_sum, shared0) if delta else shared0
             (q, vector, bias), pull_back = jax.vjp(jax.vmap(query), shared, head, router, pooled)
             scores = q @ views.T + bias[:, None]
-            if moving:
-                scores -= moving * jnp.einsum(
+            if delta:
+                scores -= rates.copy_lr * jnp.einsum(
                     "aki,ak->ki", residuals, jnp.einsum("akg,kg->ak", queries, q)
                 )
-                scores -= moving * positive * jnp.einsum("akg,kg->k", pulls, q)[:, None]
-            if tuning:
-                scores -= tuning * jnp.einsum(
+                scores -= rates.copy_lr * positive * jnp.einsum("akg,kg->k", pulls, q)[:, None]
+            if tuned_rows:
+                scores -= rates.item_lr * jnp.einsum(
                     "aki,ak->ki", residuals, jnp.einsum("akd,kd->ak", vectors, vector)
                 )
 
@@ -101,14 +100,14 @@ def make_dense_update(task: Task) -> LocalUpdate:
             residual = jnp.where(active[:, None], residual, 0.0)
             q_gradient = residual @ views
             vector_gradient = jnp.zeros_like(vector)
-            overlap = jnp.einsum("ki,aki->ak", residual, residuals) if moving or tuning else None
-            if moving:
-                q_gradient -= moving * (
+            overlap = jnp.einsum("ki,aki->ak", residual, residuals) if delta or tuned_rows else None
+            if delta:
+                q_gradient -= rates.copy_lr * (
                     jnp.einsum("ak,akg->kg", overlap, queries)
                     + jnp.einsum("ki,ki->k", residual, positive)[:, None] * jnp.sum(pulls, axis=0)
                 )
-            if tuning:
-                vector_gradient -= tuning * jnp.einsum("ak,akd->kd", overlap, vectors)
+            if tuned_rows:
+                vector_gradient -= rates.item_lr * jnp.einsum("ak,akd->kd", overlap, vectors)
             by_shared, by_head, by_router, by_pooled = pull_back(
                 (q_gradient, vector_gradient, jnp.sum(residual, axis=1))
             )
@@ -125,9 +124,9 @@ def make_dense_update(task: Task) -> LocalUpdate:
                 ),
                 lambda: loss,
             )
-            by_head = trees.axpy(config.client_decay, head, by_head)
-            head = trees.select(active, trees.axpy(-config.client_lr, by_head, head), head)
-            router = trees.select(active, trees.axpy(-config.router_lr, by_router, router), router)
+            by_head = trees.axpy(rates.client_decay, head, by_head)
+            head = trees.select(active, trees.axpy(-rates.client_lr, by_head, head), head)
+            router = trees.select(active, trees.axpy(-rates.router_lr, by_router, router), router)
             shared_sum = trees.axpy(1.0, by_shared, shared_sum)
             factors = (
                 residuals.at[epoch].set(residual),
@@ -156,7 +155,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
         residuals, queries, pulls, vectors = factors
         pull = jnp.sum(pulls, axis=0)
 
-        scale = moving or 1.0
+        scale = rates.copy_lr if delta else 1.0
         if task.config.privacy.clip_norm:
             left = jnp.concatenate([residuals, positive[None]])
             right = jnp.concatenate([queries, pull[None]])
@@ -175,8 +174,8 @@ def make_dense_update(task: Task) -> LocalUpdate:
             head=trees.weighted_sum(by_client, shared_sum),
         )
         trained = {"head": head, "router": router}
-        if tuning or "items" in private:
-            tuned = -tuning * jnp.einsum("aki,akd->kid", residuals, vectors)
+        if tuned_rows:
+            tuned = -rates.item_lr * jnp.einsum("aki,akd->kid", residuals, vectors)
             trained["items"] = trees.select(cohort.present, tuned, private["items"])
         ok = jnp.isfinite(loss) & trees.finite_rows({"head": head, "router": router}, num_clients)
         return LocalResult(trained, upload, jnp.where(cohort.present, loss, 0.0), factor < 1, ok)

@@ -81,10 +81,12 @@ def make_gathered_update(task: Task) -> LocalUpdate:
     """The gathered plan."""
     model, config = task.model, task.config.federation
     backbone, fusion = model.backbone, model.fusion
-    moving = config.copy_lr if config.upload == "delta" else 0.0
+    delta = config.upload == "delta"
 
     def train_client(broadcast, private, slots, count, present, local_epochs):
         """One client's local epochs: (private, by-slot gradient [M, G, d], by-head, loss)."""
+        rates = broadcast.rates
+        moving = rates.copy_lr if delta else 0.0
         rows = num_rows(count, task.pool, config.num_negatives)
         length = jnp.maximum(count, 1)
         views0 = broadcast.views.at[slots.item].get(mode="fill", fill_value=0)
@@ -107,7 +109,7 @@ def make_gathered_update(task: Task) -> LocalUpdate:
                 by_row += (slots.positive + negative) * penalty
             return jnp.sum(by_row) / rows
 
-        steps = {"head": config.client_lr, "router": config.router_lr, "items": config.item_lr}
+        steps = {"head": rates.client_lr, "router": rates.router_lr, "items": rates.item_lr}
 
         def epoch_step(carry, inputs):
             trained, views_sum, shared_sum, first_loss = carry
@@ -119,9 +121,7 @@ def make_gathered_update(task: Task) -> LocalUpdate:
                 trained,
                 negative,
             )
-            by_trained["head"] = trees.axpy(
-                config.client_decay, trained["head"], by_trained["head"]
-            )
+            by_trained["head"] = trees.axpy(rates.client_decay, trained["head"], by_trained["head"])
             moved = {
                 name: trees.axpy(-steps[name], by_trained[name], trained[name]) for name in trained
             }
@@ -163,7 +163,7 @@ def make_gathered_update(task: Task) -> LocalUpdate:
             broadcast, private, slots, histories.count, cohort.present, cohort.local_epochs
         )
 
-        scale = moving or 1.0
+        scale = broadcast.rates.copy_lr if delta else 1.0
         factor = jnp.ones(num_clients)
         if task.config.privacy.clip_norm:
             norms = scale * jnp.sqrt(trees.squared_norms((by_views, by_shared), num_clients))

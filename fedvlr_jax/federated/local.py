@@ -13,7 +13,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import NegativePool
 from fedvlr_jax.fusion import Fusion, make_fusion
 from fedvlr_jax.models import BACKBONES, Backbone
-from fedvlr_jax.types import Cohort, PyTree
+from fedvlr_jax.types import Cohort, PyTree, Rates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,11 +72,12 @@ def make_model(config: Config, num_items: int, widths: Mapping[str, int]) -> Mod
 
 
 class Broadcast(NamedTuple):
-    """What the server sends: all views [I, G, d], the shared head, and the round [] i32."""
+    """What the server sends: all views [I, G, d], the shared head, the round, the rates."""
 
     views: jax.Array
     head: PyTree
     round: jax.Array
+    rates: Rates
 
 
 class Upload(NamedTuple):

@@ -25,7 +25,7 @@ from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
 from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task, Upload
 from fedvlr_jax.federated.participation import LOCAL, NOISE, stream
 from fedvlr_jax.federated.privacy import add_noise
-from fedvlr_jax.types import Cohort, PyTree, RoundMetrics, ServerState
+from fedvlr_jax.types import Cohort, PyTree, Rates, RoundMetrics, ServerState
 
 # A gathered row costs about this many times a row of the dense plan's matrix products
 # (gather, batched small products, scatter), as measured by benchmarks/rounds.
@@ -35,7 +35,7 @@ GATHERED_ROW_COST = 8.0
 CHUNK_BYTES = 1 << 30
 
 RoundFunction = Callable[
-    [ServerState, tuple[PyTree, ...], tuple[Cohort, ...], Mapping[str, jax.Array]],
+    [ServerState, tuple[PyTree, ...], tuple[Cohort, ...], Mapping[str, jax.Array], Rates],
     tuple[ServerState, tuple[PyTree, ...], RoundMetrics],
 ]
 
@@ -108,27 +108,26 @@ def in_chunks(update: LocalUpdate, chunk: int) -> LocalUpdate:
 
 
 def make_round(task: Task, plan: str) -> RoundFunction:
-    """The round function: (server, private rows, cohorts, features) -> the same, one round on.
+    """The round function: (server, private rows, cohorts, features, rates) -> one round on.
 
     `private` and `cohorts` are tuples of equal length, one entry a bucket of clients.
     Guarantees: an absent client's private rows are unchanged to the bit; no private leaf
     is uploaded; if any number turns out non-finite, server and private rows are returned
     unchanged and `RoundMetrics.finite` is False. Pure; jit it.
     """
-    optimizer = server_optimizer(task.config.federation)
     fusion = task.model.fusion
     make_update = {"dense": make_dense_update, "gathered": make_gathered_update}[plan]
     update = make_update(task)
     privacy = task.config.privacy
 
-    def round_fn(server, private, cohorts, features):
+    def round_fn(server, private, cohorts, features, rates):
         shared = server.shared
         views, pull_back = jax.vjp(
             lambda items, gamma: fusion.views(gamma, items, features),
             shared["items"],
             shared["fusion"],
         )
-        broadcast = Broadcast(views, shared["head"], server.round)
+        broadcast = Broadcast(views, shared["head"], server.round, rates)
         key = stream(server.key, LOCAL, server.round)
         present = jnp.concatenate([cohort.present for cohort in cohorts])
         weight = jnp.concatenate([cohort.weight for cohort in cohorts])
@@ -150,6 +149,7 @@ def make_round(task: Task, plan: str) -> RoundFunction:
         )
         by_items, by_fusion = pull_back(mean.views)
         gradient = {"items": by_items, "fusion": by_fusion, "head": mean.head}
+        optimizer = server_optimizer(task.config.federation.server_optimizer, rates)
         step, optimizer_state = optimizer.update(gradient, server.optimizer, shared)
         stepped = server._replace(
             round=server.round + 1,

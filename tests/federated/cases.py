@@ -73,7 +73,9 @@ def random_state(rng, task, num_clients):
     # Drawn by NumPy from shapes alone: compiling the initialisers would take longer than the test.
     drawn = lambda tree: jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape), tree)
     shared = drawn(jax.eval_shape(model.init_shared, key))
-    optimizer = jax.eval_shape(server_optimizer(federation).init, shared)
+    optimizer = jax.eval_shape(
+        server_optimizer(federation.server_optimizer, federation.rates).init, shared
+    )
     server = ServerState(
         round=np.int32(rng.integers(1, 9)),
         key=jax.random.key(int(rng.integers(1000))),

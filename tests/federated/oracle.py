@@ -84,7 +84,7 @@ def make_literal_round(task):
     by_inputs = on_host(jax.grad(loss, (0, 1, 2)))
     by_server = on_host(jax.grad(through_operators, (0, 1)))
     views_of = on_host(lambda items, gamma, features: fusion.views(gamma, items, features))
-    optimizer = server_optimizer(config)
+    optimizer = server_optimizer(config.server_optimizer, config.rates)
 
     @on_host
     def pull_back(items, gamma, features, by_views):

@@ -39,7 +39,9 @@ def test_round_is_algorithm_1(backbone, fusion, upload, negatives, variant):
         expected, expected_rows = literal_round(server, rows, cohort, features)
         expected_private = jax.tree.map(lambda *x: np.stack(x), *expected_rows)
         for round_fn in rounds:
-            new, (new_private,), metrics = round_fn(server, (private,), (cohort,), features)
+            new, (new_private,), metrics = round_fn(
+                server, (private,), (cohort,), features, task.config.federation.rates
+            )
             assert metrics.finite
             assert int(new.round) == int(server.round) + 1
             assert_close(new.shared, expected.shared)

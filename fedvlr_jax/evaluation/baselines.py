@@ -1,0 +1,225 @@
+"""The trivial baselines, kNN and EASE, ranked and measured exactly as a model is.
+
+A headline number means little until it is seen beside these: some data sets are won by
+an item order that looks at no user at all. Every score uses train interactions (and
+item features) only.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import sparse
+
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.metrics import summarise, targets_of, user_metrics
+from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
+
+# Rows of a slice of users -> scores [B, I]. Scores are computed in float64 and rounded
+# to float32 when they are ranked: what is equal but for rounding errors ties.
+Scorer = Callable[[slice], np.ndarray]
+
+MASKS = ("train", "train+valid")
+EASE_L2 = (1, 3, 10, 30, 100, 300, 1000)
+# Beyond so many items a baseline is skipped: item-kNN for its time, EASE for the time
+# and the memory of up to items^2 numbers.
+LARGEST_CATALOGUE = {"item_knn": 20_000, "ease": 10_000}
+# Bytes that the scores of one chunk of users and their companions may take.
+CHUNK_BYTES = 1 << 28
+
+_count_ahead = jax.jit(count_ahead)
+
+
+class BaselineResults(NamedTuple):
+    """What `evaluate_baselines` found, by name of the baseline.
+
+    Attributes:
+      summary: {"valid": ..., "test": ...} as `summarise` returns them, and the options
+        chosen on validation, such as "l2"; or {"skipped": why}.
+      ranks: {"valid": Ranks, "test": Ranks} of all users, for paired tests; a skipped
+        baseline is absent.
+    """
+
+    summary: dict[str, dict[str, Any]]
+    ranks: dict[str, dict[str, Ranks]]
+
+
+def _matrix(part: Interactions) -> sparse.csr_array:
+    """float64 [N, I]: 1 where the user has the item."""
+    shape = (part.num_users, part.num_items)
+    return sparse.csr_array((np.ones(len(part)), part.item, part.indptr), shape=shape)
+
+
+def _same_for_all(dataset: Dataset, score: np.ndarray) -> Scorer:
+    """Gives every user the item scores `score` [I]."""
+    everyone = np.broadcast_to(score, (dataset.num_users, dataset.num_items))
+    return lambda users: everyone[users]
+
+
+def random(dataset: Dataset) -> Scorer:
+    """A constant: the expectation over its ties is, exactly, what random scores earn."""
+    return _same_for_all(dataset, np.zeros(dataset.num_items))
+
+
+def popularity(dataset: Dataset) -> Scorer:
+    """How many users have the item in train."""
+    return _same_for_all(dataset, dataset.train.item_counts)
+
+
+def least_popular(dataset: Dataset) -> Scorer:
+    """The reverse of popularity: items without a train interaction come first."""
+    return _same_for_all(dataset, -dataset.train.item_counts)
+
+
+def ascending_id(dataset: Dataset) -> Scorer:
+    """The order of the catalogue: what a constant score earns where ties break by index."""
+    return _same_for_all(dataset, -np.arange(dataset.num_items))
+
+
+def unseen_first(dataset: Dataset) -> Scorer:
+    """1 for an item without a train interaction, else 0."""
+    return _same_for_all(dataset, dataset.train.item_counts == 0)
+
+
+def item_knn(dataset: Dataset) -> Scorer:
+    """Cosine of two items' train columns, summed over the history; all items are neighbours.
+
+    With X the train matrix and D its diagonal of item counts, the scores are
+    X (D^-1/2 X^T X D^-1/2). Taken from left to right they need no item x item matrix.
+    """
+    train = _matrix(dataset.train)
+    scale = 1 / np.sqrt(np.maximum(dataset.train.item_counts, 1))
+    unit = (train * scale[None, :]).tocsr()
+    return lambda users: (train[users] @ unit.T @ unit).toarray()
+
+
+def content_knn(dataset: Dataset, modality: str) -> Scorer:
+    """Cosine of two items' features, summed over the history; all items are neighbours.
+
+    Features are centred first: embeddings share a large common part, which otherwise
+    decides the cosine (on KU and ML centring gains on both modalities). An item at the
+    centre, as where a missing image was replaced by the mean, has similarity 0 to all.
+    """
+    feature = dataset.features[modality].astype(np.float64)
+    feature -= feature.mean(axis=0)
+    norm = np.linalg.norm(feature, axis=1, keepdims=True)
+    centre = norm <= 1e-5 * norm.max()
+    unit = np.where(centre, 0.0, feature / np.where(centre, 1.0, norm))
+    profile = _matrix(dataset.train) @ unit
+    return lambda users: profile[users] @ unit.T
+
+
+def ease(dataset: Dataset, l2: float) -> Scorer:
+    """The closed-form linear autoencoder of Steck (2019), arXiv 1905.03375, eq. 8.
+
+    Scores X B with B = I - P diag(P)^-1 and P = (X^T X + l2 I)^-1. With fewer users than
+    items the smaller system is inverted instead: X P = (X X^T + l2 I)^-1 X.
+    """
+    train = _matrix(dataset.train)
+    if dataset.num_users < dataset.num_items:
+        gram = (train @ train.T).toarray()
+        product = np.linalg.inv(gram + l2 * np.eye(len(gram))) @ train
+        diagonal = (1 - (train * product).sum(axis=0)) / l2
+        return lambda users: train[users].toarray() - product[users] / diagonal
+    gram = (train.T @ train).toarray()
+    inverse = np.linalg.inv(gram + l2 * np.eye(len(gram)))
+    return lambda users: train[users].toarray() - train[users] @ inverse / inverse.diagonal()
+
+
+# Beside these: "content_knn_<modality>" of every modality, and "ease" at its best l2.
+BASELINES: dict[str, Callable[[Dataset], Scorer]] = {
+    "random": random,
+    "popularity": popularity,
+    "least_popular": least_popular,
+    "ascending_id": ascending_id,
+    "unseen_first": unseen_first,
+    "item_knn": item_knn,
+}
+
+
+def rank(scorer: Scorer, dataset: Dataset, part: str, mask: str = "train+valid") -> Ranks:
+    """Ranks every user's held-out items of `part` among all items, in chunks of users.
+
+    Args:
+      part: "valid" or "test".
+      mask: what is no candidate at test: "train" or "train+valid". At validation it is
+        always train.
+
+    Returns:
+      `Ranks` of NumPy arrays in user order: ahead, tied [N, T], finite [N].
+
+    Raises:
+      InputError: an unknown mask, or a score that is not finite.
+    """
+    if mask not in MASKS:
+        raise InputError(f"mask: found {mask!r}, expected one of {list(MASKS)}")
+    targets = targets_of(getattr(dataset, part))
+    hidden = _matrix(dataset.train)
+    if part == "test" and mask == "train+valid":
+        hidden = hidden + _matrix(dataset.valid)
+    chunk = max(1, CHUNK_BYTES // (24 * dataset.num_items))
+    chunks = []
+    for start in range(0, dataset.num_users, chunk):
+        users = slice(start, start + chunk)
+        scores = np.asarray(scorer(users), np.float32)
+        masked = hidden[users].toarray() > 0
+        chunks.append(jax.device_get(_count_ahead(scores, targets[users], masked)))
+    ranks: Ranks = jax.tree.map(lambda *parts: np.concatenate(parts), *chunks)
+    if not ranks.finite.all():
+        raise InputError(
+            f"{dataset.name}: the baseline's scores of user {int(np.argmin(ranks.finite))} are "
+            "not finite; check that all item features are"
+        )
+    return ranks
+
+
+def _best_l2(dataset: Dataset) -> int:
+    """The l2 of `EASE_L2` with the best validation NDCG@50; the smaller one if equal."""
+
+    def ndcg(l2: int) -> float:
+        ahead, tied, _ = map(np.asarray, rank(ease(dataset, l2), dataset, "valid"))
+        selected = targets_of(dataset.valid) >= 0
+        values = user_metrics(ahead, tied, selected, (50,))["ndcg@50"]
+        return float(np.nan_to_num(values).sum())
+
+    return max(EASE_L2, key=ndcg)
+
+
+def evaluate_baselines(
+    dataset: Dataset, mask: str = "train+valid", ks: tuple[int, ...] = (10, 20, 50)
+) -> BaselineResults:
+    """Ranks and measures every baseline on validation and test, under the protocol.
+
+    Args:
+      mask: "train" or "train+valid", see `rank`.
+      ks: the cut-offs; they must hold 50.
+
+    Raises:
+      InputError: an unknown mask, or item features that are not finite.
+    """
+    scorers: dict[str, Callable[..., Scorer]] = dict(BASELINES)
+    for modality in dataset.features:
+        scorers[f"content_knn_{modality}"] = functools.partial(content_knn, modality=modality)
+    scorers["ease"] = ease
+    results = BaselineResults({}, {})
+    for name, make in scorers.items():
+        largest = LARGEST_CATALOGUE.get(name, dataset.num_items)
+        if dataset.num_items > largest:
+            why = f"{dataset.num_items} items; {name} is evaluated up to {largest}"
+            results.summary[name] = {"skipped": why}
+            continue
+        options: Mapping[str, Any] = {"l2": _best_l2(dataset)} if name == "ease" else {}
+        scorer = make(dataset, **options)
+        ranks = {part: rank(scorer, dataset, part, mask) for part in ("valid", "test")}
+        summaries = {
+            part: summarise(np.asarray(found.ahead), np.asarray(found.tied), dataset, part, ks)
+            for part, found in ranks.items()
+        }
+        results.summary[name] = {**summaries, **options}
+        results.ranks[name] = ranks
+    return results

@@ -1,0 +1,234 @@
+"""Metrics by hand, against every order that the ties allow, and over the slices."""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.evaluation.metrics import METRICS, summarise, targets_of, user_metrics
+from fedvlr_jax.evaluation.ranking import count_ahead
+
+count_ahead = jax.jit(count_ahead)
+
+
+def interactions(rows, num_items):
+    user = [u for u, row in enumerate(rows) for _ in row]
+    item = [i for row in rows for i in row]
+    return Interactions.from_pairs(user=user, item=item, num_users=len(rows), num_items=num_items)
+
+
+def dataset(train, test, num_items):
+    return Dataset(
+        name="toy",
+        train=interactions(train, num_items),
+        valid=interactions([[] for _ in train], num_items),
+        test=interactions(test, num_items),
+        features={},
+        user_ids=np.arange(len(train)).astype(str),
+        item_ids=np.arange(num_items).astype(str),
+        split="predefined",
+    )
+
+
+def one_user(ahead, tied, ks, select=None):
+    select = np.ones(len(ahead), bool) if select is None else np.asarray(select)
+    metrics = user_metrics(np.array([ahead]), np.array([tied]), select[None], ks)
+    return {name: values[0] for name, values in metrics.items()}
+
+
+def test_targets_are_padded_with_minus_one():
+    part = interactions([[4, 2], [], [0]], 5)
+    assert targets_of(part).tolist() == [[2, 4], [-1, -1], [0, -1]]
+    assert targets_of(interactions([[], []], 5)).tolist() == [[-1], [-1]]
+
+
+def test_one_target_without_ties():
+    # Two items are ahead: rank 3.
+    found = one_user([2], [0], (2, 3))
+    assert all(found[f"{name}@2"] == 0 for name in METRICS)
+    assert found["hr@3"] == found["recall@3"] == 1
+    assert found["precision@3"] == pytest.approx(1 / 3)
+    assert found["ndcg@3"] == pytest.approx(1 / 2)  # 1 / log2(1 + 3)
+    assert found["mrr@3"] == found["map@3"] == pytest.approx(1 / 3)
+
+
+def test_one_target_in_a_tie_group_across_the_cut():
+    # One ahead, two tied: ranks 2, 3 and 4 with probability 1/3 each; K = 3 keeps two.
+    found = one_user([1], [2], (3,))
+    assert found["hr@3"] == pytest.approx(2 / 3)
+    assert found["precision@3"] == pytest.approx(2 / 3 / 3)
+    assert found["ndcg@3"] == pytest.approx((1 / math.log2(3) + 1 / 2) / 3)
+    assert found["mrr@3"] == pytest.approx((1 / 2 + 1 / 3) / 3)
+
+
+def test_two_targets_without_ties():
+    # Ranks 1 and 3.
+    found = one_user([0, 2], [0, 0], (2, 10))
+    assert (found["hr@2"], found["recall@2"], found["precision@2"]) == (1, 0.5, 0.5)
+    assert (found["hr@10"], found["recall@10"]) == (1, 1)
+    assert found["precision@10"] == pytest.approx(0.2)
+    assert found["ndcg@2"] == pytest.approx(1 / (1 + 1 / math.log2(3)))
+    assert found["ndcg@10"] == pytest.approx((1 + 1 / 2) / (1 + 1 / math.log2(3)))
+    assert found["mrr@2"] == found["mrr@10"] == 1
+    assert found["map@2"] == pytest.approx(1 / 2)
+    assert found["map@10"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+
+
+def test_two_targets_tied_with_one_other_item():
+    # Places 1, 2 and 3 are shared by two targets and one other item. At K = 1 a target
+    # stands first with probability 2/3; at K = 2 at least one of them is always in.
+    found = one_user([0, 0], [2, 2], (1, 2))
+    assert found["hr@1"] == pytest.approx(2 / 3)
+    assert found["recall@1"] == pytest.approx(1 / 3)
+    assert found["hr@2"] == pytest.approx(1)
+    assert found["recall@2"] == pytest.approx(2 / 3)
+    # First target at place 1 (2/3) or 2 (1/3).
+    assert found["mrr@2"] == pytest.approx(2 / 3 + 1 / 3 / 2)
+    # Targets at (1, 2), (1, 3) or (2, 3): AP@2 is (1 + 1) / 2, 1 / 2 and (1/2) / 2.
+    assert found["map@2"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
+
+
+def literal_metrics(order, targets, k):
+    """The metrics of one list without ties, from their definitions."""
+    hits = [item in targets for item in order[:k]]
+    places = [place for place, hit in enumerate(hits, 1) if hit]
+    ideal = sum(1 / math.log2(1 + place) for place in range(1, min(k, len(targets)) + 1))
+    precisions = [number / place for number, place in enumerate(places, 1)]
+    return {
+        f"hr@{k}": float(bool(places)),
+        f"recall@{k}": len(places) / len(targets),
+        f"precision@{k}": len(places) / k,
+        f"ndcg@{k}": sum(1 / math.log2(1 + place) for place in places) / ideal,
+        f"mrr@{k}": 1 / places[0] if places else 0.0,
+        f"map@{k}": sum(precisions) / min(k, len(targets)),
+    }
+
+
+def orders_of(scores, candidates):
+    """Every list, best first, that the scores allow."""
+    groups = [
+        [item for item in candidates if scores[item] == score]
+        for score in sorted({scores[item] for item in candidates}, reverse=True)
+    ]
+    for permuted in itertools.product(*map(itertools.permutations, groups)):
+        yield list(itertools.chain.from_iterable(permuted))
+
+
+NUM_ITEMS, WIDTH = 7, 3
+
+
+@st.composite
+def tied_cases(draw):
+    scores = draw(st.lists(st.integers(0, 3), min_size=NUM_ITEMS, max_size=NUM_ITEMS))
+    items = draw(st.permutations(range(NUM_ITEMS)))
+    num_targets, num_masked = draw(st.integers(1, WIDTH)), draw(st.integers(0, 2))
+    targets, masked = items[:num_targets], items[num_targets : num_targets + num_masked]
+    return scores, sorted(targets), masked
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(case=tied_cases())
+def test_ties_earn_the_mean_over_all_orders_that_they_allow(case):
+    scores, targets, masked_items = case
+    ks = (1, 2, 3, 50)
+    padded = np.array([targets + [-1] * (WIDTH - len(targets))], np.int32)
+    masked = np.isin(np.arange(NUM_ITEMS), masked_items)
+    ranks = count_ahead(np.array([scores], np.float32), padded, masked[None])
+    metrics = user_metrics(np.asarray(ranks.ahead), np.asarray(ranks.tied), padded >= 0, ks)
+    lists = list(orders_of(scores, [i for i in range(NUM_ITEMS) if not masked[i]]))
+    for k in ks:
+        literal = [literal_metrics(order, targets, k) for order in lists]
+        for name in literal[0]:
+            expected = np.mean([found[name] for found in literal])
+            assert metrics[name][0] == pytest.approx(expected, abs=1e-12), name
+
+
+@pytest.mark.parametrize("num_targets", [1, 4])
+def test_a_constant_score_earns_chance(num_targets):
+    # 200 candidates, all tied: every place of a target is as probable as any other.
+    found = one_user([0] * num_targets, [199] * num_targets, (10, 50))
+    assert found["recall@50"] == pytest.approx(50 / 200)
+    assert found["precision@10"] == pytest.approx(num_targets / 200)
+    all_outside = math.comb(200 - num_targets, 50) / math.comb(200, 50)
+    assert found["hr@50"] == pytest.approx(1 - all_outside)
+
+
+def test_only_selected_targets_count_and_the_others_remain_in_the_way():
+    # Of ranks 1 and 3 only the second is selected: one target at rank 3, ideal 1.
+    found = one_user([0, 2], [0, 0], (10,), [False, True])
+    assert found["ndcg@10"] == pytest.approx(1 / 2)
+    assert found["recall@10"] == 1
+    assert all(math.isnan(v) for v in one_user([0], [0], (10,), [False]).values())
+
+
+@pytest.fixture
+def sliced():
+    """Four users over 100 items: train lengths 10, 11, 1, 1; item 99 is never in train.
+
+    Test targets stand at rank 1 (warm), rank 3 (cold), ranks 1 (warm) and 2 (cold), and
+    the last user has none.
+    """
+    train = [list(range(10)), list(range(10, 21)), [21], [22]]
+    data = dataset(train, [[10], [99], [0, 99], []], 100)
+    ahead = np.array([[0, 0], [2, 0], [0, 1], [0, 0]])
+    return summarise(ahead, np.zeros_like(ahead), data, "test", (1, 50))
+
+
+def test_means_are_in_percent_over_the_users_with_a_target(sliced):
+    assert sliced["users"] == 3
+    assert sliced["hr@1"] == pytest.approx(100 * 2 / 3)
+    # Both targets of the third user are at their ideal places.
+    assert sliced["ndcg@50"] == pytest.approx(100 * (1 + 1 / 2 + 1) / 3)
+
+
+def test_warm_and_cold_targets(sliced):
+    # Warm: users 0 and 2, both at rank 1. Cold: rank 3 of user 1 and rank 2 of user 2.
+    assert (sliced["warm"]["users"], sliced["warm"]["ndcg@50"]) == (2, 100)
+    assert sliced["cold"]["users"] == 2
+    assert sliced["cold"]["ndcg@50"] == pytest.approx(100 * (1 / 2 + 1 / math.log2(3)) / 2)
+
+
+def test_activity_is_the_length_of_the_train_history(sliced):
+    activity = sliced["activity"]
+    assert list(activity) == ["0-10", "11-20", "21-50", "51-100", "101-200", "201-500", "501+"]
+    assert (activity["0-10"]["users"], activity["0-10"]["ndcg@50"]) == (2, 100)
+    assert (activity["11-20"]["users"], activity["11-20"]["ndcg@50"]) == (1, pytest.approx(50))
+    assert activity["501+"] == {"users": 0}
+
+
+def test_the_worst_decile_is_rounded_up_to_whole_users(sliced):
+    # A tenth of three users is one user: the one with NDCG 1/2.
+    assert sliced["worst_decile"]["users"] == 1
+    assert sliced["worst_decile"]["ndcg@50"] == pytest.approx(50)
+
+
+def test_a_slice_without_users():
+    data = dataset([[0], [1]], [[1], [0]], 3)
+    summary = summarise(np.zeros((2, 1)), np.zeros((2, 1)), data, "test", (50,))
+    assert summary["cold"] == {"users": 0}
+    assert summary["warm"]["hr@50"] == 100
+
+
+def test_the_worst_decile_of_many_users_and_the_interval_of_the_mean():
+    # Ranks 1 to 100, one a user: the worst ten stand at 91 to 100, half are within 50.
+    data = dataset([[0]] * 100, [[1]] * 100, 101)
+    ahead = np.arange(100)[:, None]
+    summary = summarise(ahead, np.zeros_like(ahead), data, "test", (50,))
+    assert summary["hr@50"] == 50
+    assert summary["worst_decile"]["users"] == 10
+    assert summary["worst_decile"]["hr@50"] == 0
+    low, high = summary["ci95"]["hr@50"]
+    # Standard error 100 * sqrt(0.25 / 100) = 5 points; 1.96 of them to each side.
+    assert low == pytest.approx(50 - 9.8, abs=2) and high == pytest.approx(50 + 9.8, abs=2)
+
+
+def test_nothing_is_rounded():
+    data = dataset([[0]] * 3, [[1]] * 3, 10)
+    ahead = np.array([[0], [1], [2]])
+    summary = summarise(ahead, np.zeros_like(ahead), data, "test", (1, 50))
+    assert summary["hr@1"] == 100 * (1.0 / 3)
