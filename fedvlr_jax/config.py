@@ -232,12 +232,31 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where results go, and what makes the run repeatable."""
+    """Where results go, and what makes a run repeatable and able to go on."""
 
     seed: int = _field(0, "Everything random derives from (seed, round, client).")
+    workdir: str = _field(
+        "", "Folder for results; empty: runs/<dataset>-<protocol>-<backbone>-<fusion>-seed<seed>."
+    )
+    overwrite: bool = _field(False, "Replace the run that --workdir holds.")
+    resume: str = _field(
+        "auto",
+        "auto: go on with the run that --workdir holds, refuse if its flags differ; "
+        "never: refuse a folder that holds a run; must: refuse one that holds none.",
+        ("auto", "never", "must"),
+    )
+    checkpoint_every: int = _field(
+        50, "Save at the first evaluation this many rounds after the last save, and at the end."
+    )
+    keep_checkpoints: int = _field(2, "How many of the newest checkpoints are kept.")
 
     def __post_init__(self):
         _check_range(self, "seed", 0, 2**31 - 1)
+        check_choice("resume", self.resume, ("auto", "never", "must"))
+        _check_range(self, "checkpoint_every", 1)
+        _check_range(self, "keep_checkpoints", 1)
+        if self.overwrite and self.resume == "must":
+            raise InputError("--overwrite: cannot go with --resume=must")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,6 +281,15 @@ class Config:
     def flat(self) -> dict[str, Any]:
         """{flag name: value} over all groups."""
         return {k: v for group in dataclasses.asdict(self).values() for k, v in group.items()}
+
+    @property
+    def workdir(self) -> str:
+        """--workdir, or the folder named after the main choices."""
+        name = (
+            f"{self.data.dataset}-{self.evaluation.protocol}-{self.model.backbone}-"
+            f"{self.model.fusion}-seed{self.run.seed}"
+        )
+        return self.run.workdir or f"runs/{name}"
 
     @classmethod
     def from_flat(cls, **values: Any) -> Config:

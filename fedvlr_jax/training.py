@@ -15,7 +15,7 @@ from fedvlr_jax.simulation import Simulation, State
 SELECTION_METRIC = "ndcg@50"
 
 
-class Progress(NamedTuple):
+class RunState(NamedTuple):
     """How far a run has come; everything but `state` is plain JSON.
 
     Attributes:
@@ -47,17 +47,17 @@ def copy_state(state: State) -> State:
     return jax.tree.map(lambda leaf: leaf.copy(), state)
 
 
-def start(simulation: Simulation) -> Progress:
+def start(simulation: Simulation) -> RunState:
     """The beginning of a run."""
     state = simulation.init()
-    return Progress(state, copy_state(state), 0, (), "")
+    return RunState(state, copy_state(state), 0, (), "")
 
 
-def _advance(simulation: Simulation, progress: Progress, num_rounds: int) -> tuple[Progress, tuple]:
+def _advance(simulation: Simulation, run: RunState, num_rounds: int) -> tuple[RunState, tuple]:
     """One block of rounds and the evaluation behind it; also their seconds."""
     options = simulation.config.evaluation
     began = time.perf_counter()
-    state, rounds = simulation.run_rounds(progress.state, num_rounds)
+    state, rounds = simulation.run_rounds(run.state, num_rounds)
     trained = time.perf_counter()
     ranks = simulation.evaluate(state, "valid")
     valid = averages(ranks.ahead, ranks.tied, simulation.dataset, "valid", options.cutoffs)
@@ -71,29 +71,29 @@ def _advance(simulation: Simulation, progress: Progress, num_rounds: int) -> tup
         "clipped": float(np.mean(rounds.clipped, dtype=np.float64)),
         "valid": valid,
     }
-    reached = {e["round"]: e["valid"].get(SELECTION_METRIC, 0.0) for e in progress.evaluations}
-    better = valid.get(SELECTION_METRIC, 0.0) > reached.get(progress.best_round, -1.0)
-    best_round = finished if better else progress.best_round
-    evaluations = (*progress.evaluations, entry)
+    reached = {e["round"]: e["valid"].get(SELECTION_METRIC, 0.0) for e in run.evaluations}
+    better = valid.get(SELECTION_METRIC, 0.0) > reached.get(run.best_round, -1.0)
+    best_round = finished if better else run.best_round
+    evaluations = (*run.evaluations, entry)
     since_best = sum(e["round"] > best_round for e in evaluations)
     stopped = ""
     if options.patience and since_best >= options.patience:
         stopped = "patience"
     elif finished >= simulation.config.federation.rounds:
         stopped = "rounds"
-    best_state = copy_state(state) if better else progress.best_state
-    return Progress(state, best_state, best_round, evaluations, stopped), seconds
+    best_state = copy_state(state) if better else run.best_state
+    return RunState(state, best_state, best_round, evaluations, stopped), seconds
 
 
 def train(
     simulation: Simulation,
-    progress: Progress | None = None,
-    on_evaluation: Callable[[Progress, float], None] = lambda progress, rounds_per_s: None,
-) -> tuple[Progress, Timing]:
+    run: RunState | None = None,
+    on_evaluation: Callable[[RunState, float], None] = lambda run, rounds_per_s: None,
+) -> tuple[RunState, Timing]:
     """Trains until the rounds are done or patience ends; selects on validation NDCG@50.
 
     Args:
-      progress: where to go on from; its state is used up. By default a new run.
+      run: where to go on from; its state is used up. By default a new run.
       on_evaluation: called after every evaluation, with the rounds per second of the
         block (evaluation left out).
 
@@ -101,16 +101,16 @@ def train(
       NonFiniteError: with the last good state; see `Simulation.run_rounds`.
     """
     began = time.perf_counter()
-    progress = start(simulation) if progress is None else progress
+    run = start(simulation) if run is None else run
     every, last = simulation.config.evaluation.eval_every, simulation.config.federation.rounds
     blocks: list[tuple[int, float, float]] = []
-    while not progress.stopped:
-        done = int(progress.state.server.round)
+    while not run.stopped:
+        done = int(run.state.server.round)
         # Blocks end at multiples of eval_every, wherever a run was interrupted.
         num_rounds = min(every - done % every, last - done)
-        progress, (train_s, eval_s) = _advance(simulation, progress, num_rounds)
+        run, (train_s, eval_s) = _advance(simulation, run, num_rounds)
         blocks.append((num_rounds, train_s, eval_s))
-        on_evaluation(progress, num_rounds / max(train_s, 1e-9))
+        on_evaluation(run, num_rounds / max(train_s, 1e-9))
     timing = Timing(0.0, 0.0, 0.0, time.perf_counter() - began)
     if blocks:
         # The first block of each length compiles; a run of one block knows no better.
@@ -120,4 +120,4 @@ def train(
             round_s_median=float(np.median([t / n for n, t, _ in later])),
             eval_s_median=float(np.median([e for _, _, e in later])),
         )
-    return progress, timing
+    return run, timing

@@ -1,0 +1,117 @@
+"""From a command line to a Config, and from an error to one line and an exit status."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.simulation import NonFiniteError
+
+FLAGS = flags.FLAGS
+
+BAD_INPUT, NOT_FINITE = 2, 3
+
+_DEFINE: dict[type, Callable[..., Any]] = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def _groups() -> dict[str, Sequence[dataclasses.Field]]:
+    return {
+        group.name: dataclasses.fields(getattr(Config(), group.name))
+        for group in dataclasses.fields(Config)
+    }
+
+
+def define_config_flags() -> None:
+    """One flag for every field of `Config`, grouped as there."""
+    for group, fields in _groups().items():
+        for field in fields:
+            define = _DEFINE[type(field.default)]
+            define(field.name, field.default, _help(field), module_name=group)
+
+
+def _help(field: dataclasses.Field) -> str:
+    choices = field.metadata["choices"]
+    text = field.metadata["help"]
+    return f"{text} One of: {', '.join(choices)}." if choices else text
+
+
+def config_from_flags(**changes: Any) -> Config:
+    """The Config of the parsed flags; `changes` overrule them by flag name."""
+    values = {field.name: FLAGS[field.name].value for fs in _groups().values() for field in fs}
+    return Config.from_flat(**{**values, **changes})
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept per user, so that a second start compiles nothing.
+
+    FEDVLR_CACHE_DIR names another folder; empty, nothing is kept.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = os.environ.get("FEDVLR_CACHE_DIR", str(Path(base) / "fedvlr_jax"))
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _print_help(description: str) -> None:
+    print(description.strip() + "\n\nFlags (--flagfile=FILE reads them from a file):")
+    names: dict[str, list[str]] = {}
+    for module, defined in FLAGS.flags_by_module_dict().items():
+        if module in _groups() or module == sys.argv[0] or module == "__main__":
+            title = module if module in _groups() else "this command"
+            names.setdefault(title, []).extend(flag.name for flag in defined)
+    for title, listed in names.items():
+        print(f"\n{title}:")
+        for name in listed:
+            flag = FLAGS[name]
+            default = f" (default: {flag.default})" if flag.default not in (None, "") else ""
+            print(textwrap.fill(f"--{name}  {flag.help}{default}", 96, subsequent_indent="      "))
+
+
+def fail(status: int, error: object) -> None:
+    """Prints one line and leaves with `status`."""
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(status)
+
+
+def launch(main: Callable[[], None], description: str) -> None:
+    """Parses the command line, then runs `main`; bad input ends in one line and status 2."""
+
+    def parse(arguments: list[str]) -> list[str]:
+        if {"--help", "-help", "-h", "--helpshort", "--helpfull"} & set(arguments[1:]):
+            _print_help(description)
+            sys.exit(0)
+        try:
+            rest = FLAGS(arguments)
+            if len(rest) > 1:
+                raise InputError(f"{rest[1]!r}: not a flag; flags look like --rounds=50")
+        except (flags.Error, InputError, OSError, UnicodeError) as error:
+            fail(BAD_INPUT, error)
+        return rest
+
+    def guarded(_: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
+        use_compilation_cache()
+        try:
+            main()
+        except InputError as error:
+            fail(BAD_INPUT, error)
+        except NonFiniteError as error:
+            fail(NOT_FINITE, error)
+
+    app.run(guarded, flags_parser=parse)

@@ -1,0 +1,219 @@
+"""Trains one federation and says how good it is.
+
+    python -m experiments.train --dataset=KU --protocol=paper --workdir=runs/ku
+
+Writes config.json, metrics.jsonl (a line an evaluation), checkpoints, summary.json,
+users.npz and report.html into --workdir, and goes on where an interrupted run stopped.
+Exit status: 0 done, 2 bad input, 3 a number was not finite.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import fedvlr_jax
+from experiments.launch import config_from_flags, define_config_flags, launch
+from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import Progress, RunDirectory, print_summary, render_report
+from fedvlr_jax.simulation import Simulation, make_simulation
+from fedvlr_jax.summary import summarise_run
+from fedvlr_jax.training import RunState, start, train
+
+# A run may go on with other values of these: they do not change what was computed.
+FREE_FLAGS = frozenset(
+    "rounds patience workdir overwrite resume checkpoint_every keep_checkpoints chunk data_root "
+    "baselines".split()
+)
+
+
+def load(config: Config) -> Dataset:
+    """The data set that `config` names."""
+    data = config.data
+    synthetic = {
+        "users": data.synthetic_users,
+        "items": data.synthetic_items,
+        "seed": data.synthetic_seed,
+    }
+    return load_dataset(
+        data.dataset,
+        data_root=data.data_root,
+        split=data.split,
+        duplicates=data.duplicates,
+        synthetic=synthetic if data.dataset == "synthetic" else None,
+    )
+
+
+def _commit() -> str:
+    here = Path(fedvlr_jax.__file__).parent
+    ask = lambda *command: subprocess.run(
+        ["git", "-C", str(here), *command], capture_output=True, text=True, timeout=10, check=True
+    ).stdout.strip()
+    try:
+        return ask("rev-parse", "HEAD") + ("+changes" if ask("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What config.json holds: flags, versions, commit, device, data."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    groups = {name: vars(group) for name, group in vars(config).items()}
+    return {
+        "flags": config.flat,
+        "groups": groups,
+        "defaults": Config().flat,
+        "versions": {
+            "fedvlr_jax": fedvlr_jax.__version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        "commit": _commit(),
+        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+        "command": " ".join(["python -m experiments.train", *sys.argv[1:]]),
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "num_users": dataset.num_users,
+            "num_items": dataset.num_items,
+            "interactions": {p: len(getattr(dataset, p)) for p in ("train", "valid", "test")},
+            "features": {name: x.shape[1] for name, x in dataset.features.items()},
+            "split": dataset.split,
+            "notes": list(dataset.notes),
+        },
+    }
+
+
+def _meta(config: Config, dataset: Dataset, run: RunState) -> dict[str, Any]:
+    return {
+        "flags": config.flat,
+        "fingerprint": dataset.fingerprint,
+        "evaluations": run.evaluations,
+        "best_round": run.best_round,
+    }
+
+
+def _save(checkpoints: Checkpoints, config: Config, dataset: Dataset, run: RunState) -> None:
+    tree = {"state": run.state, "best": run.best_state}
+    checkpoints.save(int(run.state.server.round), tree, _meta(config, dataset, run))
+
+
+def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset, workdir: str) -> None:
+    """Refuses to go on with a run of other flags or data, naming what differs."""
+    differing = [
+        f"--{name} was {saved['flags'].get(name)!r}, is {value!r}"
+        for name, value in config.flat.items()
+        if name not in FREE_FLAGS and saved["flags"].get(name) != value
+    ]
+    if saved["fingerprint"] != dataset.fingerprint:
+        differing.append("the data have changed")
+    if differing:
+        raise InputError(
+            f"--workdir={workdir}: holds another run: {'; '.join(differing)}; give another "
+            "directory, the same flags, or --overwrite"
+        )
+
+
+def resume(simulation: Simulation, checkpoints: Checkpoints, progress: Progress) -> RunState | None:
+    """The run as the newest whole checkpoint has it; None where there is none."""
+    newest = checkpoints.newest(progress.note)
+    if newest is None:
+        return None
+    config = simulation.config
+    meta = checkpoints.read_meta(newest)
+    _check_same(meta, config, simulation.dataset, config.workdir)
+    shapes = jax.eval_shape(lambda: simulation.init())
+    tree = checkpoints.load(newest, {"state": shapes, "best": shapes})
+    since_best = sum(e["round"] > meta["best_round"] for e in meta["evaluations"])
+    patience = config.evaluation.patience
+    stopped = "rounds" if newest >= config.federation.rounds else ""
+    stopped = "patience" if patience and since_best >= patience else stopped
+    return RunState(
+        state=tree["state"],
+        best_state=tree["best"],
+        best_round=meta["best_round"],
+        evaluations=tuple(meta["evaluations"]),
+        stopped=stopped,
+    )
+
+
+def main() -> None:
+    config = config_from_flags()
+    dataset = load(config)
+    simulation = make_simulation(config, dataset)
+    with Progress(config.federation.rounds) as progress:
+        summary, directory = run_experiment(simulation, progress)
+    print_summary(summary)
+    print(f"report: {directory.path / 'report.html'}")
+
+
+def run_experiment(
+    simulation: Simulation, progress: Progress
+) -> tuple[dict[str, Any], RunDirectory]:
+    """Trains, or goes on, and writes everything into the run directory."""
+    config, dataset = simulation.config, simulation.dataset
+    path = Path(config.workdir)
+    checkpoints = Checkpoints(path / "checkpoints", keep=config.run.keep_checkpoints)
+    held = (path / "config.json").exists() and not config.run.overwrite
+    if config.run.resume == "must" and not held:
+        raise InputError(f"--resume=must: --workdir={path} holds no run")
+    run = None
+    if held and config.run.resume != "never":
+        directory = RunDirectory.open(path)
+        run = resume(simulation, checkpoints, progress)
+    else:
+        directory = RunDirectory.create(path, overwrite=config.run.overwrite)
+    for note in dataset.notes:
+        progress.note(note)
+    progress.note(
+        f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
+        f"{len(dataset.train)} train interactions; plan {simulation.plan}, state "
+        f"{simulation.state_bytes / 1e6:.1f} MB"
+    )
+    if run is None:
+        run = start(simulation)
+        directory.write_config(describe(config, dataset))
+        checkpoints.clear()
+    else:
+        progress.note(f"going on after round {int(run.state.server.round)}")
+    directory.write_metrics(run.evaluations)
+
+    saved_at = int(run.state.server.round)
+
+    def on_evaluation(run: RunState, rounds_per_s: float) -> None:
+        nonlocal saved_at
+        entry = run.evaluations[-1]
+        directory.append_metrics({**entry, "best_round": run.best_round})
+        progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
+        if run.stopped or entry["round"] - saved_at >= config.run.checkpoint_every:
+            _save(checkpoints, config, dataset, run)
+            saved_at = entry["round"]
+
+    run, timing = train(simulation, run, on_evaluation)
+    if run.stopped == "patience":
+        progress.note(
+            f"stopped: no better validation NDCG@50 for {config.evaluation.patience} evaluations"
+        )
+    checkpoints.wait()
+    summary, users = summarise_run(simulation, run, timing)
+    directory.write_users(users)
+    directory.write_summary(summary)
+    directory.write_report(
+        render_report(directory.read_config(), summary, directory.read_metrics(), users)
+    )
+    return summary, directory
+
+
+if __name__ == "__main__":
+    define_config_flags()
+    launch(main, __doc__)

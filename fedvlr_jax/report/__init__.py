@@ -1,0 +1,45 @@
+"""What a run leaves behind, and how people read it: files, progress, tables, plots, a page.
+
+This room imports no JAX, so that a report can be made again anywhere from a run directory.
+The files it reads and writes, all percentages unrounded:
+
+`config.json`
+  {"flags": {flag: value}, "groups": {"data": {flag: value}, ...}, "defaults": {flag: value},
+  "versions": {"python": "3.11.7", ...}, "commit", "device", "command", "dataset": {"name",
+  "fingerprint", "num_users", "num_items", "interactions": {"train": n, "valid": n, "test": n},
+  "features": {modality: width}, "split", "notes": [text, ...]}}
+
+`metrics.jsonl`, one line an evaluation
+  {"round", "loss", "participants", "valid": {"hr@50", "ndcg@50", "warm": {...}, ...},
+  "best_round", "seconds", "rounds_per_s"}
+
+`summary.json`
+  {"dataset", "protocol", "backbone", "fusion", "seed", "selected_round", "rounds_run",
+  "stopped": "patience" | "rounds", "valid": S, "test": S, "baselines": {name: {test S's keys,
+  "valid": S, options such as "l2"} or {"skipped": reason}}, "views": [G names], "router":
+  {"mean": [G]} or null, "planted_spearman": {view: rho} or null, "timing": {"first_block_s",
+  "round_s_median", "eval_s_median", "total_s"}, "peak_rss_mb"}; S is what
+  `evaluation.metrics.summarise` returns, in percent.
+
+`users.npz`, one row a user
+  "user_id" str [N], "history_length" int [N], "hr@50" and "ndcg@50" float [N] of the test
+  part, in [0, 1], NaN for a user without a test target; where there is a router,
+  "router_weights" float [N, G] in the order of the summary's "views"; where the data set
+  knows them, "planted" float [N, G], its columns in that same order.
+
+Only what a function needs must be there: an absent key becomes a dash or a figure left out.
+"""
+
+from fedvlr_jax.report.html import render_report
+from fedvlr_jax.report.progress import Progress
+from fedvlr_jax.report.run_directory import RunDirectory
+from fedvlr_jax.report.tables import markdown_table, print_summary, summary_table
+
+__all__ = [
+    "Progress",
+    "RunDirectory",
+    "markdown_table",
+    "print_summary",
+    "render_report",
+    "summary_table",
+]

@@ -1,0 +1,328 @@
+"""The figures of a report, each an <svg> text, or None where there is nothing to draw.
+
+Percentages come from summaries and are drawn as they are; weights are shares in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from fedvlr_jax.report.results import (
+    METRIC_LABELS,
+    SLICE_LABELS,
+    estimate,
+    methods,
+    shown_slices,
+    slice_of,
+)
+from fedvlr_jax.report.svg import GRID, INK, MUTED, PAPER, draw, series_colour
+
+# More marks than this neither fit a screen nor say more.
+MOST_CLIENTS_DRAWN = 400
+MOST_POINTS_DRAWN = 800
+
+
+def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
+    """Training loss against rounds, one point an evaluation."""
+    rounds, values = _series(metrics, lambda line: line.get("loss"))
+    if not rounds:
+        return None
+
+    def paint(axes: Axes) -> None:
+        axes.plot(rounds, values, color=series_colour(0), marker=_marker(rounds), markersize=4)
+        axes.set(title="Training loss", xlabel="round", ylabel="mean loss of the clients")
+        _round_axis(axes, rounds)
+
+    return draw("Training loss against rounds", paint)
+
+
+def validation_curve(
+    metrics: Sequence[Mapping[str, Any]], metric: str, selected_round: int | None
+) -> str | None:
+    """A validation metric, over all targets and over the warm ones, the selected round marked."""
+    rounds, values = _series(metrics, lambda line: (line.get("valid") or {}).get(metric))
+    if not rounds:
+        return None
+    warm_rounds, warm = _series(
+        metrics, lambda line: slice_of(line.get("valid") or {}, "warm").get(metric)
+    )
+    label = METRIC_LABELS[metric]
+
+    def paint(axes: Axes) -> None:
+        blue, orange = series_colour(0), series_colour(1)
+        if warm and warm != values:
+            axes.plot(
+                warm_rounds,
+                warm,
+                color=orange,
+                linestyle="--",
+                marker=_marker(warm_rounds),
+                markersize=4,
+                label="warm targets",
+            )
+        axes.plot(
+            rounds, values, color=blue, marker=_marker(rounds), markersize=4, label="all targets"
+        )
+        axes.set(title=f"Validation {label}", xlabel="round", ylabel=f"{label} (%)")
+        if selected_round in rounds:
+            best = values[rounds.index(selected_round)]
+            axes.axvline(selected_round, color=MUTED, linewidth=0.9, linestyle=":")
+            axes.plot([selected_round], [best], "o", color=blue, mec=PAPER, mew=1.5, markersize=9)
+            axes.set_title(f"{best:.1f} % at round {selected_round}", loc="right", color=blue)
+        if warm and warm != values:
+            axes.legend(loc="best")
+        _round_axis(axes, rounds)
+
+    return draw(f"Validation {label} against rounds", paint)
+
+
+def method_bars(summary: Mapping[str, Any], metric: str) -> str | None:
+    """A test metric of the model (strong colour) and the baselines, per slice, with 95% CIs."""
+    rows = methods(summary)
+    slices = [s for s in shown_slices(summary) if s != "all"] or ["all"]
+    if not any(estimate(row.test, metric, part) for row in rows for part in slices):
+        return None
+    thickness = 0.78 / len(slices)
+
+    def paint(axes: Axes) -> None:
+        for place, row in enumerate(rows):
+            for number, part in enumerate(slices):
+                found = estimate(row.test, metric, part)
+                if found is None:
+                    continue
+                height = place + (number - (len(slices) - 1) / 2) * thickness
+                axes.barh(
+                    height,
+                    found.value,
+                    0.9 * thickness,
+                    color=series_colour(number),
+                    alpha=1.0 if row.is_model else 0.42,
+                )
+                if found.low is not None and found.high is not None:
+                    axes.plot([found.low, found.high], [height] * 2, color=INK, linewidth=1.3)
+        axes.set_yticks(range(len(rows)), [_shorten(row.name) for row in rows])
+        for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+            tick.set_color(INK if row.is_model else MUTED)
+            tick.set_fontweight("bold" if row.is_model else "normal")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+        axes.set_ylim(len(rows) - 0.45, -0.55)
+        axes.set_xlim(left=0)
+        label = METRIC_LABELS[metric]
+        axes.set(title=f"Test {label}", xlabel=f"{label} (%), line: 95% CI over users")
+        if len(slices) > 1:
+            patches = [
+                Patch(color=series_colour(n), label=SLICE_LABELS[s]) for n, s in enumerate(slices)
+            ]
+            _legend_below(axes, patches)
+
+    height = 1.3 + 0.21 * len(rows) * (len(slices) + 0.35)
+    return draw(f"Test {METRIC_LABELS[metric]} of all methods", paint, height=height)
+
+
+def activity_bars(summary: Mapping[str, Any]) -> str | None:
+    """Test HR@50 and NDCG@50 of the model by the length of the users' train histories."""
+    groups = {
+        name: group
+        for name, group in ((summary.get("test") or {}).get("activity") or {}).items()
+        if group.get("users")
+    }
+    if not groups:
+        return None
+
+    def paint(axes: Axes) -> None:
+        places = np.arange(len(groups))
+        for number, (metric, label) in enumerate(METRIC_LABELS.items()):
+            values = [group.get(metric, np.nan) for group in groups.values()]
+            axes.bar(
+                places + 0.4 * (number - 0.5),
+                values,
+                0.37,
+                color=series_colour(number),
+                label=label,
+            )
+        _group_ticks(axes, {name: group["users"] for name, group in groups.items()})
+        axes.set(title="Test metrics by activity", ylabel="mean over users (%)")
+        _legend_below(axes)
+
+    return draw("Test metrics by activity group", paint)
+
+
+def router_strip(users: Mapping[str, np.ndarray], views: Sequence[str]) -> str | None:
+    """Every client's view weights as one stack, clients sorted by the view that varies most.
+
+    At most `MOST_CLIENTS_DRAWN` clients, evenly spaced in that order, are drawn.
+    """
+    weights = _weights(users, "router_weights", views)
+    if weights is None:
+        return None
+    first = int(weights.std(axis=0).argmax())
+    order = np.lexsort((*weights.T, weights[:, first]))[::-1]
+    chosen = order[_evenly_spaced(len(order), MOST_CLIENTS_DRAWN)]
+    stacked = [first, *(g for g in range(len(views)) if g != first)]
+    tops = np.cumsum(weights[chosen][:, stacked], axis=1)
+    edges = np.linspace(0, len(weights), len(chosen) + 1)
+
+    def paint(axes: Axes) -> None:
+        bottom = np.zeros(len(chosen))
+        for column, view in enumerate(stacked):
+            axes.stairs(
+                tops[:, column],
+                edges,
+                baseline=bottom,
+                fill=True,
+                color=series_colour(view),
+                linewidth=0,
+            )
+            bottom = tops[:, column]
+        sorted_by = f"clients, sorted by the weight of {views[first]}"
+        if len(chosen) < len(weights):
+            sorted_by += f" ({len(chosen)} of {len(weights):,} drawn)"
+        axes.set(title="Router weights of each client", xlabel=sorted_by, ylabel="weight")
+        axes.set(xlim=(0, len(weights)), ylim=(0, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(visible=False)
+        patches = [Patch(color=series_colour(g), label=_shorten(views[g])) for g in stacked]
+        _legend_below(axes, patches)
+
+    return draw("Router weights of each client, stacked", paint)
+
+
+def router_by_activity(
+    users: Mapping[str, np.ndarray], views: Sequence[str], groups: Sequence[str]
+) -> str | None:
+    """Mean weight of each view, plus and minus one standard deviation over clients.
+
+    Args:
+      users: the arrays of users.npz.
+      views: G view names, the columns of "router_weights".
+      groups: activity groups by their names in a summary, such as "11-20" and "501+".
+    """
+    weights = _weights(users, "router_weights", views)
+    if weights is None or "history_length" not in users:
+        return None
+    length = users["history_length"]
+    members = {name: _in_group(length, name) for name in groups}
+    members = {name: chosen for name, chosen in members.items() if chosen.any()}
+    if not members:
+        return None
+
+    def paint(axes: Axes) -> None:
+        places, thickness = np.arange(len(members)), 0.8 / len(views)
+        for g, view in enumerate(views):
+            axes.bar(
+                places + (g - (len(views) - 1) / 2) * thickness,
+                [weights[chosen, g].mean() for chosen in members.values()],
+                0.9 * thickness,
+                yerr=[weights[chosen, g].std() for chosen in members.values()],
+                color=series_colour(g),
+                ecolor=INK,
+                error_kw={"linewidth": 1},
+                label=_shorten(view),
+            )
+        _group_ticks(axes, {name: int(chosen.sum()) for name, chosen in members.items()})
+        axes.set(title="Router weights by activity", ylabel="weight (mean ± sd)")
+        axes.set_ylim(bottom=0)
+        _legend_below(axes)
+
+    return draw("Mean router weights by activity group", paint)
+
+
+def planted_scatter(
+    users: Mapping[str, np.ndarray], views: Sequence[str], view: str, spearman: float | None
+) -> str | None:
+    """Learned against planted weight of one view, one point a client (synthetic data only).
+
+    At most `MOST_POINTS_DRAWN` clients are drawn; `spearman` is the caller's, over all.
+    """
+    learned = _weights(users, "router_weights", views)
+    planted = _weights(users, "planted", views)
+    if learned is None or planted is None or view not in views:
+        return None
+    g = list(views).index(view)
+    shown = _evenly_spaced(len(learned), MOST_POINTS_DRAWN)
+
+    def paint(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=GRID, linewidth=1.2)
+        axes.plot(
+            planted[shown, g],
+            learned[shown, g],
+            linestyle="none",
+            marker="o",
+            color=series_colour(g),
+            alpha=0.45,
+            markersize=4,
+            markeredgewidth=0,
+        )
+        axes.set(title=f"View: {_shorten(view)}", xlabel="planted weight", ylabel="learned weight")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        if spearman is not None:
+            axes.set_title(f"Spearman {spearman:.2f}", loc="right")
+
+    return draw(f"Learned against planted weight of {view}", paint, width=3.6, height=3.2)
+
+
+def _series(metrics, value_of) -> tuple[list[int], list[float]]:
+    """Rounds and values of the lines that have the value."""
+    points = [(line["round"], value_of(line)) for line in metrics]
+    points = [(r, v) for r, v in points if v is not None]
+    return [r for r, _ in points], [v for _, v in points]
+
+
+def _marker(rounds: list[int]) -> str:
+    return "o" if len(rounds) <= 15 else ""
+
+
+def _round_axis(axes: Axes, rounds: list[int]) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
+    if len(rounds) == 1:  # Else the axis would show fractions of a round.
+        axes.set_xlim(rounds[0] - 1, rounds[0] + 1)
+
+
+def _group_ticks(axes: Axes, users: Mapping[str, int]) -> None:
+    """Names the activity groups on the x axis, the number of users below each."""
+    counts = [f"{n:,}" if n < 10_000 else f"{n / 1000:,.0f}k" for n in users.values()]
+    labels = [f"{name}\n{count}" for name, count in zip(users, counts, strict=True)]
+    axes.set_xticks(range(len(users)), labels)
+    axes.set_xlabel("train interactions; below: number of users")
+    axes.grid(axis="x", visible=False)
+    axes.tick_params(axis="x", length=0, labelsize=8.5)
+
+
+def _legend_below(axes: Axes, handles: list[Patch] | None = None) -> None:
+    chosen = axes.get_legend_handles_labels()[0] if handles is None else handles
+    axes.figure.legend(
+        handles=chosen,
+        loc="outside lower center",
+        ncols=min(4, len(chosen)),
+        handlelength=1.1,
+        handleheight=0.9,
+    )
+
+
+def _weights(users: Mapping[str, np.ndarray], name: str, views: Sequence[str]) -> np.ndarray | None:
+    """float64 [N, G], or None where there are none that belong to `views`."""
+    weights = np.asarray(users.get(name, np.zeros((0, 0))), np.float64)
+    fits = weights.ndim == 2 and len(weights) > 0 and weights.shape[1] == len(views)
+    return weights if fits else None
+
+
+def _evenly_spaced(count: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def _in_group(length: np.ndarray, name: str) -> np.ndarray:
+    """bool [N]: whose history length is in the group "low-high" or "low+"."""
+    low, _, high = name.rstrip("+").partition("-")
+    return (length >= int(low)) & (length <= (float(high) if high else np.inf))
+
+
+def _shorten(name: str, most: int = 22) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,0 +1,111 @@
+"""Live progress of a run: a bar on a terminal, one line per evaluation elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich import progress as rich_progress
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+
+class Progress:
+    """Shows rounds as they finish.
+
+        with Progress(100) as progress:
+            progress.update(20, loss, valid_metrics, best_round, rounds_per_s)
+            progress.note("stopped: no better validation NDCG@50 for 10 evaluations")
+
+    On a terminal: a bar with the time left, and below it the newest numbers. Elsewhere (a
+    log file, a pipe): one plain line for each update, never wrapped. Notes are kept above
+    the bar. Text is printed as it is; brackets in it are no markup.
+    """
+
+    def __init__(self, total_rounds: int, *, console: Console | None = None):
+        """Args: total_rounds: most rounds to run; console: where to print, else stdout."""
+        self._total = total_rounds
+        self._console = Console() if console is None else console
+        self._ndcg: dict[int, float] = {}
+        self._live: Live | None = None
+        self._bar = rich_progress.Progress(
+            rich_progress.TextColumn("round {task.completed:.0f}/{task.total:.0f}"),
+            rich_progress.BarColumn(bar_width=None),
+            rich_progress.TextColumn("{task.fields[left]}"),
+            rich_progress.TimeElapsedColumn(),
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=max(1, total_rounds), left="")
+
+    def __enter__(self) -> Progress:
+        if self._console.is_interactive:
+            self._live = Live(self._view(""), console=self._console, refresh_per_second=8)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def update(
+        self,
+        round: int,
+        loss: float,
+        metrics: Mapping[str, Any],
+        best_round: int | None,
+        rounds_per_s: float | None,
+    ) -> None:
+        """Tells of an evaluation.
+
+        Args:
+          round: rounds finished.
+          loss: mean training loss of the newest round.
+          metrics: a validation summary in percent; "hr@50" and "ndcg@50" are shown.
+          best_round: the round with the best validation NDCG@50 so far, if any.
+          rounds_per_s: speed, for the time left.
+        """
+        if "ndcg@50" in metrics:
+            self._ndcg[round] = metrics["ndcg@50"]
+        fields = [f"loss {loss:.4f}", *self._scores(metrics, best_round)]
+        if rounds_per_s:
+            fields.append(f"{rounds_per_s:.3g} rounds/s")
+        text = "  ".join(fields)
+        if self._live is None:
+            self._print(f"round {round}/{self._total}  {text}")
+            return
+        left = _duration((self._total - round) / rounds_per_s) if rounds_per_s else "?"
+        self._bar.update(self._task, completed=round, left=f"{left} left")
+        self._live.update(self._view(text), refresh=True)
+
+    def note(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._print(text)
+
+    def _scores(self, metrics: Mapping[str, Any], best_round: int | None) -> list[str]:
+        named = (("valid HR@50", "hr@50"), ("NDCG@50", "ndcg@50"))
+        fields = [f"{label} {metrics[key]:.1f}" for label, key in named if key in metrics]
+        if best_round is not None:
+            # After going on from a checkpoint the best round's value may not be known here.
+            value = f"{self._ndcg[best_round]:.1f} " if best_round in self._ndcg else ""
+            fields.append(f"best {value}@ {best_round}")
+        return fields
+
+    def _view(self, text: str) -> Group:
+        return Group(self._bar, Text(text, style="dim", overflow="ellipsis", no_wrap=True))
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,97 @@
+"""Reading a summary: its methods, its slices and their estimates, in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+METRIC_LABELS = {"hr@50": "HR@50", "ndcg@50": "NDCG@50"}
+SLICE_LABELS = {"all": "all targets", "warm": "warm targets", "cold": "cold targets"}
+# Numbers about a baseline's own summary; every other scalar of it is an option it ran with.
+_NOT_OPTIONS = ("users", "skipped")
+
+
+class Estimate(NamedTuple):
+    """A mean over `users` users, in percent, and its 95% interval where one is known."""
+
+    value: float
+    low: float | None
+    high: float | None
+    users: int
+
+
+class Method(NamedTuple):
+    """A row of a results table: the model or a baseline, with its test summary."""
+
+    name: str
+    options: str
+    is_model: bool
+    test: Mapping[str, Any]
+
+
+def model_name(summary: Mapping[str, Any]) -> str:
+    """E.g. "fcf + bilevel"; the backbone alone where nothing is fused."""
+    backbone, fusion = str(summary.get("backbone", "model")), summary.get("fusion")
+    return backbone if fusion in (None, "none") else f"{backbone} + {fusion}"
+
+
+def slice_of(test: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The part of a test summary for "all", "warm" or "cold"; empty if it is not there."""
+    return test if name == "all" else test.get(name) or {}
+
+
+def estimate(test: Mapping[str, Any], metric: str, slice_name: str = "all") -> Estimate | None:
+    """A metric of a test summary over a slice; None if the slice has no users."""
+    part = slice_of(test, slice_name)
+    if metric not in part:
+        return None
+    low, high = (part.get("ci95") or {}).get(metric, (None, None))
+    return Estimate(part[metric], low, high, part.get("users", 0))
+
+
+def has_cold_targets(summary: Mapping[str, Any]) -> bool:
+    """Whether any test target has no train interaction."""
+    return bool(slice_of(summary.get("test") or {}, "cold").get("users", 0))
+
+
+def judged_slice(summary: Mapping[str, Any]) -> str:
+    """ "warm" for a data set with cold targets (and any warm one), else "all"."""
+    warm = slice_of(summary.get("test") or {}, "warm").get("users", 0)
+    return "warm" if warm and has_cold_targets(summary) else "all"
+
+
+def shown_slices(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """The slices worth a column: without cold targets, warm would only repeat all."""
+    if not has_cold_targets(summary):
+        return ("all",)
+    return ("all", "warm", "cold") if judged_slice(summary) == "warm" else ("all", "cold")
+
+
+def methods(summary: Mapping[str, Any]) -> list[Method]:
+    """The model and every baseline that ran, best NDCG@50 on the judged slice first."""
+    rows = [Method(model_name(summary), "", True, summary.get("test") or {})]
+    for name, baseline in (summary.get("baselines") or {}).items():
+        if "skipped" not in baseline:
+            rows.append(Method(str(name), _options(baseline), False, baseline))
+    judged = judged_slice(summary)
+
+    def order(row: Method) -> tuple[bool, float, str]:
+        found = estimate(row.test, "ndcg@50", judged)
+        return found is None, -found.value if found else 0.0, row.name
+
+    return sorted(rows, key=order)
+
+
+def skipped_baselines(summary: Mapping[str, Any]) -> dict[str, str]:
+    """{baseline: why it was not run}."""
+    baselines = summary.get("baselines") or {}
+    return {str(name): str(b["skipped"]) for name, b in baselines.items() if "skipped" in b}
+
+
+def _options(baseline: Mapping[str, Any]) -> str:
+    chosen = (
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in baseline.items()
+        if isinstance(value, int | float | str) and "@" not in key and key not in _NOT_OPTIONS
+    )
+    return ", ".join(chosen)

@@ -1,0 +1,320 @@
+"""A run directory: what a run writes, so that no half-written file is ever seen.
+
+Whole files are written beside their place and moved into it. `metrics.jsonl` grows by one
+whole line per write. What is on disk is always strict JSON: a number that is not finite is
+refused before anything is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedvlr_jax.errors import InputError
+
+CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+USERS, REPORT = "users.npz", "report.html"
+# In the order in which an overwritten run is removed: what says "finished" goes first.
+RUN_FILES = (SUMMARY, REPORT, USERS, METRICS, CONFIG)
+
+
+class RunDirectory:
+    """The files of one run. Made by `create` (to write) or `open` (to read or to go on).
+
+    A failing disk (full, read-only, gone) is an InputError that names --workdir; what was
+    on disk before the failing write is still there, whole.
+    """
+
+    def __init__(self, path: Path, *, replaces: Callable[[], None] | None = None):
+        """Use `create` or `open`; `replaces` runs once, before the first write."""
+        self.path = path
+        self._before_first_write = replaces
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], *, overwrite: bool) -> RunDirectory:
+        """A directory for a new run. Touches nothing on disk: the first write does.
+
+        Args:
+          path: the directory; it and its parents are made when missing.
+          overwrite: whether a run that is already there may be replaced. Its own files
+            are removed at the first write, and nothing else in the directory.
+
+        Raises:
+          InputError: the path is empty, is or goes through a file, cannot be written to,
+            or holds a run and `overwrite` is False.
+        """
+        if not os.fspath(path):
+            raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/demo")
+        path = Path(path)
+        try:
+            _check_writable(path)
+            _check_free(path, overwrite)
+        except OSError as error:
+            raise InputError(f"--workdir={path}: cannot be used: {_reason(error)}") from None
+
+        def replace() -> None:
+            path.mkdir(parents=True, exist_ok=True)
+            _check_free(path, overwrite)
+            for name in RUN_FILES:
+                (path / name).unlink(missing_ok=True)
+                for left_over in path.glob(f".{name}.*.tmp"):
+                    left_over.unlink()
+
+        return cls(path, replaces=replace)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
+        """The directory of an existing run.
+
+        Raises:
+          InputError: there is no such directory, or it holds no config.json.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            found = "a file" if path.exists() else "nothing"
+            raise InputError(f"--workdir={path}: found {found}; give the directory of a run")
+        if not (path / CONFIG).is_file():
+            raise InputError(f"--workdir={path}: holds no run, for it has no {CONFIG}")
+        return cls(path)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes config.json. Raises ValueError, naming the field, for NaN or infinity."""
+        self._write(CONFIG, _dump(CONFIG, config, indent=2))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json. Raises ValueError, naming the field, for NaN or infinity."""
+        self._write(SUMMARY, _dump(SUMMARY, summary, indent=2))
+
+    def write_report(self, html: str) -> None:
+        """Writes report.html."""
+        self._write(REPORT, html.encode())
+
+    def write_users(self, users: Mapping[str, np.ndarray]) -> None:
+        """Writes users.npz: arrays [N, ...], one row a user. NaN is allowed here.
+
+        Raises:
+          ValueError: an array of Python objects (it would need pickle), or arrays of
+            different length.
+        """
+        arrays = {name: np.asarray(value) for name, value in users.items()}
+        for name, value in arrays.items():
+            if value.dtype.hasobject:
+                raise ValueError(f"{USERS}: {name} holds Python objects; give numbers or str")
+        if problem := _uneven(arrays):
+            raise ValueError(f"{USERS}: {problem}")
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **arrays)
+        self._write(USERS, content.getvalue())
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Adds one line to metrics.jsonl: all of it, or none of it.
+
+        Raises:
+          ValueError: a value is NaN or infinite; the message names the field.
+        """
+        line = _dump(METRICS, metrics) + b"\n"
+        with _workdir_errors(self.path):
+            self._prepare()
+            _append_line(self.path / METRICS, line)
+
+    def write_metrics(self, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Writes metrics.jsonl anew, one line each. Raises as `append_metrics` does."""
+        self._write(METRICS, b"".join(_dump(METRICS, entry) + b"\n" for entry in metrics))
+
+    def read_config(self) -> dict[str, Any]:
+        """config.json. Raises InputError for a missing or damaged file."""
+        return _read_object(self.path / CONFIG)
+
+    def read_summary(self) -> dict[str, Any]:
+        """summary.json. Raises InputError for a missing or damaged file."""
+        return _read_object(self.path / SUMMARY, missing="the run has not finished")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl by ascending round.
+
+        A run that went on from a checkpoint may have repeated rounds: the later line of a
+        round counts. A last line without its newline is a write that the machine did not
+        finish; it is left out.
+
+        Raises:
+          InputError: the file is missing, or any other line is damaged.
+        """
+        path = self.path / METRICS
+        lines = _read(path, missing="the run has not evaluated yet").split(b"\n")[:-1]
+        by_round: dict[int, dict[str, Any]] = {}
+        for number, line in enumerate(lines, 1):
+            record = _parse_object(line, f"{path}, line {number}")
+            if not isinstance(record.get("round"), int):
+                found = record.get("round", "nothing")
+                raise InputError(f"{path}, line {number}: 'round' is {found}, not a whole number")
+            by_round[record["round"]] = record
+        return [by_round[r] for r in sorted(by_round)]
+
+    def read_users(self) -> dict[str, np.ndarray]:
+        """The arrays of users.npz. Raises InputError for a missing or damaged file."""
+        path = self.path / USERS
+        content = _read(path, missing="the run has not finished")
+        try:
+            loaded = np.load(io.BytesIO(content), allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise ValueError("it is one array")
+            users = {name: loaded[name] for name in loaded.files}
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{path}: damaged, no archive of NumPy arrays: {error}") from None
+        if problem := _uneven(users):
+            raise InputError(f"{path}: damaged: {problem}")
+        return users
+
+    def _prepare(self) -> None:
+        if self._before_first_write is not None:
+            self._before_first_write()
+            self._before_first_write = None
+
+    def _write(self, name: str, content: bytes) -> None:
+        with _workdir_errors(self.path):
+            self._prepare()
+            _replace_file(self.path / name, content)
+
+
+@contextlib.contextmanager
+def _workdir_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError inside the block into one line about --workdir."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--workdir={path}: cannot be written: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _check_writable(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--workdir={path}: is a file; give a directory")
+    nearest = path.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise InputError(f"--workdir={path}: {nearest} is a file; give another directory")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"--workdir={path}: {nearest} is not writable; give another directory")
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    held = [name for name in RUN_FILES if os.path.lexists(path / name)]
+    if held and not overwrite:
+        raise InputError(
+            f"--workdir={path}: already holds a run ({', '.join(sorted(held))}); "
+            "give another directory, or add --overwrite to replace it"
+        )
+    for name in held:
+        if (path / name).is_dir() and not (path / name).is_symlink():
+            raise InputError(f"--workdir={path}: {name} is a directory; give another directory")
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    # Not tempfile: its files are private to the user (mode 0600), a result is not.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _append_line(path: Path, line: bytes) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        end = _end_of_whole_lines(descriptor)
+        os.ftruncate(descriptor, end)
+        try:
+            if os.pwrite(descriptor, line, end) != len(line):
+                raise OSError("the disk took only a part of a line")
+        except BaseException:
+            os.ftruncate(descriptor, end)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _end_of_whole_lines(descriptor: int) -> int:
+    """Where the next line starts; earlier than the file's end if its last line is torn."""
+    end = os.fstat(descriptor).st_size
+    if end == 0 or os.pread(descriptor, 1, end - 1) == b"\n":
+        return end
+    return os.pread(descriptor, end, 0).rfind(b"\n") + 1
+
+
+def _dump(name: str, value: Mapping[str, Any], indent: int | None = None) -> bytes:
+    text = json.dumps(_plain(value, name), allow_nan=False, indent=indent, ensure_ascii=False)
+    return text.encode()
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The same value out of Python's own types. Raises ValueError where it is not finite."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{place}]") for place, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}; JSON has no such number")
+    return value
+
+
+def _read(path: Path, missing: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; {missing}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {_reason(error)}") from None
+
+
+def _read_object(path: Path, missing: str = "this is not the directory of a run") -> dict[str, Any]:
+    return _parse_object(_read(path, missing), str(path))
+
+
+def _parse_object(content: bytes, where: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise InputError(f"{where}: damaged: holds {constant}, which is no JSON number")
+
+    try:
+        value = json.loads(content, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        found = "an empty text" if not content.strip() else f"{error.msg} at {place}"
+        raise InputError(f"{where}: damaged, not JSON: {found}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: damaged, not UTF-8 at byte {error.start}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: damaged: holds a {type(value).__name__}, not an object")
+    return value
+
+
+def _uneven(arrays: Mapping[str, np.ndarray]) -> str:
+    """What is wrong with the arrays' first axes, or an empty text."""
+    for name, value in arrays.items():
+        if value.ndim == 0:
+            return f"{name} has no axis of users"
+    lengths = {name: len(value) for name, value in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        return f"the arrays differ in their number of users: {listed}"
+    return ""

@@ -1,0 +1,148 @@
+"""What may honestly be said of a run, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.report.results import (
+    METRIC_LABELS,
+    Estimate,
+    Method,
+    estimate,
+    judged_slice,
+    methods,
+    model_name,
+)
+
+# What each protocol masks when the test part is ranked, and where negatives come from.
+PROTOCOLS = {
+    "paper": "train items masked, negatives drawn from items seen in train",
+    "strict": "train and validation items masked, negatives drawn from the whole catalogue",
+}
+
+
+class Verdict(NamedTuple):
+    """How the model stands against the best baseline.
+
+    Attributes:
+      tone: "above" or "below" where the 95% intervals are apart; "open" where they
+        overlap or are not known; "alone" where there is nothing to compare with.
+      sentence: the comparison, with its numbers.
+      rest: where the other baselines stand; may be empty.
+    """
+
+    tone: str
+    sentence: str
+    rest: str
+
+
+def headline(config: Mapping[str, Any], summary: Mapping[str, Any], users: Mapping) -> str:
+    """One paragraph: what was measured, over whom, how selected, and how sure it is."""
+    test, protocol = summary.get("test") or {}, str(summary.get("protocol", "not recorded"))
+    items = (config.get("dataset") or {}).get("num_items")
+    ranking = "full ranking" + (f" of {items:,} items" if items else "")
+    rule = PROTOCOLS.get(protocol)
+    text = f"Mean over {test.get('users', 0):,} test users; protocol {protocol}: {ranking}"
+    text += f", {rule}; " if rule else "; "
+    text += (
+        f"selected at round {summary.get('selected_round', '?')} on validation NDCG@50; "
+        "test computed once."
+    )
+    error = standard_error(test, users)
+    if error is not None:
+        text += f" One standard error of HR@50 is ± {error:.1f} points."
+    return text
+
+
+def standard_error(test: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> float | None:
+    """Standard error of the mean HR@50 over users, in points; None without users.
+
+    From the users' own values [N] where they are known; else the binomial one, which is
+    exact for one target a user and an upper bound for several.
+    """
+    found = estimate(test, "hr@50")
+    if found is None or not found.users:
+        return None
+    values = np.asarray(users.get("hr@50", []), np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) > 1:
+        return 100 * float(values.std(ddof=1)) / math.sqrt(len(values))
+    share = min(max(found.value / 100, 0.0), 1.0)
+    return 100 * math.sqrt(share * (1 - share) / found.users)
+
+
+def verdict(summary: Mapping[str, Any]) -> Verdict:
+    """The model against the baselines on NDCG@50 of the judged slice.
+
+    Intervals that overlap leave the order open; intervals that are apart are still one
+    seed's. Neither is the paired test that "A beats B" takes, and no sentence says so.
+    """
+    judged = judged_slice(summary)
+    metric = METRIC_LABELS["ndcg@50"] if judged == "all" else f"{judged} {METRIC_LABELS['ndcg@50']}"
+    model = estimate(summary.get("test") or {}, "ndcg@50", judged)
+    baselines = [
+        (row, found)
+        for row in methods(summary)
+        if not row.is_model and (found := estimate(row.test, "ndcg@50", judged))
+    ]
+    if model is None:
+        return Verdict("alone", "No test user has a target, so there is nothing to judge.", "")
+    if not baselines:
+        sentence = (
+            f"{model_name(summary)} reaches {model.value:.1f} % {metric}. "
+            "No baseline was run, so nothing says whether that is much or little."
+        )
+        return Verdict("alone", sentence, "")
+    best_row, best = baselines[0]
+    apart = _apart(model, best)
+    direction = "below" if model.value < best.value else "above"
+    tone = direction if apart else "open"
+    return Verdict(tone, _against(model, best_row, best, metric), _others(model, baselines[1:]))
+
+
+def warnings(summary: Mapping[str, Any]) -> list[str]:
+    """What a careful reader would ask, one sentence each; empty if nothing."""
+    found = []
+    last = summary.get("rounds_run")
+    if summary.get("stopped") == "rounds" and last and summary.get("selected_round") == last:
+        found.append(
+            f"The selected round is the last one ({last}): training was cut by --rounds, "
+            "and more rounds might do better."
+        )
+    if not summary.get("selected_round", 1):
+        found.append("The selected round is 0: training never improved on the initial state.")
+    return found
+
+
+def _apart(a: Estimate, b: Estimate) -> bool:
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return False
+    return a.low > b.high or b.low > a.high
+
+
+def _against(model: Estimate, row: Method, best: Estimate, metric: str) -> str:
+    points = abs(model.value - best.value)
+    numbers = f"{model.value:.1f} against {best.value:.1f} %"
+    if points < 0.05:
+        where = f"Level with {row.name}, the best baseline, on {metric}"
+    else:
+        side = "Below" if model.value < best.value else "Above"
+        where = f"{side} {row.name}, the best baseline, by {points:.1f} points on {metric}"
+    if model.low is None or best.low is None:
+        return f"{where} ({numbers}; no confidence intervals)."
+    known = "95% CIs do not overlap" if _apart(model, best) else "95% CIs overlap"
+    return f"{where} ({numbers}; {known})."
+
+
+def _others(model: Estimate, others: list[tuple[Method, Estimate]]) -> str:
+    groups = {
+        "clearly below": [r.name for r, e in others if _apart(model, e) and e.value > model.value],
+        "not told apart from": [r.name for r, e in others if not _apart(model, e)],
+        "clearly above": [r.name for r, e in others if _apart(model, e) and e.value < model.value],
+    }
+    parts = [f"{relation} {', '.join(names)}" for relation, names in groups.items() if names]
+    return f"By the same intervals: {'; '.join(parts)}." if parts else ""

@@ -1,0 +1,135 @@
+"""What a finished run has to say: the numbers of summary.json, and the rows of users.npz."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from fedvlr_jax.evaluation.baselines import evaluate_baselines
+from fedvlr_jax.evaluation.metrics import ACTIVITY_GROUPS, summarise, targets_of, user_metrics
+from fedvlr_jax.simulation import Simulation, State
+from fedvlr_jax.training import RunState, Timing
+
+
+def summarise_run(
+    simulation: Simulation, run: RunState, timing: Timing
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Tests the best state, once, beside the baselines.
+
+    Returns:
+      summary: as `report` documents it, percentages unrounded.
+      users: arrays [N, ...]: "user_id", "history_length", "hr@50", "ndcg@50" (test, in
+        [0, 1]), "ahead" and "tied" (test ranks), "router_weights", "planted".
+    """
+    config, dataset = simulation.config, simulation.dataset
+    ks = config.evaluation.cutoffs
+    ranks = {part: simulation.evaluate(run.best_state, part) for part in ("valid", "test")}
+    parts = {
+        part: summarise(rank.ahead, rank.tied, dataset, part, ks) for part, rank in ranks.items()
+    }
+    test = ranks["test"]
+    per_user = user_metrics(test.ahead, test.tied, targets_of(dataset.test) >= 0, ks)
+    users = {
+        "user_id": np.asarray(dataset.user_ids, np.str_),
+        "history_length": dataset.train.counts,
+        "hr@50": per_user["hr@50"],
+        "ndcg@50": per_user["ndcg@50"],
+        "ahead": np.asarray(test.ahead),
+        "tied": np.asarray(test.tied),
+    }
+    summary = {
+        "dataset": dataset.name,
+        "protocol": config.evaluation.protocol,
+        "backbone": config.model.backbone,
+        "fusion": config.model.fusion,
+        "seed": config.run.seed,
+        "selected_round": run.best_round,
+        "rounds_run": int(run.state.server.round),
+        "stopped": run.stopped,
+        **parts,
+        "baselines": _baselines(simulation) if config.evaluation.baselines else {},
+        "views": list(simulation.model.fusion.names),
+        "router": None,
+        "planted_spearman": None,
+        "personal": is_personal(simulation, run.best_state),
+        "timing": timing._asdict(),
+        "peak_rss_mb": peak_rss_mb(),
+    }
+    if config.model.fusion == "bilevel":
+        weights = simulation.router_weights(run.best_state)
+        users["router_weights"] = weights
+        summary["router"] = _router_means(weights, dataset.train.counts)
+        if dataset.planted is not None:
+            planted = _planted_by_view(simulation)
+            users["planted"] = planted
+            summary["planted_spearman"] = {
+                name: float(stats.spearmanr(planted[:, g], weights[:, g]).statistic)
+                for g, name in enumerate(simulation.model.fusion.names)
+                if not np.isnan(planted[:, g]).any() and np.ptp(weights[:, g]) > 0
+            }
+    return summary, users
+
+
+def _baselines(simulation: Simulation) -> dict[str, Any]:
+    """Each baseline's test summary, with its validation summary under "valid"."""
+    options = simulation.config.evaluation
+    results = evaluate_baselines(simulation.dataset, options.mask, options.cutoffs)
+    flat = {}
+    for name, entry in results.summary.items():
+        entry = dict(entry)
+        test = entry.pop("test", {})
+        flat[name] = {**test, **entry}
+    return flat
+
+
+def _router_means(weights: np.ndarray, history_length: np.ndarray) -> dict[str, Any]:
+    groups = {}
+    for low, high in ACTIVITY_GROUPS:
+        chosen = (history_length >= low) & (history_length <= (np.inf if high is None else high))
+        if chosen.any():
+            name = f"{low}+" if high is None else f"{low}-{high}"
+            groups[name] = weights[chosen].mean(axis=0).tolist()
+    return {"mean": weights.mean(axis=0).tolist(), "by_activity": groups}
+
+
+def _planted_by_view(simulation: Simulation) -> np.ndarray:
+    """float32 [N, G]: the planted weight that belongs to each view; NaN for fused views."""
+    planted = simulation.dataset.planted
+    assert planted is not None
+    sources = ("id", *simulation.dataset.features)
+    nothing = np.full(len(planted), np.nan, np.float32)
+    columns = [
+        planted[:, sources.index(name)] if name in sources else nothing
+        for name in simulation.model.fusion.names
+    ]
+    return np.stack(columns, axis=1)
+
+
+def is_personal(simulation: Simulation, state: State) -> bool:
+    """Whether two users ever get different orders of items that neither has seen.
+
+    Compares the ten best items of up to 64 users, each against the first user, among those
+    that none of the two has in train or validation.
+    """
+    k = min(simulation.dataset.num_items, 10 + 2 * int(simulation.dataset.train.counts.max()))
+    items, scores = simulation.recommend(state, k)
+    seen = simulation.dataset.train, simulation.dataset.valid
+    owned = lambda user: np.concatenate([part.of(user) for part in seen])
+    real = lambda user: items[user][np.isfinite(scores[user])]
+    for user in range(1, min(64, simulation.dataset.num_users)):
+        both = np.union1d(owned(0), owned(user))
+        mine, other = (order[~np.isin(order, both)][:10] for order in (real(0), real(user)))
+        size = min(len(mine), len(other))
+        if not np.array_equal(mine[:size], other[:size]):
+            return True
+    return False
+
+
+def peak_rss_mb() -> float:
+    """The most memory this process has held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)

@@ -1,0 +1,124 @@
+"""Figures: the same bytes each time, legible text, nothing where there is nothing to draw."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from fedvlr_jax.report import plots
+
+VIEWS = ["id", "text", "image"]
+GROUPS = ["0-10", "11-20", "21-50", "51-100", "101-200", "201-500", "501+"]
+
+
+def all_figures(run: dict) -> dict[str, str]:
+    summary, metrics, users = run["summary"], run["metrics"], run["users"]
+    return {
+        "loss": plots.loss_curve(metrics),
+        "validation": plots.validation_curve(metrics, "ndcg@50", 75),
+        "methods": plots.method_bars(summary, "hr@50"),
+        "activity": plots.activity_bars(summary),
+        "strip": plots.router_strip(users, VIEWS),
+        "router": plots.router_by_activity(users, VIEWS, GROUPS),
+        "planted": plots.planted_scatter(users, VIEWS, "text", 0.78),
+    }
+
+
+def texts(svg: str) -> list[str]:
+    return [e.text for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("}text")]
+
+
+def test_every_figure_is_a_small_named_svg_of_page_colours(run):
+    for name, svg in all_figures(run).items():
+        root = ElementTree.fromstring(svg)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg", name
+        assert root[0].tag.endswith("title") and root[0].text
+        assert len(svg) < 120_000, name
+        assert "<metadata" not in svg and "date" not in svg.lower(), name
+        assert "var(--plot-1, #0072b2)" in svg or name == "planted"
+        assert not re.findall(r"#0[1-9a-f]0[1-9a-f]0[1-9a-f]\b", svg), "a stand-in is left"
+
+
+def test_figures_of_one_page_share_no_id(run):
+    ids = [i for svg in all_figures(run).values() for i in re.findall(r' id="([^"]*)"', svg)]
+    assert len(ids) == len(set(ids)) > 0
+
+
+def test_axes_say_what_they_show_and_in_what_unit(run):
+    figures = all_figures(run)
+    assert {"round", "NDCG@50 (%)", "19.8 % at round 75", "warm targets"} <= {
+        *texts(figures["validation"])
+    }
+    assert "HR@50 (%), line: 95% CI over users" in texts(figures["methods"])
+    assert {"planted weight", "learned weight", "Spearman 0.78"} <= {*texts(figures["planted"])}
+
+
+def test_small_numbers_keep_their_digits():
+    metrics = [{"round": r, "loss": 0.001 * r} for r in (1, 2)]
+    assert "0.0012" in texts(plots.loss_curve(metrics))
+
+
+def test_one_evaluation_alone_is_a_point_on_a_whole_round(run):
+    metrics = run["metrics"][:1]
+    for svg in (plots.loss_curve(metrics), plots.validation_curve(metrics, "hr@50", 5)):
+        assert "5" in texts(svg)
+        assert "4.75" not in texts(svg)
+
+
+def test_a_selected_round_that_was_not_evaluated_is_not_marked(run):
+    svg = plots.validation_curve(run["metrics"], "hr@50", 7)
+    assert not any("at round" in text for text in texts(svg))
+
+
+def test_nothing_to_draw_is_none(run):
+    empty = {"users": 0}
+    assert plots.loss_curve([]) is None
+    assert plots.validation_curve([{"round": 5, "loss": 0.1}], "hr@50", 5) is None
+    assert plots.method_bars({"test": empty}, "hr@50") is None
+    assert plots.activity_bars({"test": empty | {"activity": {"0-10": empty}}}) is None
+    assert plots.router_strip({}, VIEWS) is None
+    assert plots.router_strip(run["users"], ["id", "text"]) is None
+    assert plots.router_by_activity(run["users"], VIEWS, []) is None
+    assert plots.router_by_activity(run["users"], VIEWS, ["600+"]) is None
+    del run["users"]["planted"]
+    assert plots.planted_scatter(run["users"], VIEWS, "id", 0.5) is None
+
+
+def test_slices_and_groups_without_users_are_left_out(run):
+    summary = run["summary"]
+    assert "501+\n" not in "".join(texts(plots.activity_bars(summary)))
+    summary["test"]["cold"] = {"users": 0}
+    assert "cold targets" not in texts(plots.method_bars(summary, "hr@50"))
+
+
+def test_without_baselines_the_model_stands_alone(run):
+    run["summary"]["baselines"] = {}
+    assert "fcf + bilevel" in texts(plots.method_bars(run["summary"], "ndcg@50"))
+
+
+@pytest.mark.parametrize("clients", [1, 30_000])
+@pytest.mark.parametrize("views", [1, 8])
+def test_any_number_of_clients_and_views(clients, views):
+    weights = np.random.default_rng(0).dirichlet(np.ones(views), clients)
+    users = {
+        "router_weights": weights,
+        "planted": weights,
+        "history_length": np.arange(clients) % 600,
+    }
+    names = [f"view {g}" for g in range(views)]
+    for svg in (
+        plots.router_strip(users, names),
+        plots.router_by_activity(users, names, GROUPS),
+        plots.planted_scatter(users, names, "view 0", None),
+    ):
+        assert len(svg) < 300_000
+    if clients > plots.MOST_CLIENTS_DRAWN:
+        assert "(400 of 30,000 drawn)" in "".join(texts(plots.router_strip(users, names)))
+
+
+def test_names_are_text_not_mathematics_or_markup(run):
+    summary = run["summary"]
+    summary["baselines"] = {"$x_1$ <b>&": summary["baselines"]["EASE"], "图像": summary["test"]}
+    shown = texts(plots.method_bars(summary, "hr@50"))
+    assert "$x_1$ <b>&" in shown and "图像" in shown

@@ -1,0 +1,95 @@
+"""The results table: who stands where, over which targets, with what certainty."""
+
+import io
+
+from rich.console import Console
+
+from fedvlr_jax.report import results
+from fedvlr_jax.report.tables import markdown_table, print_summary
+
+
+def printed(summary: dict, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_summary(summary, console)
+    return console.file.getvalue()
+
+
+def without_cold(summary: dict) -> dict:
+    for test in (summary["test"], *summary["baselines"].values()):
+        if "warm" in test:
+            test["warm"] = {k: test[k] for k in ("users", "hr@50", "ndcg@50", "ci95")}
+            test["cold"] = {"users": 0}
+    return summary
+
+
+def test_rows_are_sorted_by_warm_ndcg_where_targets_are_cold(run):
+    order = [row.name for row in results.methods(run["summary"])]
+    assert order[:4] == ["EASE", "item-kNN", "fcf + bilevel", "content-kNN text"]
+    assert order[-2:] == ["unseen items first", "least popular first"]
+    assert "local-only" not in order
+
+
+def test_rows_are_sorted_by_all_targets_where_none_is_cold(run):
+    order = [row.name for row in results.methods(without_cold(run["summary"]))]
+    assert order[:4] == ["EASE", "item-kNN", "fcf + bilevel", "unseen items first"]
+
+
+def test_markdown_holds_values_intervals_and_marks(run):
+    lines = markdown_table(run["summary"]).splitlines()
+    assert lines[0] == (
+        "| method | HR@50 all | NDCG@50 all | HR@50 warm | NDCG@50 warm "
+        "| HR@50 cold | NDCG@50 cold |"
+    )
+    assert lines[2].startswith("| EASE (l2=10) | **49.9** 43.0–56.8 | **20.2** 16.8–23.6 |")
+    assert lines[4].startswith("| **fcf + bilevel** | 46.4 39.6–53.2 | 17.1 13.7–20.5 |")
+    assert (
+        "204 users, 116 with warm targets, 88 with cold targets; protocol paper, seed 0"
+        in lines[-1]
+    )
+    assert "Not run: local-only (fusion=none has nothing to train locally)." in lines[-1]
+
+
+def test_a_slice_without_users_has_no_column(run):
+    table = markdown_table(without_cold(run["summary"]))
+    assert table.splitlines()[0] == "| method | HR@50 all | NDCG@50 all |"
+    assert "No target is cold." in table
+
+
+def test_a_data_set_of_cold_targets_alone(run):
+    run["summary"]["test"]["warm"] = {"users": 0}
+    assert results.judged_slice(run["summary"]) == "all"
+    assert results.shown_slices(run["summary"]) == ("all", "cold")
+    assert "HR@50 cold" in markdown_table(run["summary"])
+
+
+def test_the_terminal_table_fits_80_columns_and_cuts_no_number(run):
+    text = printed(run["summary"])
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "…" not in text
+    for number in ("74.1", "66.1–82.1", "99.8–100.2", "l2=10"):
+        assert number in text
+
+
+def test_no_baselines_and_no_intervals(run):
+    summary = run["summary"]
+    summary["baselines"] = None
+    for part in (summary["test"], summary["test"]["warm"], summary["test"]["cold"]):
+        del part["ci95"]
+    assert "| **fcf + bilevel** | **46.4** | **17.1** |" in markdown_table(summary)
+    assert "46.4" in printed(summary)
+
+
+def test_names_are_text_and_no_markup(run):
+    summary = run["summary"] | {"dataset": "[red]KU[/red]"}
+    summary["baselines"]["a|b <i> [bold]x[/]"] = summary["baselines"].pop("EASE")
+    assert "[red]KU[/red]" in printed(summary, 120)
+    assert "[bold]x[/]" in printed(summary, 120)
+    assert r"| a\|b &lt;i> \[bold\]x\[/\] (l2=10) |" in markdown_table(summary)
+
+
+def test_without_fusion_the_model_is_the_backbone(run):
+    assert results.model_name(run["summary"] | {"fusion": "none"}) == "fcf"
+
+
+def test_an_empty_summary_is_a_table_of_dashes():
+    assert "| **model** | – | – |" in markdown_table({})

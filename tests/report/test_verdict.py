@@ -1,0 +1,115 @@
+"""The words of a report say what the numbers say, and no more."""
+
+import numpy as np
+import pytest
+
+from fedvlr_jax.report.verdict import headline, standard_error, verdict, warnings
+
+
+def scored(ndcg: float, half: float | None) -> dict:
+    test = {"users": 100, "hr@50": 2 * ndcg, "ndcg@50": ndcg}
+    if half is not None:
+        test["ci95"] = {"ndcg@50": [ndcg - half, ndcg + half]}
+    return test
+
+
+def compared(ndcg: float, half: float | None = 1.0, **baselines: float) -> dict:
+    others = {name: scored(value, half) for name, value in baselines.items()}
+    return {
+        "backbone": "fcf",
+        "fusion": "none",
+        "test": scored(ndcg, half),
+        "baselines": others,
+    }
+
+
+def test_headline_names_protocol_users_items_and_selection(run):
+    text = headline(run["config"], run["summary"], run["users"])
+    assert text.startswith(
+        "Mean over 204 test users; protocol paper: full ranking of 560 items, train items masked, "
+        "negatives drawn from items seen in train; selected at round 75 on validation NDCG@50; "
+        "test computed once. One standard error of HR@50 is ± 3."
+    )
+
+
+def test_headline_of_an_unknown_protocol_claims_no_rule(run):
+    text = headline({}, run["summary"] | {"protocol": "mine"}, {})
+    assert "protocol mine: full ranking; selected" in text
+
+
+def test_standard_error_is_the_users_own_or_the_binomial_one():
+    # Half of 204 users hit: sqrt(0.25 / 204) = 3.50 points.
+    test = {"users": 204, "hr@50": 50.0}
+    assert standard_error(test, {}) == pytest.approx(3.5007, abs=1e-4)
+    # Values 0, 1 and a user without a target: sd 0.7071, over sqrt(2).
+    assert standard_error(test, {"hr@50": np.array([0, 1, np.nan])}) == pytest.approx(50.0)
+    assert standard_error({"users": 0}, {}) is None
+
+
+def test_overlapping_intervals_leave_it_open(run):
+    found = verdict(run["summary"])
+    assert found.tone == "open"
+    assert found.sentence == (
+        "Below EASE, the best baseline, by 6.1 points on warm NDCG@50 "
+        "(27.4 against 33.5 %; 95% CIs overlap)."
+    )
+    assert "not told apart from item-kNN; clearly above content-kNN text" in found.rest
+
+
+@pytest.mark.parametrize(
+    ("ndcg", "tone", "start", "end"),
+    [
+        (
+            10.0,
+            "below",
+            "Below EASE, the best baseline, by 10.0 points on NDCG@50",
+            "not overlap).",
+        ),
+        (
+            30.0,
+            "above",
+            "Above EASE, the best baseline, by 10.0 points on NDCG@50",
+            "not overlap).",
+        ),
+        (20.04, "open", "Level with EASE, the best baseline, on NDCG@50", "CIs overlap)."),
+    ],
+)
+def test_direction_and_certainty(ndcg, tone, start, end):
+    found = verdict(compared(ndcg, EASE=20.0))
+    assert found.tone == tone
+    assert found.sentence.startswith(start)
+    assert found.sentence.endswith(end)
+
+
+def test_without_intervals_nothing_is_certain():
+    found = verdict(compared(10.0, None, EASE=20.0))
+    assert found.tone == "open"
+    assert "no confidence intervals" in found.sentence
+
+
+def test_the_other_baselines_are_sorted_into_three():
+    found = verdict(compared(10.0, EASE=20.0, kNN=15.0, popular=10.5, random=2.0))
+    assert found.rest == (
+        "By the same intervals: clearly below kNN; not told apart from popular; "
+        "clearly above random."
+    )
+
+
+def test_nothing_to_compare_with_is_said():
+    found = verdict(compared(10.0))
+    assert (found.tone, found.rest) == ("alone", "")
+    assert "No baseline was run" in found.sentence
+    assert verdict({"test": {"users": 0}}).tone == "alone"
+
+
+def test_no_sentence_says_that_one_method_beats_another(run):
+    found = verdict(compared(30.0, EASE=20.0))
+    assert not {"beat", "beats", "better", "significant"} & set(found.sentence.split())
+
+
+def test_a_best_last_round_is_a_warning(run):
+    summary = run["summary"]
+    assert warnings(summary) == []
+    summary |= {"stopped": "rounds", "selected_round": 100}
+    assert "cut by --rounds" in warnings(summary)[0]
+    assert "never improved" in warnings(summary | {"selected_round": 0})[0]
