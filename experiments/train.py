@@ -108,7 +108,7 @@ def _save(checkpoints: Checkpoints, config: Config, dataset: Dataset, run: RunSt
     checkpoints.save(int(run.state.server.round), tree, _meta(config, dataset, run))
 
 
-def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset, workdir: str) -> None:
+def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None:
     """Refuses to go on with a run of other flags or data, naming what differs."""
     differing = [
         f"--{name} was {saved['flags'].get(name)!r}, is {value!r}"
@@ -119,7 +119,7 @@ def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset, workdir
         differing.append("the data have changed")
     if differing:
         raise InputError(
-            f"--workdir={workdir}: holds another run: {'; '.join(differing)}; give another "
+            f"--workdir={config.workdir}: holds another run: {'; '.join(differing)}; give another "
             "directory, the same flags, or --overwrite"
         )
 
@@ -131,7 +131,7 @@ def resume(simulation: Simulation, checkpoints: Checkpoints, progress: Progress)
         return None
     config = simulation.config
     meta = checkpoints.read_meta(newest)
-    _check_same(meta, config, simulation.dataset, config.workdir)
+    _check_same(meta, config, simulation.dataset)
     shapes = jax.eval_shape(lambda: simulation.init())
     tree = checkpoints.load(newest, {"state": shapes, "best": shapes})
     since_best = sum(e["round"] > meta["best_round"] for e in meta["evaluations"])
@@ -170,6 +170,9 @@ def run_experiment(
     run = None
     if held and config.run.resume != "never":
         directory = RunDirectory.open(path)
+        saved = directory.read_config()
+        fingerprint = saved.get("dataset", {}).get("fingerprint")
+        _check_same({"flags": saved.get("flags", {}), "fingerprint": fingerprint}, config, dataset)
         run = resume(simulation, checkpoints, progress)
     else:
         directory = RunDirectory.create(path, overwrite=config.run.overwrite)
@@ -180,12 +183,15 @@ def run_experiment(
         f"{len(dataset.train)} train interactions; plan {simulation.plan}, state "
         f"{simulation.state_bytes / 1e6:.1f} MB"
     )
+    if run is not None and run.stopped and (path / "summary.json").exists():
+        progress.note(f"already finished after round {int(run.state.server.round)}")
+        return directory.read_summary(), directory
     if run is None:
         run = start(simulation)
-        directory.write_config(describe(config, dataset))
         checkpoints.clear()
     else:
         progress.note(f"going on after round {int(run.state.server.round)}")
+    directory.write_config(describe(config, dataset))
     directory.write_metrics(run.evaluations)
 
     saved_at = int(run.state.server.round)
@@ -193,7 +199,7 @@ def run_experiment(
     def on_evaluation(run: RunState, rounds_per_s: float) -> None:
         nonlocal saved_at
         entry = run.evaluations[-1]
-        directory.append_metrics({**entry, "best_round": run.best_round})
+        directory.append_metrics(entry)
         progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
         if run.stopped or entry["round"] - saved_at >= config.run.checkpoint_every:
             _save(checkpoints, config, dataset, run)

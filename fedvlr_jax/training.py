@@ -21,7 +21,7 @@ class RunState(NamedTuple):
     Attributes:
       evaluations: one entry an evaluation: "round" (rounds finished), "loss" (mean over
         the block of rounds before it), "participants", "clipped" (likewise), "valid"
-        (averages in percent, with "warm" and "cold").
+        (averages in percent, with "warm" and "cold"), "best_round" (as below, by then).
       best_round: the round with the highest validation NDCG@50 so far, the earliest such.
       stopped: why the run is over: "rounds", "patience" or, while it goes on, "".
     """
@@ -74,6 +74,7 @@ def _advance(simulation: Simulation, run: RunState, num_rounds: int) -> tuple[Ru
     reached = {e["round"]: e["valid"].get(SELECTION_METRIC, 0.0) for e in run.evaluations}
     better = valid.get(SELECTION_METRIC, 0.0) > reached.get(run.best_round, -1.0)
     best_round = finished if better else run.best_round
+    entry["best_round"] = best_round
     evaluations = (*run.evaluations, entry)
     since_best = sum(e["round"] > best_round for e in evaluations)
     stopped = ""

@@ -11,6 +11,7 @@ from fedvlr_jax.federated.round import make_round
 from tests.federated.cases import assert_close, random_state, random_task
 from tests.federated.oracle import make_literal_round
 
+pytestmark = pytest.mark.usefixtures("double_precision")
 COMBINATIONS = list(
     itertools.product(BACKBONE_NAMES, FUSION_NAMES, ("gradient", "delta"), ("sampled", "expected"))
 )

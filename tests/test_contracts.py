@@ -1,0 +1,149 @@
+"""What every registered backbone, fusion and operator promises, on a small federation."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.federated.aggregation import SERVER_OPTIMIZERS
+from fedvlr_jax.federated.local import Broadcast, Upload
+from fedvlr_jax.federated.participation import make_cohort
+from fedvlr_jax.federated.round import choose_plan
+from fedvlr_jax.fusion import FUSIONS
+from fedvlr_jax.fusion.operators import OPERATORS
+from fedvlr_jax.models import BACKBONES
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.summary import is_personal
+
+COMBINATIONS = list(itertools.product(BACKBONE_NAMES, FUSION_NAMES))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 60})
+
+
+def small(backbone, fusion, **choices):
+    values = dict(backbone=backbone, fusion=fusion, width=8, router_hidden=8, local_epochs=2)
+    return Config.from_flat(**{**values, **choices})
+
+
+def test_config_names_are_the_registries():
+    assert set(BACKBONE_NAMES) == set(BACKBONES)
+    assert set(FUSION_NAMES) == set(FUSIONS)
+    for name in SERVER_OPTIMIZERS:
+        assert small("fcf", "none", server_optimizer=name)
+
+
+@pytest.mark.parametrize(("backbone", "fusion"), COMBINATIONS)
+def test_combination(backbone, fusion, dataset, tmp_path):
+    config = small(backbone, fusion, cohort=30, dropout=0.3, min_local_epochs=1)
+    simulation = make_simulation(config, dataset)
+    state = simulation.init()
+    before = jax.device_get(state.private)
+    started = jax.tree.structure(state), [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
+
+    state, metrics = simulation.run_rounds(state, 1)
+    assert metrics.finite.all() and np.isfinite(metrics.loss).all()
+    ended = jax.tree.structure(state), [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
+    assert started == ended
+
+    # Who was absent keeps every bit; somebody moved, where there is anything to move.
+    rows = [np.zeros(len(b), bool) for b in simulation.buckets]
+    for moved, old, new in zip(rows, before, state.private, strict=True):
+        for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(jax.device_get(new)), strict=True):
+            moved |= (a.reshape(len(a), -1) != b.reshape(len(b), -1)).any(axis=1)
+    participants = int(metrics.participants[0])
+    assert 0 < participants < 30
+    if jax.tree.leaves(state.private):
+        assert 0 < sum(map(np.sum, rows)) <= participants
+
+    # A second and a third block of the same length compile nothing.
+    compiled = simulation._run._cache_size()
+    for _ in range(2):
+        state, _ = simulation.run_rounds(state, 1)
+    assert simulation._run._cache_size() == compiled == 1
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, state, {})
+    checkpoints.wait()
+    restored = checkpoints.load(3, jax.eval_shape(lambda: simulation.init()))
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        a, b = (
+            jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+            for x in (a, b)
+        )
+        assert a.dtype == b.dtype and np.array_equal(a, b)
+
+    ranks = simulation.evaluate(state, "test")
+    assert ranks.finite.all()
+    # Only plain FedAvg has nothing personal; all others rank differently for two users.
+    for _ in range(3):
+        state, _ = simulation.run_rounds(state, 5)
+    shared_alone = backbone == "fedavg" and fusion in ("none", "mlp")
+    assert is_personal(simulation, state) == (not shared_alone)
+    weights = simulation.router_weights(state)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("backbone", "fusion"), COMBINATIONS)
+def test_upload_holds_nothing_private(backbone, fusion, dataset):
+    """An upload is gradients of what was broadcast, in its very structure and shapes."""
+    from fedvlr_jax.federated.dense import make_dense_update
+    from fedvlr_jax.federated.gathered import make_gathered_update
+
+    simulation = make_simulation(small(backbone, fusion), dataset)
+    state = jax.eval_shape(simulation.init)
+    shared, history = state.server.shared, simulation.histories[0]
+    num_views = len(simulation.model.fusion.names)
+    broadcast = Broadcast(
+        jax.ShapeDtypeStruct((dataset.num_items, num_views, 8), jnp.float32),
+        shared["head"],
+        state.server.round,
+        simulation.config.federation.rates,
+    )
+    key = jax.random.key(0)
+    cohort = make_cohort(
+        key, 0, history, jnp.ones(len(history.count), bool), "equal", simulation.config.federation
+    )
+    make = {"dense": make_dense_update, "gathered": make_gathered_update}[simulation.plan]
+    alpha = jnp.ones(len(history.count))
+    result = jax.eval_shape(make(simulation.task), broadcast, cohort, alpha, state.private[0], key)
+    received = Upload(broadcast.views, broadcast.head)
+    assert jax.tree.structure(result.upload) == jax.tree.structure(received)
+    assert [x.shape for x in jax.tree.leaves(result.upload)] == [
+        x.shape for x in jax.tree.leaves(received)
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+def test_operator(name, dataset):
+    """A view has the table's width, depends on every modality, and has finite gradients."""
+    simulation = make_simulation(small("fcf", "bilevel", views=name), dataset)
+    fusion, features = simulation.model.fusion, simulation.features
+    items = jax.random.normal(jax.random.key(1), (dataset.num_items, 8))
+    gamma = fusion.init_shared(jax.random.key(0))
+    views = fusion.views(gamma, items, features)
+    assert views.shape == (dataset.num_items, 1, 8) and views.dtype == jnp.float32
+    probe = jax.random.normal(jax.random.key(2), views.shape)
+    gradient = jax.grad(lambda g, d, f: jnp.sum(probe * fusion.views(g, d, f)), (0, 1, 2))
+    by_gamma, by_items, by_features = gradient(gamma, items, features)
+    for leaf in jax.tree.leaves((by_gamma, by_items, by_features)):
+        assert np.isfinite(leaf).all()
+    for source in (by_items, by_features["text"], by_features["image"]):
+        assert (jnp.abs(source).max(axis=1) > 0).all()
+
+
+def test_plan_follows_the_cost_rule(dataset):
+    for backbone, expected in (("fcf", "dense"), ("pfedrec", "dense"), ("fedncf", "gathered")):
+        task = make_simulation(small(backbone, "bilevel"), dataset).task
+        assert choose_plan(task, [30], [40]) == expected
+    # Few touched rows of a large catalogue are gathered.
+    large = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 20000})
+    config = small("fcf", "bilevel", negatives="sampled", num_negatives=1, local_epochs=1)
+    assert make_simulation(config, large).plan == "gathered"

@@ -1,0 +1,73 @@
+"""Who may import whom: rooms build on lower rooms only."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "fedvlr_jax"
+
+# A module may import from rooms of a lower level, and from its own room.
+LEVELS = {
+    "errors": 0,
+    "types": 0,
+    "trees": 1,
+    "config": 1,
+    "data": 2,
+    "models": 2,
+    "fusion": 2,
+    "evaluation": 3,
+    "report": 3,
+    "federated": 4,
+    "checkpointing": 4,
+    "simulation": 5,
+    "training": 6,
+    "summary": 7,
+}
+ONLY_IN = {
+    "orbax": {"checkpointing"},
+    "flax": {"models", "fusion"},
+    "absl": {"experiments"},
+    "matplotlib": {"report"},
+    "rich": {"report", "experiments", "benchmarks"},
+    "pandas": {"data"},
+}
+FILES = sorted(
+    path
+    for name in ("fedvlr_jax", "experiments", "benchmarks")
+    for path in (ROOT / name).rglob("*.py")
+)
+
+
+def room(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "fedvlr_jax" else parts[0]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_downwards(path):
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] in ONLY_IN:
+            assert room(path) in ONLY_IN[parts[0]], f"{path} imports {name}"
+        if parts[0] in ("experiments", "benchmarks"):
+            assert room(path) in ("experiments", "benchmarks"), f"{path} imports {name}"
+        if parts[0] == "fedvlr_jax" and room(path) in LEVELS and parts[1] in LEVELS:
+            lower = LEVELS[parts[1]] < LEVELS[room(path)]
+            assert lower or parts[1] == room(path), f"{path} imports {name}"
+
+
+def test_every_room_has_a_level():
+    rooms = {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert rooms == set(LEVELS)
