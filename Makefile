@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(RUN) -m experiments.train --workdir=runs/demo --overwrite
 
 test: $(STAMP)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -28,7 +28,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import Progress, RunDirectory, print_summary, render_report
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.summary import summarise_run
-from fedvlr_jax.training import RunState, start, train
+from fedvlr_jax.training import RunState, start, train, why_stopped
 
 # A run may go on with other values of these: they do not change what was computed.
 FREE_FLAGS = frozenset(
@@ -134,16 +134,12 @@ def resume(simulation: Simulation, checkpoints: Checkpoints, progress: Progress)
     _check_same(meta, config, simulation.dataset)
     shapes = jax.eval_shape(lambda: simulation.init())
     tree = checkpoints.load(newest, {"state": shapes, "best": shapes})
-    since_best = sum(e["round"] > meta["best_round"] for e in meta["evaluations"])
-    patience = config.evaluation.patience
-    stopped = "rounds" if newest >= config.federation.rounds else ""
-    stopped = "patience" if patience and since_best >= patience else stopped
     return RunState(
         state=tree["state"],
         best_state=tree["best"],
         best_round=meta["best_round"],
         evaluations=tuple(meta["evaluations"]),
-        stopped=stopped,
+        stopped=why_stopped(config, meta["evaluations"], meta["best_round"]),
     )
 
 

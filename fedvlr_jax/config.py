@@ -98,7 +98,7 @@ class ModelConfig:
 class FederationConfig:
     """Who takes part, what a client does in a round, and what the server does with it."""
 
-    rounds: int = _field(100, "Most rounds to run.")
+    rounds: int = _field(300, "Most rounds to run.")
     cohort: int = _field(0, "Clients asked per round, drawn anew each round; 0 asks everyone.")
     dropout: float = _field(0.0, "Probability that an asked client does not answer.")
     local_epochs: int = _field(5, "Local epochs A of a client in a round.")
@@ -117,18 +117,20 @@ class FederationConfig:
         ("sampled", "expected"),
     )
     num_negatives: int = _field(4, "Negatives per positive.")
-    client_lr: float = _field(1.0, "Client SGD step for the private head.")
-    router_lr: float = _field(1.0, "Client SGD step for the router.")
+    client_lr: float = _field(3.0, "Client SGD step for the private head.")
+    router_lr: float = _field(0.003, "Client SGD step for the router.")
     item_lr: float = _field(1.0, "Client SGD step for private item rows (PFedRec, FedRAP).")
     copy_lr: float = _field(
         1.0, "upload=delta: client SGD step for its copy of the views and of the shared head."
     )
-    client_decay: float = _field(0.0, "L2 decay of the private head, per unit of client_lr.")
+    client_decay: float = _field(0.02, "L2 decay of the private head, per unit of client_lr.")
     server_optimizer: str = _field("adam", "Server optimizer.", OPTIMIZER_NAMES)
-    server_lr_items: float = _field(0.03, "Server step for the ID table.")
-    server_lr_fusion: float = _field(0.001, "Server step for the fusion operators.")
+    server_lr_items: float = _field(0.05, "Server step for the ID table.")
+    server_lr_fusion: float = _field(0.003, "Server step for the fusion operators.")
     server_lr_head: float = _field(0.03, "Server step for the backbone's shared head.")
-    server_decay: float = _field(0.0, "Decoupled weight decay of the server's parameters.")
+    server_decay: float = _field(
+        10.0, "Decoupled weight decay of the server's parameters, per unit of their step."
+    )
     plan: str = _field(
         "auto",
         "How local epochs are executed: dense (linear algebra over the whole catalogue, linear "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -120,7 +121,8 @@ class Simulation:
             before that round as `.state`.
         """
         first = int(state.server.round)
-        schedule, rates = self._schedule(first, num_rounds), self.config.federation.rates
+        schedule = self.schedule(self.config.run.seed, first, num_rounds)
+        rates = self.config.federation.rates
         state, metrics = self._run(
             state, self.histories, self.features, rates, schedule, num_rounds
         )
@@ -138,12 +140,15 @@ class Simulation:
             "was kept; lower --client_lr, --router_lr, --item_lr or the --server_lr_* flags"
         )
 
-    def _schedule(self, first: int, num_rounds: int) -> tuple[jax.Array, ...] | None:
-        """Rows of each bucket asked in each round, int32 [rounds, K_b]; None asks everyone."""
+    def schedule(self, seed: int, first: int, num_rounds: int) -> tuple[jax.Array, ...] | None:
+        """Rows of each bucket asked in each round, int32 [rounds, K_b]; None asks everyone.
+
+        Args:
+          seed: of the run. first: the first round.
+        """
         cohort, num_clients = self.config.federation.cohort, self.dataset.num_users
         if cohort == 0 or cohort >= num_clients:
             return None
-        seed = self.config.run.seed
         capacities = bucket_capacities([len(b) for b in self.buckets], cohort)
         asked = [asked_clients(seed, first + r, num_clients, cohort) for r in range(num_rounds)]
         schedule = []
@@ -158,7 +163,8 @@ class Simulation:
         return tuple(schedule)
 
     @functools.cached_property
-    def _run(self):
+    def run_function(self):
+        """(state, histories, features, rates, schedule, num_rounds) -> (state, metrics), pure."""
         round_fn = make_round(self.task, self.plan)
         weight = self.model.backbone.weight
         federation = self.config.federation
@@ -200,7 +206,6 @@ class Simulation:
             )
             return State(server, stored), metrics
 
-        @functools.partial(jax.jit, static_argnames="num_rounds", donate_argnums=0)
         def run(state, histories, features, rates, schedule, num_rounds):
             def step(state, rows):
                 if rows is None:
@@ -210,6 +215,10 @@ class Simulation:
             return jax.lax.scan(step, state, schedule, length=num_rounds)
 
         return run
+
+    @functools.cached_property
+    def _run(self):
+        return jax.jit(self.run_function, static_argnames="num_rounds", donate_argnums=0)
 
     @functools.cached_property
     def _score(self):
@@ -254,10 +263,10 @@ class Simulation:
         return max(1, EVALUATION_BYTES // (24 * row))
 
     @functools.cached_property
-    def _evaluate(self):
+    def evaluate_function(self):
+        """(state, histories, features, targets, masked) -> per bucket (Ranks, weights), pure."""
         score, chunk = self._score, self._chunk()
 
-        @jax.jit
         def evaluate(state, histories, features, targets, masked):
             shared = state.server.shared
             views = self.model.fusion.views(shared["fusion"], shared["items"], features)
@@ -277,7 +286,11 @@ class Simulation:
         return evaluate
 
     @functools.cached_property
-    def _targets(self) -> dict[str, tuple[tuple, tuple]]:
+    def _evaluate(self):
+        return jax.jit(self.evaluate_function)
+
+    @functools.cached_property
+    def targets(self) -> dict[str, tuple[tuple, tuple]]:
         """part -> per bucket (targets [n_b, T], items masked beside the history [n_b, V])."""
         none = np.full((self.dataset.num_users, 1), -1, np.int32)
         valid, test = targets_of(self.dataset.valid), targets_of(self.dataset.test)
@@ -304,9 +317,9 @@ class Simulation:
         Raises:
           NonFiniteError: a score was not finite.
         """
-        targets, masked = self._targets[part]
+        targets, masked = self.targets[part]
         results = self._evaluate(state, self.histories, self.features, targets, masked)
-        ranks = self._in_user_order([ranks for ranks, _ in jax.device_get(results)])
+        ranks = self.in_user_order([ranks for ranks, _ in jax.device_get(results)])
         if not ranks.finite.all():
             raise NonFiniteError(
                 f"round {int(state.server.round)}: the scores of client "
@@ -317,11 +330,12 @@ class Simulation:
 
     def router_weights(self, state: State) -> np.ndarray:
         """float32 [N, G]: every user's weights over the views `model.fusion.names`."""
-        targets, masked = self._targets["valid"]
+        targets, masked = self.targets["valid"]
         results = self._evaluate(state, self.histories, self.features, targets, masked)
-        return self._in_user_order([weights for _, weights in jax.device_get(results)])
+        return self.in_user_order([weights for _, weights in jax.device_get(results)])
 
-    def _in_user_order(self, per_bucket: list[PyTree]) -> PyTree:
+    def in_user_order(self, per_bucket: Sequence[PyTree]) -> PyTree:
+        """Host arrays of the buckets, leaves [n_b, ...], joined into [N, ...] by user."""
         order = np.argsort(np.concatenate(self.buckets))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *per_bucket)
 
@@ -361,7 +375,7 @@ class Simulation:
         beyond = np.where(valid < 0, self.dataset.num_items, valid)
         masked = tuple(jnp.asarray(beyond[b]) for b in self.buckets)
         results = self._recommend(state, self.histories, self.features, masked, k)
-        scores, items = self._in_user_order(list(jax.device_get(results)))
+        scores, items = self.in_user_order(list(jax.device_get(results)))
         return items, scores
 
 

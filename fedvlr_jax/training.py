@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from fedvlr_jax.config import Config
 from fedvlr_jax.evaluation.metrics import averages
+from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.simulation import Simulation, State
+from fedvlr_jax.types import RoundMetrics
 
 SELECTION_METRIC = "ndcg@50"
 
@@ -53,37 +56,89 @@ def start(simulation: Simulation) -> RunState:
     return RunState(state, copy_state(state), 0, (), "")
 
 
-def _advance(simulation: Simulation, run: RunState, num_rounds: int) -> tuple[RunState, tuple]:
-    """One block of rounds and the evaluation behind it; also their seconds."""
-    options = simulation.config.evaluation
-    began = time.perf_counter()
-    state, rounds = simulation.run_rounds(run.state, num_rounds)
-    trained = time.perf_counter()
-    ranks = simulation.evaluate(state, "valid")
-    valid = averages(ranks.ahead, ranks.tied, simulation.dataset, "valid", options.cutoffs)
-    seconds = trained - began, time.perf_counter() - trained
+def why_stopped(config: Config, evaluations: Sequence[dict], best_round: int) -> str:
+    """The `stopped` of a run with these evaluations."""
+    if config.evaluation.patience:
+        since_best = sum(entry["round"] > best_round for entry in evaluations)
+        if since_best >= config.evaluation.patience:
+            return "patience"
+    finished = evaluations[-1]["round"] if evaluations else 0
+    return "rounds" if finished >= config.federation.rounds else ""
 
-    finished = int(state.server.round)
-    entry: dict[str, Any] = {
+
+def record(
+    run: RunState,
+    simulation: Simulation,
+    finished: int,
+    rounds: RoundMetrics,
+    ranks: Ranks,
+    state: Callable[[], State],
+) -> RunState:
+    """`run` with one more evaluation; its `state` is left to the caller.
+
+    Args:
+      finished: rounds finished by now.
+      rounds: the metrics of the rounds since the last evaluation, [num_rounds].
+      ranks: of the validation part.
+      state: makes a copy of the state by now, asked for only if it is the best so far.
+    """
+    config = simulation.config
+    cutoffs = config.evaluation.cutoffs
+    valid = averages(ranks.ahead, ranks.tied, simulation.dataset, "valid", cutoffs)
+    reached = {e["round"]: e["valid"].get(SELECTION_METRIC, 0.0) for e in run.evaluations}
+    better = valid.get(SELECTION_METRIC, 0.0) > reached.get(run.best_round, -1.0)
+    best_round = finished if better else run.best_round
+    entry = {
         "round": finished,
         "loss": float(np.mean(rounds.loss, dtype=np.float64)),
         "participants": float(np.mean(rounds.participants)),
         "clipped": float(np.mean(rounds.clipped, dtype=np.float64)),
         "valid": valid,
+        "best_round": best_round,
     }
-    reached = {e["round"]: e["valid"].get(SELECTION_METRIC, 0.0) for e in run.evaluations}
-    better = valid.get(SELECTION_METRIC, 0.0) > reached.get(run.best_round, -1.0)
-    best_round = finished if better else run.best_round
-    entry["best_round"] = best_round
     evaluations = (*run.evaluations, entry)
-    since_best = sum(e["round"] > best_round for e in evaluations)
-    stopped = ""
-    if options.patience and since_best >= options.patience:
-        stopped = "patience"
-    elif finished >= simulation.config.federation.rounds:
-        stopped = "rounds"
-    best_state = copy_state(state) if better else run.best_state
-    return RunState(state, best_state, best_round, evaluations, stopped), seconds
+    return run._replace(
+        best_state=state() if better else run.best_state,
+        best_round=best_round,
+        evaluations=evaluations,
+        stopped=why_stopped(config, evaluations, best_round),
+    )
+
+
+class Clock:
+    """Seconds of the blocks of a run."""
+
+    def __init__(self):
+        self._began = time.perf_counter()
+        self._blocks: list[tuple[int, float, float]] = []
+
+    def block(self, num_rounds: int, train_s: float, eval_s: float) -> None:
+        self._blocks.append((num_rounds, train_s, eval_s))
+
+    @property
+    def rounds_per_s(self) -> float:
+        """Of the newest block, evaluation left out."""
+        num_rounds, train_s, _ = self._blocks[-1]
+        return num_rounds / max(train_s, 1e-9)
+
+    def read(self) -> Timing:
+        total = time.perf_counter() - self._began
+        if not self._blocks:
+            return Timing(0.0, 0.0, 0.0, total)
+        # The first block compiles; a run of one block knows no better.
+        later = self._blocks[1:] or self._blocks
+        return Timing(
+            first_block_s=self._blocks[0][1],
+            round_s_median=float(np.median([t / n for n, t, _ in later])),
+            eval_s_median=float(np.median([e for _, _, e in later])),
+            total_s=total,
+        )
+
+
+def block_length(config: Config, finished: int) -> int:
+    """Rounds until the next evaluation: it falls on multiples of eval_every, and on the end."""
+    every = config.evaluation.eval_every
+    return min(every - finished % every, config.federation.rounds - finished)
 
 
 def train(
@@ -101,24 +156,18 @@ def train(
     Raises:
       NonFiniteError: with the last good state; see `Simulation.run_rounds`.
     """
-    began = time.perf_counter()
+    clock = Clock()
     run = start(simulation) if run is None else run
-    every, last = simulation.config.evaluation.eval_every, simulation.config.federation.rounds
-    blocks: list[tuple[int, float, float]] = []
     while not run.stopped:
-        done = int(run.state.server.round)
-        # Blocks end at multiples of eval_every, wherever a run was interrupted.
-        num_rounds = min(every - done % every, last - done)
-        run, (train_s, eval_s) = _advance(simulation, run, num_rounds)
-        blocks.append((num_rounds, train_s, eval_s))
-        on_evaluation(run, num_rounds / max(train_s, 1e-9))
-    timing = Timing(0.0, 0.0, 0.0, time.perf_counter() - began)
-    if blocks:
-        # The first block of each length compiles; a run of one block knows no better.
-        later = blocks[1:] or blocks
-        timing = timing._replace(
-            first_block_s=blocks[0][1],
-            round_s_median=float(np.median([t / n for n, t, _ in later])),
-            eval_s_median=float(np.median([e for _, _, e in later])),
-        )
-    return run, timing
+        num_rounds = block_length(simulation.config, int(run.state.server.round))
+        began = time.perf_counter()
+        state, rounds = simulation.run_rounds(run.state, num_rounds)
+        trained = time.perf_counter()
+        ranks = simulation.evaluate(state, "valid")
+        evaluated = time.perf_counter()
+        finished = int(state.server.round)
+        run = record(run, simulation, finished, rounds, ranks, lambda: copy_state(state))  # noqa: B023
+        run = run._replace(state=state)
+        clock.block(num_rounds, trained - began, evaluated - trained)
+        on_evaluation(run, clock.rounds_per_s)
+    return run, clock.read()

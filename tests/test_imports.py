@@ -23,6 +23,7 @@ LEVELS = {
     "checkpointing": 4,
     "simulation": 5,
     "training": 6,
+    "ensemble": 7,
     "summary": 7,
 }
 ONLY_IN = {

@@ -1,0 +1,180 @@
+"""How long a round takes: compile, round, evaluation, memory, for every combination.
+
+    python -m benchmarks.rounds --datasets=KU,ML --combinations=fcf+bilevel,fedncf+bilevel
+
+Each row runs in this process, one after the other, after the machine's own ceilings have
+been measured in it: a large float32 matrix product (FLOP/s) and a large copy (bytes/s).
+FLOPs and bytes of a round are XLA's own count for the compiled program.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments.launch import launch
+from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.summary import peak_rss_mb
+
+FLAGS = flags.FLAGS
+
+
+def median_seconds(function, repeats: int) -> float:
+    """Median wall-clock seconds of a call; results are waited for."""
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds))
+
+
+def ceilings() -> dict[str, float]:
+    """The most this machine does, measured: FLOP/s of a matmul, bytes/s of a copy."""
+    matrix = jnp.ones((2048, 2048), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    vector = jnp.ones(1 << 26, jnp.float32)
+    copy = jax.jit(lambda a: a + 1.0)
+    for function, operand in ((product, matrix), (copy, vector)):
+        jax.block_until_ready(function(operand))
+    return {
+        "flops_per_s": 2 * 2048**3 / median_seconds(lambda: product(matrix), 7),
+        "bytes_per_s": 2 * vector.nbytes / median_seconds(lambda: copy(vector), 7),
+    }
+
+
+def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict[str, Any]:
+    """One row: seconds of the first call, of a round, of an evaluation; FLOPs and bytes."""
+    simulation = make_simulation(config, dataset)
+    began = time.perf_counter()
+    state = jax.block_until_ready(simulation.init())
+    init_s = time.perf_counter() - began
+
+    schedule = simulation.schedule(0, 0, 1)
+    rates = config.federation.rates
+    began = time.perf_counter()
+    lowered = simulation._run.lower(
+        state, simulation.histories, simulation.features, rates, schedule, 1
+    )
+    compiled = lowered.compile()
+    compile_s = time.perf_counter() - began
+    cost = compiled.cost_analysis() or {}
+
+    state, _ = simulation.run_rounds(state, rounds)
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        state, _ = simulation.run_rounds(state, rounds)
+        jax.block_until_ready(state)
+        seconds.append((time.perf_counter() - began) / rounds)
+    simulation.evaluate(state, "valid")
+    eval_s = median_seconds(lambda: simulation.evaluate(state, "valid"), repeats)
+    return {
+        "dataset": dataset.name,
+        "clients": config.federation.cohort or dataset.num_users,
+        "items": dataset.num_items,
+        "backbone": config.model.backbone,
+        "fusion": config.model.fusion,
+        "plan": simulation.plan,
+        "init_s": init_s,
+        "compile_s": compile_s,
+        "round_s": float(np.median(seconds)),
+        "eval_s": eval_s,
+        "flops": float(cost.get("flops", float("nan"))),
+        "bytes": float(cost.get("bytes accessed", float("nan"))),
+        "peak_rss_mb": peak_rss_mb(),
+    }
+
+
+def combinations(text: str) -> list[tuple[str, str]]:
+    """[("fcf", "bilevel"), ...] of "fcf+bilevel,..."; "all" names all fifteen."""
+    if text == "all":
+        return [(b, f) for b in BACKBONE_NAMES for f in FUSION_NAMES]
+    pairs = []
+    for part in text.split(","):
+        names = part.split("+")
+        if len(names) != 2:
+            raise InputError(f"--combinations={text}: {part!r} is not like fcf+bilevel")
+        pairs.append((names[0], names[1]))
+    return pairs
+
+
+def show(rows: list[dict[str, Any]], machine: dict[str, float]) -> Table:
+    table = Table(title="Seconds a round; shares of this machine's measured ceilings")
+    for name in ("data", "clients", "items", "model", "plan", "compile s", "round ms", "eval ms"):
+        table.add_column(name, justify="left" if name in ("data", "model", "plan") else "right")
+    for name in ("GFLOP/s", "of peak", "GB/s", "of peak", "RSS MB"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        flops, moved = row["flops"] / row["round_s"], row["bytes"] / row["round_s"]
+        table.add_row(
+            row["dataset"],
+            str(row["clients"]),
+            str(row["items"]),
+            f"{row['backbone']} + {row['fusion']}",
+            row["plan"],
+            f"{row['compile_s']:.1f}",
+            f"{1e3 * row['round_s']:.1f}",
+            f"{1e3 * row['eval_s']:.1f}",
+            f"{flops / 1e9:.1f}",
+            f"{flops / machine['flops_per_s']:.0%}",
+            f"{moved / 1e9:.1f}",
+            f"{moved / machine['bytes_per_s']:.0%}",
+            f"{row['peak_rss_mb']:.0f}",
+        )
+    table.caption = (
+        f"{len(jax.devices())} x {jax.devices()[0].device_kind}, jax {jax.__version__}; ceilings "
+        f"{machine['flops_per_s'] / 1e9:.0f} GFLOP/s, {machine['bytes_per_s'] / 1e9:.1f} GB/s. "
+        "FLOPs and bytes as XLA counts them; bytes count every operand, cached or not."
+    )
+    return table
+
+
+def main() -> None:
+    machine = ceilings()
+    rows = []
+    for name in FLAGS.datasets.split(","):
+        if name.startswith("synthetic"):
+            users, items = ([*name.split(":")[1:], "1000", "2000"])[:2]
+            sizes = {"users": int(users), "items": int(items)}
+            dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
+        else:
+            dataset = load_dataset(name, data_root=FLAGS.data_root)
+        for backbone, fusion in combinations(FLAGS.combinations):
+            config = Config.from_flat(
+                backbone=backbone, fusion=fusion, protocol="paper", cohort=FLAGS.cohort
+            )
+            rows.append(measure(config, dataset, FLAGS.rounds, FLAGS.repeats))
+            jax.clear_caches()
+            gc.collect()
+    Console(width=160).print(show(rows, machine))
+    if FLAGS.json:
+        result = {"machine": machine, "jax": jax.__version__, "rows": rows}
+        Path(FLAGS.json).write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string(
+        "datasets", "synthetic", "Comma-separated; synthetic:USERS:ITEMS sets a size."
+    )
+    flags.DEFINE_string("data_root", "../shared/data", "Folder that holds the data sets.")
+    flags.DEFINE_string("combinations", "fcf+bilevel", "E.g. fcf+bilevel,fedncf+mlp, or all.")
+    flags.DEFINE_integer("cohort", 0, "Clients asked a round; 0 asks everyone.")
+    flags.DEFINE_integer("rounds", 5, "Rounds in one compiled call.")
+    flags.DEFINE_integer("repeats", 5, "Timed calls; the median is shown.")
+    flags.DEFINE_string("json", "", "Also write the rows to this file.")
+    launch(main, __doc__)

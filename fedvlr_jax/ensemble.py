@@ -1,0 +1,131 @@
+"""Many runs in one compiled program: other seeds, other rates, everything else alike.
+
+On an accelerator members are trained side by side by vmap, as many at once as memory
+takes; on a CPU, which one member already fills, one after the other inside the program.
+A member's numbers are those of its own run: exactly so one after the other; side by side,
+up to the order in which the device sums.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.simulation import Simulation, State
+from fedvlr_jax.training import Clock, RunState, Timing, block_length, record
+from fedvlr_jax.types import PyTree, Rates
+
+NOT_FINITE = "a non-finite number"
+
+
+def members_at_once(simulation: Simulation, num_members: int, budget_bytes: float) -> int:
+    """How many members are trained side by side: 1 on a CPU, else what the budget takes."""
+    if jax.default_backend() == "cpu":
+        return 1
+    # A state, its best copy is on the host, and the gradients and moments of one round.
+    return int(max(1, min(num_members, budget_bytes // (4 * simulation.state_bytes))))
+
+
+def _map(function: Callable, at_once: int) -> Callable:
+    """`function` over the leading axis of its arguments, `at_once` of them side by side."""
+    if at_once == 1:
+        return lambda *arguments: jax.lax.map(lambda a: function(*a), arguments)
+    return lambda *arguments: jax.lax.map(lambda a: function(*a), arguments, batch_size=at_once)
+
+
+def train_members(
+    simulation: Simulation,
+    seeds: Sequence[int],
+    rates: Sequence[Rates],
+    *,
+    at_once: int = 1,
+    on_evaluation: Callable[[list[RunState], float], None] = lambda runs, rounds_per_s: None,
+) -> tuple[list[RunState], Timing]:
+    """Trains one member for each (seed, rates), with its own early stopping.
+
+    A member that met a non-finite number stops there, `stopped` saying so; the others go on.
+
+    Returns:
+      runs: of each member, as `train` returns it; the states are on the host.
+      timing: of all members together; a round is a round of all of them.
+    """
+    clock = Clock()
+    num_members = len(seeds)
+    states = _stack([simulation.init(seed) for seed in seeds])
+    stacked_rates = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
+    histories, features = simulation.histories, simulation.features
+    targets, masked = simulation.targets["valid"]
+
+    def advance(num_rounds: int) -> Callable:
+        def one(state, rates, schedule, active):
+            run = lambda s: simulation.run_function(
+                s, histories, features, rates, schedule, num_rounds
+            )
+            # A member that has stopped costs nothing more (side by side: nothing less).
+            skipped = lambda s: (s, jax.tree.map(_zeros, jax.eval_shape(run, s)[1]))
+            return jax.lax.cond(active, run, skipped, state)
+
+        return jax.jit(_map(one, at_once), donate_argnums=0)
+
+    evaluate_one = lambda state: simulation.evaluate_function(
+        state, histories, features, targets, masked
+    )
+    evaluate = jax.jit(_map(evaluate_one, at_once))
+    programs: dict[int, Callable] = {}
+
+    def member(i: int) -> State:
+        return jax.device_get(jax.tree.map(lambda leaf: leaf[i], states))
+
+    runs = [RunState(None, member(i), 0, (), "") for i in range(num_members)]  # type: ignore[arg-type]
+    finished = 0
+    while not all(run.stopped for run in runs):
+        num_rounds = block_length(simulation.config, finished)
+        schedules = [simulation.schedule(seed, finished, num_rounds) for seed in seeds]
+        schedule = None if schedules[0] is None else _stack_schedules(simulation, schedules)
+        active = jnp.asarray([not run.stopped for run in runs])
+        began = time.perf_counter()
+        if num_rounds not in programs:
+            programs[num_rounds] = advance(num_rounds)
+        states, metrics = programs[num_rounds](states, stacked_rates, schedule, active)
+        metrics = jax.device_get(metrics)
+        trained = time.perf_counter()
+        results = jax.device_get(evaluate(states))
+        clock.block(num_rounds, trained - began, time.perf_counter() - trained)
+        finished += num_rounds
+        for i, run in enumerate(runs):
+            if run.stopped:
+                continue
+            of = lambda tree, i=i: jax.tree.map(lambda leaf: leaf[i], tree)
+            rounds, ranks = of(metrics), simulation.in_user_order([of(r) for r, _ in results])
+            if not (rounds.finite.all() and ranks.finite.all()):
+                runs[i] = run._replace(stopped=NOT_FINITE)
+                continue
+            copy = functools.partial(member, i)
+            runs[i] = record(run, simulation, finished, rounds, ranks, copy)
+        on_evaluation(runs, clock.rounds_per_s)
+    return [run._replace(state=member(i)) for i, run in enumerate(runs)], clock.read()
+
+
+def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(leaf.shape, leaf.dtype)
+
+
+def _stack(trees: Sequence[State]) -> State:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _stack_schedules(simulation: Simulation, schedules: Sequence[PyTree]) -> PyTree:
+    """Schedules of several seeds, padded to the widest of each bucket."""
+
+    def join(num_clients: int, *parts: jax.Array) -> jax.Array:
+        width = max(part.shape[1] for part in parts)
+        pad = lambda p: np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=num_clients)
+        return jnp.asarray(np.stack([pad(part) for part in parts]))
+
+    sizes = [len(bucket) for bucket in simulation.buckets]
+    return tuple(join(n, *parts) for n, *parts in zip(sizes, *schedules, strict=True))

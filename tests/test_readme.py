@@ -1,0 +1,68 @@
+"""Every command and program in the README runs, as printed there."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+PROGRAMS = [text for kind, text in BLOCKS if kind == "python"]
+MAKE = [line for kind, text in BLOCKS if kind == "" for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, request):
+    """Looks like a checkout, but what runs in it leaves nothing in the real one."""
+    outer = tmp_path_factory.mktemp("readme")
+    checkout = outer / "checkout"
+    checkout.mkdir()
+    for name in ("fedvlr_jax", "experiments", "benchmarks"):
+        (checkout / name).symlink_to(ROOT / name)
+    return checkout
+
+
+def run(arguments, folder):
+    environment = {**os.environ, "FEDVLR_CACHE_DIR": str(folder / "cache")}
+    result = subprocess.run(
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_readme_has_what_is_tested():
+    assert len(COMMANDS) >= 5 and len(PROGRAMS) == 1 and MAKE == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("line", MAKE)
+def test_make_targets(line):
+    subprocess.run([*line.split(), "-n"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_commands(folder, data_root):
+    """In the README's order, for a later one may use what an earlier one wrote."""
+    (folder.parent / "shared").mkdir()
+    (folder.parent / "shared/data").symlink_to(data_root)
+    for line in COMMANDS:
+        program, *arguments = line.split()
+        assert program == "python"
+        run([sys.executable, *arguments], folder)
+    assert (folder / "runs/ku/report.html").stat().st_size > 50_000
+    assert (folder / "recommendations.csv").read_text().startswith("user,rank,item,score\n")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs(program, folder):
+    printed = run([sys.executable, "-c", program], folder)
+    assert "user 7 weighs" in printed and len(program.splitlines()) <= 12
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
