@@ -16,9 +16,18 @@ from fedvlr_jax.training import RunState, Timing
 
 
 def summarise_run(
-    simulation: Simulation, run: RunState, timing: Timing
+    simulation: Simulation,
+    run: RunState,
+    timing: Timing,
+    *,
+    seed: int | None = None,
+    baselines: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Tests the best state, once, beside the baselines.
+
+    Args:
+      seed: of the run, where it is not the config's.
+      baselines: what `summarise_baselines` returned, to spare doing it again.
 
     Returns:
       summary: as `report` documents it, percentages unrounded.
@@ -46,12 +55,12 @@ def summarise_run(
         "protocol": config.evaluation.protocol,
         "backbone": config.model.backbone,
         "fusion": config.model.fusion,
-        "seed": config.run.seed,
+        "seed": config.run.seed if seed is None else seed,
         "selected_round": run.best_round,
         "rounds_run": int(run.state.server.round),
         "stopped": run.stopped,
         **parts,
-        "baselines": _baselines(simulation) if config.evaluation.baselines else {},
+        "baselines": summarise_baselines(simulation) if baselines is None else baselines,
         "views": list(simulation.model.fusion.names),
         "router": None,
         "planted_spearman": None,
@@ -74,9 +83,11 @@ def summarise_run(
     return summary, users
 
 
-def _baselines(simulation: Simulation) -> dict[str, Any]:
-    """Each baseline's test summary, with its validation summary under "valid"."""
+def summarise_baselines(simulation: Simulation) -> dict[str, Any]:
+    """Each baseline's test summary, with its validation summary under "valid"; {} if off."""
     options = simulation.config.evaluation
+    if not options.baselines:
+        return {}
     results = evaluate_baselines(simulation.dataset, options.mask, options.cutoffs)
     flat = {}
     for name, entry in results.summary.items():

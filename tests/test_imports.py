@@ -32,7 +32,7 @@ ONLY_IN = {
     "absl": {"experiments"},
     "matplotlib": {"report"},
     "rich": {"report", "experiments", "benchmarks"},
-    "pandas": {"data"},
+    "pandas": {"data", "experiments"},
 }
 FILES = sorted(
     path

@@ -127,7 +127,7 @@ def _percent_means(metrics: dict[str, np.ndarray], users: np.ndarray) -> dict[st
     return {"users": int(counted.sum()), **means}
 
 
-def _slices(dataset: Dataset, part: str) -> dict[str, np.ndarray]:
+def slices(dataset: Dataset, part: str) -> dict[str, np.ndarray]:
     """bool [N, T] each: which targets are real, and which of those are warm and cold."""
     targets = targets_of(getattr(dataset, part))
     real = targets >= 0
@@ -142,7 +142,7 @@ def averages(
     everyone = np.ones(dataset.num_users, bool)
     result = {
         name: _percent_means(user_metrics(ahead, tied, select, ks), everyone)
-        for name, select in _slices(dataset, part).items()
+        for name, select in slices(dataset, part).items()
     }
     return {**result.pop("all"), **result}
 
@@ -171,7 +171,7 @@ def summarise(
       {...}, ...}, "worst_decile": {...}}. Warm targets are items with a train
       interaction. A slice without users is {"users": 0}. `ks` must hold 50.
     """
-    select = _slices(dataset, part)
+    select = slices(dataset, part)
     everyone = np.ones(dataset.num_users, bool)
     metrics = user_metrics(ahead, tied, select["all"], ks)
     summary = _with_intervals(metrics, everyone)
