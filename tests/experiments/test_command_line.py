@@ -1,52 +1,12 @@
 """The commands as users run them: results on disk, clear refusals, going on."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-SMALL = (
-    "--synthetic_users=60",
-    "--synthetic_items=80",
-    "--width=8",
-    "--rounds=6",
-    "--eval_every=2",
-)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def run(tmp_path, cache):
-    def run(module, *arguments):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "FEDVLR_CACHE_DIR": str(cache)}
-        return subprocess.run(
-            [sys.executable, "-m", f"experiments.{module}", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    return run
-
-
-def refused(result):
-    """One line on stderr, status 2, no traceback; returns the line."""
-    assert result.returncode == 2, result.stderr
-    lines = [line for line in result.stderr.splitlines() if line]
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    return lines[0]
+from tests.experiments.commands import SMALL, refused
 
 
 def test_a_run_leaves_everything_and_goes_on(run, tmp_path):

@@ -1,0 +1,67 @@
+"""The sweep: its arguments, and the comparison it leaves."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from experiments.sweep import make_members, parse_over, parse_seeds
+from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
+from tests.experiments.commands import SMALL, refused
+
+
+def test_values_have_their_flags_types():
+    assert parse_over("rounds=3,5") == [("rounds", 3), ("rounds", 5)]
+    assert parse_over("client_lr=1,0.5") == [("client_lr", 1.0), ("client_lr", 0.5)]
+    assert parse_over("views=id;id,text") == [("views", "id"), ("views", "id,text")]
+    assert parse_over("baselines=true,false") == [("baselines", True), ("baselines", False)]
+    assert parse_seeds("2,0") == [2, 0]
+
+
+@pytest.mark.parametrize(
+    "text", ["fusion", "fuson=none", "rounds=few", "seed=1,2", "baselines=maybe", "=3"]
+)
+def test_bad_values_are_refused(text):
+    with pytest.raises(InputError, match="--over="):
+        parse_over(text)
+
+
+@pytest.mark.parametrize("text", ["", "0,0", "a", "1.5"])
+def test_bad_seeds_are_refused(text):
+    with pytest.raises(InputError, match="--seeds="):
+        parse_seeds(text)
+
+
+def test_members_with_other_rates_share_a_program():
+    base = Config.from_flat(workdir="w")
+    members = make_members(base, ["client_lr=1,3", "fusion=none,bilevel"], [0, 1])
+    assert len(members) == 8 and len({m.program for m in members}) == 2
+    assert len({m.directory for m in members}) == 8
+
+
+def test_a_sweep_compares_and_is_not_repeated(run, tmp_path):
+    arguments = [*SMALL, "--seeds=0,1", "--over=fusion=none,bilevel", "--workdir=w"]
+    first = run("sweep", *arguments)
+    assert first.returncode == 0, first.stderr
+    lines = json.loads((tmp_path / "w/sweep.json").read_text())
+    assert [line["choice"] for line in lines] == ["fusion=none", "fusion=bilevel"]
+    assert sum("chosen" in line for line in lines) == 1 and 0 <= lines[1]["p_value"] <= 1
+    each = [
+        json.loads((tmp_path / f"w/fusion=bilevel/seed{seed}/summary.json").read_text())
+        for seed in (0, 1)
+    ]
+    assert [summary["seed"] for summary in each] == [0, 1]
+    mean = sum(summary["test"]["hr@50"] for summary in each) / 2
+    assert lines[1]["all_hr@50"] == pytest.approx(mean)
+    assert len(pd.read_csv(tmp_path / "w/sweep.csv")) == 2
+
+    # A member is the run that train would have made.
+    alone = run("train", *SMALL, "--fusion=bilevel", "--seed=1", "--workdir=alone")
+    assert alone.returncode == 0, alone.stderr
+    assert json.loads((tmp_path / "alone/summary.json").read_text())["test"] == each[1]["test"]
+
+    again = run("sweep", *arguments)
+    assert again.returncode == 0 and "round" not in again.stdout
+    refused(run("sweep", *SMALL, "--over=fusion=none,magic", "--workdir=w2"))
+    assert not (tmp_path / "w2").exists()

@@ -1,0 +1,59 @@
+"""Members trained together are the runs they would have been alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.ensemble import NOT_FINITE, train_members
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.training import train
+
+SMALL = dict(width=8, router_hidden=8, rounds=6, eval_every=2, local_epochs=2, patience=1)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 60})
+
+
+def leaves(state):
+    return jax.tree.leaves((state.server.shared, state.server.optimizer, state.private))
+
+
+@pytest.mark.parametrize("cohort", [0, 15])
+def test_members_equal_their_own_runs(cohort, dataset):
+    config = Config.from_flat(**SMALL, cohort=cohort, dropout=0.2, negatives="sampled")
+    rates = config.federation.rates
+    members = [(3, rates), (4, rates), (3, rates._replace(client_lr=0.5, server_decay=0.0))]
+    simulation = make_simulation(config, dataset)
+    together, _ = train_members(simulation, *zip(*members, strict=True))
+    beside, _ = train_members(simulation, *zip(*members, strict=True), at_once=2)
+    for (seed, rates), one, other in zip(members, together, beside, strict=True):
+        own = dataclasses.replace(
+            config,
+            federation=dataclasses.replace(config.federation, **rates._asdict()),
+            run=dataclasses.replace(config.run, seed=seed),
+        )
+        alone, _ = train(make_simulation(own, dataset))
+        assert one.evaluations == alone.evaluations and one.stopped == alone.stopped
+        assert one.best_round == alone.best_round
+        for a, b in zip(leaves(one.best_state), leaves(alone.best_state), strict=True):
+            assert np.array_equal(a, b)
+        # Side by side the device may sum in another order.
+        first, second = other.evaluations[0], alone.evaluations[0]
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+        assert first["valid"]["ndcg@50"] == pytest.approx(second["valid"]["ndcg@50"], rel=0.05)
+
+
+def test_a_diverging_member_stops_alone(dataset):
+    config = Config.from_flat(**SMALL)
+    rates = config.federation.rates
+    simulation = make_simulation(config, dataset)
+    good, bad = rates, rates._replace(client_lr=1e30)
+    runs, _ = train_members(simulation, [0, 0], [bad, good])
+    assert runs[0].stopped == NOT_FINITE
+    assert runs[1].stopped in ("rounds", "patience") and len(runs[1].evaluations) > 0
