@@ -127,9 +127,9 @@ class FederationConfig:
     server_optimizer: str = _field("adam", "Server optimizer.", OPTIMIZER_NAMES)
     server_lr_items: float = _field(0.05, "Server step for the ID table.")
     server_lr_fusion: float = _field(0.003, "Server step for the fusion operators.")
-    server_lr_head: float = _field(0.03, "Server step for the backbone's shared head.")
+    server_lr_head: float = _field(0.01, "Server step for the backbone's shared head.")
     server_decay: float = _field(
-        10.0, "Decoupled weight decay of the server's parameters, per unit of their step."
+        10.0, "Decoupled decay of the ID table and the operators, per unit of their step."
     )
     plan: str = _field(
         "auto",

@@ -26,18 +26,21 @@ SERVER_OPTIMIZERS = {
 
 
 def server_optimizer(name: str, rates: Rates) -> optax.GradientTransformation:
-    """The optimizer `name` with its own step for each of the server's parts."""
+    """The optimizer `name` with its own step for each of the server's parts.
+
+    The ID table and the operators decay; the backbone's shared head does not.
+    """
     make = SERVER_OPTIMIZERS[name]
 
-    def part(step: Any) -> optax.GradientTransformation:
+    def decayed(step: Any) -> optax.GradientTransformation:
         # Decoupled: the decay is added behind the optimizer, scaled by the step alone.
         return optax.chain(make(step), optax.add_decayed_weights(-step * rates.server_decay))
 
     return optax.partition(
         {
-            "items": part(rates.server_lr_items),
-            "fusion": part(rates.server_lr_fusion),
-            "head": part(rates.server_lr_head),
+            "items": decayed(rates.server_lr_items),
+            "fusion": decayed(rates.server_lr_fusion),
+            "head": make(rates.server_lr_head),
         },
         {"items": "items", "fusion": "fusion", "head": "head"},
     )

@@ -1,0 +1,193 @@
+"""The same federated work done three ways, in one process.
+
+    python -m benchmarks.peers --dataset=KU --data_root=../shared/data
+
+- `literal`: Algorithm 1 as it is printed and as federated simulators are usually written: a
+  Python loop, one jitted client at a time, each differentiating through the operators by
+  itself and uploading the gradient of the ID table and of the operators.
+- `loop`: the same loop, but a client's upload is the gradient of the views it touched, and
+  the operators are pulled back through once (not timed): this project's identity alone.
+- `vmap`: all clients in one vmap, every history padded to the longest.
+- `simulation`: this project's plan for the same configuration.
+
+All train all clients for the same local epochs from the same state; the server's step is
+left out of all but the last, which can only flatter them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.rounds import median_seconds
+from experiments.launch import launch
+from fedvlr_jax import trees
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.cohorts import pad_histories
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.gathered import make_gathered_update, make_slots
+from fedvlr_jax.federated.local import Broadcast, client_keys, num_rows
+from fedvlr_jax.federated.participation import make_cohort
+from fedvlr_jax.simulation import make_simulation
+
+FLAGS = flags.FLAGS
+
+
+def client_inputs(config: Config, dataset: Dataset):
+    """(broadcast, cohort of all, alpha, private rows, key, update), one bucket, one padding."""
+    simulation = make_simulation(config, dataset)
+    model, state = simulation.model, simulation.init()
+    shared = state.server.shared
+    histories = pad_histories(dataset.train, np.arange(dataset.num_users))
+    everyone = jnp.ones(dataset.num_users, bool)
+    key = state.server.key
+    cohort = make_cohort(
+        key, jnp.int32(0), histories, everyone, model.backbone.weight, config.federation
+    )
+    views = model.fusion.views(shared["fusion"], shared["items"], simulation.features)
+    broadcast = Broadcast(views, shared["head"], jnp.int32(0), config.federation.rates)
+    private = jax.vmap(lambda c: model.init_private(jax.random.fold_in(key, c)))(histories.client)
+    alpha = cohort.weight / jnp.sum(cohort.weight)
+    return broadcast, cohort, alpha, private, key, jax.jit(make_gathered_update(simulation.task))
+
+
+def time_literal(config: Config, dataset: Dataset, repeats: int) -> float:
+    """Median seconds of one pass over all clients by Algorithm 1 as printed."""
+    simulation = make_simulation(config, dataset)
+    model, state = simulation.model, simulation.init()
+    shared, rates = state.server.shared, config.federation.rates
+    task, epochs = simulation.task, config.federation.local_epochs
+    histories = pad_histories(dataset.train, np.arange(dataset.num_users))
+
+    def loss_of(common, private, slots, count, epoch):
+        views = model.fusion.views(common["fusion"], common["items"], simulation.features)
+        rows = views.at[slots.item].get(mode="fill", fill_value=0)
+        pooled = jnp.einsum("m,mgd->gd", slots.positive, rows).reshape(-1) / count
+        weights = model.fusion.route(private["router"], pooled)
+        vectors = jnp.einsum("g,mgd->md", weights, rows)
+        scores = model.backbone.score(common["head"], private["head"], vectors)
+        by_row = slots.positive * jax.nn.softplus(-scores)
+        by_row += slots.negative[epoch] * jax.nn.softplus(scores)
+        return jnp.sum(by_row) / num_rows(count, task.pool, config.federation.num_negatives)
+
+    @jax.jit
+    def train_one(common, private, item, count, keys):
+        slots = make_slots(task, item, count, keys)
+        step = {"head": rates.client_lr, "router": rates.router_lr}
+
+        def one_epoch(carry, epoch):
+            private, total = carry
+            gradient = jax.grad(loss_of, (0, 1))(common, private, slots, count, epoch)
+            private = {k: trees.axpy(-step[k], gradient[1][k], private[k]) for k in private}
+            return (private, trees.axpy(1.0, gradient[0], total)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, common)
+        return jax.lax.scan(one_epoch, (private, zeros), jnp.arange(epochs))[0]
+
+    add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+    keys = client_keys(state.server.key, histories.client, epochs)
+    key = state.server.key
+    each = [model.init_private(jax.random.fold_in(key, u)) for u in range(dataset.num_users)]
+    items, counts = np.asarray(histories.item), np.asarray(histories.count)
+
+    def everyone():
+        total = None
+        for u, private in enumerate(each):
+            _, upload = train_one(shared, private, items[u], counts[u], keys[u])
+            total = upload if total is None else add(total, upload)
+        return total
+
+    jax.block_until_ready(everyone())
+    return median_seconds(everyone, repeats)
+
+
+def time_loop(config: Config, dataset: Dataset, repeats: int) -> float:
+    """Median seconds of one pass over all clients, one compiled call each."""
+    broadcast, cohort, alpha, private, key, update = client_inputs(config, dataset)
+    one = lambda tree, u: jax.tree.map(lambda leaf: leaf[u : u + 1], tree)
+    clients = [(one(cohort, u), alpha[u : u + 1], one(private, u)) for u in range(len(alpha))]
+    add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+
+    def everyone():
+        total = None
+        for parts in clients:
+            result = update(broadcast, *parts, key)
+            total = result.upload if total is None else add(total, result.upload)
+        return total
+
+    jax.block_until_ready(everyone())
+    return median_seconds(everyone, repeats)
+
+
+def time_vmap(config: Config, dataset: Dataset, repeats: int) -> float:
+    """Median seconds of all clients in one vmap padded to the longest history."""
+    broadcast, cohort, alpha, private, key, update = client_inputs(config, dataset)
+    call = lambda: update(broadcast, cohort, alpha, private, key)
+    jax.block_until_ready(call())
+    return median_seconds(call, repeats)
+
+
+def time_simulation(config: Config, dataset: Dataset, repeats: int) -> float:
+    """Median seconds of a whole round, server's step and all."""
+    simulation = make_simulation(config, dataset)
+    state, _ = simulation.run_rounds(simulation.init(), 5)
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        state, _ = simulation.run_rounds(state, 5)
+        jax.block_until_ready(state)
+        seconds.append((time.perf_counter() - began) / 5)
+    return float(np.median(seconds))
+
+
+def main() -> None:
+    if FLAGS.backbone in ("pfedrec", "fedrap"):
+        raise InputError(f"--backbone={FLAGS.backbone}: the loops here train no item rows")
+    dataset = load_dataset(FLAGS.dataset, data_root=FLAGS.data_root)
+    rows: list[dict[str, Any]] = []
+    for negatives in ("sampled", "expected"):
+        config = Config.from_flat(
+            backbone=FLAGS.backbone, fusion=FLAGS.fusion, negatives=negatives, protocol="paper"
+        )
+        rows.append(
+            {
+                "negatives": negatives,
+                "literal": time_literal(config, dataset, FLAGS.repeats),
+                "loop": time_loop(config, dataset, FLAGS.repeats),
+                "vmap": time_vmap(config, dataset, FLAGS.repeats),
+                "simulation": time_simulation(config, dataset, 5),
+            }
+        )
+        jax.clear_caches()
+    table = Table(title=f"{dataset.name}, {FLAGS.backbone} + {FLAGS.fusion}: seconds a round")
+    names = ("literal", "loop", "vmap", "simulation")
+    for name in ("negatives", *names, *(f"{name} / simulation" for name in names[:-1])):
+        table.add_column(name, justify="right")
+    for row in rows:
+        ratios = (row[name] / row["simulation"] for name in names[:-1])
+        seconds = (f"{row[name]:.4f}" for name in names)
+        table.add_row(row["negatives"], *seconds, *(f"{ratio:.0f}x" for ratio in ratios))
+    Console(width=120).print(table)
+    if FLAGS.json:
+        Path(FLAGS.json).write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("dataset", "synthetic", "Data set.")
+    flags.DEFINE_string("data_root", "../shared/data", "Folder that holds the data sets.")
+    flags.DEFINE_string("backbone", "fcf", "Backbone.")
+    flags.DEFINE_string("fusion", "bilevel", "Fusion.")
+    flags.DEFINE_integer("repeats", 3, "Timed passes; the median is shown.")
+    flags.DEFINE_string("json", "", "Also write the rows to this file.")
+    launch(main, __doc__)
