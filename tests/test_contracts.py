@@ -29,7 +29,15 @@ def dataset():
 
 
 def small(backbone, fusion, **choices):
-    values = dict(backbone=backbone, fusion=fusion, width=8, router_hidden=8, local_epochs=2)
+    # A router step that shows within a few rounds: FedAvg has nothing else that is personal.
+    values = dict(
+        backbone=backbone,
+        fusion=fusion,
+        width=8,
+        router_hidden=8,
+        local_epochs=2,
+        router_lr=0.3,
+    )
     return Config.from_flat(**{**values, **choices})
 
 

@@ -29,7 +29,7 @@ LEVELS = {
 ONLY_IN = {
     "orbax": {"checkpointing"},
     "flax": {"models", "fusion"},
-    "absl": {"experiments"},
+    "absl": {"experiments", "benchmarks"},
     "matplotlib": {"report"},
     "rich": {"report", "experiments", "benchmarks"},
     "pandas": {"data", "experiments"},
