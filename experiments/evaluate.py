@@ -13,7 +13,6 @@ import csv
 import os
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
@@ -54,8 +53,9 @@ def load_run(workdir: str, data_root: str | None = None) -> tuple[Simulation, St
     if meta["fingerprint"] != dataset.fingerprint:
         raise InputError(f"--data_root={config.data.data_root}: the data have changed since")
     simulation = make_simulation(config, dataset)
-    shapes = jax.eval_shape(lambda: simulation.init())
-    return simulation, checkpoints.load(newest, {"best": shapes})["best"], meta["best_round"]
+    like = {"best": simulation.packed_shapes(meta["leaves"], "best")}
+    best = simulation.unpack(checkpoints.load(newest, like)["best"])
+    return simulation, best, meta["best_round"]
 
 
 def export(simulation: Simulation, state: State, k: int, path: Path) -> None:

@@ -37,6 +37,7 @@ from fedvlr_jax.ensemble import NOT_FINITE, members_at_once, train_members
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.significance import bootstrap_interval, paired_test
+from fedvlr_jax.memory import budget_bytes, check_fits
 from fedvlr_jax.report import Progress, RunDirectory, render_report
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
@@ -274,6 +275,11 @@ def write_tables(lines: list[dict[str, Any]], folder: Path, title: str) -> None:
 
 def main() -> None:
     base = config_from_flags()
+    if base.run.store != "device":
+        raise InputError(
+            f"--store={base.run.store}: members are trained together on the device; sweep with "
+            "--store=device, or train each by experiments.train"
+        )
     members = make_members(base, FLAGS.over, parse_seeds(FLAGS.seeds))
     datasets: dict[Any, Dataset] = {}
     groups: dict[Config, list[Member]] = {}
@@ -286,8 +292,8 @@ def main() -> None:
         waiting = [m for m in group if base.run.overwrite or not is_done(m, dataset.fingerprint)]
         if waiting:
             simulation = make_simulation(waiting[0].config, dataset)
-            budget = FLAGS.memory_budget_gb * 1e9
-            at_once = members_at_once(simulation, len(waiting), budget)
+            check_fits(simulation)
+            at_once = members_at_once(simulation, len(waiting), budget_bytes(base))
             train_group(waiting, simulation, FLAGS.members_at_once or at_once)
     dataset = datasets[members[0].config.data]
     lines = compare(members, dataset)
@@ -304,5 +310,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "members_at_once", 0, "Members side by side; 0: one on a CPU, else what memory takes."
     )
-    flags.DEFINE_float("memory_budget_gb", 8.0, "Memory for members side by side.")
     launch(main, __doc__)

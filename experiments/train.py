@@ -25,6 +25,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.memory import check_fits, describe_plan
 from fedvlr_jax.report import Progress, RunDirectory, print_summary, render_report
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.summary import summarise_run
@@ -33,7 +34,7 @@ from fedvlr_jax.training import RunState, start, train, why_stopped
 # A run may go on with other values of these: they do not change what was computed.
 FREE_FLAGS = frozenset(
     "rounds patience workdir overwrite resume checkpoint_every keep_checkpoints chunk data_root "
-    "baselines".split()
+    "baselines devices store store_dir memory_budget_gb".split()
 )
 
 
@@ -94,18 +95,18 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _meta(config: Config, dataset: Dataset, run: RunState) -> dict[str, Any]:
+def _meta(simulation: Simulation, run: RunState) -> dict[str, Any]:
     return {
-        "flags": config.flat,
-        "fingerprint": dataset.fingerprint,
+        "flags": simulation.config.flat,
+        "fingerprint": simulation.dataset.fingerprint,
         "evaluations": run.evaluations,
         "best_round": run.best_round,
     }
 
 
-def _save(checkpoints: Checkpoints, config: Config, dataset: Dataset, run: RunState) -> None:
-    tree = {"state": run.state, "best": run.best_state}
-    checkpoints.save(int(run.state.server.round), tree, _meta(config, dataset, run))
+def _save(checkpoints: Checkpoints, simulation: Simulation, run: RunState) -> None:
+    tree = {"state": simulation.pack(run.state), "best": simulation.pack(run.best_state)}
+    checkpoints.save(int(run.state.server.round), tree, _meta(simulation, run))
 
 
 def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None:
@@ -132,11 +133,11 @@ def resume(simulation: Simulation, checkpoints: Checkpoints, progress: Progress)
     config = simulation.config
     meta = checkpoints.read_meta(newest)
     _check_same(meta, config, simulation.dataset)
-    shapes = jax.eval_shape(lambda: simulation.init())
-    tree = checkpoints.load(newest, {"state": shapes, "best": shapes})
+    like = {part: simulation.packed_shapes(meta["leaves"], part) for part in ("state", "best")}
+    tree = checkpoints.load(newest, like)
     return RunState(
-        state=tree["state"],
-        best_state=tree["best"],
+        state=simulation.unpack(tree["state"]),
+        best_state=simulation.unpack(tree["best"]),
         best_round=meta["best_round"],
         evaluations=tuple(meta["evaluations"]),
         stopped=why_stopped(config, meta["evaluations"], meta["best_round"]),
@@ -147,6 +148,7 @@ def main() -> None:
     config = config_from_flags()
     dataset = load(config)
     simulation = make_simulation(config, dataset)
+    check_fits(simulation)
     with Progress(config.federation.rounds) as progress:
         summary, directory = run_experiment(simulation, progress)
     print_summary(summary)
@@ -176,9 +178,9 @@ def run_experiment(
         progress.note(note)
     progress.note(
         f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
-        f"{len(dataset.train)} train interactions; plan {simulation.plan}, state "
-        f"{simulation.state_bytes / 1e6:.1f} MB"
+        f"{len(dataset.train)} train interactions"
     )
+    progress.note(describe_plan(simulation))
     if run is not None and run.stopped and (path / "summary.json").exists():
         progress.note(f"already finished after round {int(run.state.server.round)}")
         return directory.read_summary(), directory
@@ -198,7 +200,7 @@ def run_experiment(
         directory.append_metrics(entry)
         progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
         if run.stopped or entry["round"] - saved_at >= config.run.checkpoint_every:
-            _save(checkpoints, config, dataset, run)
+            _save(checkpoints, simulation, run)
             saved_at = entry["round"]
 
     run, timing = train(simulation, run, on_evaluation)

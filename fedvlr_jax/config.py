@@ -131,6 +131,12 @@ class FederationConfig:
     server_decay: float = _field(
         10.0, "Decoupled decay of the ID table and the operators, per unit of their step."
     )
+    aggregation: str = _field(
+        "float32",
+        "Type in which uploads are summed; int32: fixed point, the same to the bit on 1, 2, 4 "
+        "and 8 devices.",
+        ("float32", "int32"),
+    )
     plan: str = _field(
         "auto",
         "How local epochs are executed: dense (linear algebra over the whole catalogue, linear "
@@ -144,6 +150,7 @@ class FederationConfig:
             ("upload", ("gradient", "delta")),
             ("negatives", ("sampled", "expected")),
             ("server_optimizer", OPTIMIZER_NAMES),
+            ("aggregation", ("float32", "int32")),
             ("plan", ("auto", "dense", "gathered")),
         ):
             check_choice(name, getattr(self, name), choices)
@@ -251,12 +258,28 @@ class RunConfig:
         50, "Save at the first evaluation this many rounds after the last save, and at the end."
     )
     keep_checkpoints: int = _field(2, "How many of the newest checkpoints are kept.")
+    store: str = _field(
+        "device",
+        "Where private rows lie: device; host, in its memory, only a cohort's rows travel; disk, "
+        "in sparse files.",
+        ("device", "host", "disk"),
+    )
+    store_dir: str = _field(
+        "", "Folder for the files of --store=disk; empty: the system's temporary folder."
+    )
+    devices: int = _field(0, "Devices that share the clients: 1, 2, 4 or 8; 0: all there are.")
+    memory_budget_gb: float = _field(
+        0.0, "Memory that a run may take, in 1e9 bytes; 0: nine tenths of the device's."
+    )
 
     def __post_init__(self):
         _check_range(self, "seed", 0, 2**31 - 1)
         check_choice("resume", self.resume, ("auto", "never", "must"))
         _check_range(self, "checkpoint_every", 1)
         _check_range(self, "keep_checkpoints", 1)
+        check_choice("store", self.store, ("device", "host", "disk"))
+        _check_range(self, "devices", 0)
+        _check_range(self, "memory_budget_gb", 0)
         if self.overwrite and self.resume == "must":
             raise InputError("--overwrite: cannot go with --resume=must")
 

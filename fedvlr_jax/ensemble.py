@@ -127,5 +127,5 @@ def _stack_schedules(simulation: Simulation, schedules: Sequence[PyTree]) -> PyT
         pad = lambda p: np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=num_clients)
         return jnp.asarray(np.stack([pad(part) for part in parts]))
 
-    sizes = [len(bucket) for bucket in simulation.buckets]
+    sizes = [history.count.shape[0] for history in simulation.histories]
     return tuple(join(n, *parts) for n, *parts in zip(sizes, *schedules, strict=True))

@@ -10,8 +10,10 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 PyTree = Any
+Array = jax.Array | np.ndarray
 
 
 @jax.tree_util.register_dataclass
@@ -25,9 +27,9 @@ class Histories:
       count: int32 [K], the number of real items of each row; 0 only in a padding row.
     """
 
-    client: jax.Array
-    item: jax.Array
-    count: jax.Array
+    client: Array
+    item: Array
+    count: Array
 
 
 @jax.tree_util.register_dataclass
@@ -46,7 +48,7 @@ class Cohort:
     histories: Histories
     present: jax.Array
     local_epochs: jax.Array
-    weight: jax.Array
+    weight: Array
 
 
 class Rates(NamedTuple):

@@ -21,10 +21,13 @@ LEVELS = {
     "report": 3,
     "federated": 4,
     "checkpointing": 4,
-    "simulation": 5,
-    "training": 6,
-    "ensemble": 7,
-    "summary": 7,
+    "resident": 5,
+    "streaming": 6,
+    "simulation": 7,
+    "memory": 8,
+    "training": 8,
+    "ensemble": 9,
+    "summary": 9,
 }
 ONLY_IN = {
     "orbax": {"checkpointing"},

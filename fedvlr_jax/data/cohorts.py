@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.types import Histories
+from fedvlr_jax.types import Array, Histories
 
 # One bucket of clients for every factor of four in history length: the padding is then
 # less than four times the data, and few shapes have to be compiled.
@@ -53,18 +53,27 @@ def bucket_clients(train: Interactions, *, by_length: bool) -> list[np.ndarray]:
     return [np.flatnonzero(bucket == b) for b in np.unique(bucket)]
 
 
-def pad_histories(train: Interactions, clients: np.ndarray) -> Histories:
-    """The train items of `clients`, padded to the longest of them."""
+def pad_histories(
+    train: Interactions, clients: np.ndarray, *, size: int = 0, length: int = 0
+) -> Histories:
+    """The train items of `clients`, padded to the longest of them.
+
+    Args:
+      size: rows to fill up to with rows of no client (number N, no items).
+      length: padded length, where it is to be more than the longest history.
+    """
     counts = train.counts[clients]
-    item = np.full((len(clients), int(counts.max())), train.num_items, np.int32)
-    entry = np.arange(item.shape[1])[None, :] < counts[:, None]
+    length = max(length, int(counts.max(initial=1)))
+    item = np.full((max(size, len(clients)), length), train.num_items, np.int32)
+    entry = np.arange(length)[None, :] < counts[:, None]
     start = np.repeat(train.indptr[clients], counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    item[entry] = train.item[start + within]
+    item[: len(clients)][entry] = train.item[start + within]
+    beyond = (0, len(item) - len(clients))
     return Histories(
-        client=jnp.asarray(clients, jnp.int32),
-        item=jnp.asarray(item),
-        count=jnp.asarray(counts, jnp.int32),
+        client=np.pad(clients, beyond, constant_values=train.num_users).astype(np.int32),
+        item=item,
+        count=np.pad(counts, beyond).astype(np.int32),
     )
 
 
@@ -76,7 +85,7 @@ def multi_hot(histories: Histories, num_items: int) -> jax.Array:
 
 
 def expected_negatives(
-    positive: jax.Array, count: jax.Array, pool: NegativePool, num_negatives: int
+    positive: jax.Array, count: Array, pool: NegativePool, num_negatives: int
 ) -> jax.Array:
     """float32 [..., I]: how often each item is expected among num_negatives * count draws.
 
@@ -90,7 +99,7 @@ def expected_negatives(
 
 
 def draw_negatives(
-    key: jax.Array, item: jax.Array, count: jax.Array, pool: NegativePool, num_negatives: int
+    key: jax.Array, item: Array, count: Array, pool: NegativePool, num_negatives: int
 ) -> jax.Array:
     """int32 [P * num_negatives]: uniform draws from the pool outside ONE client's history.
 

@@ -13,7 +13,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import NegativePool
 from fedvlr_jax.fusion import Fusion, make_fusion
 from fedvlr_jax.models import BACKBONES, Backbone
-from fedvlr_jax.types import Cohort, PyTree, Rates
+from fedvlr_jax.types import Array, Cohort, PyTree, Rates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,13 +117,13 @@ class Task(NamedTuple):
     pool: NegativePool
 
 
-def num_rows(count: jax.Array, pool: NegativePool, num_negatives: int) -> jax.Array:
+def num_rows(count: Array, pool: NegativePool, num_negatives: int) -> jax.Array:
     """int32: rows of a client's loss, positives and negatives; at least 1."""
     has_negatives = count < pool.item.shape[0]
     return jnp.maximum(count * (1 + num_negatives * has_negatives), 1)
 
 
-def client_keys(key: jax.Array, client: jax.Array, epochs: int) -> jax.Array:
+def client_keys(key: jax.Array, client: Array, epochs: int) -> jax.Array:
     """Typed keys [K, A]: one a client and local epoch, whatever the client's place."""
     one = lambda c: jax.vmap(lambda a: jax.random.fold_in(jax.random.fold_in(key, c), a))(
         jnp.arange(epochs)

@@ -35,8 +35,8 @@ def add_noise(key: jax.Array, mean: PyTree, alpha: jax.Array, deviation: float) 
     leaves, structure = jax.tree.flatten(mean)
     scale = deviation * jnp.sqrt(jnp.sum(jnp.square(alpha)))
     keys = jax.random.split(key, len(leaves))
-    noisy = [
-        leaf + scale * jax.random.normal(k, leaf.shape, leaf.dtype)
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
+    noise = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    # Apart from what is around it, or the last bits would differ between device layouts.
+    noise, leaves, scale = jax.lax.optimization_barrier((noise, leaves, scale))
+    noisy = [leaf + scale * each for leaf, each in zip(leaves, noise, strict=True)]
     return jax.tree.unflatten(structure, noisy)

@@ -13,19 +13,22 @@ back through g once. The round sees cohort-sized arrays only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from fedvlr_jax import trees
 from fedvlr_jax.federated.aggregation import normalised_weights, server_optimizer
 from fedvlr_jax.federated.dense import make_dense_update
+from fedvlr_jax.federated.devices import apart, gathered, over_devices
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
 from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task, Upload
 from fedvlr_jax.federated.participation import LOCAL, NOISE, stream
 from fedvlr_jax.federated.privacy import add_noise
-from fedvlr_jax.types import Cohort, PyTree, Rates, RoundMetrics, ServerState
+from fedvlr_jax.types import Array, Cohort, PyTree, Rates, RoundMetrics, ServerState
 
 # A gathered row costs about this many times a row of the dense plan's matrix products
 # (gather, batched small products, scatter), as measured by benchmarks/rounds.
@@ -60,18 +63,36 @@ def choose_plan(task: Task, history_lengths: Sequence[int], clients: Sequence[in
 def client_bytes(task: Task, plan: str, history_length: int) -> int:
     """Estimate of the working bytes of one client of a chunk."""
     config, num_views = task.config.federation, len(task.model.fusion.names)
-    item_table = task.model.num_items * task.model.width if task.model.backbone.item_rows else 0
+    # Its rows as they came, as they go, and their gradient.
+    rows = 3 * trees.num_bytes(jax.eval_shape(task.model.init_private, jax.random.key(0)))
     if plan == "dense":
-        return 4 * ((config.local_epochs + 6) * task.model.num_items + item_table)
-    row = task.model.width * (4 * num_views + 6) + config.local_epochs
-    return 4 * (num_slots(task, history_length) * row + item_table)
+        return 4 * (config.local_epochs + 6) * task.model.num_items + rows
+    slot = task.model.width * (4 * num_views + 6) + config.local_epochs
+    return 4 * num_slots(task, history_length) * slot + rows
 
 
 def chunk_size(task: Task, plan: str, history_length: int) -> int:
-    """How many clients are trained at once."""
+    """How many clients are trained at once.
+
+    As many as CHUNK_BYTES take, or a quarter of --memory_budget_gb where that is less: the
+    peak of a round is then the state plus one chunk, whatever the cohort.
+    """
     if task.config.federation.chunk:
         return task.config.federation.chunk
-    return max(1, CHUNK_BYTES // client_bytes(task, plan, history_length))
+    budget = task.config.run.memory_budget_gb * 1e9 / 4 or CHUNK_BYTES
+    return int(max(1, min(budget, CHUNK_BYTES) // client_bytes(task, plan, history_length)))
+
+
+def chunk_bytes(task: Task, plan: str, history_length: int, clients: int) -> int:
+    """Estimate of the working bytes of the largest chunk among `clients`."""
+    at_once = min(clients, chunk_size(task, plan, history_length))
+    return at_once * client_bytes(task, plan, history_length)
+
+
+def even_chunks(num_clients: int, at_once: int) -> tuple[int, int]:
+    """(number of chunks, clients in each): as even as can be, for the least padding."""
+    count = -(-num_clients // at_once)
+    return count, -(-num_clients // count)
 
 
 def in_chunks(update: LocalUpdate, chunk: int) -> LocalUpdate:
@@ -83,9 +104,8 @@ def in_chunks(update: LocalUpdate, chunk: int) -> LocalUpdate:
         num_clients = alpha.shape[0]
         if num_clients <= chunk:
             return update(broadcast, cohort, alpha, private, key)
-        num_chunks = -(-num_clients // chunk)
-        # Even chunks need the least padding; padding rows are absent clients.
-        size = -(-num_clients // num_chunks)
+        num_chunks, size = even_chunks(num_clients, chunk)
+        # Padding rows are absent clients.
         missing = num_chunks * size - num_clients
 
         def split(leaf: jax.Array) -> jax.Array:
@@ -107,72 +127,128 @@ def in_chunks(update: LocalUpdate, chunk: int) -> LocalUpdate:
     return chunked
 
 
-def make_round(task: Task, plan: str) -> RoundFunction:
+class Reports(NamedTuple):
+    """What the server hears of each client beside its upload; all [K]."""
+
+    client: Array
+    present: Array
+    loss: Array
+    clipped: Array
+    finite: Array
+
+
+def open_round(
+    task: Task, server: ServerState, features: Mapping[str, jax.Array], rates: Rates
+) -> tuple[Broadcast, Callable[[jax.Array], tuple[PyTree, PyTree]]]:
+    """What the server sends, and the pull-back of a gradient of the views through the
+    operators: [I, G, d] -> (by the ID table, by the operators)."""
+    shared = server.shared
+    forward = lambda *inputs: jax.vjp(
+        lambda items, gamma: task.model.fusion.views(gamma, items, features), *inputs
+    )
+    views, pull_back = apart(server.round >= 0, forward, shared["items"], shared["fusion"])
+    return Broadcast(views, shared["head"], server.round, rates), pull_back
+
+
+def make_update(task: Task, plan: str) -> LocalUpdate:
+    """The local epochs of all clients at once, by the plan of that name."""
+    update = {"dense": make_dense_update, "gathered": make_gathered_update}[plan](task)
+    return lambda broadcast, *rest: apart(broadcast.round >= 0, update, broadcast, *rest)
+
+
+def client_weights(cohorts: Sequence[Cohort], mesh: Mesh | None) -> jax.Array:
+    """alpha [K] over all cohorts. A sum over clients outside of the uplink: `gathered`."""
+    present = jnp.concatenate([cohort.present for cohort in cohorts])
+    weight = jnp.concatenate([cohort.weight for cohort in cohorts])
+    return gathered(normalised_weights(weight, present), mesh)
+
+
+def close_round(
+    task: Task,
+    server: ServerState,
+    pull_back: Callable[[jax.Array], tuple[PyTree, PyTree]],
+    upload: Upload,
+    alpha: jax.Array,
+    reports: Reports,
+    rates: Rates,
+    mesh: Mesh | None,
+) -> tuple[ServerState, RoundMetrics]:
+    """The server's step on the summed upload; `server` unchanged if a number is not finite."""
+    privacy = task.config.privacy
+    deviation = privacy.noise_multiplier * privacy.clip_norm
+
+    def step(upload, alpha, pull_back, shared, optimizer_state, rates):
+        mean = add_noise(stream(server.key, NOISE, server.round), upload, alpha, deviation)
+        by_items, by_fusion = pull_back(mean.views)
+        gradient = {"items": by_items, "fusion": by_fusion, "head": mean.head}
+        optimizer = server_optimizer(task.config.federation.server_optimizer, rates)
+        change, optimizer_state = optimizer.update(gradient, optimizer_state, shared)
+        return optax.apply_updates(shared, change), optimizer_state
+
+    before = server.shared, server.optimizer
+    after = apart(server.round >= 0, step, upload, alpha, pull_back, *before, rates)
+
+    bad = reports.present & ~reports.finite
+    finite = ~jnp.any(bad) & trees.finite(after)
+    participants = jnp.sum(reports.present)
+    answered = jnp.maximum(participants, 1)
+    metrics = RoundMetrics(
+        loss=apart(server.round >= 0, jnp.sum, gathered(reports.loss, mesh)) / answered,
+        participants=participants,
+        clipped=jnp.sum(reports.present & reports.clipped) / answered,
+        finite=finite,
+        bad_client=jnp.where(jnp.any(bad), reports.client[jnp.argmax(bad)], -1),
+    )
+    shared, optimizer_state = keep_if(finite, after, before)
+    return ServerState(server.round + finite, server.key, shared, optimizer_state), metrics
+
+
+def keep_if(flag: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new` where the flag [] holds, else the untouched bits of `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
+
+
+def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction:
     """The round function: (server, private rows, cohorts, features, rates) -> one round on.
 
-    `private` and `cohorts` are tuples of equal length, one entry a bucket of clients.
+    `private` and `cohorts` are tuples of equal length, one entry a bucket of clients. With a
+    mesh, their clients lie spread over it, and the server's state on every device.
     Guarantees: an absent client's private rows are unchanged to the bit; no private leaf
     is uploaded; if any number turns out non-finite, server and private rows are returned
     unchanged and `RoundMetrics.finite` is False. Pure; jit it.
     """
-    fusion = task.model.fusion
-    make_update = {"dense": make_dense_update, "gathered": make_gathered_update}[plan]
-    update = make_update(task)
-    privacy = task.config.privacy
+    update = make_update(task, plan)
+    exact = task.config.federation.aggregation == "int32"
 
     def round_fn(server, private, cohorts, features, rates):
-        shared = server.shared
-        views, pull_back = jax.vjp(
-            lambda items, gamma: fusion.views(gamma, items, features),
-            shared["items"],
-            shared["fusion"],
-        )
-        broadcast = Broadcast(views, shared["head"], server.round, rates)
+        broadcast, pull_back = open_round(task, server, features, rates)
         key = stream(server.key, LOCAL, server.round)
-        present = jnp.concatenate([cohort.present for cohort in cohorts])
-        weight = jnp.concatenate([cohort.weight for cohort in cohorts])
-        alpha = normalised_weights(weight, present)
+        alpha = client_weights(cohorts, mesh)
 
         results, start = [], 0
         for cohort, rows in zip(cohorts, private, strict=True):
             size = cohort.present.shape[0]
             run = in_chunks(update, chunk_size(task, plan, cohort.histories.item.shape[1]))
+            run = over_devices(run, mesh, exact=exact)
             results.append(run(broadcast, cohort, alpha[start : start + size], rows, key))
             start += size
 
-        mean = jax.tree.map(lambda *uploads: sum(uploads), *[r.upload for r in results])
-        mean = add_noise(
-            stream(server.key, NOISE, server.round),
-            mean,
-            alpha,
-            privacy.noise_multiplier * privacy.clip_norm,
+        upload = jax.tree.map(lambda *uploads: sum(uploads), *[r.upload for r in results])
+        join = lambda part, whole: jnp.concatenate([part(x) for x in whole])
+        reports = Reports(
+            client=join(lambda cohort: cohort.histories.client, cohorts),
+            present=join(lambda cohort: cohort.present, cohorts),
+            loss=join(lambda result: result.loss, results),
+            clipped=join(lambda result: result.clipped, results),
+            finite=join(lambda result: result.finite, results),
         )
-        by_items, by_fusion = pull_back(mean.views)
-        gradient = {"items": by_items, "fusion": by_fusion, "head": mean.head}
-        optimizer = server_optimizer(task.config.federation.server_optimizer, rates)
-        step, optimizer_state = optimizer.update(gradient, server.optimizer, shared)
-        stepped = server._replace(
-            round=server.round + 1,
-            shared=optax.apply_updates(shared, step),
-            optimizer=optimizer_state,
+        new_server, metrics = close_round(
+            task, server, pull_back, upload, alpha, reports, rates, mesh
         )
-
-        bad = present & ~jnp.concatenate([r.finite for r in results])
-        finite = ~jnp.any(bad) & trees.finite((stepped.shared, stepped.optimizer))
-        client = jnp.concatenate([cohort.histories.client for cohort in cohorts])
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-        participants = jnp.sum(present)
-        answered = jnp.maximum(participants, 1)
-        metrics = RoundMetrics(
-            loss=sum(jnp.sum(r.loss) for r in results) / answered,
-            participants=participants,
-            clipped=jnp.sum(present & jnp.concatenate([r.clipped for r in results])) / answered,
-            finite=finite,
-            bad_client=jnp.where(jnp.any(bad), client[jnp.argmax(bad)], -1),
+        new_private = tuple(
+            keep_if(metrics.finite, result.private, rows)
+            for result, rows in zip(results, private, strict=True)
         )
-        kept_key = server.key
-        new_server = keep(stepped._replace(key=None), server._replace(key=None))
-        new_private = tuple(keep(r.private, rows) for r, rows in zip(results, private, strict=True))
-        return new_server._replace(key=kept_key), new_private, metrics
+        return new_server, new_private, metrics
 
     return round_fn

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.fusion.operators import OPERATORS
+from fedvlr_jax.fusion.operators import OPERATORS, softmax
 from fedvlr_jax.types import PyTree
 
 
@@ -69,7 +69,8 @@ class Router(nn.Module):
     @nn.compact
     def __call__(self, pooled: jax.Array) -> jax.Array:
         x = nn.relu(nn.Dense(self.hidden)(pooled))
-        return nn.softmax(nn.Dense(self.num_views, kernel_init=nn.initializers.zeros)(x))
+        x = nn.Dense(self.num_views, kernel_init=nn.initializers.zeros)(x)
+        return softmax(x)
 
 
 def _no_router(key: jax.Array) -> PyTree:

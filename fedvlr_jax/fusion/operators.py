@@ -16,6 +16,16 @@ from flax import linen as nn
 Tokens = Mapping[str, jax.Array]
 
 
+def softmax(x: jax.Array) -> jax.Array:
+    """Softmax over the last axis, written without a division by something broadcast.
+
+    Such a division the compiler turns into a product with the reciprocal, or does not,
+    depending on the device layout; written out, the bits are the same on all of them.
+    """
+    x = jnp.exp(x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True)))
+    return x * (1 / jnp.sum(x, axis=-1, keepdims=True))
+
+
 class Sum(nn.Module):
     """The sum of all tokens."""
 
@@ -58,7 +68,7 @@ class Attention(nn.Module):
         x = jnp.stack(list(tokens.values()), axis=-2)
         width = x.shape[-1]
         query, key, value = (nn.Dense(width, name=n)(x) for n in ("query", "key", "value"))
-        weight = nn.softmax(jnp.einsum("iqd,ikd->iqk", query, key) / jnp.sqrt(width * 1.0))
+        weight = softmax(jnp.einsum("iqd,ikd->iqk", query, key) / jnp.sqrt(width * 1.0))
         return nn.LayerNorm()(jnp.mean(jnp.einsum("iqk,ikd->iqd", weight, value), axis=-2))
 
 
@@ -72,7 +82,7 @@ class CrossAttention(nn.Module):
         width = x.shape[-1]
         query = nn.Dense(width, name="query")(tokens["id"])
         key, value = (nn.Dense(width, name=n)(x) for n in ("key", "value"))
-        weight = nn.softmax(jnp.einsum("id,ikd->ik", query, key) / jnp.sqrt(width * 1.0))
+        weight = softmax(jnp.einsum("id,ikd->ik", query, key) / jnp.sqrt(width * 1.0))
         return nn.LayerNorm()(tokens["id"] + jnp.einsum("ik,ikd->id", weight, value))
 
 

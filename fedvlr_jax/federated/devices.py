@@ -1,0 +1,189 @@
+"""Clients over several devices, and sums that do not depend on how many there are.
+
+One mesh axis, "clients": private rows, histories and whatever else has a leading client axis
+is cut along it; the server's state is on every device. Each device trains its own clients,
+and the uploads are summed across.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Upload
+from fedvlr_jax.types import Cohort, PyTree
+
+AXIS = "clients"
+# Buckets of clients are padded to a multiple of this, so that 1, 2, 4 and 8 devices hold
+# the same rows, and so that a sum over this many groups is the same on each of them.
+GROUPS = 8
+
+
+def client_mesh(num_devices: int, *, exact: bool = False) -> Mesh | None:
+    """A mesh over the first `num_devices` devices (0: all).
+
+    None for a single device, but a mesh of one where sums are `exact`: only then does one
+    device run the very program that several run, and with it the same bits.
+
+    Raises:
+      InputError: there are fewer, or their number does not divide GROUPS.
+    """
+    devices = jax.devices()
+    wanted = num_devices or len(devices)
+    if wanted > len(devices):
+        raise InputError(f"--devices={num_devices}: this machine has {len(devices)}")
+    if GROUPS % wanted:
+        raise InputError(
+            f"--devices={num_devices}: found {wanted} devices; give 1, 2, 4 or 8, which divide "
+            "the clients evenly"
+        )
+    if wanted == 1 and not exact:
+        return None
+    return jax.make_mesh((wanted,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:wanted])
+
+
+def by_client(mesh: Mesh | None) -> jax.sharding.Sharding | None:
+    """Leaves cut along their leading client axis."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def on_all(mesh: Mesh | None) -> jax.sharding.Sharding | None:
+    """Leaves that every device holds."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def put(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
+    """The tree's arrays on their devices; without a sharding, on the default one."""
+    return jax.device_put(tree, sharding)
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """The tree's arrays in host memory, whole in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def on_each_device(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
+    """`function(whole, whole, rows)` with the rows, and its results, spread over the mesh."""
+    if mesh is None:
+        return function
+    cut, whole = PartitionSpec(AXIS), PartitionSpec()
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=(whole, whole, cut), out_specs=cut, check_vma=False
+    )
+
+
+def constrain(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
+    """Inside a compiled function: where the tree's arrays shall be."""
+    return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
+
+
+def gathered(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Inside a compiled function: the tree's arrays whole on every device, before any use.
+
+    A sum over clients then has the same terms in the same order on each of them, whatever
+    their number. The barrier keeps the compiler from summing shard by shard all the same.
+    """
+    if mesh is None:
+        return tree
+    everywhere = on_all(mesh)
+    return constrain(jax.lax.optimization_barrier(constrain(tree, everywhere)), everywhere)
+
+
+def apart(always: jax.Array, function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
+    """function(*operands), compiled by itself: its bits do not depend on what surrounds it.
+
+    A compiler contracts a product and a sum into one rounding, or does not, by what it fuses;
+    so the same mathematics in another program may differ in its last bits. A branch that is
+    never left out is a boundary to fusion: what is inside is compiled alike wherever it
+    stands, in a scan over rounds or called once a chunk.
+
+    Args:
+      always: bool [], True, but not known to the compiler.
+    """
+    structure: list[Any] = []
+
+    def flat(*operands: PyTree) -> list[jax.Array]:
+        leaves, tree = jax.tree.flatten(function(*operands))
+        structure[:] = [tree]
+        return leaves
+
+    shapes = jax.eval_shape(flat, *operands)
+    nothing = lambda *_: [jnp.zeros(x.shape, x.dtype) for x in shapes]
+    leaves = jax.lax.cond(always, flat, nothing, *operands)
+    return jax.tree.unflatten(structure[0], leaves)
+
+
+def _in_groups(update: LocalUpdate, groups: int) -> LocalUpdate:
+    """Sums the uploads of `groups` equal groups as integers: exact in any order.
+
+    Each group's own sum is float32 over the same clients by the same program, however the
+    groups lie on devices; it is rounded to a multiple of a power of two that leaves room for
+    GROUPS times the largest entry in int32. The rounding error is below 2**-27 of that entry.
+    """
+
+    def grouped(
+        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
+    ) -> LocalResult:
+        split = lambda leaf: leaf.reshape(groups, -1, *leaf.shape[1:])
+
+        def one(inputs: tuple[Cohort, jax.Array, PyTree]) -> LocalResult:
+            clients, weights, rows = inputs
+            return update(broadcast, clients, weights, rows, key)
+
+        results = jax.lax.map(one, jax.tree.map(split, (cohort, alpha, private)))
+
+        def total(uploads: jax.Array) -> jax.Array:
+            largest = jax.lax.pmax(jnp.max(jnp.abs(uploads)), AXIS)
+            scale = jnp.exp2(jnp.floor(jnp.log2(2**30 / (GROUPS * jnp.maximum(largest, 1e-30)))))
+            whole = jnp.sum(jnp.round(uploads * scale).astype(jnp.int32), axis=0)
+            whole = jax.lax.psum(whole, AXIS)
+            return whole.astype(uploads.dtype) / scale
+
+        merge = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
+        rows, loss, clipped, finite = jax.tree.map(
+            merge, (results.private, results.loss, results.clipped, results.finite)
+        )
+        upload = jax.tree.map(total, results.upload)
+        return LocalResult(rows, upload, loss, clipped, finite)
+
+    return grouped
+
+
+def over_devices(update: LocalUpdate, mesh: Mesh | None, *, exact: bool) -> LocalUpdate:
+    """The same update with its clients spread over the mesh.
+
+    Args:
+      update: of the clients that one device holds.
+      exact: whether the summed upload is the same to the bit on 1, 2, 4 and 8 devices.
+        The number of clients must then be a multiple of GROUPS, and a single device be
+        a mesh of one, see `client_mesh`.
+    """
+    if mesh is None:
+        return update
+
+    def local(
+        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
+    ) -> LocalResult:
+        if exact:
+            run = _in_groups(update, GROUPS // mesh.size)
+            return run(broadcast, cohort, alpha, private, key)
+        result = update(broadcast, cohort, alpha, private, key)
+        total: Upload = jax.tree.map(lambda leaf: jax.lax.psum(leaf, AXIS), result.upload)
+        return result._replace(upload=total)
+
+    cut, whole = PartitionSpec(AXIS), PartitionSpec()
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(whole, cut, cut, cut, whole),
+        out_specs=LocalResult(cut, whole, cut, cut, cut),  # type: ignore[arg-type]
+        check_vma=False,
+    )

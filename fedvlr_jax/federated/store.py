@@ -1,0 +1,171 @@
+"""Private rows of a population off the device: in host memory, or in files.
+
+Only the rows of a cohort travel. A client that never took part costs nothing: its place is
+never touched (zeroed memory that the system has not handed out, a hole in a sparse file),
+and its initial row is made again from the seed when it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.types import PyTree
+
+
+class _Table(Protocol):
+    """Rows [N, ...] of one leaf."""
+
+    def read(self, rows: np.ndarray) -> np.ndarray: ...
+
+    def write(self, rows: np.ndarray, values: np.ndarray) -> None: ...
+
+
+class _Memory:
+    """In host memory."""
+
+    def __init__(self, num_rows: int, leaf: jax.ShapeDtypeStruct):
+        self._values = np.zeros((num_rows, *leaf.shape), leaf.dtype)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        return self._values[rows]
+
+    def write(self, rows: np.ndarray, values: np.ndarray) -> None:
+        self._values[rows] = values
+
+
+class _File:
+    """In a sparse file without a name, which the system removes with the process.
+
+    Read and written row by row rather than mapped: a full disk is then an error that can be
+    told, where a mapped page would end the process, and the rows of a cohort are the only
+    ones that count as this process' memory.
+    """
+
+    def __init__(self, num_rows: int, leaf: jax.ShapeDtypeStruct, folder: str):
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        self._file.truncate(num_rows * max(1, leaf.size * leaf.dtype.itemsize))
+        self._leaf = leaf
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        values = np.empty((len(rows), *self._leaf.shape), self._leaf.dtype)
+        flat = values.reshape(len(rows), self._leaf.size).view(np.uint8)
+        for row, into in zip(rows.tolist(), flat, strict=True):
+            os.preadv(self._file.fileno(), [into.data], row * into.nbytes)
+        return values
+
+    def write(self, rows: np.ndarray, values: np.ndarray) -> None:
+        flat = np.ascontiguousarray(values).reshape(len(rows), self._leaf.size).view(np.uint8)
+        for row, of in zip(rows.tolist(), flat, strict=True):
+            os.pwritev(self._file.fileno(), [of.data], row * of.nbytes)
+
+
+class ClientStore:
+    """The private rows of N clients, and which of them ever took part.
+
+    A round's results are staged part by part and become the clients' rows only at `commit`,
+    so that a round that fails leaves every row as it was. In files the staged rows go into a
+    second place of each client; in memory they are held beside the others until then.
+
+    Attributes:
+      touched: bool [N], whether a client has a row of its own by now.
+    """
+
+    def __init__(self, client: PyTree, num_clients: int, folder: str | None = None):
+        """`client`: shapes of ONE client's rows. `folder`: where the files lie; None: memory.
+
+        Raises:
+          InputError: the folder cannot hold the files.
+        """
+        leaves, self._structure = jax.tree.flatten(client)
+        self._shapes = client
+        self._folder = folder
+        self.num_clients = num_clients
+        self.touched = np.zeros(num_clients, bool)
+        self._slot = np.zeros(num_clients, np.int64)
+        self._staged: list[tuple[np.ndarray, Sequence[np.ndarray]]] = []
+        self._tables: list[_Table] = []
+        try:
+            for leaf in leaves:
+                table = (
+                    _Memory(num_clients, leaf)
+                    if folder is None
+                    else _File(2 * num_clients, leaf, folder)
+                )
+                self._tables.append(table)
+        except OSError as error:
+            raise self._failed(error) from error
+        except MemoryError as error:
+            raise InputError(
+                f"--store=host: {num_clients} clients do not fit in memory; use --store=disk"
+            ) from error
+
+    def _failed(self, error: OSError) -> InputError:
+        return InputError(f"--store_dir={self._folder}: {error.strerror or error}")
+
+    def gather(self, clients: np.ndarray) -> PyTree:
+        """The rows [K, ...] of some clients; zeros for those that never took part."""
+        clients = np.asarray(clients, np.int64)
+        known = np.flatnonzero(self.touched[clients])
+        place = clients[known] + self._slot[clients[known]] * self.num_clients
+        leaves = []
+        try:
+            for table, shape in zip(self._tables, jax.tree.leaves(self._shapes), strict=True):
+                rows = np.zeros((len(clients), *shape.shape), shape.dtype)
+                rows[known] = table.read(place)
+                leaves.append(rows)
+        except OSError as error:
+            raise self._failed(error) from error
+        return jax.tree.unflatten(self._structure, leaves)
+
+    def stage(self, clients: np.ndarray, rows: PyTree) -> None:
+        """Takes the new rows [K, ...] of some clients, each at most once until the commit.
+
+        Raises:
+          InputError: the disk is full; the rows that count are untouched.
+        """
+        clients = np.asarray(clients, np.int64)
+        leaves = jax.tree.leaves(rows)
+        if self._folder is None:
+            self._staged.append((clients, leaves))
+            return
+        place = clients + (1 - self._slot[clients]) * self.num_clients
+        try:
+            for table, leaf in zip(self._tables, leaves, strict=True):
+                table.write(place, leaf)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._staged.append((clients, ()))
+
+    def commit(self) -> np.ndarray:
+        """Makes the staged rows the clients' own; returns the clients, int64."""
+        committed = [np.zeros(0, np.int64)]
+        while self._staged:
+            clients, leaves = self._staged.pop()
+            if self._folder is None:
+                for table, leaf in zip(self._tables, leaves, strict=True):
+                    table.write(clients, leaf)
+            else:
+                self._slot[clients] = 1 - self._slot[clients]
+            self.touched[clients] = True
+            committed.append(clients)
+        return np.concatenate(committed)
+
+    def discard(self) -> None:
+        """Forgets what is staged."""
+        self._staged.clear()
+
+    def copy(self) -> ClientStore:
+        """Another store of the same rows."""
+        other = ClientStore(self._shapes, self.num_clients, self._folder)
+        clients = np.flatnonzero(self.touched)
+        for part in np.array_split(clients, -(-len(clients) // 1024) or 1):
+            other.stage(part, self.gather(part))
+            other.commit()
+        return other

@@ -1,0 +1,343 @@
+"""A simulation whose clients' private rows lie off the device, in a `ClientStore`.
+
+A round runs chunk by chunk: while one chunk of the cohort is trained, the rows of the next
+are gathered, across rounds too. The device holds the server's state and a few chunks,
+whatever the population; the numbers are those of the simulation that holds everyone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax import trees
+from fedvlr_jax.data.cohorts import pad_histories
+from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.federated.devices import GROUPS, by_client, over_devices, put
+from fedvlr_jax.federated.local import Upload
+from fedvlr_jax.federated.participation import LOCAL, make_cohort, stream
+from fedvlr_jax.federated.round import (
+    Reports,
+    chunk_size,
+    client_weights,
+    close_round,
+    even_chunks,
+    make_update,
+    open_round,
+)
+from fedvlr_jax.federated.scoring import (
+    clients_at_once,
+    make_ranks,
+    make_recommended,
+    views_of,
+)
+from fedvlr_jax.federated.store import ClientStore
+from fedvlr_jax.resident import NonFiniteError, Simulation, State
+from fedvlr_jax.types import Histories, PyTree, RoundMetrics, ServerState
+
+
+class Chunk(NamedTuple):
+    """Some clients of one bucket: their numbers [K], N where there is no client."""
+
+    bucket: int
+    clients: np.ndarray
+
+
+class Part(NamedTuple):
+    """The clients of one bucket in one round [K], and the even chunks they are cut into.
+
+    The chunks hold at least K places; those beyond are nobody's.
+    """
+
+    clients: np.ndarray
+    chunks: list[Chunk]
+
+
+class _Rows:
+    """The rows of a sequence of chunks, each gathered while the one before it is used."""
+
+    def __init__(self, store: ClientStore, chunks: Sequence[Chunk]):
+        self._store = store
+        self._chunks: Iterator[Chunk] = iter(chunks)
+        self._worker = ThreadPoolExecutor(1, "gather")
+        self._ahead: tuple[np.ndarray, Future] | None = None
+        self._committed = [np.zeros(0, np.int64)]
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        chunk = next(self._chunks, None)
+        self._ahead = None
+        self._committed = [np.zeros(0, np.int64)]
+        if chunk is not None:
+            self._ahead = chunk.clients, self._worker.submit(self._gather, chunk.clients)
+
+    def _gather(self, clients: np.ndarray) -> tuple[PyTree, np.ndarray]:
+        real = clients < self._store.num_clients
+        rows = self._store.gather(np.where(real, clients, 0))
+        return rows, real & ~self._store.touched[np.where(real, clients, 0)]
+
+    def __next__(self) -> tuple[PyTree, np.ndarray]:
+        """(rows [K, ...] of the next chunk, whether each client's is still to be made)."""
+        assert self._ahead is not None
+        clients, future = self._ahead
+        rows, fresh = future.result()
+        # What was committed since must be read again.
+        stale = np.flatnonzero(np.isin(clients, np.concatenate(self._committed)))
+        if len(stale):
+            newer, _ = self._gather(clients[stale])
+            for leaf, part in zip(jax.tree.leaves(rows), jax.tree.leaves(newer), strict=True):
+                leaf[stale] = part
+            fresh[stale] = False
+        self._look_ahead()
+        return rows, fresh
+
+    def committed(self, clients: np.ndarray) -> None:
+        """Hears that the store has new rows of these clients."""
+        self._committed.append(clients)
+
+    def close(self) -> None:
+        self._worker.shutdown(cancel_futures=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamedSimulation(Simulation):
+    """As `Simulation`, with `State.private` a `ClientStore` and no `histories` on the device."""
+
+    def init(self, seed: int | None = None) -> State:
+        key = jax.random.key(self.config.run.seed if seed is None else seed)
+        run = self.config.run
+        folder = (run.store_dir or tempfile.gettempdir()) if run.store == "disk" else None
+        store = ClientStore(self.client_shapes, self.dataset.num_users, folder)
+        return State(self._init_server(key), store)
+
+    @property
+    def state_bytes(self) -> int:
+        rows = self.dataset.num_users * trees.num_bytes(self.client_shapes)
+        return trees.num_bytes(jax.eval_shape(self._init_server, jax.random.key(0))) + rows
+
+    # A round, in three compiled parts.
+
+    @functools.cached_property
+    def _begin(self):
+        """(server, histories and asked of each bucket, features, rates) -> what `open_round`
+        returns, the cohorts, alpha [K]."""
+        weight, federation = self.model.backbone.weight, self.config.federation
+
+        def begin(server, histories, asked, features, rates):
+            cohorts = tuple(
+                make_cohort(server.key, server.round, h, a, weight, federation)
+                for h, a in zip(histories, asked, strict=True)
+            )
+            opened = open_round(self.task, server, features, rates)
+            return opened, cohorts, client_weights(cohorts, self.mesh)
+
+        return jax.jit(begin)
+
+    @functools.cached_property
+    def _train(self):
+        """(total, broadcast, cohort, alpha, rows, key) of a chunk -> (total, rows, reports)."""
+        exact = self.config.federation.aggregation == "int32"
+        update = over_devices(make_update(self.task, self.plan), self.mesh, exact=exact)
+
+        def train(total, broadcast, cohort, alpha, rows, key):
+            result = update(broadcast, cohort, alpha, rows, stream(key, LOCAL, broadcast.round))
+            total = jax.tree.map(jnp.add, total, result.upload)
+            return total, result.private, (result.loss, result.clipped, result.finite)
+
+        return jax.jit(train, donate_argnums=0)
+
+    @functools.cached_property
+    def _finish(self):
+        """(server, pull_back, uploads by bucket, alpha, reports, rates) -> (server, metrics)."""
+
+        def finish(server, pull_back, uploads, alpha, reports, rates):
+            upload = jax.tree.map(lambda *parts: sum(parts), *uploads)
+            return close_round(
+                self.task, server, pull_back, upload, alpha, reports, rates, self.mesh
+            )
+
+        return jax.jit(finish)
+
+    @functools.cached_property
+    def _make_fresh(self):
+        """(rows, fresh [K], key, clients [K]) -> the rows, initial ones where fresh."""
+
+        def make(rows, fresh, key, clients):
+            (initial,) = self._init_private(key, (clients,))
+            return trees.select(fresh, initial, rows)
+
+        return jax.jit(make)
+
+    def _with_fresh(self, rows: PyTree, fresh: np.ndarray, key, clients: np.ndarray) -> PyTree:
+        rows = put(rows, by_client(self.mesh))
+        if not fresh.any():
+            return rows
+        return self._make_fresh(rows, fresh, key, clients.astype(np.int32))
+
+    @functools.cached_property
+    def _lengths(self) -> list[int]:
+        """Padded history length of each bucket."""
+        return [int(self.dataset.train.counts[clients].max()) for clients in self.buckets]
+
+    def _histories(self, bucket: int, clients: np.ndarray) -> Histories:
+        """Padded histories of a chunk's or a cohort's clients, N where there is none."""
+        real = clients[clients < self.dataset.num_users]
+        length = self._lengths[bucket]
+        return pad_histories(self.dataset.train, real, size=len(clients), length=length)
+
+    def _parts(self, seed: int, round_number: int) -> list[Part]:
+        """The clients of each bucket in one round, in chunks as `round.in_chunks` makes them."""
+        devices = 1 if self.mesh is None else self.mesh.size
+        parts = []
+        for bucket, rows in enumerate(self.asked_rows(seed, round_number)):
+            at_once = devices * chunk_size(self.task, self.plan, self._lengths[bucket])
+            # A draw beyond the kept places is served too: it costs one more compilation.
+            capacity = max(self.capacities[bucket], len(rows) + -len(rows) % GROUPS)
+            count, size = even_chunks(capacity, at_once)
+            size += -size % (GROUPS if self.mesh else 1)
+            clients = np.full(count * size, self.dataset.num_users)
+            clients[: len(rows)] = self.buckets[bucket][rows]
+            chunks = [Chunk(bucket, chunk) for chunk in clients.reshape(count, size)]
+            parts.append(Part(clients[:capacity], chunks))
+        return parts
+
+    def run_rounds(self, state: State, num_rounds: int) -> tuple[State, RoundMetrics]:
+        """As `Simulation.run_rounds`; the state's store is changed in place."""
+        first, seed = int(state.server.round), self.config.run.seed
+        rounds = [self._parts(seed, first + r) for r in range(num_rounds)]
+        chunks = [chunk for parts in rounds for part in parts for chunk in part.chunks]
+        server, store, collected = state.server, state.private, []
+        rows = _Rows(store, chunks)
+        try:
+            for number, parts in enumerate(rounds, first):
+                server, metrics = self._round(server, store, parts, rows)
+                if not metrics.finite:
+                    store.discard()
+                    message = self._describe_failure(number, int(metrics.bad_client))
+                    raise NonFiniteError(message, State(server, store))
+                rows.committed(store.commit())
+                collected.append(metrics)
+        except BaseException:
+            store.discard()
+            raise
+        finally:
+            rows.close()
+        return State(server, store), jax.tree.map(lambda *x: np.stack(x), *collected)
+
+    def _round(
+        self, server: ServerState, store: ClientStore, parts: list[Part], rows: _Rows
+    ) -> tuple[ServerState, RoundMetrics]:
+        """One round; the new rows are staged."""
+        rates, num_clients = self.config.federation.rates, self.dataset.num_users
+        histories = tuple(self._histories(b, part.clients) for b, part in enumerate(parts))
+        asked = tuple(part.clients < num_clients for part in parts)
+        opened, cohorts, alpha = self._begin(server, histories, asked, self.features, rates)
+        broadcast, pull_back = opened
+        cohorts, weights = jax.device_get((cohorts, alpha))
+        uploads, heard, start = [], [], 0
+        for cohort, part in zip(cohorts, parts, strict=True):
+            capacity = len(part.clients)
+            inputs = cohort, weights[start : start + capacity]
+            start += capacity
+            total = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
+            of_chunks = []
+            for inside, chunk in zip(_split(inputs, part.chunks), part.chunks, strict=True):
+                old, fresh = next(rows)
+                old = self._with_fresh(old, fresh, server.key, chunk.clients)
+                total, new, report = self._train(total, broadcast, *inside, old, server.key)
+                # An absent client's row stays as it was: it need not be written.
+                present = np.flatnonzero(inside[0].present)
+                new = jax.tree.map(lambda x: x[present], jax.device_get(new))  # noqa: B023
+                store.stage(chunk.clients[present], new)
+                of_chunks.append(jax.device_get(report))
+            uploads.append(total)
+            heard.append([np.concatenate(x)[:capacity] for x in zip(*of_chunks, strict=True)])
+        join = lambda arrays: np.concatenate(list(arrays))
+        loss, clipped, finite = map(join, zip(*heard, strict=True))
+        reports = Reports(
+            client=join(cohort.histories.client for cohort in cohorts),
+            present=join(cohort.present for cohort in cohorts),
+            loss=loss,
+            clipped=clipped,
+            finite=finite,
+        )
+        server, metrics = self._finish(server, pull_back, tuple(uploads), alpha, reports, rates)
+        return server, jax.device_get(metrics)
+
+    # All clients, chunk by chunk.
+
+    @functools.cached_property
+    def _views(self):
+        return jax.jit(functools.partial(views_of, self.model))
+
+    def _over_clients(self, state: State, function: Callable, *tables: np.ndarray) -> Any:
+        """`function(shared, views, rows, histories, *table rows)`, results in user order."""
+        shared = state.server.shared
+        views = self._views(shared, self.features)
+        chunks = []
+        for bucket, clients in enumerate(self.buckets):
+            count, size = even_chunks(len(clients), clients_at_once(self.model))
+            padded = np.full(count * size, self.dataset.num_users)
+            padded[: len(clients)] = clients
+            chunks += [Chunk(bucket, part) for part in padded.reshape(count, size)]
+        rows, results = _Rows(state.private, chunks), []
+        try:
+            for chunk in chunks:
+                old, fresh = next(rows)
+                old = self._with_fresh(old, fresh, state.server.key, chunk.clients)
+                histories = self._histories(chunk.bucket, chunk.clients)
+                at = np.minimum(chunk.clients, self.dataset.num_users - 1)
+                result = function(shared, views, old, histories, *(table[at] for table in tables))
+                real = chunk.clients < self.dataset.num_users
+                results.append(jax.tree.map(lambda x: x[real], jax.device_get(result)))  # noqa: B023
+        finally:
+            rows.close()
+        order = np.argsort(np.concatenate(self.buckets))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *results)
+
+    @functools.cached_property
+    def _ranks(self):
+        return jax.jit(make_ranks(self.model))
+
+    def _rank(self, state: State, part: str) -> tuple[Ranks, np.ndarray]:
+        return self._over_clients(state, self._ranks, *self.held_out[part])
+
+    def recommend(self, state: State, k: int) -> tuple[np.ndarray, np.ndarray]:
+        recommended = jax.jit(make_recommended(self.model, k))
+        scores, items = self._over_clients(state, recommended, self._owned(k))
+        return items, scores
+
+    def pack(self, state: State) -> PyTree:
+        clients = np.flatnonzero(state.private.touched)
+        return {
+            "server": state.server,
+            "clients": clients.astype(np.int32),
+            "private": state.private.gather(clients),
+        }
+
+    def unpack(self, packed: PyTree) -> State:
+        state = self.init()
+        rows = jax.tree.map(np.asarray, packed["private"])
+        state.private.stage(np.asarray(packed["clients"]), rows)
+        state.private.commit()
+        return state._replace(server=packed["server"])
+
+
+def _split(inputs: PyTree, chunks: Sequence[Chunk]) -> list[PyTree]:
+    """`inputs`, leaves [K, ...], cut for the chunks; zeros (absent clients) beyond K."""
+    size, count = len(chunks[0].clients), len(chunks)
+
+    def cut(leaf: np.ndarray) -> np.ndarray:
+        beyond = [(0, count * size - len(leaf))] + [(0, 0)] * (leaf.ndim - 1)
+        return np.pad(leaf, beyond).reshape(count, size, *leaf.shape[1:])
+
+    whole = jax.tree.map(cut, inputs)
+    return [jax.tree.map(lambda leaf: leaf[at], whole) for at in range(count)]  # noqa: B023

@@ -1,0 +1,71 @@
+"""Runs a small federation on the devices that the flags give; prints its numbers as JSON.
+
+Started by test_devices.py in a process of its own, for the number of devices is fixed when
+JAX starts.
+"""
+
+import hashlib
+import json
+import sys
+
+import jax
+import numpy as np
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.training import train
+
+CASES = {
+    "dense": dict(backbone="fcf", views="id,attention,gate"),
+    "gathered": dict(backbone="fedncf", negatives="sampled"),
+    "personal": dict(backbone="fedrap", fusion="mlp"),
+    "cohort": dict(
+        backbone="fedavg",
+        upload="delta",
+        cohort=20,
+        dropout=0.2,
+        clip_norm=0.05,
+        noise_multiplier=0.5,
+    ),
+}
+
+
+def digest(tree):
+    """Of all bits of a tree's numbers."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()
+
+
+def main():
+    dataset = load_dataset("synthetic", data_root="", synthetic={"users": 50, "items": 60})
+    results = {}
+    for devices in map(int, sys.argv[1].split(",")):
+        for name, choices in CASES.items():
+            for aggregation in ("float32", "int32"):
+                config = Config.from_flat(
+                    width=8,
+                    router_hidden=8,
+                    rounds=4,
+                    eval_every=2,
+                    local_epochs=2,
+                    devices=devices,
+                    aggregation=aggregation,
+                    **choices,
+                )
+                simulation = make_simulation(config, dataset)
+                run, _ = train(simulation)
+                rows = simulation.in_user_order(jax.device_get(run.state.private))
+                leaf = jax.tree.leaves(run.state.private)[0]
+                results[f"{name} {aggregation} {devices}"] = {
+                    "digest": digest((run.state.server.shared, rows)),
+                    "evaluations": run.evaluations,
+                    "shards": len(leaf.sharding.device_set),
+                }
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

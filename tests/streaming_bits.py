@@ -1,0 +1,80 @@
+"""Trains small federations from every store; prints a digest of all their numbers as JSON.
+
+Started by test_streaming.py in a process of its own.
+"""
+
+import hashlib
+import json
+import tempfile
+
+import jax
+import numpy as np
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.training import train
+
+CASES = {
+    "everyone": dict(backbone="pfedrec", upload="delta", chunk=9),
+    "cohort": dict(backbone="fcf", cohort=20, dropout=0.3, clip_norm=0.05, noise_multiplier=0.3),
+    "gathered": dict(backbone="fedrap", fusion="mlp", negatives="sampled", min_local_epochs=1),
+}
+
+
+def simulate(dataset, **choices):
+    values = dict(width=8, router_hidden=8, rounds=4, eval_every=2, local_epochs=2)
+    return make_simulation(Config.from_flat(**{**values, **choices}), dataset)
+
+
+def digest(tree):
+    """Of all bits of a tree's numbers."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()
+
+
+def rows_of(packed, clients):
+    """The packed rows of some clients."""
+    at = np.searchsorted(packed["clients"], clients)
+    return jax.tree.map(lambda leaf: leaf[at], packed["private"])
+
+
+def main():
+    dataset = load_dataset("synthetic", data_root="", synthetic={"users": 50, "items": 60})
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        # What disk has compiled, host takes.
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        for name, choices in CASES.items():
+            touched = None
+            for store in ("disk", "host", "device"):
+                simulation = simulate(dataset, **choices, store=store, store_dir=folder)
+                run, _ = train(simulation)
+                packed = simulation.pack(run.best_state)
+                # A client that never took part has a row of its own on the device alone.
+                touched = packed["clients"] if touched is None else touched
+                results[f"{name} {store}"] = digest(
+                    (
+                        packed["server"],
+                        rows_of(packed, touched),
+                        [np.frombuffer(json.dumps(run.evaluations).encode(), np.uint8)],
+                        simulation.evaluate(run.best_state, "test"),
+                        simulation.router_weights(run.best_state),
+                    )
+                )
+        simulation = simulate(dataset, cohort=20, negatives="sampled")
+        for blocks in ((3,), (1, 1, 1), (2, 1)):
+            state = simulation.init()
+            for rounds in blocks:
+                state, _ = simulation.run_rounds(state, rounds)
+            results[f"blocks {blocks}"] = digest(simulation.pack(state))
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

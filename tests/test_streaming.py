@@ -1,0 +1,112 @@
+"""Private rows on the device, in host memory and in files: the same numbers to the bit."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.store import ClientStore
+from fedvlr_jax.simulation import NonFiniteError
+from tests.conftest import ROOT
+from tests.streaming_bits import CASES, digest, rows_of, simulate
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 50, "items": 60})
+
+
+@pytest.fixture(scope="module")
+def digests():
+    """Of tests/streaming_bits.py, in a process of its own, for programs are compiled here
+    without the optimisations whose bits matter."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    printed = subprocess.run(
+        [sys.executable, "-m", "tests.streaming_bits"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert printed.returncode == 0, printed.stderr
+    return json.loads(printed.stdout)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_store_gives_the_same_bits(name, digests):
+    assert digests[f"{name} host"] == digests[f"{name} device"]
+    assert digests[f"{name} disk"] == digests[f"{name} device"]
+
+
+def test_blocks_of_rounds_do_not_matter(digests):
+    """Three rounds in one call, or one after the other: what resuming relies on."""
+    assert len({digests[name] for name in digests if name.startswith("blocks")}) == 1
+
+
+@pytest.mark.parametrize("stores", [("device", "disk"), ("host", "device"), ("disk", "host")])
+def test_a_packed_state_moves_to_another_store(stores, dataset):
+    one, other = (simulate(dataset, cohort=20, store=store) for store in stores)
+    state, _ = one.run_rounds(one.init(), 2)
+    packed = one.pack(state)
+    again = other.pack(other.unpack(packed))
+    assert digest(again["server"]) == digest(packed["server"])
+    both = np.intersect1d(again["clients"], packed["clients"])
+    assert digest(rows_of(again, both)) == digest(rows_of(packed, both))
+
+
+@pytest.mark.parametrize("store", ["host", "disk"])
+def test_a_failed_round_leaves_every_row(store, dataset):
+    good = simulate(dataset, store=store)
+    state, _ = good.run_rounds(good.init(), 1)
+    before = good.pack(state)
+    bad = simulate(dataset, store=store, client_lr=1e30)
+    with pytest.raises(NonFiniteError, match=r"round 1: .* client") as caught:
+        bad.run_rounds(state, 3)
+    assert digest(bad.pack(caught.value.state)["private"]) == digest(before["private"])
+
+
+SHAPES = {"a": jax.ShapeDtypeStruct((2, 3), np.float32), "b": jax.ShapeDtypeStruct((), np.float32)}
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+def test_store(in_files, tmp_path):
+    store = ClientStore(SHAPES, 10, str(tmp_path) if in_files else None)
+    rows = lambda value: {
+        "a": np.full((2, 2, 3), value, np.float32),
+        "b": np.full(2, value, np.float32),
+    }
+    store.stage(np.array([7, 3]), rows(1.0))
+    assert not store.touched.any() and not store.gather(np.array([3]))["a"].any()
+    assert sorted(store.commit()) == [3, 7]
+    copy = store.copy()
+    store.stage(np.array([3, 4]), rows(2.0))
+    store.discard()
+    assert list(store.commit()) == []
+    store.stage(np.array([3, 4]), rows(5.0))
+    store.commit()
+    found = store.gather(np.array([7, 4, 3, 0]))
+    assert found["b"].tolist() == [1.0, 5.0, 5.0, 0.0]
+    assert found["a"][:, 1, 2].tolist() == [1.0, 5.0, 5.0, 0.0]
+    assert np.flatnonzero(store.touched).tolist() == [3, 4, 7]
+    assert copy.gather(np.array([7, 4, 3]))["b"].tolist() == [1.0, 0.0, 1.0]
+
+
+def test_a_million_untouched_clients_cost_nothing(tmp_path):
+    shapes = {"items": jax.ShapeDtypeStruct((1000, 64), np.float32)}
+    store = ClientStore(shapes, 1_000_000, str(tmp_path))
+    last = np.array([999_999])
+    store.stage(last, {"items": np.ones((1, 1000, 64), np.float32)})
+    store.commit()
+    assert store.gather(last)["items"].all()
+
+
+def test_a_folder_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match="--store_dir=/nowhere"):
+        ClientStore(SHAPES, 10, "/nowhere")
