@@ -93,10 +93,30 @@ def test_combination(backbone, fusion, dataset, tmp_path):
     # Only plain FedAvg has nothing personal; all others rank differently for two users.
     for _ in range(3):
         state, _ = simulation.run_rounds(state, 5)
-    shared_alone = backbone == "fedavg" and fusion in ("none", "mlp")
+    shared_alone = backbone == "fedavg" and fusion != "bilevel"
     assert is_personal(simulation, state) == (not shared_alone)
     weights = simulation.router_weights(state)
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_local_only_training_shares_nothing(dataset):
+    """Without a server step, what a client learns does not depend on who else takes part."""
+    private = []
+    for cohort in (0, 20):
+        config = small("fcf", "bilevel", server_optimizer="none", server_decay=3.0, cohort=cohort)
+        simulation = make_simulation(config, dataset)
+        state = simulation.init()
+        shared = jax.device_get(state.server.shared)
+        initial = jax.device_get(state.private)
+        state, _ = simulation.run_rounds(state, 1)
+        for a, b in zip(jax.tree.leaves(shared), jax.tree.leaves(state.server.shared), strict=True):
+            assert np.array_equal(a, b)
+        private.append(jax.device_get(state.private))
+    everyone, some = (np.concatenate([b["head"]["vector"] for b in p]) for p in private)
+    before = np.concatenate([b["head"]["vector"] for b in initial])
+    took_part = (some != before).any(axis=1)
+    assert took_part.sum() == 20 and (everyone != before).any(axis=1).all()
+    np.testing.assert_allclose(some[took_part], everyone[took_part], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("backbone", "fusion"), COMBINATIONS)
