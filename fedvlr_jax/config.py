@@ -69,8 +69,8 @@ class ModelConfig:
     fusion: str = _field("bilevel", "How an item's vector is made of its views.", FUSION_NAMES)
     views: str = _field(
         "id,text,image",
-        "Views of fusion=bilevel, comma-separated: sum, mlp, gate, attention, cross_attention, "
-        "id, or the name of a modality of the data set.",
+        "Views of fusion=bilevel, comma-separated: sum, mixture, mlp, gate, attention, "
+        "cross_attention, id, or the name of a modality of the data set.",
     )
     width: int = _field(64, "Latent width d of the ID table and of every view.")
     init_scale: float = _field(0.1, "Standard deviation of the initial ID table.")

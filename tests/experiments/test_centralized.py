@@ -12,23 +12,21 @@ from tests.experiments.commands import refused
 SMALL = ("--synthetic_users=60", "--synthetic_items=80", "--width=4", "--epochs=2")
 
 
-def test_a_run_is_tuned_on_validation_and_not_repeated(run, tmp_path):
-    arguments = (*SMALL, "--model=vbpr", "--eval_every=1", "--seeds=0,1", "--workdir=w")
+def test_a_run_leaves_what_a_federated_one_does(run, tmp_path):
+    arguments = (*SMALL, "--tune=false", "--weights=l2=0.1", "--seeds=0,1", "--workdir=w")
     first = run("centralized", *arguments)
     assert first.returncode == 0, first.stderr
-    tried = json.loads((tmp_path / "w/tuning.json").read_text())
-    assert len(tried) == 9
-    best = max(tried, key=lambda entry: entry["valid_ndcg@50"])["choice"]
-    folder = tmp_path / "w" / best.replace(" ", "-")
+    folder = tmp_path / "w/default"
     summaries = [json.loads((folder / f"seed{s}/summary.json").read_text()) for s in (0, 1)]
-    # The keys of a federated run, so that tables and reports read both.
     for summary in summaries:
         assert summary["backbone"] == "vbpr" and summary["protocol"] == "strict"
         assert {"hr@50", "ndcg@50", "warm", "cold", "activity"} <= summary["test"].keys()
         assert "ease" in summary["baselines"] and 1 <= summary["selected_round"] <= 2
+    flags = json.loads((folder / "seed1/config.json").read_text())["flags"]
+    assert (flags["model"], flags["weights"], flags["seed"]) == ("vbpr", {"l2": 0.1}, 1)
     (line,) = json.loads((tmp_path / "w/centralized.json").read_text())
     expected = np.mean([summary["test"]["ndcg@50"] for summary in summaries])
-    assert line["all_ndcg@50"] == pytest.approx(expected) and line["choice"] == f"vbpr {best}"
+    assert line["all_ndcg@50"] == pytest.approx(expected) and line["seeds"] == 2
     assert "<svg" in (folder / "seed1/report.html").read_text()
 
     again = run("centralized", *arguments)
