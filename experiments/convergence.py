@@ -9,8 +9,9 @@ squared norm over T rounds by O(1/sqrt T) + O(A/T) + O(zeta^2/n_s); the last ter
 
 --workdir then holds convergence.json, .csv and .md (the mean squared norm over the first T
 rounds, for doubling T, and the slope of its logarithm against that of T over the later half,
-which the bound wants at -0.5 or below until the floor) and convergence.svg. Flags of experiments.train set the rest;
-their defaults are here plain steps without decay. On two cores it takes about four minutes.
+which the bound wants at -0.5 or below until the floor) and convergence.svg. Flags of
+experiments.train set the rest; their defaults are here plain steps without decay. On two
+cores it takes about ten minutes. A hump on the way is a saddle that the personal heads leave.
 """
 
 from __future__ import annotations
