@@ -14,7 +14,7 @@ from fedvlr_jax.federated.aggregation import SERVER_OPTIMIZERS
 from fedvlr_jax.federated.local import Broadcast, Upload
 from fedvlr_jax.federated.participation import make_cohort
 from fedvlr_jax.federated.round import choose_plan
-from fedvlr_jax.fusion import FUSIONS
+from fedvlr_jax.fusion import FUSIONS, make_fusion
 from fedvlr_jax.fusion.operators import OPERATORS
 from fedvlr_jax.models import BACKBONES
 from fedvlr_jax.simulation import make_simulation
@@ -165,6 +165,20 @@ def test_operator(name, dataset):
         assert np.isfinite(leaf).all()
     for source in (by_items, by_features["text"], by_features["image"]):
         assert (jnp.abs(source).max(axis=1) > 0).all()
+
+
+def test_vbpr_adds_the_content_to_the_id_row(dataset):
+    simulation = make_simulation(small("fcf", "vbpr"), dataset)
+    fusion, features = simulation.model.fusion, simulation.features
+    items = jax.random.normal(jax.random.key(1), (dataset.num_items, 8))
+    gamma = fusion.init_shared(jax.random.key(0))
+    content = np.concatenate([features["image"], features["text"]], axis=1)
+    expected = items + content @ gamma["projection"]["kernel"]
+    np.testing.assert_allclose(fusion.views(gamma, items, features)[:, 0], expected, rtol=1e-4)
+    plain = make_fusion("vbpr", views=(), width=8, hidden=8, widths={})
+    np.testing.assert_array_equal(
+        plain.views(plain.init_shared(jax.random.key(0)), items, {})[:, 0], items
+    )
 
 
 def test_plan_follows_the_cost_rule(dataset):
