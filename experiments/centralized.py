@@ -28,7 +28,7 @@ from rich.console import Console
 
 from experiments.comparison import compare, write_comparison, write_text
 from experiments.launch import config_from_flags, define_config_flags, launch
-from experiments.members import Choice, folder_of, is_done, label_of, parse_seeds, tuned
+from experiments.members import Choice, folder_of, is_done, leave_out, parse_seeds, tuned
 from experiments.train import describe, load
 from fedvlr_jax.centralized import (
     CENTRALIZED,
@@ -120,9 +120,8 @@ def train_waiting(runs: Sequence[CentralizedRun], trainer: Trainer, dataset: Dat
         began = time.perf_counter()
         result = trainer.fit(run.seed, run.model.learning_rate, run.model.weights)
         seconds = time.perf_counter() - began
-        where = f"{run.model.model} {label_of(run.choice)} seed {run.seed}"
         if not result.best_epoch:
-            console.print(f"{where}: diverged; left out", markup=False, highlight=False)
+            leave_out(run.directory, "diverged")
             continue
         described = {**describe(run.base, dataset), "flags": run.flat, "groups": run.groups}
         summary, users = _summarise(run, result, dataset, seconds)
@@ -133,7 +132,7 @@ def train_waiting(runs: Sequence[CentralizedRun], trainer: Trainer, dataset: Dat
         directory.write_report(render_report(described, summary, result.evaluations, users))
         directory.write_summary(summary)
         console.print(
-            f"{where}: validation NDCG@50 {summary['valid']['ndcg@50']:.2f} at epoch "
+            f"{run.directory}: validation NDCG@50 {summary['valid']['ndcg@50']:.2f} at epoch "
             f"{result.best_epoch}, {seconds:.1f} s",
             markup=False,
             highlight=False,

@@ -127,6 +127,12 @@ def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool
     return same and saved["dataset"]["fingerprint"] == fingerprint
 
 
+def leave_out(directory: Path, why: str) -> None:
+    """A run that came to nothing has no summary, nor that of another run before it."""
+    (directory / "summary.json").unlink(missing_ok=True)
+    Console().print(f"{directory}: {why}; left out", markup=False, highlight=False)
+
+
 def train_waiting(members: Sequence[Member]) -> dict[Any, Dataset]:
     """Trains the members that are not done; their data sets, by `config.data`."""
     datasets: dict[Any, Dataset] = {}
@@ -182,7 +188,7 @@ def _train_group(members: Sequence[Member], simulation: Simulation, at_once: int
     baselines = summarise_baselines(simulation.dataset, config.evaluation)
     for member, run in zip(members, runs, strict=True):
         if run.stopped == NOT_FINITE:
-            console.print(f"{member.directory}: stopped at {NOT_FINITE}; left out", markup=False)
+            leave_out(member.directory, f"stopped at {NOT_FINITE}")
             continue
         seed = member.config.run.seed
         summary, users = summarise_run(simulation, run, timing, seed=seed, baselines=baselines)
