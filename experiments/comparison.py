@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.significance import bootstrap_interval, paired_test
 from fedvlr_jax.report import RunDirectory
@@ -175,8 +176,11 @@ def write_table(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole file beside its place, and moves it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a whole file beside its place, and moves it there; InputError if it cannot."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text)
-    os.replace(aside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text)
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"--workdir: {path} cannot be written: {error.strerror}") from None
