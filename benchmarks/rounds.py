@@ -100,17 +100,6 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
     }
 
 
-def whole_numbers(name: str, text: str) -> list[int]:
-    """[10, 100] of "10,100"."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise InputError(f"--{name}={text}: give positive whole numbers, e.g. 1000,10000")
-    return numbers
-
-
 def combinations(text: str) -> list[tuple[str, str]]:
     """[("fcf", "bilevel"), ...] of "fcf+bilevel,..."; "all" names all fifteen."""
     if text == "all":

@@ -23,8 +23,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rounds import whole_numbers
-from experiments.launch import launch
+from experiments.launch import launch, whole_numbers
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

@@ -36,10 +36,12 @@ def _groups() -> dict[str, Sequence[dataclasses.Field]]:
     }
 
 
-def define_config_flags() -> None:
-    """One flag for every field of `Config`, grouped as there."""
+def define_config_flags(*groups: str) -> None:
+    """One flag for every field of `Config`, or of the named groups of it, grouped as there."""
     for group, fields in _groups().items():
         for field in fields:
+            if groups and group not in groups:
+                continue
             define = _DEFINE[type(field.default)]
             define(field.name, field.default, _help(field), module_name=group)
 
@@ -51,9 +53,24 @@ def _help(field: dataclasses.Field) -> str:
 
 
 def config_from_flags(**changes: Any) -> Config:
-    """The Config of the parsed flags; `changes` overrule them by flag name."""
-    values = {field.name: FLAGS[field.name].value for fs in _groups().values() for field in fs}
+    """The Config of the parsed flags; `changes` overrule them by flag name.
+
+    What the command does not define as a flag keeps its default.
+    """
+    names = [field.name for fields in _groups().values() for field in fields]
+    values = {name: FLAGS[name].value for name in names if name in FLAGS}
     return Config.from_flat(**{**values, **changes})
+
+
+def whole_numbers(name: str, text: str) -> list[int]:
+    """[10, 100] of "10,100"."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise InputError(f"--{name}={text}: give positive whole numbers, e.g. 1000,10000")
+    return numbers
 
 
 def use_compilation_cache() -> None:

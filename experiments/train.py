@@ -81,7 +81,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
         },
         "commit": _commit(),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
-        "command": " ".join(["python -m experiments.train", *sys.argv[1:]]),
+        "command": " ".join([f"python -m experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "dataset": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,

@@ -14,8 +14,8 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.types import Rates
 
 BACKBONE_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
-FUSION_NAMES = ("none", "mlp", "bilevel")
-OPTIMIZER_NAMES = ("sgd", "momentum", "adam", "yogi")
+FUSION_NAMES = ("none", "vbpr", "mlp", "bilevel")
+OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
 
 
 def _field(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -69,8 +69,8 @@ class ModelConfig:
     fusion: str = _field("bilevel", "How an item's vector is made of its views.", FUSION_NAMES)
     views: str = _field(
         "id,text,image",
-        "Views of fusion=bilevel, comma-separated: sum, mlp, gate, attention, cross_attention, "
-        "id, or the name of a modality of the data set.",
+        "Views of fusion=bilevel, comma-separated: sum, mixture, mlp, gate, attention, "
+        "cross_attention, id, or the name of a modality of the data set.",
     )
     width: int = _field(64, "Latent width d of the ID table and of every view.")
     init_scale: float = _field(0.1, "Standard deviation of the initial ID table.")
@@ -124,7 +124,12 @@ class FederationConfig:
         1.0, "upload=delta: client SGD step for its copy of the views and of the shared head."
     )
     client_decay: float = _field(0.02, "L2 decay of the private head, per unit of client_lr.")
-    server_optimizer: str = _field("adam", "Server optimizer.", OPTIMIZER_NAMES)
+    server_optimizer: str = _field(
+        "adam",
+        "Server optimizer; none takes no step: local-only training, where each client moves "
+        "its private parts alone and what is shared stays as it was drawn.",
+        OPTIMIZER_NAMES,
+    )
     server_lr_items: float = _field(0.05, "Server step for the ID table.")
     server_lr_fusion: float = _field(0.003, "Server step for the fusion operators.")
     server_lr_head: float = _field(0.01, "Server step for the backbone's shared head.")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from fedvlr_jax.config import EvaluationConfig
+from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.evaluation.metrics import ACTIVITY_GROUPS, summarise, targets_of, user_metrics
+from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import RunState, Timing
 
@@ -35,21 +39,8 @@ def summarise_run(
         [0, 1]), "ahead" and "tied" (test ranks), "router_weights", "planted".
     """
     config, dataset = simulation.config, simulation.dataset
-    ks = config.evaluation.cutoffs
     ranks = {part: simulation.evaluate(run.best_state, part) for part in ("valid", "test")}
-    parts = {
-        part: summarise(rank.ahead, rank.tied, dataset, part, ks) for part, rank in ranks.items()
-    }
-    test = ranks["test"]
-    per_user = user_metrics(test.ahead, test.tied, targets_of(dataset.test) >= 0, ks)
-    users = {
-        "user_id": np.asarray(dataset.user_ids, np.str_),
-        "history_length": dataset.train.counts,
-        "hr@50": per_user["hr@50"],
-        "ndcg@50": per_user["ndcg@50"],
-        "ahead": np.asarray(test.ahead),
-        "tied": np.asarray(test.tied),
-    }
+    parts, users = summarise_ranks(dataset, ranks, config.evaluation.cutoffs)
     summary = {
         "dataset": dataset.name,
         "protocol": config.evaluation.protocol,
@@ -60,7 +51,9 @@ def summarise_run(
         "rounds_run": int(run.state.server.round),
         "stopped": run.stopped,
         **parts,
-        "baselines": summarise_baselines(simulation) if baselines is None else baselines,
+        "baselines": summarise_baselines(dataset, config.evaluation)
+        if baselines is None
+        else baselines,
         "views": list(simulation.model.fusion.names),
         "router": None,
         "planted_spearman": None,
@@ -83,12 +76,36 @@ def summarise_run(
     return summary, users
 
 
-def summarise_baselines(simulation: Simulation) -> dict[str, Any]:
+def summarise_ranks(
+    dataset: Dataset, ranks: Mapping[str, Ranks], ks: tuple[int, ...]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What the ranks of "valid" and "test" say of any model.
+
+    Returns:
+      parts: {"valid": ..., "test": ...} as `summarise` returns them.
+      users: arrays [N, ...]: "user_id", "history_length", "hr@50", "ndcg@50", "ahead", "tied".
+    """
+    parts = {
+        part: summarise(rank.ahead, rank.tied, dataset, part, ks) for part, rank in ranks.items()
+    }
+    test = ranks["test"]
+    per_user = user_metrics(test.ahead, test.tied, targets_of(dataset.test) >= 0, ks)
+    users = {
+        "user_id": np.asarray(dataset.user_ids, np.str_),
+        "history_length": dataset.train.counts,
+        "hr@50": per_user["hr@50"],
+        "ndcg@50": per_user["ndcg@50"],
+        "ahead": np.asarray(test.ahead),
+        "tied": np.asarray(test.tied),
+    }
+    return parts, users
+
+
+def summarise_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> dict[str, Any]:
     """Each baseline's test summary, with its validation summary under "valid"; {} if off."""
-    options = simulation.config.evaluation
-    if not options.baselines:
+    if not evaluation.baselines:
         return {}
-    results = evaluate_baselines(simulation.dataset, options.mask, options.cutoffs)
+    results = evaluate_baselines(dataset, evaluation.mask, evaluation.cutoffs)
     flat = {}
     for name, entry in results.summary.items():
         entry = dict(entry)

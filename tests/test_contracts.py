@@ -14,7 +14,7 @@ from fedvlr_jax.federated.aggregation import SERVER_OPTIMIZERS
 from fedvlr_jax.federated.local import Broadcast, Upload
 from fedvlr_jax.federated.participation import make_cohort
 from fedvlr_jax.federated.round import choose_plan
-from fedvlr_jax.fusion import FUSIONS
+from fedvlr_jax.fusion import FUSIONS, make_fusion
 from fedvlr_jax.fusion.operators import OPERATORS
 from fedvlr_jax.models import BACKBONES
 from fedvlr_jax.simulation import make_simulation
@@ -93,10 +93,30 @@ def test_combination(backbone, fusion, dataset, tmp_path):
     # Only plain FedAvg has nothing personal; all others rank differently for two users.
     for _ in range(3):
         state, _ = simulation.run_rounds(state, 5)
-    shared_alone = backbone == "fedavg" and fusion in ("none", "mlp")
+    shared_alone = backbone == "fedavg" and fusion != "bilevel"
     assert is_personal(simulation, state) == (not shared_alone)
     weights = simulation.router_weights(state)
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_local_only_training_shares_nothing(dataset):
+    """Without a server step, what a client learns does not depend on who else takes part."""
+    private = []
+    for cohort in (0, 20):
+        config = small("fcf", "bilevel", server_optimizer="none", server_decay=3.0, cohort=cohort)
+        simulation = make_simulation(config, dataset)
+        state = simulation.init()
+        shared = jax.device_get(state.server.shared)
+        initial = jax.device_get(state.private)
+        state, _ = simulation.run_rounds(state, 1)
+        for a, b in zip(jax.tree.leaves(shared), jax.tree.leaves(state.server.shared), strict=True):
+            assert np.array_equal(a, b)
+        private.append(jax.device_get(state.private))
+    everyone, some = (np.concatenate([b["head"]["vector"] for b in p]) for p in private)
+    before = np.concatenate([b["head"]["vector"] for b in initial])
+    took_part = (some != before).any(axis=1)
+    assert took_part.sum() == 20 and (everyone != before).any(axis=1).all()
+    np.testing.assert_allclose(some[took_part], everyone[took_part], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("backbone", "fusion"), COMBINATIONS)
@@ -145,6 +165,20 @@ def test_operator(name, dataset):
         assert np.isfinite(leaf).all()
     for source in (by_items, by_features["text"], by_features["image"]):
         assert (jnp.abs(source).max(axis=1) > 0).all()
+
+
+def test_vbpr_adds_the_content_to_the_id_row(dataset):
+    simulation = make_simulation(small("fcf", "vbpr"), dataset)
+    fusion, features = simulation.model.fusion, simulation.features
+    items = jax.random.normal(jax.random.key(1), (dataset.num_items, 8))
+    gamma = fusion.init_shared(jax.random.key(0))
+    content = np.concatenate([features["image"], features["text"]], axis=1)
+    expected = items + content @ gamma["projection"]["kernel"]
+    np.testing.assert_allclose(fusion.views(gamma, items, features)[:, 0], expected, rtol=1e-4)
+    plain = make_fusion("vbpr", views=(), width=8, hidden=8, widths={})
+    np.testing.assert_array_equal(
+        plain.views(plain.init_shared(jax.random.key(0)), items, {})[:, 0], items
+    )
 
 
 def test_plan_follows_the_cost_rule(dataset):

@@ -19,6 +19,7 @@ LEVELS = {
     "fusion": 2,
     "evaluation": 3,
     "report": 3,
+    "centralized": 4,
     "federated": 4,
     "checkpointing": 4,
     "resident": 5,

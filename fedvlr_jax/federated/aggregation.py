@@ -18,6 +18,7 @@ def normalised_weights(weight: jax.Array, present: jax.Array) -> jax.Array:
 
 
 SERVER_OPTIMIZERS = {
+    "none": lambda step: optax.set_to_zero(),
     "sgd": optax.sgd,
     "momentum": lambda step: optax.sgd(step, momentum=0.9),
     "adam": optax.adam,
@@ -28,9 +29,12 @@ SERVER_OPTIMIZERS = {
 def server_optimizer(name: str, rates: Rates) -> optax.GradientTransformation:
     """The optimizer `name` with its own step for each of the server's parts.
 
-    The ID table and the operators decay; the backbone's shared head does not.
+    The ID table and the operators decay; the backbone's shared head does not. "none" moves
+    and decays nothing: clients are then on their own.
     """
     make = SERVER_OPTIMIZERS[name]
+    if name == "none":
+        return make(0.0)
 
     def decayed(step: Any) -> optax.GradientTransformation:
         # Decoupled: the decay is added behind the optimizer, scaled by the step alone.

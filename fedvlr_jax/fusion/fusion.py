@@ -56,6 +56,19 @@ class MultiView(nn.Module):
         return jnp.stack(views, axis=1)
 
 
+class WithContent(nn.Module):
+    """The ID row plus one projection of all modalities, joined: D_i + [C_i; V_i] E."""
+
+    @nn.compact
+    def __call__(self, items: jax.Array, features: Mapping[str, jax.Array]) -> jax.Array:
+        if not features:
+            return items[:, None, :]
+        # Sorted, for jit hands a dict over in sorted order.
+        content = jnp.concatenate([x for _, x in sorted(features.items())], axis=-1)
+        projected = nn.Dense(items.shape[-1], use_bias=False, name="projection")(content)
+        return (items + projected)[:, None, :]
+
+
 class Router(nn.Module):
     """Two layers over the pooled history; softmax weights over the views (Eq. 4).
 
@@ -92,12 +105,12 @@ def none() -> Fusion:
     )
 
 
-def _operators(names: tuple[str, ...], width: int, widths: Mapping[str, int]):
-    module = MultiView(names=names)
+def _server_side(module: nn.Module, width: int, widths: Mapping[str, int]):
+    """(init_shared, views) of a module called with (items, features)."""
 
     def init_shared(key: jax.Array) -> PyTree:
         row = {name: jnp.zeros((1, size)) for name, size in widths.items()}
-        return module.init(key, jnp.zeros((1, width)), row)["params"]
+        return module.init(key, jnp.zeros((1, width)), row).get("params", {})
 
     def views(gamma: PyTree, items: jax.Array, features: Mapping[str, jax.Array]) -> jax.Array:
         return jnp.asarray(module.apply({"params": gamma}, items, features))
@@ -105,15 +118,26 @@ def _operators(names: tuple[str, ...], width: int, widths: Mapping[str, int]):
     return init_shared, views
 
 
+def vbpr(width: int, widths: Mapping[str, int]) -> Fusion:
+    """The item's content added to its ID row, no router: the paper's "+ VBPR".
+
+    *choice*: added, where VBPR (He & McAuley 2016, eq. 4) appends the content and gives a
+    user a second vector for it. An item's vector keeps width d, so that the same backbones
+    are compared, with the same heads; the user's vector then serves both parts.
+    """
+    init_shared, views = _server_side(WithContent(), width, widths)
+    return Fusion(("vbpr",), init_shared, views, _no_router, _only_view)
+
+
 def mlp(width: int, widths: Mapping[str, int]) -> Fusion:
     """One shared `mlp` operator and no router: the paper's "+ MLP"."""
-    init_shared, views = _operators(("mlp",), width, widths)
+    init_shared, views = _server_side(MultiView(names=("mlp",)), width, widths)
     return Fusion(("mlp",), init_shared, views, _no_router, _only_view)
 
 
 def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str, int]) -> Fusion:
     """Several views on the server, a private router on every client."""
-    init_shared, views = _operators(names, width, widths)
+    init_shared, views = _server_side(MultiView(names=names), width, widths)
     router = Router(num_views=len(names), hidden=hidden)
 
     def init_router(key: jax.Array) -> PyTree:
@@ -145,6 +169,7 @@ def make_fusion(
 
 FUSIONS: dict[str, Callable[..., Fusion]] = {
     "none": lambda *, views, width, hidden, widths: none(),
+    "vbpr": lambda *, views, width, hidden, widths: vbpr(width, widths),
     "mlp": lambda *, views, width, hidden, widths: mlp(width, widths),
     "bilevel": lambda *, views, width, hidden, widths: bilevel(views, width, hidden, widths),
 }

@@ -34,6 +34,18 @@ class Sum(nn.Module):
         return jnp.sum(jnp.stack(list(tokens.values())), axis=0)
 
 
+class Mixture(nn.Module):
+    """softmax(a)-weighted mean of the tokens, a learned: one weight a modality for everyone.
+
+    What a router that all clients share would choose; weights start uniform, as a router's.
+    """
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> jax.Array:
+        logits = self.param("logits", nn.initializers.zeros, (len(tokens),))
+        return jnp.einsum("m,mid->id", softmax(logits), jnp.stack(list(tokens.values())))
+
+
 class Mlp(nn.Module):
     """LN(W2 relu(W1 [x_1; ...; x_M]))."""
 
@@ -88,6 +100,7 @@ class CrossAttention(nn.Module):
 
 OPERATORS: dict[str, Callable[..., nn.Module]] = {
     "sum": Sum,
+    "mixture": Mixture,
     "mlp": Mlp,
     "gate": Gate,
     "attention": Attention,

@@ -126,6 +126,38 @@ def method_bars(summary: Mapping[str, Any], metric: str) -> str | None:
     return draw(f"Test {METRIC_LABELS[metric]} of all methods", paint, height=height)
 
 
+def interval_bars(title: str, bars: Sequence[tuple[str, float, Sequence[float]]]) -> str:
+    """One bar a method: (name, value in percent, 95% interval), from top to bottom."""
+
+    def paint(axes: Axes) -> None:
+        for place, (_, value, interval) in enumerate(bars):
+            axes.barh(place, value, 0.7, color=series_colour(0), alpha=0.6)
+            axes.plot(interval, [place] * 2, color=INK, linewidth=1.3)
+        axes.set_yticks(range(len(bars)), [_shorten(name) for name, _, _ in bars])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+        axes.set_ylim(len(bars) - 0.45, -0.55)
+        axes.set_xlim(left=0)
+        axes.set(title=title, xlabel="percent, line: 95% CI over users")
+
+    return draw(title, paint, height=1.3 + 0.26 * len(bars))
+
+
+def loglog_lines(title: str, rounds: Sequence[int], curves: Mapping[str, Sequence[float]]) -> str:
+    """Positive curves over rounds, both axes logarithmic, beside a line that falls as 1/sqrt."""
+
+    def paint(axes: Axes) -> None:
+        for place, (name, values) in enumerate(curves.items()):
+            axes.loglog(rounds, values, color=series_colour(place), linewidth=1.4, label=name)
+        top = max(values[0] for values in curves.values())
+        bound = [top / np.sqrt(t / rounds[0]) for t in rounds]
+        axes.loglog(rounds, bound, color=INK, linestyle="--", linewidth=1.2, label="1/sqrt(T)")
+        axes.set(title=title, xlabel="rounds T")
+        _legend_below(axes)
+
+    return draw(title, paint, width=6.0, height=4.2)
+
+
 def activity_bars(summary: Mapping[str, Any]) -> str | None:
     """Test HR@50 and NDCG@50 of the model by the length of the users' train histories."""
     groups = {

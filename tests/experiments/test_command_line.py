@@ -60,7 +60,7 @@ def test_a_run_leaves_everything_and_goes_on(run, tmp_path):
 
 
 BAD = {
-    "--fusion=magic": "choose one of none, mlp, bilevel",
+    "--fusion=magic": "choose one of none, vbpr, mlp, bilevel",
     "--rounds=many": "rounds=many",
     "--round=3": "round",
     "--rounds=0": "at least 1",

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from experiments.sweep import make_members, parse_over, parse_seeds
+from experiments.members import make_members, parse_over, parse_seeds
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from tests.experiments.commands import SMALL, refused

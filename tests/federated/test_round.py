@@ -12,11 +12,21 @@ from tests.federated.cases import assert_close, random_state, random_task
 from tests.federated.oracle import make_literal_round
 
 pytestmark = pytest.mark.usefixtures("double_precision")
-COMBINATIONS = list(
-    itertools.product(BACKBONE_NAMES, FUSION_NAMES, ("gradient", "delta"), ("sampled", "expected"))
-)
-# 60 combinations, two random tasks each, two random states and cohorts for each: 240.
+WAYS = list(itertools.product(("gradient", "delta"), ("sampled", "expected")))
+# vbpr differs from mlp in the views alone, which do not see how clients train.
+FEWER = {"vbpr": [("gradient", "expected"), ("delta", "sampled")]}
+COMBINATIONS = [
+    (backbone, fusion, *way)
+    for backbone, fusion in itertools.product(BACKBONE_NAMES, FUSION_NAMES)
+    for way in FEWER.get(fusion, WAYS)
+]
+# Two random tasks each, two random states and cohorts for each.
 TASKS, STATES = 2, 2
+CASES = [
+    (*combination, variant)
+    for combination in COMBINATIONS
+    for variant in range(1 if combination[1] in FEWER else TASKS)
+]
 
 
 def plans_of(task):
@@ -25,8 +35,7 @@ def plans_of(task):
     return ["gathered", "dense"] if dense else ["gathered"]
 
 
-@pytest.mark.parametrize("variant", range(TASKS))
-@pytest.mark.parametrize(("backbone", "fusion", "upload", "negatives"), COMBINATIONS)
+@pytest.mark.parametrize(("backbone", "fusion", "upload", "negatives", "variant"), CASES)
 def test_round_is_algorithm_1(backbone, fusion, upload, negatives, variant):
     seed = COMBINATIONS.index((backbone, fusion, upload, negatives))
     rng = np.random.default_rng([seed, variant])

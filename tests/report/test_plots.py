@@ -22,6 +22,8 @@ def all_figures(run: dict) -> dict[str, str]:
         "strip": plots.router_strip(users, VIEWS),
         "router": plots.router_by_activity(users, VIEWS, GROUPS),
         "planted": plots.planted_scatter(users, VIEWS, "text", 0.78),
+        "intervals": plots.interval_bars("NDCG@50", [("fcf", 30.0, (28.0, 32.5))]),
+        "slopes": plots.loglog_lines("norm", [1, 2, 4], {"A = 5": [0.4, 0.2, 0.1]}),
     }
 
 

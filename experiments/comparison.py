@@ -1,0 +1,186 @@
+"""Finished runs side by side: means over seeds, intervals and paired tests over users."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.metrics import slices, user_metrics
+from fedvlr_jax.evaluation.significance import bootstrap_interval, paired_test
+from fedvlr_jax.report import RunDirectory
+
+
+class Compared(NamedTuple):
+    """Runs that differ in their seed alone.
+
+    Attributes:
+      line: what tables say of them, percentages unrounded.
+      ndcg: float64 [N], test NDCG@50 in [0, 1] on the judged slice, averaged over seeds;
+        NaN for a user without such a target.
+    """
+
+    line: dict[str, Any]
+    ndcg: np.ndarray
+
+
+def judged_slice(dataset: Dataset) -> str:
+    """ "warm" for a data set with cold test targets, else "all"."""
+    return "warm" if slices(dataset, "test")["cold"].any() else "all"
+
+
+def read_choice(label: str, folders: Sequence[Path], dataset: Dataset) -> Compared | None:
+    """The finished runs among the folders; None if there is none."""
+    finished = [RunDirectory.open(f) for f in folders if (f / "summary.json").exists()]
+    if not finished:
+        return None
+    summaries = [directory.read_summary() for directory in finished]
+    users = [directory.read_users() for directory in finished]
+    compared = compare_summaries(
+        label, summaries, [(u["ahead"], u["tied"]) for u in users], dataset
+    )
+    compared.line["rounds"] = float(np.mean([s["selected_round"] for s in summaries]))
+    spearman = [s["planted_spearman"] for s in summaries if s.get("planted_spearman")]
+    if spearman:
+        compared.line["spearman"] = {
+            n: float(np.mean([s[n] for s in spearman])) for n in spearman[0]
+        }
+    return compared
+
+
+def compare_summaries(
+    label: str,
+    summaries: Sequence[Mapping[str, Any]],
+    ranks: Sequence[tuple[np.ndarray, np.ndarray]],
+    dataset: Dataset,
+) -> Compared:
+    """Of one or more seeds: summaries with "valid" and "test", test ranks (ahead, tied)."""
+    judged = judged_slice(dataset)
+    line: dict[str, Any] = {"choice": label, "seeds": len(summaries), "slice": judged}
+    line["valid_ndcg@50"] = float(np.mean([s["valid"]["ndcg@50"] for s in summaries]))
+    for metric in ("hr@50", "ndcg@50"):
+        for name in ("all", "warm", "cold"):
+            parts = [s["test"] if name == "all" else s["test"][name] for s in summaries]
+            if all(metric in part for part in parts):
+                values = [part[metric] for part in parts]
+                line[f"{name}_{metric}"] = float(np.mean(values))
+                line[f"{name}_{metric}_sd"] = float(np.std(values, ddof=min(1, len(values) - 1)))
+    select = slices(dataset, "test")[judged]
+    ndcg = np.mean([user_metrics(*r, select)["ndcg@50"] for r in ranks], axis=0)
+    line["ci95"] = [100 * bound for bound in bootstrap_interval(ndcg)]
+    return Compared(line, ndcg)
+
+
+def gain(compared: Compared, reference: Compared) -> dict[str, Any]:
+    """The difference in NDCG@50 over the same users, in points and percent, and Wilcoxon's p."""
+    test = paired_test(compared.ndcg, reference.ndcg)
+    return {
+        "against": reference.line["choice"],
+        "gain": 100 * test.mean_difference,
+        "gain_relative": 100 * test.relative_difference,
+        "p_value": test.p_value,
+    }
+
+
+def compare(groups: Mapping[str, Sequence[Path]], dataset: Dataset) -> list[dict[str, Any]]:
+    """One line a label out of its run directories, tested against the first; best is "chosen".
+
+    A label without a finished run is left out.
+    """
+    found = [read_choice(label, folders, dataset) for label, folders in groups.items()]
+    choices = [compared for compared in found if compared is not None]
+    for compared in choices[1:]:
+        compared.line.update(gain(compared, choices[0]))
+    lines = [compared.line for compared in choices]
+    if lines:
+        max(lines, key=lambda line: line["valid_ndcg@50"])["chosen"] = True
+    return lines
+
+
+HEADINGS = (
+    "choice",
+    "seeds",
+    "valid NDCG",
+    "HR@50",
+    "NDCG@50",
+    "warm HR@50",
+    "warm NDCG@50",
+    "95% CI",
+    "against first",
+    "p",
+)
+
+
+def mean_cell(line: Mapping[str, Any], name: str) -> str:
+    """E.g. "23.10 ± 0.72"; a dash where the line has no such number."""
+    return f"{line[name]:.2f} ± {line[f'{name}_sd']:.2f}" if name in line else "-"
+
+
+def gain_cells(line: Mapping[str, Any]) -> list[str]:
+    """The gain in points (and percent), and p, of what `gain` returned or of nothing."""
+    if "gain" not in line:
+        return ["-", "-"]
+    return [f"{line['gain']:+.2f} ({line['gain_relative']:+.0f}%)", f"{line['p_value']:.2g}"]
+
+
+def cells(line: Mapping[str, Any]) -> list[str]:
+    """The line of a choice, under HEADINGS."""
+    return [
+        line["choice"] + (" *" if line.get("chosen") else ""),
+        str(line["seeds"]),
+        f"{line['valid_ndcg@50']:.2f}",
+        *(mean_cell(line, n) for n in ("all_hr@50", "all_ndcg@50", "warm_hr@50", "warm_ndcg@50")),
+        "{:.2f}–{:.2f}".format(*line["ci95"]),
+        *gain_cells(line),
+    ]
+
+
+def write_comparison(lines: list[dict[str, Any]], stem: Path, title: str) -> None:
+    """Prints what `compare` found, and writes it as `write_table` does."""
+    caption = (
+        f"Test part, percent, mean ± sd over seeds; interval and test on NDCG@50 of "
+        f"{lines[0]['slice']} targets; * best on validation."
+    )
+    write_table(HEADINGS, [cells(line) for line in lines], lines, stem, title, caption)
+
+
+def write_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    lines: list[dict[str, Any]],
+    stem: Path,
+    title: str,
+    caption: str,
+) -> None:
+    """Prints a table, and writes it to stem.md, its numbers to stem.json and stem.csv."""
+    table = Table(title=title, caption=caption)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=160).print(table)
+    markdown = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
+    markdown.insert(1, "|---" * len(headings) + "|")
+    write_text(stem.with_suffix(".md"), f"{title}\n\n" + "\n".join(markdown) + f"\n\n{caption}\n")
+    write_text(stem.with_suffix(".json"), json.dumps(lines, indent=2))
+    write_text(stem.with_suffix(".csv"), pd.json_normalize(lines).to_csv(index=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file beside its place, and moves it there; InputError if it cannot."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text)
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"--workdir: {path} cannot be written: {error.strerror}") from None

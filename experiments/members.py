@@ -1,0 +1,260 @@
+"""Runs that belong together: other seeds and other values of some flags, each in its folder.
+
+Members whose shapes agree (other seeds, step sizes, decays) are trained in one compiled
+program; the rest one after the other. A member is not trained again when its folder holds
+its finished run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from experiments.train import FREE_FLAGS, describe, load
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.ensemble import NOT_FINITE, members_at_once, train_members
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.memory import budget_bytes, check_fits
+from fedvlr_jax.report import Progress, RunDirectory, render_report
+from fedvlr_jax.simulation import Simulation, make_simulation
+from fedvlr_jax.summary import summarise_baselines, summarise_run
+from fedvlr_jax.types import Rates
+
+FLAGS = flags.FLAGS
+
+# Values of flags by name, in the order in which they are written.
+Choice = tuple[tuple[str, Any], ...]
+
+
+def define_member_flags() -> None:
+    """The flags of every command that trains several seeds."""
+    flags.DEFINE_string("seeds", "0,1,2,3,4", "Seeds of each choice, comma-separated.")
+    flags.DEFINE_integer(
+        "members_at_once", 0, "Members side by side; 0: one on a CPU, else what memory takes."
+    )
+
+
+def label_of(choice: Choice) -> str:
+    return " ".join(f"{name}={value}" for name, value in choice) or "default"
+
+
+def folder_of(choice: Choice) -> str:
+    return "-".join(f"{name}={value}".replace("/", "_") for name, value in choice) or "default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One run: `choice` are the values that tell it from its base, by name."""
+
+    choice: Choice
+    config: Config
+
+    @property
+    def label(self) -> str:
+        return label_of(self.choice)
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.config.run.workdir)
+
+    @property
+    def program(self) -> Config:
+        """Equal for members that one compiled program can train."""
+        plain: dict[str, Any] = dict.fromkeys(Rates._fields, 0.0)
+        federation = dataclasses.replace(self.config.federation, **plain)
+        run = dataclasses.replace(self.config.run, seed=0, workdir="")
+        return dataclasses.replace(self.config, federation=federation, run=run)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """[0, 1, 2] of "0,1,2"."""
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**31:
+        raise InputError(f"--seeds={text}: give different whole numbers, e.g. 0,1,2,3,4")
+    return seeds
+
+
+def parse_over(text: str) -> list[tuple[str, Any]]:
+    """[(flag, value), ...] of "flag=value,value"."""
+    name, found, rest = text.partition("=")
+    defaults = Config().flat
+    if not found or name not in defaults or name in ("seed", "workdir", "overwrite"):
+        raise InputError(f"--over={text}: give a flag to vary and its values, e.g. fusion=none,mlp")
+    values = rest.split(";" if ";" in rest else ",")
+    kind = type(defaults[name])
+    try:
+        parse = (lambda v: {"true": True, "false": False}[v]) if kind is bool else kind
+        return [(name, parse(value)) for value in values]
+    except (ValueError, KeyError):
+        raise InputError(f"--over={text}: {name} takes {kind.__name__} values") from None
+
+
+def make_member(base: Config, choice: Choice, seed: int) -> Member:
+    """`base` with the values of `choice`, in a folder of its own below the base's."""
+    workdir = str(Path(base.workdir) / folder_of(choice) / f"seed{seed}")
+    return Member(
+        choice, Config.from_flat(**{**base.flat, **dict(choice), "seed": seed, "workdir": workdir})
+    )
+
+
+def make_members(base: Config, over: Sequence[str], seeds: Sequence[int]) -> list[Member]:
+    """All combinations, seeds innermost."""
+    choices = itertools.product(*(parse_over(text) for text in over))
+    return [make_member(base, choice, seed) for choice in choices for seed in seeds]
+
+
+def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool:
+    """Whether the directory holds the finished run of these flags on these data."""
+    if not (directory / "summary.json").exists():
+        return False
+    saved = RunDirectory.open(directory).read_config()
+    same = all(
+        saved["flags"].get(name) == value
+        for name, value in flags.items()
+        if name not in FREE_FLAGS - {"rounds", "patience"}
+    )
+    return same and saved["dataset"]["fingerprint"] == fingerprint
+
+
+def leave_out(directory: Path, why: str) -> None:
+    """A run that came to nothing has no summary, nor that of another run before it."""
+    (directory / "summary.json").unlink(missing_ok=True)
+    Console().print(f"{directory}: {why}; left out", markup=False, highlight=False)
+
+
+def train_waiting(members: Sequence[Member]) -> dict[Any, Dataset]:
+    """Trains the members that are not done; their data sets, by `config.data`."""
+    datasets: dict[Any, Dataset] = {}
+    groups: dict[Config, list[Member]] = {}
+    for member in members:
+        if member.config.run.store != "device":
+            raise InputError(
+                f"--store={member.config.run.store}: members are trained together on the device; "
+                "use --store=device, or train each by experiments.train"
+            )
+        groups.setdefault(member.program, []).append(member)
+        if member.config.data not in datasets:
+            datasets[member.config.data] = load(member.config)
+    for group in groups.values():
+        dataset = datasets[group[0].config.data]
+        waiting = [
+            m
+            for m in group
+            if m.config.run.overwrite
+            or not is_done(m.directory, m.config.flat, dataset.fingerprint)
+        ]
+        if waiting:
+            simulation = make_simulation(waiting[0].config, dataset)
+            check_fits(simulation)
+            budget = budget_bytes(simulation.config)
+            at_once = members_at_once(simulation, len(waiting), budget)
+            _train_group(waiting, simulation, FLAGS.members_at_once or at_once)
+    return datasets
+
+
+def _train_group(members: Sequence[Member], simulation: Simulation, at_once: int) -> None:
+    """Trains members of one program, and writes their run directories."""
+    config = simulation.config
+    console = Console()
+    console.print(
+        f"{config.model.backbone} + {config.model.fusion}: {len(members)} members, {at_once} at "
+        f"once, {simulation.state_bytes / 1e6:.0f} MB each",
+        markup=False,
+        highlight=False,
+    )
+    with Progress(config.federation.rounds) as progress:
+
+        def on_evaluation(runs, rounds_per_s):
+            entries = [run.evaluations[-1] for run in runs if run.evaluations]
+            if entries:
+                names = ("hr@50", "ndcg@50")
+                mean = {n: float(np.mean([e["valid"].get(n, 0.0) for e in entries])) for n in names}
+                loss = float(np.mean([e["loss"] for e in entries]))
+                newest = max(entry["round"] for entry in entries)
+                progress.update(newest, loss, mean, None, rounds_per_s)
+
+        runs, timing = train_members(
+            simulation,
+            [m.config.run.seed for m in members],
+            [m.config.federation.rates for m in members],
+            at_once=at_once,
+            on_evaluation=on_evaluation,
+        )
+    baselines = summarise_baselines(simulation.dataset, config.evaluation)
+    for member, run in zip(members, runs, strict=True):
+        if run.stopped == NOT_FINITE:
+            leave_out(member.directory, f"stopped at {NOT_FINITE}")
+            continue
+        seed = member.config.run.seed
+        summary, users = summarise_run(simulation, run, timing, seed=seed, baselines=baselines)
+        directory = RunDirectory.create(member.directory, overwrite=True)
+        described = describe(member.config, simulation.dataset)
+        directory.write_config(described)
+        directory.write_metrics(run.evaluations)
+        directory.write_users(users)
+        directory.write_report(render_report(described, summary, list(run.evaluations), users))
+        directory.write_summary(summary)
+
+
+class Run(Protocol):
+    """What `tuned` asks of a run, federated or not."""
+
+    @property
+    def choice(self) -> Choice: ...
+    @property
+    def directory(self) -> Path: ...
+
+
+AnyRun = TypeVar("AnyRun", bound=Run)
+
+
+def tuned(
+    choices: Sequence[Choice],
+    seeds: Sequence[int],
+    make: Callable[[Choice, int], AnyRun],
+    train: Callable[[list[AnyRun]], Any],
+) -> tuple[list[AnyRun], list[dict[str, Any]]]:
+    """Trains every choice with the first seed, and the best of them with the others too.
+
+    The best is the one with the highest validation NDCG@50; test numbers are not looked at.
+
+    Args:
+      make: the run of a choice and a seed. train: trains those of the runs that are not done.
+
+    Returns:
+      The runs of the best choice, one a seed, and what was tried: {"choice",
+      "valid_ndcg@50" (None: diverged)} each.
+
+    Raises:
+      InputError: every choice diverged.
+    """
+    first = [make(choice, seeds[0]) for choice in choices]
+    train(first)
+    reached = [_validation(run) for run in first]
+    tried = [
+        {"choice": label_of(run.choice), "valid_ndcg@50": value}
+        for run, value in zip(first, reached, strict=True)
+    ]
+    best = max(range(len(first)), key=lambda place: reached[place] or 0.0)
+    if reached[best] is None:
+        raise InputError(f"{first[best].directory}: diverged, as every other choice did")
+    others = [make(choices[best], seed) for seed in seeds[1:]]
+    train(others)
+    return [first[best], *others], tried
+
+
+def _validation(run: Run) -> float | None:
+    if not (run.directory / "summary.json").exists():
+        return None
+    return float(RunDirectory.open(run.directory).read_summary()["valid"]["ndcg@50"])

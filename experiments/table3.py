@@ -1,0 +1,88 @@
+"""The paper's Table 3 on your data: what a client holds, and what it sends and receives.
+
+    python -m experiments.table3 --dataset=KU --workdir=runs/table3
+
+For every backbone and fusion: the parameters that a client holds in a round (the broadcast
+views and shared head, its private rows) and, beyond the paper, the bytes of a round: down,
+the broadcast; up, the gradient of the view rows that the client touches and of the shared
+head, in float32 and averaged over the clients. With --negatives=expected a client touches
+every row; with sampled, its history and its draws (counted as if none came twice, at most
+all rows). Nothing is trained; it takes a few seconds.
+
+*choice*: views are fused on the server, so a client holds the fused views alone. The paper
+counts all three modality tables on the client, for its + MLP as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.comparison import write_table
+from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.train import load
+from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.gathered import num_slots
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.types import PyTree
+
+FLOAT_BYTES = 4
+
+
+def num_parameters(tree: PyTree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def client_costs(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Parameters held by one client, and bytes of one round, mean over clients."""
+    simulation = make_simulation(config, dataset)
+    model = simulation.model
+    key = jax.random.key(0)
+    head = num_parameters(jax.eval_shape(model.init_shared, key)["head"])
+    private = num_parameters(jax.eval_shape(model.init_private, key))
+    row = len(model.fusion.names) * model.width
+    touched = np.mean([num_slots(simulation.task, int(n)) for n in dataset.train.counts])
+    return {
+        "backbone": config.model.backbone,
+        "fusion": config.model.fusion,
+        "broadcast": dataset.num_items * row + head,
+        "private": private,
+        "held": dataset.num_items * row + head + private,
+        "bytes_down": FLOAT_BYTES * (dataset.num_items * row + head),
+        "bytes_up": float(FLOAT_BYTES * (touched * row + head)),
+    }
+
+
+def main() -> None:
+    base = config_from_flags()
+    if not base.run.workdir:
+        raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/table3")
+    dataset = load(base)
+    lines = [
+        client_costs(Config.from_flat(**{**base.flat, "backbone": b, "fusion": f}), dataset)
+        for b, f in itertools.product(BACKBONE_NAMES, FUSION_NAMES)
+    ]
+    headings = ("backbone", "fusion", "held, thousands", "of it private", "kB down", "kB up")
+    rows = [
+        [
+            *(line["backbone"], line["fusion"]),
+            *(f"{line[name] / 1000:,.1f}" for name in ("held", "private")),
+            *(f"{line[name] / 1000:,.1f}" for name in ("bytes_down", "bytes_up")),
+        ]
+        for line in lines
+    ]
+    title = f"{dataset.name}: one client, one round"
+    caption = f"{dataset.num_items} items, width {base.model.width}, views {base.model.views}."
+    write_table(headings, rows, lines, Path(base.run.workdir) / "table3", title, caption)
+
+
+if __name__ == "__main__":
+    define_config_flags()
+    launch(main, __doc__)

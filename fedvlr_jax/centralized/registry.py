@@ -1,0 +1,19 @@
+"""Name -> centralized model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedvlr_jax.centralized.bm3 import bm3
+from fedvlr_jax.centralized.mgcn import mgcn
+from fedvlr_jax.centralized.model import CentralizedModel
+from fedvlr_jax.centralized.pgl import pgl
+from fedvlr_jax.centralized.vbpr import vbpr
+
+# Each is called as make(dataset, width=d).
+CENTRALIZED: dict[str, Callable[..., CentralizedModel]] = {
+    "vbpr": vbpr,
+    "bm3": bm3,
+    "mgcn": mgcn,
+    "pgl": pgl,
+}

@@ -1,0 +1,196 @@
+"""Trains a centralized model with Adam and keeps its best epoch by validation NDCG@50.
+
+Everything random derives from (seed, epoch, step). An epoch is one compiled scan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedvlr_jax.centralized.model import CentralizedModel
+from fedvlr_jax.centralized.registry import CENTRALIZED
+from fedvlr_jax.centralized.sampling import Pairs, draw_batch, epoch_order, make_pairs
+from fedvlr_jax.config import EvaluationConfig, check_choice
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.baselines import rank
+from fedvlr_jax.evaluation.metrics import averages
+from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.types import PyTree
+
+SELECTION_METRIC = "ndcg@50"
+# The learning rates that tuning tries, for every model.
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+
+# Streams of random numbers: of a seed, and of an epoch.
+_INIT, _EPOCHS = range(2)
+_ORDER, _PREPARE, _STEPS = range(3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CentralizedConfig:
+    """Which centralized model, and how it is trained.
+
+    Attributes:
+      model: of `CENTRALIZED`.
+      width: latent width d. batch_size: most rows of a step. epochs: most epochs to run.
+      learning_rate: Adam's step.
+      weights: factors in the loss that differ from the model's own defaults.
+    """
+
+    model: str = "vbpr"
+    width: int = 64
+    batch_size: int = 2048
+    epochs: int = 500
+    learning_rate: float = 1e-3
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        check_choice("model", self.model, tuple(CENTRALIZED))
+        for name in ("width", "batch_size", "epochs"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}={getattr(self, name)}: give at least 1")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InputError(f"--learning_rate={self.learning_rate}: give a number above 0")
+
+
+class CentralizedResult(NamedTuple):
+    """What one training found.
+
+    Attributes:
+      ranks: {"valid": Ranks, "test": Ranks} of all users at the best epoch, NumPy.
+      best_epoch: the epoch with the highest validation NDCG@50, the earliest such; 0 if
+        the numbers were not finite before the first evaluation (`ranks` is then empty).
+      epochs_run: how many epochs were trained.
+      evaluations: one {"round", "loss", "valid", "best_round"} an evaluation, as a
+        federated run has them; a round is an epoch, and the loss that epoch's.
+      stopped: "rounds", "patience", or "diverged".
+    """
+
+    ranks: dict[str, Ranks]
+    best_epoch: int
+    epochs_run: int
+    evaluations: tuple[dict[str, Any], ...]
+    stopped: str
+
+
+class Trainer(NamedTuple):
+    """A model over one data set, compiled once.
+
+    Attributes:
+      fit: (seed, learning_rate, weights) -> CentralizedResult; compiles nothing anew.
+        Raises InputError for a weight that the model does not have.
+    """
+
+    model: CentralizedModel
+    fit: Callable[[int, float, Mapping[str, float]], CentralizedResult]
+
+
+class _State(NamedTuple):
+    params: PyTree
+    optimizer: PyTree
+
+
+def make_epoch(model: CentralizedModel, batch_size: int, longest: int):
+    """(state, data, pairs, key of the seed, epoch, learning rate) -> (state, mean loss), pure."""
+    adam = optax.scale_by_adam()
+
+    def epoch(state, data, pairs: Pairs, key, number, learning_rate):
+        key = jax.random.fold_in(key, number)
+        data = model.prepare(data, jax.random.fold_in(key, _PREPARE))
+        order = epoch_order(jax.random.fold_in(key, _ORDER), len(pairs.user), batch_size)
+        steps_key = jax.random.fold_in(key, _STEPS)
+
+        def step(state, inputs):
+            place, rows = inputs
+            sample_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, place))
+            batch = draw_batch(sample_key, pairs, rows, longest)
+            loss, gradient = jax.value_and_grad(model.loss)(state.params, data, batch, loss_key)
+            update, optimizer = adam.update(gradient, state.optimizer)
+            params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, update)
+            return _State(params, optimizer), loss
+
+        state, losses = jax.lax.scan(step, state, (jnp.arange(len(order)), order))
+        return state, jnp.mean(losses)
+
+    return epoch
+
+
+def make_centralized(
+    config: CentralizedConfig, evaluation: EvaluationConfig, dataset: Dataset
+) -> Trainer:
+    """Prepares one model to be trained with any seed, learning rate and weights.
+
+    Negatives, mask, cut-offs, `eval_every` and `patience` (both in epochs) are those of
+    `evaluation`.
+
+    Raises:
+      InputError: data that the model cannot use.
+    """
+    if not len(dataset.valid):
+        raise InputError(f"{dataset.name}: no validation interaction to choose an epoch by")
+    model = CENTRALIZED[config.model](dataset, width=config.width)
+    pairs = make_pairs(dataset.train, evaluation.negative_pool)
+    longest = int(dataset.train.counts.max())
+    epoch = jax.jit(make_epoch(model, config.batch_size, longest), donate_argnums=0)
+    init, embeddings = jax.jit(model.init), jax.jit(model.embeddings)
+
+    def ranks_of(vectors: tuple[np.ndarray, np.ndarray], part: str) -> Ranks:
+        users, items = vectors
+        return rank(lambda rows: users[rows] @ items.T, dataset, part, evaluation.mask)
+
+    def fit(seed: int, learning_rate: float, weights: Mapping[str, float]) -> CentralizedResult:
+        data = {**model.data, "weights": _weights(config.model, model, weights)}
+        key = jax.random.key(seed)
+        params = init(jax.random.fold_in(key, _INIT))
+        state = _State(params, optax.scale_by_adam().init(params))
+        epochs_key = jax.random.fold_in(key, _EPOCHS)
+        rate = jnp.float32(learning_rate)
+        highest, best_vectors, best, since_best = -1.0, None, 0, 0
+        evaluations: list[dict[str, Any]] = []
+        number, stopped = 0, "rounds"
+        for number in range(1, config.epochs + 1):
+            state, loss = epoch(state, data, pairs, epochs_key, number, rate)
+            if number % evaluation.eval_every and number < config.epochs:
+                continue
+            vectors = jax.device_get(embeddings(state.params, data))
+            if not all(np.isfinite(v).all() for v in (*vectors, loss)):
+                stopped = "diverged"
+                break
+            found = ranks_of(vectors, "valid")
+            valid = averages(found.ahead, found.tied, dataset, "valid", evaluation.cutoffs)
+            since_best += 1
+            if valid[SELECTION_METRIC] > highest:
+                highest, best_vectors = valid[SELECTION_METRIC], vectors
+                best, since_best = number, 0
+            evaluations.append(
+                {"round": number, "loss": float(loss), "valid": valid, "best_round": best}
+            )
+            if evaluation.patience and since_best == evaluation.patience:
+                stopped = "patience"
+                break
+        ranks = {}
+        if best_vectors is not None:
+            ranks = {part: ranks_of(best_vectors, part) for part in ("valid", "test")}
+        return CentralizedResult(ranks, best, number, tuple(evaluations), stopped)
+
+    return Trainer(model, fit)
+
+
+def _weights(
+    name: str, model: CentralizedModel, weights: Mapping[str, float]
+) -> dict[str, jax.Array]:
+    unknown = sorted(set(weights) - set(model.weights))
+    if unknown:
+        raise InputError(
+            f"--weights: {name} has no {unknown[0]!r}; it has {', '.join(sorted(model.weights))}"
+        )
+    return {name: jnp.float32(value) for name, value in {**model.weights, **weights}.items()}

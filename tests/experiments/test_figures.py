@@ -1,0 +1,87 @@
+"""The launchers of figures: what they measure is what they say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.convergence import make_gradient_norm, measure, parse_numbers, summarise
+from experiments.heterogeneity import by_activity, over_seeds
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.cohorts import multi_hot
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.simulation import make_simulation
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 12, "items": 50})
+
+
+@pytest.mark.parametrize("backbone", ["fcf", "fedavg"])
+def test_the_gradient_norm_is_that_of_the_written_objective(backbone, dataset):
+    config = Config.from_flat(backbone=backbone, fusion="bilevel", width=4, local_epochs=3)
+    simulation = make_simulation(config, dataset)
+    state, _ = simulation.run_rounds(simulation.init(), 3)
+    model, (history,) = simulation.model, simulation.histories
+    counts = history.count
+    alpha = counts / counts.sum() if backbone == "fedavg" else jnp.full(12, 1 / 12)
+
+    def objective(shared, private):
+        views = model.fusion.views(shared["fusion"], shared["items"], simulation.features)
+        positive = multi_hot(history, 50)
+        # Four negatives a positive, spread evenly over what the client does not have.
+        negative = (1 - positive) * (4 * counts / (50 - counts))[:, None]
+        pooled = positive @ views.reshape(50, -1) / counts[:, None]
+        weights = jax.vmap(model.fusion.route)(private["router"], pooled)
+        vectors = jnp.einsum("kg,igd->kid", weights, views)
+        score = lambda own, v: model.backbone.score(shared["head"], own, v)
+        scores = (
+            jax.vmap(score)(private["head"], vectors)
+            if private["head"]
+            else jax.vmap(lambda v: score({}, v))(vectors)
+        )
+        loss = positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores)
+        return jnp.sum(alpha * loss.sum(axis=1) / (positive + negative).sum(axis=1))
+
+    gradient = jax.grad(objective, (0, 1))(state.server.shared, state.private[0])
+    expected = sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(gradient))
+    found = make_gradient_norm(config, dataset)(state)
+    assert found == pytest.approx(expected, rel=1e-3)
+    # Measuring takes nothing away.
+    assert make_gradient_norm(config, dataset)(state) == found
+
+
+def test_plain_steps_lower_the_gradient(dataset):
+    config = Config.from_flat(width=4, rounds=20, server_optimizer="sgd", server_decay=0.0)
+    norms = measure(config, dataset)
+    assert norms.shape == (20,) and norms[-5:].mean() < norms[:5].mean()
+
+
+def test_the_slope_by_hand():
+    # A mean that falls as 1/sqrt(T): the norm of round t is sqrt(t) - sqrt(t - 1).
+    rounds = np.arange(1, 65)
+    found = summarise(np.sqrt(rounds) - np.sqrt(rounds - 1))
+    assert found["rounds"] == [1, 2, 4, 8, 16, 32, 64]
+    assert found["slope"] == pytest.approx(-0.5)
+    assert parse_numbers("clients", "10,100") == [10, 100]
+    for text in ("", "0", "a", "1.5"):
+        with pytest.raises(InputError, match=f"--clients={text}"):
+            parse_numbers("clients", text)
+
+
+def test_activity_groups_by_hand():
+    weights = np.array([[0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])
+    seed = lambda shift: {
+        "history_length": np.array([5, 5, 30]),
+        "router_weights": weights + np.array([shift, -shift]),
+        "hr@50": np.array([1.0, 0.0, np.nan]),
+        "ndcg@50": np.array([0.5, 0.0, np.nan]),
+    }
+    users = over_seeds([seed(0.0), seed(0.2)])
+    few, more = by_activity(users, ["id", "text"])
+    assert (few["group"], few["users"], more["group"]) == ("0-10", 2, "21-50")
+    # Means of (0.3, 0.7) and of (0.7, 0.3).
+    assert few["id_mean"] == pytest.approx(0.5) and few["id_sd"] == pytest.approx(0.2)
+    assert few["hr@50"] == 50 and few["ndcg@50"] == 25 and more["hr@50"] is None

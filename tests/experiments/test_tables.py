@@ -1,0 +1,110 @@
+"""The launchers of whole tables: what they leave, that it adds up, and what they refuse."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from experiments.ablation import PARTS, variants
+from experiments.table2 import GRID, LOCAL_GRID, METHODS, parse_method, settings_of
+from experiments.table3 import client_costs
+from fedvlr_jax.centralized import CENTRALIZED, LEARNING_RATES, CentralizedConfig, make_centralized
+from fedvlr_jax.config import Config, EvaluationConfig
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from tests.experiments.commands import SMALL
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 60})
+
+
+def test_methods_are_named_by_their_parts():
+    assert parse_method("fcf+bilevel").flags == (("backbone", "fcf"), ("fusion", "bilevel"))
+    assert parse_method("fcf+mlp").vanilla == parse_method("fcf+none").vanilla == "fcf+none"
+    assert dict(parse_method("fcf+none+local").flags)["server_optimizer"] == "none"
+    assert not parse_method("vbpr").flags
+    for name in ("vbqr", "fcf", "fcf+magic", "fcf+mlp+far"):
+        with pytest.raises(InputError, match="--methods="):
+            parse_method(name)
+    assert len(METHODS) == len(set(METHODS)) == 25
+
+
+def test_budgets_are_equal(dataset):
+    budgets = {len(settings_of(GRID)), len(settings_of(LOCAL_GRID))}
+    for name in CENTRALIZED:
+        trainer = make_centralized(CentralizedConfig(model=name), EvaluationConfig(), dataset)
+        budgets.add(len(LEARNING_RATES) * len(trainer.model.grid[1]))
+    assert budgets == {9}
+
+
+def test_table2_compares_every_method_with_its_references(run, tmp_path):
+    methods = "vbpr,fcf+none,fcf+vbpr"
+    short = ("--rounds=2", "--patience=1", "--seeds=0", "--workdir=w")
+    done = run("table2", *SMALL, *short, f"--methods={methods}")
+    assert done.returncode == 0, done.stderr
+    lines = {e["choice"]: e for e in json.loads((tmp_path / "w/table2.json").read_text())}
+    assert list(lines) == ["popularity", "item_knn", "ease", *methods.split(",")]
+    fused = lines["fcf+vbpr"]
+    assert fused["vanilla"]["against"] == "fcf+none" and "vanilla" not in lines["fcf+none"]
+    difference = fused["all_ndcg@50"] - lines["fcf+none"]["all_ndcg@50"]
+    assert fused["vanilla"]["gain"] == pytest.approx(difference)
+    pooled = ("popularity", "item_knn", "ease", "vbpr")
+    best = max(pooled, key=lambda name: lines[name]["valid_ndcg@50"])
+    assert fused["baseline"]["against"] == best and "baseline" not in lines[best]
+    tuning = json.loads((tmp_path / "w/tuning.json").read_text())["synthetic"]
+    assert {name: len(tried) for name, tried in tuning.items()} == dict.fromkeys(
+        methods.split(","), 9
+    )
+    for name, tried in tuning.items():
+        highest = max(entry["valid_ndcg@50"] for entry in tried)
+        assert lines[name]["valid_ndcg@50"] == pytest.approx(highest)
+    assert len(list(csv.reader((tmp_path / "w/table2.csv").open()))) == 7
+    assert "fcf+vbpr" in (tmp_path / "w/table2.md").read_text()
+    assert "<svg" in (tmp_path / "w/table2-synthetic.svg").read_text()
+
+
+def test_costs_by_hand(dataset):
+    cost = lambda **flags: client_costs(Config.from_flat(width=8, **flags), dataset)
+    plain = cost(backbone="fcf", fusion="none")
+    # 60 items x 8; the user's vector and its bias.
+    assert (plain["broadcast"], plain["private"], plain["held"]) == (480, 9, 489)
+    assert plain["bytes_down"] == plain["bytes_up"] == 4 * 480
+    fused = cost(backbone="fcf", fusion="bilevel", views="id,text,image", router_hidden=4)
+    # Three views; a router of 24 -> 4 -> 3 with biases.
+    assert fused["broadcast"] == 3 * 480 and fused["private"] == 9 + 24 * 4 + 4 + 4 * 3 + 3
+    # One negative a positive, one epoch: twice the history is touched, at most all.
+    sampled = cost(
+        backbone="fcf", fusion="none", negatives="sampled", num_negatives=1, local_epochs=1
+    )
+    touched = np.minimum(2 * dataset.train.counts, 60).mean()
+    assert sampled["bytes_up"] == pytest.approx(4 * 8 * touched)
+    shared = cost(backbone="fedavg", fusion="none")
+    assert (shared["broadcast"], shared["private"]) == (489, 0)
+
+
+def test_ablations_are_what_they_are_called(dataset):
+    base = Config.from_flat()
+    parts = variants(base, ("image", "text"))
+    assert tuple(parts) == PARTS
+    found = {name: dict(choice) for part in parts.values() for name, choice in part.items()}
+    assert found["without text"]["views"] == "id,image"
+    assert found["without id"]["views"] == "image,text"
+    assert found["server fusion alone"]["router_lr"] == 0
+    assert found["client refinement alone"]["server_lr_fusion"] == 0
+    for choice in found.values():
+        assert Config.from_flat(**choice)
+    with pytest.raises(InputError, match="no item features"):
+        variants(base, ())
+
+
+def test_ablation_compares_with_both(run, tmp_path):
+    arguments = ("--rounds=2", "--seeds=0", "--backbones=fedavg", "--parts=router", "--workdir=w")
+    done = run("ablation", *SMALL, *arguments)
+    assert done.returncode == 0, done.stderr
+    both, shared = json.loads((tmp_path / "w/ablation-fedavg.json").read_text())
+    assert both["choice"] == "both" == shared["against"]
+    assert shared["choice"] == "one router for all"
+    assert "<svg" in (tmp_path / "w/ablation-fedavg.svg").read_text()
