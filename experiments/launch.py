@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -13,13 +14,15 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from experiments.faults import Interrupted, OutOfMemory
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import NonFiniteError
 
 FLAGS = flags.FLAGS
 
-BAD_INPUT, NOT_FINITE = 2, 3
+# INTERRUPTED is EX_TEMPFAIL of sysexits: come again. Schedulers know it.
+BAD_INPUT, NOT_FINITE, OUT_OF_MEMORY, INTERRUPTED = 2, 3, 4, 75
 
 _DEFINE: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
@@ -113,5 +116,14 @@ def launch(main: Callable[[], None], description: str) -> None:
             fail(BAD_INPUT, error)
         except NonFiniteError as error:
             fail(NOT_FINITE, error)
+        except OutOfMemory as error:
+            fail(OUT_OF_MEMORY, error)
+        except MemoryError as error:
+            fail(OUT_OF_MEMORY, f"out of memory: {error}")
+        except Interrupted as place:
+            print(place)
+            sys.exit(INTERRUPTED)
+        except KeyboardInterrupt:
+            fail(128 + signal.SIGINT, "interrupted")
 
     app.run(guarded, flags_parser=parse)

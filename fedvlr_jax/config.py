@@ -251,12 +251,16 @@ class RunConfig:
         50, "Save at the first evaluation this many rounds after the last save, and at the end."
     )
     keep_checkpoints: int = _field(2, "How many of the newest checkpoints are kept.")
+    keep_best: int = _field(
+        1, "How many older checkpoints are kept as well, those of the best validation NDCG@50."
+    )
 
     def __post_init__(self):
         _check_range(self, "seed", 0, 2**31 - 1)
         check_choice("resume", self.resume, ("auto", "never", "must"))
         _check_range(self, "checkpoint_every", 1)
         _check_range(self, "keep_checkpoints", 1)
+        _check_range(self, "keep_best", 0)
         if self.overwrite and self.resume == "must":
             raise InputError("--overwrite: cannot go with --resume=must")
 

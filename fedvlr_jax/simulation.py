@@ -30,7 +30,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import targets_of
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
 from fedvlr_jax.federated.aggregation import server_optimizer
-from fedvlr_jax.federated.local import Model, Task, make_model
+from fedvlr_jax.federated.local import ClientNumbers, Model, Task, make_model
 from fedvlr_jax.federated.participation import (
     INIT,
     asked_clients,
@@ -38,7 +38,7 @@ from fedvlr_jax.federated.participation import (
     make_cohort,
     stream,
 )
-from fedvlr_jax.federated.round import choose_plan, make_round
+from fedvlr_jax.federated.round import choose_plan, make_round, server_numbers
 from fedvlr_jax.types import Histories, PyTree, RoundMetrics, ServerState
 
 # Bytes that the score matrix and its companions of one evaluation chunk may take.
@@ -129,15 +129,24 @@ class Simulation:
         metrics = jax.device_get(metrics)
         if not metrics.finite.all():
             at = int(np.argmin(metrics.finite))
-            raise NonFiniteError(self._describe_failure(first + at, metrics.bad_client[at]), state)
+            raise NonFiniteError(self._describe_failure(first, at, metrics, state), state)
         return state, metrics
 
     @staticmethod
-    def _describe_failure(round_number: int, bad_client: int) -> str:
-        where = f"client {bad_client}" if bad_client >= 0 else "the server's step"
+    def _describe_failure(first: int, at: int, metrics: RoundMetrics, state: State) -> str:
+        """The round, the client and the leaf of the failure that `metrics` has at place `at`."""
+        client = int(metrics.bad_client[at])
+        where = f"client {client}" if client >= 0 else "the server's step"
+        numbers: PyTree = (
+            ClientNumbers(metrics.loss, **state.private[0])
+            if client >= 0
+            else server_numbers(state.server)
+        )
+        leaf = list(trees.named_leaves(numbers))[metrics.bad_leaf[at]]
         return (
-            f"round {round_number}: a non-finite number at {where}; the state before that round "
-            "was kept; lower --client_lr, --router_lr, --item_lr or the --server_lr_* flags"
+            f"round {first + at}: a non-finite number at {where}, leaf {leaf}; the state before "
+            "that round was kept; lower --client_lr, --router_lr, --item_lr or the --server_lr_* "
+            "flags"
         )
 
     def schedule(self, seed: int, first: int, num_rounds: int) -> tuple[jax.Array, ...] | None:

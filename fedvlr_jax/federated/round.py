@@ -96,15 +96,20 @@ def in_chunks(update: LocalUpdate, chunk: int) -> LocalUpdate:
         def step(total: Upload, inputs: tuple[Cohort, jax.Array, PyTree]):
             result = update(broadcast, *inputs, key)
             total = jax.tree.map(jnp.add, total, result.upload)
-            return total, (result.private, result.loss, result.clipped, result.finite)
+            return total, (result.private, result.loss, result.clipped, result.bad_leaf)
 
         zeros = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
         upload, results = jax.lax.scan(step, zeros, jax.tree.map(split, (cohort, alpha, private)))
         merge = lambda leaf: leaf.reshape(num_chunks * size, *leaf.shape[2:])[:num_clients]
-        rows, loss, clipped, finite = jax.tree.map(merge, results)
-        return LocalResult(rows, upload, loss, clipped, finite)
+        rows, loss, clipped, bad_leaf = jax.tree.map(merge, results)
+        return LocalResult(rows, upload, loss, clipped, bad_leaf)
 
     return chunked
+
+
+def server_numbers(server: ServerState) -> PyTree:
+    """What of the server has to be finite, in the order in which `bad_leaf` counts leaves."""
+    return {"shared": server.shared, "optimizer": server.optimizer}
 
 
 def make_round(task: Task, plan: str) -> RoundFunction:
@@ -157,8 +162,11 @@ def make_round(task: Task, plan: str) -> RoundFunction:
             optimizer=optimizer_state,
         )
 
-        bad = present & ~jnp.concatenate([r.finite for r in results])
-        finite = ~jnp.any(bad) & trees.finite((stepped.shared, stepped.optimizer))
+        bad_leaf = jnp.concatenate([r.bad_leaf for r in results])
+        bad = present & (bad_leaf >= 0)
+        worst = jnp.argmax(bad)
+        bad_leaf = jnp.where(bad[worst], bad_leaf[worst], trees.bad_leaf(server_numbers(stepped)))
+        finite = bad_leaf < 0
         client = jnp.concatenate([cohort.histories.client for cohort in cohorts])
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
         participants = jnp.sum(present)
@@ -168,7 +176,8 @@ def make_round(task: Task, plan: str) -> RoundFunction:
             participants=participants,
             clipped=jnp.sum(present & jnp.concatenate([r.clipped for r in results])) / answered,
             finite=finite,
-            bad_client=jnp.where(jnp.any(bad), client[jnp.argmax(bad)], -1),
+            bad_client=jnp.where(bad[worst], client[worst], -1),
+            bad_leaf=bad_leaf,
         )
         kept_key = server.key
         new_server = keep(stepped._replace(key=None), server._replace(key=None))
