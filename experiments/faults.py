@@ -85,7 +85,9 @@ def memory_explained(simulation: Simulation) -> Iterator[None]:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         reason = str(error).split("\n")[0] or "no memory left"
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in reason:
+        # Dispatched work that finds no memory is reported as INTERNAL.
+        known = ("RESOURCE_EXHAUSTED", "Out of memory")
+        if not isinstance(error, MemoryError) and not any(text in reason for text in known):
             raise
         raise OutOfMemory(
             f"out of memory: the state of {simulation.dataset.num_users} clients takes "

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +49,16 @@ def _step_name(round_number: int) -> str:
 
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _check_space(directory: Path, size: int) -> None:
+    """Raises OSError where the disk, a quota or a limit does not take `size` bytes.
+
+    Asked before orbax is: it answers a full disk with a traceback for every leaf.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=directory) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 class Checkpoints:
@@ -116,6 +128,7 @@ class Checkpoints:
         self._remove(step)
         step.mkdir(parents=True)
         try:
+            _check_space(step, sum(leaf.nbytes for leaf in leaves.values()) + len(meta))
             ocp.save(step / STATE, leaves)
             (step / META).write_text(meta)
             sealing.seal(step, round=round_number)
