@@ -26,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.launch import launch
+from experiments.train import saved_tree
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.simulation import Simulation, make_simulation
+from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import RunState, start, train
 
 FLAGS = flags.FLAGS
@@ -202,11 +203,6 @@ def measure_corruptions(source: Path, folder: Path, count: int, rng: random.Rand
     return rows
 
 
-def saved_tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
-    clients = tuple(clients.astype(np.int32) for clients in simulation.buckets)
-    return {"state": run.state, "best": run.best_state, "clients": clients}
-
-
 def measure_overhead(name: str, folder: Path, rounds: int, repeats: int) -> dict[str, Any]:
     """Seconds of `rounds` rounds with a checkpoint every ten, and without, in turns."""
     dataset = load_dataset(name, data_root=FLAGS.data_root)
@@ -225,7 +221,7 @@ def measure_overhead(name: str, folder: Path, rounds: int, repeats: int) -> dict
                 checkpoints.save(run.evaluations[-1]["round"], tree, {}, score)
 
             began = time.perf_counter()
-            run, _ = train(simulation, run, *([save] if saves else []))
+            run, _ = train(simulation, run, save if saves else lambda *_: None)
             checkpoints.wait()
             if repeat:  # The first pass compiles.
                 seconds[saves].append(time.perf_counter() - began)

@@ -86,9 +86,15 @@ def _print_help(description: str) -> None:
             print(textwrap.fill(f"--{name}  {flag.help}{default}", 96, subsequent_indent="      "))
 
 
+def one_line(error: object) -> str:
+    """The message on one line; characters that would steer a terminal are spelt out."""
+    text = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def fail(status: int, error: object) -> None:
     """Prints one line and leaves with `status`."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(status)
 
 

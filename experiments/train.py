@@ -115,10 +115,14 @@ def _meta(config: Config, dataset: Dataset, run: RunState) -> dict[str, Any]:
     }
 
 
-def _save(checkpoints: Checkpoints, simulation: Simulation, run: RunState) -> None:
-    """Saves all that `resume` needs."""
+def saved_tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
+    """The arrays of a run, as `checkpointing` documents them."""
     clients = tuple(clients.astype(np.int32) for clients in simulation.buckets)
-    tree = {"state": run.state, "best": run.best_state, "clients": clients}
+    return {"state": run.state, "best": run.best_state, "clients": clients}
+
+
+def _save(checkpoints: Checkpoints, simulation: Simulation, run: RunState) -> None:
+    tree = saved_tree(simulation, run)
     meta = _meta(simulation.config, simulation.dataset, run)
     newest = run.evaluations[-1]
     checkpoints.save(newest["round"], tree, meta, score=newest["valid"].get(SELECTION_METRIC, 0.0))

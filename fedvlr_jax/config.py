@@ -31,10 +31,12 @@ def _check_range(
     config: Any, name: str, low: float, high: float = math.inf, open_low=False
 ) -> None:
     value = getattr(config, name)
+    if isinstance(value, int):
+        high = min(high, 2**31 - 1)  # They are int32 on the device.
     inside = low <= value <= high
     if not (math.isfinite(value) and inside):
         bound = f"at least {low:g}"
-        bound += f" and at most {high:g}" if math.isfinite(high) else ""
+        bound += f" and at most {high:.10g}" if math.isfinite(high) else ""
         raise InputError(f"--{name}={value}: out of range; give a finite number of {bound}")
 
 
