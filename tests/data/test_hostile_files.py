@@ -60,7 +60,8 @@ def pairs_of(text):
     """The (user, item) pairs of a file, by Python's own CSV reader."""
     text = text.removeprefix("\ufeff")
     tab = "\t" in text.split("\n")[0]
-    rows = [r for r in csv.reader(io.StringIO(text), delimiter="\t" if tab else ",")]
+    # Any of the three line ends, as in a file that Python opens.
+    rows = list(csv.reader(io.StringIO(text, newline=None), delimiter="\t" if tab else ","))
     names = [name.strip() for name in rows[0]]
     user, item = names.index("userID"), names.index("itemID")
     filled = [row for row in rows[1:] if any(row)]
@@ -148,7 +149,9 @@ def test_edited_bytes_of_a_mapping_are_refused_or_read_right(edits):
     content = edit(bytearray(b"a,itemID\nw,0\nx,1\ny,2\nz,3\n"), edits)
     data = load({"i_id_mapping__csv": content})
     if data is not None:
-        rows = [r for r in csv.reader(io.StringIO(content.decode("utf-8-sig"))) if any(r)]
+        rows = [
+            r for r in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=None)) if any(r)
+        ]
         expected = {whole(dense): original for original, dense in rows[1:]}
         assert dict(enumerate(data.item_ids.tolist())) == expected
 
