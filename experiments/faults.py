@@ -78,17 +78,22 @@ class StopRequest:
             )
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether Python, NumPy or the device could not allocate."""
+    # Work that is dispatched and then finds no memory is reported as INTERNAL.
+    known = ("RESOURCE_EXHAUSTED", "Out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in known)
+
+
 @contextlib.contextmanager
 def memory_explained(simulation: Simulation) -> Iterator[None]:
     """Turns running out of memory inside the block into `OutOfMemory`, with the state's size."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        reason = str(error).split("\n")[0] or "no memory left"
-        # Dispatched work that finds no memory is reported as INTERNAL.
-        known = ("RESOURCE_EXHAUSTED", "Out of memory")
-        if not isinstance(error, MemoryError) and not any(text in reason for text in known):
+        if not ran_out(error):
             raise
+        reason = str(error).split("\n")[0] or "no memory left"
         raise OutOfMemory(
             f"out of memory: the state of {simulation.dataset.num_users} clients takes "
             f"{simulation.state_bytes / 1e6:.1f} MB and the best state as much again; lower "

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments.faults import Interrupted, OutOfMemory
+from experiments.faults import Interrupted, OutOfMemory, ran_out
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import NonFiniteError
@@ -124,7 +124,9 @@ def launch(main: Callable[[], None], description: str) -> None:
             fail(NOT_FINITE, error)
         except OutOfMemory as error:
             fail(OUT_OF_MEMORY, error)
-        except MemoryError as error:
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not ran_out(error):
+                raise
             fail(OUT_OF_MEMORY, f"out of memory: {error}")
         except Interrupted as place:
             print(place)

@@ -52,7 +52,8 @@ def copy_state(state: State) -> State:
 
 def start(simulation: Simulation) -> RunState:
     """The beginning of a run."""
-    state = simulation.init()
+    # Waited for, because to copy what found no memory never ends on a CPU.
+    state = jax.block_until_ready(simulation.init())
     return RunState(state, copy_state(state), 0, (), "")
 
 

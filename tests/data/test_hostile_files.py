@@ -149,9 +149,8 @@ def test_edited_bytes_of_a_mapping_are_refused_or_read_right(edits):
     content = edit(bytearray(b"a,itemID\nw,0\nx,1\ny,2\nz,3\n"), edits)
     data = load({"i_id_mapping__csv": content})
     if data is not None:
-        rows = [
-            r for r in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=None)) if any(r)
-        ]
+        text = io.StringIO(content.decode("utf-8-sig"), newline=None)
+        rows = [row for row in csv.reader(text) if any(row)]
         expected = {whole(dense): original for original, dense in rows[1:]}
         assert dict(enumerate(data.item_ids.tolist())) == expected
 
