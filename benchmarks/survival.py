@@ -320,7 +320,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("corruptions", 90, "Damages to checkpoints.")
     flags.DEFINE_string("datasets", "", "Data sets to measure the price on, such as KU,ML.")
     flags.DEFINE_string("data_root", "../shared/data", "Folder that holds the data sets.")
-    flags.DEFINE_integer("overhead_rounds", 40, "Rounds of one timed run.")
+    flags.DEFINE_integer("overhead_rounds", 100, "Rounds of one timed run.")
     flags.DEFINE_integer("repeats", 5, "Timed runs of each sort; medians are shown.")
     flags.DEFINE_integer("clients", 0, "Clients of the large state, such as 100000.")
     flags.DEFINE_integer("seed", 0, "Of the moments and the damages.")

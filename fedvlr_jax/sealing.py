@@ -14,7 +14,7 @@ from typing import Any
 
 from fedvlr_jax.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.survival import DAMAGE, contents, damage_once
-from fedvlr_jax import sealing
+from fedvlr_jax import checkpointing, sealing
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.sealing import Damaged
@@ -27,6 +27,14 @@ TREE = {
 }
 
 
+@pytest.fixture(params=[0, 1 << 16], ids=["apart", "packed"], autouse=True, scope="module")
+def packing(request):
+    """Every promise holds for leaves that are stored apart and for those that are packed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpointing, "SMALL_BYTES", request.param)
+        yield
+
+
 def saved(directory, rounds=(1, 2, 3), scores=None, **options):
     checkpoints = Checkpoints(directory, **options)
     for round_number in rounds:
@@ -37,7 +45,7 @@ def saved(directory, rounds=(1, 2, 3), scores=None, **options):
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory):
+def three(tmp_path_factory, packing):
     return saved(tmp_path_factory.mktemp("three") / "checkpoints", keep=3)
 
 
@@ -104,7 +112,7 @@ def test_another_schema_is_refused_by_its_number(tmp_path, monkeypatch):
     monkeypatch.setattr(sealing, "SCHEMA", 99)
     checkpoints = saved(tmp_path, (1,))
     monkeypatch.undo()
-    with pytest.raises(Damaged, match="written by schema 99; this version reads 1"):
+    with pytest.raises(Damaged, match="written by schema 99; this version reads 2"):
         Checkpoints(checkpoints.directory).verify(1)
 
 
