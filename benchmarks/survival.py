@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,7 +84,7 @@ def measure_kills(folder: Path, kills: int, rounds: int, rng: random.Random) -> 
         run.communicate()
         duration = time.perf_counter() - began
     expected = outcome(undisturbed)
-    killed = resumed = runs = exact = 0
+    killed = starts = failed = runs = exact = 0
     workdir = folder / "killed"
     while killed < kills or workdir.exists():
         run = short_run(workdir, rounds)
@@ -93,15 +94,24 @@ def measure_kills(folder: Path, kills: int, rounds: int, rng: random.Random) -> 
                 run.communicate(timeout=rng.uniform(0, duration))
             except subprocess.TimeoutExpired:
                 run.kill()
-                killed += 1
         run.communicate()
-        resumed += run.returncode in (0, -9)
+        starts += 1
+        if run.returncode == -signal.SIGKILL:
+            killed += 1
+            continue
         if run.returncode == 0:
             runs += 1
             exact += outcome(workdir) == expected
-        if run.returncode != -9:
-            shutil.rmtree(workdir)
-    return {"kills": killed, "starts": resumed, "finished runs": runs, "bit-exact": exact}
+        else:
+            failed += 1
+        shutil.rmtree(workdir)
+    return {
+        "kills": killed,
+        "starts": starts,
+        "failed starts": failed,
+        "finished runs": runs,
+        "bit-exact": exact,
+    }
 
 
 def _some_file(step: Path, rng: random.Random) -> Path:

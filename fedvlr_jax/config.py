@@ -61,6 +61,8 @@ class DataConfig:
     def __post_init__(self):
         check_choice("split", self.split, ("auto", "predefined", "leave-one-out", "global-time"))
         check_choice("duplicates", self.duplicates, ("merge", "error"))
+        for name in ("synthetic_users", "synthetic_items", "synthetic_seed"):
+            _check_range(self, name, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
