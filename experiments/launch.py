@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -13,13 +14,15 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from experiments.faults import Interrupted, OutOfMemory, ran_out
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import NonFiniteError
 
 FLAGS = flags.FLAGS
 
-BAD_INPUT, NOT_FINITE = 2, 3
+# INTERRUPTED is EX_TEMPFAIL of sysexits: come again. Schedulers know it.
+BAD_INPUT, NOT_FINITE, OUT_OF_MEMORY, INTERRUPTED = 2, 3, 4, 75
 
 _DEFINE: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
@@ -100,9 +103,15 @@ def _print_help(description: str) -> None:
             print(textwrap.fill(f"--{name}  {flag.help}{default}", 96, subsequent_indent="      "))
 
 
+def one_line(error: object) -> str:
+    """The message on one line; characters that would steer a terminal are spelt out."""
+    text = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def fail(status: int, error: object) -> None:
     """Prints one line and leaves with `status`."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -130,5 +139,16 @@ def launch(main: Callable[[], None], description: str) -> None:
             fail(BAD_INPUT, error)
         except NonFiniteError as error:
             fail(NOT_FINITE, error)
+        except OutOfMemory as error:
+            fail(OUT_OF_MEMORY, error)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not ran_out(error):
+                raise
+            fail(OUT_OF_MEMORY, f"out of memory: {error}")
+        except Interrupted as place:
+            print(place)
+            sys.exit(INTERRUPTED)
+        except KeyboardInterrupt:
+            fail(128 + signal.SIGINT, "interrupted")
 
     app.run(guarded, flags_parser=parse)

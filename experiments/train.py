@@ -4,7 +4,9 @@
 
 Writes config.json, metrics.jsonl (a line an evaluation), checkpoints, summary.json,
 users.npz and report.html into --workdir, and goes on where an interrupted run stopped.
-Exit status: 0 done, 2 bad input, 3 a number was not finite.
+SIGTERM and SIGINT (Ctrl-C) save after the evaluation that comes next and leave; a second
+one leaves at once. Exit status: 0 done, 2 bad input or a directory that cannot be written,
+3 a number was not finite, 4 out of memory, 75 stopped by a signal and saved.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
 import fedvlr_jax
+from experiments.faults import Interrupted, StopRequest, memory_explained
 from experiments.launch import config_from_flags, define_config_flags, launch
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
@@ -26,15 +30,22 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import check_fits, describe_plan
-from fedvlr_jax.report import Progress, RunDirectory, print_summary, render_report
-from fedvlr_jax.simulation import Simulation, make_simulation
+from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary, render_report
+from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
 from fedvlr_jax.summary import summarise_run
-from fedvlr_jax.training import RunState, start, train, why_stopped
+from fedvlr_jax.training import (
+    SELECTION_METRIC,
+    RunState,
+    Timing,
+    start,
+    train,
+    why_stopped,
+)
 
 # A run may go on with other values of these: they do not change what was computed.
 FREE_FLAGS = frozenset(
-    "rounds patience workdir overwrite resume checkpoint_every keep_checkpoints chunk data_root "
-    "baselines devices store store_dir memory_budget_gb".split()
+    "rounds patience workdir overwrite resume checkpoint_every keep_checkpoints keep_best chunk "
+    "data_root baselines devices store store_dir memory_budget_gb".split()
 )
 
 
@@ -104,9 +115,17 @@ def _meta(simulation: Simulation, run: RunState) -> dict[str, Any]:
     }
 
 
+def saved_tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
+    """The arrays of a run, as `checkpointing` documents them."""
+    return {"state": simulation.pack(run.state), "best": simulation.pack(run.best_state)}
+
+
 def _save(checkpoints: Checkpoints, simulation: Simulation, run: RunState) -> None:
-    tree = {"state": simulation.pack(run.state), "best": simulation.pack(run.best_state)}
-    checkpoints.save(int(run.state.server.round), tree, _meta(simulation, run))
+    newest = run.evaluations[-1]
+    score = newest["valid"].get(SELECTION_METRIC, 0.0)
+    checkpoints.save(
+        newest["round"], saved_tree(simulation, run), _meta(simulation, run), score=score
+    )
 
 
 def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None:
@@ -125,12 +144,22 @@ def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None
         )
 
 
-def resume(simulation: Simulation, checkpoints: Checkpoints, progress: Progress) -> RunState | None:
-    """The run as the newest whole checkpoint has it; None where there is none."""
-    newest = checkpoints.newest(progress.note)
-    if newest is None:
-        return None
+def resume(
+    simulation: Simulation, checkpoints: Checkpoints, note: Callable[[str], None]
+) -> RunState | None:
+    """The run as the newest whole checkpoint has it; None where there is none.
+
+    Raises:
+      InputError: it is of other flags or data; or there is none, and --resume=must.
+    """
     config = simulation.config
+    newest = checkpoints.newest(note)
+    if newest is None:
+        if config.run.resume == "must":
+            raise InputError(f"--resume=must: {checkpoints.directory} holds no whole checkpoint")
+        if checkpoints.rounds():
+            note("no checkpoint is whole: starting anew")
+        return None
     meta = checkpoints.read_meta(newest)
     _check_same(meta, config, simulation.dataset)
     like = {part: simulation.packed_shapes(meta["leaves"], part) for part in ("state", "best")}
@@ -149,31 +178,74 @@ def main() -> None:
     dataset = load(config)
     simulation = make_simulation(config, dataset)
     check_fits(simulation)
-    with Progress(config.federation.rounds) as progress:
-        summary, directory = run_experiment(simulation, progress)
+    with (
+        Progress(config.federation.rounds) as progress,
+        StopRequest() as stop,
+        memory_explained(simulation),
+    ):
+        summary, directory = run_experiment(simulation, progress, leave=lambda: stop.asked)
     print_summary(summary)
     print(f"report: {directory.path / 'report.html'}")
 
 
 def run_experiment(
-    simulation: Simulation, progress: Progress
+    simulation: Simulation, progress: Progress, leave: Callable[[], bool] = lambda: False
 ) -> tuple[dict[str, Any], RunDirectory]:
-    """Trains, or goes on, and writes everything into the run directory."""
+    """Trains, or goes on, and writes everything into the run directory.
+
+    Args:
+      leave: asked before every block of rounds; once it says so, the run is saved.
+
+    Raises:
+      InputError: the directory cannot be used, or holds something else; nothing was changed.
+      NonFiniteError: training met a number that is not finite. The message names the newest
+        checkpoint, which is of before.
+      Interrupted: `leave` said so; the run is saved.
+    """
+    config, path = simulation.config, Path(simulation.config.workdir)
+    if config.run.resume == "must" and not (path / "config.json").exists():
+        raise InputError(f"--resume=must: --workdir={path} holds no run")
+    with locked(path):
+        directory, checkpoints, run = open_run(simulation, progress)
+        if run is not None and run.stopped and (path / "summary.json").exists():
+            progress.note(f"already finished after round {int(run.state.server.round)}")
+            return directory.read_summary(), directory
+        run = start(simulation) if run is None else run
+        directory.write_config(describe(config, simulation.dataset))
+        directory.write_metrics(run.evaluations)
+        run, timing = train_and_save(simulation, directory, checkpoints, run, progress, leave)
+        if not run.stopped:
+            raise Interrupted(
+                f"left after round {int(run.state.server.round)} of {config.federation.rounds}; "
+                "the same command goes on"
+            )
+        summary, users = summarise_run(simulation, run, timing)
+        directory.write_users(users)
+        report = render_report(directory.read_config(), summary, directory.read_metrics(), users)
+        directory.write_report(report)
+        directory.write_summary(summary)
+    return summary, directory
+
+
+def open_run(
+    simulation: Simulation, progress: Progress
+) -> tuple[RunDirectory, Checkpoints, RunState | None]:
+    """The run directory, its checkpoints, and the run that they hold, if there is one."""
     config, dataset = simulation.config, simulation.dataset
     path = Path(config.workdir)
-    checkpoints = Checkpoints(path / "checkpoints", keep=config.run.keep_checkpoints)
-    held = (path / "config.json").exists() and not config.run.overwrite
-    if config.run.resume == "must" and not held:
-        raise InputError(f"--resume=must: --workdir={path} holds no run")
+    keep, keep_best = config.run.keep_checkpoints, config.run.keep_best
+    checkpoints = Checkpoints(path / "checkpoints", keep=keep, keep_best=keep_best)
     run = None
+    held = (path / "config.json").exists() and not config.run.overwrite
     if held and config.run.resume != "never":
         directory = RunDirectory.open(path)
         saved = directory.read_config()
         fingerprint = saved.get("dataset", {}).get("fingerprint")
         _check_same({"flags": saved.get("flags", {}), "fingerprint": fingerprint}, config, dataset)
-        run = resume(simulation, checkpoints, progress)
+        run = resume(simulation, checkpoints, progress.note)
     else:
         directory = RunDirectory.create(path, overwrite=config.run.overwrite)
+        checkpoints.clear()
     for note in dataset.notes:
         progress.note(note)
     progress.note(
@@ -181,41 +253,50 @@ def run_experiment(
         f"{len(dataset.train)} train interactions"
     )
     progress.note(describe_plan(simulation))
-    if run is not None and run.stopped and (path / "summary.json").exists():
-        progress.note(f"already finished after round {int(run.state.server.round)}")
-        return directory.read_summary(), directory
-    if run is None:
-        run = start(simulation)
-        checkpoints.clear()
-    else:
+    if run is not None and not run.stopped:
         progress.note(f"going on after round {int(run.state.server.round)}")
-    directory.write_config(describe(config, dataset))
-    directory.write_metrics(run.evaluations)
+    return directory, checkpoints, run
 
+
+def train_and_save(
+    simulation: Simulation,
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    run: RunState,
+    progress: Progress,
+    leave: Callable[[], bool],
+) -> tuple[RunState, Timing]:
+    """Trains to the end, or until `leave`; what is returned is saved."""
+    config = simulation.config
     saved_at = int(run.state.server.round)
 
-    def on_evaluation(run: RunState, rounds_per_s: float) -> None:
+    def save(run: RunState) -> None:
         nonlocal saved_at
+        _save(checkpoints, simulation, run)
+        saved_at = run.evaluations[-1]["round"]
+
+    def on_evaluation(run: RunState, rounds_per_s: float) -> None:
         entry = run.evaluations[-1]
         directory.append_metrics(entry)
         progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
         if run.stopped or entry["round"] - saved_at >= config.run.checkpoint_every:
-            _save(checkpoints, simulation, run)
-            saved_at = entry["round"]
+            save(run)
 
-    run, timing = train(simulation, run, on_evaluation)
+    try:
+        run, timing = train(simulation, run, on_evaluation, leave)
+    except NonFiniteError as error:
+        checkpoints.wait()
+        kept = checkpoints.newest()
+        held = "no checkpoint yet" if kept is None else f"the newest checkpoint is of round {kept}"
+        raise NonFiniteError(f"{error}; {held}", error.state) from error
     if run.stopped == "patience":
         progress.note(
             f"stopped: no better validation NDCG@50 for {config.evaluation.patience} evaluations"
         )
+    if int(run.state.server.round) > saved_at:
+        save(run)
     checkpoints.wait()
-    summary, users = summarise_run(simulation, run, timing)
-    directory.write_users(users)
-    directory.write_summary(summary)
-    directory.write_report(
-        render_report(directory.read_config(), summary, directory.read_metrics(), users)
-    )
-    return summary, directory
+    return run, timing
 
 
 if __name__ == "__main__":

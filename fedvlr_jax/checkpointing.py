@@ -1,121 +1,85 @@
 """Checkpoints that a run can trust: written aside, sealed last, verified before use.
 
-A checkpoint is a directory `round_00000020` holding `state` (orbax), `meta.json`, and
-`manifest.json`, written last: the size and SHA-256 of every file, and its own digest.
-Orbax notices neither flipped bits nor another dtype, and takes a stray directory for the
-latest step; here a directory without a manifest that agrees to the bit is no checkpoint,
-and the newest one that is whole is used.
+A checkpoint is a directory `round_00000020` holding `state` (orbax), `meta.json`, and the
+manifest of `sealing.py`. Orbax notices neither flipped bits nor another dtype, and takes a
+stray directory for the latest step; here a directory that is not whole to the bit is no
+checkpoint, and the newest one that is whole is used.
+
+A run saves the tree {"state": ..., "best": ...} of two packed states, each {"server":
+ServerState, "clients": int32 [T], "private": leaves [T, ...]}: row r of a private leaf belongs
+to client clients[r]. A client without a row has its initial one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
+import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from fedvlr_jax import sealing
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.sealing import Damaged
+from fedvlr_jax.trees import named_leaves
 from fedvlr_jax.types import PyTree
 
-SCHEMA = 1
-STATE, META, MANIFEST = "state", "meta.json", "manifest.json"
-_STEP = re.compile(r"round_(\d{8,})")
+STATE, META = "state", "meta.json"
+# An array costs orbax about 2 ms, whatever its size, and a state has a hundred small ones:
+# those up to so many bytes are stored as one, behind each other in the order of "leaves".
+SMALL_BYTES = 1 << 16
+PACKED = "packed"
+# Trained floats shrink by a fifth; looking for it takes longer than all else in a save.
+_OPTIONS = ocp.options.ArrayOptions(saving=ocp.options.ArrayOptions.Saving(use_compression=False))
+_STEP = re.compile(r"round_([0-9]{8,})")
 
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-
-
-class DamagedCheckpoint(InputError):
-    """A checkpoint that is not what was once written; the message says what differs."""
-
-
-def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """{"server.shared.items": leaf, ...}: the leaves by their place in the tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
 def _kinds(leaves: dict[str, Any]) -> dict[str, list]:
     return {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in leaves.items()}
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _num_bytes(kind: Sequence[Any]) -> int:
+    shape, dtype = kind
+    return math.prod(shape) * jnp.dtype(dtype).itemsize
 
 
-def _files(directory: Path) -> Iterable[Path]:
-    return sorted(p for p in directory.rglob("*") if not p.is_dir() or p.is_symlink())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _seal(step: Path, round_number: int) -> None:
-    """Writes the manifest of everything that lies in `step`, as the last act of a save."""
-    files = {}
-    for path in _files(step):
-        _sync(path)
-        files[path.relative_to(step).as_posix()] = [path.stat().st_size, _digest(path)]
-    body = json.dumps({"schema": SCHEMA, "round": round_number, "files": files})
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    aside = step / f".{MANIFEST}.tmp"
-    aside.write_text(f"{body}\n{digest}\n")
-    _sync(aside)
-    aside.rename(step / MANIFEST)
-    _sync(step)
-
-
-def verify(step: Path) -> int:
-    """The round of the checkpoint in `step`, every byte of which is as it was written.
-
-    Raises:
-      DamagedCheckpoint: it is not; the message names the first file that differs.
-    """
-    if not (step / MANIFEST).is_file():
-        raise DamagedCheckpoint(f"{step}: has no {MANIFEST}; the save was not finished")
-    try:
-        text = (step / MANIFEST).read_text()
-        body, digest, rest = text.split("\n")
-        if rest or hashlib.sha256(body.encode()).hexdigest() != digest:
-            raise ValueError
-    except (ValueError, OSError):
-        raise DamagedCheckpoint(f"{step / MANIFEST}: differs from what was written") from None
-    manifest = json.loads(body)
-    if manifest["schema"] != SCHEMA:
-        raise DamagedCheckpoint(
-            f"{step}: written by schema {manifest['schema']}; this version reads {SCHEMA}"
-        )
-    if step.name != _step_name(manifest["round"]):
-        raise DamagedCheckpoint(f"{step}: holds round {manifest['round']}")
-    found = {p.relative_to(step).as_posix(): p for p in _files(step)}
-    found.pop(MANIFEST)
-    for name in sorted(found.keys() ^ manifest["files"].keys()):
-        what = "is missing" if name in manifest["files"] else "does not belong here"
-        raise DamagedCheckpoint(f"{step / name}: {what}")
-    for name, (size, expected) in manifest["files"].items():
-        if found[name].stat().st_size != size or _digest(found[name]) != expected:
-            raise DamagedCheckpoint(f"{step / name}: differs from what was written")
-    return manifest["round"]
+def _pack(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What orbax stores: the large leaves as they are, the small ones in one."""
+    small = [leaf.tobytes() for leaf in leaves.values() if leaf.nbytes <= SMALL_BYTES]
+    large = {name: leaf for name, leaf in leaves.items() if leaf.nbytes > SMALL_BYTES}
+    return {**large, PACKED: np.frombuffer(b"".join(small), np.uint8)} if small else large
 
 
 def _step_name(round_number: int) -> str:
     return f"round_{round_number:08d}"
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _check_space(directory: Path, size: int) -> None:
+    """Raises OSError where the disk, a quota or a limit does not take `size` bytes.
+
+    Asked before orbax is: it answers a full disk with a traceback for every leaf.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=directory) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 class Checkpoints:
@@ -124,47 +88,58 @@ class Checkpoints:
     Args:
       directory: where they lie; made at the first save.
       keep: how many of the newest are kept.
+      keep_best: how many more are kept for their score, the highest first.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2):
+    def __init__(self, directory: Path, *, keep: int = 2, keep_best: int = 0):
         self.directory = Path(directory).absolute()
-        self._keep = keep
+        self._keep, self._keep_best = keep, keep_best
         self._saving: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._verified: set[int] = set()
 
     def rounds(self) -> list[int]:
         """Rounds that have a directory, ascending; whether they are whole is not looked at."""
         if not self.directory.is_dir():
             return []
-        matches = (_STEP.fullmatch(path.name) for path in self.directory.iterdir())
-        return sorted(int(match[1]) for match in matches if match)
+        names = [path.name for path in self.directory.iterdir()]
+        rounds = [int(match[1]) for match in map(_STEP.fullmatch, names) if match]
+        return sorted(r for r in rounds if _step_name(r) in names)
 
     def path(self, round_number: int) -> Path:
         return self.directory / _step_name(round_number)
 
-    def save(self, round_number: int, tree: PyTree, meta: dict[str, Any]) -> None:
+    def save(
+        self, round_number: int, tree: PyTree, meta: Mapping[str, Any], score: float = 0.0
+    ) -> None:
         """Saves in the background; `tree` may be donated as soon as this returns.
 
-        Waits for a save that is still under way, and raises if that one failed.
+        Waits for a save that is still under way, and raises if that one failed. Once it is
+        whole, what is newer than it (damaged, or stray) and what need not be kept is removed.
+
+        Args:
+          meta: JSON values to keep beside the tree.
+          score: what `keep_best` goes by, the higher the better.
 
         Raises:
           InputError: the disk cannot take it; older checkpoints are untouched.
         """
         self.wait()
-        leaves = named_leaves(tree)
+        self._verified.clear()
         # The only copy made while training waits. Typed keys travel as their numbers.
         leaves = {
-            name: jax.random.key_data(x)
-            if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-            else x
-            for name, x in leaves.items()
+            name: jax.random.key_data(x) if _is_key(x) else x
+            for name, x in named_leaves(tree).items()
         }
         host = {name: np.array(x) for name, x in jax.device_get(leaves).items()}
-        content = json.dumps({**meta, "leaves": _kinds(host)})
+        content = json.dumps(
+            {**meta, "score": score, "small_bytes": SMALL_BYTES, "leaves": _kinds(host)}
+        )
 
         def work() -> None:
             try:
                 self._write(round_number, host, content)
+                self._remove_others(round_number)
             except BaseException as error:
                 self._failure = error
 
@@ -173,15 +148,33 @@ class Checkpoints:
 
     def _write(self, round_number: int, leaves: dict[str, np.ndarray], meta: str) -> None:
         step = self.path(round_number)
-        if step.exists():
-            self._remove(step)
+        self._remove(step)
         step.mkdir(parents=True)
-        ocp.save(step / STATE, leaves)
-        (step / META).write_text(meta)
-        _seal(step, round_number)
-        _sync(self.directory)
-        for old in self.rounds()[: -self._keep]:
-            self._remove(self.path(old))
+        try:
+            _check_space(step, sum(leaf.nbytes for leaf in leaves.values()) + len(meta))
+            with ocp.Context(array_options=_OPTIONS):
+                ocp.save(step / STATE, _pack(leaves))
+            (step / META).write_text(meta)
+            sealing.seal(step, round=round_number)
+        except BaseException:
+            # On a full disk the torn save would take the place of the next one.
+            self._remove(step)
+            raise
+        sealing.sync(self.directory)
+
+    def _remove_others(self, newest: int) -> None:
+        # Only what is sealed takes a place: a stray directory must not push a save out.
+        sealed = [r for r in self.rounds() if r <= newest and sealing.is_sealed(self.path(r))]
+        older = sealed[: -self._keep]
+        best = sorted(older, key=self._score)[max(0, len(older) - self._keep_best) :]
+        for round_number in set(self.rounds()) - {*sealed[-self._keep :], *best}:
+            self._remove(self.path(round_number))
+
+    def _score(self, round_number: int) -> float:
+        try:
+            return float(self.read_meta(round_number)["score"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return -np.inf
 
     def clear(self) -> None:
         """Removes every checkpoint."""
@@ -191,8 +184,11 @@ class Checkpoints:
 
     @staticmethod
     def _remove(step: Path) -> None:
+        if step.is_symlink() or step.is_file():
+            step.unlink()
+            return
         # Unsealed first, so that an interrupted removal leaves nothing that looks whole.
-        (step / MANIFEST).unlink(missing_ok=True)
+        sealing.unseal(step)
         shutil.rmtree(step, ignore_errors=True)
 
     def wait(self) -> None:
@@ -205,17 +201,32 @@ class Checkpoints:
             reason = getattr(failure, "strerror", None) or str(failure).split("\n")[0]
             raise InputError(f"{self.directory}: cannot save a checkpoint: {reason}") from failure
 
+    def verify(self, round_number: int) -> None:
+        """Returns if the checkpoint is whole to the bit.
+
+        Raises:
+          Damaged: it is not; the message says what differs.
+        """
+        if round_number in self._verified:
+            return
+        manifest = sealing.verify(self.path(round_number))
+        if manifest["round"] != round_number:
+            raise Damaged(f"{self.path(round_number)}: holds round {manifest['round']}")
+        self._verified.add(round_number)
+
     def newest(self, note: Callable[[str], None] = lambda line: None) -> int | None:
         """The newest round whose checkpoint is whole, or None; `note` hears of damaged ones."""
         for round_number in reversed(self.rounds()):
             try:
-                return verify(self.path(round_number))
-            except DamagedCheckpoint as error:
+                self.verify(round_number)
+                return round_number
+            except Damaged as error:
                 note(f"{error}; looking for an older checkpoint")
         return None
 
     def read_meta(self, round_number: int) -> dict[str, Any]:
-        """What was saved beside the state: the `meta` of `save`, and "leaves"."""
+        """What was saved beside the tree: the `meta` and "score" of `save`, and "leaves":
+        {name: [shape, dtype]}."""
         return json.loads((self.path(round_number) / META).read_text())
 
     def load(self, round_number: int, like: PyTree) -> PyTree:
@@ -226,33 +237,117 @@ class Checkpoints:
             their shardings, where they have one, decide where the leaves are put.
 
         Raises:
-          DamagedCheckpoint: the checkpoint is not whole.
+          Damaged: the checkpoint is not whole.
           InputError: a leaf is missing or has another shape or dtype.
         """
-        step = self.path(round_number)
-        verify(step)
-        saved = self.read_meta(round_number)["leaves"]
+        self.verify(round_number)
         wanted = named_leaves(like)
-        plain = {}
-        for name, leaf in wanted.items():
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaf = jax.eval_shape(jax.random.key_data, leaf)
-            expected = [list(leaf.shape), str(leaf.dtype)]
+        plain = {
+            name: jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+            for name, leaf in wanted.items()
+        }
+        meta = self.read_meta(round_number)
+        saved = meta["leaves"]
+        for name, expected in _kinds(plain).items():
             if saved.get(name) != expected:
                 raise InputError(
-                    f"{step}: leaf {name} is {saved.get(name, 'missing')}, expected {expected}"
+                    f"{self.path(round_number)}: leaf {name} is {saved.get(name, 'missing')}, "
+                    f"expected {expected}"
                 )
-            sharding = getattr(leaf, "sharding", None)
-            sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            plain[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-        abstract = {name: plain.get(name, ocp.PLACEHOLDER) for name in saved}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = ocp.load(step / STATE, abstract)
+        loaded = self._read(round_number, plain, meta)
         leaves = [
-            jax.random.wrap_key_data(loaded[name])
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else loaded[name]
+            jax.random.wrap_key_data(loaded[name]) if _is_key(leaf) else loaded[name]
             for name, leaf in wanted.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def _read(
+        self, round_number: int, wanted: Mapping[str, Any], meta: Mapping[str, Any]
+    ) -> dict[str, jax.Array]:
+        """The leaves `wanted`, put where they are wanted; no other large one is read."""
+        saved = meta["leaves"]
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        place = {n: getattr(leaf, "sharding", None) or here for n, leaf in wanted.items()}
+        sizes = {name: _num_bytes(kind) for name, kind in saved.items()}
+        small = [name for name, size in sizes.items() if size <= meta["small_bytes"]]
+        offset = dict(zip(small, np.cumsum([0, *(sizes[n] for n in small)]), strict=False))
+
+        abstract = {name: ocp.PLACEHOLDER for name in saved if name not in offset}
+        for name in wanted.keys() - offset.keys():
+            shape, dtype = saved[name]
+            abstract[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=place[name])
+        if small:
+            total = (sum(sizes[n] for n in small),)
+            packed = jax.ShapeDtypeStruct(total, np.uint8, sharding=here)
+            abstract[PACKED] = packed if wanted.keys() & offset.keys() else ocp.PLACEHOLDER
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = ocp.load(self.path(round_number) / STATE, abstract)
+        for name in wanted.keys() & offset.keys():
+            shape, dtype = saved[name]
+            start = int(offset[name])
+            # A copy: JAX may take memory over as it is, and a donated leaf is written to.
+            content = np.asarray(loaded[PACKED])[start : start + sizes[name]].copy()
+            leaf = content.view(jnp.dtype(dtype)).reshape(shape)
+            loaded[name] = jax.device_put(leaf, place[name])
+        return loaded
+
+    def load_leaves(self, round_number: int, below: str = "") -> dict[str, np.ndarray]:
+        """The leaves below a place in the saved tree, as host arrays; others are not read.
+
+        Args:
+          below: such as "best.server.shared"; empty: all of them. A leaf's own name gives
+            that leaf, named "".
+
+        Returns:
+          {name after `below`: array}, such as {"items": [I, d], ...}; keys as their numbers.
+
+        Raises:
+          Damaged: the checkpoint is not whole.
+          InputError: it has nothing of that name.
+        """
+        self.verify(round_number)
+        meta = self.read_meta(round_number)
+        saved = meta["leaves"]
+        names = [n for n in saved if not below or n == below or n.startswith(f"{below}.")]
+        if not names:
+            raise InputError(f"{self.path(round_number)}: holds no leaf {below!r}")
+        wanted = {n: jax.ShapeDtypeStruct(saved[n][0], saved[n][1]) for n in names}
+        loaded = self._read(round_number, wanted, meta)
+        return {n[len(below) :].lstrip("."): np.asarray(loaded[n]) for n in names}
+
+    def load_shared(self, round_number: int, of: str = "best") -> dict[str, np.ndarray]:
+        """What the server shares, by name, of the state `of`: "best" or "state"."""
+        return self.load_leaves(round_number, f"{of}.server.shared")
+
+    def load_clients(
+        self, round_number: int, clients: Sequence[int], of: str = "best"
+    ) -> dict[str, np.ndarray]:
+        """The private rows of some clients, in the order asked.
+
+        Reads leaf by leaf: no more than the largest private leaf is held at once.
+
+        Args:
+          clients: user indices. of: "best" or "state".
+
+        Returns:
+          {name: array [len(clients), ...]}.
+
+        Raises:
+          Damaged: the checkpoint is not whole.
+          InputError: it has no row of such a client.
+        """
+        known = self.load_leaves(round_number, f"{of}.clients")[""]
+        unknown = np.setdiff1d(clients, known)
+        if len(unknown):
+            raise InputError(
+                f"client {unknown[0]}: has no row in {self.path(round_number)}, which holds "
+                f"{len(known)}"
+            )
+        row = np.searchsorted(known, clients)
+        below = f"{of}.private."
+        names = [n for n in self.read_meta(round_number)["leaves"] if n.startswith(below)]
+        return {
+            name.removeprefix(below): self.load_leaves(round_number, name)[""][row]
+            for name in names
+        }

@@ -31,10 +31,12 @@ def _check_range(
     config: Any, name: str, low: float, high: float = math.inf, open_low=False
 ) -> None:
     value = getattr(config, name)
+    if isinstance(value, int):
+        high = min(high, 2**31 - 1)  # They are int32 on the device.
     inside = low <= value <= high
     if not (math.isfinite(value) and inside):
         bound = f"at least {low:g}"
-        bound += f" and at most {high:g}" if math.isfinite(high) else ""
+        bound += f" and at most {high:.10g}" if math.isfinite(high) else ""
         raise InputError(f"--{name}={value}: out of range; give a finite number of {bound}")
 
 
@@ -59,6 +61,8 @@ class DataConfig:
     def __post_init__(self):
         check_choice("split", self.split, ("auto", "predefined", "leave-one-out", "global-time"))
         check_choice("duplicates", self.duplicates, ("merge", "error"))
+        for name in ("synthetic_users", "synthetic_items", "synthetic_seed"):
+            _check_range(self, name, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,6 +280,9 @@ class RunConfig:
     memory_budget_gb: float = _field(
         0.0, "Memory that a run may take, in 1e9 bytes; 0: nine tenths of the device's."
     )
+    keep_best: int = _field(
+        1, "How many older checkpoints are kept as well, those of the best validation NDCG@50."
+    )
 
     def __post_init__(self):
         _check_range(self, "seed", 0, 2**31 - 1)
@@ -285,6 +292,7 @@ class RunConfig:
         check_choice("store", self.store, ("device", "host", "disk"))
         _check_range(self, "devices", 0)
         _check_range(self, "memory_budget_gb", 0)
+        _check_range(self, "keep_best", 0)
         if self.overwrite and self.resume == "must":
             raise InputError("--overwrite: cannot go with --resume=must")
 

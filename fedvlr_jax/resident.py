@@ -28,7 +28,7 @@ from fedvlr_jax.federated.devices import (
     on_each_device,
     put,
 )
-from fedvlr_jax.federated.local import Model, Task
+from fedvlr_jax.federated.local import ClientNumbers, Model, Task
 from fedvlr_jax.federated.participation import (
     INIT,
     asked_clients,
@@ -36,7 +36,7 @@ from fedvlr_jax.federated.participation import (
     make_cohort,
     stream,
 )
-from fedvlr_jax.federated.round import make_round
+from fedvlr_jax.federated.round import make_round, server_numbers
 from fedvlr_jax.federated.scoring import (
     clients_at_once,
     in_chunks,
@@ -143,15 +143,24 @@ class Simulation:
         metrics = fetch(metrics)
         if not metrics.finite.all():
             at = int(np.argmin(metrics.finite))
-            raise NonFiniteError(self._describe_failure(first + at, metrics.bad_client[at]), state)
+            failed = jax.tree.map(lambda x: x[at], metrics)
+            raise NonFiniteError(self._describe_failure(first + at, failed, state), state)
         return state, metrics
 
-    @staticmethod
-    def _describe_failure(round_number: int, bad_client: int) -> str:
-        where = f"client {bad_client}" if bad_client >= 0 else "the server's step"
+    def _describe_failure(self, round_number: int, metrics: RoundMetrics, state: State) -> str:
+        """The round, the client and the leaf of the failure that one round's metrics tell of."""
+        client = int(metrics.bad_client)
+        where = f"client {client}" if client >= 0 else "the server's step"
+        numbers: PyTree = (
+            ClientNumbers(metrics.loss, **self.client_shapes)
+            if client >= 0
+            else server_numbers(state.server.shared, state.server.optimizer)
+        )
+        leaf = list(trees.named_leaves(numbers))[metrics.bad_leaf]
         return (
-            f"round {round_number}: a non-finite number at {where}; the state before that round "
-            "was kept; lower --client_lr, --router_lr, --item_lr or the --server_lr_* flags"
+            f"round {round_number}: a non-finite number at {where}, leaf {leaf}; the state before "
+            "that round was kept; lower --client_lr, --router_lr, --item_lr or the --server_lr_* "
+            "flags"
         )
 
     @functools.cached_property
@@ -345,6 +354,8 @@ class Simulation:
 
     def in_user_order(self, per_bucket: Sequence[PyTree]) -> PyTree:
         """Host arrays of the buckets, leaves [n_b, ...], joined into [N, ...] by user."""
+        if len(self.buckets) == 1:
+            return jax.tree.map(lambda leaf: leaf[: self.dataset.num_users], per_bucket[0])
         order = np.argsort(np.concatenate(self.buckets))
         real = [
             jax.tree.map(lambda leaf: leaf[: len(clients)], part)  # noqa: B023

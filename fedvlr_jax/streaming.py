@@ -150,7 +150,7 @@ class StreamedSimulation(Simulation):
         def train(total, broadcast, cohort, alpha, rows, key):
             result = update(broadcast, cohort, alpha, rows, stream(key, LOCAL, broadcast.round))
             total = jax.tree.map(jnp.add, total, result.upload)
-            return total, result.private, (result.loss, result.clipped, result.finite)
+            return total, result.private, (result.loss, result.clipped, result.bad_leaf)
 
         return jax.jit(train, donate_argnums=0)
 
@@ -221,8 +221,8 @@ class StreamedSimulation(Simulation):
                 server, metrics = self._round(server, store, parts, rows)
                 if not metrics.finite:
                     store.discard()
-                    message = self._describe_failure(number, int(metrics.bad_client))
-                    raise NonFiniteError(message, State(server, store))
+                    kept = State(server, store)
+                    raise NonFiniteError(self._describe_failure(number, metrics, kept), kept)
                 rows.committed(store.commit())
                 collected.append(metrics)
         except BaseException:
@@ -261,13 +261,13 @@ class StreamedSimulation(Simulation):
             uploads.append(total)
             heard.append([np.concatenate(x)[:capacity] for x in zip(*of_chunks, strict=True)])
         join = lambda arrays: np.concatenate(list(arrays))
-        loss, clipped, finite = map(join, zip(*heard, strict=True))
+        loss, clipped, bad_leaf = map(join, zip(*heard, strict=True))
         reports = Reports(
             client=join(cohort.histories.client for cohort in cohorts),
             present=join(cohort.present for cohort in cohorts),
             loss=loss,
             clipped=clipped,
-            finite=finite,
+            bad_leaf=bad_leaf,
         )
         server, metrics = self._finish(server, pull_back, tuple(uploads), alpha, reports, rates)
         return server, jax.device_get(metrics)

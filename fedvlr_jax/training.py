@@ -52,7 +52,8 @@ def copy_state(state: State) -> State:
 
 def start(simulation: Simulation) -> RunState:
     """The beginning of a run."""
-    state = simulation.init()
+    # Waited for, because to copy what found no memory never ends on a CPU.
+    state = jax.block_until_ready(simulation.init())
     return RunState(state, copy_state(state), 0, (), "")
 
 
@@ -145,6 +146,7 @@ def train(
     simulation: Simulation,
     run: RunState | None = None,
     on_evaluation: Callable[[RunState, float], None] = lambda run, rounds_per_s: None,
+    leave: Callable[[], bool] = lambda: False,
 ) -> tuple[RunState, Timing]:
     """Trains until the rounds are done or patience ends; selects on validation NDCG@50.
 
@@ -152,13 +154,15 @@ def train(
       run: where to go on from; its state is used up. By default a new run.
       on_evaluation: called after every evaluation, with the rounds per second of the
         block (evaluation left out).
+      leave: asked before every block; once it says so, the run is returned as it stands,
+        its `stopped` empty.
 
     Raises:
       NonFiniteError: with the last good state; see `Simulation.run_rounds`.
     """
     clock = Clock()
     run = start(simulation) if run is None else run
-    while not run.stopped:
+    while not run.stopped and not leave():
         num_rounds = block_length(simulation.config, int(run.state.server.round))
         began = time.perf_counter()
         state, rounds = simulation.run_rounds(run.state, num_rounds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -36,18 +38,24 @@ def weighted_sum(weight: jax.Array, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.tensordot(weight, leaf, axes=1), tree)
 
 
-def finite(tree: PyTree) -> jax.Array:
-    """bool []: whether every number of every leaf is finite."""
-    flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(flags)) if flags else jnp.array(True)
+def bad_leaf(tree: PyTree) -> jax.Array:
+    """int32 []: the place of the first leaf with a number that is not finite; -1 without one."""
+    return bad_leaf_of_rows(jax.tree.map(lambda leaf: leaf[None], tree), 1)[0]
 
 
-def finite_rows(tree: PyTree, num_clients: int) -> jax.Array:
-    """bool [K]: whether every number of each client's rows is finite."""
-    flags = jnp.ones(num_clients, bool)
-    for leaf in jax.tree.leaves(tree):
-        flags &= jnp.all(jnp.isfinite(leaf.reshape(num_clients, -1)), axis=1)
-    return flags
+def bad_leaf_of_rows(tree: PyTree, num_clients: int) -> jax.Array:
+    """int32 [K]: for each client, the first leaf [K, ...] whose row of it is not finite; or -1."""
+    bad = jnp.full(num_clients, -1, jnp.int32)
+    for place, leaf in reversed(list(enumerate(jax.tree.leaves(tree)))):
+        finite = jnp.all(jnp.isfinite(leaf.reshape(num_clients, -1)), axis=1)
+        bad = jnp.where(finite, bad, place)
+    return bad
+
+
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """{"server.shared.items": leaf, ...}: the leaves by their place in the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
 def num_bytes(tree: PyTree) -> int:

@@ -96,6 +96,8 @@ class RoundMetrics(NamedTuple):
       finite: bool [], False if the round met a non-finite number; its results, and
         those of all later rounds of the block, were then thrown away.
       bad_client: int32 [], a client whose numbers were not finite, or -1.
+      bad_leaf: int32 [], the first leaf that was not finite, of that client's `ClientNumbers`
+        or of the server; -1 if all were.
     """
 
     loss: jax.Array
@@ -103,3 +105,4 @@ class RoundMetrics(NamedTuple):
     clipped: jax.Array
     finite: jax.Array
     bad_client: jax.Array
+    bad_leaf: jax.Array

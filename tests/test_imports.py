@@ -12,6 +12,7 @@ PACKAGE = ROOT / "fedvlr_jax"
 LEVELS = {
     "errors": 0,
     "types": 0,
+    "sealing": 1,
     "trees": 1,
     "config": 1,
     "data": 2,

@@ -5,24 +5,21 @@
     <root>/<name>/i_id_mapping.csv      original item id, dense id; optional
     <root>/<name>/u_id_mapping.csv      original user id, dense id; optional
 
-Files are never trusted: a size is checked before anything is allocated, nothing is
-unpickled, and every fault is an `InputError` of one line.
+What `files.py` reads is never trusted; every fault is an `InputError` of one line.
 """
 
 from __future__ import annotations
 
-import io
-import math
 import re
-import warnings
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from fedvlr_jax.data import splits
 from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.files import fault, read_feature, read_table, shown, whole_numbers
 from fedvlr_jax.errors import InputError
 
 SPLITS = ("auto", "predefined", "leave-one-out", "global-time")
@@ -77,7 +74,7 @@ def load(root: str | Path, name: str, *, split: str = "auto", duplicates: str = 
     folder = _find_folder(Path(root), name)
     path = _find_interactions(folder)
     feature_files = _feature_files(folder)
-    features = {modality: _read_feature(file) for modality, file in feature_files.items()}
+    features = {modality: read_feature(file) for modality, file in feature_files.items()}
     item_ids = _read_mapping(folder / "i_id_mapping.csv")
     user_ids = _read_mapping(folder / "u_id_mapping.csv")
     sizes = {file: len(features[modality]) for modality, file in feature_files.items()}
@@ -124,7 +121,7 @@ def _find_folder(root: Path, name: str) -> Path:
     plain = Path(name).name == name and "\0" not in name and len(name.encode()) < 256
     if name in ("", ".", "..") or not plain:
         raise InputError(
-            f"data set name: found {_shown(name)}, expected the name of a folder in {root}"
+            f"data set name: found {shown(name)}, expected the name of a folder in {root}"
         )
     folder = root / name
     if not folder.is_dir():
@@ -159,120 +156,11 @@ def _resolve(split: str, split_column: str | None) -> str:
     return "predefined" if split_column else "leave-one-out"
 
 
-# Tables.
-
-
-def _shown(value: object) -> str:
-    """A found value, quoted on one line and shortened."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "an empty or missing value"
-    text = repr(value.item() if isinstance(value, np.generic) else value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _fault(path: Path, row: int, column: str, found: object, right: str) -> InputError:
-    return InputError(
-        f"{path}, row {row}, column {column}: found {_shown(found)}, expected {right}"
-    )
-
-
-def _read_text(path: Path) -> bytes:
-    """The bytes of a UTF-8 text file without NUL bytes."""
-    if not path.is_file():
-        raise InputError(f"{path}: not a file; expected a comma- or tab-separated text file")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if not content.strip():
-        raise InputError(f"{path}: the file is empty; expected a header line and data rows")
-    nul = content.find(b"\0")
-    if nul >= 0:
-        row = content.count(b"\n", 0, nul) + 1
-        raise InputError(f"{path}, row {row}: found a NUL byte; expected UTF-8 text")
-    if not content.isascii():
-        try:
-            content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            row = content.count(b"\n", 0, error.start) + 1
-            found = content[error.start]
-            raise InputError(
-                f"{path}, row {row}: found byte 0x{found:02x}; expected UTF-8 text"
-            ) from error
-    return content.removeprefix(b"\xef\xbb\xbf")
-
-
-def _read_table(path: Path, *, text_only: bool = False) -> pd.DataFrame:
-    """Reads a table; entry i of the index is line i + 2 of the file."""
-    content = _read_text(path)
-    first_line = content.partition(b"\n")[0].decode("utf-8").rstrip("\r")
-    separator = "\t" if "\t" in first_line else ","
-    header = [column.strip().strip('"') for column in first_line.split(separator)]
-    for column in header:
-        if header.count(column) > 1:
-            raise InputError(f"{path}, row 1: column {_shown(column)} occurs twice, expected once")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                io.BytesIO(content),
-                sep=separator,
-                names=header,
-                header=0,
-                index_col=False,
-                dtype=str if text_only else None,
-                # Blank lines must count, or row numbers would be wrong below them.
-                skip_blank_lines=False,
-                keep_default_na=not text_only,
-                low_memory=False,
-            )
-    except pd.errors.ParserWarning as error:
-        raise InputError(
-            f"{path}, row 2: more fields than the {len(header)} columns of the header"
-        ) from error
-    except (pd.errors.ParserError, ValueError, OverflowError) as error:
-        place = re.search(r"fields in line (\d+), saw (\d+)", str(error))
-        if place:
-            raise InputError(
-                f"{path}, row {place[1]}: found {place[2]} fields, expected {len(header)}"
-            ) from error
-        raise InputError(
-            f"{path}: cannot be read as a table of the columns {', '.join(header)[:200]!r} "
-            "(an unclosed quote?)"
-        ) from error
-    return _without_trailing_blanks(path, frame)
-
-
-def _without_trailing_blanks(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    blank = (frame.isna() | (frame == "")).all(axis=1).to_numpy()
-    rows = len(frame) if not blank.any() else int(np.flatnonzero(~blank).max(initial=-1)) + 1
-    if rows == 0:
-        raise InputError(f"{path}: no rows below the header; expected at least one")
-    return frame.iloc[:rows]
-
-
-def _whole_numbers(
-    path: Path, frame: pd.DataFrame, column: str, *, low: int, high: int, right: str
-) -> np.ndarray:
-    """One column as int64 [n], every value in [low, high]."""
-    raw = frame[column]
-    number = pd.to_numeric(raw, errors="coerce").to_numpy()
-    if number.dtype.kind not in "iuf":  # True and False are no numbers.
-        number = np.full(len(raw), np.nan)
-    good = (number >= low) & (number <= high)
-    if number.dtype.kind == "f":
-        good &= np.floor(number) == number
-    if not good.all():
-        row = int(np.argmin(good))
-        raise _fault(path, row + 2, column, raw.iloc[row], right)
-    return number.astype(np.int64)
-
-
 def _read_interactions(
     path: Path, *, num_items: int | None, split: str
 ) -> tuple[_Rows, str | None]:
     """The rows of the file and the name of its split column, if it has one."""
-    frame = _read_table(path)
+    frame = read_table(path)
     columns = list(frame.columns)
     split_columns = [column for column in _SPLIT_COLUMNS if column in columns]
     if len(split_columns) > 1:
@@ -281,22 +169,22 @@ def _read_interactions(
     _require_columns(path, columns, split_column, split)
 
     last_item = _LAST_ID if num_items is None else num_items - 1
-    user = _whole_numbers(
+    user = whole_numbers(
         path, frame, "userID", low=0, high=_LAST_ID, right="a whole number from 0 on"
     )
-    item = _whole_numbers(
+    item = whole_numbers(
         path, frame, "itemID", low=0, high=last_item, right=f"a whole number in [0, {last_item}]"
     )
     time = np.zeros(len(frame), np.int64)
     if "timestamp" in columns:
         right = "a whole number (time stamp)"
-        time = _whole_numbers(
+        time = whole_numbers(
             path, frame, "timestamp", low=-_LAST_TIME, high=_LAST_TIME, right=right
         )
     part = None
     if split_column and split in ("auto", "predefined"):
         right = "0 (train), 1 (valid) or 2 (test)"
-        part = _whole_numbers(path, frame, split_column, low=0, high=2, right=right)
+        part = whole_numbers(path, frame, split_column, low=0, high=2, right=right)
         part = part.astype(np.int8)
     line = np.arange(2, len(frame) + 2)
     return _Rows(line=line, user=user, item=item, time=time, part=part), split_column
@@ -331,7 +219,7 @@ def _read_mapping(path: Path) -> np.ndarray | None:
     """Original ids in the order of the dense ones, str [n]; None without a file."""
     if not path.exists():
         return None
-    frame = _read_table(path, text_only=True)
+    frame = read_table(path, text_only=True)
     if len(frame.columns) != 2:
         raise InputError(
             f"{path}, row 1: found {len(frame.columns)} column(s), expected two: original id, "
@@ -340,15 +228,15 @@ def _read_mapping(path: Path) -> np.ndarray | None:
     original, dense = frame.columns
     last = len(frame) - 1
     right = f"a whole number in [0, {last}], each once"
-    position = _whole_numbers(path, frame, dense, low=0, high=last, right=right)
+    position = whole_numbers(path, frame, dense, low=0, high=last, right=right)
     for column, values in ((dense, pd.Series(position)), (original, frame[original])):
         repeated = values.duplicated().to_numpy()
         if repeated.any():
             row = int(np.argmax(repeated))
-            raise _fault(path, row + 2, column, values.iloc[row], "no id twice")
+            raise fault(path, row + 2, column, values.iloc[row], "no id twice")
     empty = frame[original].str.strip().eq("").to_numpy()
     if empty.any():
-        raise _fault(path, int(np.argmax(empty)) + 2, original, None, "an original id")
+        raise fault(path, int(np.argmax(empty)) + 2, original, None, "an original id")
     ids = np.empty(len(frame), object)
     ids[position] = frame[original].to_numpy(object)
     return ids.astype(str)
@@ -377,7 +265,7 @@ def _dense_catalogue(path: Path, rows: _Rows) -> int:
     if size > _LARGEST_GAP_FACTOR * distinct:
         row = int(np.argmax(rows.item))
         right = f"dense ids from 0 on (only {distinct} different items occur)"
-        raise _fault(path, int(rows.line[row]), "itemID", rows.item[row], right)
+        raise fault(path, int(rows.line[row]), "itemID", rows.item[row], right)
     return size
 
 
@@ -388,7 +276,7 @@ def _check_users(path: Path, user: np.ndarray, user_ids: np.ndarray | None) -> i
     if user_ids is not None and largest >= len(user_ids):
         row = int(np.argmax(user))
         right = f"an id in [0, {len(user_ids) - 1}], the ids of u_id_mapping.csv"
-        raise _fault(path, row + 2, "userID", user[row], right)
+        raise fault(path, row + 2, "userID", user[row], right)
     num_users = largest + 1 if user_ids is None else len(user_ids)
     if len(present) < num_users:
         gaps = np.flatnonzero(present != np.arange(len(present)))
@@ -422,57 +310,6 @@ def _feature_files(folder: Path) -> dict[str, Path]:
     usual = ("text", "image")
     order = [name for name in usual if name in files]
     return {name: files[name] for name in (*order, *(n for n in files if n not in usual))}
-
-
-def _read_feature(path: Path) -> np.ndarray:
-    """float32 [rows, width], finite."""
-    if not path.is_file():
-        raise InputError(f"{path}: not a file; expected a .npy file")
-    try:
-        with path.open("rb") as file:
-            shape, fortran, dtype = _read_npy_header(path, file)
-            _check_npy_header(path, shape, dtype, stored=path.stat().st_size - file.tell())
-            raw = np.fromfile(file, dtype, count=math.prod(shape))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    raw = raw.reshape(shape, order="F" if fortran else "C")
-    with np.errstate(over="ignore", invalid="ignore"):
-        feature = np.ascontiguousarray(raw, np.float32)
-    finite = np.isfinite(feature)
-    if not finite.all():
-        row, column = (int(index) for index in np.argwhere(~finite)[0])
-        raise _fault(path, row, str(column), str(raw[row, column]), "a finite float32 number")
-    return feature
-
-
-def _read_npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    try:
-        return readers[np.lib.format.read_magic(file)](file)
-    # A forged header can fail in many ways inside the reader; all mean the same.
-    except Exception as error:
-        raise InputError(
-            f"{path}: no readable .npy header; expected a file written by numpy.save"
-        ) from error
-
-
-def _check_npy_header(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, stored: int) -> None:
-    """Believes the header only where the size of the file agrees."""
-    if dtype.hasobject:
-        raise InputError(f"{path}: found pickled objects, expected float16, float32 or float64")
-    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
-        raise InputError(f"{path}: found dtype {dtype}, expected float16, float32 or float64")
-    if len(shape) != 2 or min(shape) < 1:
-        raise InputError(f"{path}: found shape {_shown(shape)}, expected [num_items, width]")
-    claimed = math.prod(shape) * dtype.itemsize
-    if claimed != stored:
-        raise InputError(
-            f"{path}: the header promises {claimed} bytes ({_shown(shape)}, {dtype}), but the "
-            f"file has {stored}; it is truncated or damaged"
-        )
 
 
 # The split.
@@ -576,7 +413,7 @@ def _build(
         row = int(rows.line[np.argmax(rows.user == user)])
         raise InputError(
             f"{path}, row {row}, column userID: user {user} (original id "
-            f"{_shown(user_ids[user])}) has no train interaction, expected at least one"
+            f"{shown(user_ids[user])}) has no train interaction, expected at least one"
         )
     cold = int((train.item_counts == 0).sum())
     if cold:

@@ -22,6 +22,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives, multi_hot
 from fedvlr_jax.federated.local import (
     Broadcast,
+    ClientNumbers,
     LocalResult,
     LocalUpdate,
     Task,
@@ -177,7 +178,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
         if tuned_rows:
             tuned = -rates.item_lr * jnp.einsum("aki,akd->kid", residuals, vectors)
             trained["items"] = trees.select(cohort.present, tuned, private["items"])
-        ok = jnp.isfinite(loss) & trees.finite_rows({"head": head, "router": router}, num_clients)
-        return LocalResult(trained, upload, jnp.where(cohort.present, loss, 0.0), factor < 1, ok)
+        bad = trees.bad_leaf_of_rows(ClientNumbers(loss, **trained), num_clients)
+        return LocalResult(trained, upload, jnp.where(cohort.present, loss, 0.0), factor < 1, bad)
 
     return update

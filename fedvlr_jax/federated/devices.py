@@ -148,11 +148,11 @@ def _in_groups(update: LocalUpdate, groups: int) -> LocalUpdate:
             return whole.astype(uploads.dtype) / scale
 
         merge = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
-        rows, loss, clipped, finite = jax.tree.map(
-            merge, (results.private, results.loss, results.clipped, results.finite)
+        rows, loss, clipped, bad_leaf = jax.tree.map(
+            merge, (results.private, results.loss, results.clipped, results.bad_leaf)
         )
         upload = jax.tree.map(total, results.upload)
-        return LocalResult(rows, upload, loss, clipped, finite)
+        return LocalResult(rows, upload, loss, clipped, bad_leaf)
 
     return grouped
 

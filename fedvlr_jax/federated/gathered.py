@@ -17,6 +17,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives
 from fedvlr_jax.federated.local import (
     Broadcast,
+    ClientNumbers,
     LocalResult,
     LocalUpdate,
     Task,
@@ -177,7 +178,8 @@ def make_gathered_update(task: Task) -> LocalUpdate:
                 trees.per_client(by_client, by_views) * by_views, mode="drop"
             )
         upload = Upload(views, trees.weighted_sum(by_client, by_shared))
-        ok = jnp.isfinite(loss) & trees.finite_rows(trained, num_clients)
-        return LocalResult(trained, upload, jnp.where(cohort.present, loss, 0.0), factor < 1, ok)
+        numbers = ClientNumbers(loss, **trained)
+        bad = trees.bad_leaf_of_rows(numbers, num_clients)
+        return LocalResult(trained, upload, jnp.where(cohort.present, loss, 0.0), factor < 1, bad)
 
     return update

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,15 @@ class Upload(NamedTuple):
     head: PyTree
 
 
+class ClientNumbers(NamedTuple):
+    """What of a client has to be finite, in the order in which `bad_leaf` counts leaves."""
+
+    loss: Any
+    head: PyTree
+    router: PyTree
+    items: PyTree = None
+
+
 class LocalResult(NamedTuple):
     """What a chunk of clients gives back.
 
@@ -95,14 +104,15 @@ class LocalResult(NamedTuple):
       upload: sum over the clients of alpha * clipped upload.
       loss: float32 [K], each client's loss in its first epoch (0 where absent).
       clipped: bool [K], whether the upload was longer than the bound.
-      finite: bool [K], whether all the client's numbers are finite.
+      bad_leaf: int32 [K], the first leaf of the client's `ClientNumbers` that is not finite,
+        or -1.
     """
 
     private: PyTree
     upload: Upload
     loss: jax.Array
     clipped: jax.Array
-    finite: jax.Array
+    bad_leaf: jax.Array
 
 
 # (broadcast, cohort, alpha [K], private, key) -> LocalResult

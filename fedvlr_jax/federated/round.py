@@ -116,13 +116,13 @@ def in_chunks(update: LocalUpdate, chunk: int) -> LocalUpdate:
         def step(total: Upload, inputs: tuple[Cohort, jax.Array, PyTree]):
             result = update(broadcast, *inputs, key)
             total = jax.tree.map(jnp.add, total, result.upload)
-            return total, (result.private, result.loss, result.clipped, result.finite)
+            return total, (result.private, result.loss, result.clipped, result.bad_leaf)
 
         zeros = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
         upload, results = jax.lax.scan(step, zeros, jax.tree.map(split, (cohort, alpha, private)))
         merge = lambda leaf: leaf.reshape(num_chunks * size, *leaf.shape[2:])[:num_clients]
-        rows, loss, clipped, finite = jax.tree.map(merge, results)
-        return LocalResult(rows, upload, loss, clipped, finite)
+        rows, loss, clipped, bad_leaf = jax.tree.map(merge, results)
+        return LocalResult(rows, upload, loss, clipped, bad_leaf)
 
     return chunked
 
@@ -134,7 +134,7 @@ class Reports(NamedTuple):
     present: Array
     loss: Array
     clipped: Array
-    finite: Array
+    bad_leaf: Array
 
 
 def open_round(
@@ -188,8 +188,11 @@ def close_round(
     before = server.shared, server.optimizer
     after = apart(server.round >= 0, step, upload, alpha, pull_back, *before, rates)
 
-    bad = reports.present & ~reports.finite
-    finite = ~jnp.any(bad) & trees.finite(after)
+    bad = reports.present & (reports.bad_leaf >= 0)
+    worst = jnp.argmax(bad)
+    of_server = trees.bad_leaf(server_numbers(*after))
+    bad_leaf = jnp.where(bad[worst], reports.bad_leaf[worst], of_server)
+    finite = bad_leaf < 0
     participants = jnp.sum(reports.present)
     answered = jnp.maximum(participants, 1)
     metrics = RoundMetrics(
@@ -197,7 +200,8 @@ def close_round(
         participants=participants,
         clipped=jnp.sum(reports.present & reports.clipped) / answered,
         finite=finite,
-        bad_client=jnp.where(jnp.any(bad), reports.client[jnp.argmax(bad)], -1),
+        bad_client=jnp.where(bad[worst], reports.client[worst], -1),
+        bad_leaf=bad_leaf,
     )
     shared, optimizer_state = keep_if(finite, after, before)
     return ServerState(server.round + finite, server.key, shared, optimizer_state), metrics
@@ -206,6 +210,11 @@ def close_round(
 def keep_if(flag: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """`new` where the flag [] holds, else the untouched bits of `old`."""
     return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
+
+
+def server_numbers(shared: PyTree, optimizer: PyTree) -> PyTree:
+    """What of the server has to be finite, in the order in which `bad_leaf` counts leaves."""
+    return {"shared": shared, "optimizer": optimizer}
 
 
 def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction:
@@ -240,7 +249,7 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
             present=join(lambda cohort: cohort.present, cohorts),
             loss=join(lambda result: result.loss, results),
             clipped=join(lambda result: result.clipped, results),
-            finite=join(lambda result: result.finite, results),
+            bad_leaf=join(lambda result: result.bad_leaf, results),
         )
         new_server, metrics = close_round(
             task, server, pull_back, upload, alpha, reports, rates, mesh

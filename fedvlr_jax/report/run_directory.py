@@ -8,6 +8,7 @@ refused before anything is written.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import math
@@ -22,6 +23,7 @@ import numpy as np
 
 from fedvlr_jax.errors import InputError
 
+LOCK = ".lock"
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 USERS, REPORT = "users.npz", "report.html"
 # In the order in which an overwritten run is removed: what says "finished" goes first.
@@ -184,6 +186,38 @@ class RunDirectory:
         with _workdir_errors(self.path):
             self._prepare()
             _replace_file(self.path / name, content)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds a run directory, which is made if missing, against every other process.
+
+    The kernel frees the lock of a process that ends, however it ends: a killed run never
+    stands in the way of the next.
+
+    Raises:
+      InputError: another process holds it, or it cannot be written to.
+    """
+    path = Path(path)
+    with _workdir_errors(path):
+        _check_writable(path)
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with _workdir_errors(path):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+                raise InputError(
+                    f"--workdir={path}: process {holder} is writing there; wait for it, or give "
+                    "another directory"
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -114,10 +114,11 @@ def test_a_diverging_run_stops_with_its_own_status(run, tmp_path):
     result = run("train", *SMALL, "--client_lr=1e30", "--workdir=w")
     assert result.returncode == 3
     assert "round 0" in result.stderr or "round 1" in result.stderr
-    assert "client" in result.stderr and "Traceback" not in result.stderr
+    assert "client" in result.stderr and "leaf" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "validate", "inspect"])
 def test_help(module, run):
     result = run(module, "--help")
-    assert result.returncode == 0 and "--workdir" in result.stdout
+    assert result.returncode == 0 and "Flags" in result.stdout

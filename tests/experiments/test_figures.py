@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.convergence import make_gradient_norm, measure, parse_numbers, summarise
+from experiments.convergence import make_gradient_norm, measure, summarise
 from experiments.heterogeneity import by_activity, over_seeds
+from experiments.launch import whole_numbers
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.data.registry import load_dataset
@@ -65,10 +66,10 @@ def test_the_slope_by_hand():
     found = summarise(np.sqrt(rounds) - np.sqrt(rounds - 1))
     assert found["rounds"] == [1, 2, 4, 8, 16, 32, 64]
     assert found["slope"] == pytest.approx(-0.5)
-    assert parse_numbers("clients", "10,100") == [10, 100]
+    assert whole_numbers("clients", "10,100") == [10, 100]
     for text in ("", "0", "a", "1.5"):
         with pytest.raises(InputError, match=f"--clients={text}"):
-            parse_numbers("clients", text)
+            whole_numbers("clients", text)
 
 
 def test_activity_groups_by_hand():

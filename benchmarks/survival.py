@@ -1,0 +1,338 @@
+"""Whether runs survive: killed at random moments, with damaged checkpoints, and at what price.
+
+    python -m benchmarks.survival --kills=100 --corruptions=200 --datasets=KU,ML --clients=100000
+
+A number of 0, or an empty list, leaves a part out. Kills and corruptions are done to a short
+synthetic run that saves after every round; what it must end in is the same run left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments.launch import launch
+from experiments.train import saved_tree
+from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.training import RunState, start, train
+
+FLAGS = flags.FLAGS
+
+SHORT_RUN = (
+    "--synthetic_users=60 --synthetic_items=80 --width=8 --eval_every=1 --checkpoint_every=1 "
+    "--keep_checkpoints=3 --patience=0 --baselines=false"
+).split()
+
+
+def short_run(workdir: Path, rounds: int) -> subprocess.Popen:
+    command = [sys.executable, "-u", "-m", "experiments.train", *SHORT_RUN, f"--rounds={rounds}"]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def wait_for_training(run: subprocess.Popen) -> None:
+    """Returns when the run has loaded everything and goes into its first round."""
+    assert run.stdout is not None
+    for line in run.stdout:
+        if b" clients, " in line:
+            return
+
+
+def outcome(workdir: Path) -> tuple[Any, ...]:
+    """All that a run computed: its metrics, its summary without the timing, its last state."""
+    summary = json.loads((workdir / "summary.json").read_text())
+    for name in ("timing", "peak_rss_mb"):
+        del summary[name]
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    newest = checkpoints.newest()
+    assert newest is not None
+    return (workdir / "metrics.jsonl").read_bytes(), summary, contents(checkpoints, newest)
+
+
+def contents(checkpoints: Checkpoints, round_number: int) -> dict[str, bytes]:
+    leaves = checkpoints.load_leaves(round_number)
+    return {name: leaf.tobytes() for name, leaf in leaves.items()}
+
+
+def measure_kills(folder: Path, kills: int, rounds: int, rng: random.Random) -> dict[str, Any]:
+    """SIGKILL at random moments of training, and the same command again each time."""
+    undisturbed = folder / "undisturbed"
+    for _ in range(2):  # The second run finds its programs compiled, as those to be killed do.
+        shutil.rmtree(undisturbed, ignore_errors=True)
+        run = short_run(undisturbed, rounds)
+        wait_for_training(run)
+        began = time.perf_counter()
+        run.communicate()
+        duration = time.perf_counter() - began
+    expected = outcome(undisturbed)
+    killed = starts = failed = runs = exact = 0
+    workdir = folder / "killed"
+    while killed < kills or workdir.exists():
+        run = short_run(workdir, rounds)
+        wait_for_training(run)
+        if killed < kills:
+            try:
+                run.communicate(timeout=rng.uniform(0, duration))
+            except subprocess.TimeoutExpired:
+                run.kill()
+        run.communicate()
+        starts += 1
+        if run.returncode == -signal.SIGKILL:
+            killed += 1
+            continue
+        if run.returncode == 0:
+            runs += 1
+            exact += outcome(workdir) == expected
+        else:
+            failed += 1
+        shutil.rmtree(workdir)
+    return {
+        "kills": killed,
+        "starts": starts,
+        "failed starts": failed,
+        "finished runs": runs,
+        "bit-exact": exact,
+    }
+
+
+def _some_file(step: Path, rng: random.Random) -> Path:
+    return rng.choice(sorted(p for p in step.rglob("*") if p.is_file() and p.stat().st_size))
+
+
+def _flip(step: Path, rng: random.Random) -> None:
+    path = _some_file(step, rng)
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def _truncate(step: Path, rng: random.Random) -> None:
+    path = _some_file(step, rng)
+    path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
+
+
+def _delete(step: Path, rng: random.Random) -> None:
+    victim = rng.choice(sorted(step.rglob("*")))
+    shutil.rmtree(victim) if victim.is_dir() else victim.unlink()
+
+
+def _zero(step: Path, rng: random.Random) -> None:
+    path = _some_file(step, rng)
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def _swap(step: Path, rng: random.Random) -> None:
+    first, second = _some_file(step, rng), _some_file(step, rng)
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(kept)
+
+
+def _from_another_step(step: Path, rng: random.Random) -> None:
+    other = rng.choice(sorted(p for p in step.parent.iterdir() if p != step))
+    name = _some_file(other, rng).relative_to(other)
+    (step / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(other / name, step / name)
+
+
+def _empty_directory(step: Path, rng: random.Random) -> None:
+    (step.parent / f"round_{rng.randrange(10**8):08d}").mkdir(exist_ok=True)
+
+
+def _stray_directory(step: Path, rng: random.Random) -> None:
+    stray = step.parent / f"round_{rng.randrange(10**8):08d}"
+    shutil.copytree(step, stray, dirs_exist_ok=True)
+
+
+def _renamed_step(step: Path, rng: random.Random) -> None:
+    other = rng.choice(sorted(p for p in step.parent.iterdir() if p != step))
+    aside = step.with_name("aside")
+    step.rename(aside)
+    other.rename(step)
+    aside.rename(other)
+
+
+DAMAGE: dict[str, Callable[[Path, random.Random], None]] = {
+    "bit flip": _flip,
+    "truncation": _truncate,
+    "deletion": _delete,
+    "zeroing": _zero,
+    "two files swapped": _swap,
+    "file of another step": _from_another_step,
+    "empty directory": _empty_directory,
+    "stray directory": _stray_directory,
+    "two steps swapped": _renamed_step,
+}
+
+
+def damage_once(source: Path, folder: Path, kind: str, rng: random.Random) -> str:
+    """Does one damage to a copy of checkpoints: "detected", "harmless" or "silent"."""
+    pristine = Checkpoints(source)
+    copy = folder / "damaged"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(source, copy)
+    damaged = Checkpoints(copy)
+    newest = pristine.rounds()[-1]
+    DAMAGE[kind](damaged.path(newest), rng)
+    noticed: list[str] = []
+    found = damaged.newest(noticed.append)
+    if found is not None and contents(damaged, found) != contents(pristine, found):
+        return "silent"
+    if found == newest:
+        return "harmless"
+    return "detected" if noticed else "silent"
+
+
+def measure_corruptions(source: Path, folder: Path, count: int, rng: random.Random) -> list[dict]:
+    """`count` damages, every kind in turn."""
+    rows: list[dict[str, Any]] = [
+        {"damage": kind, "detected": 0, "harmless": 0, "silent": 0} for kind in DAMAGE
+    ]
+    for number in range(count):
+        row = rows[number % len(rows)]
+        row[damage_once(source, folder, row["damage"], rng)] += 1
+    return rows
+
+
+def measure_overhead(name: str, folder: Path, rounds: int, repeats: int) -> dict[str, Any]:
+    """Seconds of `rounds` rounds with a checkpoint every ten, and without, in turns."""
+    dataset = load_dataset(name, data_root=FLAGS.data_root)
+    config = Config.from_flat(rounds=rounds, eval_every=10, patience=0, baselines=False)
+    simulation = make_simulation(config, dataset)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for repeat in range(repeats + 1):
+        for saves in (False, True):
+            checkpoints = Checkpoints(folder / name, keep=2, keep_best=1)
+            run = start(simulation)
+            jax.block_until_ready(run.state)
+
+            def save(run: RunState, _: float, checkpoints=checkpoints) -> None:
+                score = run.evaluations[-1]["valid"]["ndcg@50"]
+                tree = saved_tree(simulation, run)
+                checkpoints.save(run.evaluations[-1]["round"], tree, {}, score)
+
+            began = time.perf_counter()
+            run, _ = train(simulation, run, save if saves else lambda *_: None)
+            checkpoints.wait()
+            if repeat:  # The first pass compiles.
+                seconds[saves].append(time.perf_counter() - began)
+            checkpoints.clear()
+    without, with_saves = (float(np.median(seconds[saves])) for saves in (False, True))
+    return {
+        "dataset": name,
+        "state_mb": simulation.state_bytes / 1e6,
+        "without_s": without,
+        "with_s": with_saves,
+        "ratio": float(np.median(np.divide(seconds[True], seconds[False]))),
+    }
+
+
+def measure_large_state(clients: int, folder: Path) -> dict[str, Any]:
+    """Seconds and bytes of one checkpoint of FCF + bilevel of width 8, router 8."""
+    sizes = {"users": clients, "items": 1000, "mean_history": 5}
+    dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
+    simulation = make_simulation(Config.from_flat(width=8, router_hidden=8), dataset)
+    run = start(simulation)
+    tree = jax.block_until_ready(saved_tree(simulation, run))
+    checkpoints = Checkpoints(folder / "large")
+    began = time.perf_counter()
+    checkpoints.save(0, tree, {})
+    blocked = time.perf_counter() - began
+    checkpoints.wait()
+    saved = time.perf_counter() - began
+    size = sum(p.stat().st_size for p in checkpoints.path(0).rglob("*") if p.is_file())
+    packed = simulation.packed_shapes(checkpoints.read_meta(0)["leaves"], "state")
+    fresh = Checkpoints(folder / "large")
+    began = time.perf_counter()
+    restored = fresh.load(0, {"state": packed, "best": packed})
+    jax.block_until_ready(restored)
+    restore = time.perf_counter() - began
+    same = all(
+        np.array_equal(a, b)
+        for a, b in zip(
+            jax.tree.leaves(restored["state"]["private"]),
+            jax.tree.leaves(tree["state"]["private"]),
+            strict=True,
+        )
+    )
+    return {
+        "clients": clients,
+        "state_mb": simulation.state_bytes / 1e6,
+        "file_mb": size / 1e6,
+        "training_waits_s": blocked,
+        "save_s": saved,
+        "restore_s": restore,
+        "same": same,
+    }
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
+        table.add_row(*cells)
+    Console(width=160).print(table)
+
+
+def main() -> None:
+    rng = random.Random(FLAGS.seed)
+    results: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory(prefix="survival-") as name:
+        folder = Path(name)
+        if FLAGS.kills:
+            results["SIGKILL"] = [measure_kills(folder, FLAGS.kills, FLAGS.rounds, rng)]
+            show("SIGKILL at random moments of training", results["SIGKILL"])
+        if FLAGS.corruptions:
+            if not (folder / "undisturbed").exists():
+                short_run(folder / "undisturbed", 5).communicate()
+            source = folder / "undisturbed/checkpoints"
+            rows = measure_corruptions(source, folder, FLAGS.corruptions, rng)
+            total = {key: sum(row[key] for row in rows) for key in list(rows[0])[1:]}
+            results["corruptions"] = [*rows, {"damage": "all", **total}]
+            show("Damage to the newest of three checkpoints", results["corruptions"])
+        if FLAGS.datasets:
+            results["overhead"] = [
+                measure_overhead(dataset, folder, FLAGS.overhead_rounds, FLAGS.repeats)
+                for dataset in FLAGS.datasets.split(",")
+            ]
+            show("A checkpoint every 10 rounds against none", results["overhead"])
+        if FLAGS.clients:
+            results["large state"] = [measure_large_state(FLAGS.clients, folder)]
+            show("One checkpoint: state and best state", results["large state"])
+    if FLAGS.json:
+        Path(FLAGS.json).write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("kills", 0, "SIGKILLs to survive.")
+    flags.DEFINE_integer("rounds", 60, "Rounds of the run that is killed.")
+    flags.DEFINE_integer("corruptions", 90, "Damages to checkpoints.")
+    flags.DEFINE_string("datasets", "", "Data sets to measure the price on, such as KU,ML.")
+    flags.DEFINE_string("data_root", "../shared/data", "Folder that holds the data sets.")
+    flags.DEFINE_integer("overhead_rounds", 100, "Rounds of one timed run.")
+    flags.DEFINE_integer("repeats", 5, "Timed runs of each sort; medians are shown.")
+    flags.DEFINE_integer("clients", 0, "Clients of the large state, such as 100000.")
+    flags.DEFINE_integer("seed", 0, "Of the moments and the damages.")
+    flags.DEFINE_string("json", "", "Also write the rows to this file.")
+    launch(main, __doc__)

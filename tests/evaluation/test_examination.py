@@ -1,0 +1,94 @@
+"""What a data set's examination notices: feature rows out of order, cold targets, the future."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fedvlr_jax.data.dataset import Interactions
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.evaluation.examination import ALIGNED, examine
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 200, "items": 300})
+
+
+def moved(dataset, change):
+    features = {name: change(x) for name, x in dataset.features.items()}
+    return dataclasses.replace(dataset, features=features)
+
+
+def test_nothing_gives_pause_in_sound_data(dataset):
+    found = examine(dataset)
+    assert found.warnings == ()
+    for feature in found.facts["features"].values():
+        assert feature["deviations"] > ALIGNED
+        assert feature["chance_percentile"] == pytest.approx(50, abs=3)
+        assert feature["norm"]["median"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: np.roll(x, 1, axis=0),
+        lambda x: np.random.default_rng(7).permutation(x),
+        lambda x: np.random.default_rng(7).normal(size=x.shape).astype(np.float32),
+    ],
+    ids=["one row off", "shuffled", "noise"],
+)
+def test_rows_that_are_not_the_items_are_noticed(dataset, change):
+    found = examine(moved(dataset, change))
+    assert [w.split(":")[0] for w in found.warnings] == ["text", "image"]
+    assert all("items' order?" in warning for warning in found.warnings)
+
+
+def test_zero_and_repeated_rows_are_counted(dataset):
+    def change(x):
+        x = x.copy()
+        x[:20], x[20:40] = 0, x[50]
+        return x
+
+    facts = examine(moved(dataset, change)).facts["features"]["text"]
+    assert facts["zero_rows"] == 20 and facts["repeated_rows"] == 19 + 20
+
+
+def test_counts_cold_targets_and_order_in_time(dataset):
+    # User 0 has items 0 (time 5) and 1 (time 9); user 1 has item 0. Items 2 and 3 are in no
+    # train part: of the targets 2, 0 and 3, two are cold. User 0's validation (time 7) lies
+    # before its newest train item, user 1's test (time 8) does not.
+    make = lambda user, item, time: Interactions.from_pairs(
+        user=np.array(user),
+        item=np.array(item),
+        time=np.array(time),
+        num_users=2,
+        num_items=4,
+    )
+    small = dataclasses.replace(
+        dataset,
+        train=make([0, 0, 1], [0, 1, 0], [5, 9, 2]),
+        valid=make([0], [2], [7]),
+        test=make([0, 1], [3, 1], [10, 8]),
+        features={},
+        planted=None,
+    )
+    found = examine(small)
+    assert found.facts["items_without_train"] == 2
+    assert found.facts["cold_targets"] == {"valid": 1, "test": 1}
+    assert found.facts["users_without"] == {"valid": 1, "test": 0}
+    assert found.facts["out_of_order"] == 1
+    assert "1 of 2 test targets are cold" in found.warnings[0]
+    assert "1 of 2 users have a held-out item older" in found.warnings[1]
+
+
+def test_without_time_stamps_the_order_is_not_judged(dataset):
+    still = {
+        part: dataclasses.replace(
+            getattr(dataset, part), time=np.zeros_like(getattr(dataset, part).time)
+        )
+        for part in ("train", "valid", "test")
+    }
+    found = examine(dataclasses.replace(dataset, **still))
+    assert found.facts["out_of_order"] is None
+    assert "no time stamps" in found.warnings[0]

@@ -1,0 +1,245 @@
+"""A run that is stopped, killed or hindered goes on as if nothing had happened."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.faults import Interrupted, OutOfMemory, StopRequest, memory_explained
+from experiments.train import run_experiment
+from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import Progress, locked
+from fedvlr_jax.simulation import NonFiniteError, make_simulation
+from tests.conftest import ROOT
+from tests.experiments.commands import SMALL, refused
+
+ROUNDS = 6
+CHOICES = dict(
+    synthetic_users=40, synthetic_items=60, width=8, router_hidden=8, local_epochs=2
+) | dict(rounds=ROUNDS, eval_every=1, checkpoint_every=1, baselines=False, cohort=20, dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 60})
+
+
+@pytest.fixture(scope="module")
+def simulation(dataset):
+    """Compiled once: runs differ in their directory alone."""
+    return make_simulation(Config.from_flat(**CHOICES), dataset)
+
+
+def at(simulation, workdir, **choices):
+    config = Config.from_flat(**{**CHOICES, "workdir": str(workdir), **choices})
+    moved = make_simulation(config, simulation.dataset)
+    for compiled in ("_init_server", "_init_private", "_run", "_evaluate"):
+        moved.__dict__[compiled] = getattr(simulation, compiled)
+    return moved
+
+
+def go(simulation, leave=lambda: False):
+    with Progress(ROUNDS) as progress:
+        return run_experiment(simulation, progress, leave)
+
+
+def result(workdir):
+    """Everything a run computed, to the bit."""
+    summary = json.loads((workdir / "summary.json").read_text())
+    del summary["timing"], summary["peak_rss_mb"]
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    leaves = {n: x.tobytes() for n, x in checkpoints.load_leaves(checkpoints.newest()).items()}
+    return (workdir / "metrics.jsonl").read_bytes(), summary, leaves
+
+
+@pytest.fixture(scope="module")
+def whole(simulation, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "w"
+    go(at(simulation, workdir))
+    return result(workdir)
+
+
+def test_resume_after_every_round_is_exact_to_the_bit(simulation, whole, tmp_path):
+    workdir = tmp_path / "w"
+    for finished in range(1, ROUNDS):
+        asked = iter([False, True])
+        with pytest.raises(Interrupted, match=f"after round {finished} of {ROUNDS}"):
+            go(at(simulation, workdir), lambda asked=asked: next(asked))
+        shutil.copytree(workdir, tmp_path / "copy")
+        go(at(simulation, tmp_path / "copy"))
+        assert result(tmp_path / "copy") == whole
+        shutil.rmtree(tmp_path / "copy")
+
+
+def test_metrics_ahead_of_the_checkpoint_are_taken_back(simulation, whole, tmp_path):
+    workdir = tmp_path / "w"
+    asked = iter([False, False, False, True])
+    with pytest.raises(Interrupted):
+        go(at(simulation, workdir), lambda: next(asked))
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 4, "loss": 1.0}\n{"round": 5, "lo')
+    go(at(simulation, workdir))
+    assert result(workdir) == whole
+
+
+def test_a_damaged_newest_checkpoint_costs_rounds_not_bits(simulation, whole, tmp_path, capsys):
+    workdir = tmp_path / "w"
+    asked = iter([False] * 4 + [True])
+    with pytest.raises(Interrupted):
+        go(at(simulation, workdir), lambda: next(asked))
+    (workdir / "checkpoints/round_00000004/meta.json").write_text("{}")
+    go(at(simulation, workdir))
+    printed = capsys.readouterr().out
+    assert "meta.json: differs from what was written; looking for an older" in printed
+    assert "going on after round 3" in printed and result(workdir) == whole
+
+
+def test_must_refuses_where_no_checkpoint_is_whole(simulation, tmp_path):
+    workdir = tmp_path / "w"
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        go(at(simulation, workdir), lambda: next(asked))
+    (workdir / "checkpoints/round_00000001/manifest.json").unlink()
+    with pytest.raises(InputError, match=r"--resume=must: .* holds no whole checkpoint"):
+        go(at(simulation, workdir, resume="must"))
+    with pytest.raises(InputError, match=r"--resume=must: .* holds no run"):
+        go(at(simulation, tmp_path / "new", resume="must"))
+    with pytest.raises(InputError, match="already holds a run"):
+        go(at(simulation, workdir, resume="never"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_second_process_is_refused_and_a_dead_one_is_no_hindrance(simulation, tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "w")], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    holder.stdout.readline()
+    with pytest.raises(InputError, match=f"process {holder.pid} is writing there"):
+        go(at(simulation, tmp_path / "w"))
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with locked(tmp_path / "w"):
+        pass
+
+
+HOLD = """
+import sys, time
+from fedvlr_jax.report import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a directory no one can write")
+def test_a_directory_that_cannot_be_written_is_one_line(simulation):
+    with pytest.raises(InputError, match=r"^--workdir=/proc/runs: cannot be written: [^\n]*$"):
+        go(at(simulation, "/proc/runs"))
+
+
+@pytest.mark.parametrize(
+    ("choices", "named"),
+    [
+        ({"client_lr": 1e30}, r"round \d: a non-finite number at client \d+, leaf head.bias"),
+        ({"server_lr_items": 1e38}, r"at the server's step, leaf shared.items"),
+        ({"init_scale": 1e30}, r"round 0: .* client \d+, leaf loss.*no checkpoint yet"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_named(dataset, tmp_path, choices, named):
+    config = Config.from_flat(**{**CHOICES, "workdir": str(tmp_path), "cohort": 0, **choices})
+    with pytest.raises(NonFiniteError, match=named) as caught:
+        go(make_simulation(config, dataset))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(caught.value.state.private))
+
+
+def test_the_last_good_checkpoint_stays_and_is_named(simulation, tmp_path):
+    broken = at(simulation, tmp_path)
+
+    def run(state, histories, features, rates, schedule, num_rounds):
+        if int(state.server.round) == 2:
+            rates = rates._replace(client_lr=1e30)
+        return simulation._run(state, histories, features, rates, schedule, num_rounds)
+
+    broken.__dict__["_run"] = run
+    with pytest.raises(NonFiniteError, match=r"round 2: .* the newest checkpoint is of round 2"):
+        go(broken)
+    assert Checkpoints(tmp_path / "checkpoints").newest() == 2
+    assert [json.loads(line)["round"] for line in (tmp_path / "metrics.jsonl").open()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9")],
+)
+def test_out_of_memory_says_how_large_the_state_is(simulation, error):
+    with pytest.raises(OutOfMemory, match=r"the state of 40 clients takes \d+\.\d MB"):
+        with memory_explained(simulation):
+            raise error
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID"):
+        with memory_explained(simulation):
+            raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: other")
+
+
+def test_a_signal_is_a_request_and_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            time.sleep(0.01)
+            if stop.asked:
+                break
+        assert stop.name == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def started(workdir, cache, *flags):
+    command = [sys.executable, "-u", "-m", "experiments.train", *SMALL, "--rounds=2000"]
+    process = subprocess.Popen(
+        [*command, "--eval_every=1", "--patience=0", f"--workdir={workdir}", *flags],
+        env={**os.environ, "FEDVLR_CACHE_DIR": str(cache)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("round 2/"):
+            return process
+    raise AssertionError("it ended before its second round")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_with_its_own_status(number, tmp_path, cache):
+    process = started(tmp_path / "w", cache)
+    process.send_signal(number)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, printed
+    assert f"{number.name}: saving" in printed and "the same command goes on" in printed
+    finished = [json.loads(line)["round"] for line in (tmp_path / "w/metrics.jsonl").open()]
+    assert Checkpoints(tmp_path / "w/checkpoints").newest() == finished[-1] < 2000
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """A limit on the size of files is met as a full disk is, and needs no disk of its own."""
+    command = [sys.executable, "-m", "experiments.train", *SMALL, "--checkpoint_every=1"]
+    result = subprocess.run(
+        ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", *command, f"--workdir={tmp_path / 'w'}"],
+        env={**os.environ, "FEDVLR_CACHE_DIR": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "cannot save a checkpoint: File too large" in refused(result)
+    assert Checkpoints(tmp_path / "w/checkpoints").rounds() == []

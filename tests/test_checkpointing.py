@@ -1,0 +1,178 @@
+"""What a checkpoint promises: whole or refused, the right ones kept, any part of it read alone."""
+
+import json
+import random
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.survival import DAMAGE, contents, damage_once
+from fedvlr_jax import checkpointing, sealing
+from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.sealing import Damaged
+
+TREE = {
+    "best": {
+        "server": {"shared": {"items": np.arange(12.0, dtype=np.float32).reshape(4, 3)}},
+        "clients": np.array([0, 1, 2, 4], np.int32),
+        "private": {"head": np.arange(8.0, dtype=np.float32).reshape(4, 2)},
+    },
+}
+
+
+@pytest.fixture(params=[0, 1 << 16], ids=["apart", "packed"], autouse=True, scope="module")
+def packing(request):
+    """Every promise holds for leaves that are stored apart and for those that are packed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpointing, "SMALL_BYTES", request.param)
+        yield
+
+
+def saved(directory, rounds=(1, 2, 3), scores=None, **options):
+    checkpoints = Checkpoints(directory, **options)
+    for round_number in rounds:
+        score = (scores or {}).get(round_number, 0.0)
+        checkpoints.save(round_number, TREE, {"best_round": round_number}, score)
+    checkpoints.wait()
+    return checkpoints
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory, packing):
+    return saved(tmp_path_factory.mktemp("three") / "checkpoints", keep=3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_no_damage_is_silent(kind, seed, three, tmp_path):
+    outcome = damage_once(three.directory, tmp_path, kind, random.Random(seed))
+    assert outcome in ("detected", "harmless")
+    if kind in ("bit flip", "truncation", "zeroing", "two steps swapped"):
+        assert outcome == "detected"
+
+
+def test_damage_to_every_file_is_named(three, tmp_path):
+    step = three.path(3)
+    for path in sorted(p for p in step.rglob("*") if p.is_file() and p.stat().st_size):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        noticed = []
+        assert Checkpoints(three.directory).newest(noticed.append) == 2
+        assert len(noticed) == 1 and str(path) in noticed[0]
+        path.write_bytes(content)
+    assert Checkpoints(three.directory).newest() == 3
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    scores = {1: 5.0, 2: 9.0, 3: 7.0, 4: 1.0, 5: 2.0}
+    assert saved(tmp_path / "a", range(1, 6), scores, keep=2, keep_best=1).rounds() == [2, 4, 5]
+    assert saved(tmp_path / "b", range(1, 6), scores, keep=1, keep_best=2).rounds() == [2, 3, 5]
+    assert saved(tmp_path / "c", range(1, 6), scores, keep=2).rounds() == [4, 5]
+
+
+def test_what_is_not_whole_takes_no_place(tmp_path):
+    checkpoints = saved(tmp_path, (1, 2), keep=1)
+    (tmp_path / "round_00000009").mkdir()
+    (tmp_path / "round_00000008").write_text("a file")
+    (tmp_path / "round_9").mkdir()
+    (tmp_path / "round_000000002").mkdir()
+    assert checkpoints.newest() == 2
+    checkpoints.save(3, TREE, {"best_round": 3})
+    checkpoints.wait()
+    assert checkpoints.rounds() == [3] and checkpoints.newest() == 3
+    assert (tmp_path / "round_9").exists()
+
+
+def test_a_step_of_the_same_round_is_replaced(tmp_path):
+    checkpoints = saved(tmp_path, (1, 1), keep=1)
+    assert checkpoints.rounds() == [1] and checkpoints.newest() == 1
+
+
+def test_a_failing_disk_leaves_the_older_one(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, (1,))
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sealing, "seal", full)
+    checkpoints.save(2, TREE, {"best_round": 2})
+    with pytest.raises(InputError, match="cannot save a checkpoint: No space left on device"):
+        checkpoints.wait()
+    assert checkpoints.rounds() == [1] and checkpoints.newest() == 1
+
+
+def test_another_schema_is_refused_by_its_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(sealing, "SCHEMA", 99)
+    checkpoints = saved(tmp_path, (1,))
+    monkeypatch.undo()
+    with pytest.raises(Damaged, match="written by schema 99; this version reads 2"):
+        Checkpoints(checkpoints.directory).verify(1)
+
+
+def test_shared_alone(three):
+    shared = three.load_shared(3)
+    assert list(shared) == ["items"]
+    np.testing.assert_array_equal(shared["items"], TREE["best"]["server"]["shared"]["items"])
+
+
+@pytest.mark.parametrize("clients", [[2], [4, 1, 0], [1, 2], [4, 4]])
+def test_some_clients_alone_in_the_order_asked(three, clients):
+    by_client = {0: [0, 1], 1: [2, 3], 2: [4, 5], 4: [6, 7]}
+    rows = three.load_clients(3, clients)
+    np.testing.assert_array_equal(rows["head"], [by_client[c] for c in clients])
+
+
+def test_what_is_not_there_is_named(three):
+    with pytest.raises(InputError, match=r"client 3: has no row in .*, which holds 4"):
+        three.load_clients(3, [0, 3])
+    with pytest.raises(InputError, match=r"holds no leaf 'best\.serve'"):
+        three.load_leaves(3, "best.serve")
+
+
+@pytest.mark.parametrize(
+    "like", [jnp.zeros((4, 2)), jnp.zeros((4, 3), jnp.int32), np.zeros((4, 3))]
+)
+def test_another_shape_or_dtype_is_refused(three, like):
+    tree = {"best": {"server": {"shared": {"items": like}}}}
+    with pytest.raises(InputError, match=r"leaf best.server.shared.items is \[\[4, 3\], 'float32'"):
+        three.load(3, tree)
+
+
+MANY_DEVICES = """
+import sys, jax, json, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from fedvlr_jax.checkpointing import Checkpoints
+rows = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+checkpoints = Checkpoints(sys.argv[1], keep=9)
+state, same = jax.device_put(rows), []
+for step, count in enumerate((1, 2, 4, 2, 1)):
+    mesh = Mesh(np.array(jax.devices()[:count]), ("clients",))
+    where = NamedSharding(mesh, P("clients"))
+    checkpoints.save(step, {"private": state}, {})
+    checkpoints.wait()
+    like = {"private": jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=where)}
+    state = checkpoints.load(step, like)["private"]
+    same.append(len(state.sharding.device_set) == count and bool((np.asarray(state) == rows).all()))
+print(json.dumps(same))
+"""
+
+
+def test_from_one_to_four_devices_and_back(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", MANY_DEVICES, str(tmp_path)],
+        env={"PATH": "", "PYTHONPATH": ":".join(sys.path)}
+        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [True] * 5
+
+
+def test_contents_tell_states_apart(three):
+    assert contents(three, 3) == contents(three, 2)
+    assert len(contents(three, 3)) == 3
