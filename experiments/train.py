@@ -24,6 +24,14 @@ import jax
 import fedvlr_jax
 from experiments.faults import Interrupted, StopRequest, memory_explained
 from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.processes import (
+    any_process,
+    define_process_flags,
+    is_first,
+    join_processes,
+    only_first,
+    wait_for_all,
+)
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
@@ -123,9 +131,8 @@ def saved_tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
 def _save(checkpoints: Checkpoints, simulation: Simulation, run: RunState) -> None:
     newest = run.evaluations[-1]
     score = newest["valid"].get(SELECTION_METRIC, 0.0)
-    checkpoints.save(
-        newest["round"], saved_tree(simulation, run), _meta(simulation, run), score=score
-    )
+    tree = saved_tree(simulation, run)
+    checkpoints.save(newest["round"], tree, _meta(simulation, run), score=score)
 
 
 def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None:
@@ -175,6 +182,9 @@ def resume(
 
 def main() -> None:
     config = config_from_flags()
+    join_processes()
+    if jax.process_count() > 1 and config.run.store != "device":
+        raise InputError(f"--store={config.run.store}: several processes keep rows on the device")
     dataset = load(config)
     simulation = make_simulation(config, dataset)
     check_fits(simulation)
@@ -183,7 +193,9 @@ def main() -> None:
         StopRequest() as stop,
         memory_explained(simulation),
     ):
-        summary, directory = run_experiment(simulation, progress, leave=lambda: stop.asked)
+        summary, directory = run_experiment(
+            simulation, progress, leave=lambda: any_process(stop.asked)
+        )
     print_summary(summary)
     print(f"report: {directory.path / 'report.html'}")
 
@@ -205,14 +217,16 @@ def run_experiment(
     config, path = simulation.config, Path(simulation.config.workdir)
     if config.run.resume == "must" and not (path / "config.json").exists():
         raise InputError(f"--resume=must: --workdir={path} holds no run")
-    with locked(path):
+    with only_first(lambda: locked(path)):
         directory, checkpoints, run = open_run(simulation, progress)
+        wait_for_all("opened")
         if run is not None and run.stopped and (path / "summary.json").exists():
             progress.note(f"already finished after round {int(run.state.server.round)}")
             return directory.read_summary(), directory
         run = start(simulation) if run is None else run
-        directory.write_config(describe(config, simulation.dataset))
-        directory.write_metrics(run.evaluations)
+        if is_first():
+            directory.write_config(describe(config, simulation.dataset))
+            directory.write_metrics(run.evaluations)
         run, timing = train_and_save(simulation, directory, checkpoints, run, progress, leave)
         if not run.stopped:
             raise Interrupted(
@@ -220,10 +234,11 @@ def run_experiment(
                 "the same command goes on"
             )
         summary, users = summarise_run(simulation, run, timing)
-        directory.write_users(users)
-        report = render_report(directory.read_config(), summary, directory.read_metrics(), users)
-        directory.write_report(report)
-        directory.write_summary(summary)
+        if is_first():
+            directory.write_users(users)
+            config_file, metrics = directory.read_config(), directory.read_metrics()
+            directory.write_report(render_report(config_file, summary, metrics, users))
+            directory.write_summary(summary)
     return summary, directory
 
 
@@ -245,7 +260,8 @@ def open_run(
         run = resume(simulation, checkpoints, progress.note)
     else:
         directory = RunDirectory.create(path, overwrite=config.run.overwrite)
-        checkpoints.clear()
+        if is_first():
+            checkpoints.clear()
     for note in dataset.notes:
         progress.note(note)
     progress.note(
@@ -277,7 +293,8 @@ def train_and_save(
 
     def on_evaluation(run: RunState, rounds_per_s: float) -> None:
         entry = run.evaluations[-1]
-        directory.append_metrics(entry)
+        if is_first():
+            directory.append_metrics(entry)
         progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
         if run.stopped or entry["round"] - saved_at >= config.run.checkpoint_every:
             save(run)
@@ -301,4 +318,5 @@ def train_and_save(
 
 if __name__ == "__main__":
     define_config_flags()
+    define_process_flags()
     launch(main, __doc__)

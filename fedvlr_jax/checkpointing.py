@@ -64,6 +64,12 @@ def _pack(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**large, PACKED: np.frombuffer(b"".join(small), np.uint8)} if small else large
 
 
+def _store(step: Path, leaves: Mapping[str, np.ndarray]) -> None:
+    """Orbax's part of a save: of several processes all take part, and the first writes."""
+    with ocp.Context(array_options=_OPTIONS):
+        ocp.save(step / STATE, _pack(leaves))
+
+
 def _step_name(round_number: int) -> str:
     return f"round_{round_number:08d}"
 
@@ -114,6 +120,8 @@ class Checkpoints:
     ) -> None:
         """Saves in the background; `tree` may be donated as soon as this returns.
 
+        Of several processes all have to call it, with the same tree; the first one writes.
+
         Waits for a save that is still under way, and raises if that one failed. Once it is
         whole, what is newer than it (damaged, or stray) and what need not be kept is removed.
 
@@ -138,13 +146,19 @@ class Checkpoints:
 
         def work() -> None:
             try:
-                self._write(round_number, host, content)
-                self._remove_others(round_number)
+                if jax.process_index() == 0:
+                    self._write(round_number, host, content)
+                    self._remove_others(round_number)
+                else:
+                    _store(self.path(round_number), host)
             except BaseException as error:
                 self._failure = error
 
         self._saving = threading.Thread(target=work, name="checkpoint")
         self._saving.start()
+        if jax.process_count() > 1:
+            # Orbax meets the other processes on the devices: not beside the training.
+            self.wait()
 
     def _write(self, round_number: int, leaves: dict[str, np.ndarray], meta: str) -> None:
         step = self.path(round_number)
@@ -152,8 +166,7 @@ class Checkpoints:
         step.mkdir(parents=True)
         try:
             _check_space(step, sum(leaf.nbytes for leaf in leaves.values()) + len(meta))
-            with ocp.Context(array_options=_OPTIONS):
-                ocp.save(step / STATE, _pack(leaves))
+            _store(step, leaves)
             (step / META).write_text(meta)
             sealing.seal(step, round=round_number)
         except BaseException:

@@ -89,16 +89,17 @@ class Simulation:
 
     def init(self, seed: int | None = None) -> State:
         """The state before the first round; `seed` defaults to the config's."""
-        key = jax.random.key(self.config.run.seed if seed is None else seed)
+        server = self._init_server(np.uint32(self.config.run.seed if seed is None else seed))
         clients = tuple(history.client for history in self.histories)
-        return State(self._init_server(key), self._init_private(key, clients))
+        return State(server, self._init_private(server.key, clients))
 
     @functools.cached_property
     def _init_server(self):
         federation = self.config.federation
         optimizer = server_optimizer(federation.server_optimizer, federation.rates)
 
-        def init(key: jax.Array) -> ServerState:
+        def init(seed: jax.Array) -> ServerState:
+            key = jax.random.key(seed)
             shared = self.model.init_shared(stream(key, INIT))
             return ServerState(
                 round=jnp.zeros((), jnp.int32),
@@ -193,7 +194,7 @@ class Simulation:
             sizes = bucket_capacities(sizes, self.config.federation.cohort)
         return [size + -size % GROUPS for size in sizes]
 
-    def schedule(self, seed: int, first: int, num_rounds: int) -> tuple[jax.Array, ...] | None:
+    def schedule(self, seed: int, first: int, num_rounds: int) -> tuple[np.ndarray, ...] | None:
         """Rows of each bucket asked in each round, int32 [rounds, K_b]; None asks everyone.
 
         Args:
@@ -210,7 +211,7 @@ class Simulation:
             padded = np.full((num_rounds, capacity), history.count.shape[0], np.int32)
             for line, rows in zip(padded, asked, strict=True):
                 line[: len(rows[b])] = rows[b]
-            schedule.append(jnp.asarray(padded))
+            schedule.append(padded)
         return tuple(schedule)
 
     @functools.cached_property
@@ -407,7 +408,8 @@ class Simulation:
           the clients that have one of their own, in host memory.
         """
         return {
-            "server": state.server,
+            # Fetched, for one process alone cannot look at what lies in all of them.
+            "server": fetch(state.server),
             "clients": np.arange(self.dataset.num_users, dtype=np.int32),
             "private": self.in_user_order(fetch(state.private)),
         }

@@ -8,8 +8,6 @@ ranks = simulation.evaluate(state, "valid")
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import bucket_clients, negative_pool, pad_histories
 from fedvlr_jax.data.dataset import Dataset
@@ -45,7 +43,6 @@ def make_simulation(config: Config, dataset: Dataset) -> Simulation:
     buckets = by_length if per_history else bucket_clients(dataset.train, by_length=False)
     resident = config.run.store == "device"
     padded = (pad_histories(dataset.train, b, size=len(b) + -len(b) % GROUPS) for b in buckets)
-    features = {name: jnp.asarray(x) for name, x in dataset.features.items()}
     return (Simulation if resident else StreamedSimulation)(
         config=config,
         dataset=dataset,
@@ -53,7 +50,7 @@ def make_simulation(config: Config, dataset: Dataset) -> Simulation:
         task=task,
         buckets=tuple(buckets),
         histories=tuple(put(b, by_client(mesh)) for b in padded) if resident else (),
-        features=put(features, on_all(mesh)),
+        features=put(dict(dataset.features), on_all(mesh)),
         plan=plan,
         mesh=mesh,
     )

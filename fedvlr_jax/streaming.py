@@ -112,16 +112,16 @@ class StreamedSimulation(Simulation):
     """As `Simulation`, with `State.private` a `ClientStore` and no `histories` on the device."""
 
     def init(self, seed: int | None = None) -> State:
-        key = jax.random.key(self.config.run.seed if seed is None else seed)
         run = self.config.run
         folder = (run.store_dir or tempfile.gettempdir()) if run.store == "disk" else None
         store = ClientStore(self.client_shapes, self.dataset.num_users, folder)
-        return State(self._init_server(key), store)
+        seed = run.seed if seed is None else seed
+        return State(self._init_server(np.uint32(seed)), store)
 
     @property
     def state_bytes(self) -> int:
         rows = self.dataset.num_users * trees.num_bytes(self.client_shapes)
-        return trees.num_bytes(jax.eval_shape(self._init_server, jax.random.key(0))) + rows
+        return trees.num_bytes(jax.eval_shape(self._init_server, np.uint32(0))) + rows
 
     # A round, in three compiled parts.
 

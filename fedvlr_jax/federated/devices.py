@@ -64,10 +64,14 @@ def put(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """The tree's arrays in host memory, whole in every process."""
+    """The tree's arrays in host memory, whole in every process; keys stay typed."""
+    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    numbers = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
     if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+        whole = jax.device_get(numbers)
+    else:
+        whole = multihost_utils.process_allgather(numbers, tiled=True)
+    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(y) if is_key(x) else y, tree, whole)
 
 
 def on_each_device(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
