@@ -193,6 +193,11 @@ class StreamedSimulation(Simulation):
         length = self._lengths[bucket]
         return pad_histories(self.dataset.train, real, size=len(clients), length=length)
 
+    def _even_chunks(self, num_clients: int, at_once: int) -> tuple[int, int]:
+        """(number of chunks, clients in each), which the devices share evenly."""
+        count, size = even_chunks(num_clients, at_once)
+        return count, size + -size % (GROUPS if self.mesh else 1)
+
     def _parts(self, seed: int, round_number: int) -> list[Part]:
         """The clients of each bucket in one round, in chunks as `round.in_chunks` makes them."""
         devices = 1 if self.mesh is None else self.mesh.size
@@ -201,8 +206,7 @@ class StreamedSimulation(Simulation):
             at_once = devices * chunk_size(self.task, self.plan, self._lengths[bucket])
             # A draw beyond the kept places is served too: it costs one more compilation.
             capacity = max(self.capacities[bucket], len(rows) + -len(rows) % GROUPS)
-            count, size = even_chunks(capacity, at_once)
-            size += -size % (GROUPS if self.mesh else 1)
+            count, size = self._even_chunks(capacity, at_once)
             clients = np.full(count * size, self.dataset.num_users)
             clients[: len(rows)] = self.buckets[bucket][rows]
             chunks = [Chunk(bucket, chunk) for chunk in clients.reshape(count, size)]
@@ -220,7 +224,6 @@ class StreamedSimulation(Simulation):
             for number, parts in enumerate(rounds, first):
                 server, metrics = self._round(server, store, parts, rows)
                 if not metrics.finite:
-                    store.discard()
                     kept = State(server, store)
                     raise NonFiniteError(self._describe_failure(number, metrics, kept), kept)
                 rows.committed(store.commit())
@@ -284,7 +287,7 @@ class StreamedSimulation(Simulation):
         views = self._views(shared, self.features)
         chunks = []
         for bucket, clients in enumerate(self.buckets):
-            count, size = even_chunks(len(clients), clients_at_once(self.model))
+            count, size = self._even_chunks(len(clients), clients_at_once(self.model))
             padded = np.full(count * size, self.dataset.num_users)
             padded[: len(clients)] = clients
             chunks += [Chunk(bucket, part) for part in padded.reshape(count, size)]

@@ -89,7 +89,7 @@ def constrain(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
     return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
 
-def gathered(tree: PyTree, mesh: Mesh | None) -> PyTree:
+def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Inside a compiled function: the tree's arrays whole on every device, before any use.
 
     A sum over clients then has the same terms in the same order on each of them, whatever

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from fedvlr_jax import trees
 from fedvlr_jax.federated.aggregation import normalised_weights, server_optimizer
 from fedvlr_jax.federated.dense import make_dense_update
-from fedvlr_jax.federated.devices import apart, gathered, over_devices
+from fedvlr_jax.federated.devices import apart, on_every_device, over_devices
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
 from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task, Upload
 from fedvlr_jax.federated.participation import LOCAL, NOISE, stream
@@ -157,10 +157,10 @@ def make_update(task: Task, plan: str) -> LocalUpdate:
 
 
 def client_weights(cohorts: Sequence[Cohort], mesh: Mesh | None) -> jax.Array:
-    """alpha [K] over all cohorts. A sum over clients outside of the uplink: `gathered`."""
+    """alpha [K] over all cohorts, the same to the bit on any number of devices."""
     present = jnp.concatenate([cohort.present for cohort in cohorts])
     weight = jnp.concatenate([cohort.weight for cohort in cohorts])
-    return gathered(normalised_weights(weight, present), mesh)
+    return on_every_device(normalised_weights(weight, present), mesh)
 
 
 def close_round(
@@ -196,7 +196,7 @@ def close_round(
     participants = jnp.sum(reports.present)
     answered = jnp.maximum(participants, 1)
     metrics = RoundMetrics(
-        loss=apart(server.round >= 0, jnp.sum, gathered(reports.loss, mesh)) / answered,
+        loss=apart(server.round >= 0, jnp.sum, on_every_device(reports.loss, mesh)) / answered,
         participants=participants,
         clipped=jnp.sum(reports.present & reports.clipped) / answered,
         finite=finite,
