@@ -1,5 +1,8 @@
+import json
 import os
 import pathlib
+import subprocess
+import sys
 
 # Before JAX starts: the tests compile hundreds of tiny programs once and run them once.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -9,6 +12,20 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 DATA = pathlib.Path(os.environ.get("FEDVLR_DATA_ROOT", ROOT.parent / "shared" / "data"))
+
+
+def printed_json(module, *arguments, xla_flags=""):
+    """What `python -m module` prints, run with XLA_FLAGS of its own: they hold for a process."""
+    result = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": xla_flags},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 @pytest.fixture

@@ -1,10 +1,5 @@
 """Private rows on the device, in host memory and in files: the same numbers to the bit."""
 
-import json
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -13,7 +8,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.store import ClientStore
 from fedvlr_jax.simulation import NonFiniteError
-from tests.conftest import ROOT
+from tests.conftest import printed_json
 from tests.streaming_bits import CASES, digest, rows_of, simulate
 
 
@@ -22,24 +17,9 @@ def dataset():
     return load_dataset("synthetic", data_root="", synthetic={"users": 50, "items": 60})
 
 
-@pytest.fixture(scope="module")
-def digests():
-    """Of tests/streaming_bits.py, in a process of its own, for programs are compiled here
-    without the optimisations whose bits matter."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    printed = subprocess.run(
-        [sys.executable, "-m", "tests.streaming_bits"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert printed.returncode == 0, printed.stderr
-    return json.loads(printed.stdout)
-
-
-def test_stores_and_blocks_of_rounds_change_no_bit(digests):
+def test_stores_and_blocks_of_rounds_change_no_bit():
+    # Optimised, as programs are not in these tests: it is those bits that matter.
+    digests = printed_json("tests.streaming_bits")
     for name in CASES:
         assert digests[f"{name} host"] == digests[f"{name} device"], name
         assert digests[f"{name} disk"] == digests[f"{name} device"], name

@@ -1,37 +1,20 @@
 """One device and eight train the same federation."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.devices import client_mesh
-from tests.conftest import ROOT
+from tests.conftest import printed_json
 from tests.federated.multi_device import CASES
 
 DEVICES = (1, 8)
 
 
-@pytest.fixture(scope="module")
-def results():
+def test_one_device_and_eight_train_the_same_federation():
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    printed = subprocess.run(
-        [sys.executable, "-m", "tests.federated.multi_device", ",".join(map(str, DEVICES))],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert printed.returncode == 0, printed.stderr
-    return json.loads(printed.stdout)
-
-
-def test_one_device_and_eight_train_the_same_federation(results):
+    numbers = ",".join(map(str, DEVICES))
+    results = printed_json("tests.federated.multi_device", numbers, xla_flags=flags)
     for name in CASES:
         for aggregation in ("float32", "int32"):
             one, other = (results[f"{name} {aggregation} {devices}"] for devices in DEVICES)
