@@ -446,7 +446,7 @@ class Simulation:
             private.append(jax.tree.map(merge, rows, packed["private"]))
         return State(put(packed["server"], on_all(self.mesh)), tuple(private))
 
-    @property
+    @functools.cached_property
     def client_shapes(self) -> PyTree:
         """Shapes and dtypes of ONE client's private rows."""
         return jax.eval_shape(self.model.init_private, jax.random.key(0))

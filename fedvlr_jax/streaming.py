@@ -187,6 +187,11 @@ class StreamedSimulation(Simulation):
         """Padded history length of each bucket."""
         return [int(self.dataset.train.counts[clients].max()) for clients in self.buckets]
 
+    @functools.cached_property
+    def _at_once(self) -> list[int]:
+        """Clients of each bucket that one device trains at once."""
+        return [chunk_size(self.task, self.plan, length) for length in self._lengths]
+
     def _histories(self, bucket: int, clients: np.ndarray) -> Histories:
         """Padded histories of a chunk's or a cohort's clients, N where there is none."""
         real = clients[clients < self.dataset.num_users]
@@ -203,7 +208,7 @@ class StreamedSimulation(Simulation):
         devices = 1 if self.mesh is None else self.mesh.size
         parts = []
         for bucket, rows in enumerate(self.asked_rows(seed, round_number)):
-            at_once = devices * chunk_size(self.task, self.plan, self._lengths[bucket])
+            at_once = devices * self._at_once[bucket]
             # A draw beyond the kept places is served too: it costs one more compilation.
             capacity = max(self.capacities[bucket], len(rows) + -len(rows) % GROUPS)
             count, size = self._even_chunks(capacity, at_once)
