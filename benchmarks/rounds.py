@@ -4,12 +4,15 @@
 
 Each row runs in this process, one after the other, after the machine's own ceilings have
 been measured in it: a large float32 matrix product (FLOP/s) and a large copy (bytes/s).
-FLOPs and bytes of a round are XLA's own count for the compiled program.
+FLOPs and bytes of a round are XLA's own count for the compiled program. NDCG@50 is of the
+validation part after all timed rounds, the same number of them in every row: what
+--precisions=float32,bf16 (operands of the dense plan's products) changes in it, or not.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import time
 from pathlib import Path
@@ -27,6 +30,7 @@ from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.summary import peak_rss_mb
 
@@ -81,7 +85,8 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
         state, _ = simulation.run_rounds(state, rounds)
         jax.block_until_ready(state)
         seconds.append((time.perf_counter() - began) / rounds)
-    simulation.evaluate(state, "valid")
+    ranks = simulation.evaluate(state, "valid")
+    reached = averages(ranks.ahead, ranks.tied, dataset, "valid", config.evaluation.cutoffs)
     eval_s = median_seconds(lambda: simulation.evaluate(state, "valid"), repeats)
     return {
         "dataset": dataset.name,
@@ -90,6 +95,9 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
         "backbone": config.model.backbone,
         "fusion": config.model.fusion,
         "plan": simulation.plan,
+        "precision": config.federation.matmul_precision,
+        "rounds": int(state.server.round),
+        "ndcg@50": reached["ndcg@50"],
         "init_s": init_s,
         "compile_s": compile_s,
         "round_s": float(np.median(seconds)),
@@ -115,8 +123,10 @@ def combinations(text: str) -> list[tuple[str, str]]:
 
 def show(rows: list[dict[str, Any]], machine: dict[str, float]) -> Table:
     table = Table(title="Seconds a round; shares of this machine's measured ceilings")
-    for name in ("data", "clients", "items", "model", "plan", "compile s", "round ms", "eval ms"):
-        table.add_column(name, justify="left" if name in ("data", "model", "plan") else "right")
+    for name in ("data", "clients", "items", "model", "plan", "operands"):
+        table.add_column(name, justify="right" if name in ("clients", "items") else "left")
+    for name in ("compile s", "round ms", "eval ms", "NDCG"):
+        table.add_column(name, justify="right")
     for name in ("GFLOP/s", "of peak", "GB/s", "of peak", "RSS MB"):
         table.add_column(name, justify="right")
     for row in rows:
@@ -127,9 +137,11 @@ def show(rows: list[dict[str, Any]], machine: dict[str, float]) -> Table:
             str(row["items"]),
             f"{row['backbone']} + {row['fusion']}",
             row["plan"],
+            row["precision"],
             f"{row['compile_s']:.1f}",
             f"{1e3 * row['round_s']:.1f}",
             f"{1e3 * row['eval_s']:.1f}",
+            f"{row['ndcg@50']:.2f}",
             f"{flops / 1e9:.1f}",
             f"{flops / machine['flops_per_s']:.0%}",
             f"{moved / 1e9:.1f}",
@@ -154,9 +166,14 @@ def main() -> None:
             dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
         else:
             dataset = load_dataset(name, data_root=FLAGS.data_root)
-        for backbone, fusion in combinations(FLAGS.combinations):
+        choices = itertools.product(combinations(FLAGS.combinations), FLAGS.precisions.split(","))
+        for (backbone, fusion), precision in choices:
             config = Config.from_flat(
-                backbone=backbone, fusion=fusion, protocol="paper", cohort=FLAGS.cohort
+                backbone=backbone,
+                fusion=fusion,
+                protocol="paper",
+                cohort=FLAGS.cohort,
+                matmul_precision=precision,
             )
             rows.append(measure(config, dataset, FLAGS.rounds, FLAGS.repeats))
             jax.clear_caches()
@@ -173,6 +190,7 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("data_root", "../shared/data", "Folder that holds the data sets.")
     flags.DEFINE_string("combinations", "fcf+bilevel", "E.g. fcf+bilevel,fedncf+mlp, or all.")
+    flags.DEFINE_string("precisions", "float32", "Values of --matmul_precision, comma-separated.")
     flags.DEFINE_integer("cohort", 0, "Clients asked a round; 0 asks everyone.")
     flags.DEFINE_integer("rounds", 5, "Rounds in one compiled call.")
     flags.DEFINE_integer("repeats", 5, "Timed calls; the median is shown.")

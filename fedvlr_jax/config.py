@@ -15,6 +15,8 @@ from fedvlr_jax.types import Rates
 
 BACKBONE_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
 FUSION_NAMES = ("none", "vbpr", "mlp", "bilevel")
+PLAN_NAMES = ("auto", "dense", "catalogue", "gathered")
+PRECISION_NAMES = ("float32", "tf32", "bf16")
 OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
 
 
@@ -149,10 +151,17 @@ class FederationConfig:
     plan: str = _field(
         "auto",
         "How local epochs are executed: dense (linear algebra over the whole catalogue, linear "
-        "heads only), gathered (the rows a client touches), auto (by cost).",
-        ("auto", "dense", "gathered"),
+        "heads only), catalogue (every item, any head; with --negatives=expected and "
+        "--upload=gradient), gathered (the rows a client touches), auto (by cost).",
+        PLAN_NAMES,
     )
-    chunk: int = _field(0, "Clients trained at once by plan=gathered; 0 chooses by memory.")
+    matmul_precision: str = _field(
+        "float32",
+        "Operands of the dense plan's products over the catalogue: float32, tf32 (GPUs) or bf16; "
+        "sums are in float32, and so is all else.",
+        PRECISION_NAMES,
+    )
+    chunk: int = _field(0, "Clients trained at once; 0 chooses by memory.")
 
     def __post_init__(self):
         for name, choices in (
@@ -160,7 +169,8 @@ class FederationConfig:
             ("negatives", ("sampled", "expected")),
             ("server_optimizer", OPTIMIZER_NAMES),
             ("aggregation", ("float32", "int32")),
-            ("plan", ("auto", "dense", "gathered")),
+            ("plan", PLAN_NAMES),
+            ("matmul_precision", PRECISION_NAMES),
         ):
             check_choice(name, getattr(self, name), choices)
         for name in ("rounds", "local_epochs", "num_negatives"):
@@ -312,7 +322,14 @@ class Config:
         if self.federation.plan == "dense" and self.model.backbone in ("fedncf", "fedrap"):
             raise InputError(
                 f"--plan=dense: --backbone={self.model.backbone} is not linear in the item's "
-                "views; use --plan=auto or gathered"
+                "views; use --plan=auto, catalogue or gathered"
+            )
+        federation = self.federation
+        rows_apart = federation.negatives == "sampled" or federation.upload == "delta"
+        if federation.plan == "catalogue" and (rows_apart or self.privacy.clip_norm):
+            raise InputError(
+                "--plan=catalogue: needs --negatives=expected, --upload=gradient and no "
+                "--clip_norm; use --plan=auto or gathered"
             )
 
     @property

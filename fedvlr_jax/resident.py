@@ -20,12 +20,12 @@ from fedvlr_jax.evaluation.metrics import targets_of
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.aggregation import server_optimizer
 from fedvlr_jax.federated.devices import (
-    GROUPS,
     by_client,
     constrain,
     fetch,
     on_all,
     on_each_device,
+    padded,
     put,
 )
 from fedvlr_jax.federated.local import ClientNumbers, Model, Task
@@ -73,7 +73,7 @@ class Simulation:
     Attributes:
       buckets: the user indices of each bucket; together every user once.
       histories: of each bucket, and rows of no client up to a multiple of GROUPS.
-      plan: "dense" or "gathered", how local epochs are executed.
+      plan: "dense", "catalogue" or "gathered", how local epochs are executed.
       mesh: the devices that share the clients; None for one.
     """
 
@@ -192,7 +192,7 @@ class Simulation:
         sizes = [len(clients) for clients in self.buckets]
         if self.samples:
             sizes = bucket_capacities(sizes, self.config.federation.cohort)
-        return [size + -size % GROUPS for size in sizes]
+        return [padded(size) for size in sizes]
 
     def schedule(self, seed: int, first: int, num_rounds: int) -> tuple[np.ndarray, ...] | None:
         """Rows of each bucket asked in each round, int32 [rounds, K_b]; None asks everyone.
@@ -206,12 +206,11 @@ class Simulation:
         schedule = []
         for b, (history, capacity) in enumerate(zip(self.histories, self.capacities, strict=True)):
             # A draw beyond the kept places is served too: it costs one more compilation.
-            capacity = max(capacity, *(len(rows[b]) for rows in asked))
-            capacity += -capacity % GROUPS
-            padded = np.full((num_rounds, capacity), history.count.shape[0], np.int32)
-            for line, rows in zip(padded, asked, strict=True):
+            capacity = padded(max(capacity, *(len(rows[b]) for rows in asked)))
+            places = np.full((num_rounds, capacity), history.count.shape[0], np.int32)
+            for line, rows in zip(places, asked, strict=True):
                 line[: len(rows[b])] = rows[b]
-            schedule.append(padded)
+            schedule.append(places)
         return tuple(schedule)
 
     @functools.cached_property

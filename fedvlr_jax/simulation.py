@@ -12,8 +12,9 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import bucket_clients, negative_pool, pad_histories
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.devices import GROUPS, by_client, client_mesh, on_all, put
+from fedvlr_jax.federated.devices import by_client, client_mesh, on_all, padded, put
 from fedvlr_jax.federated.local import Task, make_model
+from fedvlr_jax.federated.precision import check_precision
 from fedvlr_jax.federated.round import choose_plan
 from fedvlr_jax.resident import NonFiniteError, Simulation, State
 from fedvlr_jax.streaming import StreamedSimulation
@@ -39,17 +40,18 @@ def make_simulation(config: Config, dataset: Dataset) -> Simulation:
     by_length = bucket_clients(dataset.train, by_length=True)
     lengths = [int(dataset.train.counts[b].max()) for b in by_length]
     plan = choose_plan(task, lengths, [len(b) for b in by_length])
+    check_precision(config.federation.matmul_precision, plan)
     per_history = plan == "gathered" or config.federation.negatives == "sampled"
     buckets = by_length if per_history else bucket_clients(dataset.train, by_length=False)
     resident = config.run.store == "device"
-    padded = (pad_histories(dataset.train, b, size=len(b) + -len(b) % GROUPS) for b in buckets)
+    rows = (pad_histories(dataset.train, b, size=padded(len(b))) for b in buckets)
     return (Simulation if resident else StreamedSimulation)(
         config=config,
         dataset=dataset,
         model=model,
         task=task,
         buckets=tuple(buckets),
-        histories=tuple(put(b, by_client(mesh)) for b in padded) if resident else (),
+        histories=tuple(put(b, by_client(mesh)) for b in rows) if resident else (),
         features=put(dict(dataset.features), on_all(mesh)),
         plan=plan,
         mesh=mesh,

@@ -21,7 +21,7 @@ import numpy as np
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.federated.devices import GROUPS, by_client, over_devices, put
+from fedvlr_jax.federated.devices import by_client, over_devices, padded, put
 from fedvlr_jax.federated.local import Upload
 from fedvlr_jax.federated.participation import LOCAL, make_cohort, stream
 from fedvlr_jax.federated.round import (
@@ -201,7 +201,7 @@ class StreamedSimulation(Simulation):
     def _even_chunks(self, num_clients: int, at_once: int) -> tuple[int, int]:
         """(number of chunks, clients in each), which the devices share evenly."""
         count, size = even_chunks(num_clients, at_once)
-        return count, size + -size % (GROUPS if self.mesh else 1)
+        return count, padded(size) if self.mesh else size
 
     def _parts(self, seed: int, round_number: int) -> list[Part]:
         """The clients of each bucket in one round, in chunks as `round.in_chunks` makes them."""
@@ -210,7 +210,7 @@ class StreamedSimulation(Simulation):
         for bucket, rows in enumerate(self.asked_rows(seed, round_number)):
             at_once = devices * self._at_once[bucket]
             # A draw beyond the kept places is served too: it costs one more compilation.
-            capacity = max(self.capacities[bucket], len(rows) + -len(rows) % GROUPS)
+            capacity = max(self.capacities[bucket], padded(len(rows)))
             count, size = self._even_chunks(capacity, at_once)
             clients = np.full(count * size, self.dataset.num_users)
             clients[: len(rows)] = self.buckets[bucket][rows]

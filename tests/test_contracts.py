@@ -13,7 +13,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated.aggregation import SERVER_OPTIMIZERS
 from fedvlr_jax.federated.local import Broadcast, Upload
 from fedvlr_jax.federated.participation import make_cohort
-from fedvlr_jax.federated.round import choose_plan
+from fedvlr_jax.federated.round import UPDATES, choose_plan
 from fedvlr_jax.fusion import FUSIONS, make_fusion
 from fedvlr_jax.fusion.operators import OPERATORS
 from fedvlr_jax.models import BACKBONES
@@ -122,9 +122,6 @@ def test_local_only_training_shares_nothing(dataset):
 @pytest.mark.parametrize(("backbone", "fusion"), COMBINATIONS)
 def test_upload_holds_nothing_private(backbone, fusion, dataset):
     """An upload is gradients of what was broadcast, in its very structure and shapes."""
-    from fedvlr_jax.federated.dense import make_dense_update
-    from fedvlr_jax.federated.gathered import make_gathered_update
-
     simulation = make_simulation(small(backbone, fusion), dataset)
     state = jax.eval_shape(simulation.init)
     shared, history = state.server.shared, simulation.histories[0]
@@ -139,7 +136,7 @@ def test_upload_holds_nothing_private(backbone, fusion, dataset):
     cohort = make_cohort(
         key, 0, history, jnp.ones(len(history.count), bool), "equal", simulation.config.federation
     )
-    make = {"dense": make_dense_update, "gathered": make_gathered_update}[simulation.plan]
+    make = UPDATES[simulation.plan]
     alpha = jnp.ones(len(history.count))
     result = jax.eval_shape(make(simulation.task), broadcast, cohort, alpha, state.private[0], key)
     received = Upload(broadcast.views, broadcast.head)
@@ -182,9 +179,12 @@ def test_vbpr_adds_the_content_to_the_id_row(dataset):
 
 
 def test_plan_follows_the_cost_rule(dataset):
-    for backbone, expected in (("fcf", "dense"), ("pfedrec", "dense"), ("fedncf", "gathered")):
+    for backbone, expected in (("fcf", "dense"), ("pfedrec", "dense"), ("fedncf", "catalogue")):
         task = make_simulation(small(backbone, "bilevel"), dataset).task
         assert choose_plan(task, [30], [40]) == expected
+    # A bound on the upload asks for each client's own.
+    bounded = make_simulation(small("fedrap", "bilevel", clip_norm=1.0), dataset)
+    assert bounded.plan == "gathered"
     # Few touched rows of a large catalogue are gathered.
     large = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 20000})
     config = small("fcf", "bilevel", negatives="sampled", num_negatives=1, local_epochs=1)

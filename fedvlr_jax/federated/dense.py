@@ -30,6 +30,7 @@ from fedvlr_jax.federated.local import (
     client_keys,
     num_rows,
 )
+from fedvlr_jax.federated.precision import make_product
 from fedvlr_jax.federated.privacy import clip_factors
 from fedvlr_jax.types import Cohort, PyTree
 
@@ -39,6 +40,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
     model, config = task.model, task.config.federation
     backbone, fusion = model.backbone, model.fusion
     epochs = config.local_epochs
+    product = make_product(config.matmul_precision)
     delta, tuned_rows = config.upload == "delta", backbone.item_rows == "tuned"
 
     def query(shared, head, router, pooled):
@@ -56,7 +58,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
         positive = multi_hot(histories, model.num_items)
         rows = num_rows(histories.count, task.pool, config.num_negatives)[:, None]
         length = jnp.maximum(histories.count, 1)[:, None]
-        broadcast_pooled = (positive @ views) / length
+        broadcast_pooled = product("ki,ig->kg", positive, views) / length
         keys = client_keys(key, histories.client, epochs)
         expected = expected_negatives(positive, histories.count, task.pool, config.num_negatives)
         shared0 = jax.tree.map(
@@ -85,7 +87,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
                 )
             shared = trees.axpy(-rates.copy_lr, shared_sum, shared0) if delta else shared0
             (q, vector, bias), pull_back = jax.vjp(jax.vmap(query), shared, head, router, pooled)
-            scores = q @ views.T + bias[:, None]
+            scores = product("kg,ig->ki", q, views) + bias[:, None]
             if delta:
                 scores -= rates.copy_lr * jnp.einsum(
                     "aki,ak->ki", residuals, jnp.einsum("akg,kg->ak", queries, q)
@@ -99,7 +101,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
             negative = negatives(epoch)
             residual = ((positive + negative) * jax.nn.sigmoid(scores) - positive) / rows
             residual = jnp.where(active[:, None], residual, 0.0)
-            q_gradient = residual @ views
+            q_gradient = product("ki,ig->kg", residual, views)
             vector_gradient = jnp.zeros_like(vector)
             overlap = jnp.einsum("ki,aki->ak", residual, residuals) if delta or tuned_rows else None
             if delta:
@@ -168,8 +170,8 @@ def make_dense_update(task: Task) -> LocalUpdate:
         else:
             factor = jnp.ones(num_clients)
         by_client = scale * factor * alpha
-        by_views = jnp.einsum("aki,akg->ig", residuals, by_client[None, :, None] * queries)
-        by_views += positive.T @ (by_client[:, None] * pull)
+        by_views = product("aki,akg->ig", residuals, by_client[None, :, None] * queries)
+        by_views += product("ki,kg->ig", positive, by_client[:, None] * pull)
         upload = Upload(
             views=by_views.reshape(broadcast.views.shape),
             head=trees.weighted_sum(by_client, shared_sum),

@@ -15,14 +15,21 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from fedvlr_jax import trees
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Upload
+from fedvlr_jax.federated.precision import full_precision
 from fedvlr_jax.types import Cohort, PyTree
 
 AXIS = "clients"
 # Buckets of clients are padded to a multiple of this, so that 1, 2, 4 and 8 devices hold
 # the same rows, and so that a sum over this many groups is the same on each of them.
 GROUPS = 8
+
+
+def padded(size: int) -> int:
+    """The next multiple of GROUPS."""
+    return size + -size % GROUPS
 
 
 def client_mesh(num_devices: int, *, exact: bool = False) -> Mesh | None:
@@ -65,7 +72,7 @@ def put(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
 
 def fetch(tree: PyTree) -> PyTree:
     """The tree's arrays in host memory, whole in every process; keys stay typed."""
-    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    is_key = trees.is_key
     numbers = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
     if jax.process_count() == 1:
         whole = jax.device_get(numbers)
@@ -104,6 +111,8 @@ def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
 def apart(always: jax.Array, function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
     """function(*operands), compiled by itself: its bits do not depend on what surrounds it.
 
+    Products of matrices are in full precision, on every device.
+
     A compiler contracts a product and a sum into one rounding, or does not, by what it fuses;
     so the same mathematics in another program may differ in its last bits. A branch that is
     never left out is a boundary to fusion: what is inside is compiled alike wherever it
@@ -115,7 +124,8 @@ def apart(always: jax.Array, function: Callable[..., PyTree], *operands: PyTree)
     structure: list[Any] = []
 
     def flat(*operands: PyTree) -> list[jax.Array]:
-        leaves, tree = jax.tree.flatten(function(*operands))
+        with full_precision():
+            leaves, tree = jax.tree.flatten(function(*operands))
         structure[:] = [tree]
         return leaves
 

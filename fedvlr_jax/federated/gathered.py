@@ -23,6 +23,7 @@ from fedvlr_jax.federated.local import (
     Task,
     Upload,
     client_keys,
+    client_loss,
     num_rows,
 )
 from fedvlr_jax.federated.privacy import clip_factors
@@ -103,12 +104,10 @@ def make_gathered_update(task: Task) -> LocalUpdate:
             common = jnp.einsum("g,mgd->md", weights, views)
             vectors = common + trained["items"] if "items" in trained else common
             scores = backbone.score(shared, trained["head"], vectors)
-            by_row = slots.positive * jax.nn.softplus(-scores)
-            by_row += negative * jax.nn.softplus(scores)
+            penalty = None
             if backbone.penalty is not None:
                 penalty = backbone.penalty(common, trained["items"], broadcast.round)
-                by_row += (slots.positive + negative) * penalty
-            return jnp.sum(by_row) / rows
+            return client_loss(scores, slots.positive, negative, penalty) / rows
 
         steps = {"head": rates.client_lr, "router": rates.router_lr, "items": rates.item_lr}
 

@@ -133,6 +133,19 @@ def num_rows(count: Array, pool: NegativePool, num_negatives: int) -> jax.Array:
     return jnp.maximum(count * (1 + num_negatives * has_negatives), 1)
 
 
+def client_loss(
+    scores: jax.Array, positive: jax.Array, negative: jax.Array, penalty: jax.Array | None
+) -> jax.Array:
+    """The sum over ONE client's rows [M] of cross-entropy and penalty (None: there is none).
+
+    positive, negative: how often each row stands in the loss with label 1 and 0.
+    """
+    by_row = positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores)
+    if penalty is not None:
+        by_row += (positive + negative) * penalty
+    return jnp.sum(by_row)
+
+
 def client_keys(key: jax.Array, client: Array, epochs: int) -> jax.Array:
     """Typed keys [K, A]: one a client and local epoch, whatever the client's place."""
     one = lambda c: jax.vmap(lambda a: jax.random.fold_in(jax.random.fold_in(key, c), a))(

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from fedvlr_jax import trees
 from fedvlr_jax.federated.aggregation import normalised_weights, server_optimizer
+from fedvlr_jax.federated.catalogue import fits_catalogue, make_catalogue_update
 from fedvlr_jax.federated.dense import make_dense_update
 from fedvlr_jax.federated.devices import apart, on_every_device, over_devices
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
@@ -36,6 +37,14 @@ GATHERED_ROW_COST = 8.0
 
 # Bytes that the working arrays of one chunk of clients may take.
 CHUNK_BYTES = 1 << 30
+# The same for the catalogue plan on a CPU: what stays in its cache from one pass to the next.
+CACHE_BYTES = 1 << 24
+
+UPDATES: dict[str, Callable[[Task], LocalUpdate]] = {
+    "dense": make_dense_update,
+    "catalogue": make_catalogue_update,
+    "gathered": make_gathered_update,
+}
 
 RoundFunction = Callable[
     [ServerState, tuple[PyTree, ...], tuple[Cohort, ...], Mapping[str, jax.Array], Rates],
@@ -44,17 +53,19 @@ RoundFunction = Callable[
 
 
 def choose_plan(task: Task, history_lengths: Sequence[int], clients: Sequence[int]) -> str:
-    """ "dense" or "gathered", by the number of rows that each would work on in an epoch.
+    """ "dense", "catalogue" or "gathered", by the rows that each would work on in an epoch.
 
     Dense works on clients * I rows, gathered on clients * M, each M-row at
-    GATHERED_ROW_COST; a head that is not linear, or a personal item table, has no dense
-    plan. `history_lengths` are the padded lengths of the buckets, `clients` their sizes.
+    GATHERED_ROW_COST. A head that is not linear, or a personal item table, has no dense plan:
+    then it is catalogue where every item is a row of every client, which is what that plan
+    asks for, and else gathered. `history_lengths` are the padded lengths of the buckets,
+    `clients` their sizes.
     """
     backbone, config = task.model.backbone, task.config.federation
     if config.plan != "auto":
         return config.plan
     if backbone.linear is None or backbone.item_rows == "personal":
-        return "gathered"
+        return "catalogue" if fits_catalogue(task) else "gathered"
     dense = sum(clients) * task.model.num_items
     gathered = sum(n * num_slots(task, p) for n, p in zip(clients, history_lengths, strict=True))
     return "dense" if dense <= GATHERED_ROW_COST * gathered else "gathered"
@@ -67,6 +78,9 @@ def client_bytes(task: Task, plan: str, history_length: int) -> int:
     rows = 3 * trees.num_bytes(jax.eval_shape(task.model.init_private, jax.random.key(0)))
     if plan == "dense":
         return 4 * (config.local_epochs + 6) * task.model.num_items + rows
+    if plan == "catalogue":
+        # Its item vectors, as they are and as mapped, and their gradient.
+        return 4 * 6 * task.model.num_items * task.model.width + rows
     slot = task.model.width * (4 * num_views + 6) + config.local_epochs
     return 4 * num_slots(task, history_length) * slot + rows
 
@@ -79,8 +93,11 @@ def chunk_size(task: Task, plan: str, history_length: int) -> int:
     """
     if task.config.federation.chunk:
         return task.config.federation.chunk
-    budget = task.config.run.memory_budget_gb * 1e9 / 4 or CHUNK_BYTES
-    return int(max(1, min(budget, CHUNK_BYTES) // client_bytes(task, plan, history_length)))
+    most = CHUNK_BYTES
+    if plan == "catalogue" and jax.default_backend() == "cpu":
+        most = CACHE_BYTES
+    budget = task.config.run.memory_budget_gb * 1e9 / 4 or most
+    return int(max(1, min(budget, most) // client_bytes(task, plan, history_length)))
 
 
 def chunk_bytes(task: Task, plan: str, history_length: int, clients: int) -> int:
@@ -152,7 +169,7 @@ def open_round(
 
 def make_update(task: Task, plan: str) -> LocalUpdate:
     """The local epochs of all clients at once, by the plan of that name."""
-    update = {"dense": make_dense_update, "gathered": make_gathered_update}[plan](task)
+    update = UPDATES[plan](task)
     return lambda broadcast, *rest: apart(broadcast.round >= 0, update, broadcast, *rest)
 
 

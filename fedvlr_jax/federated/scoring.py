@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
 from fedvlr_jax.federated.local import Model
+from fedvlr_jax.federated.precision import full_precision
 from fedvlr_jax.types import Histories, PyTree
 
 # Bytes that the score matrix and its companions of one chunk may take.
@@ -26,7 +27,8 @@ def clients_at_once(model: Model) -> int:
 
 def views_of(model: Model, shared: PyTree, features: PyTree) -> jax.Array:
     """float32 [I, G, d]: the views that `shared` makes of every item."""
-    return model.fusion.views(shared["fusion"], shared["items"], features)
+    with full_precision():
+        return model.fusion.views(shared["fusion"], shared["items"], features)
 
 
 def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
@@ -43,18 +45,19 @@ def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.A
     def scores(shared: PyTree, views: jax.Array, private: PyTree, histories: Histories) -> Any:
         flat = views.reshape(num_items, -1)
         positive = multi_hot(histories, num_items)
-        pooled = (positive @ flat) / jnp.maximum(histories.count, 1)[:, None]
-        weights = jax.vmap(fusion.route)(private["router"], pooled)
-        if backbone.linear is None:
-            vectors = jnp.einsum("kg,igd->kid", weights, views)
-            result = jax.vmap(score_client, (None, 0, 0))(shared["head"], private, vectors)
-        else:
-            linear = lambda head: backbone.linear(shared["head"], head)
-            vector, bias = jax.vmap(linear, axis_size=len(pooled))(private["head"])
-            query = (weights[:, :, None] * vector[:, None, :]).reshape(len(pooled), -1)
-            result = query @ flat.T + bias[:, None]
-            if "items" in private:
-                result += jnp.einsum("kid,kd->ki", private["items"], vector)
+        with full_precision():
+            pooled = (positive @ flat) / jnp.maximum(histories.count, 1)[:, None]
+            weights = jax.vmap(fusion.route)(private["router"], pooled)
+            if backbone.linear is None:
+                vectors = jnp.einsum("kg,igd->kid", weights, views)
+                result = jax.vmap(score_client, (None, 0, 0))(shared["head"], private, vectors)
+            else:
+                linear = lambda head: backbone.linear(shared["head"], head)
+                vector, bias = jax.vmap(linear, axis_size=len(pooled))(private["head"])
+                query = (weights[:, :, None] * vector[:, None, :]).reshape(len(pooled), -1)
+                result = query @ flat.T + bias[:, None]
+                if "items" in private:
+                    result += jnp.einsum("kid,kd->ki", private["items"], vector)
         return result, weights, positive > 0
 
     return scores

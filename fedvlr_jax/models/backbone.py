@@ -18,6 +18,20 @@ class Linear(NamedTuple):
     bias: jax.Array
 
 
+class Embedding(NamedTuple):
+    """A linear map of item vectors that a score begins with, apart from what follows it.
+
+    score(shared, private, apply(shared, vectors)) is the backbone's score of those vectors.
+
+    Attributes:
+      apply: (shared head, vectors [..., d]) -> [..., e], linear in the vectors.
+      score: (shared head, private head, mapped vectors [R, e]) -> logits [R].
+    """
+
+    apply: Callable[[PyTree, jax.Array], jax.Array]
+    score: Callable[[PyTree, PyTree, jax.Array], jax.Array]
+
+
 class Backbone(NamedTuple):
     """Pure functions and facts of one backbone.
 
@@ -34,6 +48,9 @@ class Backbone(NamedTuple):
         the broadcast in each; "personal", a table of its own kept over all rounds.
       penalty: None, or (item vectors without the private rows [R, d], private rows
         [R, d], round []) -> [R], added to the loss of each row.
+      embedding: the linear map that `score` begins with, where mapping the views once saves
+        mapping every client's vectors; None where there is no such map, or private item rows
+        come before it.
     """
 
     init_shared: Callable[[jax.Array, int], PyTree]
@@ -43,6 +60,7 @@ class Backbone(NamedTuple):
     weight: str
     item_rows: str | None = None
     penalty: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+    embedding: Embedding | None = None
 
 
 def no_head(key: jax.Array, width: int) -> PyTree:

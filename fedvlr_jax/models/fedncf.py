@@ -9,25 +9,40 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedvlr_jax.models.backbone import Backbone
+from fedvlr_jax.models.backbone import Backbone, Embedding
 
 
 class NeuMF(nn.Module):
-    """(user vectors {"gmf": [d], "mlp": [d]}, items [R, d]) -> logits [R]."""
+    """(user vectors {"gmf": [d], "mlp": [d]}, items [R, d]) -> logits [R].
+
+    The first layer over [user; item] is split in two, so that the user's half is computed
+    once and not once a row, and the item's half once for all users.
+    """
 
     width: int
 
-    @nn.compact
+    def setup(self):
+        self.item = nn.Dense(self.width, use_bias=False)
+        self.user = nn.Dense(self.width)
+        self.hidden = [nn.Dense(self.width // 2), nn.Dense(self.width // 4)]
+        self.out_mlp = nn.Dense(1)
+        self.out_gmf = self.param(
+            "out_gmf", nn.initializers.normal(self.width**-0.5), (self.width,)
+        )
+
+    def embed(self, items):
+        """[..., d] -> the item's vector [..., d], and its half of the first layer [..., d]."""
+        return items, self.item(items)
+
+    def score(self, user, embedded):
+        items, first = embedded
+        hidden = nn.relu(first + self.user(user["mlp"]))
+        for layer in self.hidden:
+            hidden = nn.relu(layer(hidden))
+        return items @ (user["gmf"] * self.out_gmf) + self.out_mlp(hidden)[:, 0]
+
     def __call__(self, user, items):
-        # The first layer over [user; item] is split in two, so that the user's half is
-        # computed once and not once a row.
-        hidden = nn.Dense(self.width, name="item")(items)
-        hidden += nn.Dense(self.width, use_bias=False, name="user")(user["mlp"])[None, :]
-        hidden = nn.relu(hidden)
-        for width in (self.width // 2, self.width // 4):
-            hidden = nn.relu(nn.Dense(width)(hidden))
-        both = jnp.concatenate([user["gmf"][None, :] * items, hidden], axis=-1)
-        return nn.Dense(1, name="out")(both)[:, 0]
+        return self.score(user, self.embed(items))
 
 
 def _init_private(key, width):
@@ -43,8 +58,20 @@ def _init_shared(key, width):
     return NeuMF(width).init(key, user, jnp.zeros((1, width)))["params"]
 
 
+def _width(shared):
+    return shared["item"]["kernel"].shape[0]
+
+
 def _score(shared, private, vectors):
-    return NeuMF(vectors.shape[-1]).apply({"params": shared}, private, vectors)
+    return NeuMF(_width(shared)).apply({"params": shared}, private, vectors)
+
+
+def _embed(shared, vectors):
+    return NeuMF(_width(shared)).apply({"params": shared}, vectors, method="embed")
+
+
+def _score_embedded(shared, private, embedded):
+    return NeuMF(_width(shared)).apply({"params": shared}, private, embedded, method="score")
 
 
 def fedncf() -> Backbone:
@@ -54,4 +81,5 @@ def fedncf() -> Backbone:
         score=_score,
         linear=None,
         weight="history",
+        embedding=Embedding(_embed, _score_embedded),
     )

@@ -7,13 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedvlr_jax.federated.dense import make_dense_update
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.round import (
-    in_chunks,
-    make_dense_update,
-    make_gathered_update,
-    make_round,
-)
+from fedvlr_jax.federated.round import UPDATES, in_chunks, make_round
 from fedvlr_jax.types import Cohort
 from tests.federated.cases import assert_close, random_state, random_task
 from tests.federated.test_round import plans_of
@@ -80,7 +76,7 @@ def test_chunks_change_nothing(case):
     broadcast = Broadcast(views, server.shared["head"], server.round, rates)
     alpha = jnp.asarray(cohort.weight) * cohort.present
     for plan in plans_of(task):
-        update = {"dense": make_dense_update, "gathered": make_gathered_update}[plan](task)
+        update = UPDATES[plan](task)
         inputs = broadcast, cohort, alpha, private, server.key
         # Four clients in chunks of at most three: two even chunks; in chunks of one: four.
         whole = jax.jit(update)(*inputs)

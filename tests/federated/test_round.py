@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES
+from fedvlr_jax.federated.catalogue import fits_catalogue
 from fedvlr_jax.federated.round import make_round
 from tests.federated.cases import assert_close, random_state, random_task
 from tests.federated.oracle import make_literal_round
@@ -31,8 +32,10 @@ CASES = [
 
 def plans_of(task):
     backbone = task.model.backbone
-    dense = backbone.linear is not None and backbone.item_rows != "personal"
-    return ["gathered", "dense"] if dense else ["gathered"]
+    plans = ["gathered"]
+    if backbone.linear is not None and backbone.item_rows != "personal":
+        plans.append("dense")
+    return [*plans, "catalogue"] if fits_catalogue(task) else plans
 
 
 @pytest.mark.parametrize(("backbone", "fusion", "upload", "negatives", "variant"), CASES)

@@ -1,0 +1,147 @@
+"""Local epochs on every item of the catalogue, for any score; the clients share the views.
+
+With expected negatives every item is a row of every client, and with upload=gradient the
+views stay as they were broadcast. So a client needs no copy of them: its item vectors are
+one product w F over the views, and with C_a [I, d] the gradient of its loss by them in epoch
+a, what the cohort uploads is
+
+    sum_u alpha_u ( sum_a w_u,a (x) C_u,a  +  h_u (x) p_u ),
+
+h the multi-hot history and p the gradient by the pooled history over its length: one product
+an epoch, and never an array [K, I, G, d].
+
+A score that begins with a linear map of the item's vector (`Backbone.embedding`) is given the
+views as mapped, once for all clients and epochs; the gradient is pulled back through the map
+once, as it is through the server's operators.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax import trees
+from fedvlr_jax.data.cohorts import expected_negatives, multi_hot
+from fedvlr_jax.federated.local import (
+    Broadcast,
+    ClientNumbers,
+    LocalResult,
+    LocalUpdate,
+    Task,
+    Upload,
+    client_loss,
+    num_rows,
+)
+from fedvlr_jax.models.backbone import Embedding
+from fedvlr_jax.types import Cohort, PyTree
+
+
+def fits_catalogue(task: Task) -> bool:
+    """Whether the plan can train these clients.
+
+    A bound on an upload needs each client's own, and sampled negatives or a moving copy of
+    the views need rows of its own.
+    """
+    federation = task.config.federation
+    return (
+        federation.negatives == "expected"
+        and federation.upload == "gradient"
+        and not task.config.privacy.clip_norm
+    )
+
+
+def make_catalogue_update(task: Task) -> LocalUpdate:
+    """The catalogue plan, for a task that `fits_catalogue`."""
+    model, config = task.model, task.config.federation
+    backbone, fusion, num_items = model.backbone, model.fusion, model.num_items
+    unmapped = Embedding(lambda shared, vectors: vectors, backbone.score)
+    embedding = backbone.embedding or unmapped
+
+    def update(
+        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
+    ) -> LocalResult:
+        histories, rates = cohort.histories, broadcast.rates
+        num_clients = alpha.shape[0]
+        positive = multi_hot(histories, num_items)
+        negative = expected_negatives(positive, histories.count, task.pool, config.num_negatives)
+        rows = num_rows(histories.count, task.pool, config.num_negatives)
+        length = jnp.maximum(histories.count, 1)[:, None]
+        pooled = (positive @ broadcast.views.reshape(num_items, -1)) / length
+
+        def embed(head, views):
+            """[I, G, d] -> leaves [G, I * e]."""
+            flat = lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(leaf.shape[1], -1)
+            return jax.tree.map(flat, embedding.apply(head, views))
+
+        views, embed_back = jax.vjp(embed, broadcast.head, broadcast.views)
+
+        def loss_of(vectors, shared, trained, positive, negative, rows):
+            """One client's loss, given its item vectors [I, e] as mapped."""
+            own = vectors + trained["items"] if "items" in trained else vectors
+            penalty = None
+            if backbone.penalty is not None:
+                penalty = backbone.penalty(vectors, trained["items"], broadcast.round)
+            scores = embedding.score(shared, trained["head"], own)
+            return client_loss(scores, positive, negative, penalty) / rows
+
+        gradients = jax.vmap(jax.value_and_grad(loss_of, (0, 1, 2)), (0, None, 0, 0, 0, 0))
+        steps = {"head": rates.client_lr, "items": rates.item_lr}
+
+        def epoch_step(carry, epoch):
+            router, trained, views_sum, head_sum, pull, first_loss = carry
+            active = cohort.present & (epoch < cohort.local_epochs)
+            weights, route_back = jax.vjp(jax.vmap(fusion.route), router, pooled)
+            vectors = jax.tree.map(
+                lambda leaf: (weights @ leaf).reshape(num_clients, num_items, -1), views
+            )
+            loss, (by_vectors, by_shared, by_trained) = gradients(
+                vectors, broadcast.head, trained, positive, negative, rows
+            )
+            by_vectors = jax.tree.map(lambda leaf: leaf.reshape(num_clients, -1), by_vectors)
+            by_weights = jax.tree.map(lambda by, leaf: by @ leaf.T, by_vectors, views)
+            by_router, by_pooled = route_back(sum(jax.tree.leaves(by_weights)))
+            by_client = jnp.where(active, alpha, 0.0)
+            by_views = jax.tree.map(lambda by: (by_client[:, None] * weights).T @ by, by_vectors)
+            by_trained["head"] = trees.axpy(rates.client_decay, trained["head"], by_trained["head"])
+            moved = {
+                name: trees.axpy(-steps[name], by_trained[name], trained[name]) for name in trained
+            }
+            carry = (
+                trees.select(active, trees.axpy(-rates.router_lr, by_router, router), router),
+                trees.select(active, moved, trained),
+                trees.axpy(1.0, by_views, views_sum),
+                trees.axpy(1.0, trees.weighted_sum(by_client, by_shared), head_sum),
+                pull + jnp.where(active[:, None], by_pooled, 0.0),
+                jnp.where(epoch == 0, loss, first_loss),
+            )
+            return carry, None
+
+        trained = {name: private[name] for name in private if name != "router"}
+        if backbone.item_rows == "tuned":
+            trained["items"] = jnp.zeros_like(private["items"])
+        carry = (
+            private["router"],
+            trained,
+            jax.tree.map(jnp.zeros_like, views),
+            jax.tree.map(jnp.zeros_like, broadcast.head),
+            jnp.zeros_like(pooled),
+            jnp.zeros(num_clients, pooled.dtype),
+        )
+        (router, trained, views_sum, by_head, pull, loss), _ = jax.lax.scan(
+            epoch_step, carry, jnp.arange(config.local_epochs)
+        )
+        by_embedding, by_views = embed_back(views_sum)
+        by_views += (positive.T @ (alpha[:, None] * pull / length)).reshape(by_views.shape)
+        if backbone.item_rows == "tuned":
+            trained["items"] = trees.select(cohort.present, trained["items"], private["items"])
+        trained = {**trained, "router": router}
+        bad = trees.bad_leaf_of_rows(ClientNumbers(loss, **trained), num_clients)
+        return LocalResult(
+            private=trained,
+            upload=Upload(by_views, trees.axpy(1.0, by_embedding, by_head)),
+            loss=jnp.where(cohort.present, loss, 0.0),
+            clipped=jnp.zeros(num_clients, bool),
+            bad_leaf=bad,
+        )
+
+    return update
