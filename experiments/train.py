@@ -125,7 +125,9 @@ def _meta(simulation: Simulation, run: RunState) -> dict[str, Any]:
 
 def saved_tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
     """The arrays of a run, as `checkpointing` documents them."""
-    return {"state": simulation.pack(run.state), "best": simulation.pack(run.best_state)}
+    state = simulation.pack(run.state)
+    is_best = run.best_round == int(run.state.server.round)
+    return {"state": state, "best": state if is_best else simulation.pack(run.best_state)}
 
 
 def _save(checkpoints: Checkpoints, simulation: Simulation, run: RunState) -> None:
