@@ -1,4 +1,4 @@
-"""A simulation whose clients all live on the devices: a block of rounds is one compiled call."""
+"""A simulation whose clients all live on the devices: many rounds are one compiled call."""
 
 from __future__ import annotations
 
