@@ -68,11 +68,11 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
     state = jax.block_until_ready(simulation.init())
     init_s = time.perf_counter() - began
 
-    schedule = simulation.schedule(0, 0, 1)
+    schedule = simulation.schedule(0, 0, 1, 1)
     rates = config.federation.rates
     began = time.perf_counter()
     lowered = simulation._run.lower(
-        state, simulation.histories, simulation.features, rates, schedule, 1
+        state, simulation.histories, simulation.features, rates, schedule, 1, 1
     )
     compiled = lowered.compile()
     compile_s = time.perf_counter() - began

@@ -28,6 +28,7 @@ from experiments.train import load
 from fedvlr_jax.config import BACKBONE_NAMES, Config, check_choice
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.fusion.operators import OPERATORS
+from fedvlr_jax.report import locked
 from fedvlr_jax.report.plots import interval_bars
 
 FLAGS = flags.FLAGS
@@ -83,22 +84,23 @@ def main() -> None:
     chosen = {"both": BOTH}
     for part in parts:
         chosen |= of_part[part]
-    for backbone in backbones:
-        groups = {
-            name: [make_member(base, backbone, name, choice, seed) for seed in seeds]
-            for name, choice in chosen.items()
-        }
-        train_waiting([member for group in groups.values() for member in group])
-        folders = {name: [m.directory for m in group] for name, group in groups.items()}
-        lines = compare(folders, dataset)
-        if not lines:
-            raise InputError("no run finished; lower the step sizes")
-        title = f"{backbone} on {dataset.name}, protocol {base.evaluation.protocol}"
-        stem = Path(base.run.workdir) / f"ablation-{backbone}"
-        write_comparison(lines, stem, f"{title}, seeds {FLAGS.seeds}")
-        judged = lines[0]["slice"]
-        bars = [(line["choice"], line[f"{judged}_ndcg@50"], line["ci95"]) for line in lines]
-        write_text(stem.with_suffix(".svg"), interval_bars(f"{title}: {judged} NDCG@50", bars))
+    with locked(base.workdir):
+        for backbone in backbones:
+            groups = {
+                name: [make_member(base, backbone, name, choice, seed) for seed in seeds]
+                for name, choice in chosen.items()
+            }
+            train_waiting([member for group in groups.values() for member in group])
+            folders = {name: [m.directory for m in group] for name, group in groups.items()}
+            lines = compare(folders, dataset)
+            if not lines:
+                raise InputError("no run finished; lower the step sizes")
+            title = f"{backbone} on {dataset.name}, protocol {base.evaluation.protocol}"
+            stem = Path(base.run.workdir) / f"ablation-{backbone}"
+            write_comparison(lines, stem, f"{title}, seeds {FLAGS.seeds}")
+            judged = lines[0]["slice"]
+            bars = [(line["choice"], line[f"{judged}_ndcg@50"], line["ci95"]) for line in lines]
+            write_text(stem.with_suffix(".svg"), interval_bars(f"{title}: {judged} NDCG@50", bars))
 
 
 if __name__ == "__main__":

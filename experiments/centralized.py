@@ -41,7 +41,7 @@ from fedvlr_jax.centralized import (
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.report import RunDirectory, render_report
+from fedvlr_jax.report import RunDirectory, locked, render_report
 from fedvlr_jax.summary import peak_rss_mb, summarise_baselines, summarise_ranks
 
 FLAGS = flags.FLAGS
@@ -188,7 +188,8 @@ def main() -> None:
         raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/vbpr")
     seeds = parse_seeds(FLAGS.seeds)
     dataset = load(base)
-    runs, tried = run_model(base, model, dataset, seeds, FLAGS.tune)
+    with locked(base.workdir):
+        runs, tried = run_model(base, model, dataset, seeds, FLAGS.tune)
     folder = Path(base.workdir)
     write_text(folder / "tuning.json", json.dumps(tried, indent=2))
     label = " ".join(filter(None, [model.model, *(f"{n}={v}" for n, v in runs[0].choice)]))

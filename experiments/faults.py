@@ -73,7 +73,7 @@ class StopRequest:
                 os._exit(128 + received[0])
             self.name = signal.Signals(received[0]).name
             print(
-                f"{self.name}: saving after the next evaluation; once more leaves at once",
+                f"{self.name}: saving after the rounds under way; once more leaves at once",
                 file=sys.stderr,
             )
 

@@ -24,7 +24,7 @@ from experiments.launch import config_from_flags, define_config_flags, launch
 from experiments.members import define_member_flags, make_member, parse_seeds, train_waiting
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import ACTIVITY_GROUPS
-from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.report.plots import activity_bars, router_by_activity, router_strip
 
 FLAGS = flags.FLAGS
@@ -66,7 +66,8 @@ def main() -> None:
     if not base.run.workdir:
         raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/fig2")
     members = [make_member(base, (), seed) for seed in seeds]
-    dataset = train_waiting(members)[base.data]
+    with locked(base.workdir):
+        dataset = train_waiting(members)[base.data]
     finished = [m.directory for m in members if (m.directory / "summary.json").exists()]
     if not finished:
         raise InputError("no run finished; lower the step sizes")

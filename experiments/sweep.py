@@ -8,22 +8,33 @@ program; the rest one after the other. Values are separated by commas, or by sem
 where a value holds commas: --over="views=id;id,text,image". Several --over make a grid.
 
 Each member leaves a run directory of its own below --workdir, and is not trained again when
-the command is repeated. sweep.json, sweep.csv and sweep.md hold one line a choice: mean and
-standard deviation over seeds, a 95% interval by bootstrap over users, and a paired Wilcoxon
-test over users (seeds averaged) against the first choice. The choice to keep is the one with
-the best mean validation NDCG@50; test numbers are for reading.
+the command is repeated; a second process that is given the same --workdir meanwhile is refused.
+sweep.json, sweep.csv and sweep.md hold one line a choice: mean and standard deviation over
+seeds, a 95% interval by bootstrap over users, and a paired Wilcoxon test over users (seeds
+averaged) against the first choice. The choice to keep is the one with the best mean validation
+NDCG@50; test numbers are for reading.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from experiments.comparison import compare, write_comparison
 from experiments.launch import config_from_flags, define_config_flags, launch
-from experiments.members import define_member_flags, make_members, parse_seeds, train_waiting
+from experiments.members import (
+    Member,
+    define_member_flags,
+    make_members,
+    parse_seeds,
+    train_waiting,
+)
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import locked
 
 FLAGS = flags.FLAGS
 
@@ -31,8 +42,12 @@ FLAGS = flags.FLAGS
 def main() -> None:
     base = config_from_flags()
     members = make_members(base, FLAGS.over, parse_seeds(FLAGS.seeds))
-    datasets = train_waiting(members)
-    dataset = datasets[members[0].config.data]
+    with locked(base.workdir):
+        datasets = train_waiting(members)
+        _compare(base, members, datasets[members[0].config.data])
+
+
+def _compare(base: Config, members: Sequence[Member], dataset: Dataset) -> None:
     groups: dict[str, list[Path]] = {}
     for member in members:
         groups.setdefault(member.label, []).append(member.directory)

@@ -58,6 +58,7 @@ from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
+from fedvlr_jax.report import locked
 from fedvlr_jax.report.plots import interval_bars
 
 FLAGS = flags.FLAGS
@@ -193,23 +194,24 @@ def main() -> None:
     folder = Path(base.run.workdir)
     lines: list[dict[str, Any]] = []
     tuning = {}
-    for name in base.data.dataset.split(","):
-        config = Config.from_flat(**{**base.flat, "dataset": name.strip()})
-        dataset = load(config)
-        of_dataset, tuning[dataset.name] = table_of(dataset, config, methods, seeds)
-        lines += of_dataset
-        judged = f"{of_dataset[0]['slice']}_ndcg@50"
-        title = f"{dataset.name}, {of_dataset[0]['slice']} targets: test NDCG@50"
-        bars = [(line["choice"], line[judged], line["ci95"]) for line in of_dataset]
-        write_text(folder / f"table2-{dataset.name}.svg", interval_bars(title, bars))
-        write_text(folder / "tuning.json", json.dumps(tuning, indent=2))
-        caption = (
-            f"Protocol {base.evaluation.protocol}, test part, percent, mean ± sd over seeds "
-            f"{FLAGS.seeds}; interval, gains in points (percent) and Wilcoxon's p are of NDCG@50, "
-            "on warm targets where a data set has cold ones, else on all."
-        )
-        rows = [cells(line) for line in lines]
-        write_table(HEADINGS, rows, lines, folder / "table2", "Table 2", caption)
+    with locked(base.workdir):
+        for name in base.data.dataset.split(","):
+            config = Config.from_flat(**{**base.flat, "dataset": name.strip()})
+            dataset = load(config)
+            of_dataset, tuning[dataset.name] = table_of(dataset, config, methods, seeds)
+            lines += of_dataset
+            judged = f"{of_dataset[0]['slice']}_ndcg@50"
+            title = f"{dataset.name}, {of_dataset[0]['slice']} targets: test NDCG@50"
+            bars = [(line["choice"], line[judged], line["ci95"]) for line in of_dataset]
+            write_text(folder / f"table2-{dataset.name}.svg", interval_bars(title, bars))
+            write_text(folder / "tuning.json", json.dumps(tuning, indent=2))
+            caption = (
+                f"Protocol {base.evaluation.protocol}, test part, percent, mean ± sd over seeds "
+                f"{FLAGS.seeds}; interval, gains in points (percent) and Wilcoxon's p are of "
+                "NDCG@50, on warm targets where a data set has cold ones, else on all."
+            )
+            rows = [cells(line) for line in lines]
+            write_table(HEADINGS, rows, lines, folder / "table2", "Table 2", caption)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 Writes config.json, metrics.jsonl (a line an evaluation), checkpoints, summary.json,
 users.npz and report.html into --workdir, and goes on where an interrupted run stopped.
-SIGTERM and SIGINT (Ctrl-C) save after the evaluation that comes next and leave; a second
-one leaves at once. Exit status: 0 done, 2 bad input or a directory that cannot be written,
+SIGTERM and SIGINT (Ctrl-C) save and leave within a second, or a round where that is longer; a
+second one leaves at once. Exit status: 0 done, 2 bad input or a directory that cannot be written,
 3 a number was not finite, 4 out of memory, 75 stopped by a signal and saved.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import fedvlr_jax
 from experiments.faults import Interrupted, StopRequest, memory_explained
@@ -49,6 +50,7 @@ from fedvlr_jax.training import (
     train,
     why_stopped,
 )
+from fedvlr_jax.types import RoundMetrics
 
 # A run may go on with other values of these: they do not change what was computed.
 FREE_FLAGS = frozenset(
@@ -120,19 +122,23 @@ def _meta(simulation: Simulation, run: RunState) -> dict[str, Any]:
         "fingerprint": simulation.dataset.fingerprint,
         "evaluations": run.evaluations,
         "best_round": run.best_round,
+        "since": run.since and {name: x.tolist() for name, x in run.since._asdict().items()},
     }
 
 
 def saved_tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
     """The arrays of a run, as `checkpointing` documents them."""
-    return {"state": simulation.pack(run.state), "best": simulation.pack(run.best_state)}
+    state = simulation.pack(run.state)
+    is_best = run.best_round == run.round
+    return {"state": state, "best": state if is_best else simulation.pack(run.best_state)}
 
 
 def _save(checkpoints: Checkpoints, simulation: Simulation, run: RunState) -> None:
-    newest = run.evaluations[-1]
-    score = newest["valid"].get(SELECTION_METRIC, 0.0)
+    # Between two evaluations a state has no score.
+    scored = [e["valid"] for e in run.evaluations if e["round"] == run.round]
+    score = scored[0].get(SELECTION_METRIC, 0.0) if scored else 0.0
     tree = saved_tree(simulation, run)
-    checkpoints.save(newest["round"], tree, _meta(simulation, run), score=score)
+    checkpoints.save(run.round, tree, _meta(simulation, run), score=score)
 
 
 def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None:
@@ -149,6 +155,14 @@ def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None
             f"--workdir={config.workdir}: holds another run: {'; '.join(differing)}; give another "
             "directory, the same flags, or --overwrite"
         )
+
+
+def _round_metrics(lists: dict[str, list]) -> RoundMetrics:
+    """What `_meta` wrote, to the bit."""
+    whole = dict.fromkeys(("participants", "bad_client", "bad_leaf"), np.int32)
+    kinds: dict[str, Any] = {**whole, "finite": np.bool_}
+    arrays: Any = {name: np.array(x, kinds.get(name, np.float32)) for name, x in lists.items()}
+    return RoundMetrics(**arrays)
 
 
 def resume(
@@ -176,6 +190,7 @@ def resume(
         best_state=simulation.unpack(tree["best"]),
         best_round=meta["best_round"],
         evaluations=tuple(meta["evaluations"]),
+        since=meta["since"] and _round_metrics(meta["since"]),
         stopped=why_stopped(config, meta["evaluations"], meta["best_round"]),
     )
 
@@ -206,7 +221,7 @@ def run_experiment(
     """Trains, or goes on, and writes everything into the run directory.
 
     Args:
-      leave: asked before every block of rounds; once it says so, the run is saved.
+      leave: asked before every piece of a block of rounds; once it says so, the run is saved.
 
     Raises:
       InputError: the directory cannot be used, or holds something else; nothing was changed.
@@ -221,7 +236,7 @@ def run_experiment(
         directory, checkpoints, run = open_run(simulation, progress)
         wait_for_all("opened")
         if run is not None and run.stopped and (path / "summary.json").exists():
-            progress.note(f"already finished after round {int(run.state.server.round)}")
+            progress.note(f"already finished after round {run.round}")
             return directory.read_summary(), directory
         run = start(simulation) if run is None else run
         if is_first():
@@ -230,7 +245,7 @@ def run_experiment(
         run, timing = train_and_save(simulation, directory, checkpoints, run, progress, leave)
         if not run.stopped:
             raise Interrupted(
-                f"left after round {int(run.state.server.round)} of {config.federation.rounds}; "
+                f"left after round {run.round} of {config.federation.rounds}; "
                 "the same command goes on"
             )
         summary, users = summarise_run(simulation, run, timing)
@@ -270,7 +285,7 @@ def open_run(
     )
     progress.note(describe_plan(simulation))
     if run is not None and not run.stopped:
-        progress.note(f"going on after round {int(run.state.server.round)}")
+        progress.note(f"going on after round {run.round}")
     return directory, checkpoints, run
 
 
@@ -284,23 +299,28 @@ def train_and_save(
 ) -> tuple[RunState, Timing]:
     """Trains to the end, or until `leave`; what is returned is saved."""
     config = simulation.config
-    saved_at = int(run.state.server.round)
+    every = config.run.checkpoint_every
+    position = lambda run: (run.round, len(run.evaluations))
+    saved_at = position(run)
 
     def save(run: RunState) -> None:
         nonlocal saved_at
         _save(checkpoints, simulation, run)
-        saved_at = run.evaluations[-1]["round"]
+        saved_at = position(run)
 
     def on_evaluation(run: RunState, rounds_per_s: float) -> None:
         entry = run.evaluations[-1]
         if is_first():
             directory.append_metrics(entry)
         progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
-        if run.stopped or entry["round"] - saved_at >= config.run.checkpoint_every:
+
+    def on_rounds(run: RunState) -> None:
+        # At the first chance after each multiple of checkpoint_every.
+        if run.round // every > saved_at[0] // every:
             save(run)
 
     try:
-        run, timing = train(simulation, run, on_evaluation, leave)
+        run, timing = train(simulation, run, on_evaluation, on_rounds, leave)
     except NonFiniteError as error:
         checkpoints.wait()
         kept = checkpoints.newest()
@@ -310,7 +330,7 @@ def train_and_save(
         progress.note(
             f"stopped: no better validation NDCG@50 for {config.evaluation.patience} evaluations"
         )
-    if int(run.state.server.round) > saved_at:
+    if position(run) != saved_at:
         save(run)
     checkpoints.wait()
     return run, timing

@@ -8,6 +8,10 @@ checkpoint, and the newest one that is whole is used.
 A run saves the tree {"state": ..., "best": ...} of two packed states, each {"server":
 ServerState, "clients": int32 [T], "private": leaves [T, ...]}: row r of a private leaf belongs
 to client clients[r]. A client without a row has its initial one.
+
+Each checkpoint has all of its bytes for itself. A best state that did not change is written
+again, not linked: one flipped bit in shared files would take every checkpoint that is kept.
+Only within a checkpoint is what is the same stored once.
 """
 
 from __future__ import annotations
@@ -37,12 +41,16 @@ from fedvlr_jax.trees import named_leaves
 from fedvlr_jax.types import PyTree
 
 STATE, META = "state", "meta.json"
-# An array costs orbax about 2 ms, whatever its size, and a state has a hundred small ones:
+# An array costs orbax about 1 ms, whatever its size, and a state has a hundred small ones:
 # those up to so many bytes are stored as one, behind each other in the order of "leaves".
-SMALL_BYTES = 1 << 16
+SMALL_BYTES = 1 << 20
 PACKED = "packed"
-# Trained floats shrink by a fifth; looking for it takes longer than all else in a save.
-_OPTIONS = ocp.options.ArrayOptions(saving=ocp.options.ArrayOptions.Saving(use_compression=False))
+# Trained floats shrink by a fifth; looking for it takes longer than all else in a save. A
+# database of chunks is for far more files than one a leaf; what is given to orbax is a copy.
+_ARRAYS = ocp.options.ArrayOptions(
+    saving=ocp.options.ArrayOptions.Saving(use_compression=False, use_ocdbt=False)
+)
+_MEMORY = ocp.options.MemoryOptions(deepcopy_host_arrays=False)
 _STEP = re.compile(r"round_([0-9]{8,})")
 
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
@@ -57,17 +65,19 @@ def _num_bytes(kind: Sequence[Any]) -> int:
     return math.prod(shape) * jnp.dtype(dtype).itemsize
 
 
-def _pack(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What orbax stores: the large leaves as they are, the small ones in one."""
-    small = [leaf.tobytes() for leaf in leaves.values() if leaf.nbytes <= SMALL_BYTES]
-    large = {name: leaf for name, leaf in leaves.items() if leaf.nbytes > SMALL_BYTES}
-    return {**large, PACKED: np.frombuffer(b"".join(small), np.uint8)} if small else large
+def _copy_packed(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What orbax stores, copied into host memory: large leaves apart, the small ones in one."""
+    numbers = [jax.random.key_data(x) if _is_key(x) else x for x in leaves.values()]
+    host = dict(zip(leaves, jax.device_get(numbers), strict=True))
+    small = [x.reshape(-1).view(np.uint8) for x in host.values() if x.nbytes <= SMALL_BYTES]
+    packed = {name: np.array(x) for name, x in host.items() if x.nbytes > SMALL_BYTES}
+    return {**packed, PACKED: np.concatenate(small)} if small else packed
 
 
-def _store(step: Path, leaves: Mapping[str, np.ndarray]) -> None:
+def _store(step: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Orbax's part of a save: of several processes all take part, and the first writes."""
-    with ocp.Context(array_options=_OPTIONS):
-        ocp.save(step / STATE, _pack(leaves))
+    with ocp.Context(array_options=_ARRAYS, memory_options=_MEMORY):
+        ocp.save(step / STATE, arrays)
 
 
 def _step_name(round_number: int) -> str:
@@ -76,6 +86,12 @@ def _step_name(round_number: int) -> str:
 
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves, or shape structs, as they are stored: typed keys travel as their numbers."""
+    shapes = lambda leaf: jax.eval_shape(jax.random.key_data, leaf)
+    return {name: shapes(leaf) if _is_key(leaf) else leaf for name, leaf in leaves.items()}
 
 
 def _check_space(directory: Path, size: int) -> None:
@@ -120,6 +136,8 @@ class Checkpoints:
     ) -> None:
         """Saves in the background; `tree` may be donated as soon as this returns.
 
+        A leaf that stands in several places, as the same object, is stored once.
+
         Of several processes all have to call it, with the same tree; the first one writes.
 
         Waits for a save that is still under way, and raises if that one failed. Once it is
@@ -134,23 +152,30 @@ class Checkpoints:
         """
         self.wait()
         self._verified.clear()
-        # The only copy made while training waits. Typed keys travel as their numbers.
-        leaves = {
-            name: jax.random.key_data(x) if _is_key(x) else x
-            for name, x in named_leaves(tree).items()
-        }
-        host = {name: np.array(x) for name, x in jax.device_get(leaves).items()}
+        leaves = named_leaves(tree)
+        first: dict[int, str] = {}
+        same_as = {name: first.setdefault(id(leaf), name) for name, leaf in leaves.items()}
+        stored = {name: leaf for name, leaf in leaves.items() if same_as[name] == name}
+        # The only copy, made while training waits.
+        arrays = _copy_packed(stored)
+        kinds = _kinds(_plain(leaves))
         content = json.dumps(
-            {**meta, "score": score, "small_bytes": SMALL_BYTES, "leaves": _kinds(host)}
+            {
+                **meta,
+                "score": score,
+                "small_bytes": SMALL_BYTES,
+                "leaves": kinds,
+                "same_as": {name: other for name, other in same_as.items() if other != name},
+            }
         )
 
         def work() -> None:
             try:
                 if jax.process_index() == 0:
-                    self._write(round_number, host, content)
+                    self._write(round_number, arrays, content)
                     self._remove_others(round_number)
                 else:
-                    _store(self.path(round_number), host)
+                    _store(self.path(round_number), arrays)
             except BaseException as error:
                 self._failure = error
 
@@ -160,13 +185,13 @@ class Checkpoints:
             # Orbax meets the other processes on the devices: not beside the training.
             self.wait()
 
-    def _write(self, round_number: int, leaves: dict[str, np.ndarray], meta: str) -> None:
+    def _write(self, round_number: int, arrays: dict[str, np.ndarray], meta: str) -> None:
         step = self.path(round_number)
         self._remove(step)
         step.mkdir(parents=True)
         try:
-            _check_space(step, sum(leaf.nbytes for leaf in leaves.values()) + len(meta))
-            _store(step, leaves)
+            _check_space(step, sum(array.nbytes for array in arrays.values()) + len(meta))
+            _store(step, arrays)
             (step / META).write_text(meta)
             sealing.seal(step, round=round_number)
         except BaseException:
@@ -255,10 +280,7 @@ class Checkpoints:
         """
         self.verify(round_number)
         wanted = named_leaves(like)
-        plain = {
-            name: jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-            for name, leaf in wanted.items()
-        }
+        plain = _plain(wanted)
         meta = self.read_meta(round_number)
         saved = meta["leaves"]
         for name, expected in _kinds(plain).items():
@@ -278,32 +300,45 @@ class Checkpoints:
         self, round_number: int, wanted: Mapping[str, Any], meta: Mapping[str, Any]
     ) -> dict[str, jax.Array]:
         """The leaves `wanted`, put where they are wanted; no other large one is read."""
-        saved = meta["leaves"]
+        saved, same_as = meta["leaves"], meta["same_as"]
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         place = {n: getattr(leaf, "sharding", None) or here for n, leaf in wanted.items()}
-        sizes = {name: _num_bytes(kind) for name, kind in saved.items()}
+        source = {name: same_as.get(name, name) for name in wanted}
+        sizes = {n: _num_bytes(kind) for n, kind in saved.items() if n not in same_as}
         small = [name for name, size in sizes.items() if size <= meta["small_bytes"]]
         offset = dict(zip(small, np.cumsum([0, *(sizes[n] for n in small)]), strict=False))
 
-        abstract = {name: ocp.PLACEHOLDER for name in saved if name not in offset}
-        for name in wanted.keys() - offset.keys():
-            shape, dtype = saved[name]
-            abstract[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=place[name])
+        abstract = {name: ocp.PLACEHOLDER for name in sizes if name not in offset}
+        for name in wanted:
+            if source[name] not in offset:
+                shape, dtype = saved[name]
+                abstract[source[name]] = jax.ShapeDtypeStruct(shape, dtype, sharding=place[name])
         if small:
             total = (sum(sizes[n] for n in small),)
             packed = jax.ShapeDtypeStruct(total, np.uint8, sharding=here)
-            abstract[PACKED] = packed if wanted.keys() & offset.keys() else ocp.PLACEHOLDER
+            needed = offset.keys() & set(source.values())
+            abstract[PACKED] = packed if needed else ocp.PLACEHOLDER
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = ocp.load(self.path(round_number) / STATE, abstract)
-        for name in wanted.keys() & offset.keys():
-            shape, dtype = saved[name]
-            start = int(offset[name])
-            # A copy: JAX may take memory over as it is, and a donated leaf is written to.
-            content = np.asarray(loaded[PACKED])[start : start + sizes[name]].copy()
-            leaf = content.view(jnp.dtype(dtype)).reshape(shape)
-            loaded[name] = jax.device_put(leaf, place[name])
-        return loaded
+
+        # Each gets memory of its own: JAX may take it over as it is, and write to it once the
+        # leaf is donated.
+        leaves: dict[str, jax.Array] = {}
+        given: set[str] = set()
+        for name in wanted:
+            if source[name] in offset:
+                shape, dtype = saved[name]
+                start = int(offset[source[name]])
+                content = np.asarray(loaded[PACKED])[start : start + sizes[source[name]]]
+                leaf = content.view(jnp.dtype(dtype)).reshape(shape).copy()
+            else:
+                leaf = loaded[source[name]]
+                if source[name] in given:
+                    leaf = leaf.copy()
+                given.add(source[name])
+            leaves[name] = jax.device_put(leaf, place[name])
+        return leaves
 
     def load_leaves(self, round_number: int, below: str = "") -> dict[str, np.ndarray]:
         """The leaves below a place in the saved tree, as host arrays; others are not read.
@@ -338,7 +373,8 @@ class Checkpoints:
     ) -> dict[str, np.ndarray]:
         """The private rows of some clients, in the order asked.
 
-        Reads leaf by leaf: no more than the largest private leaf is held at once.
+        Reads leaf by leaf: no more than the largest private leaf, or the small leaves, is
+        held at once.
 
         Args:
           clients: user indices. of: "best" or "state".

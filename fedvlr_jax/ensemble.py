@@ -64,7 +64,7 @@ def train_members(
     def advance(num_rounds: int) -> Callable:
         def one(state, rates, schedule, active):
             run = lambda s: simulation.run_function(
-                s, histories, features, rates, schedule, num_rounds
+                s, histories, features, rates, schedule, num_rounds, num_rounds
             )
             # A member that has stopped costs nothing more (side by side: nothing less).
             skipped = lambda s: (s, jax.tree.map(_zeros, jax.eval_shape(run, s)[1]))
@@ -81,11 +81,11 @@ def train_members(
     def member(i: int) -> State:
         return jax.device_get(jax.tree.map(lambda leaf: leaf[i], states))
 
-    runs = [RunState(None, member(i), 0, (), "") for i in range(num_members)]  # type: ignore[arg-type]
+    runs = [RunState(None, member(i), 0, (), None, "") for i in range(num_members)]  # type: ignore[arg-type]
     finished = 0
     while not all(run.stopped for run in runs):
         num_rounds = block_length(simulation.config, finished)
-        schedules = [simulation.schedule(seed, finished, num_rounds) for seed in seeds]
+        schedules = [simulation.schedule(seed, finished, num_rounds, num_rounds) for seed in seeds]
         schedule = None if schedules[0] is None else _stack_schedules(simulation, schedules)
         active = jnp.asarray([not run.stopped for run in runs])
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A simulation whose clients all live on the devices: a block of rounds is one compiled call."""
+"""A simulation whose clients all live on the devices: many rounds are one compiled call."""
 
 from __future__ import annotations
 
@@ -128,6 +128,8 @@ class Simulation:
     def run_rounds(self, state: State, num_rounds: int) -> tuple[State, RoundMetrics]:
         """Runs rounds in one compiled call; the state passed in is used up (donated).
 
+        How many there are changes no bit.
+
         Returns:
           The new state, and the metrics of each round as NumPy arrays [num_rounds].
 
@@ -136,12 +138,14 @@ class Simulation:
             before that round as `.state`.
         """
         first = int(state.server.round)
-        schedule = self.schedule(self.config.run.seed, first, num_rounds)
+        # One program for every number of rounds up to an evaluation.
+        places = max(num_rounds, self.config.evaluation.eval_every)
+        schedule = self.schedule(self.config.run.seed, first, num_rounds, places)
         rates = self.config.federation.rates
         state, metrics = self._run(
-            state, self.histories, self.features, rates, schedule, num_rounds
+            state, self.histories, self.features, rates, schedule, num_rounds, places
         )
-        metrics = fetch(metrics)
+        metrics = jax.tree.map(lambda x: x[:num_rounds], fetch(metrics))
         if not metrics.finite.all():
             at = int(np.argmin(metrics.finite))
             failed = jax.tree.map(lambda x: x[at], metrics)
@@ -194,11 +198,14 @@ class Simulation:
             sizes = bucket_capacities(sizes, self.config.federation.cohort)
         return [padded(size) for size in sizes]
 
-    def schedule(self, seed: int, first: int, num_rounds: int) -> tuple[np.ndarray, ...] | None:
-        """Rows of each bucket asked in each round, int32 [rounds, K_b]; None asks everyone.
+    def schedule(
+        self, seed: int, first: int, num_rounds: int, places: int
+    ) -> tuple[np.ndarray, ...] | None:
+        """Rows of each bucket asked in each round, int32 [places, K_b]; None asks everyone.
 
         Args:
           seed: of the run. first: the first round.
+          places: at least num_rounds; in those beyond, nobody is asked.
         """
         if not self.samples:
             return None
@@ -207,15 +214,16 @@ class Simulation:
         for b, (history, capacity) in enumerate(zip(self.histories, self.capacities, strict=True)):
             # A draw beyond the kept places is served too: it costs one more compilation.
             capacity = padded(max(capacity, *(len(rows[b]) for rows in asked)))
-            places = np.full((num_rounds, capacity), history.count.shape[0], np.int32)
-            for line, rows in zip(places, asked, strict=True):
+            of_rounds = np.full((places, capacity), history.count.shape[0], np.int32)
+            for line, rows in zip(of_rounds, asked, strict=False):
                 line[: len(rows[b])] = rows[b]
-            schedule.append(places)
+            schedule.append(of_rounds)
         return tuple(schedule)
 
     @functools.cached_property
     def run_function(self):
-        """(state, histories, features, rates, schedule, num_rounds) -> (state, metrics), pure."""
+        """(state, histories, features, rates, schedule, num_rounds, places) -> (state, metrics
+        [places] of which the first num_rounds count), pure; only `places` must be static."""
         round_fn = make_round(self.task, self.plan, self.mesh)
         spread = by_client(self.mesh)
         weight = self.model.backbone.weight
@@ -259,19 +267,27 @@ class Simulation:
             )
             return State(server, stored), metrics
 
-        def run(state, histories, features, rates, schedule, num_rounds):
-            def step(state, rows):
-                if rows is None:
+        def run(state, histories, features, rates, schedule, num_rounds, places):
+            def one(state, number):
+                if schedule is None:
                     return everyone(state, histories, features, rates)
+                rows = tuple(of_bucket[number] for of_bucket in schedule)
                 return some(state, histories, features, rates, rows)
 
-            return jax.lax.scan(step, state, schedule, length=num_rounds)
+            def step(number, carried):
+                state, collected = carried
+                state, metrics = one(state, number)
+                return state, jax.tree.map(lambda x, y: x.at[number].set(y), collected, metrics)
+
+            _, metrics = jax.eval_shape(one, state, 0)
+            collected = jax.tree.map(lambda x: jnp.zeros((places, *x.shape), x.dtype), metrics)
+            return jax.lax.fori_loop(0, num_rounds, step, (state, collected))
 
         return run
 
     @functools.cached_property
     def _run(self):
-        return jax.jit(self.run_function, static_argnames="num_rounds", donate_argnums=0)
+        return jax.jit(self.run_function, static_argnames="places", donate_argnums=0)
 
     @functools.cached_property
     def evaluate_function(self):

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedvlr_jax.errors import InputError
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 
 

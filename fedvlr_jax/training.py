@@ -1,7 +1,12 @@
-"""A whole run: blocks of rounds, validation between them, the best state at the end."""
+"""A whole run: blocks of rounds, validation between them, the best state at the end.
+
+A block is trained in pieces of about a second, or of one round where that takes longer, so
+that a run can be left, and saved, between two evaluations.
+"""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,10 +17,12 @@ import numpy as np
 from fedvlr_jax.config import Config
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.federated.devices import agreed
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.types import RoundMetrics
 
 SELECTION_METRIC = "ndcg@50"
+PIECE_S = 1.0
 
 
 class RunState(NamedTuple):
@@ -26,6 +33,7 @@ class RunState(NamedTuple):
         the block of rounds before it), "participants", "clipped" (likewise), "valid"
         (averages in percent, with "warm" and "cold"), "best_round" (as below, by then).
       best_round: the round with the highest validation NDCG@50 so far, the earliest such.
+      since: metrics of the rounds since the last evaluation, [rounds]; None for none.
       stopped: why the run is over: "rounds", "patience" or, while it goes on, "".
     """
 
@@ -33,7 +41,13 @@ class RunState(NamedTuple):
     best_state: State
     best_round: int
     evaluations: tuple[dict[str, Any], ...]
+    since: RoundMetrics | None
     stopped: str
+
+    @property
+    def round(self) -> int:
+        """Rounds finished."""
+        return int(self.state.server.round)
 
 
 class Timing(NamedTuple):
@@ -54,7 +68,7 @@ def start(simulation: Simulation) -> RunState:
     """The beginning of a run."""
     # Waited for, because to copy what found no memory never ends on a CPU.
     state = jax.block_until_ready(simulation.init())
-    return RunState(state, copy_state(state), 0, (), "")
+    return RunState(state, copy_state(state), 0, (), None, "")
 
 
 def why_stopped(config: Config, evaluations: Sequence[dict], best_round: int) -> str:
@@ -102,6 +116,7 @@ def record(
         best_state=state() if better else run.best_state,
         best_round=best_round,
         evaluations=evaluations,
+        since=None,
         stopped=why_stopped(config, evaluations, best_round),
     )
 
@@ -130,22 +145,30 @@ class Clock:
         later = self._blocks[1:] or self._blocks
         return Timing(
             first_block_s=self._blocks[0][1],
-            round_s_median=float(np.median([t / n for n, t, _ in later])),
+            round_s_median=float(np.median([t / max(n, 1) for n, t, _ in later])),
             eval_s_median=float(np.median([e for _, _, e in later])),
             total_s=total,
         )
 
 
 def block_length(config: Config, finished: int) -> int:
-    """Rounds until the next evaluation: it falls on multiples of eval_every, and on the end."""
+    """Rounds until the next evaluation: it falls on multiples of eval_every, and on the end.
+
+    0 where it is due: the run was left within a block, and --rounds has been lowered.
+    """
     every = config.evaluation.eval_every
-    return min(every - finished % every, config.federation.rounds - finished)
+    return max(0, min(every - finished % every, config.federation.rounds - finished))
+
+
+def _joined(first: RoundMetrics | None, then: RoundMetrics) -> RoundMetrics:
+    return then if first is None else jax.tree.map(lambda *x: np.concatenate(x), first, then)
 
 
 def train(
     simulation: Simulation,
     run: RunState | None = None,
     on_evaluation: Callable[[RunState, float], None] = lambda run, rounds_per_s: None,
+    on_rounds: Callable[[RunState], None] = lambda run: None,
     leave: Callable[[], bool] = lambda: False,
 ) -> tuple[RunState, Timing]:
     """Trains until the rounds are done or patience ends; selects on validation NDCG@50.
@@ -154,7 +177,8 @@ def train(
       run: where to go on from; its state is used up. By default a new run.
       on_evaluation: called after every evaluation, with the rounds per second of the
         block (evaluation left out).
-      leave: asked before every block; once it says so, the run is returned as it stands,
+      on_rounds: called after every piece of a block, and after its evaluation.
+      leave: asked before every piece; once it says so, the run is returned as it stands,
         its `stopped` empty.
 
     Raises:
@@ -162,16 +186,27 @@ def train(
     """
     clock = Clock()
     run = start(simulation) if run is None else run
+    block_rounds, block_s = 0, 0.0
+    # Not known yet, and the first call compiles.
+    round_s = PIECE_S
     while not run.stopped and not leave():
-        num_rounds = block_length(simulation.config, int(run.state.server.round))
-        began = time.perf_counter()
-        state, rounds = simulation.run_rounds(run.state, num_rounds)
-        trained = time.perf_counter()
-        ranks = simulation.evaluate(state, "valid")
-        evaluated = time.perf_counter()
-        finished = int(state.server.round)
-        run = record(run, simulation, finished, rounds, ranks, lambda: copy_state(state))  # noqa: B023
-        run = run._replace(state=state)
-        clock.block(num_rounds, trained - began, evaluated - trained)
-        on_evaluation(run, clock.rounds_per_s)
+        ahead = block_length(simulation.config, run.round)
+        # Devices of several processes must be given the same work.
+        num_rounds = min(ahead, agreed(max(1, int(PIECE_S / max(round_s, 1e-9)))))
+        if num_rounds:
+            began = time.perf_counter()
+            state, rounds = simulation.run_rounds(run.state, num_rounds)
+            spent = time.perf_counter() - began
+            run = run._replace(state=state, since=_joined(run.since, rounds))
+            round_s = spent / num_rounds
+            block_rounds, block_s = block_rounds + num_rounds, block_s + spent
+        if num_rounds == ahead and run.since is not None:
+            began = time.perf_counter()
+            ranks = simulation.evaluate(run.state, "valid")
+            clock.block(block_rounds, block_s, time.perf_counter() - began)
+            copy = functools.partial(copy_state, run.state)
+            run = record(run, simulation, run.round, run.since, ranks, copy)
+            on_evaluation(run, clock.rounds_per_s)
+            block_rounds, block_s = 0, 0.0
+        on_rounds(run)
     return run, clock.read()

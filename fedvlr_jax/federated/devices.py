@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -79,6 +80,13 @@ def fetch(tree: PyTree) -> PyTree:
     else:
         whole = multihost_utils.process_allgather(numbers, tiled=True)
     return jax.tree.map(lambda x, y: jax.random.wrap_key_data(y) if is_key(x) else y, tree, whole)
+
+
+def agreed(number: int) -> int:
+    """The first process's number, in every process."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
 
 
 def on_each_device(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -69,16 +68,28 @@ def whole(simulation, tmp_path_factory):
     return result(workdir)
 
 
-def test_resume_after_every_round_is_exact_to_the_bit(simulation, whole, tmp_path):
-    workdir = tmp_path / "w"
-    for finished in range(1, ROUNDS):
+def test_resume_after_every_round_is_exact_to_the_bit(simulation, tmp_path):
+    """Of twenty rounds, also of those between two evaluations."""
+    blocks = dict(rounds=20, eval_every=4)
+    go(at(simulation, tmp_path / "whole", **blocks))
+    for finished in range(1, 20):
         asked = iter([False, True])
-        with pytest.raises(Interrupted, match=f"after round {finished} of {ROUNDS}"):
-            go(at(simulation, workdir), lambda asked=asked: next(asked))
-        shutil.copytree(workdir, tmp_path / "copy")
-        go(at(simulation, tmp_path / "copy"))
-        assert result(tmp_path / "copy") == whole
-        shutil.rmtree(tmp_path / "copy")
+        with pytest.raises(Interrupted, match=f"after round {finished} of 20"):
+            go(at(simulation, tmp_path / "w", **blocks), lambda asked=asked: next(asked))
+        lines = (tmp_path / "w/metrics.jsonl").read_text().splitlines()
+        assert len(lines) == finished // 4
+    go(at(simulation, tmp_path / "w", **blocks))
+    assert result(tmp_path / "w") == result(tmp_path / "whole")
+
+
+def test_fewer_rounds_than_were_trained_are_evaluated_and_done(simulation, tmp_path):
+    asked = iter([False, True, False, True])
+    for finished in (1, 2):
+        with pytest.raises(Interrupted, match=f"after round {finished} "):
+            go(at(simulation, tmp_path, eval_every=4), lambda: next(asked))
+    for _ in range(2):
+        summary, _ = go(at(simulation, tmp_path, eval_every=4, rounds=2))
+        assert summary["rounds_run"] == 2
 
 
 def test_metrics_ahead_of_the_checkpoint_are_taken_back(simulation, whole, tmp_path):
@@ -166,10 +177,10 @@ def test_a_number_that_is_not_finite_is_named(dataset, tmp_path, choices, named)
 def test_the_last_good_checkpoint_stays_and_is_named(simulation, tmp_path):
     broken = at(simulation, tmp_path)
 
-    def run(state, histories, features, rates, schedule, num_rounds):
+    def run(state, histories, features, rates, *rounds):
         if int(state.server.round) == 2:
             rates = rates._replace(client_lr=1e30)
-        return simulation._run(state, histories, features, rates, schedule, num_rounds)
+        return simulation._run(state, histories, features, rates, *rounds)
 
     broken.__dict__["_run"] = run
     with pytest.raises(NonFiniteError, match=r"round 2: .* the newest checkpoint is of round 2"):
@@ -204,31 +215,30 @@ def test_a_signal_is_a_request_and_handlers_are_put_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def started(workdir, cache, *flags):
-    command = [sys.executable, "-u", "-m", "experiments.train", *SMALL, "--rounds=2000"]
+@pytest.mark.parametrize(
+    ("number", "eval_every"), [(signal.SIGTERM, 1), (signal.SIGINT, 50_000)], ids=str
+)
+def test_a_signal_saves_and_leaves_with_its_own_status(number, eval_every, tmp_path, cache):
+    """However far the next evaluation is."""
+    rounds = f"--rounds=50000 --eval_every={eval_every} --checkpoint_every=1 --patience=0".split()
     process = subprocess.Popen(
-        [*command, "--eval_every=1", "--patience=0", f"--workdir={workdir}", *flags],
+        [sys.executable, "-m", "experiments.train", *SMALL, *rounds, f"--workdir={tmp_path}"],
         env={**os.environ, "FEDVLR_CACHE_DIR": str(cache)},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    for line in process.stdout:
-        if line.startswith("round 2/"):
-            return process
-    raise AssertionError("it ended before its second round")
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_leaves_with_its_own_status(number, tmp_path, cache):
-    process = started(tmp_path / "w", cache)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    while process.poll() is None and not checkpoints.rounds():
+        time.sleep(0.05)
     process.send_signal(number)
     printed = process.communicate(timeout=60)[0]
     assert process.returncode == 75, printed
     assert f"{number.name}: saving" in printed and "the same command goes on" in printed
-    finished = [json.loads(line)["round"] for line in (tmp_path / "w/metrics.jsonl").open()]
-    assert Checkpoints(tmp_path / "w/checkpoints").newest() == finished[-1] < 2000
+    evaluated = [json.loads(line)["round"] for line in (tmp_path / "metrics.jsonl").open()]
+    newest = checkpoints.newest()
+    assert 0 < newest < 50_000 and evaluated[-1:] == ([newest] if eval_every == 1 else [])
 
 
 def test_a_full_disk_is_one_line(tmp_path):

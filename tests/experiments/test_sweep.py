@@ -1,6 +1,7 @@
 """The sweep: its arguments, and the comparison it leaves."""
 
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from experiments.members import make_members, parse_over, parse_seeds
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import locked
 from tests.experiments.commands import SMALL, refused
 
 
@@ -65,3 +67,11 @@ def test_a_sweep_compares_and_is_not_repeated(run, tmp_path):
     assert again.returncode == 0 and "round" not in again.stdout
     refused(run("sweep", *SMALL, "--over=fusion=none,magic", "--workdir=w2"))
     assert not (tmp_path / "w2").exists()
+
+
+@pytest.mark.parametrize("command", ["sweep", "table2"])
+def test_a_second_process_in_one_folder_is_refused(command, run, tmp_path):
+    with locked(tmp_path / "w"):
+        line = refused(run(command, *SMALL, "--workdir=w"))
+    assert f"--workdir=w: process {os.getpid()} is writing there" in line
+    assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]

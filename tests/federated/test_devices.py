@@ -6,6 +6,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.devices import client_mesh
 from tests.conftest import printed_json
+from tests.federated import moving_bits
 from tests.federated.multi_device import CASES
 
 DEVICES = (1, 8)
@@ -28,6 +29,12 @@ def test_one_device_and_eight_train_the_same_federation():
         plain, fixed = (results[f"{name} {a} 1"]["evaluations"] for a in ("float32", "int32"))
         for a, b in zip(plain, fixed, strict=True):
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-4), name
+
+
+def test_a_state_moves_from_one_to_four_devices_and_back(tmp_path):
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    results = printed_json("tests.federated.moving_bits", str(tmp_path), xla_flags=flags)
+    assert results == {"shards": list(moving_bits.DEVICES), "restored": [True] * 4, "end": True}
 
 
 def test_devices_that_are_not_there_are_refused():
