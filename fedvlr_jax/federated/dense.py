@@ -11,6 +11,11 @@ so that a client's upload is never built: its norm is a trace of two Gram matric
 the cohort's weighted sum is one matrix product. For the same reason a copy of the views
 that the client moves (upload=delta), or item rows that it tunes, are known by these
 factors, and enter the scores as a correction of rank A.
+
+With a history term (c = `Model.history_weight`) q = w (x) (theta + c h), h the fused mean of the
+history; what an item adds to its own score, c w^T F_i F_i^T w / |O|, is taken away from the
+positives' scores, by the items' Gram matrices [I, G, G]. Its gradient is not of low rank, but
+its sum over clients is: 2 (sum_u of -c r_ui w w^T / |O|) F_i.
 """
 
 from __future__ import annotations
@@ -35,17 +40,22 @@ from fedvlr_jax.types import Cohort, PyTree
 
 
 def make_dense_update(task: Task) -> LocalUpdate:
-    """The dense plan. The backbone must be linear and keep no personal item table."""
+    """The dense plan, for what `has_dense_plan` admits."""
     model, config = task.model, task.config.federation
     backbone, fusion = model.backbone, model.fusion
     epochs = config.local_epochs
     delta, tuned_rows = config.upload == "delta", backbone.item_rows == "tuned"
+    history = model.history_weight
 
     def query(shared, head, router, pooled):
-        """One client: (q [G * d], the head's vector [d], bias [])."""
+        """One client: (q [G * d], the head's vector [d], bias [], c w w^T [G * G] or None)."""
         vector, bias = backbone.linear(shared, head)
         weights = fusion.route(router, pooled)
-        return (weights[:, None] * vector).reshape(-1), vector, bias
+        if not history:
+            return (weights[:, None] * vector).reshape(-1), vector, bias, None
+        own = vector + history * (weights @ pooled.reshape(len(weights), -1))
+        square = history * weights[:, None] * weights
+        return (weights[:, None] * own).reshape(-1), vector, bias, square.reshape(-1)
 
     def update(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
@@ -57,6 +67,11 @@ def make_dense_update(task: Task) -> LocalUpdate:
         rows = num_rows(histories.count, task.pool, config.num_negatives)[:, None]
         length = jnp.maximum(histories.count, 1)[:, None]
         broadcast_pooled = (positive @ views) / length
+        gram = itself = None
+        if history:
+            gram = jnp.einsum("igd,ihd->igh", broadcast.views, broadcast.views)
+            gram = gram.reshape(model.num_items, -1)
+            itself = jnp.zeros_like(gram)
         keys = client_keys(key, histories.client, epochs)
         expected = expected_negatives(positive, histories.count, task.pool, config.num_negatives)
         shared0 = jax.tree.map(
@@ -73,7 +88,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
             return jnp.zeros_like(positive).at[row, drawn].add(1.0, mode="drop")
 
         def epoch_step(carry, epoch):
-            head, router, shared_sum, factors, loss = carry
+            head, router, shared_sum, factors, itself, loss = carry
             residuals, queries, pulls, vectors = factors
             active = cohort.present & (epoch < cohort.local_epochs)
 
@@ -84,8 +99,12 @@ def make_dense_update(task: Task) -> LocalUpdate:
                     jnp.einsum("ak,akg->kg", inside, queries) + jnp.sum(pulls, axis=0)
                 )
             shared = trees.axpy(-rates.copy_lr, shared_sum, shared0) if delta else shared0
-            (q, vector, bias), pull_back = jax.vjp(jax.vmap(query), shared, head, router, pooled)
+            (q, vector, bias, square), pull_back = jax.vjp(
+                jax.vmap(query), shared, head, router, pooled
+            )
             scores = q @ views.T + bias[:, None]
+            if history:
+                scores -= positive / length * (square @ gram.T)
             if delta:
                 scores -= rates.copy_lr * jnp.einsum(
                     "aki,ak->ki", residuals, jnp.einsum("akg,kg->ak", queries, q)
@@ -109,8 +128,13 @@ def make_dense_update(task: Task) -> LocalUpdate:
                 )
             if tuned_rows:
                 vector_gradient -= rates.item_lr * jnp.einsum("ak,akd->kd", overlap, vectors)
+            by_square = None
+            if history:
+                taken = -residual * positive / length
+                by_square = taken @ gram
+                itself += taken.T @ (alpha[:, None] * square)
             by_shared, by_head, by_router, by_pooled = pull_back(
-                (q_gradient, vector_gradient, jnp.sum(residual, axis=1))
+                (q_gradient, vector_gradient, jnp.sum(residual, axis=1), by_square)
             )
 
             # The loss is reported where the client stood when the round began.
@@ -135,7 +159,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
                 pulls.at[epoch].set(by_pooled / length),
                 vectors.at[epoch].set(vector),
             )
-            return (head, router, shared_sum, factors, loss), None
+            return (head, router, shared_sum, factors, itself, loss), None
 
         factors = (
             jnp.zeros((epochs, *positive.shape), positive.dtype),
@@ -148,9 +172,10 @@ def make_dense_update(task: Task) -> LocalUpdate:
             private["router"],
             jax.tree.map(jnp.zeros_like, shared0),
             factors,
+            itself,
             jnp.zeros(num_clients, views.dtype),
         )
-        (head, router, shared_sum, factors, loss), _ = jax.lax.scan(
+        (head, router, shared_sum, factors, itself, loss), _ = jax.lax.scan(
             epoch_step, carry, jnp.arange(epochs)
         )
         residuals, queries, pulls, vectors = factors
@@ -170,8 +195,12 @@ def make_dense_update(task: Task) -> LocalUpdate:
         by_client = scale * factor * alpha
         by_views = jnp.einsum("aki,akg->ig", residuals, by_client[None, :, None] * queries)
         by_views += positive.T @ (by_client[:, None] * pull)
+        by_views = by_views.reshape(broadcast.views.shape)
+        if itself is not None:
+            square = itself.reshape(model.num_items, by_views.shape[1], -1)
+            by_views += 2 * jnp.einsum("igh,ihd->igd", square, broadcast.views)
         upload = Upload(
-            views=by_views.reshape(broadcast.views.shape),
+            views=by_views,
             head=trees.weighted_sum(by_client, shared_sum),
         )
         trained = {"head": head, "router": router}

@@ -103,6 +103,10 @@ def make_gathered_update(task: Task) -> LocalUpdate:
             common = jnp.einsum("g,mgd->md", weights, views)
             vectors = common + trained["items"] if "items" in trained else common
             scores = backbone.score(shared, trained["head"], vectors)
+            if model.history_weight:
+                own = weights @ pooled.reshape(len(weights), -1)
+                itself = slots.positive * jnp.sum(jnp.square(common), axis=1) / length
+                scores += model.history_weight * (common @ own - itself)
             by_row = slots.positive * jax.nn.softplus(-scores)
             by_row += negative * jax.nn.softplus(scores)
             if backbone.penalty is not None:

@@ -43,17 +43,28 @@ RoundFunction = Callable[
 ]
 
 
+def has_dense_plan(task: Task) -> bool:
+    """Whether the dense plan knows the task: a linear head without a personal item table.
+
+    With a history term a client's gradient is no longer of the low rank by which that plan
+    knows the upload's norm and the client's moved copy: both are then left to the gathered plan.
+    """
+    model, config = task.model, task.config
+    factored = config.federation.upload == "gradient" and not config.privacy.clip_norm
+    linear = model.backbone.linear is not None and model.backbone.item_rows != "personal"
+    return linear and (factored or not model.history_weight)
+
+
 def choose_plan(task: Task, history_lengths: Sequence[int], clients: Sequence[int]) -> str:
     """ "dense" or "gathered", by the number of rows that each would work on in an epoch.
 
     Dense works on clients * I rows, gathered on clients * M, each M-row at
-    GATHERED_ROW_COST; a head that is not linear, or a personal item table, has no dense
-    plan. `history_lengths` are the padded lengths of the buckets, `clients` their sizes.
+    GATHERED_ROW_COST; not every task has a dense plan. `history_lengths` are the padded
+    lengths of the buckets, `clients` their sizes.
     """
-    backbone, config = task.model.backbone, task.config.federation
-    if config.plan != "auto":
-        return config.plan
-    if backbone.linear is None or backbone.item_rows == "personal":
+    if task.config.federation.plan != "auto":
+        return task.config.federation.plan
+    if not has_dense_plan(task):
         return "gathered"
     dense = sum(clients) * task.model.num_items
     gathered = sum(n * num_slots(task, p) for n, p in zip(clients, history_lengths, strict=True))

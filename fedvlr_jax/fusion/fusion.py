@@ -38,7 +38,11 @@ class Fusion(NamedTuple):
 
 
 class MultiView(nn.Module):
-    """Maps every modality to width d (linear, then LayerNorm) and applies the operators."""
+    """Maps every modality to width d (linear, then LayerNorm) and applies the operators.
+
+    A view is an operator of the mapped modalities, one of them by its name, or `table`: the
+    rows of the ID table as they are.
+    """
 
     names: tuple[str, ...]
 
@@ -49,8 +53,10 @@ class MultiView(nn.Module):
         # Sorted, for jit hands a dict over in sorted order, and operators join tokens in theirs.
         for name, x in (("id", items), *sorted(features.items())):
             tokens[name] = nn.LayerNorm(name=f"norm_{name}")(nn.Dense(width, name=f"map_{name}")(x))
+        # A LayerNorm takes from a row its length, which holds much of an item's popularity.
+        known = {"table": items, **tokens}
         views = [
-            tokens[name] if name in tokens else OPERATORS[name](name=name)(tokens)
+            known[name] if name in known else OPERATORS[name](name=name)(tokens)
             for name in self.names
         ]
         return jnp.stack(views, axis=1)
@@ -157,7 +163,7 @@ def make_fusion(
     Raises:
       InputError: a view that is neither an operator, "id", nor a modality of the data set.
     """
-    known = (*OPERATORS, "id", *widths)
+    known = (*OPERATORS, "id", "table", *widths)
     for view in views if name == "bilevel" else ():
         if view not in known:
             raise InputError(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES
-from fedvlr_jax.federated.round import make_round
+from fedvlr_jax.federated.round import has_dense_plan, make_round
 from tests.federated.cases import assert_close, random_state, random_task
 from tests.federated.oracle import make_literal_round
 
@@ -30,9 +30,7 @@ CASES = [
 
 
 def plans_of(task):
-    backbone = task.model.backbone
-    dense = backbone.linear is not None and backbone.item_rows != "personal"
-    return ["gathered", "dense"] if dense else ["gathered"]
+    return ["gathered", "dense"] if has_dense_plan(task) else ["gathered"]
 
 
 @pytest.mark.parametrize(("backbone", "fusion", "upload", "negatives", "variant"), CASES)
