@@ -76,11 +76,17 @@ class ModelConfig:
     views: str = _field(
         "id,text,image",
         "Views of fusion=bilevel, comma-separated: sum, mixture, mlp, gate, attention, "
-        "cross_attention, id, or the name of a modality of the data set.",
+        "cross_attention, id, the name of a modality of the data set, or table (the rows of "
+        "the ID table as they are, where id maps and normalises them).",
     )
     width: int = _field(64, "Latent width d of the ID table and of every view.")
     init_scale: float = _field(0.1, "Standard deviation of the initial ID table.")
     router_hidden: int = _field(64, "Hidden width of a client's router.")
+    history_weight: float = _field(
+        0.0,
+        "Weight c of an item's likeness to the client's history O in its score: f(v_i) + c <v_i, "
+        "sum of v_j over j in O but i> / |O|. Above 0 there is no plan=dense.",
+    )
     fedrap_apart: float = _field(
         0.01, "FedRAP: weight of pushing the personal rows away from the common ones."
     )
@@ -96,7 +102,7 @@ class ModelConfig:
             )
         _check_range(self, "width", 1)
         _check_range(self, "router_hidden", 1)
-        for name in ("init_scale", "fedrap_apart", "fedrap_sparse"):
+        for name in ("history_weight", "init_scale", "fedrap_apart", "fedrap_sparse"):
             _check_range(self, name, 0)
 
 
@@ -330,6 +336,11 @@ class Config:
             raise InputError(
                 "--plan=catalogue: needs --negatives=expected, --upload=gradient and no "
                 "--clip_norm; use --plan=auto or gathered"
+            )
+        if federation.plan == "dense" and self.model.history_weight:
+            raise InputError(
+                f"--plan=dense: --history_weight={self.model.history_weight:g} is not linear in "
+                "the item's views; use --plan=auto, catalogue or gathered"
             )
 
     @property

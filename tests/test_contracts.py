@@ -164,6 +164,15 @@ def test_operator(name, dataset):
         assert (jnp.abs(source).max(axis=1) > 0).all()
 
 
+def test_the_table_is_a_view_as_it_is(dataset):
+    fusion = make_simulation(small("fcf", "bilevel", views="table,id"), dataset).model.fusion
+    items = jax.random.normal(jax.random.key(1), (dataset.num_items, 8))
+    features = {name: jnp.asarray(x) for name, x in dataset.features.items()}
+    views = fusion.views(fusion.init_shared(jax.random.key(0)), items, features)
+    np.testing.assert_array_equal(views[:, 0], items)
+    np.testing.assert_allclose(jnp.mean(views[:, 1], axis=-1), 0, atol=1e-5)
+
+
 def test_vbpr_adds_the_content_to_the_id_row(dataset):
     simulation = make_simulation(small("fcf", "vbpr"), dataset)
     fusion, features = simulation.model.fusion, simulation.features

@@ -31,8 +31,8 @@ _FEWEST_ITEMS_A_USER = 5
 _LARGEST_SHARE = 4  # No user has more than 1/4 of the catalogue.
 _ACTIVITY_SPREAD = 0.8  # Standard deviation of the log of the history length.
 _POPULARITY_EXPONENT = 0.7
-_FAVOURITE = 0.7  # Share of the first of the two preferred clusters.
-_BACKGROUND = 0.05  # Share of draws by popularity alone.
+FAVOURITE = 0.7  # Share of the first of the two preferred clusters.
+BACKGROUND = 0.05  # Share of draws by popularity alone.
 _CENTRE_WIDTH = 16  # Dimension in which the clusters of a feature lie.
 _NOISE = 0.5  # Distance of an item from its cluster centre, in centre deviations.
 _SLOTS_A_CHUNK = 1 << 21  # Bounds memory only; the data do not depend on it.
@@ -75,7 +75,7 @@ def generate(
     _whole("text_width", text_width, least=2, most=2**14)
     _whole("image_width", image_width, least=2, most=2**14)
     _check_mean_history(mean_history)
-    catalogue = _Catalogue(seed, items)
+    catalogue = Catalogue(seed, items)
     planted = _planted_weights(seed, users)
     parts = _draw_interactions(seed, catalogue, planted, mean_history)
     widths = {"text": text_width, "image": image_width}
@@ -141,7 +141,7 @@ def _planted_weights(seed: int, users: int) -> np.ndarray:
 # Items.
 
 
-class _Catalogue:
+class Catalogue:
     """Popularity of the items, and their cluster in each source.
 
     For each source the items stand in order of cluster, and `cumulative` sums their
@@ -152,6 +152,7 @@ class _Catalogue:
         rank = np.argsort(_uniforms(seed, _POPULARITY, 0, items), kind="stable") + 1.0
         self.items = items
         popularity = rank**-_POPULARITY_EXPONENT
+        self.popularity = popularity
         # Different numbers, so that a mix-up of the sources cannot go unseen.
         root = math.sqrt(items)
         self.num_clusters = (int(root), int(0.8 * root), int(1.2 * root))
@@ -203,7 +204,7 @@ def _features(seed: int, source: int, cluster: np.ndarray, width: int) -> np.nda
 
 
 def _draw_interactions(
-    seed: int, catalogue: _Catalogue, planted: np.ndarray, mean_history: float
+    seed: int, catalogue: Catalogue, planted: np.ndarray, mean_history: float
 ) -> list[Interactions]:
     """Train, valid and test, drawn over chunks of users."""
     wanted = _history_lengths(seed, len(planted), catalogue.items, mean_history)
@@ -230,7 +231,7 @@ def _history_lengths(seed: int, users: int, items: int, mean: float) -> np.ndarr
 
 def _draw_items(
     seed: int,
-    catalogue: _Catalogue,
+    catalogue: Catalogue,
     planted: np.ndarray,
     user: np.ndarray,
     first_user: int,
@@ -252,8 +253,8 @@ def _draw_items(
         favourites = _favourite_clusters(seed, index, first_user, len(planted), clusters)
         chosen = np.flatnonzero(source == index)
         share = by_cluster[chosen]
-        first = favourites[user[chosen], (share >= _FAVOURITE).astype(np.int64)]
-        everywhere = share >= 1 - _BACKGROUND
+        first = favourites[user[chosen], (share >= FAVOURITE).astype(np.int64)]
+        everywhere = share >= 1 - BACKGROUND
         last = np.where(everywhere, clusters - 1, first)
         first = np.where(everywhere, 0, first)
         item[chosen] = catalogue.pick(index, first, last, by_item[chosen])

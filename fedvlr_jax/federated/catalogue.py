@@ -30,8 +30,10 @@ from fedvlr_jax.federated.local import (
     Task,
     Upload,
     client_loss,
+    likeness,
     num_rows,
 )
+from fedvlr_jax.federated.routing import make_routing
 from fedvlr_jax.models.backbone import Embedding
 from fedvlr_jax.types import Cohort, PyTree
 
@@ -54,8 +56,15 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
     """The catalogue plan, for a task that `fits_catalogue`."""
     model, config = task.model, task.config.federation
     backbone, fusion, num_items = model.backbone, model.fusion, model.num_items
+    # The history term needs the vectors themselves.
     unmapped = Embedding(lambda shared, vectors: vectors, backbone.score)
-    embedding = backbone.embedding or unmapped
+    embedding = unmapped if model.history_weight else backbone.embedding or unmapped
+    routing = make_routing(fusion, pooled_stays=True)
+
+    def route(router, pooled):
+        """One client's weights [G], and the fused mean of its history [d]."""
+        weights = routing.weights(router, pooled)
+        return weights, weights @ pooled.reshape(len(weights), -1)
 
     def update(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
@@ -65,8 +74,8 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
         positive = multi_hot(histories, num_items)
         negative = expected_negatives(positive, histories.count, task.pool, config.num_negatives)
         rows = num_rows(histories.count, task.pool, config.num_negatives)
-        length = jnp.maximum(histories.count, 1)[:, None]
-        pooled = (positive @ broadcast.views.reshape(num_items, -1)) / length
+        length = jnp.maximum(histories.count, 1)
+        pooled = (positive @ broadcast.views.reshape(num_items, -1)) / length[:, None]
 
         def embed(head, views):
             """[I, G, d] -> leaves [G, I * e]."""
@@ -75,31 +84,33 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
 
         views, embed_back = jax.vjp(embed, broadcast.head, broadcast.views)
 
-        def loss_of(vectors, shared, trained, positive, negative, rows):
-            """One client's loss, given its item vectors [I, e] as mapped."""
+        def loss_of(vectors, mean, shared, trained, positive, negative, length, rows):
+            """One client's loss, given its item vectors [I, e] as mapped, and mean history."""
             own = vectors + trained["items"] if "items" in trained else vectors
             penalty = None
             if backbone.penalty is not None:
                 penalty = backbone.penalty(vectors, trained["items"], broadcast.round)
             scores = embedding.score(shared, trained["head"], own)
+            if model.history_weight:
+                scores += likeness(vectors, mean, positive, length, model.history_weight)
             return client_loss(scores, positive, negative, penalty) / rows
 
-        gradients = jax.vmap(jax.value_and_grad(loss_of, (0, 1, 2)), (0, None, 0, 0, 0, 0))
+        gradients = jax.vmap(jax.value_and_grad(loss_of, (0, 1, 2, 3)), (0, 0, None, 0, 0, 0, 0, 0))
         steps = {"head": rates.client_lr, "items": rates.item_lr}
 
         def epoch_step(carry, epoch):
-            router, trained, views_sum, head_sum, pull, first_loss = carry
+            routers, trained, views_sum, head_sum, pull, first_loss = carry
             active = cohort.present & (epoch < cohort.local_epochs)
-            weights, route_back = jax.vjp(jax.vmap(fusion.route), router, pooled)
+            (weights, mean), route_back = jax.vjp(jax.vmap(route), routers.params, pooled)
             vectors = jax.tree.map(
                 lambda leaf: (weights @ leaf).reshape(num_clients, num_items, -1), views
             )
-            loss, (by_vectors, by_shared, by_trained) = gradients(
-                vectors, broadcast.head, trained, positive, negative, rows
+            loss, (by_vectors, by_mean, by_shared, by_trained) = gradients(
+                vectors, mean, broadcast.head, trained, positive, negative, length, rows
             )
             by_vectors = jax.tree.map(lambda leaf: leaf.reshape(num_clients, -1), by_vectors)
             by_weights = jax.tree.map(lambda by, leaf: by @ leaf.T, by_vectors, views)
-            by_router, by_pooled = route_back(sum(jax.tree.leaves(by_weights)))
+            by_router, by_pooled = route_back((sum(jax.tree.leaves(by_weights)), by_mean))
             by_client = jnp.where(active, alpha, 0.0)
             by_views = jax.tree.map(lambda by: (by_client[:, None] * weights).T @ by, by_vectors)
             by_trained["head"] = trees.axpy(rates.client_decay, trained["head"], by_trained["head"])
@@ -107,7 +118,7 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
                 name: trees.axpy(-steps[name], by_trained[name], trained[name]) for name in trained
             }
             carry = (
-                trees.select(active, trees.axpy(-rates.router_lr, by_router, router), router),
+                routing.step(routers, by_router, active, rates.router_lr),
                 trees.select(active, moved, trained),
                 trees.axpy(1.0, by_views, views_sum),
                 trees.axpy(1.0, trees.weighted_sum(by_client, by_shared), head_sum),
@@ -120,18 +131,21 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
         if backbone.item_rows == "tuned":
             trained["items"] = jnp.zeros_like(private["items"])
         carry = (
-            private["router"],
+            routing.start(private["router"], pooled),
             trained,
             jax.tree.map(jnp.zeros_like, views),
             jax.tree.map(jnp.zeros_like, broadcast.head),
             jnp.zeros_like(pooled),
             jnp.zeros(num_clients, pooled.dtype),
         )
-        (router, trained, views_sum, by_head, pull, loss), _ = jax.lax.scan(
+        (routers, trained, views_sum, by_head, pull, loss), _ = jax.lax.scan(
             epoch_step, carry, jnp.arange(config.local_epochs)
         )
+        router, by_pooled = routing.finish(private["router"], routers, pooled, rates.router_lr)
+        router = trees.select(cohort.present, router, private["router"])
         by_embedding, by_views = embed_back(views_sum)
-        by_views += (positive.T @ (alpha[:, None] * pull / length)).reshape(by_views.shape)
+        pull = (alpha / length)[:, None] * (pull + by_pooled)
+        by_views += (positive.T @ pull).reshape(by_views.shape)
         if backbone.item_rows == "tuned":
             trained["items"] = trees.select(cohort.present, trained["items"], private["items"])
         trained = {**trained, "router": router}

@@ -32,6 +32,7 @@ from fedvlr_jax.federated.local import (
 )
 from fedvlr_jax.federated.precision import make_product
 from fedvlr_jax.federated.privacy import clip_factors
+from fedvlr_jax.federated.routing import make_routing
 from fedvlr_jax.types import Cohort, PyTree
 
 
@@ -42,11 +43,12 @@ def make_dense_update(task: Task) -> LocalUpdate:
     epochs = config.local_epochs
     product = make_product(config.matmul_precision)
     delta, tuned_rows = config.upload == "delta", backbone.item_rows == "tuned"
+    routing = make_routing(fusion, pooled_stays=not delta)
 
     def query(shared, head, router, pooled):
         """One client: (q [G * d], the head's vector [d], bias [])."""
         vector, bias = backbone.linear(shared, head)
-        weights = fusion.route(router, pooled)
+        weights = routing.weights(router, pooled)
         return (weights[:, None] * vector).reshape(-1), vector, bias
 
     def update(
@@ -75,7 +77,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
             return jnp.zeros_like(positive).at[row, drawn].add(1.0, mode="drop")
 
         def epoch_step(carry, epoch):
-            head, router, shared_sum, factors, loss = carry
+            head, routers, shared_sum, factors, loss = carry
             residuals, queries, pulls, vectors = factors
             active = cohort.present & (epoch < cohort.local_epochs)
 
@@ -86,7 +88,9 @@ def make_dense_update(task: Task) -> LocalUpdate:
                     jnp.einsum("ak,akg->kg", inside, queries) + jnp.sum(pulls, axis=0)
                 )
             shared = trees.axpy(-rates.copy_lr, shared_sum, shared0) if delta else shared0
-            (q, vector, bias), pull_back = jax.vjp(jax.vmap(query), shared, head, router, pooled)
+            (q, vector, bias), pull_back = jax.vjp(
+                jax.vmap(query), shared, head, routers.params, pooled
+            )
             scores = product("kg,ig->ki", q, views) + bias[:, None]
             if delta:
                 scores -= rates.copy_lr * jnp.einsum(
@@ -129,7 +133,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
             )
             by_head = trees.axpy(rates.client_decay, head, by_head)
             head = trees.select(active, trees.axpy(-rates.client_lr, by_head, head), head)
-            router = trees.select(active, trees.axpy(-rates.router_lr, by_router, router), router)
+            routers = routing.step(routers, by_router, active, rates.router_lr)
             shared_sum = trees.axpy(1.0, by_shared, shared_sum)
             factors = (
                 residuals.at[epoch].set(residual),
@@ -137,7 +141,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
                 pulls.at[epoch].set(by_pooled / length),
                 vectors.at[epoch].set(vector),
             )
-            return (head, router, shared_sum, factors, loss), None
+            return (head, routers, shared_sum, factors, loss), None
 
         factors = (
             jnp.zeros((epochs, *positive.shape), positive.dtype),
@@ -147,16 +151,20 @@ def make_dense_update(task: Task) -> LocalUpdate:
         )
         carry = (
             private["head"],
-            private["router"],
+            routing.start(private["router"], broadcast_pooled),
             jax.tree.map(jnp.zeros_like, shared0),
             factors,
             jnp.zeros(num_clients, views.dtype),
         )
-        (head, router, shared_sum, factors, loss), _ = jax.lax.scan(
+        (head, routers, shared_sum, factors, loss), _ = jax.lax.scan(
             epoch_step, carry, jnp.arange(epochs)
         )
         residuals, queries, pulls, vectors = factors
-        pull = jnp.sum(pulls, axis=0)
+        router, by_pooled = routing.finish(
+            private["router"], routers, broadcast_pooled, rates.router_lr
+        )
+        router = trees.select(cohort.present, router, private["router"])
+        pull = jnp.sum(pulls, axis=0) + by_pooled / length
 
         scale = rates.copy_lr if delta else 1.0
         if task.config.privacy.clip_norm:

@@ -24,6 +24,7 @@ from fedvlr_jax.federated.local import (
     Upload,
     client_keys,
     client_loss,
+    likeness,
     num_rows,
 )
 from fedvlr_jax.federated.privacy import clip_factors
@@ -104,6 +105,9 @@ def make_gathered_update(task: Task) -> LocalUpdate:
             common = jnp.einsum("g,mgd->md", weights, views)
             vectors = common + trained["items"] if "items" in trained else common
             scores = backbone.score(shared, trained["head"], vectors)
+            if model.history_weight:
+                mean = weights @ pooled.reshape(len(weights), -1)
+                scores += likeness(common, mean, slots.positive, length, model.history_weight)
             penalty = None
             if backbone.penalty is not None:
                 penalty = backbone.penalty(common, trained["items"], broadcast.round)

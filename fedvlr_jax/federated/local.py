@@ -20,6 +20,15 @@ from fedvlr_jax.types import Array, Cohort, PyTree, Rates
 class Model:
     """A backbone behind a fusion, for items of a data set.
 
+    With v_i the fused vector of item i, O the client's history and c = `history_weight`, the
+    score of an item is
+
+        f(v_i; theta) + c <v_i, (1 / |O|) sum over j in O without i of v_j>.
+
+    Leaving i itself out is what makes the second term learn the likeness to other items (as in
+    FISM, Kabbur et al. 2013, and by the zero diagonal of EASE): a history predicts each of
+    its own items trivially. For an item outside O it is c <v_i, h>, h the mean of O.
+
     A client's private rows are {"head": ..., "router": ...} and, where the backbone keeps
     item rows, "items": [I, d].
     """
@@ -29,6 +38,7 @@ class Model:
     num_items: int
     width: int
     init_scale: float
+    history_weight: float
 
     def init_shared(self, key: jax.Array) -> PyTree:
         """{"items": [I, d], "fusion": gamma, "head": ...}."""
@@ -68,6 +78,7 @@ def make_model(config: Config, num_items: int, widths: Mapping[str, int]) -> Mod
         num_items=num_items,
         width=model.width,
         init_scale=model.init_scale,
+        history_weight=model.history_weight,
     )
 
 
@@ -144,6 +155,19 @@ def client_loss(
     if penalty is not None:
         by_row += (positive + negative) * penalty
     return jnp.sum(by_row)
+
+
+def likeness(
+    vectors: jax.Array, mean: jax.Array, positive: jax.Array, length: jax.Array, weight: float
+) -> jax.Array:
+    """The history term of ONE client's scores [M]: weight * <v_i, the rest of the history>.
+
+    Args:
+      vectors: the fused vectors [M, d]; mean: their mean over the history [d].
+      positive: [M], 1 on the history; length: [], how long it is.
+    """
+    itself = positive * jnp.sum(jnp.square(vectors), axis=1) / length
+    return weight * (vectors @ mean - itself)
 
 
 def client_keys(key: jax.Array, client: Array, epochs: int) -> jax.Array:

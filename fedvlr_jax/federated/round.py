@@ -38,7 +38,7 @@ GATHERED_ROW_COST = 8.0
 # Bytes that the working arrays of one chunk of clients may take.
 CHUNK_BYTES = 1 << 30
 # The same for the catalogue plan on a CPU: what stays in its cache from one pass to the next.
-CACHE_BYTES = 1 << 24
+CACHE_BYTES = 1 << 25
 
 UPDATES: dict[str, Callable[[Task], LocalUpdate]] = {
     "dense": make_dense_update,
@@ -52,19 +52,26 @@ RoundFunction = Callable[
 ]
 
 
+def has_dense_plan(task: Task) -> bool:
+    """Whether a score is linear in the item's views, with nothing of the client's beside them.
+
+    A personal item table is not known by few factors, and a history term is quadratic.
+    """
+    model = task.model
+    linear = model.backbone.linear is not None and model.backbone.item_rows != "personal"
+    return linear and not model.history_weight
+
+
 def choose_plan(task: Task, history_lengths: Sequence[int], clients: Sequence[int]) -> str:
     """ "dense", "catalogue" or "gathered", by the rows that each would work on in an epoch.
 
     Dense works on clients * I rows, gathered on clients * M, each M-row at
-    GATHERED_ROW_COST. A head that is not linear, or a personal item table, has no dense plan:
-    then it is catalogue where every item is a row of every client, which is what that plan
-    asks for, and else gathered. `history_lengths` are the padded lengths of the buckets,
-    `clients` their sizes.
+    GATHERED_ROW_COST. Without a dense plan it is catalogue where that fits, and else gathered.
+    `history_lengths` are the padded lengths of the buckets, `clients` their sizes.
     """
-    backbone, config = task.model.backbone, task.config.federation
-    if config.plan != "auto":
-        return config.plan
-    if backbone.linear is None or backbone.item_rows == "personal":
+    if task.config.federation.plan != "auto":
+        return task.config.federation.plan
+    if not has_dense_plan(task):
         return "catalogue" if fits_catalogue(task) else "gathered"
     dense = sum(clients) * task.model.num_items
     gathered = sum(n * num_slots(task, p) for n, p in zip(clients, history_lengths, strict=True))

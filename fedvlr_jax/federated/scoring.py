@@ -34,7 +34,8 @@ def views_of(model: Model, shared: PyTree, features: PyTree) -> jax.Array:
 def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
     """(shared, views, private [K, ...], histories) -> scores [K, I], weights [K, G], seen [K, I].
 
-    `weights` are the router's, `seen` marks the train items.
+    `weights` are the router's, `seen` marks the train items; their scores, which no ranking
+    uses, do not leave an item out of its own history.
     """
     backbone, fusion, num_items = model.backbone, model.fusion, model.num_items
 
@@ -48,13 +49,16 @@ def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.A
         with full_precision():
             pooled = (positive @ flat) / jnp.maximum(histories.count, 1)[:, None]
             weights = jax.vmap(fusion.route)(private["router"], pooled)
+            by_view = pooled.reshape(*weights.shape, -1)
+            own = model.history_weight * jnp.einsum("kg,kgd->kd", weights, by_view)
             if backbone.linear is None:
                 vectors = jnp.einsum("kg,igd->kid", weights, views)
                 result = jax.vmap(score_client, (None, 0, 0))(shared["head"], private, vectors)
+                result += jnp.einsum("kid,kd->ki", vectors, own)
             else:
                 linear = lambda head: backbone.linear(shared["head"], head)
                 vector, bias = jax.vmap(linear, axis_size=len(pooled))(private["head"])
-                query = (weights[:, :, None] * vector[:, None, :]).reshape(len(pooled), -1)
+                query = (weights[:, :, None] * (vector + own)[:, None, :]).reshape(len(pooled), -1)
                 result = query @ flat.T + bias[:, None]
                 if "items" in private:
                     result += jnp.einsum("kid,kd->ki", private["items"], vector)

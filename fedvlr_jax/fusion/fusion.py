@@ -28,6 +28,8 @@ class Fusion(NamedTuple):
       views: (gamma, items [I, d], features {modality: [I, d_m]}) -> [I, G, d].
       init_router: key -> one client's router parameters ({} where there is none).
       route: (router, pooled history [G * d]) -> weights [G], positive, summing to one.
+      after_first: where a router begins with a dense layer router["first"] (kernel [G * d, h],
+        bias [h]): (router, that layer's output [h]) -> weights; else None.
     """
 
     names: tuple[str, ...]
@@ -35,10 +37,15 @@ class Fusion(NamedTuple):
     views: Callable[[PyTree, jax.Array, Mapping[str, jax.Array]], jax.Array]
     init_router: Callable[[jax.Array], PyTree]
     route: Callable[[PyTree, jax.Array], jax.Array]
+    after_first: Callable[[PyTree, jax.Array], jax.Array] | None = None
 
 
 class MultiView(nn.Module):
-    """Maps every modality to width d (linear, then LayerNorm) and applies the operators."""
+    """Maps every modality to width d (linear, then LayerNorm) and applies the operators.
+
+    A view is an operator of the mapped modalities, one of them by its name, or `table`: the
+    rows of the ID table as they are.
+    """
 
     names: tuple[str, ...]
 
@@ -49,8 +56,10 @@ class MultiView(nn.Module):
         # Sorted, for jit hands a dict over in sorted order, and operators join tokens in theirs.
         for name, x in (("id", items), *sorted(features.items())):
             tokens[name] = nn.LayerNorm(name=f"norm_{name}")(nn.Dense(width, name=f"map_{name}")(x))
+        # A LayerNorm takes from a row its length, which holds much of an item's popularity.
+        known = {"table": items, **tokens}
         views = [
-            tokens[name] if name in tokens else OPERATORS[name](name=name)(tokens)
+            known[name] if name in known else OPERATORS[name](name=name)(tokens)
             for name in self.names
         ]
         return jnp.stack(views, axis=1)
@@ -79,11 +88,15 @@ class Router(nn.Module):
     num_views: int
     hidden: int
 
-    @nn.compact
+    def setup(self):
+        self.first = nn.Dense(self.hidden)
+        self.last = nn.Dense(self.num_views, kernel_init=nn.initializers.zeros)
+
     def __call__(self, pooled: jax.Array) -> jax.Array:
-        x = nn.relu(nn.Dense(self.hidden)(pooled))
-        x = nn.Dense(self.num_views, kernel_init=nn.initializers.zeros)(x)
-        return softmax(x)
+        return self.after_first(self.first(pooled))
+
+    def after_first(self, x: jax.Array) -> jax.Array:
+        return softmax(self.last(nn.relu(x)))
 
 
 def _no_router(key: jax.Array) -> PyTree:
@@ -146,7 +159,10 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
     def route(params: PyTree, pooled: jax.Array) -> jax.Array:
         return jnp.asarray(router.apply({"params": params}, pooled))
 
-    return Fusion(names, init_shared, views, init_router, route)
+    def after_first(params: PyTree, x: jax.Array) -> jax.Array:
+        return jnp.asarray(router.apply({"params": params}, x, method="after_first"))
+
+    return Fusion(names, init_shared, views, init_router, route, after_first)
 
 
 def make_fusion(
@@ -157,7 +173,7 @@ def make_fusion(
     Raises:
       InputError: a view that is neither an operator, "id", nor a modality of the data set.
     """
-    known = (*OPERATORS, "id", *widths)
+    known = (*OPERATORS, "id", "table", *widths)
     for view in views if name == "bilevel" else ():
         if view not in known:
             raise InputError(

@@ -11,7 +11,7 @@ from fedvlr_jax.federated.aggregation import server_optimizer
 from fedvlr_jax.federated.local import Task, make_model
 from fedvlr_jax.types import Cohort, ServerState
 
-VIEWS = ["id", "text", "image", "sum", "mlp", "gate", "attention", "cross_attention"]
+VIEWS = ["id", "table", "text", "image", "sum", "mlp", "gate", "attention", "cross_attention"]
 LONGEST_HISTORY = 4
 
 
@@ -41,6 +41,7 @@ def random_task(rng, **choices):
         server_lr_head=0.4,
         server_decay=float(rng.choice([0.0, 0.1])),
         clip_norm=float(rng.choice([0.0, 0.05])),
+        history_weight=float(rng.choice([0.0, 0.7])),
     )
     config = Config.from_flat(**{**values, **choices})
     model = make_model(config, num_items, {"text": 5, "image": 3})

@@ -36,7 +36,11 @@ def make_client_loss(task):
         route = fusion.route(trained["router"], pooled.reshape(-1))
         common = jnp.einsum("g,rgd->rd", route, views[item])
         vectors = common + trained["items"][item] if "items" in trained else common
-        probability = jax.nn.sigmoid(backbone.score(head, trained["head"], vectors))
+        scores = backbone.score(head, trained["head"], vectors)
+        total = jnp.sum(own[:, None] * common, axis=0)
+        others = (total - label[:, None] * common) / jnp.sum(own)
+        scores += task.config.model.history_weight * jnp.sum(common * others, axis=-1)
+        probability = jax.nn.sigmoid(scores)
         each = -label * jnp.log(probability) - (1 - label) * jnp.log1p(-probability)
         if backbone.penalty is not None:
             each += backbone.penalty(common, trained["items"][item], round_number)

@@ -8,7 +8,7 @@ import pytest
 
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES
 from fedvlr_jax.federated.catalogue import fits_catalogue
-from fedvlr_jax.federated.round import make_round
+from fedvlr_jax.federated.round import has_dense_plan, make_round
 from tests.federated.cases import assert_close, random_state, random_task
 from tests.federated.oracle import make_literal_round
 
@@ -31,11 +31,8 @@ CASES = [
 
 
 def plans_of(task):
-    backbone = task.model.backbone
-    plans = ["gathered"]
-    if backbone.linear is not None and backbone.item_rows != "personal":
-        plans.append("dense")
-    return [*plans, "catalogue"] if fits_catalogue(task) else plans
+    fits = {"dense": has_dense_plan(task), "catalogue": fits_catalogue(task), "gathered": True}
+    return [plan for plan, does in fits.items() if does]
 
 
 @pytest.mark.parametrize(("backbone", "fusion", "upload", "negatives", "variant"), CASES)
