@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +32,18 @@ def seal(directory: Path, **facts: Any) -> None:
     Args:
       facts: JSON values that the manifest keeps and `verify` returns.
     """
-    files = {}
-    for path in _files(directory):
-        sync(path)
-        files[path.relative_to(directory).as_posix()] = [path.stat().st_size, _digest(path)]
+    paths = _files(directory)
+    _sync_all(paths)
+    files = {
+        path.relative_to(directory).as_posix(): [path.stat().st_size, _digest(path)]
+        for path in paths
+    }
     body = json.dumps({"schema": SCHEMA, **facts, "files": files})
     aside = directory / f".{MANIFEST}.tmp"
     aside.write_text(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n")
     sync(aside)
     aside.rename(directory / MANIFEST)
-    for path in (*(p for p in directory.rglob("*") if p.is_dir()), directory):
-        sync(path)
+    _sync_all([*(p for p in directory.rglob("*") if p.is_dir()), directory])
 
 
 def is_sealed(directory: Path) -> bool:
@@ -100,6 +103,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_all(paths: Sequence[Path]) -> None:
+    # A journal commits what is asked together at once; one after the other, each waits its turn.
+    with ThreadPoolExecutor(8, "sync") as pool:
+        list(pool.map(sync, paths))
 
 
 def _files(directory: Path) -> list[Path]:
