@@ -85,7 +85,7 @@ def use_compilation_cache() -> None:
     folder = os.environ.get("FEDVLR_CACHE_DIR", str(Path(base) / "fedvlr_jax"))
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _print_help(description: str) -> None:

@@ -50,7 +50,7 @@ from fedvlr_jax.training import (
     train,
     why_stopped,
 )
-from fedvlr_jax.types import RoundMetrics
+from fedvlr_jax.types import METRIC_TYPES, RoundMetrics
 
 # A run may go on with other values of these: they do not change what was computed.
 FREE_FLAGS = frozenset(
@@ -159,9 +159,7 @@ def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None
 
 def _round_metrics(lists: dict[str, list]) -> RoundMetrics:
     """What `_meta` wrote, to the bit."""
-    whole = dict.fromkeys(("participants", "bad_client", "bad_leaf"), np.int32)
-    kinds: dict[str, Any] = {**whole, "finite": np.bool_}
-    arrays: Any = {name: np.array(x, kinds.get(name, np.float32)) for name, x in lists.items()}
+    arrays: Any = {name: np.array(x, METRIC_TYPES[name]) for name, x in lists.items()}
     return RoundMetrics(**arrays)
 
 

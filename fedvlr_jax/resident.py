@@ -44,7 +44,7 @@ from fedvlr_jax.federated.scoring import (
     make_recommended,
     views_of,
 )
-from fedvlr_jax.types import Histories, PyTree, RoundMetrics, ServerState
+from fedvlr_jax.types import METRIC_TYPES, Histories, PyTree, RoundMetrics, ServerState
 
 
 class NonFiniteError(ArithmeticError):
@@ -279,8 +279,9 @@ class Simulation:
                 state, metrics = one(state, number)
                 return state, jax.tree.map(lambda x, y: x.at[number].set(y), collected, metrics)
 
-            _, metrics = jax.eval_shape(one, state, 0)
-            collected = jax.tree.map(lambda x: jnp.zeros((places, *x.shape), x.dtype), metrics)
+            collected = RoundMetrics(
+                **{name: jnp.zeros(places, kind) for name, kind in METRIC_TYPES.items()}
+            )
             return jax.lax.fori_loop(0, num_rounds, step, (state, collected))
 
         return run

@@ -106,3 +106,14 @@ class RoundMetrics(NamedTuple):
     finite: jax.Array
     bad_client: jax.Array
     bad_leaf: jax.Array
+
+
+# The type of each, to make or read arrays of them.
+METRIC_TYPES: dict[str, Any] = {
+    "loss": np.float32,
+    "participants": np.int32,
+    "clipped": np.float32,
+    "finite": np.bool_,
+    "bad_client": np.int32,
+    "bad_leaf": np.int32,
+}
