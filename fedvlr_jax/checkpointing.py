@@ -37,7 +37,7 @@ from orbax.checkpoint import v1 as ocp
 from fedvlr_jax import sealing
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.sealing import Damaged
-from fedvlr_jax.trees import named_leaves
+from fedvlr_jax.trees import is_key, named_leaves
 from fedvlr_jax.types import PyTree
 
 STATE, META = "state", "meta.json"
@@ -67,7 +67,7 @@ def _num_bytes(kind: Sequence[Any]) -> int:
 
 def _copy_packed(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """What orbax stores, copied into host memory: large leaves apart, the small ones in one."""
-    numbers = [jax.random.key_data(x) if _is_key(x) else x for x in leaves.values()]
+    numbers = [jax.random.key_data(x) if is_key(x) else x for x in leaves.values()]
     host = dict(zip(leaves, jax.device_get(numbers), strict=True))
     small = [x.reshape(-1).view(np.uint8) for x in host.values() if x.nbytes <= SMALL_BYTES]
     packed = {name: np.array(x) for name, x in host.items() if x.nbytes > SMALL_BYTES}
@@ -84,14 +84,10 @@ def _step_name(round_number: int) -> str:
     return f"round_{round_number:08d}"
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _plain(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The leaves, or shape structs, as they are stored: typed keys travel as their numbers."""
     shapes = lambda leaf: jax.eval_shape(jax.random.key_data, leaf)
-    return {name: shapes(leaf) if _is_key(leaf) else leaf for name, leaf in leaves.items()}
+    return {name: shapes(leaf) if is_key(leaf) else leaf for name, leaf in leaves.items()}
 
 
 def _check_space(directory: Path, size: int) -> None:
@@ -291,7 +287,7 @@ class Checkpoints:
                 )
         loaded = self._read(round_number, plain, meta)
         leaves = [
-            jax.random.wrap_key_data(loaded[name]) if _is_key(leaf) else loaded[name]
+            jax.random.wrap_key_data(loaded[name]) if is_key(leaf) else loaded[name]
             for name, leaf in wanted.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)

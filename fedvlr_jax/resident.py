@@ -33,7 +33,7 @@ from fedvlr_jax.federated.participation import (
     INIT,
     asked_clients,
     bucket_capacities,
-    make_cohort,
+    make_cohorts,
     stream,
 )
 from fedvlr_jax.federated.round import make_round, server_numbers
@@ -230,10 +230,7 @@ class Simulation:
         federation = self.config.federation
 
         def cohorts_of(server, histories, asked):
-            return tuple(
-                make_cohort(server.key, server.round, h, a, weight, federation)
-                for h, a in zip(histories, asked, strict=True)
-            )
+            return make_cohorts(server, histories, asked, weight, federation)
 
         def everyone(state, histories, features, rates):
             asked = tuple(h.count > 0 for h in histories)
@@ -334,8 +331,8 @@ class Simulation:
         rows = []
         for clients, history in zip(self.buckets, self.histories, strict=True):
             missing = history.count.shape[0] - len(clients)
-            padded = np.pad(table[clients], ((0, missing), (0, 0)), constant_values=nothing)
-            rows.append(put(padded, by_client(self.mesh)))
+            table_rows = np.pad(table[clients], ((0, missing), (0, 0)), constant_values=nothing)
+            rows.append(put(table_rows, by_client(self.mesh)))
         return tuple(rows)
 
     def _rank(self, state: State, part: str) -> tuple[Ranks, np.ndarray]:

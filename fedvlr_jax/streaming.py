@@ -23,7 +23,7 @@ from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.devices import by_client, over_devices, padded, put
 from fedvlr_jax.federated.local import Upload
-from fedvlr_jax.federated.participation import LOCAL, make_cohort, stream
+from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
 from fedvlr_jax.federated.round import (
     Reports,
     chunk_size,
@@ -132,10 +132,7 @@ class StreamedSimulation(Simulation):
         weight, federation = self.model.backbone.weight, self.config.federation
 
         def begin(server, histories, asked, features, rates):
-            cohorts = tuple(
-                make_cohort(server.key, server.round, h, a, weight, federation)
-                for h, a in zip(histories, asked, strict=True)
-            )
+            cohorts = make_cohorts(server, histories, asked, weight, federation)
             opened = open_round(self.task, server, features, rates)
             return opened, cohorts, client_weights(cohorts, self.mesh)
 
@@ -293,9 +290,9 @@ class StreamedSimulation(Simulation):
         chunks = []
         for bucket, clients in enumerate(self.buckets):
             count, size = self._even_chunks(len(clients), clients_at_once(self.model))
-            padded = np.full(count * size, self.dataset.num_users)
-            padded[: len(clients)] = clients
-            chunks += [Chunk(bucket, part) for part in padded.reshape(count, size)]
+            places = np.full(count * size, self.dataset.num_users)
+            places[: len(clients)] = clients
+            chunks += [Chunk(bucket, part) for part in places.reshape(count, size)]
         rows, results = _Rows(state.private, chunks), []
         try:
             for chunk in chunks:

@@ -3,7 +3,6 @@
 Started by test_streaming.py in a process of its own.
 """
 
-import hashlib
 import json
 import tempfile
 
@@ -14,6 +13,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import train
+from tests.bits import digest
 
 CASES = {
     "everyone": dict(backbone="pfedrec", upload="delta", chunk=9),
@@ -26,16 +26,6 @@ CASES = {
 def simulate(dataset, **choices):
     values = dict(width=8, router_hidden=8, rounds=4, eval_every=2, local_epochs=2)
     return make_simulation(Config.from_flat(**{**values, **choices}), dataset)
-
-
-def digest(tree):
-    """Of all bits of a tree's numbers."""
-    sha = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        sha.update(np.ascontiguousarray(leaf).tobytes())
-    return sha.hexdigest()
 
 
 def rows_of(packed, clients):

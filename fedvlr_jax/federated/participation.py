@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.config import FederationConfig
-from fedvlr_jax.types import Cohort, Histories
+from fedvlr_jax.types import Cohort, Histories, ServerState
 
 # Each use of randomness folds its own number into the run's key.
 INIT, LOCAL, PRESENT, EPOCHS, NOISE = range(5)
@@ -79,4 +81,18 @@ def make_cohort(
         weight=histories.count.astype(jnp.float32)
         if weight == "history"
         else jnp.ones(client.shape, jnp.float32),
+    )
+
+
+def make_cohorts(
+    server: ServerState,
+    histories: Sequence[Histories],
+    asked: Sequence[jax.Array],
+    weight: str,
+    config: FederationConfig,
+) -> tuple[Cohort, ...]:
+    """`make_cohort` of each bucket, in the server's round."""
+    return tuple(
+        make_cohort(server.key, server.round, h, a, weight, config)
+        for h, a in zip(histories, asked, strict=True)
     )

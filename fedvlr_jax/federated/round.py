@@ -95,8 +95,9 @@ def client_bytes(task: Task, plan: str, history_length: int) -> int:
 def chunk_size(task: Task, plan: str, history_length: int) -> int:
     """How many clients are trained at once.
 
-    As many as CHUNK_BYTES take, or a quarter of --memory_budget_gb where that is less: the
-    peak of a round is then the state plus one chunk, whatever the cohort.
+    As many as CHUNK_BYTES take (CACHE_BYTES, for the catalogue plan on a CPU), or a quarter of
+    --memory_budget_gb where that is less: the peak of a round is then the state plus one chunk,
+    whatever the cohort.
     """
     if task.config.federation.chunk:
         return task.config.federation.chunk

@@ -49,16 +49,20 @@ def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.A
         with full_precision():
             pooled = (positive @ flat) / jnp.maximum(histories.count, 1)[:, None]
             weights = jax.vmap(fusion.route)(private["router"], pooled)
-            by_view = pooled.reshape(*weights.shape, -1)
-            own = model.history_weight * jnp.einsum("kg,kgd->kd", weights, by_view)
+            own = None
+            if model.history_weight:
+                by_view = pooled.reshape(*weights.shape, -1)
+                own = model.history_weight * jnp.einsum("kg,kgd->kd", weights, by_view)
             if backbone.linear is None:
                 vectors = jnp.einsum("kg,igd->kid", weights, views)
                 result = jax.vmap(score_client, (None, 0, 0))(shared["head"], private, vectors)
-                result += jnp.einsum("kid,kd->ki", vectors, own)
+                if own is not None:
+                    result += jnp.einsum("kid,kd->ki", vectors, own)
             else:
                 linear = lambda head: backbone.linear(shared["head"], head)
                 vector, bias = jax.vmap(linear, axis_size=len(pooled))(private["head"])
-                query = (weights[:, :, None] * (vector + own)[:, None, :]).reshape(len(pooled), -1)
+                meets = vector if own is None else vector + own
+                query = (weights[:, :, None] * meets[:, None, :]).reshape(len(pooled), -1)
                 result = query @ flat.T + bias[:, None]
                 if "items" in private:
                     result += jnp.einsum("kid,kd->ki", private["items"], vector)

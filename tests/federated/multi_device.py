@@ -4,17 +4,16 @@ Started by test_devices.py in a process of its own, for the number of devices is
 JAX starts.
 """
 
-import hashlib
 import json
 import sys
 
 import jax
-import numpy as np
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import train
+from tests.bits import digest
 
 CASES = {
     "dense": dict(backbone="fcf", views="id,attention,gate"),
@@ -29,14 +28,6 @@ CASES = {
         noise_multiplier=0.5,
     ),
 }
-
-
-def digest(tree):
-    """Of all bits of a tree's numbers."""
-    sha = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        sha.update(np.ascontiguousarray(leaf).tobytes())
-    return sha.hexdigest()
 
 
 def main():
