@@ -15,7 +15,12 @@ from fedvlr_jax.types import Rates
 
 BACKBONE_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
 FUSION_NAMES = ("none", "vbpr", "mlp", "bilevel")
-PLAN_NAMES = ("auto", "dense", "catalogue", "gathered")
+PLAN_NAMES = ("auto", "dense", "factored", "catalogue", "gathered")
+LINEAR_PLANS = ("auto", "dense", "catalogue", "gathered")
+OWN_PLANS = {
+    "fedncf": ("auto", "catalogue", "gathered"),
+    "fedrap": ("auto", "factored", "gathered"),
+}
 PRECISION_NAMES = ("float32", "tf32", "bf16")
 OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
 
@@ -157,8 +162,9 @@ class FederationConfig:
     plan: str = _field(
         "auto",
         "How local epochs are executed: dense (linear algebra over the whole catalogue, linear "
-        "heads only), catalogue (every item, any head; with --negatives=expected and "
-        "--upload=gradient), gathered (the rows a client touches), auto (by cost).",
+        "heads only), factored (fedrap) and catalogue (any head), on every item, with "
+        "--negatives=expected and --upload=gradient; gathered (the rows a client touches), auto "
+        "(by cost).",
         PLAN_NAMES,
     )
     matmul_precision: str = _field(
@@ -325,22 +331,22 @@ class Config:
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self):
-        if self.federation.plan == "dense" and self.model.backbone in ("fedncf", "fedrap"):
+        federation, backbone = self.federation, self.model.backbone
+        plans = OWN_PLANS.get(backbone, LINEAR_PLANS)
+        if federation.plan not in plans:
             raise InputError(
-                f"--plan=dense: --backbone={self.model.backbone} is not linear in the item's "
-                "views; use --plan=auto, catalogue or gathered"
+                f"--plan={federation.plan}: not for --backbone={backbone}; use {', '.join(plans)}"
             )
-        federation = self.federation
         rows_apart = federation.negatives == "sampled" or federation.upload == "delta"
-        if federation.plan == "catalogue" and (rows_apart or self.privacy.clip_norm):
+        if federation.plan in ("factored", "catalogue") and (rows_apart or self.privacy.clip_norm):
             raise InputError(
-                "--plan=catalogue: needs --negatives=expected, --upload=gradient and no "
+                f"--plan={federation.plan}: needs --negatives=expected, --upload=gradient and no "
                 "--clip_norm; use --plan=auto or gathered"
             )
-        if federation.plan == "dense" and self.model.history_weight:
+        if federation.plan in ("dense", "factored") and self.model.history_weight:
             raise InputError(
-                f"--plan=dense: --history_weight={self.model.history_weight:g} is not linear in "
-                "the item's views; use --plan=auto, catalogue or gathered"
+                f"--plan={federation.plan}: --history_weight={self.model.history_weight:g} is not "
+                "linear in the item's views; use --plan=auto or gathered"
             )
 
     @property

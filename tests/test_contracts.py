@@ -188,7 +188,8 @@ def test_vbpr_adds_the_content_to_the_id_row(dataset):
 
 
 def test_plan_follows_the_cost_rule(dataset):
-    for backbone, expected in (("fcf", "dense"), ("pfedrec", "dense"), ("fedncf", "catalogue")):
+    plans = {"fcf": "dense", "pfedrec": "dense", "fedrap": "factored", "fedncf": "catalogue"}
+    for backbone, expected in plans.items():
         task = make_simulation(small(backbone, "bilevel"), dataset).task
         assert choose_plan(task, [30], [40]) == expected
     # A bound on the upload asks for each client's own.

@@ -32,6 +32,7 @@ from fedvlr_jax.federated.local import (
     client_loss,
     likeness,
     num_rows,
+    views_stay,
 )
 from fedvlr_jax.federated.routing import make_routing
 from fedvlr_jax.models.backbone import Embedding
@@ -39,17 +40,8 @@ from fedvlr_jax.types import Cohort, PyTree
 
 
 def fits_catalogue(task: Task) -> bool:
-    """Whether the plan can train these clients.
-
-    A bound on an upload needs each client's own, and sampled negatives or a moving copy of
-    the views need rows of its own.
-    """
-    federation = task.config.federation
-    return (
-        federation.negatives == "expected"
-        and federation.upload == "gradient"
-        and not task.config.privacy.clip_norm
-    )
+    """Whether the plan can train these clients: a penalty would need the views themselves."""
+    return views_stay(task) and task.model.backbone.penalty is None
 
 
 def make_catalogue_update(task: Task) -> LocalUpdate:
@@ -87,13 +79,10 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
         def loss_of(vectors, mean, shared, trained, positive, negative, length, rows):
             """One client's loss, given its item vectors [I, e] as mapped, and mean history."""
             own = vectors + trained["items"] if "items" in trained else vectors
-            penalty = None
-            if backbone.penalty is not None:
-                penalty = backbone.penalty(vectors, trained["items"], broadcast.round)
             scores = embedding.score(shared, trained["head"], own)
             if model.history_weight:
                 scores += likeness(vectors, mean, positive, length, model.history_weight)
-            return client_loss(scores, positive, negative, penalty) / rows
+            return client_loss(scores, positive, negative) / rows
 
         gradients = jax.vmap(jax.value_and_grad(loss_of, (0, 1, 2, 3)), (0, 0, None, 0, 0, 0, 0, 0))
         steps = {"head": rates.client_lr, "items": rates.item_lr}

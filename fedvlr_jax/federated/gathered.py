@@ -26,6 +26,7 @@ from fedvlr_jax.federated.local import (
     client_loss,
     likeness,
     num_rows,
+    row_penalty,
 )
 from fedvlr_jax.federated.privacy import clip_factors
 from fedvlr_jax.types import Cohort, PyTree
@@ -110,7 +111,9 @@ def make_gathered_update(task: Task) -> LocalUpdate:
                 scores += likeness(common, mean, slots.positive, length, model.history_weight)
             penalty = None
             if backbone.penalty is not None:
-                penalty = backbone.penalty(common, trained["items"], broadcast.round)
+                sizes = jnp.mean(jnp.abs(views), axis=-1)
+                of_round = backbone.penalty(broadcast.round)
+                penalty = row_penalty(of_round, weights, sizes, common, trained["items"])
             return client_loss(scores, slots.positive, negative, penalty) / rows
 
         steps = {"head": rates.client_lr, "router": rates.router_lr, "items": rates.item_lr}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import NegativePool
 from fedvlr_jax.fusion import Fusion, make_fusion
-from fedvlr_jax.models import BACKBONES, Backbone
+from fedvlr_jax.models import BACKBONES, Backbone, Penalty
 from fedvlr_jax.types import Array, Cohort, PyTree, Rates
 
 
@@ -138,6 +138,20 @@ class Task(NamedTuple):
     pool: NegativePool
 
 
+def views_stay(task: Task) -> bool:
+    """Whether all clients can work on the views as broadcast, and on every item of them.
+
+    A bound on an upload needs each client's own, and sampled negatives or a moving copy of
+    the views need rows of its own.
+    """
+    federation = task.config.federation
+    return (
+        federation.negatives == "expected"
+        and federation.upload == "gradient"
+        and not task.config.privacy.clip_norm
+    )
+
+
 def num_rows(count: Array, pool: NegativePool, num_negatives: int) -> jax.Array:
     """int32: rows of a client's loss, positives and negatives; at least 1."""
     has_negatives = count < pool.item.shape[0]
@@ -145,7 +159,7 @@ def num_rows(count: Array, pool: NegativePool, num_negatives: int) -> jax.Array:
 
 
 def client_loss(
-    scores: jax.Array, positive: jax.Array, negative: jax.Array, penalty: jax.Array | None
+    scores: jax.Array, positive: jax.Array, negative: jax.Array, penalty: jax.Array | None = None
 ) -> jax.Array:
     """The sum over ONE client's rows [M] of cross-entropy and penalty (None: there is none).
 
@@ -155,6 +169,17 @@ def client_loss(
     if penalty is not None:
         by_row += (positive + negative) * penalty
     return jnp.sum(by_row)
+
+
+def row_penalty(
+    penalty: Penalty, weights: jax.Array, sizes: jax.Array, common: jax.Array, personal: jax.Array
+) -> jax.Array:
+    """[R]: a penalty for ONE client's common vectors [R, d] and the private rows beside them.
+
+    weights [G] are the client's, sizes [R, G] the mean |F_g| of each row's views.
+    """
+    distance = jnp.mean(jnp.square(personal - common), axis=-1)
+    return penalty.sparse * (sizes @ weights) - penalty.apart * distance
 
 
 def likeness(

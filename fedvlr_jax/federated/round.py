@@ -25,6 +25,7 @@ from fedvlr_jax.federated.aggregation import normalised_weights, server_optimize
 from fedvlr_jax.federated.catalogue import fits_catalogue, make_catalogue_update
 from fedvlr_jax.federated.dense import make_dense_update
 from fedvlr_jax.federated.devices import apart, on_every_device, over_devices
+from fedvlr_jax.federated.factored import fits_factored, make_factored_update
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
 from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task, Upload
 from fedvlr_jax.federated.participation import LOCAL, NOISE, stream
@@ -37,11 +38,13 @@ GATHERED_ROW_COST = 8.0
 
 # Bytes that the working arrays of one chunk of clients may take.
 CHUNK_BYTES = 1 << 30
-# The same for the catalogue plan on a CPU: what stays in its cache from one pass to the next.
-CACHE_BYTES = 1 << 25
+# The same for plans that pass several times over [clients, I, d] on a CPU: what stays in its
+# cache from one pass to the next.
+CACHE_BYTES = {"catalogue": 1 << 25, "factored": 1 << 26}
 
 UPDATES: dict[str, Callable[[Task], LocalUpdate]] = {
     "dense": make_dense_update,
+    "factored": make_factored_update,
     "catalogue": make_catalogue_update,
     "gathered": make_gathered_update,
 }
@@ -63,14 +66,17 @@ def has_dense_plan(task: Task) -> bool:
 
 
 def choose_plan(task: Task, history_lengths: Sequence[int], clients: Sequence[int]) -> str:
-    """ "dense", "catalogue" or "gathered", by the rows that each would work on in an epoch.
+    """A name of UPDATES, by the rows that each plan would work on in an epoch.
 
     Dense works on clients * I rows, gathered on clients * M, each M-row at
-    GATHERED_ROW_COST. Without a dense plan it is catalogue where that fits, and else gathered.
+    GATHERED_ROW_COST. Without a dense plan it is factored where that fits, else catalogue where
+    that does, and else gathered.
     `history_lengths` are the padded lengths of the buckets, `clients` their sizes.
     """
     if task.config.federation.plan != "auto":
         return task.config.federation.plan
+    if fits_factored(task):
+        return "factored"
     if not has_dense_plan(task):
         return "catalogue" if fits_catalogue(task) else "gathered"
     dense = sum(clients) * task.model.num_items
@@ -88,6 +94,10 @@ def client_bytes(task: Task, plan: str, history_length: int) -> int:
     if plan == "catalogue":
         # Its item vectors, as they are and as mapped, and their gradient.
         return 4 * 6 * task.model.num_items * task.model.width + rows
+    if plan == "factored":
+        # Its table's rows of each kind, and what is known of each item by epoch and view.
+        coefficients = (config.local_epochs + 4) * (num_views + 1)
+        return 4 * task.model.num_items * (2 * task.model.width + coefficients) + rows
     slot = task.model.width * (4 * num_views + 6) + config.local_epochs
     return 4 * num_slots(task, history_length) * slot + rows
 
@@ -95,15 +105,15 @@ def client_bytes(task: Task, plan: str, history_length: int) -> int:
 def chunk_size(task: Task, plan: str, history_length: int) -> int:
     """How many clients are trained at once.
 
-    As many as CHUNK_BYTES take (CACHE_BYTES, for the catalogue plan on a CPU), or a quarter of
+    As many as CHUNK_BYTES take (on a CPU CACHE_BYTES, for plans that it names), or a quarter of
     --memory_budget_gb where that is less: the peak of a round is then the state plus one chunk,
     whatever the cohort.
     """
     if task.config.federation.chunk:
         return task.config.federation.chunk
     most = CHUNK_BYTES
-    if plan == "catalogue" and jax.default_backend() == "cpu":
-        most = CACHE_BYTES
+    if jax.default_backend() == "cpu":
+        most = CACHE_BYTES.get(plan, most)
     budget = task.config.run.memory_budget_gb * 1e9 / 4 or most
     return int(max(1, min(budget, most) // client_bytes(task, plan, history_length)))
 

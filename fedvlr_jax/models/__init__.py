@@ -1,6 +1,6 @@
 """The five backbones: where each leaf lives, and the score."""
 
-from fedvlr_jax.models.backbone import Backbone, Linear
+from fedvlr_jax.models.backbone import Backbone, Linear, Penalty
 from fedvlr_jax.models.registry import BACKBONES
 
-__all__ = ["BACKBONES", "Backbone", "Linear"]
+__all__ = ["BACKBONES", "Backbone", "Linear", "Penalty"]

@@ -32,6 +32,18 @@ class Embedding(NamedTuple):
     score: Callable[[PyTree, PyTree, jax.Array], jax.Array]
 
 
+class Penalty(NamedTuple):
+    """What the loss of each row of an item has beside cross-entropy,
+
+        sparse * sum_g w_g mean |F_g|  -  apart * mean (P - C)^2,
+
+    P the client's private row, C = sum_g w_g F_g its common vector; means over the width.
+    """
+
+    apart: jax.Array
+    sparse: jax.Array
+
+
 class Backbone(NamedTuple):
     """Pure functions and facts of one backbone.
 
@@ -46,8 +58,7 @@ class Backbone(NamedTuple):
       item_rows: what a client keeps for every item, added to the item's vector:
         None; "tuned", changes it made to the rows in its last round, started anew from
         the broadcast in each; "personal", a table of its own kept over all rounds.
-      penalty: None, or (item vectors without the private rows [R, d], private rows
-        [R, d], round []) -> [R], added to the loss of each row.
+      penalty: None or, of a backbone with personal item rows, round [] -> Penalty.
       embedding: the linear map that `score` begins with, where mapping the views once saves
         mapping every client's vectors; None where there is no such map, or private item rows
         come before it.
@@ -59,7 +70,7 @@ class Backbone(NamedTuple):
     linear: Callable[[PyTree, PyTree], Linear] | None
     weight: str
     item_rows: str | None = None
-    penalty: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+    penalty: Callable[[jax.Array], Penalty] | None = None
     embedding: Embedding | None = None
 
 

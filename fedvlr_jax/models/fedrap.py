@@ -2,12 +2,21 @@
 
 Loss of a row: cross-entropy - a_t mean (P - C)^2 + b_t mean |C|, P the personal row, C
 the common one, a_t and b_t annealed by tanh(t / 10) over the rounds t.
-*choice*: with a fusion, C is the client's fused vector, the only common one it receives.
+*choice*: with a fusion, C is the client's fused vector. Sparse is to be what the server sends,
+so |C| is sum_g w_g |F_g| over its views: the same where there is one view, never less where
+there are several.
 """
 
 import jax.numpy as jnp
 
-from fedvlr_jax.models.backbone import Backbone, Linear, linear_head, linear_score, no_head
+from fedvlr_jax.models.backbone import (
+    Backbone,
+    Linear,
+    Penalty,
+    linear_head,
+    linear_score,
+    no_head,
+)
 
 
 def _linear(shared, private):
@@ -15,11 +24,9 @@ def _linear(shared, private):
 
 
 def fedrap(*, apart: float, sparse: float) -> Backbone:
-    def penalty(common, personal, round_number):
+    def penalty(round_number):
         annealed = jnp.tanh(round_number / 10.0)
-        distance = jnp.mean(jnp.square(personal - common), axis=-1)
-        size = jnp.mean(jnp.abs(common), axis=-1)
-        return annealed * (sparse * size - apart * distance)
+        return Penalty(apart * annealed, sparse * annealed)
 
     return Backbone(
         init_shared=no_head,

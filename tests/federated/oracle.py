@@ -43,7 +43,11 @@ def make_client_loss(task):
         probability = jax.nn.sigmoid(scores)
         each = -label * jnp.log(probability) - (1 - label) * jnp.log1p(-probability)
         if backbone.penalty is not None:
-            each += backbone.penalty(common, trained["items"][item], round_number)
+            annealed = jnp.tanh(round_number / 10)
+            apart = jnp.mean((trained["items"][item] - common) ** 2, axis=1)
+            size = jnp.mean(jnp.abs(views[item]), axis=2) @ route
+            each += annealed * task.config.model.fedrap_sparse * size
+            each -= annealed * task.config.model.fedrap_apart * apart
         return jnp.sum(weight * each) / jnp.sum(weight)
 
     return loss
