@@ -23,9 +23,11 @@ from tests.conftest import ROOT
 from tests.experiments.commands import SMALL, refused
 
 ROUNDS = 6
-CHOICES = dict(
-    synthetic_users=40, synthetic_items=60, width=8, router_hidden=8, local_epochs=2
-) | dict(rounds=ROUNDS, eval_every=1, checkpoint_every=1, baselines=False, cohort=20, dropout=0.2)
+CHOICES = (
+    dict(synthetic_users=40, synthetic_items=60, width=8, router_hidden=8, local_epochs=2)
+    | dict(rounds=ROUNDS, eval_every=1, checkpoint_every=1, checkpoint_share=1.0)
+    | dict(baselines=False, cohort=20, dropout=0.2)
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,13 @@ def test_resume_after_every_round_is_exact_to_the_bit(simulation, tmp_path):
         assert len(lines) == finished // 4
     go(at(simulation, tmp_path / "w", **blocks))
     assert result(tmp_path / "w") == result(tmp_path / "whole")
+
+
+def test_the_price_decides_when_is_saved_and_not_what(simulation, whole, tmp_path):
+    go(at(simulation, tmp_path, checkpoint_share=1e-9, keep_checkpoints=ROUNDS))
+    # The first that is due, whose price nobody knows, and the end: no minute lies between.
+    assert Checkpoints(tmp_path / "checkpoints").rounds() == [1, ROUNDS]
+    assert result(tmp_path) == whole
 
 
 def test_fewer_rounds_than_were_trained_are_evaluated_and_done(simulation, tmp_path):
