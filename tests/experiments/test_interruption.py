@@ -211,6 +211,29 @@ def test_out_of_memory_says_how_large_the_state_is(simulation, error):
             raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: other")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on address space")
+def test_memory_that_runs_out_after_the_check_is_one_line(simulation, whole, tmp_path, cache):
+    """16 GB of rows are asked for at once where 12 GB, of which the libraries take some, exist."""
+    model = "--backbone=pfedrec --fusion=none --width=25600 --memory_budget_gb=1000".split()
+    sizes = ["--synthetic_users=400", "--synthetic_items=400", f"--workdir={tmp_path / 'w'}"]
+    command = [sys.executable, "-m", "experiments.train", *model, *sizes]
+    limited = subprocess.run(
+        ["sh", "-c", 'ulimit -v 12000000; exec "$@"', "sh", *command],
+        # However many cores there are: an arena of addresses for each is none of the 12 GB.
+        env={**os.environ, "FEDVLR_CACHE_DIR": str(cache), "MALLOC_ARENA_MAX": "2"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert limited.returncode == 4, limited.stderr
+    (line,) = limited.stderr.splitlines()
+    assert line.startswith("error: out of memory: the state of 400 clients takes 16547.8 MB")
+    # The directory is as good as new.
+    go(at(simulation, tmp_path / "w"))
+    assert result(tmp_path / "w") == whole
+
+
 def test_a_signal_is_a_request_and_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
