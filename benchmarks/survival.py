@@ -28,18 +28,18 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.launch import launch
-from experiments.train import saved_tree
+from experiments.saving import Saver
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.training import RunState, start, train
+from fedvlr_jax.simulation import Simulation, make_simulation
+from fedvlr_jax.training import start, train
 
 FLAGS = flags.FLAGS
 
 SHORT_RUN = (
     "--synthetic_users=60 --synthetic_items=80 --width=8 --eval_every=1 --checkpoint_every=1 "
-    "--keep_checkpoints=3 --patience=0 --baselines=false"
+    "--checkpoint_share=1 --keep_checkpoints=3 --patience=0 --baselines=false"
 ).split()
 
 
@@ -220,45 +220,79 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def measure_overhead(name: str, folder: Path, rounds: int, repeats: int) -> dict[str, Any]:
-    """Seconds of `rounds` rounds with a checkpoint every ten, and without, in turns.
+class Counted(Checkpoints):
+    """Checkpoints that know how many were saved."""
 
-    The ratios are of neighbours in time, and their medians are shown.
+    saves = 0
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.saves += 1
+        super().save(*args, **kwargs)
+
+
+def timed_run(simulation: Simulation, folder: Path, *, saves: bool) -> tuple[float, float, int]:
+    """Seconds, CPU seconds and saves of one run, which ends with waiting for the last save."""
+    checkpoints = Counted(folder / "price", keep=2, keep_best=1)
+    run = start(simulation)
+    saver = Saver(simulation, checkpoints, run)
+    began, began_cpu = time.perf_counter(), cpu_seconds()
+    if saves:
+        run, _ = train(simulation, run, on_rounds=saver.after_rounds)
+        saver.finish(run)
+    else:
+        train(simulation, run)
+    spent = time.perf_counter() - began, cpu_seconds() - began_cpu
+    checkpoints.clear()
+    return *spent, checkpoints.saves
+
+
+def measure_overhead(name: str, folder: Path, seconds: float, repeats: int) -> list[dict[str, Any]]:
+    """A run of about `seconds` with a checkpoint every ten rounds, and without, in turns.
+
+    A row to the letter, and one at the share that is the default. The ratios are of
+    neighbours in time, and their medians are shown.
     """
     dataset = load_dataset(name, data_root=FLAGS.data_root)
-    config = Config.from_flat(rounds=rounds, eval_every=10, patience=0, baselines=False)
-    simulation = make_simulation(config, dataset)
-    spent: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    shares = (1.0, Config().run.checkpoint_share)
+
+    def simulate(rounds: int, share: float) -> Simulation:
+        saving = {"checkpoint_every": 10, "checkpoint_share": share}
+        options = {"eval_every": 10, "patience": 0, "baselines": False}
+        return make_simulation(Config.from_flat(rounds=rounds, **saving, **options), dataset)
+
+    trial = simulate(20, 1.0)
+    timed_run(trial, folder, saves=False)  # Compiles.
+    rounds = 10 * max(2, round(2 * seconds / timed_run(trial, folder, saves=False)[0]))
+    simulations = {share: simulate(rounds, share) for share in shares}
+    spent: dict[float, list[tuple[float, float, int]]] = {share: [] for share in (0.0, *shares)}
     for repeat in range(repeats + 1):
-        for saves in (False, True):
-            checkpoints = Checkpoints(folder / name, keep=2, keep_best=1)
-            run = start(simulation)
-            jax.block_until_ready(run.state)
-
-            def save(run: RunState, _: float, checkpoints=checkpoints) -> None:
-                score = run.evaluations[-1]["valid"]["ndcg@50"]
-                tree = saved_tree(simulation, run)
-                checkpoints.save(run.evaluations[-1]["round"], tree, {}, score)
-
-            began, began_cpu = time.perf_counter(), cpu_seconds()
-            train(simulation, run, save if saves else lambda *_: None)
-            checkpoints.wait()
+        for share, runs in spent.items():
+            run = timed_run(simulations[share or 1.0], folder, saves=share > 0)
             if repeat:  # The first pass compiles.
-                seconds = time.perf_counter() - began, cpu_seconds() - began_cpu
-                spent[saves].append(seconds)
-            checkpoints.clear()
-    without, with_saves = (np.median(spent[saves], axis=0) for saves in (False, True))
-    ratio, cpu_ratio = np.median(np.divide(spent[True], spent[False]), axis=0)
-    return {
-        "dataset": name,
-        "state_mb": simulation.state_bytes / 1e6,
-        "without_s": float(without[0]),
-        "with_s": float(with_saves[0]),
-        "ratio": float(ratio),
-        "cpu_without_s": float(without[1]),
-        "cpu_with_s": float(with_saves[1]),
-        "cpu_ratio": float(cpu_ratio),
-    }
+                runs.append(run)
+    without = np.median(spent[0.0], axis=0)
+    rows = []
+    for share in shares:
+        with_saves = np.median(spent[share], axis=0)
+        ratio, cpu_ratio = np.median(
+            np.array(spent[share])[:, :2] / np.array(spent[0.0])[:, :2], axis=0
+        )
+        rows.append(
+            {
+                "dataset": name,
+                "state_mb": trial.state_bytes / 1e6,
+                "rounds": rounds,
+                "share": share,
+                "saves": float(with_saves[2]),
+                "without_s": float(without[0]),
+                "with_s": float(with_saves[0]),
+                "ratio": float(ratio),
+                "cpu_without_s": float(without[1]),
+                "cpu_with_s": float(with_saves[1]),
+                "cpu_ratio": float(cpu_ratio),
+            }
+        )
+    return rows
 
 
 def measure_large_state(clients: int, folder: Path) -> dict[str, Any]:
@@ -329,10 +363,11 @@ def main() -> None:
             show("Damage to the newest of three checkpoints", results["corruptions"])
         if FLAGS.datasets:
             results["overhead"] = [
-                measure_overhead(dataset, folder, FLAGS.overhead_rounds, FLAGS.repeats)
-                for dataset in FLAGS.datasets.split(",")
+                row
+                for name in FLAGS.datasets.split(",")
+                for row in measure_overhead(name, folder, FLAGS.overhead_seconds, FLAGS.repeats)
             ]
-            show("A checkpoint every 10 rounds against none", results["overhead"])
+            show("--checkpoint_every=10 against no checkpoint", results["overhead"])
         if FLAGS.clients:
             results["large state"] = [measure_large_state(FLAGS.clients, folder)]
             show("One checkpoint: state and best state", results["large state"])
@@ -346,7 +381,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("corruptions", 90, "Damages to checkpoints.")
     flags.DEFINE_string("datasets", "", "Data sets to measure the price on, such as KU,ML.")
     flags.DEFINE_string("data_root", "../shared/data", "Folder that holds the data sets.")
-    flags.DEFINE_integer("overhead_rounds", 100, "Rounds of one timed run.")
+    flags.DEFINE_float("overhead_seconds", 7.0, "About what one timed run takes.")
     flags.DEFINE_integer("repeats", 5, "Timed runs of each sort; medians are shown.")
     flags.DEFINE_integer("clients", 0, "Clients of the large state, such as 100000.")
     flags.DEFINE_integer("seed", 0, "Of the moments and the damages.")

@@ -33,6 +33,7 @@ from experiments.processes import (
     only_first,
     wait_for_all,
 )
+from experiments.saving import Saver
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
@@ -43,7 +44,6 @@ from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary, ren
 from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
 from fedvlr_jax.summary import summarise_run
 from fedvlr_jax.training import (
-    SELECTION_METRIC,
     RunState,
     Timing,
     start,
@@ -54,8 +54,8 @@ from fedvlr_jax.types import METRIC_TYPES, RoundMetrics
 
 # A run may go on with other values of these: they do not change what was computed.
 FREE_FLAGS = frozenset(
-    "rounds patience workdir overwrite resume checkpoint_every keep_checkpoints keep_best chunk "
-    "data_root baselines devices store store_dir memory_budget_gb".split()
+    "rounds patience workdir overwrite resume checkpoint_every checkpoint_share keep_checkpoints "
+    "keep_best chunk data_root baselines devices store store_dir memory_budget_gb".split()
 )
 
 
@@ -116,31 +116,6 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _meta(simulation: Simulation, run: RunState) -> dict[str, Any]:
-    return {
-        "flags": simulation.config.flat,
-        "fingerprint": simulation.dataset.fingerprint,
-        "evaluations": run.evaluations,
-        "best_round": run.best_round,
-        "since": run.since and {name: x.tolist() for name, x in run.since._asdict().items()},
-    }
-
-
-def saved_tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
-    """The arrays of a run, as `checkpointing` documents them."""
-    state = simulation.pack(run.state)
-    is_best = run.best_round == run.round
-    return {"state": state, "best": state if is_best else simulation.pack(run.best_state)}
-
-
-def _save(checkpoints: Checkpoints, simulation: Simulation, run: RunState) -> None:
-    # Between two evaluations a state has no score.
-    scored = [e["valid"] for e in run.evaluations if e["round"] == run.round]
-    score = scored[0].get(SELECTION_METRIC, 0.0) if scored else 0.0
-    tree = saved_tree(simulation, run)
-    checkpoints.save(run.round, tree, _meta(simulation, run), score=score)
-
-
 def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None:
     """Refuses to go on with a run of other flags or data, naming what differs."""
     differing = [
@@ -158,7 +133,7 @@ def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None
 
 
 def _round_metrics(lists: dict[str, list]) -> RoundMetrics:
-    """What `_meta` wrote, to the bit."""
+    """The "since" of a checkpoint's meta, to the bit."""
     arrays: Any = {name: np.array(x, METRIC_TYPES[name]) for name, x in lists.items()}
     return RoundMetrics(**arrays)
 
@@ -296,15 +271,7 @@ def train_and_save(
     leave: Callable[[], bool],
 ) -> tuple[RunState, Timing]:
     """Trains to the end, or until `leave`; what is returned is saved."""
-    config = simulation.config
-    every = config.run.checkpoint_every
-    position = lambda run: (run.round, len(run.evaluations))
-    saved_at = position(run)
-
-    def save(run: RunState) -> None:
-        nonlocal saved_at
-        _save(checkpoints, simulation, run)
-        saved_at = position(run)
+    saver = Saver(simulation, checkpoints, run)
 
     def on_evaluation(run: RunState, rounds_per_s: float) -> None:
         entry = run.evaluations[-1]
@@ -312,25 +279,17 @@ def train_and_save(
             directory.append_metrics(entry)
         progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
 
-    def on_rounds(run: RunState) -> None:
-        # At the first chance after each multiple of checkpoint_every.
-        if run.round // every > saved_at[0] // every:
-            save(run)
-
     try:
-        run, timing = train(simulation, run, on_evaluation, on_rounds, leave)
+        run, timing = train(simulation, run, on_evaluation, saver.after_rounds, leave)
     except NonFiniteError as error:
         checkpoints.wait()
         kept = checkpoints.newest()
         held = "no checkpoint yet" if kept is None else f"the newest checkpoint is of round {kept}"
         raise NonFiniteError(f"{error}; {held}", error.state) from error
     if run.stopped == "patience":
-        progress.note(
-            f"stopped: no better validation NDCG@50 for {config.evaluation.patience} evaluations"
-        )
-    if position(run) != saved_at:
-        save(run)
-    checkpoints.wait()
+        patience = simulation.config.evaluation.patience
+        progress.note(f"stopped: no better validation NDCG@50 for {patience} evaluations")
+    saver.finish(run)
     return run, timing
 
 

@@ -24,6 +24,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -107,11 +108,16 @@ class Checkpoints:
       directory: where they lie; made at the first save.
       keep: how many of the newest are kept.
       keep_best: how many more are kept for their score, the highest first.
+
+    Attributes:
+      ended: `time.perf_counter()` at the end of the last save; None before the first has
+        ended, and while one is under way.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2, keep_best: int = 0):
         self.directory = Path(directory).absolute()
         self._keep, self._keep_best = keep, keep_best
+        self.ended: float | None = None
         self._saving: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._verified: set[int] = set()
@@ -147,6 +153,7 @@ class Checkpoints:
           InputError: the disk cannot take it; older checkpoints are untouched.
         """
         self.wait()
+        self.ended = None
         self._verified.clear()
         leaves = named_leaves(tree)
         first: dict[int, str] = {}
@@ -174,6 +181,7 @@ class Checkpoints:
                     _store(self.path(round_number), arrays)
             except BaseException as error:
                 self._failure = error
+            self.ended = time.perf_counter()
 
         self._saving = threading.Thread(target=work, name="checkpoint")
         self._saving.start()

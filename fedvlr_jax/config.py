@@ -286,7 +286,15 @@ class RunConfig:
         ("auto", "never", "must"),
     )
     checkpoint_every: int = _field(
-        50, "Save at the first evaluation this many rounds after the last save, and at the end."
+        50,
+        "Save at the first chance after each multiple of this many rounds that "
+        "--checkpoint_share allows, and at the end.",
+    )
+    checkpoint_share: float = _field(
+        0.03,
+        "The most of a run's time that saves before the end may take, by what the last one took; "
+        "they are at most 60 s further apart for it. 1: every --checkpoint_every rounds to the "
+        "letter.",
     )
     keep_checkpoints: int = _field(2, "How many of the newest checkpoints are kept.")
     store: str = _field(
@@ -310,6 +318,10 @@ class RunConfig:
         _check_range(self, "seed", 0, 2**31 - 1)
         check_choice("resume", self.resume, ("auto", "never", "must"))
         _check_range(self, "checkpoint_every", 1)
+        if not 0 < self.checkpoint_share <= 1:
+            raise InputError(
+                f"--checkpoint_share={self.checkpoint_share}: give a number above 0 and at most 1"
+            )
         _check_range(self, "keep_checkpoints", 1)
         check_choice("store", self.store, ("device", "host", "disk"))
         _check_range(self, "devices", 0)

@@ -23,9 +23,11 @@ from tests.conftest import ROOT
 from tests.experiments.commands import SMALL, refused
 
 ROUNDS = 6
-CHOICES = dict(
-    synthetic_users=40, synthetic_items=60, width=8, router_hidden=8, local_epochs=2
-) | dict(rounds=ROUNDS, eval_every=1, checkpoint_every=1, baselines=False, cohort=20, dropout=0.2)
+CHOICES = (
+    dict(synthetic_users=40, synthetic_items=60, width=8, router_hidden=8, local_epochs=2)
+    | dict(rounds=ROUNDS, eval_every=1, checkpoint_every=1, checkpoint_share=1.0)
+    | dict(baselines=False, cohort=20, dropout=0.2)
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,13 @@ def test_resume_after_every_round_is_exact_to_the_bit(simulation, tmp_path):
         assert len(lines) == finished // 4
     go(at(simulation, tmp_path / "w", **blocks))
     assert result(tmp_path / "w") == result(tmp_path / "whole")
+
+
+def test_the_price_decides_when_is_saved_and_not_what(simulation, whole, tmp_path):
+    go(at(simulation, tmp_path, checkpoint_share=1e-9, keep_checkpoints=ROUNDS))
+    # The first that is due, whose price nobody knows, and the end: no minute lies between.
+    assert Checkpoints(tmp_path / "checkpoints").rounds() == [1, ROUNDS]
+    assert result(tmp_path) == whole
 
 
 def test_fewer_rounds_than_were_trained_are_evaluated_and_done(simulation, tmp_path):
@@ -200,6 +209,29 @@ def test_out_of_memory_says_how_large_the_state_is(simulation, error):
     with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID"):
         with memory_explained(simulation):
             raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: other")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on address space")
+def test_memory_that_runs_out_after_the_check_is_one_line(simulation, whole, tmp_path, cache):
+    """16 GB of rows are asked for at once where 12 GB, of which the libraries take some, exist."""
+    model = "--backbone=pfedrec --fusion=none --width=25600 --memory_budget_gb=1000".split()
+    sizes = ["--synthetic_users=400", "--synthetic_items=400", f"--workdir={tmp_path / 'w'}"]
+    command = [sys.executable, "-m", "experiments.train", *model, *sizes]
+    limited = subprocess.run(
+        ["sh", "-c", 'ulimit -v 12000000; exec "$@"', "sh", *command],
+        # However many cores there are: an arena of addresses for each is none of the 12 GB.
+        env={**os.environ, "FEDVLR_CACHE_DIR": str(cache), "MALLOC_ARENA_MAX": "2"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert limited.returncode == 4, limited.stderr
+    (line,) = limited.stderr.splitlines()
+    assert line.startswith("error: out of memory: the state of 400 clients takes 16547.8 MB")
+    # The directory is as good as new.
+    go(at(simulation, tmp_path / "w"))
+    assert result(tmp_path / "w") == whole
 
 
 def test_a_signal_is_a_request_and_handlers_are_put_back():

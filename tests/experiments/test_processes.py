@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 from tests.experiments.commands import SMALL, refused
 
 FLAGS = [*SMALL, "--rounds=4", "--aggregation=int32", "--cohort=40", "--baselines=false"]
+FLAGS += ["--checkpoint_every=2"]  # When to save is agreed upon too.
 
 
 def started(folder, devices, *flags):
