@@ -12,10 +12,13 @@ an epoch, and never an array [K, I, G, d].
 
 A score that begins with a linear map of the item's vector (`Backbone.embedding`) is given the
 views as mapped, once for all clients and epochs; the gradient is pulled back through the map
-once, as it is through the server's operators.
+once, as it is through the server's operators. A part of a score that is linear in the item's
+vector needs no item vectors: it is one product of the clients' queries with the views.
 """
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -74,34 +77,44 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
             flat = lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(leaf.shape[1], -1)
             return jax.tree.map(flat, embedding.apply(head, views))
 
-        views, embed_back = jax.vjp(embed, broadcast.head, broadcast.views)
+        mapped, embed_back = jax.vjp(embed, broadcast.head, broadcast.views)
 
-        def loss_of(vectors, mean, shared, trained, positive, negative, length, rows):
-            """One client's loss, given its item vectors [I, e] as mapped, and mean history."""
+        def score(shared, trained, vectors, mean, positive, length):
+            """One client's scores [I], given its item vectors [I, e] as mapped."""
             own = vectors + trained["items"] if "items" in trained else vectors
             scores = embedding.score(shared, trained["head"], own)
             if model.history_weight:
                 scores += likeness(vectors, mean, positive, length, model.history_weight)
-            return client_loss(scores, positive, negative) / rows
+            return scores
 
-        gradients = jax.vmap(jax.value_and_grad(loss_of, (0, 1, 2, 3)), (0, 0, None, 0, 0, 0, 0, 0))
+        def losses(routers, pooled, trained, shared, mapped, views):
+            """Each client's loss [K]."""
+            weights, mean = jax.vmap(route)(routers, pooled)
+            vectors = jax.tree.map(
+                lambda leaf: (weights @ leaf).reshape(num_clients, num_items, -1), mapped
+            )
+            of_client = (trained, vectors, mean, positive, length)
+            scores = jax.vmap(functools.partial(score, shared))(*of_client)
+            if embedding.linear is not None:
+                vector, bias = jax.vmap(embedding.linear, (None, 0))(shared, trained["head"])
+                query = (weights[:, :, None] * vector[:, None]).reshape(num_clients, -1)
+                scores += query @ views.reshape(num_items, -1).T + bias[:, None]
+            return jax.vmap(client_loss)(scores, positive, negative) / rows
+
         steps = {"head": rates.client_lr, "items": rates.item_lr}
+        # Of a client that weighs nothing there is no gradient: it has no history.
+        weigh_back = 1 / jnp.where(alpha > 0, alpha, 1)
 
         def epoch_step(carry, epoch):
-            routers, trained, views_sum, head_sum, pull, first_loss = carry
+            routers, trained, uploaded, pull, first_loss = carry
             active = cohort.present & (epoch < cohort.local_epochs)
-            (weights, mean), route_back = jax.vjp(jax.vmap(route), routers.params, pooled)
-            vectors = jax.tree.map(
-                lambda leaf: (weights @ leaf).reshape(num_clients, num_items, -1), views
+            loss, back = jax.vjp(
+                losses, routers.params, pooled, trained, broadcast.head, mapped, broadcast.views
             )
-            loss, (by_vectors, by_mean, by_shared, by_trained) = gradients(
-                vectors, mean, broadcast.head, trained, positive, negative, length, rows
-            )
-            by_vectors = jax.tree.map(lambda leaf: leaf.reshape(num_clients, -1), by_vectors)
-            by_weights = jax.tree.map(lambda by, leaf: by @ leaf.T, by_vectors, views)
-            by_router, by_pooled = route_back((sum(jax.tree.leaves(by_weights)), by_mean))
-            by_client = jnp.where(active, alpha, 0.0)
-            by_views = jax.tree.map(lambda by: (by_client[:, None] * weights).T @ by, by_vectors)
+            # Weighed already here, so that what is shared gets the sum over all clients.
+            by_router, by_pooled, by_trained, *by_shared = back(jnp.where(active, alpha, 0.0))
+            own = lambda leaf: trees.per_client(weigh_back, leaf) * leaf
+            by_router, by_trained = jax.tree.map(own, (by_router, by_trained))
             by_trained["head"] = trees.axpy(rates.client_decay, trained["head"], by_trained["head"])
             moved = {
                 name: trees.axpy(-steps[name], by_trained[name], trained[name]) for name in trained
@@ -109,9 +122,8 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
             carry = (
                 routing.step(routers, by_router, active, rates.router_lr),
                 trees.select(active, moved, trained),
-                trees.axpy(1.0, by_views, views_sum),
-                trees.axpy(1.0, trees.weighted_sum(by_client, by_shared), head_sum),
-                pull + jnp.where(active[:, None], by_pooled, 0.0),
+                trees.axpy(1.0, by_shared, uploaded),
+                pull + by_pooled,
                 jnp.where(epoch == 0, loss, first_loss),
             )
             return carry, None
@@ -119,22 +131,23 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
         trained = {name: private[name] for name in private if name != "router"}
         if backbone.item_rows == "tuned":
             trained["items"] = jnp.zeros_like(private["items"])
+        shared = [broadcast.head, mapped, broadcast.views]
         carry = (
             routing.start(private["router"], pooled),
             trained,
-            jax.tree.map(jnp.zeros_like, views),
-            jax.tree.map(jnp.zeros_like, broadcast.head),
+            jax.tree.map(jnp.zeros_like, shared),
             jnp.zeros_like(pooled),
             jnp.zeros(num_clients, pooled.dtype),
         )
-        (routers, trained, views_sum, by_head, pull, loss), _ = jax.lax.scan(
+        (routers, trained, uploaded, pull, loss), _ = jax.lax.scan(
             epoch_step, carry, jnp.arange(config.local_epochs)
         )
         router, by_pooled = routing.finish(private["router"], routers, pooled, rates.router_lr)
         router = trees.select(cohort.present, router, private["router"])
-        by_embedding, by_views = embed_back(views_sum)
-        pull = (alpha / length)[:, None] * (pull + by_pooled)
-        by_views += (positive.T @ pull).reshape(by_views.shape)
+        by_head, by_mapped, by_views = uploaded
+        by_embedding, by_mapped_views = embed_back(by_mapped)
+        pull = (pull + alpha[:, None] * by_pooled) / length[:, None]
+        by_views += by_mapped_views + (positive.T @ pull).reshape(by_views.shape)
         if backbone.item_rows == "tuned":
             trained["items"] = trees.select(cohort.present, trained["items"], private["items"])
         trained = {**trained, "router": router}

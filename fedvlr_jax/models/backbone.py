@@ -21,15 +21,18 @@ class Linear(NamedTuple):
 class Embedding(NamedTuple):
     """A linear map of item vectors that a score begins with, apart from what follows it.
 
-    score(shared, private, apply(shared, vectors)) is the backbone's score of those vectors.
+    The backbone's score of vectors v is score(shared, private, apply(shared, v)), plus
+    <v, vector> + bias where a part of it is linear.
 
     Attributes:
       apply: (shared head, vectors [..., d]) -> [..., e], linear in the vectors.
       score: (shared head, private head, mapped vectors [R, e]) -> logits [R].
+      linear: (shared head, private head) -> Linear; None where there is no such part.
     """
 
     apply: Callable[[PyTree, jax.Array], jax.Array]
     score: Callable[[PyTree, PyTree, jax.Array], jax.Array]
+    linear: Callable[[PyTree, PyTree], Linear] | None = None
 
 
 class Penalty(NamedTuple):

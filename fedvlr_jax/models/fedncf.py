@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedvlr_jax.models.backbone import Backbone, Embedding
+from fedvlr_jax.models.backbone import Backbone, Embedding, Linear
 
 
 class NeuMF(nn.Module):
@@ -31,18 +31,18 @@ class NeuMF(nn.Module):
         )
 
     def embed(self, items):
-        """[..., d] -> the item's vector [..., d], and its half of the first layer [..., d]."""
-        return items, self.item(items)
+        """[..., d] -> the item's half of the first layer [..., d]."""
+        return self.item(items)
 
-    def score(self, user, embedded):
-        items, first = embedded
-        hidden = nn.relu(first + self.user(user["mlp"]))
+    def score_mlp(self, user, embedded):
+        hidden = nn.relu(embedded + self.user(user["mlp"]))
         for layer in self.hidden:
             hidden = nn.relu(layer(hidden))
-        return items @ (user["gmf"] * self.out_gmf) + self.out_mlp(hidden)[:, 0]
+        return self.out_mlp(hidden)[:, 0]
 
     def __call__(self, user, items):
-        return self.score(user, self.embed(items))
+        gmf = items @ (user["gmf"] * self.out_gmf)
+        return gmf + self.score_mlp(user, self.embed(items))
 
 
 def _init_private(key, width):
@@ -70,8 +70,12 @@ def _embed(shared, vectors):
     return NeuMF(_width(shared)).apply({"params": shared}, vectors, method="embed")
 
 
-def _score_embedded(shared, private, embedded):
-    return NeuMF(_width(shared)).apply({"params": shared}, private, embedded, method="score")
+def _score_mlp(shared, private, embedded):
+    return NeuMF(_width(shared)).apply({"params": shared}, private, embedded, method="score_mlp")
+
+
+def _gmf(shared, private):
+    return Linear(private["gmf"] * shared["out_gmf"], jnp.zeros(()))
 
 
 def fedncf() -> Backbone:
@@ -81,5 +85,5 @@ def fedncf() -> Backbone:
         score=_score,
         linear=None,
         weight="history",
-        embedding=Embedding(_embed, _score_embedded),
+        embedding=Embedding(_embed, _score_mlp, _gmf),
     )
