@@ -15,8 +15,9 @@ are given in points and in percent. On a data set with cold targets, warm ones a
 
 --workdir then holds table2.json, .csv and .md, tuning.json (everything that was tried), a
 plot table2-DATASET.svg each, and a run directory a run; nothing that is finished is trained
-again. On two cores, KU takes about a minute for a method whose score is linear (FedAvg, FCF,
-PFedRec) or centralized and five for the others, ML about ten times as long.
+again. On two cores, all of KU takes about 20 minutes: half a minute for a method whose score is
+linear (FedAvg, FCF, PFedRec) or centralized, one for FedRAP and two for FedNCF. On ML a method of
+FedAvg or FCF takes 4 minutes, PFedRec and FedRAP a quarter of an hour, FedNCF three.
 """
 
 from __future__ import annotations
