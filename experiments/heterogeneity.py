@@ -7,7 +7,7 @@ weights and test metrics over them. --workdir then holds heterogeneity.json, .cs
 activity group a line: users, the mean weight of each view and its spread over clients, HR@50
 and NDCG@50), preferences.svg, preferences-by-activity.svg and metrics-by-activity.svg, and a
 run directory a run; nothing that is finished is trained again. On two cores it takes a minute
-on KU with fcf and about ten with fedrap.
+on KU with fcf and a few with fedrap.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from fedvlr_jax.federated.devices import agreed
 from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.training import SELECTION_METRIC, RunState
 
-# However dear a save is: no run that is killed loses more than a minute, or --checkpoint_every
-# rounds where they take longer, for the sake of the price.
+# However dear a save is: for the sake of the price no run that is killed loses more than a
+# minute, or --checkpoint_every rounds where they take longer, beside what was trained while the
+# newest save was under way.
 LONGEST_REST_S = 60.0
 
 

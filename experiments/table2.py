@@ -17,7 +17,7 @@ are given in points and in percent. On a data set with cold targets, warm ones a
 plot table2-DATASET.svg each, and a run directory a run; nothing that is finished is trained
 again. On two cores, all of KU takes about 20 minutes: half a minute for a method whose score is
 linear (FedAvg, FCF, PFedRec) or centralized, one for FedRAP and two for FedNCF. On ML a method of
-FedAvg or FCF takes 4 minutes, PFedRec and FedRAP a quarter of an hour, FedNCF three.
+FedAvg or FCF takes 4 minutes, of PFedRec or FedRAP 15, of FedNCF 45.
 """
 
 from __future__ import annotations

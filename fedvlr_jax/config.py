@@ -16,11 +16,6 @@ from fedvlr_jax.types import Rates
 BACKBONE_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
 FUSION_NAMES = ("none", "vbpr", "mlp", "bilevel")
 PLAN_NAMES = ("auto", "dense", "factored", "catalogue", "gathered")
-LINEAR_PLANS = ("auto", "dense", "catalogue", "gathered")
-OWN_PLANS = {
-    "fedncf": ("auto", "catalogue", "gathered"),
-    "fedrap": ("auto", "factored", "gathered"),
-}
 PRECISION_NAMES = ("float32", "tf32", "bf16")
 OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
 
@@ -95,7 +90,9 @@ class ModelConfig:
     fedrap_apart: float = _field(
         0.01, "FedRAP: weight of pushing the personal rows away from the common ones."
     )
-    fedrap_sparse: float = _field(0.01, "FedRAP: weight of the L1 norm of the common rows.")
+    fedrap_sparse: float = _field(
+        0.01, "FedRAP: weight of the L1 norm of the common rows, view by view."
+    )
 
     def __post_init__(self):
         check_choice("backbone", self.backbone, BACKBONE_NAMES)
@@ -162,7 +159,7 @@ class FederationConfig:
     plan: str = _field(
         "auto",
         "How local epochs are executed: dense (linear algebra over the whole catalogue, linear "
-        "heads only), factored (fedrap) and catalogue (any head), on every item, with "
+        "heads only), factored (fedrap) and catalogue (any other head), on every item, with "
         "--negatives=expected and --upload=gradient; gathered (the rows a client touches), auto "
         "(by cost).",
         PLAN_NAMES,
@@ -341,25 +338,6 @@ class Config:
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
-
-    def __post_init__(self):
-        federation, backbone = self.federation, self.model.backbone
-        plans = OWN_PLANS.get(backbone, LINEAR_PLANS)
-        if federation.plan not in plans:
-            raise InputError(
-                f"--plan={federation.plan}: not for --backbone={backbone}; use {', '.join(plans)}"
-            )
-        rows_apart = federation.negatives == "sampled" or federation.upload == "delta"
-        if federation.plan in ("factored", "catalogue") and (rows_apart or self.privacy.clip_norm):
-            raise InputError(
-                f"--plan={federation.plan}: needs --negatives=expected, --upload=gradient and no "
-                "--clip_norm; use --plan=auto or gathered"
-            )
-        if federation.plan in ("dense", "factored") and self.model.history_weight:
-            raise InputError(
-                f"--plan={federation.plan}: --history_weight={self.model.history_weight:g} is not "
-                "linear in the item's views; use --plan=auto or gathered"
-            )
 
     @property
     def flat(self) -> dict[str, Any]:

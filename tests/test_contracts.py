@@ -13,7 +13,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated.aggregation import SERVER_OPTIMIZERS
 from fedvlr_jax.federated.local import Broadcast, Upload
 from fedvlr_jax.federated.participation import make_cohort
-from fedvlr_jax.federated.round import UPDATES, choose_plan
+from fedvlr_jax.federated.round import PLANS, choose_plan
 from fedvlr_jax.fusion import FUSIONS, make_fusion
 from fedvlr_jax.fusion.operators import OPERATORS
 from fedvlr_jax.models import BACKBONES
@@ -136,7 +136,7 @@ def test_upload_holds_nothing_private(backbone, fusion, dataset):
     cohort = make_cohort(
         key, 0, history, jnp.ones(len(history.count), bool), "equal", simulation.config.federation
     )
-    make = UPDATES[simulation.plan]
+    make = PLANS[simulation.plan].make_update
     alpha = jnp.ones(len(history.count))
     result = jax.eval_shape(make(simulation.task), broadcast, cohort, alpha, state.private[0], key)
     received = Upload(broadcast.views, broadcast.head)

@@ -9,7 +9,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.round import UPDATES, chunk_size, client_bytes
+from fedvlr_jax.federated.round import PLANS, chunk_size, client_bytes
 from fedvlr_jax.memory import check_fits, estimate
 from fedvlr_jax.simulation import make_simulation
 
@@ -43,7 +43,7 @@ def test_a_run_that_cannot_fit_is_refused_with_the_numbers(dataset):
 def test_chunks_follow_the_budget(dataset):
     for budget in (0.01, 0.1, 1.0):
         task = make_simulation(Config.from_flat(memory_budget_gb=budget), dataset).task
-        for plan in UPDATES:
+        for plan in PLANS:
             size = chunk_size(task, plan, 16)
             assert size == 1 or size * client_bytes(task, plan, 16) <= budget * 1e9 / 4
 

@@ -1,4 +1,4 @@
-"""Local epochs on every item of the catalogue, for any score; the clients share the views.
+"""Local epochs on every item of the catalogue, for almost any score; clients share the views.
 
 With expected negatives every item is a row of every client, and with upload=gradient the
 views stay as they were broadcast. So a client needs no copy of them: its item vectors are
@@ -43,7 +43,8 @@ from fedvlr_jax.types import Cohort, PyTree
 
 
 def fits_catalogue(task: Task) -> bool:
-    """Whether the plan can train these clients: a penalty would need the views themselves."""
+    """Whether the plan can train these clients. It knows no penalty: that has a plan of its own,
+    and with a history term beside it is left to the gathered one."""
     return views_stay(task) and task.model.backbone.penalty is None
 
 

@@ -36,8 +36,18 @@ from fedvlr_jax.federated.routing import make_routing
 from fedvlr_jax.types import Cohort, PyTree
 
 
+def fits_dense(task: Task) -> bool:
+    """Whether the plan can train these clients.
+
+    A personal item table is of full rank, and a history term is quadratic in the views.
+    """
+    backbone = task.model.backbone
+    linear = backbone.linear is not None and backbone.item_rows != "personal"
+    return linear and not task.model.history_weight
+
+
 def make_dense_update(task: Task) -> LocalUpdate:
-    """The dense plan. The backbone must be linear and keep no personal item table."""
+    """The dense plan, for a task that `fits_dense`."""
     model, config = task.model, task.config.federation
     backbone, fusion = model.backbone, model.fusion
     epochs = config.local_epochs

@@ -8,13 +8,14 @@ personal ones, e [I] the gradient of the loss by the scores, and k_c, l_c what t
     by P_i:     e_i theta - k_c (P_i - C_i),
     by F_g,i:   w_g (e_i theta + k_c (P_i - C_i) + l_c sign(F_g,i)).
 
-So in epoch a, with A_c = prod_{b<a} (1 + lr k_c) and r_b = e_b / A_c after epoch b,
+So in epoch a, with A_c = prod_{b<a} (1 + lr k_c) and r_b = e_b / A_c, A_c as it is after epoch b,
 
     P_i = A_c (P0_i - lr sum_{b<a} r_b,i theta_b + sum_g B_c,g F_g,i)
 
-with numbers A and B a kind. The table is met in two products an epoch, P0 theta and its
-transpose, and is written once a round. What the cohort uploads is known in the same three
-bases, and what the penalty pulls a router by, from sums over the rows of a kind.
+with numbers A and B a kind; rows outside the pool stay as they are. The table is met in two
+products an epoch, P0 theta and its transpose, and is written once a round. What the cohort
+uploads is known by few numbers in the same bases and the signs of the views, and what the
+penalty pulls a router by, from sums over the rows of a kind.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Factors(NamedTuple):
     Attributes:
       table, views: A [2, K] and B [2, K, G] of the module's docstring.
       inner: sum over the kind's rows of <P_i, F_g,i> [2, K, G].
-      by_table, by_views, by_sign: what the upload holds of A-weighted P0 [2, K, G], of the
-        views [2, K, G, G] (by view h to view g) and of their signs [2, K, G].
+      by_table, by_views, by_sign: how often the upload to view g holds the client's P0
+        [2, K, G], view h [2, K, G, G] and the signs of view g [2, K, G].
     """
 
     table: jax.Array
@@ -59,8 +60,8 @@ class Factors(NamedTuple):
 
 
 class Past(NamedTuple):
-    """By epoch: r [A, K, I], theta [A, K, d], alpha w [A, K, G], `Factors.table` after it
-    [A, 2, K] and `Factors.by_table` after it [A, 2, K, G]."""
+    """By epoch, E of them: r [E, K, I], theta [E, K, d], alpha w [E, K, G], and `Factors.table`
+    [E, 2, K] and `Factors.by_table` [E, 2, K, G] as they are after it."""
 
     residual: jax.Array
     vector: jax.Array
@@ -161,8 +162,9 @@ def make_factored_update(task: Task) -> LocalUpdate:
             met = residual[:, None] * by_view
             met_own = jnp.sum(positive[:, None] * met, axis=2)
             met = jnp.stack([met_own, jnp.sum(met, axis=2) - met_own])
-            inner = jnp.einsum("kh,ckhg->ckg", weights, views_inner)
-            by_weights = jnp.sum(met + apart * (factors.inner - inner) + sparse * size, axis=0)
+            # As `Factors.inner`, of the common rows.
+            common = jnp.einsum("kh,ckhg->ckg", weights, views_inner)
+            by_weights = jnp.sum(met + apart * (factors.inner - common) + sparse * size, axis=0)
             by_shared, by_head, by_router, by_pooled = pull_back(
                 (by_vector, jnp.sum(residual, axis=1), by_weights)
             )
@@ -171,7 +173,7 @@ def make_factored_update(task: Task) -> LocalUpdate:
                 """Where the client stood when the round began."""
                 entropy = positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores)
                 distance = jnp.einsum("cki,ki->ck", kinds, jnp.sum(jnp.square(table), axis=-1))
-                distance += jnp.sum(weights * (inner - 2 * factors.inner), axis=2)
+                distance += jnp.sum(weights * (common - 2 * factors.inner), axis=2)
                 of_kind = jnp.sum(sparse * weights * size, axis=2) - apart[..., 0] / 2 * distance
                 return jnp.sum(entropy, axis=1) / rows + jnp.sum(of_kind, axis=0)
 
@@ -182,7 +184,7 @@ def make_factored_update(task: Task) -> LocalUpdate:
             factors = Factors(
                 table=after,
                 views=factors.views - rate * apart * weights / after[..., None],
-                inner=grow * factors.inner - rate * (met + apart * inner),
+                inner=grow * factors.inner - rate * (met + apart * common),
                 by_table=factors.by_table + uploaded * taken,
                 by_views=factors.by_views
                 + uploaded[..., None] * (taken * factors.views - apart * weights)[..., None, :],
@@ -253,9 +255,9 @@ def make_factored_update(task: Task) -> LocalUpdate:
         by_views += (positive.T @ pull).reshape(by_views.shape)
 
         items = table - rate * jnp.einsum("aki,akd->kid", past.residual, past.vector)
-        of_views = spread(factors.views, 0.0)
+        toward = spread(factors.views, 0.0)
         for g in range(num_views):
-            items += of_views[:, g, :, None] * views[g]
+            items += toward[:, g, :, None] * views[g]
         items *= spread(factors.table, 1.0)[..., None]
         trained = {"head": end.head, "router": router, "items": items}
         trained = trees.select(cohort.present, trained, private)

@@ -1,4 +1,4 @@
-"""What both plans of a client's local training share."""
+"""What the plans of a client's local training share."""
 
 from __future__ import annotations
 

@@ -21,9 +21,10 @@ import optax
 from jax.sharding import Mesh
 
 from fedvlr_jax import trees
+from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregation import normalised_weights, server_optimizer
 from fedvlr_jax.federated.catalogue import fits_catalogue, make_catalogue_update
-from fedvlr_jax.federated.dense import make_dense_update
+from fedvlr_jax.federated.dense import fits_dense, make_dense_update
 from fedvlr_jax.federated.devices import apart, on_every_device, over_devices
 from fedvlr_jax.federated.factored import fits_factored, make_factored_update
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
@@ -42,11 +43,20 @@ CHUNK_BYTES = 1 << 30
 # cache from one pass to the next.
 CACHE_BYTES = {"catalogue": 1 << 25, "factored": 1 << 26}
 
-UPDATES: dict[str, Callable[[Task], LocalUpdate]] = {
-    "dense": make_dense_update,
-    "factored": make_factored_update,
-    "catalogue": make_catalogue_update,
-    "gathered": make_gathered_update,
+
+class Plan(NamedTuple):
+    """A way to execute local epochs: which tasks it can train, and its update of a chunk."""
+
+    fits: Callable[[Task], bool]
+    make_update: Callable[[Task], LocalUpdate]
+
+
+# The first that fits is taken, but for dense, which has to be worth it.
+PLANS = {
+    "dense": Plan(fits_dense, make_dense_update),
+    "factored": Plan(fits_factored, make_factored_update),
+    "catalogue": Plan(fits_catalogue, make_catalogue_update),
+    "gathered": Plan(lambda task: True, make_gathered_update),
 }
 
 RoundFunction = Callable[
@@ -55,30 +65,27 @@ RoundFunction = Callable[
 ]
 
 
-def has_dense_plan(task: Task) -> bool:
-    """Whether a score is linear in the item's views, with nothing of the client's beside them.
-
-    A personal item table is not known by few factors, and a history term is quadratic.
-    """
-    model = task.model
-    linear = model.backbone.linear is not None and model.backbone.item_rows != "personal"
-    return linear and not model.history_weight
-
-
 def choose_plan(task: Task, history_lengths: Sequence[int], clients: Sequence[int]) -> str:
-    """A name of UPDATES, by the rows that each plan would work on in an epoch.
+    """A name of PLANS: what --plan asks for, or by the rows that each would work on in an epoch.
 
-    Dense works on clients * I rows, gathered on clients * M, each M-row at
-    GATHERED_ROW_COST. Without a dense plan it is factored where that fits, else catalogue where
-    that does, and else gathered.
+    Dense works on clients * I rows, gathered on clients * M, each M-row at GATHERED_ROW_COST;
+    where dense does not fit, the first plan that does.
     `history_lengths` are the padded lengths of the buckets, `clients` their sizes.
+
+    Raises:
+      InputError: the plan that was asked for cannot train these clients.
     """
-    if task.config.federation.plan != "auto":
-        return task.config.federation.plan
-    if fits_factored(task):
-        return "factored"
-    if not has_dense_plan(task):
-        return "catalogue" if fits_catalogue(task) else "gathered"
+    asked = task.config.federation.plan
+    able = [name for name, plan in PLANS.items() if plan.fits(task)]
+    if asked not in ("auto", *able):
+        raise InputError(
+            f"--plan={asked}: cannot train --backbone={task.config.model.backbone} with these "
+            f"flags; those that can are {', '.join(able)}, and auto chooses"
+        )
+    if asked != "auto":
+        return asked
+    if able[0] != "dense":
+        return able[0]
     dense = sum(clients) * task.model.num_items
     gathered = sum(n * num_slots(task, p) for n, p in zip(clients, history_lengths, strict=True))
     return "dense" if dense <= GATHERED_ROW_COST * gathered else "gathered"
@@ -187,7 +194,7 @@ def open_round(
 
 def make_update(task: Task, plan: str) -> LocalUpdate:
     """The local epochs of all clients at once, by the plan of that name."""
-    update = UPDATES[plan](task)
+    update = PLANS[plan].make_update(task)
     return lambda broadcast, *rest: apart(broadcast.round >= 0, update, broadcast, *rest)
 
 

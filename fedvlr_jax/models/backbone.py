@@ -62,9 +62,9 @@ class Backbone(NamedTuple):
         None; "tuned", changes it made to the rows in its last round, started anew from
         the broadcast in each; "personal", a table of its own kept over all rounds.
       penalty: None or, of a backbone with personal item rows, round [] -> Penalty.
-      embedding: the linear map that `score` begins with, where mapping the views once saves
-        mapping every client's vectors; None where there is no such map, or private item rows
-        come before it.
+      embedding: the linear map that `score`, or a part of it, begins with, where mapping the
+        views once saves mapping every client's vectors; None where there is no such map, or
+        private item rows come before it.
     """
 
     init_shared: Callable[[jax.Array, int], PyTree]

@@ -70,7 +70,7 @@ BAD = {
     "--views=id,,text": "empty or repeated",
     "--ks=10,20": "hold 50",
     "--noise_multiplier=1": "needs --clip_norm",
-    "--plan=dense --backbone=fedncf": "use auto, catalogue, gathered",
+    "--plan=dense --backbone=fedncf": "are catalogue, gathered",
     "--cohort=100": "has 60 users",
     "--synthetic_users=3": "users",
     "--min_local_epochs=9": "more than",

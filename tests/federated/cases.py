@@ -9,6 +9,7 @@ from fedvlr_jax.data.cohorts import NegativePool, pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.federated.aggregation import server_optimizer
 from fedvlr_jax.federated.local import Task, make_model
+from fedvlr_jax.federated.round import PLANS
 from fedvlr_jax.types import Cohort, ServerState
 
 VIEWS = ["id", "table", "text", "image", "sum", "mlp", "gate", "attention", "cross_attention"]
@@ -53,6 +54,11 @@ def random_task(rng, **choices):
         jnp.asarray(member),
     )
     return Task(model, config, pool)
+
+
+def plans_of(task):
+    """The names of the plans that can train a task."""
+    return [name for name, plan in PLANS.items() if plan.fits(task)]
 
 
 def random_state(rng, task, num_clients):

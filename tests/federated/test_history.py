@@ -10,9 +10,10 @@ from fedvlr_jax.data.cohorts import negative_pool, pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.catalogue import make_catalogue_update
+from fedvlr_jax.federated.dense import fits_dense
 from fedvlr_jax.federated.gathered import make_gathered_update
 from fedvlr_jax.federated.local import Broadcast, Task, make_model
-from fedvlr_jax.federated.round import has_dense_plan
+from fedvlr_jax.federated.round import choose_plan
 from fedvlr_jax.federated.scoring import make_scores
 from fedvlr_jax.types import Cohort
 
@@ -70,7 +71,7 @@ def test_an_item_is_no_part_of_its_own_history(make_update):
 
 
 def test_the_dense_plan_knows_no_history():
-    assert has_dense_plan(make_task())
-    assert not has_dense_plan(make_task(history_weight=2.0))
-    with pytest.raises(InputError, match="--history_weight=2"):
-        make_task(history_weight=2.0, plan="dense")
+    assert fits_dense(make_task())
+    assert not fits_dense(make_task(history_weight=2.0))
+    with pytest.raises(InputError, match=r"--plan=dense: .* are catalogue, gathered"):
+        choose_plan(make_task(history_weight=2.0, plan="dense"), [2], [1])

@@ -9,10 +9,9 @@ import pytest
 
 from fedvlr_jax.federated.dense import make_dense_update
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.round import UPDATES, in_chunks, make_round
+from fedvlr_jax.federated.round import PLANS, in_chunks, make_round
 from fedvlr_jax.types import Cohort
-from tests.federated.cases import assert_close, random_state, random_task
-from tests.federated.test_round import plans_of
+from tests.federated.cases import assert_close, plans_of, random_state, random_task
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 CASES = [
@@ -76,7 +75,7 @@ def test_chunks_change_nothing(case):
     broadcast = Broadcast(views, server.shared["head"], server.round, rates)
     alpha = jnp.asarray(cohort.weight) * cohort.present
     for plan in plans_of(task):
-        update = UPDATES[plan](task)
+        update = PLANS[plan].make_update(task)
         inputs = broadcast, cohort, alpha, private, server.key
         # Four clients in chunks of at most three: two even chunks; in chunks of one: four.
         whole = jax.jit(update)(*inputs)

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES
-from fedvlr_jax.federated.catalogue import fits_catalogue
-from fedvlr_jax.federated.factored import fits_factored
-from fedvlr_jax.federated.round import has_dense_plan, make_round
-from tests.federated.cases import assert_close, random_state, random_task
+from fedvlr_jax.federated.round import make_round
+from tests.federated.cases import assert_close, plans_of, random_state, random_task
 from tests.federated.oracle import make_literal_round
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -29,16 +27,6 @@ CASES = [
     for combination in COMBINATIONS
     for variant in range(1 if combination[1] in FEWER else TASKS)
 ]
-
-
-def plans_of(task):
-    fits = {
-        "dense": has_dense_plan(task),
-        "factored": fits_factored(task),
-        "catalogue": fits_catalogue(task),
-        "gathered": True,
-    }
-    return [plan for plan, does in fits.items() if does]
 
 
 @pytest.mark.parametrize(("backbone", "fusion", "upload", "negatives", "variant"), CASES)
