@@ -18,6 +18,8 @@ FUSION_NAMES = ("none", "vbpr", "mlp", "bilevel")
 PLAN_NAMES = ("auto", "dense", "factored", "catalogue", "gathered")
 PRECISION_NAMES = ("float32", "tf32", "bf16")
 OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
+LOSS_NAMES = ("bce", "softmax")
+START_NAMES = ("random", "spectral")
 
 
 def _field(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -29,9 +31,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise InputError(f"--{name}={value}: not known; choose one of {', '.join(choices)}")
 
 
-def _check_range(
-    config: Any, name: str, low: float, high: float = math.inf, open_low=False
-) -> None:
+def _check_range(config: Any, name: str, low: float, high: float = math.inf) -> None:
     value = getattr(config, name)
     if isinstance(value, int):
         high = min(high, 2**31 - 1)  # They are int32 on the device.
@@ -131,6 +131,13 @@ class FederationConfig:
         ("sampled", "expected"),
     )
     num_negatives: int = _field(4, "Negatives per positive.")
+    loss: str = _field(
+        "bce",
+        "bce: binary cross-entropy of every row, as published; softmax: cross-entropy of each "
+        "positive among the client's positives and all items that can be a negative. Both are "
+        "over the same number of rows.",
+        LOSS_NAMES,
+    )
     client_lr: float = _field(3.0, "Client SGD step for the private head.")
     router_lr: float = _field(0.003, "Client SGD step for the router.")
     item_lr: float = _field(1.0, "Client SGD step for private item rows (PFedRec, FedRAP).")
@@ -176,6 +183,7 @@ class FederationConfig:
         for name, choices in (
             ("upload", ("gradient", "delta")),
             ("negatives", ("sampled", "expected")),
+            ("loss", LOSS_NAMES),
             ("server_optimizer", OPTIMIZER_NAMES),
             ("aggregation", ("float32", "int32")),
             ("plan", PLAN_NAMES),
@@ -201,6 +209,43 @@ class FederationConfig:
     @property
     def rates(self) -> Rates:
         return Rates(**{name: getattr(self, name) for name in Rates._fields})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """Where training begins."""
+
+    start: str = _field(
+        "random",
+        "random: everything is drawn; spectral: the ID table and the clients' vectors in closed "
+        "form, by federated subspace iteration (fcf, pfedrec and fedrap, where an item's ID row "
+        "is among its views).",
+        START_NAMES,
+    )
+    start_exchanges: int = _field(
+        8, "start=spectral: exchanges with all clients before the first round."
+    )
+    start_user_power: float = _field(
+        0.25, "start=spectral: a history counts as its length to the power of minus this."
+    )
+    start_item_power: float = _field(
+        0.25, "start=spectral: an item counts as its number of clients to the power of minus this."
+    )
+    start_shrinkage: float = _field(
+        0.3, "start=spectral: ridge weight, in units of the mean squared singular value."
+    )
+    start_score: float = _field(
+        3.0, "start=spectral: mean score of a client's own items at the start."
+    )
+
+    def __post_init__(self):
+        check_choice("start", self.start, START_NAMES)
+        _check_range(self, "start_exchanges", 1)
+        for name in ("start_user_power", "start_item_power"):
+            _check_range(self, name, 0, 1)
+        _check_range(self, "start_shrinkage", 0)
+        if not 0 < self.start_score < math.inf:
+            raise InputError(f"--start_score={self.start_score}: give a finite number above 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -335,6 +380,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     federation: FederationConfig = dataclasses.field(default_factory=FederationConfig)
+    start: StartConfig = dataclasses.field(default_factory=StartConfig)
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)

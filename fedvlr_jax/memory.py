@@ -44,7 +44,8 @@ def estimate(simulation: Simulation) -> dict[str, float]:
     longest = int(dataset.train.counts.max())
     chunk = chunk_bytes(simulation.task, simulation.plan, longest, asked)
     # The clients themselves: train items, their time, and the held-out ones.
-    data = 12 * len(dataset.train) + 40 * dataset.num_users + trees.num_bytes(simulation.features)
+    data = 12 * len(dataset.train) + 40 * dataset.num_users
+    data += trees.num_bytes((simulation.features, simulation.start))
     if config.run.store == "device":
         private, staged = dataset.num_users * row, asked * row
         data += sum(trees.num_bytes(history) for history in simulation.histories)

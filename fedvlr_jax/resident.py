@@ -44,6 +44,7 @@ from fedvlr_jax.federated.scoring import (
     make_recommended,
     views_of,
 )
+from fedvlr_jax.federated.start import Start
 from fedvlr_jax.types import METRIC_TYPES, Histories, PyTree, RoundMetrics, ServerState
 
 
@@ -73,7 +74,8 @@ class Simulation:
     Attributes:
       buckets: the user indices of each bucket; together every user once.
       histories: of each bucket, and rows of no client up to a multiple of GROUPS.
-      plan: "dense", "catalogue" or "gathered", how local epochs are executed.
+      plan: a name of `round.PLANS`, how local epochs are executed.
+      start: the ID table and the clients' vectors to begin with; None where they are drawn.
       mesh: the devices that share the clients; None for one.
     """
 
@@ -85,22 +87,34 @@ class Simulation:
     histories: tuple[Histories, ...]
     features: dict[str, jax.Array]
     plan: str
+    start: Start | None
     mesh: Mesh | None
 
     def init(self, seed: int | None = None) -> State:
         """The state before the first round; `seed` defaults to the config's."""
-        server = self._init_server(np.uint32(self.config.run.seed if seed is None else seed))
+        server = self._init_server(
+            np.uint32(self.config.run.seed if seed is None else seed), self._start_items
+        )
         clients = tuple(history.client for history in self.histories)
-        return State(server, self._init_private(server.key, clients))
+        vectors = None if self.start is None else self._by_bucket(self.start.vectors, 0)
+        return State(server, self._init_private(server.key, clients, vectors))
+
+    @property
+    def _start_items(self) -> np.ndarray | None:
+        return None if self.start is None else self.start.items
 
     @functools.cached_property
     def _init_server(self):
         federation = self.config.federation
         optimizer = server_optimizer(federation.server_optimizer, federation.rates)
 
-        def init(seed: jax.Array) -> ServerState:
+        def init(seed: jax.Array, items: jax.Array | None) -> ServerState:
             key = jax.random.key(seed)
             shared = self.model.init_shared(stream(key, INIT))
+            if items is not None:
+                silent = self.model.fusion.silent
+                assert silent is not None
+                shared |= {"items": items, "fusion": silent(shared["fusion"])}
             return ServerState(
                 round=jnp.zeros((), jnp.int32),
                 key=key,
@@ -112,11 +126,17 @@ class Simulation:
 
     @functools.cached_property
     def _init_private(self):
-        """(key, clients [K] of each bucket) -> their rows before the first round."""
+        """(key, clients [K] of each bucket, their vectors [K, d] of the start or None) -> their
+        rows before the first round."""
 
-        def init(key: jax.Array, clients: tuple[jax.Array, ...]) -> tuple[PyTree, ...]:
+        def init(
+            key: jax.Array, clients: tuple[jax.Array, ...], vectors: tuple[jax.Array, ...] | None
+        ) -> tuple[PyTree, ...]:
             client = lambda c: self.model.init_private(stream(key, INIT, c))
-            return tuple(jax.vmap(client)(each) for each in clients)
+            rows = tuple(jax.vmap(client)(each) for each in clients)
+            for of_bucket, each in zip(rows, vectors or (), strict=vectors is not None):
+                of_bucket["head"] |= {"vector": each}
+            return rows
 
         return jax.jit(init, out_shardings=by_client(self.mesh))
 

@@ -16,6 +16,7 @@ from fedvlr_jax.federated.devices import by_client, client_mesh, on_all, padded,
 from fedvlr_jax.federated.local import Task, make_model
 from fedvlr_jax.federated.precision import check_precision
 from fedvlr_jax.federated.round import choose_plan
+from fedvlr_jax.federated.start import make_start
 from fedvlr_jax.resident import NonFiniteError, Simulation, State
 from fedvlr_jax.streaming import StreamedSimulation
 
@@ -54,5 +55,6 @@ def make_simulation(config: Config, dataset: Dataset) -> Simulation:
         histories=tuple(put(b, by_client(mesh)) for b in rows) if resident else (),
         features=put(dict(dataset.features), on_all(mesh)),
         plan=plan,
+        start=make_start(config, model, dataset.train),
         mesh=mesh,
     )

@@ -116,12 +116,13 @@ class StreamedSimulation(Simulation):
         folder = (run.store_dir or tempfile.gettempdir()) if run.store == "disk" else None
         store = ClientStore(self.client_shapes, self.dataset.num_users, folder)
         seed = run.seed if seed is None else seed
-        return State(self._init_server(np.uint32(seed)), store)
+        return State(self._init_server(np.uint32(seed), self._start_items), store)
 
     @property
     def state_bytes(self) -> int:
         rows = self.dataset.num_users * trees.num_bytes(self.client_shapes)
-        return trees.num_bytes(jax.eval_shape(self._init_server, np.uint32(0))) + rows
+        server = jax.eval_shape(self._init_server, np.uint32(0), self._start_items)
+        return trees.num_bytes(server) + rows
 
     # A round, in three compiled parts.
 
@@ -165,10 +166,12 @@ class StreamedSimulation(Simulation):
 
     @functools.cached_property
     def _make_fresh(self):
-        """(rows, fresh [K], key, clients [K]) -> the rows, initial ones where fresh."""
+        """(rows, fresh [K], key, clients [K], their vectors [K, d] of the start or None) -> the
+        rows, initial ones where fresh."""
 
-        def make(rows, fresh, key, clients):
-            (initial,) = self._init_private(key, (clients,))
+        def make(rows, fresh, key, clients, vectors):
+            vectors = None if vectors is None else (vectors,)
+            (initial,) = self._init_private(key, (clients,), vectors)
             return trees.select(fresh, initial, rows)
 
         return jax.jit(make)
@@ -177,7 +180,10 @@ class StreamedSimulation(Simulation):
         rows = put(rows, by_client(self.mesh))
         if not fresh.any():
             return rows
-        return self._make_fresh(rows, fresh, key, clients.astype(np.int32))
+        vectors = None
+        if self.start is not None:
+            vectors = self.start.vectors[np.minimum(clients, self.dataset.num_users - 1)]
+        return self._make_fresh(rows, fresh, key, clients.astype(np.int32), vectors)
 
     @functools.cached_property
     def _lengths(self) -> list[int]:

@@ -32,8 +32,8 @@ from fedvlr_jax.federated.local import (
     LocalUpdate,
     Task,
     Upload,
-    client_loss,
     likeness,
+    make_loss,
     num_rows,
     views_stay,
 )
@@ -56,6 +56,7 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
     unmapped = Embedding(lambda shared, vectors: vectors, backbone.score)
     embedding = unmapped if model.history_weight else backbone.embedding or unmapped
     routing = make_routing(fusion, pooled_stays=True)
+    value = make_loss(task).value
 
     def route(router, pooled):
         """One client's weights [G], and the fused mean of its history [d]."""
@@ -100,7 +101,7 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
                 vector, bias = jax.vmap(embedding.linear, (None, 0))(shared, trained["head"])
                 query = (weights[:, :, None] * vector[:, None]).reshape(num_clients, -1)
                 scores += query @ views.reshape(num_items, -1).T + bias[:, None]
-            return jax.vmap(client_loss)(scores, positive, negative) / rows
+            return value(scores, positive, negative) / rows
 
         steps = {"head": rates.client_lr, "items": rates.item_lr}
         # Of a client that weighs nothing there is no gradient: it has no history.

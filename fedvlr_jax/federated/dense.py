@@ -28,6 +28,7 @@ from fedvlr_jax.federated.local import (
     Task,
     Upload,
     client_keys,
+    make_loss,
     num_rows,
 )
 from fedvlr_jax.federated.precision import make_product
@@ -54,6 +55,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
     product = make_product(config.matmul_precision)
     delta, tuned_rows = config.upload == "delta", backbone.item_rows == "tuned"
     routing = make_routing(fusion, pooled_stays=not delta)
+    loss_of = make_loss(task)
 
     def query(shared, head, router, pooled):
         """One client: (q [G * d], the head's vector [d], bias [])."""
@@ -113,7 +115,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
                 )
 
             negative = negatives(epoch)
-            residual = ((positive + negative) * jax.nn.sigmoid(scores) - positive) / rows
+            residual = loss_of.slope(scores, positive, negative) / rows
             residual = jnp.where(active[:, None], residual, 0.0)
             q_gradient = product("ki,ig->kg", residual, views)
             vector_gradient = jnp.zeros_like(vector)
@@ -132,13 +134,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
             # The loss is reported where the client stood when the round began.
             loss = jax.lax.cond(
                 epoch == 0,
-                lambda: (
-                    jnp.sum(
-                        positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores),
-                        axis=1,
-                    )
-                    / rows[:, 0]
-                ),
+                lambda: loss_of.value(scores, positive, negative) / rows[:, 0],
                 lambda: loss,
             )
             by_head = trees.axpy(rates.client_decay, head, by_head)

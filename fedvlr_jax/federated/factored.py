@@ -34,6 +34,7 @@ from fedvlr_jax.federated.local import (
     LocalUpdate,
     Task,
     Upload,
+    make_loss,
     num_rows,
     views_stay,
 )
@@ -98,6 +99,7 @@ def make_factored_update(task: Task) -> LocalUpdate:
     routing = make_routing(model.fusion, pooled_stays=True)
     assert backbone.linear is not None and backbone.penalty is not None
     linear, penalty_of = backbone.linear, backbone.penalty
+    loss_of = make_loss(task)
 
     def query(shared, head, router, pooled):
         """One client: (the head's vector [d], its bias [], weights [G])."""
@@ -151,7 +153,7 @@ def make_factored_update(task: Task) -> LocalUpdate:
             scores = jnp.einsum("kid,kd->ki", table, vector)
             scores -= rate * jnp.sum(past.residual * along[..., None], axis=0)
             scores = grown * scores + jnp.sum(mixed * by_view, axis=1) + bias[:, None]
-            residual = (positive + negative) * jax.nn.sigmoid(scores) - positive
+            residual = loss_of.slope(scores, positive, negative)
             residual = jnp.where(active[:, None], residual / rows[:, None], 0.0)
 
             grown *= residual
@@ -171,11 +173,11 @@ def make_factored_update(task: Task) -> LocalUpdate:
 
             def loss():
                 """Where the client stood when the round began."""
-                entropy = positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores)
                 distance = jnp.einsum("cki,ki->ck", kinds, jnp.sum(jnp.square(table), axis=-1))
                 distance += jnp.sum(weights * (common - 2 * factors.inner), axis=2)
                 of_kind = jnp.sum(sparse * weights * size, axis=2) - apart[..., 0] / 2 * distance
-                return jnp.sum(entropy, axis=1) / rows + jnp.sum(of_kind, axis=0)
+                entropy = loss_of.value(scores, positive, negative)
+                return entropy / rows + jnp.sum(of_kind, axis=0)
 
             grow = 1 + rate * apart
             after = grow[..., 0] * factors.table

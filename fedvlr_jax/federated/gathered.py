@@ -23,8 +23,8 @@ from fedvlr_jax.federated.local import (
     Task,
     Upload,
     client_keys,
-    client_loss,
     likeness,
+    make_loss,
     num_rows,
     row_penalty,
 )
@@ -86,6 +86,7 @@ def make_gathered_update(task: Task) -> LocalUpdate:
     model, config = task.model, task.config.federation
     backbone, fusion = model.backbone, model.fusion
     delta = config.upload == "delta"
+    value = make_loss(task).value
 
     def train_client(broadcast, private, slots, count, present, local_epochs):
         """One client's local epochs: (private, by-slot gradient [M, G, d], by-head, loss)."""
@@ -109,12 +110,13 @@ def make_gathered_update(task: Task) -> LocalUpdate:
             if model.history_weight:
                 mean = weights @ pooled.reshape(len(weights), -1)
                 scores += likeness(common, mean, slots.positive, length, model.history_weight)
-            penalty = None
+            total = value(scores, slots.positive, negative)
             if backbone.penalty is not None:
                 sizes = jnp.mean(jnp.abs(views), axis=-1)
                 of_round = backbone.penalty(broadcast.round)
                 penalty = row_penalty(of_round, weights, sizes, common, trained["items"])
-            return client_loss(scores, slots.positive, negative, penalty) / rows
+                total += jnp.sum((slots.positive + negative) * penalty)
+            return total / rows
 
         steps = {"head": rates.client_lr, "router": rates.router_lr, "items": rates.item_lr}
 

@@ -40,6 +40,12 @@ class Model:
     init_scale: float
     history_weight: float
 
+    @property
+    def has_private_vector(self) -> bool:
+        """Whether a client's score is <item, its own vector> + bias."""
+        head = jax.eval_shape(self.init_private, jax.random.key(0))["head"]
+        return self.backbone.linear is not None and "vector" in head
+
     def init_shared(self, key: jax.Array) -> PyTree:
         """{"items": [I, d], "fusion": gamma, "head": ...}."""
         items, fusion, head = jax.random.split(key, 3)
@@ -158,17 +164,62 @@ def num_rows(count: Array, pool: NegativePool, num_negatives: int) -> jax.Array:
     return jnp.maximum(count * (1 + num_negatives * has_negatives), 1)
 
 
-def client_loss(
-    scores: jax.Array, positive: jax.Array, negative: jax.Array, penalty: jax.Array | None = None
-) -> jax.Array:
-    """The sum over ONE client's rows [M] of cross-entropy and penalty (None: there is none).
+class Loss(NamedTuple):
+    """A loss of clients over their rows, of scores, positive and negative [..., M].
 
-    positive, negative: how often each row stands in the loss with label 1 and 0.
+    positive, negative: how often each row stands in it with label 1 and 0.
+
+    Attributes:
+      value: the sum over the rows [...].
+      slope: its gradient by the scores [..., M].
     """
-    by_row = positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores)
-    if penalty is not None:
-        by_row += (positive + negative) * penalty
-    return jnp.sum(by_row)
+
+    value: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    slope: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def make_loss(task: Task) -> Loss:
+    """The loss that --loss names."""
+    return BINARY if task.config.federation.loss == "bce" else softmax_loss(task.pool)
+
+
+BINARY = Loss(
+    value=lambda scores, positive, negative: jnp.sum(
+        positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores), axis=-1
+    ),
+    slope=lambda scores, positive, negative: (
+        (positive + negative) * jax.nn.sigmoid(scores) - positive
+    ),
+)
+
+
+def softmax_loss(pool: NegativePool) -> Loss:
+    """Cross-entropy of each positive i among the history O and the pool,
+
+        -s_i + log sum of exp(s_j) over j in O or pool.
+
+    The pool's part of the sum is estimated from the negatives, each of which stands for equally
+    many items; with expected negatives it is exact.
+    """
+
+    def parts_of(positive, negative):
+        """For how many items of the sum each row stands [..., M]; of them positives [..., 1]."""
+        count = jnp.sum(positive, axis=-1, keepdims=True)
+        drawn = jnp.sum(negative, axis=-1, keepdims=True)
+        each = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)
+        # A place of no client has no rows: any finite sum will do.
+        return jnp.where(count > 0, positive + each * negative, 1.0), count
+
+    def value(scores, positive, negative):
+        parts, count = parts_of(positive, negative)
+        total = jax.nn.logsumexp(scores, axis=-1, b=parts)
+        return count[..., 0] * total - jnp.sum(positive * scores, axis=-1)
+
+    def slope(scores, positive, negative):
+        parts, count = parts_of(positive, negative)
+        return count * jax.nn.softmax(scores + jnp.log(parts)) - positive
+
+    return Loss(value, slope)
 
 
 def row_penalty(

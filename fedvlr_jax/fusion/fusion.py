@@ -7,6 +7,7 @@ client is sum_j w_j F_j (Eq. 5).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ class Fusion(NamedTuple):
       route: (router, pooled history [G * d]) -> weights [G], positive, summing to one.
       after_first: where a router begins with a dense layer router["first"] (kernel [G * d, h],
         bias [h]): (router, that layer's output [h]) -> weights; else None.
+      silent: gamma -> the same gamma but that all views are 0, except those that are the rows of
+        the ID table; None where no view is. Training can make them speak.
     """
 
     names: tuple[str, ...]
@@ -38,6 +41,7 @@ class Fusion(NamedTuple):
     init_router: Callable[[jax.Array], PyTree]
     route: Callable[[PyTree, jax.Array], jax.Array]
     after_first: Callable[[PyTree, jax.Array], jax.Array] | None = None
+    silent: Callable[[PyTree], PyTree] | None = None
 
 
 class MultiView(nn.Module):
@@ -115,6 +119,7 @@ def none() -> Fusion:
         views=lambda gamma, items, features: items[:, None, :],
         init_router=_no_router,
         route=_only_view,
+        silent=lambda gamma: gamma,
     )
 
 
@@ -139,7 +144,8 @@ def vbpr(width: int, widths: Mapping[str, int]) -> Fusion:
     are compared, with the same heads; the user's vector then serves both parts.
     """
     init_shared, views = _server_side(WithContent(), width, widths)
-    return Fusion(("vbpr",), init_shared, views, _no_router, _only_view)
+    silent = functools.partial(jax.tree.map, jnp.zeros_like)
+    return Fusion(("vbpr",), init_shared, views, _no_router, _only_view, silent=silent)
 
 
 def mlp(width: int, widths: Mapping[str, int]) -> Fusion:
@@ -162,7 +168,23 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
     def after_first(params: PyTree, x: jax.Array) -> jax.Array:
         return jnp.asarray(router.apply({"params": params}, x, method="after_first"))
 
-    return Fusion(names, init_shared, views, init_router, route, after_first)
+    def silent(gamma: PyTree) -> PyTree:
+        # A LayerNorm's scale at 0 still has a gradient, and so starts to move.
+        return {
+            name: jax.tree.map(jnp.zeros_like, layer) if name.startswith("norm_") else layer
+            for name, layer in gamma.items()
+        }
+
+    table_and_content = "table" in names and set(names) <= {"table", *widths}
+    return Fusion(
+        names,
+        init_shared,
+        views,
+        init_router,
+        route,
+        after_first,
+        silent if table_and_content else None,
+    )
 
 
 def make_fusion(

@@ -43,6 +43,7 @@ def random_task(rng, **choices):
         server_decay=float(rng.choice([0.0, 0.1])),
         clip_norm=float(rng.choice([0.0, 0.05])),
         history_weight=float(rng.choice([0.0, 0.7])),
+        loss=str(rng.choice(["bce", "softmax"])),
     )
     config = Config.from_flat(**{**values, **choices})
     model = make_model(config, num_items, {"text": 5, "image": 3})

@@ -40,8 +40,15 @@ def make_client_loss(task):
         total = jnp.sum(own[:, None] * common, axis=0)
         others = (total - label[:, None] * common) / jnp.sum(own)
         scores += task.config.model.history_weight * jnp.sum(common * others, axis=-1)
-        probability = jax.nn.sigmoid(scores)
-        each = -label * jnp.log(probability) - (1 - label) * jnp.log1p(-probability)
+        if task.config.federation.loss == "softmax":
+            negative = weight * (1 - label)
+            outside = task.pool.item.shape[0] - jnp.sum(own)
+            stands_for = outside / jnp.maximum(jnp.sum(negative), 1e-9)
+            total = jnp.sum((own + stands_for * negative) * jnp.exp(scores))
+            each = -label * jnp.log(jnp.exp(scores) / total)
+        else:
+            probability = jax.nn.sigmoid(scores)
+            each = -label * jnp.log(probability) - (1 - label) * jnp.log1p(-probability)
         if backbone.penalty is not None:
             annealed = jnp.tanh(round_number / 10)
             apart = jnp.mean((trained["items"][item] - common) ** 2, axis=1)
@@ -153,8 +160,8 @@ def make_literal_round(task):
                 through["head"] = jax.tree.map(np.subtract, shared["head"], my_head)
             leaves = [by_views_sum, *jax.tree.leaves(through["head"])]
             norm = np.sqrt(sum(float(np.sum(leaf**2)) for leaf in leaves))
-            if privacy.clip_norm:
-                alpha *= min(1.0, privacy.clip_norm / norm)
+            if privacy.clip_norm and norm > privacy.clip_norm:
+                alpha *= privacy.clip_norm / norm
             mean = axpy(alpha, through, mean)
             mean_views += alpha * by_views_sum
         if delta:

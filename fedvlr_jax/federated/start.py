@@ -1,0 +1,141 @@
+"""The ID table and the clients' vectors in closed form, before the first round.
+
+With X the clients' histories as rows of zeros and ones, n_u the length of a history, c_i the
+number of clients that have item i, and A = diag(n)^-p X diag(c)^-q, the right singular vectors of
+A are found by subspace iteration, in which each client meets its own row alone: the server sends
+V [I, b] with orthonormal columns, client u answers a_u (x) (a_u V), which has rows for its own
+items only, and the server orthonormalises the sum of the answers, A^T A V. After some exchanges
+the Rayleigh-Ritz step on the last one gives singular values s and V [I, d]. What the clients
+then score with,
+
+    D_i = c_i^q sqrt(f) V_i,    theta_u = sqrt(f) V^T a_u,    f = s^2 / (s^2 + l mean(s^2)),
+
+is the ridge regression of a history on its own projection: PureSVD (Cremonesi et al. 2010)
+with shrunken directions. The counts c are one more sum over the clients.
+
+Here the sums are taken in float64 on the host; they are the same for every seed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Interactions
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.local import Model
+
+# Columns iterated beyond d: the last of d directions converge by the gap to those left out.
+OVERSAMPLING = 32
+
+
+class Start(NamedTuple):
+    """Where training begins.
+
+    Attributes:
+      items: float32 [I, d], the ID table; rows of items that nobody has are 0.
+      vectors: float32 [N, d], the clients' vectors.
+    """
+
+    items: np.ndarray
+    vectors: np.ndarray
+
+
+def make_start(config: Config, model: Model, train: Interactions) -> Start | None:
+    """What --start asks for; None where everything is drawn.
+
+    Raises:
+      InputError: the model has no place for it, or it would be wrong for this federation.
+    """
+    if config.start.start == "random":
+        return None
+    _check(config, model)
+    items, vectors = spectral_start(
+        train,
+        model.width,
+        exchanges=config.start.start_exchanges,
+        user_power=config.start.start_user_power,
+        item_power=config.start.start_item_power,
+        shrinkage=config.start.start_shrinkage,
+    )
+    # The scores stay, and the table is as large as a drawn one. A client's fused vector is the
+    # mean of its views, and the others are silent.
+    size = np.sqrt(np.mean(np.square(items)))
+    items, vectors = items / size, vectors * size
+    own = np.einsum("rd,rd->r", vectors[train.users], items[train.item])
+    to_score = config.start.start_score / own.mean()
+    scale, views = model.init_scale or 1.0, len(model.fusion.names)
+    return Start(
+        items=(items * scale).astype(np.float32),
+        vectors=(vectors * (to_score * views / scale)).astype(np.float32),
+    )
+
+
+def spectral_start(
+    train: Interactions,
+    width: int,
+    *,
+    exchanges: int,
+    user_power: float,
+    item_power: float,
+    shrinkage: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """D [I, d] and theta [N, d] of the module's docstring, float64.
+
+    Columns beyond the rank of the histories are 0.
+    """
+    shape = (train.num_users, train.num_items)
+    by_user = np.maximum(train.counts, 1.0) ** -user_power
+    by_item = np.maximum(train.item_counts, 1.0) ** -item_power
+    entries = by_user[train.users] * by_item[train.item]
+    rows = sparse.csr_array((entries, train.item, train.indptr), shape=shape)
+    columns = min(width + OVERSAMPLING, *shape)
+    drawn = np.random.default_rng(0).standard_normal((train.num_items, columns))
+    basis = np.linalg.qr(drawn)[0]
+    for _ in range(exchanges - 1):
+        basis = np.linalg.qr(rows.T @ (rows @ basis))[0]
+    # Rayleigh-Ritz: A^T A on the span of what was sent last.
+    squares, turn = np.linalg.eigh(basis.T @ (rows.T @ (rows @ basis)))
+    directions = (basis @ turn)[:, ::-1][:, :width]
+    squares = np.maximum(squares[::-1][:width], 0.0)
+    kept = np.sqrt(squares / (squares + shrinkage * np.mean(squares) + 1e-12 * squares[0]))
+    items = directions / by_item[:, None] * kept
+    # All but for rounding already; exactly, so that they tie.
+    items[train.item_counts == 0] = 0.0
+    missing = ((0, 0), (0, width - len(kept)))
+    return np.pad(items, missing), np.pad((rows @ directions) * kept, missing)
+
+
+def exchanged_bytes(config: Config, model: Model, num_clients: int) -> int:
+    """Bytes, float32, that one client receives before the first round; it sends at most as many."""
+    columns = min(model.width + OVERSAMPLING, num_clients, model.num_items)
+    # The counts of the items, the exchanges, and the table from which it takes its vector.
+    numbers = 1 + config.start.start_exchanges * columns + model.width
+    return 4 * model.num_items * numbers
+
+
+def _check(config: Config, model: Model) -> None:
+    """Refuses a spectral start that would have no effect, or one that nobody could want."""
+    if config.privacy.clip_norm:
+        raise InputError(
+            "--start=spectral: its exchanges carry neither --clip_norm nor noise; start at random"
+        )
+    if config.federation.server_optimizer == "none":
+        raise InputError(
+            "--start=spectral: learns from all clients, which --server_optimizer=none excludes"
+        )
+    if not model.has_private_vector:
+        raise InputError(
+            f"--start=spectral: --backbone={config.model.backbone} has no private vector for an "
+            "item's row; those that have are fcf, pfedrec and fedrap"
+        )
+    if model.fusion.silent is None:
+        raise InputError(
+            f"--start=spectral: --fusion={config.model.fusion} "
+            + f"--views={config.model.views} " * (config.model.fusion == "bilevel")
+            + "hides the rows of the ID table; use none, vbpr, or bilevel with the views table and "
+            "names of modalities, as --views=table,text,image"
+        )

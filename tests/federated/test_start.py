@@ -1,0 +1,117 @@
+"""The closed-form start: against a plain SVD, as a model scores it, and where it is refused."""
+
+import numpy as np
+import pytest
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.cohorts import pad_histories
+from fedvlr_jax.data.dataset import Interactions
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.scoring import make_scores, views_of
+from fedvlr_jax.federated.start import spectral_start
+from fedvlr_jax.simulation import make_simulation
+
+WIDTH = 5
+OPTIONS = dict(user_power=0.25, item_power=0.5, shrinkage=0.3)
+
+
+def random_train(rng, num_users=60, num_items=90):
+    user, item = np.nonzero(rng.random((num_users, num_items)) < rng.uniform(0.02, 0.3, num_items))
+    return Interactions.from_pairs(user=user, item=item, num_users=num_users, num_items=num_items)
+
+
+def plain_scores(train, width):
+    """Ridge regression of every history on its projection, by a full SVD."""
+    histories = np.zeros((train.num_users, train.num_items))
+    histories[train.users, train.item] = 1
+    by_user = np.maximum(histories.sum(1, keepdims=True), 1) ** -OPTIONS["user_power"]
+    by_item = np.maximum(histories.sum(0, keepdims=True), 1) ** -OPTIONS["item_power"]
+    rows = by_user * histories * by_item
+    _, singular, right = np.linalg.svd(rows, full_matrices=False)
+    squares, right = singular[:width] ** 2, right[:width]
+    shrink = squares / (squares + OPTIONS["shrinkage"] * squares.mean())
+    return rows @ right.T * shrink @ right / by_item
+
+
+def test_exchanges_lead_to_the_svd():
+    train = random_train(np.random.default_rng(0))
+    expected = plain_scores(train, WIDTH)
+    errors = []
+    for exchanges in (1, 4, 60):
+        items, vectors = spectral_start(train, WIDTH, exchanges=exchanges, **OPTIONS)
+        assert items.shape == (90, WIDTH) and vectors.shape == (60, WIDTH)
+        errors.append(np.abs(vectors @ items.T - expected).max())
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-9
+
+
+def test_beyond_the_rank_there_is_nothing():
+    train = random_train(np.random.default_rng(1), num_users=4)
+    items, vectors = spectral_start(train, 7, exchanges=20, **OPTIONS)
+    np.testing.assert_allclose(vectors @ items.T, plain_scores(train, 4), atol=1e-9)
+    assert not items[:, 4:].any() and not vectors[:, 4:].any()
+    assert not items[train.item_counts == 0].any()
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 50, "items": 60})
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        dict(backbone="fcf", fusion="none"),
+        dict(backbone="pfedrec", fusion="vbpr"),
+        dict(backbone="fedrap", fusion="bilevel", views="text,table"),
+        dict(backbone="fcf", fusion="bilevel", views="table,text,image", init_scale=0.0),
+    ],
+)
+def test_a_simulation_begins_with_its_scores(choices, dataset):
+    config = Config.from_flat(width=WIDTH, start="spectral", start_score=2.5, **choices)
+    simulation = make_simulation(config, dataset)
+    state = simulation.init()
+    everyone = pad_histories(
+        dataset.train, np.arange(50), size=len(state.private[0]["head"]["bias"])
+    )
+    views = views_of(simulation.model, state.server.shared, simulation.features)
+    scores, _, seen = make_scores(simulation.model)(
+        state.server.shared, views, state.private[0], everyone
+    )
+    scores, seen = np.asarray(scores)[:50], np.asarray(seen)[:50]
+    items, vectors = spectral_start(
+        dataset.train,
+        WIDTH,
+        exchanges=8,
+        **{name: getattr(config.start, f"start_{name}") for name in OPTIONS},
+    )
+    expected = vectors @ items.T
+    assert scores[seen].mean() == pytest.approx(2.5, rel=1e-4)
+    np.testing.assert_allclose(scores, expected * 2.5 / expected[seen].mean(), atol=2e-4)
+
+
+def test_silent_views_learn_to_speak(dataset):
+    config = Config.from_flat(width=WIDTH, start="spectral", views="table,text,image")
+    simulation = make_simulation(config, dataset)
+    state, _ = simulation.run_rounds(simulation.init(), 2)
+    views = views_of(simulation.model, state.server.shared, simulation.features)
+    assert np.abs(views).max(axis=(0, 2)).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (dict(backbone="fedavg"), "--backbone=fedavg has no private vector"),
+        (dict(backbone="fedncf"), "--backbone=fedncf has no private vector"),
+        (dict(fusion="mlp"), "--fusion=mlp hides the rows"),
+        (dict(views="id,text,image"), "--views=id,text,image hides the rows"),
+        (dict(views="table,sum"), "--views=table,sum hides the rows"),
+        (dict(clip_norm=0.1), "--clip_norm"),
+        (dict(server_optimizer="none"), "--server_optimizer=none excludes"),
+    ],
+)
+def test_where_it_has_no_place(choices, message, dataset):
+    config = Config.from_flat(**{"start": "spectral", "views": "table,text", **choices})
+    with pytest.raises(InputError, match=message):
+        make_simulation(config, dataset)
