@@ -61,14 +61,34 @@ class Factors(NamedTuple):
 
 
 class Past(NamedTuple):
-    """By epoch, E of them: r [E, K, I], theta [E, K, d], alpha w [E, K, G], and `Factors.table`
-    [E, 2, K] and `Factors.by_table` [E, 2, K, G] as they are after it."""
+    """By epoch, E of them: r [K, E, I], theta [K, E, d], alpha w [K, E, G], and `Factors.table`
+    [2, K, E] and `Factors.by_table` [2, K, E, G] as they are after it."""
 
     residual: jax.Array
     vector: jax.Array
     uploaded: jax.Array
     table: jax.Array
     by_table: jax.Array
+
+
+class Rows(NamedTuple):
+    """What is known of a chunk's rows before the first epoch.
+
+    Attributes:
+      kinds: 1 where a row is of the kind [2, K, I], the history first.
+      pool: whether a row is of a kind in any client [I]: the history lies in the pool, and the
+        negatives are the rest of it.
+      own: the personal rows of the history [K, I, d], 0 elsewhere.
+      inner: sum over the kind's rows of <P0_i, F_g,i> [2, K, G].
+      views_inner, size: the same of <F_h,i, F_g,i> [2, K, G, G] and of |F_g,i| [2, K, G].
+    """
+
+    kinds: jax.Array
+    pool: jax.Array
+    own: jax.Array
+    inner: jax.Array
+    views_inner: jax.Array
+    size: jax.Array
 
 
 class Carry(NamedTuple):
@@ -84,6 +104,163 @@ class Carry(NamedTuple):
     loss: jax.Array
 
 
+def make_rows(
+    views: jax.Array, table: jax.Array, positive: jax.Array, negative: jax.Array, pool: jax.Array
+) -> Rows:
+    """The rows of clients with the personal `table` [K, I, d], for views [I, G, d].
+
+    Sums over the negatives are those over the pool [I] without the history's: only the
+    history's rows have to be copied out of the table.
+    """
+    kinds = jnp.stack([positive, (negative > 0).astype(positive.dtype)])
+    own = positive[..., None] * table
+    # [G, I * d], as the table's rows lie.
+    flat = lambda of: jnp.swapaxes(of, 0, 1).reshape(views.shape[1], -1)
+    in_pool = jnp.where(pool[:, None, None], views, 0.0)
+    by_client = lambda of: of.reshape(len(of), -1) @ flat(in_pool).T
+    inner, whole = by_client(own), by_client(table)
+    products = jnp.einsum("ihd,igd->ihg", views, views)
+    return Rows(
+        kinds=kinds,
+        pool=pool,
+        own=own,
+        inner=jnp.stack([inner, whole - inner]),
+        views_inner=jnp.tensordot(kinds, products, axes=1),
+        size=kinds @ jnp.sum(jnp.abs(views), axis=2),
+    )
+
+
+def first_factors(inner: jax.Array) -> Factors:
+    """Before the first epoch, given `Factors.inner`."""
+    none = jnp.zeros_like(inner)
+    return Factors(
+        table=jnp.ones(inner.shape[:2], inner.dtype),
+        views=none,
+        inner=inner,
+        by_table=none,
+        by_views=jnp.zeros((*inner.shape, inner.shape[2]), inner.dtype),
+        by_sign=none,
+    )
+
+
+def move(
+    factors: Factors,
+    met: jax.Array,
+    common: jax.Array,
+    weights: jax.Array,
+    uploaded: jax.Array,
+    apart: jax.Array,
+    sparse: jax.Array,
+    rate: jax.Array,
+) -> Factors:
+    """The factors one epoch on.
+
+    Args:
+      met: sum over the kind's rows of e_i <theta, F_g,i> [2, K, G].
+      common: as `Factors.inner`, of the common rows.
+      weights, uploaded: w and alpha w [K, G]; apart, sparse: k and l [2, K, 1].
+    """
+    grow = 1 + rate * apart
+    table = grow[..., 0] * factors.table
+    taken = apart * factors.table[..., None]
+    of_views = taken * factors.views - apart * weights
+    return Factors(
+        table=table,
+        views=factors.views - rate * apart * weights / table[..., None],
+        inner=grow * factors.inner - rate * (met + apart * common),
+        by_table=factors.by_table + uploaded * taken,
+        by_views=factors.by_views + uploaded[..., None] * of_views[..., None, :],
+        by_sign=factors.by_sign + uploaded * sparse,
+    )
+
+
+def penalties(
+    rows: Rows,
+    table: jax.Array,
+    inner: jax.Array,
+    common: jax.Array,
+    weights: jax.Array,
+    apart: jax.Array,
+    sparse: jax.Array,
+) -> jax.Array:
+    """What the penalty adds to the loss where the rows are those of `table` [2, K]; the
+    arguments are as in `Factors` and `move`."""
+    distance = jnp.einsum("cki,ki->ck", rows.kinds, jnp.sum(jnp.square(table), axis=-1))
+    distance += jnp.sum(weights * (common - 2 * inner), axis=2)
+    return jnp.sum(sparse * weights * rows.size, axis=2) - apart[..., 0] / 2 * distance
+
+
+def no_past(clients: int, epochs: int, views: tuple[int, ...], dtype: jnp.dtype) -> Past:
+    """What `remember` fills, for views of shape [I, G, d]."""
+    num_items, num_views, width = views
+    zeros = lambda *shape: jnp.zeros(shape, dtype)
+    return Past(
+        residual=zeros(clients, epochs, num_items),
+        vector=zeros(clients, epochs, width),
+        uploaded=zeros(clients, epochs, num_views),
+        table=zeros(2, clients, epochs),
+        by_table=zeros(2, clients, epochs, num_views),
+    )
+
+
+def remember(past: Past, now: Past, epoch: jax.Array) -> Past:
+    """`past` with an epoch's numbers, `now`, which has no axis of epochs."""
+    axes = 1, 1, 1, 2, 2
+    put = lambda all, new, axis: jax.lax.dynamic_update_index_in_dim(all, new, epoch, axis)
+    return Past(*(put(*each) for each in zip(past, now, axes, strict=True)))
+
+
+def spread(kinds: jax.Array, numbers: jax.Array, outside: Any) -> jax.Array:
+    """[2, K] or [2, K, I] a kind as [K, I], `outside` where a row is of neither kind."""
+    first, second = numbers[..., None] if numbers.ndim == 2 else numbers
+    return jnp.where(kinds[0] > 0, first, jnp.where(kinds[1] > 0, second, outside))
+
+
+def upload_of(
+    views: jax.Array, table: jax.Array, rows: Rows, factors: Factors, past: Past, rate: jax.Array
+) -> jax.Array:
+    """What the clients upload by their rows, summed: [I, G, d]."""
+    num_items, num_views, width = views.shape
+    # An epoch's residual counts as uploaded then, and in the personal rows of later ones.
+    later = factors.by_table[:, :, None] - past.by_table
+    counts = past.uploaded * past.table[..., None] - rate * later
+    vectors = past.vector.reshape(-1, width)
+
+    def outer(counts):
+        first, second = counts[..., None]
+        counted = past.residual * jnp.where(rows.kinds[0][:, None] > 0, first, second)
+        return counted.reshape(-1, num_items).T @ vectors
+
+    total = jnp.stack([outer(counts[..., g]) for g in range(num_views)], axis=1)
+
+    at_rows = lambda numbers: jnp.tensordot(rows.kinds, numbers, axes=((0, 1), (0, 1)))
+    of_views, of_sign = at_rows(factors.by_views), at_rows(factors.by_sign)
+    for h in range(num_views):
+        total += of_views[:, :, h, None] * views[:, h, None]
+    total += of_sign[..., None] * jnp.sign(views)
+
+    # As in `make_rows`: by the whole pool, and what the history has beyond that.
+    by_table = lambda numbers, of: jnp.swapaxes(
+        (numbers.T @ of.reshape(len(of), -1)).reshape(num_views, num_items, width), 0, 1
+    )
+    first, second = factors.by_table
+    total += jnp.where(rows.pool[:, None, None], by_table(second, table), 0.0)
+    return total + by_table(first - second, rows.own)
+
+
+def trained_items(
+    views: jax.Array, table: jax.Array, rows: Rows, factors: Factors, past: Past, rate: jax.Array
+) -> jax.Array:
+    """The personal rows after the epochs [K, I, d]: the sums of the module's docstring."""
+    items = table
+    # Unrolled: all terms are then added while a row is at hand, in one pass over the table.
+    for a in range(past.vector.shape[1]):
+        items -= rate * past.residual[:, a, :, None] * past.vector[:, a, None]
+    for g in range(views.shape[1]):
+        items += spread(rows.kinds, factors.views[..., g], 0.0)[..., None] * views[:, g]
+    return spread(rows.kinds, factors.table, 1.0)[..., None] * items
+
+
 def fits_factored(task: Task) -> bool:
     """Whether the plan can train these clients."""
     backbone, history_weight = task.model.backbone, task.model.history_weight
@@ -94,8 +271,8 @@ def fits_factored(task: Task) -> bool:
 def make_factored_update(task: Task) -> LocalUpdate:
     """The factored plan, for a task that `fits_factored`."""
     model, config = task.model, task.config.federation
-    backbone, num_items, width = model.backbone, model.num_items, model.width
-    epochs, num_views = config.local_epochs, len(model.fusion.names)
+    backbone, epochs = model.backbone, config.local_epochs
+    num_items, width = model.num_items, model.width
     routing = make_routing(model.fusion, pooled_stays=True)
     assert backbone.linear is not None and backbone.penalty is not None
     linear, penalty_of = backbone.linear, backbone.penalty
@@ -108,33 +285,20 @@ def make_factored_update(task: Task) -> LocalUpdate:
     def update(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
     ) -> LocalResult:
-        histories, rates = cohort.histories, broadcast.rates
+        histories, rates, views = cohort.histories, broadcast.rates, broadcast.views
         num_clients, table, rate = alpha.shape[0], private["items"], rates.item_lr
         positive = multi_hot(histories, num_items)
         negative = expected_negatives(positive, histories.count, task.pool, config.num_negatives)
         rows = num_rows(histories.count, task.pool, config.num_negatives)
+        share = jnp.stack([jnp.ones_like(alpha), jnp.max(negative, axis=1)]) / (rows * width)
         length = jnp.maximum(histories.count, 1)[:, None]
-        pooled = (positive @ broadcast.views.reshape(num_items, -1)) / length
+        by_item = views.reshape(num_items, -1)
+        pooled = (positive @ by_item) / length
         shared = jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (num_clients, *leaf.shape)), broadcast.head
         )
         penalty = penalty_of(broadcast.round)
-
-        views = jnp.swapaxes(broadcast.views, 0, 1)
-        by_item, by_entry = views.reshape(-1, width), views.reshape(num_views, -1)
-        kinds = jnp.stack([positive, (negative > 0).astype(views.dtype)])
-        share = jnp.stack([jnp.ones_like(alpha), jnp.max(negative, axis=1)]) / (rows * width)
-        products = jnp.stack([jnp.stack([jnp.sum(f * h, axis=-1) for h in views]) for f in views])
-        # Sums over the rows of a kind: of <F_h,i, F_g,i> [2, K, G, G] and of |F_g,i| [2, K, G].
-        views_inner = jnp.tensordot(kinds, products, axes=((2,), (2,)))
-        size = jnp.tensordot(kinds, jnp.sum(jnp.abs(views), axis=-1), axes=((2,), (1,)))
-        table_of = (kinds[..., None] * table).reshape(2, num_clients, -1)
-
-        def spread(numbers: jax.Array, outside: Any) -> jax.Array:
-            """[2, K, ...] a kind as [K, ..., I], `outside` where a row is of neither kind."""
-            here = lambda kind: kind.reshape(num_clients, *(1,) * (numbers.ndim - 2), num_items)
-            negatives = jnp.where(here(kinds[1]) > 0, numbers[1][..., None], outside)
-            return jnp.where(here(kinds[0]) > 0, numbers[0][..., None], negatives)
+        known = make_rows(views, table, positive, negative, task.pool.member)
 
         def epoch_step(carry: Carry, epoch):
             head, routers, factors, past, by_shared_sum, pull, first_loss = carry
@@ -145,60 +309,57 @@ def make_factored_update(task: Task) -> LocalUpdate:
             (vector, bias, weights), pull_back = jax.vjp(
                 jax.vmap(query), shared, head, routers.params, pooled
             )
-            by_view = (vector @ by_item.T).reshape(num_clients, num_views, -1)
-            grown = spread(factors.table, 1.0)
+            # A row of kind c is A_c times the row at the start, a few vectors, and
+            # sum_g mixed_c,g F_g.
             mixed = weights + factors.table[..., None] * factors.views
-            mixed = spread(mixed, weights[..., None])
-            along = jnp.einsum("akd,kd->ak", past.vector, vector)
+            queries = mixed[..., None] * vector[:, None]
+            by_views = queries.reshape(2 * num_clients, -1) @ by_item.T
+            by_views = spread(known.kinds, by_views.reshape(known.kinds.shape), 0.0)
+            grown = spread(known.kinds, factors.table, 1.0)
+            along = jnp.einsum("kad,kd->ka", past.vector, vector)
             scores = jnp.einsum("kid,kd->ki", table, vector)
-            scores -= rate * jnp.sum(past.residual * along[..., None], axis=0)
-            scores = grown * scores + jnp.sum(mixed * by_view, axis=1) + bias[:, None]
+            scores -= rate * jnp.einsum("kai,ka->ki", past.residual, along)
+            scores = grown * scores + by_views + bias[:, None]
             residual = loss_of.slope(scores, positive, negative)
             residual = jnp.where(active[:, None], residual / rows[:, None], 0.0)
 
+            # sum over the kind's rows of e_i F_g,i [2, K, G, d].
+            of_kind = (known.kinds * residual).reshape(-1, num_items) @ by_item
+            of_kind = of_kind.reshape(queries.shape)
+            met = jnp.einsum("ckgd,kd->ckg", of_kind, vector)
             grown *= residual
             by_vector = jnp.einsum("kid,ki->kd", table, grown)
-            by_vector += (mixed * residual[:, None]).reshape(num_clients, -1) @ by_item
-            overlap = jnp.sum(past.residual * grown, axis=2)
-            by_vector -= rate * jnp.einsum("ak,akd->kd", overlap, past.vector)
-            met = residual[:, None] * by_view
-            met_own = jnp.sum(positive[:, None] * met, axis=2)
-            met = jnp.stack([met_own, jnp.sum(met, axis=2) - met_own])
+            by_vector += jnp.einsum("ckg,ckgd->kd", mixed, of_kind)
+            overlap = jnp.einsum("kai,ki->ka", past.residual, grown)
+            by_vector -= rate * jnp.einsum("ka,kad->kd", overlap, past.vector)
             # As `Factors.inner`, of the common rows.
-            common = jnp.einsum("kh,ckhg->ckg", weights, views_inner)
-            by_weights = jnp.sum(met + apart * (factors.inner - common) + sparse * size, axis=0)
+            common = jnp.einsum("kh,ckhg->ckg", weights, known.views_inner)
+            by_weights = met + apart * (factors.inner - common) + sparse * known.size
             by_shared, by_head, by_router, by_pooled = pull_back(
-                (by_vector, jnp.sum(residual, axis=1), by_weights)
+                (by_vector, jnp.sum(residual, axis=1), jnp.sum(by_weights, axis=0))
             )
 
             def loss():
                 """Where the client stood when the round began."""
-                distance = jnp.einsum("cki,ki->ck", kinds, jnp.sum(jnp.square(table), axis=-1))
-                distance += jnp.sum(weights * (common - 2 * factors.inner), axis=2)
-                of_kind = jnp.sum(sparse * weights * size, axis=2) - apart[..., 0] / 2 * distance
                 entropy = loss_of.value(scores, positive, negative)
+                of_kind = penalties(known, table, factors.inner, common, weights, apart, sparse)
                 return entropy / rows + jnp.sum(of_kind, axis=0)
 
-            grow = 1 + rate * apart
-            after = grow[..., 0] * factors.table
             uploaded = jnp.where(active, alpha, 0.0)[:, None] * weights
-            taken = apart * factors.table[..., None]
-            factors = Factors(
-                table=after,
-                views=factors.views - rate * apart * weights / after[..., None],
-                inner=grow * factors.inner - rate * (met + apart * common),
-                by_table=factors.by_table + uploaded * taken,
-                by_views=factors.by_views
-                + uploaded[..., None] * (taken * factors.views - apart * weights)[..., None, :],
-                by_sign=factors.by_sign + uploaded * sparse,
+            after = move(factors, met, common, weights, uploaded, apart, sparse, rate)
+            now = Past(
+                residual=residual / spread(known.kinds, after.table, 1.0),
+                vector=vector,
+                uploaded=uploaded,
+                table=after.table,
+                by_table=after.by_table,
             )
-            now = Past(residual / spread(after, 1.0), vector, uploaded, after, factors.by_table)
             by_head = trees.axpy(rates.client_decay, head, by_head)
             carry = Carry(
                 head=trees.select(active, trees.axpy(-rates.client_lr, by_head, head), head),
                 routers=routing.step(routers, by_router, active, rates.router_lr),
-                factors=factors,
-                past=jax.tree.map(lambda all, new: all.at[epoch].set(new), past, now),
+                factors=after,
+                past=remember(past, now, epoch),
                 by_shared=trees.axpy(
                     1.0,
                     trees.weighted_sum(jnp.where(active, alpha, 0.0), by_shared),
@@ -209,59 +370,21 @@ def make_factored_update(task: Task) -> LocalUpdate:
             )
             return carry, None
 
-        zeros = lambda *shape: jnp.zeros(shape, views.dtype)
-        of_view = (2, num_clients, num_views)
         start = Carry(
             head=private["head"],
             routers=routing.start(private["router"], pooled),
-            factors=Factors(
-                table=jnp.ones(of_view[:2], views.dtype),
-                views=zeros(*of_view),
-                inner=table_of @ by_entry.T,
-                by_table=zeros(*of_view),
-                by_views=zeros(*of_view, num_views),
-                by_sign=zeros(*of_view),
-            ),
-            past=Past(
-                residual=zeros(epochs, num_clients, num_items),
-                vector=zeros(epochs, num_clients, width),
-                uploaded=zeros(epochs, num_clients, num_views),
-                table=zeros(epochs, *of_view[:2]),
-                by_table=zeros(epochs, *of_view),
-            ),
+            factors=first_factors(known.inner),
+            past=no_past(num_clients, epochs, views.shape, views.dtype),
             by_shared=jax.tree.map(jnp.zeros_like, broadcast.head),
             by_pooled=jnp.zeros_like(pooled),
-            loss=zeros(num_clients),
+            loss=jnp.zeros(num_clients, views.dtype),
         )
         end, _ = jax.lax.scan(epoch_step, start, jnp.arange(epochs))
-        factors, past = end.factors, end.past
-
-        # An epoch's residual counts as uploaded then, and in the personal rows of later ones.
-        later = factors.by_table - past.by_table
-        counts = past.uploaded[:, None] * past.table[..., None] - rate * later
-        counts = jnp.where(positive[:, None] > 0, counts[:, 0, ..., None], counts[:, 1, ..., None])
-        by_views = jnp.tensordot(
-            past.residual[:, :, None] * counts, past.vector, axes=((0, 1), (0, 1))
-        )
-        by_views += jnp.tensordot(factors.by_table, table_of, axes=((0, 1), (0, 1))).reshape(
-            views.shape
-        )
-        of_views = jnp.tensordot(factors.by_views, kinds, axes=((0, 1), (0, 1)))
-        for h in range(num_views):
-            by_views += of_views[:, h, :, None] * views[h]
-        by_sign = jnp.tensordot(factors.by_sign, kinds, axes=((0, 1), (0, 1)))
-        by_views += by_sign[..., None] * jnp.sign(views)
         router, by_pooled = routing.finish(private["router"], end.routers, pooled, rates.router_lr)
         pull = (alpha[:, None] / length) * (end.by_pooled + by_pooled)
-        by_views = jnp.swapaxes(by_views, 0, 1)
-        by_views += (positive.T @ pull).reshape(by_views.shape)
-
-        items = table - rate * jnp.einsum("aki,akd->kid", past.residual, past.vector)
-        toward = spread(factors.views, 0.0)
-        for g in range(num_views):
-            items += toward[:, g, :, None] * views[g]
-        items *= spread(factors.table, 1.0)[..., None]
-        trained = {"head": end.head, "router": router, "items": items}
+        rows_moved = views, table, known, end.factors, end.past, rate
+        by_views = upload_of(*rows_moved) + (positive.T @ pull).reshape(views.shape)
+        trained = {"head": end.head, "router": router, "items": trained_items(*rows_moved)}
         trained = trees.select(cohort.present, trained, private)
         return LocalResult(
             private=trained,

@@ -102,7 +102,8 @@ def client_bytes(task: Task, plan: str, history_length: int) -> int:
         # Its item vectors, as they are and as mapped, and their gradient.
         return 4 * 6 * task.model.num_items * task.model.width + rows
     if plan == "factored":
-        # Its table's rows of each kind, and what is known of each item by epoch and view.
+        # Its table with and without the negatives' rows, and what is known of each item by epoch
+        # and view.
         coefficients = (config.local_epochs + 4) * (num_views + 1)
         return 4 * task.model.num_items * (2 * task.model.width + coefficients) + rows
     slot = task.model.width * (4 * num_views + 6) + config.local_epochs
@@ -132,8 +133,14 @@ def chunk_bytes(task: Task, plan: str, history_length: int, clients: int) -> int
 
 
 def even_chunks(num_clients: int, at_once: int) -> tuple[int, int]:
-    """(number of chunks, clients in each): as even as can be, for the least padding."""
+    """(number of chunks, clients in each): as even as can be, for the least padding.
+
+    With none where somewhat smaller chunks allow it: to pad the clients' rows is to copy them.
+    """
     count = -(-num_clients // at_once)
+    for more in range(count, 2 * count):
+        if num_clients % more == 0:
+            return more, num_clients // more
     return count, -(-num_clients // count)
 
 

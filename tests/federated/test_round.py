@@ -46,11 +46,14 @@ def test_round_is_algorithm_1(backbone, fusion, upload, negatives, variant):
         rows = [jax.tree.map(lambda x, u=u: x[u], private) for u in range(num_clients)]
         expected, expected_rows = literal_round(server, rows, cohort, features)
         expected_private = jax.tree.map(lambda *x: np.stack(x), *expected_rows)
+        losses = []
         for round_fn in rounds:
             new, (new_private,), metrics = round_fn(
                 server, (private,), (cohort,), features, task.config.federation.rates
             )
             assert metrics.finite
+            losses.append(metrics.loss)
+            assert_close(metrics.loss, losses[0])
             assert int(new.round) == int(server.round) + 1
             assert_close(new.shared, expected.shared)
             assert_close(new_private, expected_private)
