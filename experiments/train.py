@@ -39,6 +39,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.start import describe_start
 from fedvlr_jax.memory import check_fits, describe_plan
 from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary, render_report
 from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
@@ -257,6 +258,8 @@ def open_run(
         f"{len(dataset.train)} train interactions"
     )
     progress.note(describe_plan(simulation))
+    if simulation.start is not None:
+        progress.note(describe_start(config, simulation.model, dataset.num_users))
     if run is not None and not run.stopped:
         progress.note(f"going on after round {run.round}")
     return directory, checkpoints, run

@@ -109,12 +109,17 @@ def spectral_start(
     return np.pad(items, missing), np.pad((rows @ directions) * kept, missing)
 
 
-def exchanged_bytes(config: Config, model: Model, num_clients: int) -> int:
-    """Bytes, float32, that one client receives before the first round; it sends at most as many."""
+def describe_start(config: Config, model: Model, num_clients: int) -> str:
+    """One line: what a spectral start exchanges, in float32."""
     columns = min(model.width + OVERSAMPLING, num_clients, model.num_items)
-    # The counts of the items, the exchanges, and the table from which it takes its vector.
-    numbers = 1 + config.start.start_exchanges * columns + model.width
-    return 4 * model.num_items * numbers
+    exchanges = config.start.start_exchanges
+    # The counts of the items first, and at last the table from which a client takes its vector.
+    down = 4 * model.num_items * (1 + exchanges * columns + model.width)
+    row = 4 * exchanges * columns
+    return (
+        f"start spectral: {exchanges} exchanges with every client before the first round, "
+        f"{down / 1e6:.3g} MB to each, {row / 1e3:.3g} kB from it for each item of its history"
+    )
 
 
 def _check(config: Config, model: Model) -> None:

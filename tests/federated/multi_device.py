@@ -17,6 +17,7 @@ from tests.bits import digest
 
 CASES = {
     "dense": dict(backbone="fcf", views="id,attention,gate"),
+    "start": dict(start="spectral", views="table,text", loss="softmax"),
     "gathered": dict(backbone="fedncf", negatives="sampled"),
     "personal": dict(backbone="fedrap", fusion="mlp"),
     "cohort": dict(

@@ -9,7 +9,7 @@ from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.scoring import make_scores, views_of
-from fedvlr_jax.federated.start import spectral_start
+from fedvlr_jax.federated.start import describe_start, spectral_start
 from fedvlr_jax.simulation import make_simulation
 
 WIDTH = 5
@@ -89,6 +89,13 @@ def test_a_simulation_begins_with_its_scores(choices, dataset):
     expected = vectors @ items.T
     assert scores[seen].mean() == pytest.approx(2.5, rel=1e-4)
     np.testing.assert_allclose(scores, expected * 2.5 / expected[seen].mean(), atol=2e-4)
+
+
+def test_what_it_exchanges_is_said(dataset):
+    config = Config.from_flat(width=5, start="spectral", start_exchanges=2, fusion="none")
+    line = describe_start(config, make_simulation(config, dataset).model, 50)
+    # 60 items: their counts, 2 x 37 columns, 5 of the table; 2 x 37 numbers a row sent.
+    assert "2 exchanges" in line and "0.0192 MB to each" in line and "0.296 kB from it" in line
 
 
 def test_silent_views_learn_to_speak(dataset):
