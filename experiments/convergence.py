@@ -164,9 +164,10 @@ def main() -> None:
     caption = "Gradient of the whole objective, personal parts included; slope in log-log."
     write_table(headings, rows, lines, stem, title, caption)
     curves = {
-        f"{line['clients']} clients, A = {line['local_epochs']}": line["mean_squared_norm"]
+        (f"{line['clients']:,} clients", f"A = {line['local_epochs']}"): line["mean_squared_norm"]
         for line in lines
     }
+    title = f"{base.model.backbone} + {base.model.fusion}: mean squared gradient norm"
     write_text(stem.with_suffix(".svg"), loglog_lines(title, rounds, curves))
 
 

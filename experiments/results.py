@@ -9,8 +9,9 @@ A page is Markdown with places in it, each between two lines:
 
 What lies between them is replaced by the table (.md) in that file below --workdir, or by its
 plot (.svg), which is copied beside the page into figures/. All else on the page stays: the
-commands, and what the tables show, are written by hand. A page that names a file that is not
-there is left as it is.
+commands, and what the tables show, are written by hand. So do places whose folder (here ku) is
+not below --workdir: one command may be run again, and its part of the page filled, without the
+rest. A page that names a file that is missing from a folder that is there is left as it is.
 """
 
 from __future__ import annotations
@@ -30,18 +31,27 @@ FLAGS = flags.FLAGS
 PLACE = re.compile(r"^<!-- from (\S+) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILINE)
 
 
-def filled(page: str, workdir: Path, figures: Path) -> str:
-    """The page's text with every place filled; plots are copied into `figures`.
+def filled(page: str, workdir: Path, figures: Path) -> tuple[str, int]:
+    """The page's text with the places of the folders in `workdir` filled, and how many these are.
+
+    Plots are copied into `figures`.
 
     Raises:
-      InputError: a file that a place names is not there.
+      InputError: no folder that the page names is there, or one without a file that it names.
     """
-    sources = [workdir / name for name in PLACE.findall(page)]
-    for source in sources:
-        if not source.is_file():
-            raise InputError(f"--workdir={workdir}: the page asks for {source}, which is not there")
+    names = PLACE.findall(page)
+    present = [name for name in names if (workdir / name).parent.is_dir()]
+    if not present:
+        raise InputError(f"--workdir={workdir}: holds no folder that the page names: {names[0]}")
+    for name in present:
+        if not (workdir / name).is_file():
+            raise InputError(
+                f"--workdir={workdir}: the page asks for {workdir / name}, which is not there"
+            )
 
     def fill(place: re.Match[str]) -> str:
+        if place[1] not in present:
+            return place[0]
         source = workdir / place[1]
         content = source.read_text().strip()
         if source.suffix == ".svg":
@@ -51,7 +61,7 @@ def filled(page: str, workdir: Path, figures: Path) -> str:
             content = f"![{source.stem}](figures/{name})"
         return f"<!-- from {place[1]} -->\n\n{content}\n\n<!-- end -->"
 
-    return PLACE.sub(fill, page)
+    return PLACE.sub(fill, page), len(present)
 
 
 def main() -> None:
@@ -61,8 +71,10 @@ def main() -> None:
     text = page.read_text()
     if not PLACE.search(text):
         raise InputError(f"--page={page}: has no line like <!-- from ku/table2.md -->")
-    write_text(page, filled(text, Path(FLAGS.workdir), page.parent / "figures"))
-    Console().print(f"{page}: {len(PLACE.findall(text))} places filled", highlight=False)
+    text, count = filled(text, Path(FLAGS.workdir), page.parent / "figures")
+    write_text(page, text)
+    places = len(PLACE.findall(text))
+    Console().print(f"{page}: {count} of {places} places filled", highlight=False)
 
 
 if __name__ == "__main__":

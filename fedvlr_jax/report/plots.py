@@ -5,13 +5,16 @@ Percentages come from summaries and are drawn as they are; weights are shares in
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from fedvlr_jax.report.results import (
     METRIC_LABELS,
@@ -26,6 +29,7 @@ from fedvlr_jax.report.svg import GRID, INK, MUTED, PAPER, draw, series_colour
 # More marks than this neither fit a screen nor say more.
 MOST_CLIENTS_DRAWN = 400
 MOST_POINTS_DRAWN = 800
+LINE_KINDS: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 
 
 def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
@@ -143,17 +147,33 @@ def interval_bars(title: str, bars: Sequence[tuple[str, float, Sequence[float]]]
     return draw(title, paint, height=1.3 + 0.26 * len(bars))
 
 
-def loglog_lines(title: str, rounds: Sequence[int], curves: Mapping[str, Sequence[float]]) -> str:
-    """Positive curves over rounds, both axes logarithmic, beside a line that falls as 1/sqrt."""
+def loglog_lines(
+    title: str, rounds: Sequence[int], curves: Mapping[tuple[str, str], Sequence[float]]
+) -> str:
+    """Positive curves over rounds, both axes logarithmic, beside a line that falls as 1/sqrt.
+
+    curves: by two names; those alike in the first share a colour, in the second a kind of line.
+    """
+    colours = {name: series_colour(n) for n, name in enumerate(dict.fromkeys(c for c, _ in curves))}
+    kinds = dict(zip(dict.fromkeys(k for _, k in curves), itertools.cycle(LINE_KINDS)))
 
     def paint(axes: Axes) -> None:
-        for place, (name, values) in enumerate(curves.items()):
-            axes.loglog(rounds, values, color=series_colour(place), linewidth=1.4, label=name)
+        for (colour, kind), values in curves.items():
+            line = {"color": colours[colour], "linestyle": kinds[kind]}
+            axes.loglog(rounds, values, linewidth=1.4, **line)
         top = max(values[0] for values in curves.values())
         bound = [top / np.sqrt(t / rounds[0]) for t in rounds]
-        axes.loglog(rounds, bound, color=INK, linestyle="--", linewidth=1.2, label="1/sqrt(T)")
+        axes.loglog(rounds, bound, color=INK, linestyle="--", linewidth=1.0)
         axes.set(title=title, xlabel="rounds T")
-        _legend_below(axes)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+        _legend_below(
+            axes,
+            [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+            + [Line2D([], [], color=MUTED, linestyle=k, label=name) for name, k in kinds.items()]
+            + [Line2D([], [], color=INK, linestyle="--", linewidth=1.0, label="1/sqrt(T)")],
+        )
 
     return draw(title, paint, width=6.0, height=4.2)
 
@@ -328,7 +348,7 @@ def _group_ticks(axes: Axes, users: Mapping[str, int]) -> None:
     axes.tick_params(axis="x", length=0, labelsize=8.5)
 
 
-def _legend_below(axes: Axes, handles: list[Patch] | None = None) -> None:
+def _legend_below(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
     chosen = axes.get_legend_handles_labels()[0] if handles is None else handles
     axes.figure.legend(
         handles=chosen,

@@ -15,17 +15,24 @@ By hand.
 
 <!-- from ku/plot.svg -->
 <!-- end -->
+
+<!-- from ml/table.md -->
+kept
+<!-- end -->
 """
 
 
 def test_places_are_filled_and_the_rest_stays(tmp_path):
+    with pytest.raises(InputError, match=r"holds no folder that the page names: ku/table.md"):
+        filled(PAGE, tmp_path, tmp_path / "figures")
     (tmp_path / "ku").mkdir()
     with pytest.raises(InputError, match=r"table.md, which is not there"):
         filled(PAGE, tmp_path, tmp_path / "figures")
     (tmp_path / "ku/table.md").write_text("| a |\n|---|\n| 1 |\n")
     (tmp_path / "ku/plot.svg").write_text("<svg/>")
-    page = filled(PAGE, tmp_path, tmp_path / "figures")
+    page, count = filled(PAGE, tmp_path, tmp_path / "figures")
+    assert count == 2 and "\nkept\n" in page
     assert "| 1 |" in page and "an older table" not in page and "\nBy hand.\n" in page
     assert "![plot](figures/ku-plot.svg)" in page
     assert (tmp_path / "figures/ku-plot.svg").read_text() == "<svg/>"
-    assert filled(page, tmp_path, tmp_path / "figures") == page
+    assert filled(page, tmp_path, tmp_path / "figures") == (page, 2)

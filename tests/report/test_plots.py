@@ -23,7 +23,7 @@ def all_figures(run: dict) -> dict[str, str]:
         "router": plots.router_by_activity(users, VIEWS, GROUPS),
         "planted": plots.planted_scatter(users, VIEWS, "text", 0.78),
         "intervals": plots.interval_bars("NDCG@50", [("fcf", 30.0, (28.0, 32.5))]),
-        "slopes": plots.loglog_lines("norm", [1, 2, 4], {"A = 5": [0.4, 0.2, 0.1]}),
+        "slopes": plots.loglog_lines("norm", [1, 2, 4], {("10", "A = 5"): [0.4, 0.2, 0.1]}),
     }
 
 
@@ -53,6 +53,7 @@ def test_axes_say_what_they_show_and_in_what_unit(run):
         *texts(figures["validation"])
     }
     assert "HR@50 (%), line: 95% CI over users" in texts(figures["methods"])
+    assert {"10", "A = 5", "1/sqrt(T)", "0.1"} <= {*texts(figures["slopes"])}
     assert {"planted weight", "learned weight", "Spearman 0.78"} <= {*texts(figures["planted"])}
 
 
