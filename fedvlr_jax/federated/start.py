@@ -11,7 +11,8 @@ then score with,
     D_i = c_i^q sqrt(f) V_i,    theta_u = sqrt(f) V^T a_u,    f = s^2 / (s^2 + l mean(s^2)),
 
 is the ridge regression of a history on its own projection: PureSVD (Cremonesi et al. 2010)
-with shrunken directions. The counts c are one more sum over the clients.
+with shrunken directions. The counts c are one more sum over the clients, and so is the mean score
+that sets the scale.
 
 Here the sums are taken in float64 on the host; they are the same for every seed.
 """
