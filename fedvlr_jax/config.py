@@ -235,7 +235,9 @@ class StartConfig:
         0.3, "start=spectral: ridge weight, in units of the mean squared singular value."
     )
     start_score: float = _field(
-        3.0, "start=spectral: mean score of a client's own items at the start."
+        3.0,
+        "start=spectral: mean score of a client's own items at the start, without what "
+        "--history_weight adds.",
     )
 
     def __post_init__(self):

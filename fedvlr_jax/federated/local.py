@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import NegativePool
 from fedvlr_jax.fusion import Fusion, make_fusion
+from fedvlr_jax.fusion.operators import softmax
 from fedvlr_jax.models import BACKBONES, Backbone, Penalty
 from fedvlr_jax.types import Array, Cohort, PyTree, Rates
 
@@ -217,7 +218,7 @@ def softmax_loss(pool: NegativePool) -> Loss:
 
     def slope(scores, positive, negative):
         parts, count = parts_of(positive, negative)
-        return count * jax.nn.softmax(scores + jnp.log(parts)) - positive
+        return count * softmax(scores + jnp.log(parts)) - positive
 
     return Loss(value, slope)
 

@@ -12,7 +12,8 @@ then score with,
 
 is the ridge regression of a history on its own projection: PureSVD (Cremonesi et al. 2010)
 with shrunken directions. The counts c are one more sum over the clients, and so is the mean score
-that sets the scale.
+that sets the scale. An answer is non-zero on the client's history: who sees it alone knows the
+history, so the sums must be secure ones. Everyone is asked, whatever --cohort and --dropout.
 
 Here the sums are taken in float64 on the host; they are the same for every seed.
 """
@@ -66,13 +67,28 @@ def make_start(config: Config, model: Model, train: Interactions) -> Start | Non
     # mean of its views, and the others are silent.
     size = np.sqrt(np.mean(np.square(items)))
     items, vectors = items / size, vectors * size
-    own = np.einsum("rd,rd->r", vectors[train.users], items[train.item])
-    to_score = config.start.start_score / own.mean()
+    # By item first: a product of each entry's two rows would take d numbers an entry.
+    own = np.sum((histories(train, np.ones(len(train))).T @ vectors) * items)
+    to_score = config.start.start_score * len(train) / own
     scale, views = model.init_scale or 1.0, len(model.fusion.names)
-    return Start(
-        items=(items * scale).astype(np.float32),
-        vectors=(vectors * (to_score * views / scale)).astype(np.float32),
-    )
+    with np.errstate(over="ignore"):
+        start = Start(
+            items=(items * scale).astype(np.float32),
+            vectors=(vectors * (to_score * views / scale)).astype(np.float32),
+        )
+    if not (own > 0 and np.isfinite(start.items).all() and np.isfinite(start.vectors).all()):
+        raise InputError(
+            f"--start=spectral: not finite in float32 with --start_score={config.start.start_score}"
+            f", --start_shrinkage={config.start.start_shrinkage} and "
+            f"--init_scale={model.init_scale}; give moderate ones"
+        )
+    return start
+
+
+def histories(train: Interactions, entries: np.ndarray) -> sparse.csr_array:
+    """float64 [N, I]: a row a client, with the number of each entry of its history."""
+    shape = (train.num_users, train.num_items)
+    return sparse.csr_array((entries, train.item, train.indptr), shape=shape)
 
 
 def spectral_start(
@@ -86,14 +102,12 @@ def spectral_start(
 ) -> tuple[np.ndarray, np.ndarray]:
     """D [I, d] and theta [N, d] of the module's docstring, float64.
 
-    Columns beyond the rank of the histories are 0.
+    Columns beyond the rank of the histories are 0, but for rounding.
     """
-    shape = (train.num_users, train.num_items)
     by_user = np.maximum(train.counts, 1.0) ** -user_power
     by_item = np.maximum(train.item_counts, 1.0) ** -item_power
-    entries = by_user[train.users] * by_item[train.item]
-    rows = sparse.csr_array((entries, train.item, train.indptr), shape=shape)
-    columns = min(width + OVERSAMPLING, *shape)
+    rows = histories(train, by_user[train.users] * by_item[train.item])
+    columns = min(width + OVERSAMPLING, *rows.shape)
     drawn = np.random.default_rng(0).standard_normal((train.num_items, columns))
     basis = np.linalg.qr(drawn)[0]
     for _ in range(exchanges - 1):
@@ -104,7 +118,7 @@ def spectral_start(
     squares = np.maximum(squares[::-1][:width], 0.0)
     kept = np.sqrt(squares / (squares + shrinkage * np.mean(squares) + 1e-12 * squares[0]))
     items = directions / by_item[:, None] * kept
-    # All but for rounding already; exactly, so that they tie.
+    # Exactly, where the exchanges leave rounding: they tie.
     items[train.item_counts == 0] = 0.0
     missing = ((0, 0), (0, width - len(kept)))
     return np.pad(items, missing), np.pad((rows @ directions) * kept, missing)
@@ -118,13 +132,13 @@ def describe_start(config: Config, model: Model, num_clients: int) -> str:
     down = 4 * model.num_items * (1 + exchanges * columns + model.width)
     row = 4 * exchanges * columns
     return (
-        f"start spectral: {exchanges} exchanges with every client before the first round, "
+        f"start spectral: counts, {exchanges} exchanges and a mean score with every client first, "
         f"{down / 1e6:.3g} MB to each, {row / 1e3:.3g} kB from it for each item of its history"
     )
 
 
 def _check(config: Config, model: Model) -> None:
-    """Refuses a spectral start that would have no effect, or one that nobody could want."""
+    """Refuses a spectral start that the model cannot hold or the federation forbids."""
     if config.privacy.clip_norm:
         raise InputError(
             "--start=spectral: its exchanges carry neither --clip_norm nor noise; start at random"

@@ -116,6 +116,7 @@ def test_silent_views_learn_to_speak(dataset):
         (dict(views="table,sum"), "--views=table,sum hides the rows"),
         (dict(clip_norm=0.1), "--clip_norm"),
         (dict(server_optimizer="none"), "--server_optimizer=none excludes"),
+        (dict(start_score=1e300), "not finite in float32 with --start_score=1e"),
     ],
 )
 def test_where_it_has_no_place(choices, message, dataset):
