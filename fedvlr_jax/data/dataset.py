@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
+from scipy import sparse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,12 @@ class Interactions:
     def item_counts(self) -> np.ndarray:
         """int64 [num_items]: how many users have each item."""
         return np.bincount(self.item, minlength=self.num_items)
+
+    @property
+    def matrix(self) -> sparse.csr_array:
+        """float64 [num_users, num_items]: 1 where the user has the item."""
+        shape = (self.num_users, self.num_items)
+        return sparse.csr_array((np.ones(len(self)), self.item, self.indptr), shape=shape)
 
     def __len__(self) -> int:
         return len(self.item)

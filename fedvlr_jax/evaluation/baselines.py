@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import sparse
 
-from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import summarise, targets_of, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
@@ -47,12 +46,6 @@ class BaselineResults(NamedTuple):
 
     summary: dict[str, dict[str, Any]]
     ranks: dict[str, dict[str, Ranks]]
-
-
-def _matrix(part: Interactions) -> sparse.csr_array:
-    """float64 [N, I]: 1 where the user has the item."""
-    shape = (part.num_users, part.num_items)
-    return sparse.csr_array((np.ones(len(part)), part.item, part.indptr), shape=shape)
 
 
 def _same_for_all(dataset: Dataset, score: np.ndarray) -> Scorer:
@@ -92,7 +85,7 @@ def item_knn(dataset: Dataset) -> Scorer:
     With X the train matrix and D its diagonal of item counts, the scores are
     X (D^-1/2 X^T X D^-1/2). Taken from left to right they need no item x item matrix.
     """
-    train = _matrix(dataset.train)
+    train = dataset.train.matrix
     scale = 1 / np.sqrt(np.maximum(dataset.train.item_counts, 1))
     unit = (train * scale[None, :]).tocsr()
     return lambda users: (train[users] @ unit.T @ unit).toarray()
@@ -110,7 +103,7 @@ def content_knn(dataset: Dataset, modality: str) -> Scorer:
     norm = np.linalg.norm(feature, axis=1, keepdims=True)
     centre = norm <= 1e-5 * norm.max()
     unit = np.where(centre, 0.0, feature / np.where(centre, 1.0, norm))
-    profile = _matrix(dataset.train) @ unit
+    profile = dataset.train.matrix @ unit
     return lambda users: profile[users] @ unit.T
 
 
@@ -120,7 +113,7 @@ def ease(dataset: Dataset, l2: float) -> Scorer:
     Scores X B with B = I - P diag(P)^-1 and P = (X^T X + l2 I)^-1. With fewer users than
     items the smaller system is inverted instead: X P = (X X^T + l2 I)^-1 X.
     """
-    train = _matrix(dataset.train)
+    train = dataset.train.matrix
     if dataset.num_users < dataset.num_items:
         gram = (train @ train.T).toarray()
         product = np.linalg.inv(gram + l2 * np.eye(len(gram))) @ train
@@ -159,9 +152,9 @@ def rank(scorer: Scorer, dataset: Dataset, part: str, mask: str = "train+valid")
     if mask not in MASKS:
         raise InputError(f"mask: found {mask!r}, expected one of {list(MASKS)}")
     targets = targets_of(getattr(dataset, part))
-    hidden = _matrix(dataset.train)
+    hidden = dataset.train.matrix
     if part == "test" and mask == "train+valid":
-        hidden = hidden + _matrix(dataset.valid)
+        hidden = hidden + dataset.valid.matrix
     chunk = max(1, CHUNK_BYTES // (24 * dataset.num_items))
     chunks = []
     for start in range(0, dataset.num_users, chunk):

@@ -23,7 +23,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
@@ -68,7 +67,7 @@ def make_start(config: Config, model: Model, train: Interactions) -> Start | Non
     size = np.sqrt(np.mean(np.square(items)))
     items, vectors = items / size, vectors * size
     # By item first: a product of each entry's two rows would take d numbers an entry.
-    own = np.sum((histories(train, np.ones(len(train))).T @ vectors) * items)
+    own = np.sum((train.matrix.T @ vectors) * items)
     to_score = config.start.start_score * len(train) / own
     scale, views = model.init_scale or 1.0, len(model.fusion.names)
     with np.errstate(over="ignore"):
@@ -83,12 +82,6 @@ def make_start(config: Config, model: Model, train: Interactions) -> Start | Non
             f"--init_scale={model.init_scale}; give moderate ones"
         )
     return start
-
-
-def histories(train: Interactions, entries: np.ndarray) -> sparse.csr_array:
-    """float64 [N, I]: a row a client, with the number of each entry of its history."""
-    shape = (train.num_users, train.num_items)
-    return sparse.csr_array((entries, train.item, train.indptr), shape=shape)
 
 
 def spectral_start(
@@ -106,7 +99,7 @@ def spectral_start(
     """
     by_user = np.maximum(train.counts, 1.0) ** -user_power
     by_item = np.maximum(train.item_counts, 1.0) ** -item_power
-    rows = histories(train, by_user[train.users] * by_item[train.item])
+    rows = (train.matrix * by_user[:, None] * by_item[None, :]).tocsr()
     columns = min(width + OVERSAMPLING, *rows.shape)
     drawn = np.random.default_rng(0).standard_normal((train.num_items, columns))
     basis = np.linalg.qr(drawn)[0]
