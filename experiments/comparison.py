@@ -13,11 +13,16 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.significance import bootstrap_interval, paired_test
 from fedvlr_jax.report import RunDirectory
+
+# What tables of choices show below them.
+BASELINES = ("popularity", "item_knn", "item_knn_recent", "ease", "ease_recent")
 
 
 class Compared(NamedTuple):
@@ -80,6 +85,18 @@ def compare_summaries(
     return Compared(line, ndcg)
 
 
+def read_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> list[Compared]:
+    """Those of `BASELINES` that the data set has, as choices of one seed."""
+    results = evaluate_baselines(dataset, evaluation.mask, evaluation.cutoffs)
+    found = []
+    for name in BASELINES:
+        if name in results.ranks:
+            test = results.ranks[name]["test"]
+            ranks = [(test.ahead, test.tied)]
+            found.append(compare_summaries(name, [results.summary[name]], ranks, dataset))
+    return found
+
+
 def gain(compared: Compared, reference: Compared) -> dict[str, Any]:
     """The difference in NDCG@50 over the same users, in points and percent, and Wilcoxon's p."""
     test = paired_test(compared.ndcg, reference.ndcg)
@@ -91,19 +108,21 @@ def gain(compared: Compared, reference: Compared) -> dict[str, Any]:
     }
 
 
-def compare(groups: Mapping[str, Sequence[Path]], dataset: Dataset) -> list[dict[str, Any]]:
+def compare(
+    groups: Mapping[str, Sequence[Path]], dataset: Dataset, baselines: Sequence[Compared] = ()
+) -> list[dict[str, Any]]:
     """One line a label out of its run directories, tested against the first; best is "chosen".
 
-    A label without a finished run is left out.
+    A label without a finished run is left out. Baselines stand below, and are not chosen.
     """
     found = [read_choice(label, folders, dataset) for label, folders in groups.items()]
     choices = [compared for compared in found if compared is not None]
-    for compared in choices[1:]:
+    if not choices:
+        return []
+    max(choices, key=lambda choice: choice.line["valid_ndcg@50"]).line["chosen"] = True
+    for compared in (*choices[1:], *baselines):
         compared.line.update(gain(compared, choices[0]))
-    lines = [compared.line for compared in choices]
-    if lines:
-        max(lines, key=lambda line: line["valid_ndcg@50"])["chosen"] = True
-    return lines
+    return [compared.line for compared in (*choices, *baselines)]
 
 
 HEADINGS = (

@@ -11,8 +11,8 @@ Each member leaves a run directory of its own below --workdir, and is not traine
 the command is repeated; a second process that is given the same --workdir meanwhile is refused.
 sweep.json, sweep.csv and sweep.md hold one line a choice: mean and standard deviation over
 seeds, a 95% interval by bootstrap over users, and a paired Wilcoxon test over users (seeds
-averaged) against the first choice. The choice to keep is the one with the best mean validation
-NDCG@50; test numbers are for reading.
+averaged) against the first choice; with --baselines, those stand below. The choice to keep is
+the one with the best mean validation NDCG@50; test numbers are for reading.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.comparison import compare, write_comparison
+from experiments.comparison import compare, read_baselines, write_comparison
 from experiments.launch import config_from_flags, define_config_flags, launch
 from experiments.members import (
     Member,
@@ -51,7 +51,9 @@ def _compare(base: Config, members: Sequence[Member], dataset: Dataset) -> None:
     groups: dict[str, list[Path]] = {}
     for member in members:
         groups.setdefault(member.label, []).append(member.directory)
-    lines = compare(groups, dataset)
+    evaluation = base.evaluation
+    baselines = read_baselines(dataset, evaluation) if evaluation.baselines else ()
+    lines = compare(groups, dataset, baselines)
     if not lines:
         raise InputError("no member finished; lower the step sizes")
     title = f"{dataset.name}, protocol {base.evaluation.protocol}, seeds {FLAGS.seeds}"

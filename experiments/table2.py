@@ -35,10 +35,10 @@ from rich.console import Console
 from experiments import centralized
 from experiments.comparison import (
     Compared,
-    compare_summaries,
     gain,
     gain_cells,
     mean_cell,
+    read_baselines,
     read_choice,
     write_table,
     write_text,
@@ -58,7 +58,6 @@ from fedvlr_jax.centralized import CENTRALIZED, CentralizedConfig
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.report import locked
 from fedvlr_jax.report.plots import interval_bars
 
@@ -69,7 +68,6 @@ Grid = Mapping[str, tuple[float, ...]]
 # without a server step, only the client's can.
 GRID: Grid = {"server_lr_items": (0.02, 0.05, 0.1), "server_decay": (2.0, 5.0, 10.0)}
 LOCAL_GRID: Grid = {"client_lr": (1.0, 3.0, 10.0), "client_decay": (0.005, 0.02, 0.08)}
-BASELINES = ("popularity", "item_knn", "ease")
 METHODS = (
     *CENTRALIZED,
     *(f"{b}+{f}" for b, f in itertools.product(BACKBONE_NAMES, FUSION_NAMES)),
@@ -128,22 +126,10 @@ def run_method(
     return read_choice(method.name, folders, dataset), tried
 
 
-def trivial(dataset: Dataset, base: Config) -> list[Compared]:
-    """The baselines that need no training, as methods of one seed."""
-    results = evaluate_baselines(dataset, base.evaluation.mask, base.evaluation.cutoffs)
-    found = []
-    for name in BASELINES:
-        if name in results.ranks:
-            test = results.ranks[name]["test"]
-            ranks = [(test.ahead, test.tied)]
-            found.append(compare_summaries(name, [results.summary[name]], ranks, dataset))
-    return found
-
-
 def table_of(dataset: Dataset, base: Config, methods: list[Method], seeds: list[int]):
     """(lines of one data set, {method: what was tried})."""
     console = Console()
-    baselines = trivial(dataset, base)
+    baselines = read_baselines(dataset, base.evaluation)
     found: dict[str, Compared] = {}
     tuning = {}
     for method in methods:

@@ -73,6 +73,7 @@ def load(config: Config) -> Dataset:
         data_root=data.data_root,
         split=data.split,
         duplicates=data.duplicates,
+        recency=data.recency,
         synthetic=synthetic if data.dataset == "synthetic" else None,
     )
 

@@ -56,6 +56,12 @@ class DataConfig:
         ("auto", "predefined", "leave-one-out", "global-time"),
     )
     duplicates: str = _field("merge", "What to do with repeated interactions.", ("merge", "error"))
+    recency: float = _field(
+        0.0,
+        "How fast the older items of a client's history lose weight, in its loss, its pooled "
+        "history and its vector at --start=spectral: an item with a newer ones counts as "
+        "(1 + a)^-recency, scaled to a mean of 1; 0: all count alike.",
+    )
     synthetic_users: int = _field(1000, "Users of the synthetic data.")
     synthetic_items: int = _field(2000, "Items of the synthetic data.")
     synthetic_seed: int = _field(0, "Seed of the synthetic data (apart from the run's seed).")
@@ -65,6 +71,7 @@ class DataConfig:
         check_choice("duplicates", self.duplicates, ("merge", "error"))
         for name in ("synthetic_users", "synthetic_items", "synthetic_seed"):
             _check_range(self, name, 0)
+        _check_range(self, "recency", 0, 2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,11 +25,14 @@ class Histories:
       client: int32 [K], the user index; a padding row has a number outside [0, N).
       item: int32 [K, P], ascending within a row; padding is I, after the real items.
       count: int32 [K], the number of real items of each row; 0 only in a padding row.
+      weight: float32 [K, P], how much each item counts, above 0 and 1 on average over a row;
+        0 in padding. None where all count alike.
     """
 
     client: Array
     item: Array
     count: Array
+    weight: Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -69,19 +69,25 @@ def pad_histories(
     start = np.repeat(train.indptr[clients], counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     item[: len(clients)][entry] = train.item[start + within]
+    weight = None
+    if train.weight is not None:
+        weight = np.zeros(item.shape, np.float32)
+        weight[: len(clients)][entry] = train.weight[start + within]
     beyond = (0, len(item) - len(clients))
     return Histories(
         client=np.pad(clients, beyond, constant_values=train.num_users).astype(np.int32),
         item=item,
         count=np.pad(counts, beyond).astype(np.int32),
+        weight=weight,
     )
 
 
 def multi_hot(histories: Histories, num_items: int) -> jax.Array:
-    """float32 [K, I]: 1 where the client has the item in its history."""
+    """float32 [K, I]: how much each item counts in the client's history; 0 outside it."""
     row = jnp.arange(histories.item.shape[0])[:, None]
     empty = jnp.zeros((histories.item.shape[0], num_items))
-    return empty.at[row, histories.item].set(1.0, mode="drop")
+    weight = 1.0 if histories.weight is None else histories.weight
+    return empty.at[row, histories.item].set(weight, mode="drop")
 
 
 def expected_negatives(
@@ -90,12 +96,12 @@ def expected_negatives(
     """float32 [..., I]: how often each item is expected among num_negatives * count draws.
 
     Args:
-      positive: float32 [..., I], 1 on the history.
+      positive: float32 [..., I], above 0 on the history.
       count: int32 [...], its length.
     """
     outside = jnp.maximum(pool.item.shape[0] - count, 1)
     rate = num_negatives * count / outside
-    return jnp.where(pool.member, 1.0 - positive, 0.0) * rate[..., None]
+    return jnp.where(pool.member & (positive == 0), rate[..., None], 0.0)
 
 
 def draw_negatives(

@@ -25,12 +25,15 @@ class Interactions:
       item: int32 [num_interactions]; ascending and without repetition within a user.
       time: int64 [num_interactions]; the time stamp of each entry (0 where unknown).
       num_items: size of the catalogue; every item is in [0, num_items).
+      weight: float32 [num_interactions], how much an entry counts in its user's history,
+        above 0 and 1 on average over a history; None where all count alike.
     """
 
     indptr: np.ndarray
     item: np.ndarray
     time: np.ndarray
     num_items: int
+    weight: np.ndarray | None = None
 
     @property
     def num_users(self) -> int:
@@ -58,8 +61,35 @@ class Interactions:
     @property
     def matrix(self) -> sparse.csr_array:
         """float64 [num_users, num_items]: 1 where the user has the item."""
+        return self._matrix_of(np.ones(len(self)))
+
+    @property
+    def weighted_matrix(self) -> sparse.csr_array:
+        """float64 [num_users, num_items]: the entry's `weight` where the user has the item."""
+        return self.matrix if self.weight is None else self._matrix_of(self.weight.astype(float))
+
+    def _matrix_of(self, values: np.ndarray) -> sparse.csr_array:
         shape = (self.num_users, self.num_items)
-        return sparse.csr_array((np.ones(len(self)), self.item, self.indptr), shape=shape)
+        return sparse.csr_array((values, self.item, self.indptr), shape=shape)
+
+    def weighted_by_recency(self, recency: float) -> Interactions:
+        """The same entries, each with the weight (1 + a)^-recency over its user's mean.
+
+        a is the number of the user's entries that are newer; entries of equal time share the
+        mean of their places.
+        """
+        # By user, and within a user from the newest on; a tie is a run of equal times.
+        order = np.lexsort((-self.time, self.users))
+        user, time = self.users[order], self.time[order]
+        begins = np.ones(len(self), bool)
+        begins[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+        run = np.cumsum(begins) - 1
+        newer = np.arange(len(self)) - self.indptr[user]
+        age = np.empty(len(self))
+        age[order] = (np.bincount(run, newer) / np.bincount(run))[run]
+        weight = (1 + age) ** -recency
+        mean = np.bincount(self.users, weight, self.num_users) / np.maximum(self.counts, 1)
+        return dataclasses.replace(self, weight=(weight / mean[self.users]).astype(np.float32))
 
     def __len__(self) -> int:
         return len(self.item)
@@ -140,6 +170,8 @@ class Dataset:
         for part in (self.train, self.valid, self.test):
             for array in (part.indptr, part.item):
                 digest.update(np.ascontiguousarray(array).tobytes())
+        if self.train.weight is not None:
+            digest.update(self.train.weight.tobytes())
         for modality in sorted(self.features):
             feature = self.features[modality]
             digest.update(f"{modality}{feature.shape}".encode())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fedvlr_jax.data import mmrec, synthetic
 from fedvlr_jax.data.dataset import Dataset
@@ -23,6 +26,7 @@ def load_dataset(
     data_root: str | Path,
     split: str = "auto",
     duplicates: str = "merge",
+    recency: float = 0.0,
     synthetic: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Loads a data set by name.
@@ -32,11 +36,30 @@ def load_dataset(
       data_root: the folder of the data sets; not used by "synthetic".
       split: see `mmrec.load`. The synthetic data are always split leave-one-out.
       duplicates: see `mmrec.load`. The synthetic data have none.
+      recency: how fast the older items of a history lose weight, see
+        `Interactions.weighted_by_recency`; 0: all count alike.
       synthetic: the arguments of the generator; only with the name "synthetic".
 
     Raises:
       InputError: the data cannot be used as asked; one line says where and why.
     """
+    dataset = _load(name, data_root, split, duplicates, synthetic)
+    if not recency:
+        return dataset
+    if np.all(dataset.train.time == dataset.train.time[:1]):
+        raise InputError(
+            f"--recency={recency}: the data set {name!r} has no times by which items are recent"
+        )
+    return dataclasses.replace(dataset, train=dataset.train.weighted_by_recency(recency))
+
+
+def _load(
+    name: str,
+    data_root: str | Path,
+    split: str,
+    duplicates: str,
+    synthetic: Mapping[str, Any] | None,
+) -> Dataset:
     if name != "synthetic":
         if synthetic:
             raise InputError(

@@ -79,16 +79,20 @@ def unseen_first(dataset: Dataset) -> Scorer:
     return _same_for_all(dataset, dataset.train.item_counts == 0)
 
 
-def item_knn(dataset: Dataset) -> Scorer:
+def item_knn(dataset: Dataset, *, recent: bool = False) -> Scorer:
     """Cosine of two items' train columns, summed over the history; all items are neighbours.
 
     With X the train matrix and D its diagonal of item counts, the scores are
     X (D^-1/2 X^T X D^-1/2). Taken from left to right they need no item x item matrix.
+
+    Args:
+      recent: sum over the weighted history, as --recency makes it.
     """
     train = dataset.train.matrix
+    history = dataset.train.weighted_matrix if recent else train
     scale = 1 / np.sqrt(np.maximum(dataset.train.item_counts, 1))
     unit = (train * scale[None, :]).tocsr()
-    return lambda users: (train[users] @ unit.T @ unit).toarray()
+    return lambda users: (history[users] @ unit.T @ unit).toarray()
 
 
 def content_knn(dataset: Dataset, modality: str) -> Scorer:
@@ -107,24 +111,32 @@ def content_knn(dataset: Dataset, modality: str) -> Scorer:
     return lambda users: profile[users] @ unit.T
 
 
-def ease(dataset: Dataset, l2: float) -> Scorer:
+def ease(dataset: Dataset, l2: float, *, recent: bool = False) -> Scorer:
     """The closed-form linear autoencoder of Steck (2019), arXiv 1905.03375, eq. 8.
 
     Scores X B with B = I - P diag(P)^-1 and P = (X^T X + l2 I)^-1. With fewer users than
     items the smaller system is inverted instead: X P = (X X^T + l2 I)^-1 X.
+
+    Args:
+      recent: score the weighted histories W B, as --recency makes them. B is learned from X.
     """
     train = dataset.train.matrix
+    history = dataset.train.weighted_matrix if recent else train
     if dataset.num_users < dataset.num_items:
         gram = (train @ train.T).toarray()
         product = np.linalg.inv(gram + l2 * np.eye(len(gram))) @ train
         diagonal = (1 - (train * product).sum(axis=0)) / l2
-        return lambda users: train[users].toarray() - product[users] / diagonal
+        if recent:
+            # W P with P = (I - X^T (X X^T + l2 I)^-1 X) / l2.
+            product = (history.toarray() - (history @ train.T) @ product) / l2
+        return lambda users: history[users].toarray() - product[users] / diagonal
     gram = (train.T @ train).toarray()
     inverse = np.linalg.inv(gram + l2 * np.eye(len(gram)))
-    return lambda users: train[users].toarray() - train[users] @ inverse / inverse.diagonal()
+    return lambda users: history[users].toarray() - history[users] @ inverse / inverse.diagonal()
 
 
-# Beside these: "content_knn_<modality>" of every modality, and "ease" at its best l2.
+# Beside these: "content_knn_<modality>" of every modality, "ease" at its best l2, and where
+# --recency weighs the histories "item_knn_recent" and "ease_recent".
 BASELINES: dict[str, Callable[[Dataset], Scorer]] = {
     "random": random,
     "popularity": popularity,
@@ -171,11 +183,11 @@ def rank(scorer: Scorer, dataset: Dataset, part: str, mask: str = "train+valid")
     return ranks
 
 
-def _best_l2(dataset: Dataset) -> int:
+def _best_l2(dataset: Dataset, make: Callable[[Dataset, int], Scorer]) -> int:
     """The l2 of `EASE_L2` with the best validation NDCG@50; the smaller one if equal."""
 
     def ndcg(l2: int) -> float:
-        ahead, tied, _ = map(np.asarray, rank(ease(dataset, l2), dataset, "valid"))
+        ahead, tied, _ = map(np.asarray, rank(make(dataset, l2), dataset, "valid"))
         selected = targets_of(dataset.valid) >= 0
         values = user_metrics(ahead, tied, selected, (50,))["ndcg@50"]
         return float(np.nan_to_num(values).sum())
@@ -199,14 +211,19 @@ def evaluate_baselines(
     for modality in dataset.features:
         scorers[f"content_knn_{modality}"] = functools.partial(content_knn, modality=modality)
     scorers["ease"] = ease
+    if dataset.train.weight is not None:
+        scorers["item_knn_recent"] = functools.partial(item_knn, recent=True)
+        scorers["ease_recent"] = functools.partial(ease, recent=True)
     results = BaselineResults({}, {})
     for name, make in scorers.items():
-        largest = LARGEST_CATALOGUE.get(name, dataset.num_items)
+        largest = LARGEST_CATALOGUE.get(name.removesuffix("_recent"), dataset.num_items)
         if dataset.num_items > largest:
             why = f"{dataset.num_items} items; {name} is evaluated up to {largest}"
             results.summary[name] = {"skipped": why}
             continue
-        options: Mapping[str, Any] = {"l2": _best_l2(dataset)} if name == "ease" else {}
+        options: Mapping[str, Any] = (
+            {"l2": _best_l2(dataset, make)} if name.startswith("ease") else {}
+        )
         scorer = make(dataset, **options)
         ranks = {part: rank(scorer, dataset, part, mask) for part in ("valid", "test")}
         summaries = {

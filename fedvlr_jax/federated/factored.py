@@ -262,10 +262,14 @@ def trained_items(
 
 
 def fits_factored(task: Task) -> bool:
-    """Whether the plan can train these clients."""
-    backbone, history_weight = task.model.backbone, task.model.history_weight
-    linear = backbone.linear is not None and not history_weight
-    return linear and backbone.penalty is not None and views_stay(task)
+    """Whether the plan can train these clients.
+
+    The rows of a history move alike only where its items count alike.
+    """
+    backbone, config = task.model.backbone, task.config
+    linear = backbone.linear is not None and not task.model.history_weight
+    penalised = backbone.penalty is not None
+    return linear and penalised and not config.data.recency and views_stay(task)
 
 
 def make_factored_update(task: Task) -> LocalUpdate:

@@ -29,7 +29,7 @@ from fedvlr_jax.federated.local import (
     row_penalty,
 )
 from fedvlr_jax.federated.privacy import clip_factors
-from fedvlr_jax.types import Cohort, PyTree
+from fedvlr_jax.types import Cohort, Histories, PyTree
 
 
 class Slots(NamedTuple):
@@ -37,7 +37,7 @@ class Slots(NamedTuple):
 
     Attributes:
       item: int32 [M], each once; padding is I.
-      positive: float32 [M], 1 on the history.
+      positive: float32 [M], how much it counts in the history.
       negative: float32 [A, M], how often (or how often expected) each is a negative.
     """
 
@@ -55,8 +55,10 @@ def num_slots(task: Task, history_length: int) -> int:
     return min(touched, task.model.num_items)
 
 
-def make_slots(task: Task, item: jax.Array, count: jax.Array, keys: jax.Array) -> Slots:
-    """The slots of ONE client with history `item` [P], `count` of them real."""
+def make_slots(task: Task, histories: Histories, keys: jax.Array) -> Slots:
+    """The slots of ONE client: leaves of `histories` without their first axis."""
+    item, count = histories.item, histories.count
+    weight = 1.0 if histories.weight is None else histories.weight
     config, num_items = task.config.federation, task.model.num_items
     size = num_slots(task, item.shape[0])
     drawn = None
@@ -71,7 +73,7 @@ def make_slots(task: Task, item: jax.Array, count: jax.Array, keys: jax.Array) -
         # Padding must fall out of the slots, or it would count as a row.
         place = jnp.where(touched < num_items, place, size)
         history, places = place[: item.shape[0]], place[item.shape[0] :].reshape(drawn.shape)
-    positive = jnp.zeros(size).at[history].set(1.0, mode="drop")
+    positive = jnp.zeros(size).at[history].set(weight, mode="drop")
     if places is None:
         negative = expected_negatives(positive, count, task.pool, config.num_negatives)
         negative = jnp.broadcast_to(negative, (config.local_epochs, size))
@@ -165,9 +167,7 @@ def make_gathered_update(task: Task) -> LocalUpdate:
         histories = cohort.histories
         num_clients = histories.item.shape[0]
         keys = client_keys(key, histories.client, config.local_epochs)
-        slots = jax.vmap(lambda i, c, k: make_slots(task, i, c, k))(
-            histories.item, histories.count, keys
-        )
+        slots = jax.vmap(lambda history, k: make_slots(task, history, k))(histories, keys)
         trained, by_views, by_shared, loss = jax.vmap(train_client, in_axes=(None, 0, 0, 0, 0, 0))(
             broadcast, private, slots, histories.count, cohort.present, cohort.local_epochs
         )

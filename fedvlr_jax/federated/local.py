@@ -168,7 +168,7 @@ def num_rows(count: Array, pool: NegativePool, num_negatives: int) -> jax.Array:
 class Loss(NamedTuple):
     """A loss of clients over their rows, of scores, positive and negative [..., M].
 
-    positive, negative: how often each row stands in it with label 1 and 0.
+    positive, negative: how much each row counts in it with label 1 and 0.
 
     Attributes:
       value: the sum over the rows [...].
@@ -195,7 +195,7 @@ BINARY = Loss(
 
 
 def softmax_loss(pool: NegativePool) -> Loss:
-    """Cross-entropy of each positive i among the history O and the pool,
+    """Cross-entropy of each positive i, as much as it counts, among the history O and the pool,
 
         -s_i + log sum of exp(s_j) over j in O or pool.
 
@@ -209,7 +209,7 @@ def softmax_loss(pool: NegativePool) -> Loss:
         drawn = jnp.sum(negative, axis=-1, keepdims=True)
         each = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)
         # A place of no client has no rows: any finite sum will do.
-        return jnp.where(count > 0, positive + each * negative, 1.0), count
+        return jnp.where(count > 0, (positive > 0) + each * negative, 1.0), count
 
     def value(scores, positive, negative):
         parts, count = parts_of(positive, negative)
@@ -241,7 +241,7 @@ def likeness(
 
     Args:
       vectors: the fused vectors [M, d]; mean: their mean over the history [d].
-      positive: [M], 1 on the history; length: [], how long it is.
+      positive: [M], how much an item counts in the history; length: [], how long that is.
     """
     itself = positive * jnp.sum(jnp.square(vectors), axis=1) / length
     return weight * (vectors @ mean - itself)

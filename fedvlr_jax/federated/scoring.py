@@ -73,7 +73,8 @@ def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.A
 
 def _hide(seen: jax.Array, histories: Histories, mask: jax.Array) -> jax.Array:
     """bool [K, I]: `seen` and the items of `mask` [K, V] (I where there is none)."""
-    return seen | (multi_hot(dataclasses.replace(histories, item=mask), seen.shape[1]) > 0)
+    hidden = dataclasses.replace(histories, item=mask, weight=None)
+    return seen | (multi_hot(hidden, seen.shape[1]) > 0)
 
 
 def make_ranks(model: Model) -> Callable[..., tuple[Ranks, jax.Array]]:

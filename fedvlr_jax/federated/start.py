@@ -114,7 +114,9 @@ def spectral_start(
     # Exactly, where the exchanges leave rounding: they tie.
     items[train.item_counts == 0] = 0.0
     missing = ((0, 0), (0, width - len(kept)))
-    return np.pad(items, missing), np.pad((rows @ directions) * kept, missing)
+    # A client's own row of A, its items counting as they do in its training.
+    own = (train.weighted_matrix * by_user[:, None] * by_item[None, :]).tocsr()
+    return np.pad(items, missing), np.pad((own @ directions) * kept, missing)
 
 
 def describe_start(config: Config, model: Model, num_clients: int) -> str:

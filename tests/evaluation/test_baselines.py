@@ -228,6 +228,22 @@ def test_the_l2_of_ease_has_the_best_validation_ndcg():
     assert entry["valid"]["ndcg@50"] == pytest.approx(100 * max(ndcg))
 
 
+@pytest.mark.parametrize("num_users", [12, 40])
+def test_recent_baselines_score_the_weighted_histories(num_users):
+    data = random_dataset(num_users, 20)
+    weight = np.random.default_rng(0).uniform(0.5, 1.5, len(data.train)).astype(np.float32)
+    data = dataclasses.replace(data, train=dataclasses.replace(data.train, weight=weight))
+    train, weighted = data.train.matrix.toarray(), data.train.weighted_matrix.toarray()
+    inverse = np.linalg.inv(train.T @ train + 3 * np.eye(20))
+    expected = weighted @ (np.eye(20) - inverse / inverse.diagonal())
+    found = baselines.ease(data, 3, recent=True)(EVERYONE)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    unit = train / np.sqrt(np.maximum(train.sum(axis=0), 1))
+    found = baselines.item_knn(data, recent=True)(EVERYONE)
+    np.testing.assert_allclose(found, weighted @ (unit.T @ unit), atol=1e-9)
+    assert list(evaluate_baselines(data).summary)[-2:] == ["item_knn_recent", "ease_recent"]
+
+
 def test_a_large_catalogue_skips_what_would_not_fit(monkeypatch):
     monkeypatch.setattr(baselines, "LARGEST_CATALOGUE", {"item_knn": 14, "ease": 15})
     results = evaluate_baselines(random_dataset(12, 15))

@@ -47,8 +47,11 @@ def test_a_sweep_compares_and_is_not_repeated(run, tmp_path):
     first = run("sweep", *arguments)
     assert first.returncode == 0, first.stderr
     lines = json.loads((tmp_path / "w/sweep.json").read_text())
-    assert [line["choice"] for line in lines] == ["fusion=none", "fusion=bilevel"]
-    assert sum("chosen" in line for line in lines) == 1 and 0 <= lines[1]["p_value"] <= 1
+    baselines = ["popularity", "item_knn", "ease"]
+    assert [line["choice"] for line in lines] == ["fusion=none", "fusion=bilevel", *baselines]
+    assert sum("chosen" in line for line in lines[:2]) == 1
+    assert not any("chosen" in line for line in lines[2:])
+    assert all(0 <= line["p_value"] <= 1 for line in lines[1:])
     each = [
         json.loads((tmp_path / f"w/fusion=bilevel/seed{seed}/summary.json").read_text())
         for seed in (0, 1)
@@ -56,7 +59,7 @@ def test_a_sweep_compares_and_is_not_repeated(run, tmp_path):
     assert [summary["seed"] for summary in each] == [0, 1]
     mean = sum(summary["test"]["hr@50"] for summary in each) / 2
     assert lines[1]["all_hr@50"] == pytest.approx(mean)
-    assert len(pd.read_csv(tmp_path / "w/sweep.csv")) == 2
+    assert len(pd.read_csv(tmp_path / "w/sweep.csv")) == 5
 
     # A member is the run that train would have made.
     alone = run("train", *SMALL, "--fusion=bilevel", "--seed=1", "--workdir=alone")

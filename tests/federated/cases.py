@@ -44,6 +44,7 @@ def random_task(rng, **choices):
         clip_norm=float(rng.choice([0.0, 0.05])),
         history_weight=float(rng.choice([0.0, 0.7])),
         loss=str(rng.choice(["bce", "softmax"])),
+        recency=float(rng.choice([0.0, 0.7])),
     )
     config = Config.from_flat(**{**values, **choices})
     model = make_model(config, num_items, {"text": 5, "image": 3})
@@ -74,9 +75,12 @@ def random_state(rng, task, num_clients):
     train = Interactions.from_pairs(
         user=np.array(users),
         item=np.array(items),
+        time=rng.integers(0, 4, len(items)),
         num_users=num_clients,
         num_items=model.num_items,
     )
+    if task.config.data.recency:
+        train = train.weighted_by_recency(task.config.data.recency)
     key = jax.random.key(0)
     # Drawn by NumPy from shapes alone: compiling the initialisers would take longer than the test.
     drawn = lambda tree: jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape), tree)

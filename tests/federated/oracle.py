@@ -38,13 +38,13 @@ def make_client_loss(task):
         vectors = common + trained["items"][item] if "items" in trained else common
         scores = backbone.score(head, trained["head"], vectors)
         total = jnp.sum(own[:, None] * common, axis=0)
-        others = (total - label[:, None] * common) / jnp.sum(own)
+        others = (total - own[:, None] * common) / jnp.sum(own)
         scores += task.config.model.history_weight * jnp.sum(common * others, axis=-1)
         if task.config.federation.loss == "softmax":
             negative = weight * (1 - label)
-            outside = task.pool.item.shape[0] - jnp.sum(own)
+            outside = task.pool.item.shape[0] - jnp.sum(label)
             stands_for = outside / jnp.maximum(jnp.sum(negative), 1e-9)
-            total = jnp.sum((own + stands_for * negative) * jnp.exp(scores))
+            total = jnp.sum((label + stands_for * negative) * jnp.exp(scores))
             each = -label * jnp.log(jnp.exp(scores) / total)
         else:
             probability = jax.nn.sigmoid(scores)
@@ -60,7 +60,7 @@ def make_client_loss(task):
     return loss
 
 
-def client_rows(task, key, history, client, epoch, padded_length):
+def client_rows(task, key, history, counts_as, client, epoch, padded_length):
     """(item, label, weight) of one client's loss in one epoch, padded with weight 0."""
     config = task.config.federation
     pool = [int(i) for i in task.pool.item]
@@ -79,7 +79,7 @@ def client_rows(task, key, history, client, epoch, padded_length):
         weights = [1.0] * len(negatives)
     size = padded_length + max(task.model.num_items, padded_length * config.num_negatives)
     item, label, weight = np.zeros(size, np.int32), np.zeros(size), np.zeros(size)
-    item[: len(history)], label[: len(history)], weight[: len(history)] = history, 1, 1
+    item[: len(history)], label[: len(history)], weight[: len(history)] = history, 1, counts_as
     place = slice(len(history), len(history) + len(negatives))
     item[place], weight[place] = negatives, weights
     return item, label, weight
@@ -124,6 +124,9 @@ def make_literal_round(task):
                 new_private.append(rows)
                 continue
             history = np.asarray(cohort.histories.item[u][: int(cohort.histories.count[u])])
+            counts_as = np.ones(len(history))
+            if cohort.histories.weight is not None:
+                counts_as = np.asarray(cohort.histories.weight[u][: len(history)], float)
             alpha = float(cohort.weight[u]) / total_weight
             trained = dict(rows)
             if backbone.item_rows == "tuned":
@@ -132,7 +135,8 @@ def make_literal_round(task):
             through = jax.tree.map(np.zeros_like, mean)
             by_views_sum = np.zeros_like(views)
             for epoch in range(int(cohort.local_epochs[u])):
-                data = client_rows(task, key, history, u, epoch, cohort.histories.item.shape[1])
+                padded_length = cohort.histories.item.shape[1]
+                data = client_rows(task, key, history, counts_as, u, epoch, padded_length)
                 by_views, by_head, by_trained = by_inputs(
                     my_views, my_head, trained, data, server.round
                 )

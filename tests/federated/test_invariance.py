@@ -35,8 +35,10 @@ def one_round(task, plan, server, private, cohort, features):
 
 def padded(task, private, cohort):
     """Three more columns of history and two more clients, none of them real."""
+    weight = cohort.histories.weight
     histories = dataclasses.replace(
         cohort.histories,
+        weight=None if weight is None else np.pad(weight, ((0, 2), (0, 3))),
         item=np.pad(cohort.histories.item, ((0, 2), (0, 3)), constant_values=task.model.num_items),
         client=np.pad(cohort.histories.client, (0, 2), constant_values=99),
         count=np.pad(cohort.histories.count, (0, 2)),

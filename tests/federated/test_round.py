@@ -36,7 +36,7 @@ def test_round_is_algorithm_1(backbone, fusion, upload, negatives, variant):
     choices = dict(backbone=backbone, fusion=fusion, upload=upload, negatives=negatives)
     if backbone == "fedrap" and variant == 0:
         # What its own plan can train.
-        choices |= dict(clip_norm=0.0, history_weight=0.0)
+        choices |= dict(clip_norm=0.0, history_weight=0.0, recency=0.0)
     task = random_task(rng, **choices)
     num_clients = int(rng.integers(2, 5))
     literal_round = make_literal_round(task)

@@ -18,11 +18,12 @@ OPTIONS = dict(user_power=0.25, item_power=0.5, shrinkage=0.3)
 
 def random_train(rng, num_users=60, num_items=90):
     user, item = np.nonzero(rng.random((num_users, num_items)) < rng.uniform(0.02, 0.3, num_items))
-    return Interactions.from_pairs(user=user, item=item, num_users=num_users, num_items=num_items)
+    size = dict(num_users=num_users, num_items=num_items)
+    return Interactions.from_pairs(user=user, item=item, time=rng.permutation(len(user)), **size)
 
 
 def plain_scores(train, width):
-    """Ridge regression of every history on its projection, by a full SVD."""
+    """Ridge regression of every history, as it is weighted, on its projection, by a full SVD."""
     histories = np.zeros((train.num_users, train.num_items))
     histories[train.users, train.item] = 1
     by_user = np.maximum(histories.sum(1, keepdims=True), 1) ** -OPTIONS["user_power"]
@@ -31,11 +32,13 @@ def plain_scores(train, width):
     _, singular, right = np.linalg.svd(rows, full_matrices=False)
     squares, right = singular[:width] ** 2, right[:width]
     shrink = squares / (squares + OPTIONS["shrinkage"] * squares.mean())
-    return rows @ right.T * shrink @ right / by_item
+    weighted = by_user * train.weighted_matrix.toarray() * by_item
+    return weighted @ right.T * shrink @ right / by_item
 
 
-def test_exchanges_lead_to_the_svd():
-    train = random_train(np.random.default_rng(0))
+@pytest.mark.parametrize("recency", [0.0, 0.8])
+def test_exchanges_lead_to_the_svd(recency):
+    train = random_train(np.random.default_rng(0)).weighted_by_recency(recency)
     expected = plain_scores(train, WIDTH)
     errors = []
     for exchanges in (1, 4, 60):

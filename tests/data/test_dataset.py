@@ -1,0 +1,49 @@
+"""Interactions whose entries do not count alike."""
+
+import numpy as np
+import pytest
+
+from fedvlr_jax.data.cohorts import multi_hot, pad_histories
+from fedvlr_jax.data.dataset import Interactions
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+
+
+def test_recent_entries_count_more_and_equal_times_alike():
+    train = Interactions.from_pairs(
+        user=np.array([0, 0, 0, 1, 1, 1, 1, 2]),
+        item=np.array([4, 1, 2, 0, 1, 3, 4, 2]),
+        time=np.array([10, 30, 20, 7, 9, 7, 5, 1]),
+        num_users=3,
+        num_items=5,
+    ).weighted_by_recency(0.5)
+    # By item: user 0 has 1 (newest), 2, 4; user 1 has 1, then 0 and 3 at once, then 4.
+    first = np.array([1, 1 / np.sqrt(2), 1 / np.sqrt(3)])
+    second = np.array([1 / np.sqrt(2.5), 1, 1 / np.sqrt(2.5), 1 / np.sqrt(4)])
+    expected = np.concatenate([first / first.mean(), second / second.mean(), [1]])
+    assert train.weight is not None
+    np.testing.assert_allclose(train.weight, expected, rtol=1e-6)
+    dense = np.zeros((3, 5))
+    dense[[0, 0, 0, 1, 1, 1, 1, 2], [1, 2, 4, 0, 1, 3, 4, 2]] = expected
+    np.testing.assert_allclose(train.weighted_matrix.toarray(), dense, rtol=1e-6)
+    histories = pad_histories(train, np.array([2, 0]), size=3, length=6)
+    np.testing.assert_allclose(multi_hot(histories, 5)[:2], dense[[2, 0]], rtol=1e-6)
+    assert not np.any(multi_hot(histories, 5)[2])
+
+
+def test_weights_are_data():
+    sizes = {"users": 20, "items": 60}
+    plain = load_dataset("synthetic", data_root="", synthetic=sizes)
+    recent = load_dataset("synthetic", data_root="", synthetic=sizes, recency=1.0)
+    assert plain.train.weight is None
+    assert plain.fingerprint != recent.fingerprint
+
+
+def test_without_times_nothing_is_recent(tmp_path):
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    rows = [f"{u},{(u + i) % 9},{min(i, 2)}" for u in range(4) for i in range(5)]
+    (folder / "inter.csv").write_text("userID,itemID,split_label\n" + "\n".join(rows) + "\n")
+    assert load_dataset("toy", data_root=tmp_path).num_users == 4
+    with pytest.raises(InputError, match=r"--recency=0\.5: the data set 'toy' has no times"):
+        load_dataset("toy", data_root=tmp_path, recency=0.5)
