@@ -20,6 +20,7 @@ PRECISION_NAMES = ("float32", "tf32", "bf16")
 OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
 LOSS_NAMES = ("bce", "softmax")
 START_NAMES = ("random", "spectral")
+START_ROUTER_NAMES = ("uniform", "history")
 
 
 def _field(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -229,6 +230,20 @@ class StartConfig:
         "is among its views).",
         START_NAMES,
     )
+    start_router: str = _field(
+        "uniform",
+        "uniform: routers begin with equal weights; history: with what each client's own history "
+        "says of it, in closed form (fusion=bilevel, views among id, table and modalities). What "
+        "it needs of the ID table are the rows of start=spectral, whether or not training begins "
+        "with them.",
+        START_ROUTER_NAMES,
+    )
+    start_sharpness_id: float = _field(
+        3.0, "start_router=history: how much more alike items count in the ID table."
+    )
+    start_sharpness_content: float = _field(
+        7.0, "start_router=history: how much more alike items count in a modality."
+    )
     start_exchanges: int = _field(
         8, "start=spectral: exchanges with all clients before the first round."
     )
@@ -249,6 +264,9 @@ class StartConfig:
 
     def __post_init__(self):
         check_choice("start", self.start, START_NAMES)
+        check_choice("start_router", self.start_router, START_ROUTER_NAMES)
+        for name in ("start_sharpness_id", "start_sharpness_content"):
+            _check_range(self, name, 0, 100)
         _check_range(self, "start_exchanges", 1)
         for name in ("start_user_power", "start_item_power"):
             _check_range(self, name, 0, 1)

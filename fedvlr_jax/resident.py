@@ -75,7 +75,7 @@ class Simulation:
       buckets: the user indices of each bucket; together every user once.
       histories: of each bucket, and rows of no client up to a multiple of GROUPS.
       plan: a name of `round.PLANS`, how local epochs are executed.
-      start: the ID table and the clients' vectors to begin with; None where they are drawn.
+      start: what training begins with in closed form; None where all is drawn.
       mesh: the devices that share the clients; None for one.
     """
 
@@ -96,8 +96,12 @@ class Simulation:
             np.uint32(self.config.run.seed if seed is None else seed), self._start_items
         )
         clients = tuple(history.client for history in self.histories)
-        vectors = None if self.start is None else self._by_bucket(self.start.vectors, 0)
-        return State(server, self._init_private(server.key, clients, vectors))
+        begun = None
+        if self.start is not None:
+            names, tables = self.start.clients, self.start.clients.values()
+            parts = zip(*(self._by_bucket(table, 0) for table in tables), strict=True)
+            begun = tuple(dict(zip(names, part, strict=True)) for part in parts)
+        return State(server, self._init_private(server.key, clients, begun))
 
     @property
     def _start_items(self) -> np.ndarray | None:
@@ -126,16 +130,21 @@ class Simulation:
 
     @functools.cached_property
     def _init_private(self):
-        """(key, clients [K] of each bucket, their vectors [K, d] of the start or None) -> their
-        rows before the first round."""
+        """(key, clients [K] of each bucket, their `Start.clients` or None) -> their rows before
+        the first round."""
 
         def init(
-            key: jax.Array, clients: tuple[jax.Array, ...], vectors: tuple[jax.Array, ...] | None
+            key: jax.Array, clients: tuple[jax.Array, ...], begun: tuple[PyTree, ...] | None
         ) -> tuple[PyTree, ...]:
             client = lambda c: self.model.init_private(stream(key, INIT, c))
             rows = tuple(jax.vmap(client)(each) for each in clients)
-            for of_bucket, each in zip(rows, vectors or (), strict=vectors is not None):
-                of_bucket["head"] |= {"vector": each}
+            for of_bucket, each in zip(rows, begun or (), strict=begun is not None):
+                if "vector" in each:
+                    of_bucket["head"] |= {"vector": each["vector"]}
+                if "logits" in each:
+                    prefer = self.model.fusion.prefer
+                    assert prefer is not None
+                    of_bucket["router"] = jax.vmap(prefer)(of_bucket["router"], each["logits"])
             return rows
 
         return jax.jit(init, out_shardings=by_client(self.mesh))

@@ -55,6 +55,6 @@ def make_simulation(config: Config, dataset: Dataset) -> Simulation:
         histories=tuple(put(b, by_client(mesh)) for b in rows) if resident else (),
         features=put(dict(dataset.features), on_all(mesh)),
         plan=plan,
-        start=make_start(config, model, dataset.train),
+        start=make_start(config, model, dataset),
         mesh=mesh,
     )

@@ -166,12 +166,11 @@ class StreamedSimulation(Simulation):
 
     @functools.cached_property
     def _make_fresh(self):
-        """(rows, fresh [K], key, clients [K], their vectors [K, d] of the start or None) -> the
-        rows, initial ones where fresh."""
+        """(rows, fresh [K], key, clients [K], their `Start.clients` or None) -> the rows, initial
+        ones where fresh."""
 
-        def make(rows, fresh, key, clients, vectors):
-            vectors = None if vectors is None else (vectors,)
-            (initial,) = self._init_private(key, (clients,), vectors)
+        def make(rows, fresh, key, clients, begun):
+            (initial,) = self._init_private(key, (clients,), None if begun is None else (begun,))
             return trees.select(fresh, initial, rows)
 
         return jax.jit(make)
@@ -180,10 +179,11 @@ class StreamedSimulation(Simulation):
         rows = put(rows, by_client(self.mesh))
         if not fresh.any():
             return rows
-        vectors = None
+        begun = None
         if self.start is not None:
-            vectors = self.start.vectors[np.minimum(clients, self.dataset.num_users - 1)]
-        return self._make_fresh(rows, fresh, key, clients.astype(np.int32), vectors)
+            own = np.minimum(clients, self.dataset.num_users - 1)
+            begun = {name: table[own] for name, table in self.start.clients.items()}
+        return self._make_fresh(rows, fresh, key, clients.astype(np.int32), begun)
 
     @functools.cached_property
     def _lengths(self) -> list[int]:

@@ -21,7 +21,9 @@ CASES = {
     "gathered": dict(backbone="fedrap", fusion="mlp", negatives="sampled", min_local_epochs=1),
     "factored": dict(backbone="fedrap", cohort=30, chunk=8),
     "catalogue": dict(backbone="fedncf", cohort=30, chunk=8),
-    "start": dict(start="spectral", views="table,text", loss="softmax", cohort=20),
+    "start": dict(
+        start="spectral", start_router="history", views="table,text", loss="softmax", cohort=20
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""The ID table and the clients' vectors in closed form, before the first round.
+"""The ID table, the clients' vectors and their routers in closed form, before the first round.
 
 With X the clients' histories as rows of zeros and ones, n_u the length of a history, c_i the
 number of clients that have item i, and A = diag(n)^-p X diag(c)^-q, the right singular vectors of
@@ -15,6 +15,9 @@ with shrunken directions. The counts c are one more sum over the clients, and so
 that sets the scale. An answer is non-zero on the client's history: who sees it alone knows the
 history, so the sums must be secure ones. Everyone is asked, whatever --cohort and --dropout.
 
+A router can begin with what the client's history says of each view (`preferences.py`), the table
+being the source of the ID view, whether or not training begins with the table.
+
 Here the sums are taken in float64 on the host; they are the same for every seed.
 """
 
@@ -25,63 +28,73 @@ from typing import NamedTuple
 import numpy as np
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.dataset import Interactions
+from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.local import Model
+from fedvlr_jax.federated.preferences import Source, preferences
 
 # Columns iterated beyond d: the last of d directions converge by the gap to those left out.
 OVERSAMPLING = 32
 
 
 class Start(NamedTuple):
-    """Where training begins.
+    """Where training begins; what is not here is drawn.
 
     Attributes:
-      items: float32 [I, d], the ID table; rows of items that nobody has are 0.
-      vectors: float32 [N, d], the clients' vectors.
+      items: float32 [I, d], the ID table, or None; rows of items that nobody has are 0.
+      clients: by name, a row for each client: "vector" float32 [N, d], the client's vector;
+        "logits" float32 [N, G], of its router's weights.
     """
 
-    items: np.ndarray
-    vectors: np.ndarray
+    items: np.ndarray | None
+    clients: dict[str, np.ndarray]
 
 
-def make_start(config: Config, model: Model, train: Interactions) -> Start | None:
-    """What --start asks for; None where everything is drawn.
+def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
+    """What --start and --start_router ask for; None where everything is drawn.
 
     Raises:
       InputError: the model has no place for it, or it would be wrong for this federation.
     """
-    if config.start.start == "random":
+    start, names, train = config.start, model.fusion.names, dataset.train
+    if start.start == "random" and start.start_router == "uniform":
         return None
-    _check(config, model)
+    _check(config, model, dataset)
     items, vectors = spectral_start(
         train,
         model.width,
-        exchanges=config.start.start_exchanges,
-        user_power=config.start.start_user_power,
-        item_power=config.start.start_item_power,
-        shrinkage=config.start.start_shrinkage,
+        exchanges=start.start_exchanges,
+        user_power=start.start_user_power,
+        item_power=start.start_item_power,
+        shrinkage=start.start_shrinkage,
     )
-    # The scores stay, and the table is as large as a drawn one. A client's fused vector is the
-    # mean of its views, and the others are silent.
+    weights, clients = np.full((1, len(names)), 1 / len(names)), {}
+    if start.start_router == "history":
+        of_id = Source(items, start.start_sharpness_id)
+        of_content = lambda name: Source(dataset.features[name], start.start_sharpness_content)
+        is_id = lambda name: name in ("id", "table")
+        weights = preferences(train, [of_id if is_id(n) else of_content(n) for n in names])
+        clients["logits"] = np.log(weights).astype(np.float32)
+    if start.start == "random":
+        return Start(None, clients)
+    # Views other than the table's rows are silent, so that it alone speaks, by its weight.
+    speaks = weights[:, names.index("table") if "table" in names else 0, None]
+    # The scores stay, and the table is as large as a drawn one.
     size = np.sqrt(np.mean(np.square(items)))
     items, vectors = items / size, vectors * size
     # By item first: a product of each entry's two rows would take d numbers an entry.
     own = np.sum((train.matrix.T @ vectors) * items)
-    to_score = config.start.start_score * len(train) / own
-    scale, views = model.init_scale or 1.0, len(model.fusion.names)
+    to_score, scale = start.start_score * len(train) / own, model.init_scale or 1.0
     with np.errstate(over="ignore"):
-        start = Start(
-            items=(items * scale).astype(np.float32),
-            vectors=(vectors * (to_score * views / scale)).astype(np.float32),
-        )
-    if not (own > 0 and np.isfinite(start.items).all() and np.isfinite(start.vectors).all()):
+        items = (items * scale).astype(np.float32)
+        vectors = (vectors * (to_score / scale) / speaks).astype(np.float32)
+    if not (own > 0 and np.isfinite(items).all() and np.isfinite(vectors).all()):
         raise InputError(
-            f"--start=spectral: not finite in float32 with --start_score={config.start.start_score}"
-            f", --start_shrinkage={config.start.start_shrinkage} and "
+            f"--start=spectral: not finite in float32 with --start_score={start.start_score}"
+            f", --start_shrinkage={start.start_shrinkage} and "
             f"--init_scale={model.init_scale}; give moderate ones"
         )
-    return start
+    return Start(items, {"vector": vectors, **clients})
 
 
 def spectral_start(
@@ -120,37 +133,51 @@ def spectral_start(
 
 
 def describe_start(config: Config, model: Model, num_clients: int) -> str:
-    """One line: what a spectral start exchanges, in float32."""
+    """One line: what a start exchanges, in float32."""
+    start = config.start
     columns = min(model.width + OVERSAMPLING, num_clients, model.num_items)
-    exchanges = config.start.start_exchanges
+    exchanges = start.start_exchanges
     # The counts of the items first, and at last the table from which a client takes its vector.
     down = 4 * model.num_items * (1 + exchanges * columns + model.width)
     row = 4 * exchanges * columns
+    what = [f"start {start.start}"] * (start.start == "spectral")
+    what += [f"routers by {start.start_router}"] * (start.start_router == "history")
     return (
-        f"start spectral: counts, {exchanges} exchanges and a mean score with every client first, "
-        f"{down / 1e6:.3g} MB to each, {row / 1e3:.3g} kB from it for each item of its history"
+        f"{', '.join(what)}: counts, {exchanges} exchanges and a mean score with every client "
+        f"first, {down / 1e6:.3g} MB to each, {row / 1e3:.3g} kB from it for each item of its "
+        "history" + ", and to it the item's features" * (start.start_router == "history")
     )
 
 
-def _check(config: Config, model: Model) -> None:
-    """Refuses a spectral start that the model cannot hold or the federation forbids."""
+def _check(config: Config, model: Model, dataset: Dataset) -> None:
+    """Refuses a start that the model cannot hold or the federation forbids."""
+    start, fusion = config.start, model.fusion
+    spectral = start.start == "spectral"
+    asked = "--start=spectral" if spectral else f"--start_router={start.start_router}"
     if config.privacy.clip_norm:
         raise InputError(
-            "--start=spectral: its exchanges carry neither --clip_norm nor noise; start at random"
+            f"{asked}: its exchanges carry neither --clip_norm nor noise; start at random"
         )
     if config.federation.server_optimizer == "none":
         raise InputError(
-            "--start=spectral: learns from all clients, which --server_optimizer=none excludes"
+            f"{asked}: learns from all clients, which --server_optimizer=none excludes"
         )
-    if not model.has_private_vector:
+    of_views = f"--fusion={config.model.fusion} " + f"--views={config.model.views} " * (
+        config.model.fusion == "bilevel"
+    )
+    if spectral and not model.has_private_vector:
         raise InputError(
             f"--start=spectral: --backbone={config.model.backbone} has no private vector for an "
             "item's row; those that have are fcf, pfedrec and fedrap"
         )
-    if model.fusion.silent is None:
+    if spectral and fusion.silent is None:
         raise InputError(
-            f"--start=spectral: --fusion={config.model.fusion} "
-            + f"--views={config.model.views} " * (config.model.fusion == "bilevel")
-            + "hides the rows of the ID table; use none, vbpr, or bilevel with the views table and "
-            "names of modalities, as --views=table,text,image"
+            f"--start=spectral: {of_views}hides the rows of the ID table; use none, vbpr, or "
+            "bilevel with the views table and names of modalities, as --views=table,text,image"
+        )
+    sources = {"id", "table", *dataset.features}
+    if start.start_router == "history" and (fusion.prefer is None or {*fusion.names} - sources):
+        raise InputError(
+            f"--start_router=history: {of_views}has no router over single sources; use bilevel "
+            f"with views among {', '.join(sorted(sources))}"
         )

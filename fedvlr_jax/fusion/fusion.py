@@ -31,6 +31,8 @@ class Fusion(NamedTuple):
       route: (router, pooled history [G * d]) -> weights [G], positive, summing to one.
       after_first: where a router begins with a dense layer router["first"] (kernel [G * d, h],
         bias [h]): (router, that layer's output [h]) -> weights; else None.
+      prefer: (router, logits [G]) -> the same router, but that its weights are the softmax of the
+        logits whatever the history, until it is trained; None where there is no router.
       silent: gamma -> the same gamma but that all views are 0, except those that are the rows of
         the ID table; None where no view is. Training can make them speak.
     """
@@ -41,6 +43,7 @@ class Fusion(NamedTuple):
     init_router: Callable[[jax.Array], PyTree]
     route: Callable[[PyTree, jax.Array], jax.Array]
     after_first: Callable[[PyTree, jax.Array], jax.Array] | None = None
+    prefer: Callable[[PyTree, jax.Array], PyTree] | None = None
     silent: Callable[[PyTree], PyTree] | None = None
 
 
@@ -168,6 +171,10 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
     def after_first(params: PyTree, x: jax.Array) -> jax.Array:
         return jnp.asarray(router.apply({"params": params}, x, method="after_first"))
 
+    def prefer(params: PyTree, logits: jax.Array) -> PyTree:
+        # The kernel of the last layer begins at zero: what is left is its bias.
+        return {**params, "last": {**params["last"], "bias": logits}}
+
     def silent(gamma: PyTree) -> PyTree:
         # A LayerNorm's scale at 0 still has a gradient, and so starts to move.
         return {
@@ -183,6 +190,7 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
         init_router,
         route,
         after_first,
+        prefer,
         silent if table_and_content else None,
     )
 

@@ -17,7 +17,7 @@ from tests.bits import digest
 
 CASES = {
     "dense": dict(backbone="fcf", views="id,attention,gate"),
-    "start": dict(start="spectral", views="table,text", loss="softmax"),
+    "start": dict(start="spectral", start_router="history", views="table,text", loss="softmax"),
     "gathered": dict(backbone="fedncf", negatives="sampled"),
     "personal": dict(backbone="fedrap", fusion="mlp"),
     "cohort": dict(

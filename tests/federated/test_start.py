@@ -8,6 +8,7 @@ from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.preferences import Source, preferences
 from fedvlr_jax.federated.scoring import make_scores, views_of
 from fedvlr_jax.federated.start import describe_start, spectral_start
 from fedvlr_jax.simulation import make_simulation
@@ -69,6 +70,7 @@ def dataset():
         dict(backbone="pfedrec", fusion="vbpr"),
         dict(backbone="fedrap", fusion="bilevel", views="text,table"),
         dict(backbone="fcf", fusion="bilevel", views="table,text,image", init_scale=0.0),
+        dict(backbone="fcf", fusion="bilevel", views="text,table", start_router="history"),
     ],
 )
 def test_a_simulation_begins_with_its_scores(choices, dataset):
@@ -83,12 +85,8 @@ def test_a_simulation_begins_with_its_scores(choices, dataset):
         state.server.shared, views, state.private[0], everyone
     )
     scores, seen = np.asarray(scores)[:50], np.asarray(seen)[:50]
-    items, vectors = spectral_start(
-        dataset.train,
-        WIDTH,
-        exchanges=8,
-        **{name: getattr(config.start, f"start_{name}") for name in OPTIONS},
-    )
+    options = {name: getattr(config.start, f"start_{name}") for name in ("exchanges", *OPTIONS)}
+    items, vectors = spectral_start(dataset.train, WIDTH, **options)
     expected = vectors @ items.T
     assert scores[seen].mean() == pytest.approx(2.5, rel=1e-4)
     np.testing.assert_allclose(scores, expected * 2.5 / expected[seen].mean(), atol=2e-4)
@@ -99,6 +97,21 @@ def test_what_it_exchanges_is_said(dataset):
     line = describe_start(config, make_simulation(config, dataset).model, 50)
     # 60 items: their counts, 2 x 37 columns, 5 of the table; 2 x 37 numbers a row sent.
     assert "2 exchanges" in line and "0.0192 MB to each" in line and "0.296 kB from it" in line
+
+
+@pytest.mark.parametrize("backbone", ["fcf", "fedavg"])
+def test_routers_begin_with_what_the_histories_say(backbone, dataset):
+    choices = dict(backbone=backbone, width=WIDTH, views="image,id,text", start_router="history")
+    simulation = make_simulation(Config.from_flat(**choices), dataset)
+    state = simulation.init()
+    drawn = make_simulation(Config.from_flat(**{**choices, "start_router": "uniform"}), dataset)
+    np.testing.assert_array_equal(state.server.shared["items"], drawn.init().server.shared["items"])
+    start = simulation.config.start
+    options = {name: getattr(start, f"start_{name}") for name in ("exchanges", *OPTIONS)}
+    items, _ = spectral_start(dataset.train, WIDTH, **options)
+    image, text = (Source(dataset.features[name], 7.0) for name in ("image", "text"))
+    expected = preferences(dataset.train, [image, Source(items, 3.0), text])
+    np.testing.assert_allclose(simulation.router_weights(state), expected, atol=1e-6)
 
 
 def test_silent_views_learn_to_speak(dataset):
@@ -120,6 +133,15 @@ def test_silent_views_learn_to_speak(dataset):
         (dict(clip_norm=0.1), "--clip_norm"),
         (dict(server_optimizer="none"), "--server_optimizer=none excludes"),
         (dict(start_score=1e300), "not finite in float32 with --start_score=1e"),
+        (
+            dict(start="random", start_router="history", clip_norm=0.1),
+            "--start_router=history: its",
+        ),
+        (dict(start_router="history", fusion="none"), "--fusion=none has no router over single"),
+        (
+            dict(start="random", start_router="history", views="sum,text"),
+            "--views=sum,text has no router over single sources; .* among id, image, table, text",
+        ),
     ],
 )
 def test_where_it_has_no_place(choices, message, dataset):
