@@ -239,10 +239,10 @@ class StartConfig:
         START_ROUTER_NAMES,
     )
     start_sharpness_id: float = _field(
-        3.0, "start_router=history: how much more alike items count in the ID table."
+        3.0, "start_router=history: how sharply an item speaks for those alike in the ID table."
     )
     start_sharpness_content: float = _field(
-        7.0, "start_router=history: how much more alike items count in a modality."
+        7.0, "start_router=history: how sharply an item speaks for those alike in a modality."
     )
     start_exchanges: int = _field(
         8, "start=spectral: exchanges with all clients before the first round."

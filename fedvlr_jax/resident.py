@@ -98,9 +98,8 @@ class Simulation:
         clients = tuple(history.client for history in self.histories)
         begun = None
         if self.start is not None:
-            names, tables = self.start.clients, self.start.clients.values()
-            parts = zip(*(self._by_bucket(table, 0) for table in tables), strict=True)
-            begun = tuple(dict(zip(names, part, strict=True)) for part in parts)
+            rows = {name: self._by_bucket(table, 0) for name, table in self.start.clients.items()}
+            begun = tuple({name: rows[name][b] for name in rows} for b in range(len(clients)))
         return State(server, self._init_private(server.key, clients, begun))
 
     @property

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import summarise, targets_of, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
@@ -98,15 +99,10 @@ def item_knn(dataset: Dataset, *, recent: bool = False) -> Scorer:
 def content_knn(dataset: Dataset, modality: str) -> Scorer:
     """Cosine of two items' features, summed over the history; all items are neighbours.
 
-    Features are centred first: embeddings share a large common part, which otherwise
-    decides the cosine (on KU and ML centring gains on both modalities). An item at the
-    centre, as where a missing image was replaced by the mean, has similarity 0 to all.
+    Features are centred first (on KU and ML that gains on both modalities); an item at the
+    centre has similarity 0 to all.
     """
-    feature = dataset.features[modality].astype(np.float64)
-    feature -= feature.mean(axis=0)
-    norm = np.linalg.norm(feature, axis=1, keepdims=True)
-    centre = norm <= 1e-5 * norm.max()
-    unit = np.where(centre, 0.0, feature / np.where(centre, 1.0, norm))
+    unit = centred_unit_rows(dataset.features[modality])
     profile = dataset.train.matrix @ unit
     return lambda users: profile[users] @ unit.T
 

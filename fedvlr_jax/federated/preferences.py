@@ -28,6 +28,7 @@ import numpy as np
 
 from fedvlr_jax.data.cohorts import bucket_clients, pad_histories
 from fedvlr_jax.data.dataset import Interactions
+from fedvlr_jax.data.features import centred_unit_rows
 
 BACKGROUND = 0.05  # e of the module's docstring.
 PRIOR = 0.5  # Items that each source is given beforehand.
@@ -53,21 +54,13 @@ def preferences(train: Interactions, sources: Sequence[Source]) -> np.ndarray:
     """
     known = []
     for rows, sharpness in sources:
-        unit = unit_rows(rows)
+        unit = centred_unit_rows(rows)
         known.append((unit, _popular_mean(train, unit, sharpness), sharpness))
     weights = np.empty((train.num_users, len(known)))
     for clients, item, real in _chunks(train):
         likelihood = [_likelihood(*of_source, item, real) for of_source in known]
         weights[clients] = _fit(np.stack(likelihood, axis=-1), real)
     return weights
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """float64 [I, d]: the rows about their mean, at unit length; 0 for one that is the mean."""
-    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    flat = length <= 1e-5 * length.max(initial=0)
-    return np.where(flat, 0.0, centred / np.where(flat, 1.0, length))
 
 
 def _popular_mean(train: Interactions, unit: np.ndarray, sharpness: float) -> np.ndarray:
@@ -94,9 +87,9 @@ def _chunks(train: Interactions) -> Iterator[tuple[np.ndarray, np.ndarray, np.nd
         size = max(1, PAIRS_AT_ONCE // longest**2)
         for begin in range(0, len(bucket), size):
             clients = bucket[begin : begin + size]
-            histories = pad_histories(train, clients)
-            real = np.arange(histories.item.shape[1]) < np.asarray(histories.count)[:, None]
-            yield clients, np.where(real, histories.item, 0), real
+            item = np.asarray(pad_histories(train, clients).item)
+            real = item < train.num_items
+            yield clients, np.where(real, item, 0), real
 
 
 def _likelihood(

@@ -112,7 +112,8 @@ def spectral_start(
     """
     by_user = np.maximum(train.counts, 1.0) ** -user_power
     by_item = np.maximum(train.item_counts, 1.0) ** -item_power
-    rows = (train.matrix * by_user[:, None] * by_item[None, :]).tocsr()
+    scaled = lambda matrix: (matrix * by_user[:, None] * by_item[None, :]).tocsr()
+    rows = scaled(train.matrix)
     columns = min(width + OVERSAMPLING, *rows.shape)
     drawn = np.random.default_rng(0).standard_normal((train.num_items, columns))
     basis = np.linalg.qr(drawn)[0]
@@ -128,7 +129,7 @@ def spectral_start(
     items[train.item_counts == 0] = 0.0
     missing = ((0, 0), (0, width - len(kept)))
     # A client's own row of A, its items counting as they do in its training.
-    own = (train.weighted_matrix * by_user[:, None] * by_item[None, :]).tocsr()
+    own = rows if train.weight is None else scaled(train.weighted_matrix)
     return np.pad(items, missing), np.pad((own @ directions) * kept, missing)
 
 
