@@ -260,7 +260,8 @@ def open_run(
     )
     progress.note(describe_plan(simulation))
     if simulation.start is not None:
-        progress.note(describe_start(config, simulation.model, dataset.num_users))
+        for line in describe_start(config, simulation.model, dataset.num_users):
+            progress.note(line)
     if run is not None and not run.stopped:
         progress.note(f"going on after round {run.round}")
     return directory, checkpoints, run

@@ -233,16 +233,15 @@ class StartConfig:
     start_router: str = _field(
         "uniform",
         "uniform: routers begin with equal weights; history: with what each client's own history "
-        "says of it, in closed form (fusion=bilevel, views among id, table and modalities). What "
-        "it needs of the ID table are the rows of start=spectral, whether or not training begins "
-        "with them.",
+        "says of its views, in closed form or by federated exchanges where one is the ID "
+        "(fusion=bilevel, views among id, table and modalities).",
         START_ROUTER_NAMES,
     )
-    start_sharpness_id: float = _field(
-        3.0, "start_router=history: how sharply an item speaks for those alike in the ID table."
+    start_topics: int = _field(
+        64, "start_router=history: hidden topics of items that stand for the ID."
     )
-    start_sharpness_content: float = _field(
-        7.0, "start_router=history: how sharply an item speaks for those alike in a modality."
+    start_sharpness: float = _field(
+        12.0, "start_router=history: how sharply an item speaks for those alike in a modality."
     )
     start_exchanges: int = _field(
         8, "start=spectral: exchanges with all clients before the first round."
@@ -265,8 +264,8 @@ class StartConfig:
     def __post_init__(self):
         check_choice("start", self.start, START_NAMES)
         check_choice("start_router", self.start_router, START_ROUTER_NAMES)
-        for name in ("start_sharpness_id", "start_sharpness_content"):
-            _check_range(self, name, 0, 100)
+        _check_range(self, "start_topics", 1)
+        _check_range(self, "start_sharpness", 0, 100)
         _check_range(self, "start_exchanges", 1)
         for name in ("start_user_power", "start_item_power"):
             _check_range(self, name, 0, 1)

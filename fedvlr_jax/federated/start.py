@@ -15,14 +15,15 @@ with shrunken directions. The counts c are one more sum over the clients, and so
 that sets the scale. An answer is non-zero on the client's history: who sees it alone knows the
 history, so the sums must be secure ones. Everyone is asked, whatever --cohort and --dropout.
 
-A router can begin with what the client's history says of each view (`preferences.py`), the table
-being the source of the ID view, whether or not training begins with the table.
+A router can begin with what the client's history says of each view (`preferences.py`), whether or
+not training begins with the table.
 
 Here the sums are taken in float64 on the host; they are the same for every seed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.local import Model
-from fedvlr_jax.federated.preferences import Source, preferences
+from fedvlr_jax.federated.preferences import EXCHANGES, preferences
 
 # Columns iterated beyond d: the last of d directions converge by the gap to those left out.
 OVERSAMPLING = 32
@@ -60,6 +61,12 @@ def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
     if start.start == "random" and start.start_router == "uniform":
         return None
     _check(config, model, dataset)
+    weights, clients = np.full((1, len(names)), 1 / len(names)), {}
+    if start.start_router == "history":
+        weights = _router_weights(config, names, dataset)
+        clients["logits"] = np.log(weights).astype(np.float32)
+    if start.start == "random":
+        return Start(None, clients)
     items, vectors = spectral_start(
         train,
         model.width,
@@ -68,15 +75,6 @@ def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
         item_power=start.start_item_power,
         shrinkage=start.start_shrinkage,
     )
-    weights, clients = np.full((1, len(names)), 1 / len(names)), {}
-    if start.start_router == "history":
-        of_id = Source(items, start.start_sharpness_id)
-        of_content = lambda name: Source(dataset.features[name], start.start_sharpness_content)
-        is_id = lambda name: name in ("id", "table")
-        weights = preferences(train, [of_id if is_id(n) else of_content(n) for n in names])
-        clients["logits"] = np.log(weights).astype(np.float32)
-    if start.start == "random":
-        return Start(None, clients)
     # Views other than the table's rows are silent, so that it alone speaks, by its weight.
     speaks = weights[:, names.index("table") if "table" in names else 0, None]
     # The scores stay, and the table is as large as a drawn one.
@@ -95,6 +93,26 @@ def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
             f"--init_scale={model.init_scale}; give moderate ones"
         )
     return Start(items, {"vector": vectors, **clients})
+
+
+def _sources(views: Sequence[str]) -> list[str]:
+    """What each view shows: "id" for the ID table's, or the name of a modality."""
+    return ["id" if view in ("id", "table") else view for view in views]
+
+
+def _router_weights(config: Config, views: Sequence[str], dataset: Dataset) -> np.ndarray:
+    """float64 [N, G]: what each client's history says of the views; alike views share theirs."""
+    source_of = _sources(views)
+    sources = ["id"] * ("id" in source_of)
+    sources += [name for name in dataset.features if name in source_of]
+    found = preferences(
+        dataset.train,
+        [dataset.features[name] for name in sources if name != "id"],
+        sharpness=config.start.start_sharpness,
+        topics=config.start.start_topics if "id" in sources else 0,
+    )
+    sharing = [source_of.count(name) for name in source_of]
+    return found[:, [sources.index(name) for name in source_of]] / sharing
 
 
 def spectral_start(
@@ -133,20 +151,32 @@ def spectral_start(
     return np.pad(items, missing), np.pad((own @ directions) * kept, missing)
 
 
-def describe_start(config: Config, model: Model, num_clients: int) -> str:
-    """One line: what a start exchanges, in float32."""
-    start = config.start
-    columns = min(model.width + OVERSAMPLING, num_clients, model.num_items)
-    exchanges = start.start_exchanges
-    # The counts of the items first, and at last the table from which a client takes its vector.
-    down = 4 * model.num_items * (1 + exchanges * columns + model.width)
-    row = 4 * exchanges * columns
-    what = [f"start {start.start}"] * (start.start == "spectral")
-    what += [f"routers by {start.start_router}"] * (start.start_router == "history")
+def describe_start(config: Config, model: Model, num_clients: int) -> list[str]:
+    """A line for each thing that a start asks of every client first, in float32."""
+    start, lines = config.start, []
+    if start.start == "spectral":
+        columns = min(model.width + OVERSAMPLING, num_clients, model.num_items)
+        # The counts of the items first, and at last the table for a client's vector.
+        down = model.num_items * (1 + start.start_exchanges * columns + model.width)
+        lines.append(
+            f"start spectral: counts, {start.start_exchanges} exchanges and a mean score, "
+            + _sizes(down, start.start_exchanges * columns)
+        )
+    if start.start_router == "history":
+        topics = start.start_topics if "id" in _sources(model.fusion.names) else 0
+        down = model.num_items * (1 + EXCHANGES * topics)
+        lines.append(
+            f"routers by history: counts{f' and {EXCHANGES} exchanges' * (topics > 0)}, "
+            + _sizes(down, EXCHANGES * topics)
+            + "; to it the features of its items and the catalogue's mean likeness to each"
+        )
+    return lines
+
+
+def _sizes(down: int, row: int) -> str:
     return (
-        f"{', '.join(what)}: counts, {exchanges} exchanges and a mean score with every client "
-        f"first, {down / 1e6:.3g} MB to each, {row / 1e3:.3g} kB from it for each item of its "
-        "history" + ", and to it the item's features" * (start.start_router == "history")
+        f"with every client first, {4 * down / 1e6:.3g} MB to each, {4 * row / 1e3:.3g} kB from "
+        "it for each item of its history"
     )
 
 

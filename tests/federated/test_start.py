@@ -8,7 +8,7 @@ from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.preferences import Source, preferences
+from fedvlr_jax.federated.preferences import preferences
 from fedvlr_jax.federated.scoring import make_scores, views_of
 from fedvlr_jax.federated.start import describe_start, spectral_start
 from fedvlr_jax.simulation import make_simulation
@@ -94,7 +94,7 @@ def test_a_simulation_begins_with_its_scores(choices, dataset):
 
 def test_what_it_exchanges_is_said(dataset):
     config = Config.from_flat(width=5, start="spectral", start_exchanges=2, fusion="none")
-    line = describe_start(config, make_simulation(config, dataset).model, 50)
+    (line,) = describe_start(config, make_simulation(config, dataset).model, 50)
     # 60 items: their counts, 2 x 37 columns, 5 of the table; 2 x 37 numbers a row sent.
     assert "2 exchanges" in line and "0.0192 MB to each" in line and "0.296 kB from it" in line
 
@@ -106,12 +106,29 @@ def test_routers_begin_with_what_the_histories_say(backbone, dataset):
     state = simulation.init()
     drawn = make_simulation(Config.from_flat(**{**choices, "start_router": "uniform"}), dataset)
     np.testing.assert_array_equal(state.server.shared["items"], drawn.init().server.shared["items"])
-    start = simulation.config.start
-    options = {name: getattr(start, f"start_{name}") for name in ("exchanges", *OPTIONS)}
-    items, _ = spectral_start(dataset.train, WIDTH, **options)
-    image, text = (Source(dataset.features[name], 7.0) for name in ("image", "text"))
-    expected = preferences(dataset.train, [image, Source(items, 3.0), text])
-    np.testing.assert_allclose(simulation.router_weights(state), expected, atol=1e-6)
+    contents = [dataset.features[name] for name in ("image", "text")]
+    found = preferences(dataset.train, contents, sharpness=12.0, topics=64)
+    weights = simulation.router_weights(state)
+    np.testing.assert_allclose(weights, found[:, [1, 0, 2]], atol=1e-6)
+
+
+def test_views_of_the_same_source_share_its_weight(dataset):
+    choices = dict(width=WIDTH, start_router="history", start_topics=5)
+    views = lambda names: make_simulation(Config.from_flat(views=names, **choices), dataset)
+    weights = [s.router_weights(s.init()) for s in (views("id,table,text"), views("id,text"))]
+    np.testing.assert_allclose(weights[0][:, 0], weights[0][:, 1])
+    np.testing.assert_allclose(weights[0][:, :2].sum(axis=1), weights[1][:, 0], rtol=1e-5)
+
+
+def test_routers_over_modalities_need_no_exchange(dataset):
+    config = Config.from_flat(width=WIDTH, views="text,image", start_router="history")
+    simulation = make_simulation(config, dataset)
+    (line,) = describe_start(config, simulation.model, 50)
+    assert "counts, with every client" in line and "0 kB from it" in line
+    contents = [dataset.features[name] for name in ("text", "image")]
+    found = preferences(dataset.train, contents, sharpness=12.0, topics=0)
+    weights = simulation.router_weights(simulation.init())
+    np.testing.assert_allclose(weights, found, atol=1e-6)
 
 
 def test_silent_views_learn_to_speak(dataset):
