@@ -33,6 +33,9 @@ FLAGS = flags.FLAGS
 # Values of flags by name, in the order in which they are written.
 Choice = tuple[tuple[str, Any], ...]
 
+# Not for a sweep: users are compared, so all its members have the same data set.
+NOT_VARIED = ("seed", "workdir", "overwrite", "dataset", "data_root", "protocol")
+
 
 def define_member_flags() -> None:
     """The flags of every command that trains several seeds."""
@@ -85,17 +88,34 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def parse_over(text: str) -> list[tuple[str, Any]]:
-    """[(flag, value), ...] of "flag=value,value"."""
-    name, found, rest = text.partition("=")
-    defaults = Config().flat
-    if not found or name not in defaults or name in ("seed", "workdir", "overwrite"):
-        raise InputError(f"--over={text}: give a flag to vary and its values, e.g. fusion=none,mlp")
-    values = rest.split(";" if ";" in rest else ",")
-    kind = type(defaults[name])
+def parse_over(text: str) -> list[Choice]:
+    """[((flag, value),), ...] of "flag=value,value"; of "a:b=1:x,2:y" flags that go together."""
+    left, found, right = text.partition("=")
+    names, defaults = left.split(":"), Config().flat
+    for name in names:
+        if not found or name not in defaults or name in NOT_VARIED:
+            raise InputError(
+                f"--over={text}: give a flag to vary and its values, e.g. fusion=none,mlp"
+            )
+    rows = [value.split(":") for value in right.split(";" if ";" in right else ",")]
+    wrong = [row for row in rows if len(row) != len(names)]
+    if wrong:
+        raise InputError(
+            f"--over={text}: found {':'.join(wrong[0])!r} for {left}; give every flag its value"
+        )
+    return [
+        tuple(
+            (name, parse_value(text, name, value)) for name, value in zip(names, row, strict=True)
+        )
+        for row in rows
+    ]
+
+
+def parse_value(text: str, name: str, value: str) -> Any:
+    """`value` in the type of the flag `name`; `text` is what the error repeats."""
+    kind = type(Config().flat[name])
     try:
-        parse = (lambda v: {"true": True, "false": False}[v]) if kind is bool else kind
-        return [(name, parse(value)) for value in values]
+        return {"true": True, "false": False}[value] if kind is bool else kind(value)
     except (ValueError, KeyError):
         raise InputError(f"--over={text}: {name} takes {kind.__name__} values") from None
 
@@ -110,7 +130,8 @@ def make_member(base: Config, choice: Choice, seed: int) -> Member:
 
 def make_members(base: Config, over: Sequence[str], seeds: Sequence[int]) -> list[Member]:
     """All combinations, seeds innermost."""
-    choices = itertools.product(*(parse_over(text) for text in over))
+    grid = itertools.product(*(parse_over(text) for text in over))
+    choices = [tuple(itertools.chain(*parts)) for parts in grid]
     return [make_member(base, choice, seed) for choice in choices for seed in seeds]
 
 

@@ -5,7 +5,9 @@
 
 Members whose shapes agree (other seeds, step sizes, decays) are trained in one compiled
 program; the rest one after the other. Values are separated by commas, or by semicolons
-where a value holds commas: --over="views=id;id,text,image". Several --over make a grid.
+where a value holds commas: --over="views=id;id,text,image". Several --over make a grid; flags
+that go together are joined by colons: --over=fusion:views=none:id,bilevel:table. All members have
+the same data set; experiments.table2 takes several.
 
 Each member leaves a run directory of its own below --workdir, and is not trained again when
 the command is repeated; a second process that is given the same --workdir meanwhile is refused.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.members import parse_over
+from experiments.members import parse_value
 from fedvlr_jax.config import Config
 from tests.conftest import ROOT
 
@@ -14,8 +14,7 @@ def test_preset(path):
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     assert all(line.startswith("--") for line in lines)
     flags = [line.removeprefix("--") for line in lines]
-    # A semicolon keeps a value that holds commas in one piece.
-    values = [parse_over(flag + ";")[0] for flag in flags if "," in flag]
-    values += [parse_over(flag)[0] for flag in flags if "," not in flag]
-    assert len(dict(values)) == len(lines)
-    assert Config.from_flat(**dict(values))
+    names, values = zip(*(flag.split("=", 1) for flag in flags), strict=True)
+    assert len(set(names)) == len(names)
+    parsed = {name: parse_value(path.stem, name, v) for name, v in zip(names, values, strict=True)}
+    assert Config.from_flat(**parsed)

@@ -14,15 +14,24 @@ from tests.experiments.commands import SMALL, refused
 
 
 def test_values_have_their_flags_types():
-    assert parse_over("rounds=3,5") == [("rounds", 3), ("rounds", 5)]
-    assert parse_over("client_lr=1,0.5") == [("client_lr", 1.0), ("client_lr", 0.5)]
-    assert parse_over("views=id;id,text") == [("views", "id"), ("views", "id,text")]
-    assert parse_over("baselines=true,false") == [("baselines", True), ("baselines", False)]
+    single = lambda text: [pair for (pair,) in parse_over(text)]
+    assert single("rounds=3,5") == [("rounds", 3), ("rounds", 5)]
+    assert single("client_lr=1,0.5") == [("client_lr", 1.0), ("client_lr", 0.5)]
+    assert single("views=id;id,text") == [("views", "id"), ("views", "id,text")]
+    assert single("baselines=true,false") == [("baselines", True), ("baselines", False)]
+    assert parse_over("fusion:rounds=none:3,bilevel:5") == [
+        (("fusion", "none"), ("rounds", 3)),
+        (("fusion", "bilevel"), ("rounds", 5)),
+    ]
     assert parse_seeds("2,0") == [2, 0]
 
 
 @pytest.mark.parametrize(
-    "text", ["fusion", "fuson=none", "rounds=few", "seed=1,2", "baselines=maybe", "=3"]
+    "text",
+    [
+        *("fusion", "fuson=none", "rounds=few", "seed=1,2", "baselines=maybe", "=3"),
+        *("dataset=KU,ML", "fusion:rounds=none:3,mlp", "rounds=3:4", "fusion:seed=none:1"),
+    ],
 )
 def test_bad_values_are_refused(text):
     with pytest.raises(InputError, match="--over="):
@@ -38,6 +47,12 @@ def test_bad_seeds_are_refused(text):
 def test_members_with_other_rates_share_a_program():
     base = Config.from_flat(workdir="w")
     members = make_members(base, ["client_lr=1,3", "fusion=none,bilevel"], [0, 1])
+    together = make_members(base, ["fusion:client_lr=none:1,bilevel:3", "rounds=2,3"], [0])
+    assert [m.choice for m in together][1] == (
+        ("fusion", "none"),
+        ("client_lr", 1.0),
+        ("rounds", 3),
+    )
     assert len(members) == 8 and len({m.program for m in members}) == 2
     assert len({m.directory for m in members}) == 8
 
