@@ -15,6 +15,7 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.evaluation.metrics import ACTIVITY_GROUPS, summarise, targets_of, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.federated.start import sources_of
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import RunState, Timing
 
@@ -125,14 +126,16 @@ def _router_means(weights: np.ndarray, history_length: np.ndarray) -> dict[str, 
 
 
 def _planted_by_view(simulation: Simulation) -> np.ndarray:
-    """float32 [N, G]: the planted weight that belongs to each view; NaN for fused views."""
+    """float32 [N, G]: the planted weight that belongs to each view; NaN for fused views. The
+    table's view is of the ID.
+    """
     planted = simulation.dataset.planted
     assert planted is not None
     sources = ("id", *simulation.dataset.features)
     nothing = np.full(len(planted), np.nan, np.float32)
     columns = [
         planted[:, sources.index(name)] if name in sources else nothing
-        for name in simulation.model.fusion.names
+        for name in sources_of(simulation.model.fusion.names)
     ]
     return np.stack(columns, axis=1)
 

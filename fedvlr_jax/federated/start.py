@@ -95,14 +95,14 @@ def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
     return Start(items, {"vector": vectors, **clients})
 
 
-def _sources(views: Sequence[str]) -> list[str]:
-    """What each view shows: "id" for the ID table's, or the name of a modality."""
+def sources_of(views: Sequence[str]) -> list[str]:
+    """What each view shows: "id" for those of the ID table, else its own name."""
     return ["id" if view in ("id", "table") else view for view in views]
 
 
 def _router_weights(config: Config, views: Sequence[str], dataset: Dataset) -> np.ndarray:
     """float64 [N, G]: what each client's history says of the views; alike views share theirs."""
-    source_of = _sources(views)
+    source_of = sources_of(views)
     sources = ["id"] * ("id" in source_of)
     sources += [name for name in dataset.features if name in source_of]
     found = preferences(
@@ -163,7 +163,7 @@ def describe_start(config: Config, model: Model, num_clients: int) -> list[str]:
             + _sizes(down, start.start_exchanges * columns)
         )
     if start.start_router == "history":
-        topics = start.start_topics if "id" in _sources(model.fusion.names) else 0
+        topics = start.start_topics if "id" in sources_of(model.fusion.names) else 0
         down = model.num_items * (1 + EXCHANGES * topics)
         lines.append(
             f"routers by history: counts{f' and {EXCHANGES} exchanges' * (topics > 0)}, "
