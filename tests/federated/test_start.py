@@ -10,7 +10,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.preferences import preferences
 from fedvlr_jax.federated.scoring import make_scores, views_of
-from fedvlr_jax.federated.start import describe_start, spectral_start
+from fedvlr_jax.federated.start import describe_start, sources_of, spectral_start
 from fedvlr_jax.simulation import make_simulation
 
 WIDTH = 5
@@ -118,6 +118,10 @@ def test_views_of_the_same_source_share_its_weight(dataset):
     weights = [s.router_weights(s.init()) for s in (views("id,table,text"), views("id,text"))]
     np.testing.assert_allclose(weights[0][:, 0], weights[0][:, 1])
     np.testing.assert_allclose(weights[0][:, :2].sum(axis=1), weights[1][:, 0], rtol=1e-5)
+
+
+def test_the_table_counts_as_the_id():
+    assert sources_of(("text", "table", "sum", "id")) == ["text", "id", "sum", "id"]
 
 
 def test_routers_over_modalities_need_no_exchange(dataset):
