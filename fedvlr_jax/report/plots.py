@@ -299,6 +299,8 @@ def planted_scatter(
     if learned is None or planted is None or view not in views:
         return None
     g = list(views).index(view)
+    if np.isnan(planted[:, g]).any():  # A fused view: no preference for it is planted.
+        return None
     shown = _evenly_spaced(len(learned), MOST_POINTS_DRAWN)
 
     def paint(axes: Axes) -> None:

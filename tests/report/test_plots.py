@@ -88,6 +88,12 @@ def test_nothing_to_draw_is_none(run):
     assert plots.planted_scatter(run["users"], VIEWS, "id", 0.5) is None
 
 
+def test_nothing_is_planted_for_a_fused_view(run):
+    run["users"]["planted"][:, 1] = np.nan
+    drawn = [plots.planted_scatter(run["users"], VIEWS, view, None) is not None for view in VIEWS]
+    assert drawn == [True, False, True]
+
+
 def test_slices_and_groups_without_users_are_left_out(run):
     summary = run["summary"]
     assert "501+\n" not in "".join(texts(plots.activity_bars(summary)))
