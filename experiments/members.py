@@ -18,7 +18,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments.train import FREE_FLAGS, describe, load
-from fedvlr_jax.config import Config
+from fedvlr_jax.config import Config, DataConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.ensemble import NOT_FINITE, members_at_once, train_members
 from fedvlr_jax.errors import InputError
@@ -33,8 +33,8 @@ FLAGS = flags.FLAGS
 # Values of flags by name, in the order in which they are written.
 Choice = tuple[tuple[str, Any], ...]
 
-# Not for a sweep: users are compared, so all its members have the same data set.
-NOT_VARIED = ("seed", "workdir", "overwrite", "dataset", "data_root", "protocol")
+# A sweep compares users, so all its members have the same ones and the same targets.
+OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} - {"recency"} | {"protocol"}
 
 
 def define_member_flags() -> None:
@@ -93,9 +93,14 @@ def parse_over(text: str) -> list[Choice]:
     left, found, right = text.partition("=")
     names, defaults = left.split(":"), Config().flat
     for name in names:
-        if not found or name not in defaults or name in NOT_VARIED:
+        if not found or name not in defaults or name in ("seed", "workdir", "overwrite"):
             raise InputError(
                 f"--over={text}: give a flag to vary and its values, e.g. fusion=none,mlp"
+            )
+        if name in OF_USERS:
+            raise InputError(
+                f"--over={text}: members are compared user by user; give --{name} once, and a "
+                "sweep for each of its values"
             )
     rows = [value.split(":") for value in right.split(";" if ";" in right else ",")]
     wrong = [row for row in rows if len(row) != len(names)]

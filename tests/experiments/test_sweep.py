@@ -30,7 +30,13 @@ def test_values_have_their_flags_types():
     "text",
     [
         *("fusion", "fuson=none", "rounds=few", "seed=1,2", "baselines=maybe", "=3"),
-        *("dataset=KU,ML", "fusion:rounds=none:3,mlp", "rounds=3:4", "fusion:seed=none:1"),
+        *(
+            "dataset=KU,ML",
+            "synthetic_seed=0,1",
+            "fusion:rounds=none:3,mlp",
+            "rounds=3:4",
+            "fusion:seed=none:1",
+        ),
     ],
 )
 def test_bad_values_are_refused(text):
