@@ -82,8 +82,8 @@ def _by_modality(train: Interactions, rows: np.ndarray, sharpness: float) -> np.
     found = np.empty(len(train.item))
     for entry, item in _chunks(train):
         real = entry >= 0
-        rows = unit[item]
-        kernel = np.exp(sharpness * (rows @ np.swapaxes(rows, 1, 2) - 1)) / mean[item][:, :, None]
+        own = unit[item]
+        kernel = np.exp(sharpness * (own @ np.swapaxes(own, 1, 2) - 1)) / mean[item][:, :, None]
         others = real[:, :, None] & ~np.eye(item.shape[1], dtype=bool)
         count = np.sum(real, axis=1, keepdims=True) - 1
         by_others = np.sum(kernel, axis=1, where=others) / np.maximum(count, 1)
@@ -187,10 +187,11 @@ def _explain(train: Interactions, known: np.ndarray, topics: int) -> np.ndarray:
     parts = _parts(train)
     for _ in range(EXCHANGES):
         received = sum(part.by_item @ by_topic[part.entries] for part in parts)
+        total = received.sum(axis=0)
         for part in parts:
             said = known[part.entries]
             if topics:
-                each, of_id = _topics_say(part, by_topic[part.entries], received)
+                each, of_id = _topics_say(part, by_topic[part.entries], received, total)
                 said = np.column_stack([of_id, said])
             chance = (part.others(by_source[part.entries]) + SOURCE_PRIOR) * said
             chance /= chance.sum(axis=1, keepdims=True)
@@ -204,20 +205,21 @@ def _explain(train: Interactions, known: np.ndarray, topics: int) -> np.ndarray:
 
 
 def _topics_say(
-    part: _Part, own: np.ndarray, received: np.ndarray
+    part: _Part, own: np.ndarray, received: np.ndarray, total: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The topics' probabilities [e, T] if the ID chose an entry's item, and its L [e].
 
     Args:
       own: q of the entries, float32 [e, T].
       received: its sums over all clients, float32 [I, T].
+      total: those summed over the items, float32 [T].
     """
     theta = part.others(own) + TOPIC_PRIOR
     theta /= theta.sum(axis=1, keepdims=True)
     # Rounding of the large sum can leave less than nothing.
     of_item = np.maximum(received[part.item] - own, 0.0) / part.share
-    phi = (of_item + ITEM_PRIOR) / (received.sum(axis=0) - own + ITEM_PRIOR)
+    phi = (of_item + ITEM_PRIOR) / (total - own + ITEM_PRIOR)
     each = theta * phi
-    total = each.sum(axis=1, keepdims=True)
-    said = BACKGROUND + (1 - BACKGROUND) * total[:, 0]
-    return each / total, np.where(part.alone, 1.0, said)
+    chance = each.sum(axis=1, keepdims=True)
+    said = BACKGROUND + (1 - BACKGROUND) * chance[:, 0]
+    return each / chance, np.where(part.alone, 1.0, said)
