@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,6 +163,11 @@ def is_personal(simulation: Simulation, state: State) -> bool:
 
 
 def peak_rss_mb() -> float:
-    """The most memory this process has held, in MB."""
+    """The most memory this process has held, in MB (1e6 bytes)."""
+    status = Path("/proc/self/status")
+    counted = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if counted:
+        # Linux begins ru_maxrss with the peak of the process that launched this one.
+        return 1024 * int(counted[1]) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

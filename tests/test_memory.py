@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from fedvlr_jax import trees
@@ -57,15 +58,26 @@ from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.summary import peak_rss_mb
 from fedvlr_jax.training import train
 dataset = load_dataset("synthetic", data_root="", synthetic={"users": 6000, "items": 500})
-config = Config.from_flat(rounds=2, eval_every=1, baselines=False, router_hidden=64)
+config = Config.from_flat(
+    rounds=2, eval_every=1, baselines=False, router_hidden=64, memory_budget_gb=4.0
+)
 simulation = make_simulation(config, dataset)
 train(simulation)
 print(peak_rss_mb() / (sum(estimate(simulation).values()) / 1e6))
 """
 
 
+def printed_by(code: str) -> float:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return float(done.stdout)
+
+
 def test_the_estimate_bounds_a_real_process():
-    printed = subprocess.run(
-        [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=300
-    ).stdout
-    assert 0.5 < float(printed) < 1.15
+    assert 0.5 < printed_by(PEAK) < 1.15
+
+
+def test_the_peak_is_not_that_of_the_parent():
+    held = np.ones(2**27)  # 1.07 GB, more than a process needs that imports and ends.
+    code = "from fedvlr_jax.summary import peak_rss_mb; print(peak_rss_mb())"
+    assert 50 < printed_by(code) < held.nbytes / 1e6 / 1.5
