@@ -30,6 +30,7 @@ from fedvlr_jax.federated.round import (
     client_weights,
     close_round,
     even_chunks,
+    make_settle,
     make_update,
     open_round,
 )
@@ -134,7 +135,7 @@ class StreamedSimulation(Simulation):
 
         def begin(server, histories, asked, features, rates):
             cohorts = make_cohorts(server, histories, asked, weight, federation)
-            opened = open_round(self.task, server, features, rates)
+            opened = open_round(self.task, self.plan, server, features, rates)
             return opened, cohorts, client_weights(cohorts, self.mesh)
 
         return jax.jit(begin)
@@ -148,7 +149,10 @@ class StreamedSimulation(Simulation):
         def train(total, broadcast, cohort, alpha, rows, key):
             result = update(broadcast, cohort, alpha, rows, stream(key, LOCAL, broadcast.round))
             total = jax.tree.map(jnp.add, total, result.upload)
-            return total, result.private, (result.loss, result.clipped, result.bad_leaf)
+            # Should the round turn out not to be finite, the rows are discarded.
+            settle = make_settle(self.plan, len(alpha), self.mesh)
+            new = settle(broadcast, result.private, rows, cohort.present)
+            return total, new, (result.loss, result.clipped, result.bad_leaf)
 
         return jax.jit(train, donate_argnums=0)
 

@@ -1,5 +1,6 @@
 """What every registered backbone, fusion and operator promises, on a small federation."""
 
+import functools
 import itertools
 
 import jax
@@ -11,9 +12,9 @@ from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated.aggregation import SERVER_OPTIMIZERS
-from fedvlr_jax.federated.local import Broadcast, Upload
+from fedvlr_jax.federated.local import Upload
 from fedvlr_jax.federated.participation import make_cohort
-from fedvlr_jax.federated.round import PLANS, choose_plan
+from fedvlr_jax.federated.round import PLANS, choose_plan, make_broadcast
 from fedvlr_jax.fusion import FUSIONS, make_fusion
 from fedvlr_jax.fusion.operators import OPERATORS
 from fedvlr_jax.models import BACKBONES
@@ -124,14 +125,12 @@ def test_upload_holds_nothing_private(backbone, fusion, dataset):
     """An upload is gradients of what was broadcast, in its very structure and shapes."""
     simulation = make_simulation(small(backbone, fusion), dataset)
     state = jax.eval_shape(simulation.init)
-    shared, history = state.server.shared, simulation.histories[0]
+    history = simulation.histories[0]
     num_views = len(simulation.model.fusion.names)
-    broadcast = Broadcast(
-        jax.ShapeDtypeStruct((dataset.num_items, num_views, 8), jnp.float32),
-        shared["head"],
-        state.server.round,
-        simulation.config.federation.rates,
-    )
+    views = jax.ShapeDtypeStruct((dataset.num_items, num_views, 8), jnp.float32)
+    rates = simulation.config.federation.rates
+    make = functools.partial(make_broadcast, simulation.task, simulation.plan)
+    broadcast = jax.eval_shape(make, views, state.server, rates)
     key = jax.random.key(0)
     cohort = make_cohort(
         key, 0, history, jnp.ones(len(history.count), bool), "equal", simulation.config.federation

@@ -145,13 +145,10 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
             epoch_step, carry, jnp.arange(config.local_epochs)
         )
         router, by_pooled = routing.finish(private["router"], routers, pooled, rates.router_lr)
-        router = trees.select(cohort.present, router, private["router"])
         by_head, by_mapped, by_views = uploaded
         by_embedding, by_mapped_views = embed_back(by_mapped)
         pull = (pull + alpha[:, None] * by_pooled) / length[:, None]
         by_views += by_mapped_views + (positive.T @ pull).reshape(by_views.shape)
-        if backbone.item_rows == "tuned":
-            trained["items"] = trees.select(cohort.present, trained["items"], private["items"])
         trained = {**trained, "router": router}
         bad = trees.bad_leaf_of_rows(ClientNumbers(loss, **trained), num_clients)
         return LocalResult(

@@ -169,7 +169,6 @@ def make_dense_update(task: Task) -> LocalUpdate:
         router, by_pooled = routing.finish(
             private["router"], routers, broadcast_pooled, rates.router_lr
         )
-        router = trees.select(cohort.present, router, private["router"])
         pull = jnp.sum(pulls, axis=0) + by_pooled / length
 
         scale = rates.copy_lr if delta else 1.0
@@ -192,8 +191,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
         )
         trained = {"head": head, "router": router}
         if tuned_rows:
-            tuned = -rates.item_lr * jnp.einsum("aki,akd->kid", residuals, vectors)
-            trained["items"] = trees.select(cohort.present, tuned, private["items"])
+            trained["items"] = -rates.item_lr * jnp.einsum("aki,akd->kid", residuals, vectors)
         bad = trees.bad_leaf_of_rows(ClientNumbers(loss, **trained), num_clients)
         return LocalResult(trained, upload, jnp.where(cohort.present, loss, 0.0), factor < 1, bad)
 

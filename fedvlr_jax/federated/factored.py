@@ -13,9 +13,10 @@ So in epoch a, with A_c = prod_{b<a} (1 + lr k_c) and r_b = e_b / A_c, A_c as it
     P_i = A_c (P0_i - lr sum_{b<a} r_b,i theta_b + sum_g B_c,g F_g,i)
 
 with numbers A and B a kind; rows outside the pool stay as they are. The table is met in two
-products an epoch, P0 theta and its transpose, and is written once a round. What the cohort
-uploads is known by few numbers in the same bases and the signs of the views, and what the
-penalty pulls a router by, from sums over the rows of a kind.
+products an epoch, P0 theta and its transpose, and is written once, where it lies, after the round
+is known to be finite (`settle_factored`). What the cohort uploads is known by few numbers in the
+same bases and the signs of the views, and what the penalty pulls a router by, from sums over the
+rows of a kind.
 """
 
 from __future__ import annotations
@@ -71,24 +72,51 @@ class Past(NamedTuple):
     by_table: jax.Array
 
 
+class OfViews(NamedTuple):
+    """What of the views F [I, G, d] is the same for all chunks of a round.
+
+    Attributes:
+      in_pool: the rows of the pool, 0 elsewhere, as the rows of a table lie [G, I * d].
+      products: <F_h,i, F_g,i> [I, G, G]. size: |F_g,i| [I, G]. largest: of all |F_g| [G].
+    """
+
+    in_pool: jax.Array
+    products: jax.Array
+    size: jax.Array
+    largest: jax.Array
+
+
 class Rows(NamedTuple):
     """What is known of a chunk's rows before the first epoch.
 
     Attributes:
       kinds: 1 where a row is of the kind [2, K, I], the history first.
-      pool: whether a row is of a kind in any client [I]: the history lies in the pool, and the
-        negatives are the rest of it.
       own: the personal rows of the history [K, I, d], 0 elsewhere.
       inner: sum over the kind's rows of <P0_i, F_g,i> [2, K, G].
       views_inner, size: the same of <F_h,i, F_g,i> [2, K, G, G] and of |F_g,i| [2, K, G].
     """
 
     kinds: jax.Array
-    pool: jax.Array
     own: jax.Array
     inner: jax.Array
     views_inner: jax.Array
     size: jax.Array
+
+
+class MovedItems(NamedTuple):
+    """What makes a client's rows after a round of those before it: P of the module's docstring.
+
+    Attributes:
+      kind: int8 [K, I], 1 where a row is of the history, 2 of the negatives, 0 of neither.
+      table, views: A [K, 2] and B [K, 2, G] after the last epoch.
+      residual, vector: r [K, E, I] and theta [K, E, d] by epoch.
+    """
+
+    kind: jax.Array
+    table: jax.Array
+    views: jax.Array
+    residual: jax.Array
+    vector: jax.Array
 
 
 class Carry(NamedTuple):
@@ -104,29 +132,34 @@ class Carry(NamedTuple):
     loss: jax.Array
 
 
-def make_rows(
-    views: jax.Array, table: jax.Array, positive: jax.Array, negative: jax.Array, pool: jax.Array
-) -> Rows:
-    """The rows of clients with the personal `table` [K, I, d], for views [I, G, d].
+def factored_of_views(task: Task, views: jax.Array) -> OfViews:
+    """What `Broadcast.of_views` is for this plan."""
+    in_pool = jnp.where(task.pool.member[:, None, None], views, 0.0)
+    magnitudes = jnp.abs(views)
+    return OfViews(
+        in_pool=jnp.swapaxes(in_pool, 0, 1).reshape(views.shape[1], -1),
+        products=jnp.einsum("ihd,igd->ihg", views, views),
+        size=jnp.sum(magnitudes, axis=2),
+        largest=jnp.max(magnitudes, axis=(0, 2)),
+    )
 
-    Sums over the negatives are those over the pool [I] without the history's: only the
-    history's rows have to be copied out of the table.
+
+def make_rows(known: OfViews, table: jax.Array, positive: jax.Array, negative: jax.Array) -> Rows:
+    """The rows of clients with the personal `table` [K, I, d].
+
+    The history lies in the pool, and the negatives are the rest of it: sums over them are those
+    over the pool without the history's. Only the history's rows are copied out of the table.
     """
     kinds = jnp.stack([positive, (negative > 0).astype(positive.dtype)])
     own = positive[..., None] * table
-    # [G, I * d], as the table's rows lie.
-    flat = lambda of: jnp.swapaxes(of, 0, 1).reshape(views.shape[1], -1)
-    in_pool = jnp.where(pool[:, None, None], views, 0.0)
-    by_client = lambda of: of.reshape(len(of), -1) @ flat(in_pool).T
+    by_client = lambda of: of.reshape(len(of), -1) @ known.in_pool.T
     inner, whole = by_client(own), by_client(table)
-    products = jnp.einsum("ihd,igd->ihg", views, views)
     return Rows(
         kinds=kinds,
-        pool=pool,
         own=own,
         inner=jnp.stack([inner, whole - inner]),
-        views_inner=jnp.tensordot(kinds, products, axes=1),
-        size=kinds @ jnp.sum(jnp.abs(views), axis=2),
+        views_inner=jnp.tensordot(kinds, known.products, axes=1),
+        size=kinds @ known.size,
     )
 
 
@@ -217,9 +250,15 @@ def spread(kinds: jax.Array, numbers: jax.Array, outside: Any) -> jax.Array:
 
 
 def upload_of(
-    views: jax.Array, table: jax.Array, rows: Rows, factors: Factors, past: Past, rate: jax.Array
+    views: jax.Array,
+    pool: jax.Array,
+    table: jax.Array,
+    rows: Rows,
+    factors: Factors,
+    past: Past,
+    rate: jax.Array,
 ) -> jax.Array:
-    """What the clients upload by their rows, summed: [I, G, d]."""
+    """What the clients upload by their rows, summed: [I, G, d]. pool: as `NegativePool.member`."""
     num_items, num_views, width = views.shape
     # An epoch's residual counts as uploaded then, and in the personal rows of later ones.
     later = factors.by_table[:, :, None] - past.by_table
@@ -244,21 +283,47 @@ def upload_of(
         (numbers.T @ of.reshape(len(of), -1)).reshape(num_views, num_items, width), 0, 1
     )
     first, second = factors.by_table
-    total += jnp.where(rows.pool[:, None, None], by_table(second, table), 0.0)
+    total += jnp.where(pool[:, None, None], by_table(second, table), 0.0)
     return total + by_table(first - second, rows.own)
 
 
-def trained_items(
-    views: jax.Array, table: jax.Array, rows: Rows, factors: Factors, past: Past, rate: jax.Array
-) -> jax.Array:
-    """The personal rows after the epochs [K, I, d]: the sums of the module's docstring."""
+def moved_items(kinds: jax.Array, factors: Factors, past: Past) -> MovedItems:
+    """`MovedItems` of clients whose rows are of the `kinds` [2, K, I]."""
+    first, second = kinds
+    by_client = lambda of: jnp.swapaxes(of, 0, 1)
+    return MovedItems(
+        kind=(first + 2 * second).astype(jnp.int8),
+        table=by_client(factors.table),
+        views=by_client(factors.views),
+        residual=past.residual,
+        vector=past.vector,
+    )
+
+
+def trained_items(views: jax.Array, table: jax.Array, moved: MovedItems, rate: jax.Array):
+    """The personal rows after the epochs [K, I, d], of those before them."""
     items = table
     # Unrolled: all terms are then added while a row is at hand, in one pass over the table.
-    for a in range(past.vector.shape[1]):
-        items -= rate * past.residual[:, a, :, None] * past.vector[:, a, None]
+    for a in range(moved.vector.shape[1]):
+        items -= rate * moved.residual[:, a, :, None] * moved.vector[:, a, None]
+    of_kind = lambda numbers, outside: jnp.where(
+        moved.kind == 1, numbers[:, :1], jnp.where(moved.kind == 2, numbers[:, 1:], outside)
+    )
     for g in range(views.shape[1]):
-        items += spread(rows.kinds, factors.views[..., g], 0.0)[..., None] * views[:, g]
-    return spread(rows.kinds, factors.table, 1.0)[..., None] * items
+        items += of_kind(moved.views[..., g], 0.0)[..., None] * views[:, g]
+    return of_kind(moved.table, 1.0)[..., None] * items
+
+
+def bound_of_items(known: OfViews, moved: MovedItems, rate: jax.Array) -> jax.Array:
+    """[K]: a number that no entry of `trained_items` can exceed, given a finite loss.
+
+    The first epoch's loss holds the squares of all rows that move: where it is finite in
+    float32, no entry was above 2e19. So the table need not be made to know that it is finite.
+    """
+    largest = lambda of, *axes: jnp.max(jnp.abs(of), axis=axes)
+    steps = rate * jnp.sum(largest(moved.residual, 2) * largest(moved.vector, 2), axis=1)
+    pulled = jnp.max(jnp.abs(moved.views) @ known.largest, axis=1)
+    return largest(moved.table, 1) * (2e19 + steps + pulled)
 
 
 def fits_factored(task: Task) -> bool:
@@ -302,7 +367,7 @@ def make_factored_update(task: Task) -> LocalUpdate:
             lambda leaf: jnp.broadcast_to(leaf, (num_clients, *leaf.shape)), broadcast.head
         )
         penalty = penalty_of(broadcast.round)
-        known = make_rows(views, table, positive, negative, task.pool.member)
+        known = make_rows(broadcast.of_views, table, positive, negative)
 
         def epoch_step(carry: Carry, epoch):
             head, routers, factors, past, by_shared_sum, pull, first_loss = carry
@@ -386,16 +451,25 @@ def make_factored_update(task: Task) -> LocalUpdate:
         end, _ = jax.lax.scan(epoch_step, start, jnp.arange(epochs))
         router, by_pooled = routing.finish(private["router"], end.routers, pooled, rates.router_lr)
         pull = (alpha[:, None] / length) * (end.by_pooled + by_pooled)
-        rows_moved = views, table, known, end.factors, end.past, rate
-        by_views = upload_of(*rows_moved) + (positive.T @ pull).reshape(views.shape)
-        trained = {"head": end.head, "router": router, "items": trained_items(*rows_moved)}
-        trained = trees.select(cohort.present, trained, private)
+        by_views = upload_of(views, task.pool.member, table, known, end.factors, end.past, rate)
+        by_views += (positive.T @ pull).reshape(views.shape)
+        moved = moved_items(known.kinds, end.factors, end.past)
+        trained = {"head": end.head, "router": router}
+        bound = bound_of_items(broadcast.of_views, moved, rate)
         return LocalResult(
-            private=trained,
+            private={**trained, "items": moved},
             upload=Upload(by_views, end.by_shared),
             loss=jnp.where(cohort.present, end.loss, 0.0),
             clipped=jnp.zeros(num_clients, bool),
-            bad_leaf=trees.bad_leaf_of_rows(ClientNumbers(end.loss, **trained), num_clients),
+            bad_leaf=trees.bad_leaf_of_rows(
+                ClientNumbers(end.loss, **trained, items=bound), num_clients
+            ),
         )
 
     return update
+
+
+def settle_factored(broadcast: Broadcast, moved: PyTree, private: PyTree) -> PyTree:
+    """The private rows after a round, of what the update gave and the rows before it."""
+    table, rate = private["items"], broadcast.rates.item_lr
+    return {**moved, "items": trained_items(broadcast.views, table, moved["items"], rate)}

@@ -90,12 +90,16 @@ def make_model(config: Config, num_items: int, widths: Mapping[str, int]) -> Mod
 
 
 class Broadcast(NamedTuple):
-    """What the server sends: all views [I, G, d], the shared head, the round, the rates."""
+    """What the server sends: all views [I, G, d], the shared head, the round, the rates.
+
+    Nobody sends `of_views`: it is what a plan works out of the views once for all clients.
+    """
 
     views: jax.Array
     head: PyTree
     round: jax.Array
     rates: Rates
+    of_views: PyTree = None
 
 
 class Upload(NamedTuple):
@@ -118,7 +122,8 @@ class LocalResult(NamedTuple):
     """What a chunk of clients gives back.
 
     Attributes:
-      private: their private rows after the round (unchanged where absent).
+      private: their private rows after the round, or of what they can be made: see
+        `round.Plan.settle`. What it holds for an absent client is not looked at.
       upload: sum over the clients of alpha * clipped upload.
       loss: float32 [K], each client's loss in its first epoch (0 where absent).
       clipped: bool [K], whether the upload was longer than the bound.
@@ -135,6 +140,8 @@ class LocalResult(NamedTuple):
 
 # (broadcast, cohort, alpha [K], private, key) -> LocalResult
 LocalUpdate = Callable[[Broadcast, Cohort, jax.Array, PyTree, jax.Array], LocalResult]
+# (broadcast, `LocalResult.private`, private rows before the round) -> those after it
+Settle = Callable[[Broadcast, PyTree, PyTree], PyTree]
 
 
 class Task(NamedTuple):

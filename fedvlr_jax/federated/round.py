@@ -12,6 +12,7 @@ back through g once. The round sees cohort-sized arrays only.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,10 +26,15 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregation import normalised_weights, server_optimizer
 from fedvlr_jax.federated.catalogue import fits_catalogue, make_catalogue_update
 from fedvlr_jax.federated.dense import fits_dense, make_dense_update
-from fedvlr_jax.federated.devices import apart, on_every_device, over_devices
-from fedvlr_jax.federated.factored import fits_factored, make_factored_update
+from fedvlr_jax.federated.devices import apart, on_each_device, on_every_device, over_devices
+from fedvlr_jax.federated.factored import (
+    factored_of_views,
+    fits_factored,
+    make_factored_update,
+    settle_factored,
+)
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
-from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task, Upload
+from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Settle, Task, Upload
 from fedvlr_jax.federated.participation import LOCAL, NOISE, stream
 from fedvlr_jax.federated.privacy import add_noise
 from fedvlr_jax.types import Array, Cohort, PyTree, Rates, RoundMetrics, ServerState
@@ -45,16 +51,25 @@ CACHE_BYTES = {"catalogue": 1 << 25, "factored": 1 << 26}
 
 
 class Plan(NamedTuple):
-    """A way to execute local epochs: which tasks it can train, and its update of a chunk."""
+    """A way to execute local epochs.
+
+    Attributes:
+      fits: which tasks it can train. make_update: its update of a chunk.
+      settle: makes the private rows of what the update gave, where that is not the rows
+        themselves: large ones are then written once, and only in a round that counts.
+      of_views: makes `Broadcast.of_views`, where the update asks for it.
+    """
 
     fits: Callable[[Task], bool]
     make_update: Callable[[Task], LocalUpdate]
+    settle: Settle | None = None
+    of_views: Callable[[Task, jax.Array], PyTree] = lambda task, views: None
 
 
 # The first that fits is taken, but for dense, which has to be worth it.
 PLANS = {
     "dense": Plan(fits_dense, make_dense_update),
-    "factored": Plan(fits_factored, make_factored_update),
+    "factored": Plan(fits_factored, make_factored_update, settle_factored, factored_of_views),
     "catalogue": Plan(fits_catalogue, make_catalogue_update),
     "gathered": Plan(lambda task: True, make_gathered_update),
 }
@@ -186,8 +201,17 @@ class Reports(NamedTuple):
     bad_leaf: Array
 
 
+def make_broadcast(
+    task: Task, plan: str, views: jax.Array, server: ServerState, rates: Rates
+) -> Broadcast:
+    """What the clients of a plan are sent."""
+    work_out = functools.partial(PLANS[plan].of_views, task)
+    of_views = apart(server.round >= 0, work_out, views)
+    return Broadcast(views, server.shared["head"], server.round, rates, of_views)
+
+
 def open_round(
-    task: Task, server: ServerState, features: Mapping[str, jax.Array], rates: Rates
+    task: Task, plan: str, server: ServerState, features: Mapping[str, jax.Array], rates: Rates
 ) -> tuple[Broadcast, Callable[[jax.Array], tuple[PyTree, PyTree]]]:
     """What the server sends, and the pull-back of a gradient of the views through the
     operators: [I, G, d] -> (by the ID table, by the operators)."""
@@ -196,13 +220,47 @@ def open_round(
         lambda items, gamma: task.model.fusion.views(gamma, items, features), *inputs
     )
     views, pull_back = apart(server.round >= 0, forward, shared["items"], shared["fusion"])
-    return Broadcast(views, shared["head"], server.round, rates), pull_back
+    return make_broadcast(task, plan, views, server, rates), pull_back
 
 
 def make_update(task: Task, plan: str) -> LocalUpdate:
     """The local epochs of all clients at once, by the plan of that name."""
     update = PLANS[plan].make_update(task)
     return lambda broadcast, *rest: apart(broadcast.round >= 0, update, broadcast, *rest)
+
+
+def make_settle(plan: str, chunk: int, mesh: Mesh | None):
+    """(broadcast, `LocalResult.private`, rows before, keep bool [K]) -> the rows after a round.
+
+    Those of `keep` are new, the others untouched. At most `chunk` clients are settled at a
+    time, each chunk where its rows lie if these are donated.
+    """
+    settle = PLANS[plan].settle
+    if settle is None:
+        return lambda broadcast, trained, rows, keep: trees.select(keep, trained, rows)
+
+    def in_place(broadcast: Broadcast, _: tuple[()], clients: PyTree) -> PyTree:
+        moved, rows, keep = clients
+        num_clients = keep.shape[0]
+        num_chunks, size = even_chunks(num_clients, chunk)
+
+        def step(number: jax.Array, rows: PyTree) -> PyTree:
+            # The last chunk may begin among clients that are settled already.
+            start = jnp.minimum(number * size, num_clients - size)
+            take = lambda of: jax.tree.map(
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), of
+            )
+            before = take(rows)
+            after = apart(broadcast.round >= 0, settle, broadcast, take(moved), before)
+            new = start + jnp.arange(size) >= number * size
+            after = trees.select(take(keep) & new, after, before)
+            put = jax.lax.dynamic_update_slice_in_dim
+            return jax.tree.map(lambda leaf, part: put(leaf, part, start, 0), rows, after)
+
+        return jax.lax.fori_loop(0, num_chunks, step, rows)
+
+    run = on_each_device(in_place, mesh)
+    return lambda broadcast, moved, rows, keep: run(broadcast, (), (moved, rows, keep))
 
 
 def client_weights(cohorts: Sequence[Cohort], mesh: Mesh | None) -> jax.Array:
@@ -277,17 +335,17 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
     """
     update = make_update(task, plan)
     exact = task.config.federation.aggregation == "int32"
+    at_once = lambda cohort: chunk_size(task, plan, cohort.histories.item.shape[1])
 
     def round_fn(server, private, cohorts, features, rates):
-        broadcast, pull_back = open_round(task, server, features, rates)
+        broadcast, pull_back = open_round(task, plan, server, features, rates)
         key = stream(server.key, LOCAL, server.round)
         alpha = client_weights(cohorts, mesh)
 
         results, start = [], 0
         for cohort, rows in zip(cohorts, private, strict=True):
             size = cohort.present.shape[0]
-            run = in_chunks(update, chunk_size(task, plan, cohort.histories.item.shape[1]))
-            run = over_devices(run, mesh, exact=exact)
+            run = over_devices(in_chunks(update, at_once(cohort)), mesh, exact=exact)
             results.append(run(broadcast, cohort, alpha[start : start + size], rows, key))
             start += size
 
@@ -304,8 +362,10 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
             task, server, pull_back, upload, alpha, reports, rates, mesh
         )
         new_private = tuple(
-            keep_if(metrics.finite, result.private, rows)
-            for result, rows in zip(results, private, strict=True)
+            make_settle(plan, at_once(cohort), mesh)(
+                broadcast, result.private, rows, cohort.present & metrics.finite
+            )
+            for cohort, result, rows in zip(cohorts, results, private, strict=True)
         )
         return new_server, new_private, metrics
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedvlr_jax.federated.dense import make_dense_update
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.round import PLANS, in_chunks, make_round
+from fedvlr_jax.federated.round import PLANS, in_chunks, make_broadcast, make_round
 from fedvlr_jax.types import Cohort
 from tests.federated.cases import assert_close, plans_of, random_state, random_task
 
@@ -74,9 +74,9 @@ def test_chunks_change_nothing(case):
     task, server, private, cohort, features = make_case(*case)
     views = task.model.fusion.views(server.shared["fusion"], server.shared["items"], features)
     rates = task.config.federation.rates
-    broadcast = Broadcast(views, server.shared["head"], server.round, rates)
     alpha = jnp.asarray(cohort.weight) * cohort.present
     for plan in plans_of(task):
+        broadcast = make_broadcast(task, plan, views, server, rates)
         update = PLANS[plan].make_update(task)
         inputs = broadcast, cohort, alpha, private, server.key
         # Four clients in chunks of at most three: two even chunks; in chunks of one: four.
