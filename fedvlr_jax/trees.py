@@ -16,12 +16,13 @@ def axpy(scale: float | jax.Array, x: PyTree, y: PyTree) -> PyTree:
 
 
 def per_client(flag: jax.Array, leaf: jax.Array) -> jax.Array:
-    """[K] reshaped so that it broadcasts against a leaf [K, ...]."""
+    """[K], or [], reshaped so that it broadcasts against a leaf [K, ...]."""
     return flag.reshape(flag.shape + (1,) * (leaf.ndim - flag.ndim))
 
 
 def select(flag: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
-    """Row by row: `on_true` where flag [K] holds, the untouched bits of `on_false` elsewhere."""
+    """`on_true` where flag holds, [K] row by row or [] for all; else the untouched bits of
+    `on_false`."""
     return jax.tree.map(lambda a, b: jnp.where(per_client(flag, a), a, b), on_true, on_false)
 
 

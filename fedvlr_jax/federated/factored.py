@@ -306,12 +306,10 @@ def trained_items(views: jax.Array, table: jax.Array, moved: MovedItems, rate: j
     # Unrolled: all terms are then added while a row is at hand, in one pass over the table.
     for a in range(moved.vector.shape[1]):
         items -= rate * moved.residual[:, a, :, None] * moved.vector[:, a, None]
-    of_kind = lambda numbers, outside: jnp.where(
-        moved.kind == 1, numbers[:, :1], jnp.where(moved.kind == 2, numbers[:, 1:], outside)
-    )
+    kinds = jnp.stack([moved.kind == 1, moved.kind == 2])
     for g in range(views.shape[1]):
-        items += of_kind(moved.views[..., g], 0.0)[..., None] * views[:, g]
-    return of_kind(moved.table, 1.0)[..., None] * items
+        items += spread(kinds, moved.views[..., g].T, 0.0)[..., None] * views[:, g]
+    return spread(kinds, moved.table.T, 1.0)[..., None] * items
 
 
 def bound_of_items(known: OfViews, moved: MovedItems, rate: jax.Array) -> jax.Array:

@@ -310,13 +310,8 @@ def close_round(
         bad_client=jnp.where(bad[worst], reports.client[worst], -1),
         bad_leaf=bad_leaf,
     )
-    shared, optimizer_state = keep_if(finite, after, before)
+    shared, optimizer_state = trees.select(finite, after, before)
     return ServerState(server.round + finite, server.key, shared, optimizer_state), metrics
-
-
-def keep_if(flag: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-    """`new` where the flag [] holds, else the untouched bits of `old`."""
-    return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
 
 
 def server_numbers(shared: PyTree, optimizer: PyTree) -> PyTree:
