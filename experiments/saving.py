@@ -14,6 +14,9 @@ from fedvlr_jax.training import SELECTION_METRIC, RunState
 # minute, or --checkpoint_every rounds where they take longer, beside what was trained while the
 # newest save was under way.
 LONGEST_REST_S = 60.0
+# What a save is taken to cost before a run has made one: over twice what orbax, hash and
+# disk take for a small state. A run that is over before this is paid is saved at its end alone.
+FIRST_SAVE_S = 0.1
 
 
 def rest_s(took_s: float, share: float) -> float:
@@ -35,7 +38,8 @@ class Saver:
     def __init__(self, simulation: Simulation, checkpoints: Checkpoints, run: RunState):
         self._simulation, self._checkpoints = simulation, checkpoints
         self._saved_at = _position(run)
-        self._began: float | None = None
+        self._has_saved = False
+        self._began = time.perf_counter()
 
     def after_rounds(self, run: RunState) -> None:
         """Saves if a multiple of --checkpoint_every was passed since, and the price allows it."""
@@ -55,15 +59,13 @@ class Saver:
         return share == 1 or bool(agreed(int(self._rested(share))))
 
     def _rested(self, share: float) -> bool:
-        # What a save costs is not known before the first.
-        if self._began is None:
-            return True
-        ended = self._checkpoints.ended
+        ended = self._checkpoints.ended if self._has_saved else self._began + FIRST_SAVE_S
         if ended is None:
             return False
         return time.perf_counter() - self._began >= rest_s(ended - self._began, share)
 
     def _save(self, run: RunState) -> None:
+        self._has_saved = True
         self._began = time.perf_counter()
         # Between two evaluations a state has no score.
         scored = [e["valid"] for e in run.evaluations if e["round"] == run.round]

@@ -86,8 +86,8 @@ def test_resume_after_every_round_is_exact_to_the_bit(simulation, tmp_path):
 
 def test_the_price_decides_when_is_saved_and_not_what(simulation, whole, tmp_path):
     go(at(simulation, tmp_path, checkpoint_share=1e-9, keep_checkpoints=ROUNDS))
-    # The first that is due, whose price nobody knows, and the end: no minute lies between.
-    assert Checkpoints(tmp_path / "checkpoints").rounds() == [1, ROUNDS]
+    # The end alone: no minute lies before it.
+    assert Checkpoints(tmp_path / "checkpoints").rounds() == [ROUNDS]
     assert result(tmp_path) == whole
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import saving
-from experiments.saving import LONGEST_REST_S, Saver, rest_s
+from experiments.saving import FIRST_SAVE_S, LONGEST_REST_S, Saver, rest_s
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.training import RunState
@@ -28,7 +28,8 @@ class Clocked:
             dataset=SimpleNamespace(fingerprint=""),
             pack=lambda state: {},
         )
-        self.now, self.ended, self.saved = 0.0, None, []
+        # Long before the rounds that the tests train: the first save is due.
+        self.now, self.ended, self.saved = -1000.0, None, []
         self.saver = Saver(simulation, self, after(0))
 
     def save(self, round_number, tree, meta, score):
@@ -63,6 +64,14 @@ def test_the_next_save_waits_until_the_last_one_is_paid(monkeypatch):
     run.ended = 28.0
     assert run.train(5, now=67.9) == [1, 4]
     assert run.train(6, now=68.0) == [1, 4, 6]
+
+
+def test_the_first_save_waits_for_the_price_it_is_taken_to_have(monkeypatch):
+    assert FIRST_SAVE_S == 0.1
+    run = Clocked(monkeypatch, checkpoint_every=1, checkpoint_share=0.025)
+    # A fortieth of 4 s, from the beginning of the run.
+    assert run.train(1, now=-996.1) == []
+    assert run.train(2, now=-995.9) == [2]
 
 
 def test_no_more_is_saved_than_was_asked(monkeypatch):
