@@ -182,7 +182,8 @@ def train_waiting(members: Sequence[Member]) -> dict[Any, Dataset]:
         ]
         if waiting:
             simulation = make_simulation(waiting[0].config, dataset)
-            check_fits(simulation)
+            # Members are not saved before they are done.
+            check_fits(simulation, saves=False)
             budget = budget_bytes(simulation.config)
             at_once = members_at_once(simulation, len(waiting), budget)
             _train_group(waiting, simulation, FLAGS.members_at_once or at_once)

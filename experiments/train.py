@@ -42,7 +42,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.start import describe_start
 from fedvlr_jax.memory import check_fits, describe_plan
 from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary, render_report
-from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
+from fedvlr_jax.simulation import NonFiniteError, Simulation, State, make_simulation
 from fedvlr_jax.summary import summarise_run
 from fedvlr_jax.training import (
     RunState,
@@ -158,11 +158,15 @@ def resume(
         return None
     meta = checkpoints.read_meta(newest)
     _check_same(meta, config, simulation.dataset)
-    like = {part: simulation.packed_shapes(meta["leaves"], part) for part in ("state", "best")}
-    tree = checkpoints.load(newest, like)
+
+    def load(part: str) -> State:
+        # One at a time: to go on is to take no more memory than the run took before.
+        like = simulation.packed_shapes(meta["leaves"], part)
+        return simulation.unpack(checkpoints.load(newest, {part: like})[part])
+
     return RunState(
-        state=simulation.unpack(tree["state"]),
-        best_state=simulation.unpack(tree["best"]),
+        state=load("state"),
+        best_state=load("best"),
         best_round=meta["best_round"],
         evaluations=tuple(meta["evaluations"]),
         since=meta["since"] and _round_metrics(meta["since"]),

@@ -71,7 +71,9 @@ def _copy_packed(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     numbers = [jax.random.key_data(x) if is_key(x) else x for x in leaves.values()]
     host = dict(zip(leaves, jax.device_get(numbers), strict=True))
     small = [x.reshape(-1).view(np.uint8) for x in host.values() if x.nbytes <= SMALL_BYTES]
-    packed = {name: np.array(x) for name, x in host.items() if x.nbytes > SMALL_BYTES}
+    # What was gathered for this save is nobody else's: device_get gave it back as it is.
+    copy = lambda name, x: x if x is leaves[name] and x.flags.owndata else np.array(x)
+    packed = {name: copy(name, x) for name, x in host.items() if x.nbytes > SMALL_BYTES}
     return {**packed, PACKED: np.concatenate(small)} if small else packed
 
 
@@ -138,7 +140,8 @@ class Checkpoints:
     ) -> None:
         """Saves in the background; `tree` may be donated as soon as this returns.
 
-        A leaf that stands in several places, as the same object, is stored once.
+        NumPy arrays that own their memory are handed over, and must not be changed any more;
+        all else is copied first. A leaf that stands in several places, as the same object, is stored once.
 
         Of several processes all have to call it, with the same tree; the first one writes.
 
@@ -159,7 +162,7 @@ class Checkpoints:
         first: dict[int, str] = {}
         same_as = {name: first.setdefault(id(leaf), name) for name, leaf in leaves.items()}
         stored = {name: leaf for name, leaf in leaves.items() if same_as[name] == name}
-        # The only copy, made while training waits.
+        # The only copy is made while training waits.
         arrays = _copy_packed(stored)
         kinds = _kinds(_plain(leaves))
         content = json.dumps(

@@ -28,13 +28,15 @@ def budget_bytes(config: Config) -> float:
     return 1e9 * config.run.memory_budget_gb or 0.9 * device_bytes()
 
 
-def estimate(simulation: Simulation) -> dict[str, float]:
+def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     """Bytes by what they are for; their sum is what a run needs at its largest.
 
     "private" and "shared" are the state; "best" is the copy that early stopping keeps;
     "round" what a round adds: the rows that it returns beside those it was given, the views
-    and their gradient, and one chunk of clients at work. With --store=disk private rows lie
-    in files and count as nothing here.
+    and their gradient, and one chunk of clients at work; "save" the copies of state and best
+    state that are being written while training goes on, where they share this memory. With
+    --store=disk private rows lie in files and count for a save alone, which holds the rows of
+    all who took part. `saves`: whether the run makes checkpoints.
     """
     config, dataset, model = simulation.config, simulation.dataset, simulation.model
     row = trees.num_bytes(simulation.client_shapes)
@@ -55,29 +57,35 @@ def estimate(simulation: Simulation) -> dict[str, float]:
         in_memory = config.run.store == "host"
         private = dataset.num_users * row if in_memory else 0
         staged = 3 * at_once * row + (asked * row if in_memory else 0)
+    save = 0
+    if saves and (config.run.store != "device" or jax.default_backend() == "cpu"):
+        saved = min(dataset.num_users, asked * config.federation.rounds)
+        save = 2 * (saved * row + shared)
     return {
         "private": private,
         "shared": shared,
         "best": private + shared,
         "data": data,
         "round": staged + shared + 3 * views + chunk,
+        "save": save,
         "fixed": FIXED_BYTES,
     }
 
 
-def check_fits(simulation: Simulation) -> dict[str, float]:
+def check_fits(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     """The estimate, if it is within the budget.
 
     Raises:
       InputError: it is not; the message has the numbers, and what would help.
     """
-    parts, budget = estimate(simulation), budget_bytes(simulation.config)
+    parts = estimate(simulation, saves=saves)
+    budget = budget_bytes(simulation.config)
     need = sum(parts.values())
     if need > budget:
         listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
         raise InputError(
             f"--memory_budget_gb={budget / 1e9:.3g}: the run needs about {gigabytes(need)} "
-            f"({listed}); use --store=disk, or lower --width, --router_hidden or --cohort"
+            f"({listed}); use --store=disk, or lower --width, --router_hidden, --cohort or --rounds"
         )
     return parts
 

@@ -47,6 +47,9 @@ from fedvlr_jax.federated.scoring import (
 from fedvlr_jax.federated.start import Start
 from fedvlr_jax.types import METRIC_TYPES, Histories, PyTree, RoundMetrics, ServerState
 
+# Rows of clients that are copied in one go, where a copy of all of them would be memory lost.
+ROWS_AT_ONCE = 256
+
 
 class NonFiniteError(ArithmeticError):
     """A number was not finite; `state` is the last state whose numbers all were."""
@@ -472,20 +475,23 @@ class Simulation:
 
     def unpack(self, packed: PyTree) -> State:
         """The state that was packed, here or elsewhere."""
-        state = self.init()
         place_bucket, place_row = self._place
         clients = np.asarray(packed["clients"])
-        private = []
-        for b, rows in enumerate(state.private):
-            chosen = place_bucket[clients] == b
-
-            def merge(old, new, chosen=chosen, at=place_row[clients[chosen]]):
-                whole = np.array(fetch(old))
-                whole[at] = np.asarray(new)[chosen]
-                return put(whole, by_client(self.mesh))
-
-            private.append(jax.tree.map(merge, rows, packed["private"]))
-        return State(put(packed["server"], on_all(self.mesh)), tuple(private))
+        values, structure = jax.tree.flatten(packed["private"])
+        buckets = [jax.tree.leaves(rows) for rows in self.init().private]
+        for b, leaves in enumerate(buckets):
+            chosen = np.flatnonzero(place_bucket[clients] == b)
+            parts = np.array_split(chosen, -(-len(chosen) // ROWS_AT_ONCE) or 1)
+            # Leaf by leaf, each old one let go before the new one is put in its place: a run that
+            # goes on is to take no more memory than it took before.
+            for i, value in enumerate(values):
+                whole = np.array(fetch(leaves[i]))
+                leaves[i] = None
+                for part in parts:
+                    whole[place_row[clients[part]]] = np.asarray(value)[part]
+                leaves[i] = put(whole, by_client(self.mesh))
+        private = tuple(jax.tree.unflatten(structure, leaves) for leaves in buckets)
+        return State(put(packed["server"], on_all(self.mesh)), private)
 
     @functools.cached_property
     def client_shapes(self) -> PyTree:
