@@ -16,6 +16,7 @@ Only within a checkpoint is what is the same stored once.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -28,7 +29,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,9 @@ STATE, META = "state", "meta.json"
 # those up to so many bytes are stored as one, behind each other in the order of "leaves".
 SMALL_BYTES = 1 << 20
 PACKED = "packed"
+# A larger leaf is stored in blocks of rows, so that neither to write it nor to read it has
+# all of it to be in memory: see `SavedRows`.
+BLOCK_BYTES = 1 << 26
 # Trained floats shrink by a fifth; looking for it takes longer than all else in a save. A
 # database of chunks is for far more files than one a leaf; what is given to orbax is a copy.
 _ARRAYS = ocp.options.ArrayOptions(
@@ -72,15 +76,111 @@ def _copy_packed(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     host = dict(zip(leaves, jax.device_get(numbers), strict=True))
     small = [x.reshape(-1).view(np.uint8) for x in host.values() if x.nbytes <= SMALL_BYTES]
     # What was gathered for this save is nobody else's: device_get gave it back as it is.
-    copy = lambda name, x: x if x is leaves[name] and x.flags.owndata else np.array(x)
+    given = lambda name, x: x is leaves[name] and (x.flags.owndata or isinstance(x, np.memmap))
+    copy = lambda name, x: x if given(name, x) else np.array(x)
     packed = {name: copy(name, x) for name, x in host.items() if x.nbytes > SMALL_BYTES}
     return {**packed, PACKED: np.concatenate(small)} if small else packed
+
+
+class Block(NamedTuple):
+    """The rows start to stop of a leaf, and the name that they are stored under."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def _blocks(name: str, kind: Sequence[Any], most: float) -> list[Block]:
+    """How a leaf that is stored apart is cut: into as many rows as `most` bytes hold, at least
+    one, where it is larger."""
+    shape, size = kind[0], _num_bytes(kind)
+    if size <= most or not shape:
+        return [Block(name, 0, shape[0] if shape else 1)]
+    rows = max(1, int(most // (size // shape[0])))
+    starts = range(0, shape[0], rows)
+    return [Block(f"{name}@{start}", start, min(start + rows, shape[0])) for start in starts]
+
+
+def _in_blocks(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What orbax stores, large leaves cut into views of their blocks."""
+    cut = {}
+    for name, array in arrays.items():
+        most = math.inf if name == PACKED else BLOCK_BYTES
+        for block in _blocks(name, (array.shape, array.dtype), most):
+            cut[block.name] = array[block.start : block.stop] if array.ndim else array
+    return cut
+
+
+class Layout(NamedTuple):
+    """Where the leaves of a checkpoint lie, those apart that another stands for.
+
+    Attributes:
+      offset: where each small leaf begins in the packed bytes, `packed` of them in all.
+      blocks: of each other leaf.
+    """
+
+    offset: dict[str, int]
+    packed: int
+    blocks: dict[str, list[Block]]
+
+    @property
+    def names(self) -> list[str]:
+        """All that orbax stored."""
+        cut = [block.name for blocks in self.blocks.values() for block in blocks]
+        return [*cut, PACKED] if self.offset else cut
+
+    def is_cut(self, name: str) -> bool:
+        return name in self.blocks and self.blocks[name][0].name != name
+
+
+def _layout(meta: Mapping[str, Any]) -> Layout:
+    sizes = {n: _num_bytes(k) for n, k in meta["leaves"].items() if n not in meta["same_as"]}
+    offset, packed = {}, 0
+    for name, size in sizes.items():
+        if size <= meta["small_bytes"]:
+            offset[name] = packed
+            packed += size
+    # Before schema 4 nothing was cut.
+    most = meta.get("block_bytes", math.inf)
+    blocks = {n: _blocks(n, meta["leaves"][n], most) for n in sizes if n not in offset}
+    return Layout(offset, packed, blocks)
+
+
+class RowsLater(jax.ShapeDtypeStruct):
+    """In `Checkpoints.load`: a leaf [T, ...] that is wanted as NumPy rows or as `SavedRows`."""
+
+
+class SavedRows:
+    """A leaf [T, ...] of a checkpoint, whose rows are read when they are asked for.
+
+    `rows[3:7]` or `rows[np.array([5, 2])]` is an array of these rows. The block that was read last
+    is held, and no other.
+    """
+
+    def __init__(
+        self, kind: Sequence[Any], blocks: Sequence[Block], read: Callable[[Block], np.ndarray]
+    ):
+        self.shape, self.dtype = tuple(kind[0]), jnp.dtype(kind[1])
+        self._blocks, self._read = blocks, read
+        self._starts = np.array([block.start for block in blocks])
+        self._held: tuple[Block, np.ndarray] | None = None
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        asked = np.arange(self.shape[0])[rows]
+        values = np.empty((len(asked), *self.shape[1:]), self.dtype)
+        block_of = np.searchsorted(self._starts, asked, side="right") - 1
+        for number in np.unique(block_of):
+            block, here = self._blocks[number], block_of == number
+            if self._held is None or self._held[0] != block:
+                self._held = block, self._read(block)
+            values[here] = self._held[1][asked[here] - block.start]
+        return values
 
 
 def _store(step: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Orbax's part of a save: of several processes all take part, and the first writes."""
     with ocp.Context(array_options=_ARRAYS, memory_options=_MEMORY):
-        ocp.save(step / STATE, arrays)
+        ocp.save(step / STATE, _in_blocks(arrays))
 
 
 def _step_name(round_number: int) -> str:
@@ -140,8 +240,9 @@ class Checkpoints:
     ) -> None:
         """Saves in the background; `tree` may be donated as soon as this returns.
 
-        NumPy arrays that own their memory are handed over, and must not be changed any more;
-        all else is copied first. A leaf that stands in several places, as the same object, is stored once.
+        NumPy arrays that own their memory, and maps of files, are handed over and must not be
+        changed any more; all else is copied first. A leaf that stands in several places, as the
+        same object, is stored once.
 
         Of several processes all have to call it, with the same tree; the first one writes.
 
@@ -170,6 +271,7 @@ class Checkpoints:
                 **meta,
                 "score": score,
                 "small_bytes": SMALL_BYTES,
+                "block_bytes": BLOCK_BYTES,
                 "leaves": kinds,
                 "same_as": {name: other for name, other in same_as.items() if other != name},
             }
@@ -279,7 +381,8 @@ class Checkpoints:
 
         Args:
           like: arrays or shape structs in the structure wanted, any part of what was saved;
-            their shardings, where they have one, decide where the leaves are put.
+            their shardings, where they have one, decide where the leaves are put. For
+            `RowsLater` the result holds NumPy rows, or `SavedRows` of a leaf in blocks.
 
         Raises:
           Damaged: the checkpoint is not whole.
@@ -305,47 +408,62 @@ class Checkpoints:
 
     def _read(
         self, round_number: int, wanted: Mapping[str, Any], meta: Mapping[str, Any]
-    ) -> dict[str, jax.Array]:
+    ) -> dict[str, Any]:
         """The leaves `wanted`, put where they are wanted; no other large one is read."""
-        saved, same_as = meta["leaves"], meta["same_as"]
+        saved, layout = meta["leaves"], _layout(meta)
+        load = functools.partial(self._load_stored, round_number, layout.names)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         place = {n: getattr(leaf, "sharding", None) or here for n, leaf in wanted.items()}
-        source = {name: same_as.get(name, name) for name in wanted}
-        sizes = {n: _num_bytes(kind) for n, kind in saved.items() if n not in same_as}
-        small = [name for name, size in sizes.items() if size <= meta["small_bytes"]]
-        offset = dict(zip(small, np.cumsum([0, *(sizes[n] for n in small)]), strict=False))
+        source = {name: meta["same_as"].get(name, name) for name in wanted}
+        asked = {
+            source[name]: jax.ShapeDtypeStruct(*saved[name], sharding=place[name])
+            for name in wanted
+            if source[name] not in layout.offset and not layout.is_cut(source[name])
+        }
+        if layout.offset.keys() & set(source.values()):
+            asked[PACKED] = jax.ShapeDtypeStruct((layout.packed,), np.uint8, sharding=here)
+        loaded = load(asked)
 
-        abstract = {name: ocp.PLACEHOLDER for name in sizes if name not in offset}
-        for name in wanted:
-            if source[name] not in offset:
-                shape, dtype = saved[name]
-                abstract[source[name]] = jax.ShapeDtypeStruct(shape, dtype, sharding=place[name])
-        if small:
-            total = (sum(sizes[n] for n in small),)
-            packed = jax.ShapeDtypeStruct(total, np.uint8, sharding=here)
-            needed = offset.keys() & set(source.values())
-            abstract[PACKED] = packed if needed else ocp.PLACEHOLDER
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = ocp.load(self.path(round_number) / STATE, abstract)
+        def rows_of(name: str) -> SavedRows:
+            def read(block: Block) -> np.ndarray:
+                shape = (block.stop - block.start, *saved[name][0][1:])
+                like = jax.ShapeDtypeStruct(shape, saved[name][1], sharding=here)
+                return np.asarray(load({block.name: like})[block.name])
+
+            return SavedRows(saved[name], layout.blocks[name], read)
 
         # Each gets memory of its own: JAX may take it over as it is, and write to it once the
         # leaf is donated.
-        leaves: dict[str, jax.Array] = {}
+        leaves: dict[str, Any] = {}
         given: set[str] = set()
-        for name in wanted:
-            if source[name] in offset:
-                shape, dtype = saved[name]
-                start = int(offset[source[name]])
-                content = np.asarray(loaded[PACKED])[start : start + sizes[source[name]]]
+        for name, like in wanted.items():
+            origin, later = source[name], isinstance(like, RowsLater)
+            leaf: Any
+            if origin in layout.offset:
+                (shape, dtype), start = saved[name], layout.offset[origin]
+                content = np.asarray(loaded[PACKED])[start : start + _num_bytes(saved[name])]
                 leaf = content.view(jnp.dtype(dtype)).reshape(shape).copy()
+            elif layout.is_cut(origin):
+                leaf = rows_of(origin) if later else rows_of(origin)[:]
             else:
-                leaf = loaded[source[name]]
-                if source[name] in given:
-                    leaf = leaf.copy()
-                given.add(source[name])
-            leaves[name] = jax.device_put(leaf, place[name])
+                leaf = loaded[origin].copy() if origin in given else loaded[origin]
+                given.add(origin)
+            if later:
+                leaves[name] = leaf if isinstance(leaf, SavedRows) else np.asarray(leaf)
+            else:
+                leaves[name] = jax.device_put(leaf, place[name])
         return leaves
+
+    def _load_stored(
+        self, round_number: int, names: Sequence[str], asked: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> dict[str, jax.Array]:
+        """Orbax's part of a load: what is `asked` of all the `names` that were stored."""
+        if not asked:
+            return {}
+        abstract = {**dict.fromkeys(names, ocp.PLACEHOLDER), **asked}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ocp.load(self.path(round_number) / STATE, abstract)
 
     def load_leaves(self, round_number: int, below: str = "") -> dict[str, np.ndarray]:
         """The leaves below a place in the saved tree, as host arrays; others are not read.
@@ -380,8 +498,7 @@ class Checkpoints:
     ) -> dict[str, np.ndarray]:
         """The private rows of some clients, in the order asked.
 
-        Reads leaf by leaf: no more than the largest private leaf, or the small leaves, is
-        held at once.
+        Of a leaf in blocks, those are read that hold a row asked for.
 
         Args:
           clients: user indices. of: "best" or "state".
@@ -401,9 +518,7 @@ class Checkpoints:
                 f"{len(known)}"
             )
         row = np.searchsorted(known, clients)
-        below = f"{of}.private."
-        names = [n for n in self.read_meta(round_number)["leaves"] if n.startswith(below)]
-        return {
-            name.removeprefix(below): self.load_leaves(round_number, name)[""][row]
-            for name in names
-        }
+        below, meta = f"{of}.private.", self.read_meta(round_number)
+        wanted = {n: RowsLater(*k) for n, k in meta["leaves"].items() if n.startswith(below)}
+        rows = self._read(round_number, wanted, meta)
+        return {name.removeprefix(below): rows[name][row] for name in wanted}

@@ -35,8 +35,8 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     "round" what a round adds: the rows that it returns beside those it was given, the views
     and their gradient, and one chunk of clients at work; "save" the copies of state and best
     state that are being written while training goes on, where they share this memory. With
-    --store=disk private rows lie in files and count for a save alone, which holds the rows of
-    all who took part. `saves`: whether the run makes checkpoints.
+    --store=disk private rows lie in files, those being written too, and count as nothing here.
+    `saves`: whether the run makes checkpoints.
     """
     config, dataset, model = simulation.config, simulation.dataset, simulation.model
     row = trees.num_bytes(simulation.client_shapes)
@@ -59,8 +59,7 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
         staged = 3 * at_once * row + (asked * row if in_memory else 0)
     save = 0
     if saves and (config.run.store != "device" or jax.default_backend() == "cpu"):
-        saved = min(dataset.num_users, asked * config.federation.rounds)
-        save = 2 * (saved * row + shared)
+        save = 2 * (private + shared)
     return {
         "private": private,
         "shared": shared,
@@ -85,7 +84,7 @@ def check_fits(simulation: Simulation, *, saves: bool = True) -> dict[str, float
         listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
         raise InputError(
             f"--memory_budget_gb={budget / 1e9:.3g}: the run needs about {gigabytes(need)} "
-            f"({listed}); use --store=disk, or lower --width, --router_hidden, --cohort or --rounds"
+            f"({listed}); use --store=disk, or lower --width, --router_hidden or --cohort"
         )
     return parts
 

@@ -45,10 +45,8 @@ from fedvlr_jax.federated.scoring import (
     views_of,
 )
 from fedvlr_jax.federated.start import Start
+from fedvlr_jax.federated.store import ROWS_AT_ONCE
 from fedvlr_jax.types import METRIC_TYPES, Histories, PyTree, RoundMetrics, ServerState
-
-# Rows of clients that are copied in one go, where a copy of all of them would be memory lost.
-ROWS_AT_ONCE = 256
 
 
 class NonFiniteError(ArithmeticError):
@@ -465,7 +463,7 @@ class Simulation:
           leaves: {leaf name: (shape, dtype)}, as a checkpoint's meta has them.
         """
         (num_clients,), _ = leaves[f"{part}.clients"]
-        server = jax.eval_shape(self.init).server
+        server = jax.eval_shape(lambda: self.init().server)
         row = lambda x: jax.ShapeDtypeStruct((num_clients, *x.shape), x.dtype)
         return {
             "server": server,

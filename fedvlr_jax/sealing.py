@@ -16,7 +16,9 @@ from typing import Any
 
 from fedvlr_jax.errors import InputError
 
-SCHEMA = 3
+SCHEMA = 4
+# What it can read: 3 is the same without blocks.
+READABLE = (3, SCHEMA)
 MANIFEST = "manifest.json"
 
 
@@ -81,9 +83,10 @@ def _verify(directory: Path) -> dict[str, Any]:
     except ValueError:
         raise Damaged(f"{directory / MANIFEST}: differs from what was written") from None
     manifest = json.loads(body)
-    if manifest["schema"] != SCHEMA:
+    if manifest["schema"] not in READABLE:
+        known = " and ".join(map(str, READABLE))
         raise Damaged(
-            f"{directory}: written by schema {manifest['schema']}; this version reads {SCHEMA}"
+            f"{directory}: written by schema {manifest['schema']}; this version reads {known}"
         )
     found = {path.relative_to(directory).as_posix(): path for path in _files(directory)}
     found.pop(MANIFEST)

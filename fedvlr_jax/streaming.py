@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax import trees
+from fedvlr_jax.checkpointing import RowsLater, SavedRows
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.devices import by_client, over_devices, padded, put
@@ -40,7 +41,7 @@ from fedvlr_jax.federated.scoring import (
     make_recommended,
     views_of,
 )
-from fedvlr_jax.federated.store import ClientStore
+from fedvlr_jax.federated.store import ROWS_AT_ONCE, ClientStore
 from fedvlr_jax.resident import NonFiniteError, Simulation, State
 from fedvlr_jax.types import Histories, PyTree, RoundMetrics, ServerState
 
@@ -331,18 +332,24 @@ class StreamedSimulation(Simulation):
         return items, scores
 
     def pack(self, state: State) -> PyTree:
-        clients = np.flatnonzero(state.private.touched)
-        return {
-            "server": state.server,
-            "clients": clients.astype(np.int32),
-            "private": state.private.gather(clients),
-        }
+        clients, rows = state.private.snapshot()
+        return {"server": state.server, "clients": clients.astype(np.int32), "private": rows}
+
+    def packed_shapes(self, leaves: Mapping[str, Sequence], part: str) -> PyTree:
+        shapes = super().packed_shapes(leaves, part)
+        later = lambda leaf: RowsLater(leaf.shape, leaf.dtype)
+        return {**shapes, "private": jax.tree.map(later, shapes["private"])}
 
     def unpack(self, packed: PyTree) -> State:
         state = self.init()
-        rows = jax.tree.map(np.asarray, packed["private"])
-        state.private.stage(np.asarray(packed["clients"]), rows)
-        state.private.commit()
+        clients = np.asarray(packed["clients"])
+        as_rows = lambda leaf: leaf if isinstance(leaf, SavedRows) else np.asarray(leaf)
+        private = jax.tree.map(as_rows, packed["private"])
+        for start in range(0, len(clients), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            rows = jax.tree.map(lambda leaf: leaf[part], private)  # noqa: B023
+            state.private.stage(clients[part], rows)
+            state.private.commit()
         return state._replace(server=packed["server"])
 
 

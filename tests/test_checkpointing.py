@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.survival import DAMAGE, contents, damage_once
 from fedvlr_jax import checkpointing, sealing
-from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.checkpointing import Checkpoints, RowsLater, SavedRows
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.sealing import Damaged
 
@@ -22,11 +22,18 @@ TREE = {
 }
 
 
-@pytest.fixture(params=[0, 1 << 16], ids=["apart", "packed"], autouse=True, scope="module")
+@pytest.fixture(
+    params=[(0, 1 << 26), (1 << 16, 1 << 26), (0, 16)],
+    ids=["apart", "packed", "in blocks"],
+    autouse=True,
+    scope="module",
+)
 def packing(request):
-    """Every promise holds for leaves that are stored apart and for those that are packed."""
+    """Every promise holds for leaves that are stored apart, for those that are packed, and for
+    those that are cut into blocks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpointing, "SMALL_BYTES", request.param)
+        patch.setattr(checkpointing, "SMALL_BYTES", request.param[0])
+        patch.setattr(checkpointing, "BLOCK_BYTES", request.param[1])
         yield
 
 
@@ -107,7 +114,7 @@ def test_another_schema_is_refused_by_its_number(tmp_path, monkeypatch):
     monkeypatch.setattr(sealing, "SCHEMA", 99)
     checkpoints = saved(tmp_path, (1,))
     monkeypatch.undo()
-    with pytest.raises(Damaged, match="written by schema 99; this version reads 3"):
+    with pytest.raises(Damaged, match="written by schema 99; this version reads 3 and 4"):
         Checkpoints(checkpoints.directory).verify(1)
 
 
@@ -125,7 +132,7 @@ def test_some_clients_alone_in_the_order_asked(three, clients):
 
 
 def test_what_stands_in_two_places_is_stored_once_and_loaded_twice(tmp_path):
-    rows = np.arange(6000.0, dtype=np.float32).reshape(2000, 3)
+    rows = np.arange(6000.0, dtype=np.float32).reshape(8, 750)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {"state": {"head": rows}, "best": {"head": rows.copy()}}, {})
     checkpoints.save(2, {"state": {"head": rows}, "best": {"head": rows}}, {})
@@ -140,6 +147,47 @@ def test_what_stands_in_two_places_is_stored_once_and_loaded_twice(tmp_path):
     jax.block_until_ready(jax.jit(lambda x: 0 * x, donate_argnums=0)(loaded["state"]["head"]))
     np.testing.assert_array_equal(loaded["best"]["head"], rows)
     np.testing.assert_array_equal(checkpoints.load_leaves(2, "best.head")[""], rows)
+
+
+def test_rows_are_read_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpointing, "SMALL_BYTES", 0)
+    monkeypatch.setattr(checkpointing, "BLOCK_BYTES", 100)
+    rows = np.arange(70.0, dtype=np.float32).reshape(10, 7)
+    best = {"clients": np.arange(0, 20, 2, dtype=np.int32), "private": {"head": rows}}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"best": best}, {})
+    checkpoints.wait()
+    # A row takes 28 bytes: three a block, in four blocks.
+    stored = [path.name for path in (checkpoints.path(1) / "state").rglob("*@*")]
+    assert sorted(stored) == [f"best.private.head@{start}" for start in (0, 3, 6, 9)]
+
+    read = []
+    load = Checkpoints._load_stored
+    note = lambda self, r, names, asked: read.extend(asked) or load(self, r, names, asked)
+    monkeypatch.setattr(Checkpoints, "_load_stored", note)
+    like = {"best": {"private": {"head": RowsLater(rows.shape, rows.dtype)}}}
+    later = checkpoints.load(1, like)["best"]["private"]["head"]
+    assert isinstance(later, SavedRows) and later.shape == rows.shape and read == []
+    np.testing.assert_array_equal(later[4:8], rows[4:8])
+    np.testing.assert_array_equal(later[np.array([8, 6, 8])], rows[[8, 6, 8]])
+    assert read == ["best.private.head@3", "best.private.head@6"]
+    read.clear()
+    np.testing.assert_array_equal(checkpoints.load_clients(1, [18, 0])["head"], rows[[9, 0]])
+    assert sorted(read) == ["best.clients", "best.private.head@0", "best.private.head@9"]
+    whole = checkpoints.load(1, {"best": {"private": {"head": rows}}})
+    np.testing.assert_array_equal(whole["best"]["private"]["head"], rows)
+
+
+def test_the_schema_before_blocks_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpointing, "BLOCK_BYTES", 1 << 26)
+    monkeypatch.setattr(sealing, "SCHEMA", 3)
+    checkpoints = saved(tmp_path, (1,))
+    monkeypatch.undo()
+    meta = checkpoints.read_meta(1)
+    del meta["block_bytes"]
+    monkeypatch.setattr(Checkpoints, "read_meta", lambda self, round_number: meta)
+    rows = Checkpoints(tmp_path).load_clients(1, [4])
+    np.testing.assert_array_equal(rows["head"], [[6, 7]])
 
 
 def test_what_is_not_there_is_named(three):

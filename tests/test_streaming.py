@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from fedvlr_jax import checkpointing
+from fedvlr_jax.checkpointing import Checkpoints, SavedRows
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.store import ClientStore
@@ -36,6 +38,28 @@ def test_a_packed_state_moves_to_another_store(stores, dataset):
     assert digest(again["server"]) == digest(packed["server"])
     both = np.intersect1d(again["clients"], packed["clients"])
     assert digest(rows_of(again, both)) == digest(rows_of(packed, both))
+
+
+@pytest.mark.parametrize("to", ["disk", "host", "device"])
+def test_rows_in_files_are_saved_and_loaded_by_blocks(to, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpointing, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(checkpointing, "SMALL_BYTES", 1 << 10)
+    one, other = simulate(dataset, cohort=20, store="disk"), simulate(dataset, store=to)
+    state, _ = one.run_rounds(one.init(), 2)
+    packed = one.pack(state)
+    assert {type(leaf) for leaf in jax.tree.leaves(packed["private"])} == {np.memmap}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, {"state": packed}, {})
+    checkpoints.wait()
+    assert list((checkpoints.path(2) / "state").rglob("state.private.*@*"))
+    shapes = other.packed_shapes(checkpoints.read_meta(2)["leaves"], "state")
+    loaded = checkpoints.load(2, {"state": shapes})["state"]
+    later = {type(leaf) for leaf in jax.tree.leaves(loaded["private"])}
+    assert (SavedRows in later) == (to != "device")
+    again = other.pack(other.unpack(loaded))
+    assert digest(again["server"]) == digest(packed["server"])
+    clients = packed["clients"]
+    assert digest(rows_of(again, clients)) == digest(rows_of(packed, clients))
 
 
 @pytest.mark.parametrize("store", ["host", "disk"])

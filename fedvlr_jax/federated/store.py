@@ -18,6 +18,9 @@ import numpy as np
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.types import PyTree
 
+# Clients whose rows are copied in one go, where a copy of all of them would be memory lost.
+ROWS_AT_ONCE = 256
+
 
 class _Table(Protocol):
     """Rows [N, ...] of one leaf."""
@@ -25,6 +28,10 @@ class _Table(Protocol):
     def read(self, rows: np.ndarray) -> np.ndarray: ...
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None: ...
+
+    def snapshot(self, rows: np.ndarray) -> np.ndarray:
+        """A copy of these rows where the table lies: in memory, or a map of a file."""
+        ...
 
 
 class _Memory:
@@ -39,6 +46,9 @@ class _Memory:
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
         self._values[rows] = values
 
+    def snapshot(self, rows: np.ndarray) -> np.ndarray:
+        return self.read(rows)
+
 
 class _File:
     """In a sparse file without a name, which the system removes with the process.
@@ -49,6 +59,7 @@ class _File:
     """
 
     def __init__(self, num_rows: int, leaf: jax.ShapeDtypeStruct, folder: str):
+        self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
         self._file.truncate(num_rows * max(1, leaf.size * leaf.dtype.itemsize))
         self._leaf = leaf
@@ -64,6 +75,17 @@ class _File:
         flat = np.ascontiguousarray(values).reshape(len(rows), self._leaf.size).view(np.uint8)
         for row, of in zip(rows.tolist(), flat, strict=True):
             os.pwritev(self._file.fileno(), [of.data], row * of.nbytes)
+
+    def snapshot(self, rows: np.ndarray) -> np.ndarray:
+        copy = _File(len(rows), self._leaf, self._folder)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            part = rows[start : start + ROWS_AT_ONCE]
+            copy.write(np.arange(start, start + len(part)), self.read(part))
+        shape = (len(rows), *self._leaf.shape)
+        if 0 in shape:
+            return np.zeros(shape, self._leaf.dtype)
+        # Written whole, so that no page of the map is still to be found on the disk.
+        return np.memmap(copy._file, self._leaf.dtype, "r", shape=shape)
 
 
 class ClientStore:
@@ -124,6 +146,21 @@ class ClientStore:
             raise self._failed(error) from error
         return jax.tree.unflatten(self._structure, leaves)
 
+    def snapshot(self) -> tuple[np.ndarray, PyTree]:
+        """The clients that ever took part [T], ascending, and a copy of their rows [T, ...]: in
+        memory, or in maps of files that go with them.
+
+        Raises:
+          InputError: the disk is full.
+        """
+        clients = np.flatnonzero(self.touched)
+        place = clients + self._slot[clients] * self.num_clients
+        try:
+            leaves = [table.snapshot(place) for table in self._tables]
+        except OSError as error:
+            raise self._failed(error) from error
+        return clients, jax.tree.unflatten(self._structure, leaves)
+
     def stage(self, clients: np.ndarray, rows: PyTree) -> None:
         """Takes the new rows [K, ...] of some clients, each at most once until the commit.
 
@@ -165,7 +202,7 @@ class ClientStore:
         """Another store of the same rows."""
         other = ClientStore(self._shapes, self.num_clients, self._folder)
         clients = np.flatnonzero(self.touched)
-        for part in np.array_split(clients, -(-len(clients) // 1024) or 1):
+        for part in np.array_split(clients, -(-len(clients) // ROWS_AT_ONCE) or 1):
             other.stage(part, self.gather(part))
             other.commit()
         return other

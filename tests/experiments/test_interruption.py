@@ -84,6 +84,26 @@ def test_resume_after_every_round_is_exact_to_the_bit(simulation, tmp_path):
     assert result(tmp_path / "w") == result(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("stores", [("disk", "disk"), ("host", "host"), ("disk", "device")])
+def test_a_run_off_the_device_goes_on_in_any_store(stores, dataset, tmp_path):
+    def simulate(store, workdir):
+        choices = {**CHOICES, "workdir": str(tmp_path / workdir), "store": store}
+        return make_simulation(Config.from_flat(**choices), dataset)
+
+    first, second = stores
+    go(simulate(first, "whole"))
+    asked = iter([False, False, False, True])
+    with pytest.raises(Interrupted, match=r"after round [1-5] of 6"):
+        go(simulate(first, "w"), lambda: next(asked))
+    go(simulate(second, "w"))
+    (metrics, summary, leaves), whole = result(tmp_path / "w"), result(tmp_path / "whole")
+    if first == second:
+        assert (metrics, summary, leaves) == whole
+    else:  # These programs are not optimised: see test_streaming for the bits of two stores.
+        loss = lambda lines: [json.loads(line)["loss"] for line in lines.splitlines()]
+        np.testing.assert_allclose(loss(metrics), loss(whole[0]), rtol=1e-5)
+
+
 def test_the_price_decides_when_is_saved_and_not_what(simulation, whole, tmp_path):
     go(at(simulation, tmp_path, checkpoint_share=1e-9, keep_checkpoints=ROUNDS))
     # The end alone: no minute lies before it.
