@@ -45,6 +45,10 @@ from fedvlr_jax.federated.store import ROWS_AT_ONCE, ClientStore
 from fedvlr_jax.resident import NonFiniteError, Simulation, State
 from fedvlr_jax.types import Histories, PyTree, RoundMetrics, ServerState
 
+# The rows of the clients that are evaluated at once, of which some six copies are held: as
+# gathered, as made anew, on the device, and those of the next clients.
+EVALUATED_BYTES = 1 << 27
+
 
 class Chunk(NamedTuple):
     """Some clients of one bucket: their numbers [K], N where there is no client."""
@@ -298,9 +302,11 @@ class StreamedSimulation(Simulation):
         """`function(shared, views, rows, histories, *table rows)`, results in user order."""
         shared = state.server.shared
         views = self._views(shared, self.features)
+        most = max(1, EVALUATED_BYTES // trees.num_bytes(self.client_shapes))
+        at_once = min(most, clients_at_once(self.model))
         chunks = []
         for bucket, clients in enumerate(self.buckets):
-            count, size = self._even_chunks(len(clients), clients_at_once(self.model))
+            count, size = self._even_chunks(len(clients), at_once)
             places = np.full(count * size, self.dataset.num_users)
             places[: len(clients)] = clients
             chunks += [Chunk(bucket, part) for part in places.reshape(count, size)]
