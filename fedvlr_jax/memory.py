@@ -10,7 +10,9 @@ from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.round import chunk_bytes, chunk_size
+from fedvlr_jax.federated.scoring import SCORE_BYTES, client_score_bytes
 from fedvlr_jax.simulation import Simulation
+from fedvlr_jax.streaming import EVALUATED_BYTES
 
 # What the runtime, the compiler and the libraries take themselves.
 FIXED_BYTES = 800e6
@@ -32,8 +34,9 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     """Bytes by what they are for; their sum is what a run needs at its largest.
 
     "private" and "shared" are the state; "best" is the copy that early stopping keeps;
-    "round" what a round adds: the rows that it returns beside those it was given, the views
-    and their gradient, and one chunk of clients at work; "save" the copies of state and best
+    "work" what a round adds (the rows that it returns beside those it was given, the views and
+    their gradient, and one chunk of clients) or, where that is more, an evaluation (the scores of
+    the clients that are evaluated at once, and a new best state beside the old one); "save" the copies of state and best
     state that are being written while training goes on, where they share this memory. With
     --store=disk private rows lie in files, those being written too, and count as nothing here.
     `saves`: whether the run makes checkpoints.
@@ -51,12 +54,15 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     if config.run.store == "device":
         private, staged = dataset.num_users * row, asked * row
         data += sum(trees.num_bytes(history) for history in simulation.histories)
+        evaluated = 0
     else:
         # A chunk's rows as gathered, as trained, and those of the next chunk.
         at_once = min(asked, chunk_size(simulation.task, simulation.plan, longest))
         in_memory = config.run.store == "host"
         private = dataset.num_users * row if in_memory else 0
         staged = 3 * at_once * row + (asked * row if in_memory else 0)
+        evaluated = 6 * min(dataset.num_users * row, EVALUATED_BYTES)
+    scores = min(SCORE_BYTES, client_score_bytes(model) * dataset.num_users)
     save = 0
     if saves and (config.run.store != "device" or jax.default_backend() == "cpu"):
         save = 2 * (private + shared)
@@ -65,7 +71,9 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
         "shared": shared,
         "best": private + shared,
         "data": data,
-        "round": staged + shared + 3 * views + chunk,
+        "work": max(
+            staged + shared + 3 * views + chunk, scores + evaluated + views + private + shared
+        ),
         "save": save,
         "fixed": FIXED_BYTES,
     }

@@ -476,15 +476,20 @@ class Simulation:
         place_bucket, place_row = self._place
         clients = np.asarray(packed["clients"])
         values, structure = jax.tree.flatten(packed["private"])
-        buckets = [jax.tree.leaves(rows) for rows in self.init().private]
+        # Where everyone has a row, only places of nobody are left: any finite number will do.
+        everyone = len(clients) == self.dataset.num_users
+        begun = jax.eval_shape(self.init) if everyone else self.init()
+        buckets = [jax.tree.leaves(rows) for rows in begun.private]
+        del begun
         for b, leaves in enumerate(buckets):
             chosen = np.flatnonzero(place_bucket[clients] == b)
             parts = np.array_split(chosen, -(-len(chosen) // ROWS_AT_ONCE) or 1)
             # Leaf by leaf, each old one let go before the new one is put in its place: a run that
             # goes on is to take no more memory than it took before.
             for i, value in enumerate(values):
-                whole = np.array(fetch(leaves[i]))
-                leaves[i] = None
+                old, leaves[i] = leaves[i], None
+                whole = np.zeros(old.shape, old.dtype) if everyone else np.array(fetch(old))
+                del old
                 for part in parts:
                     whole[place_row[clients[part]]] = np.asarray(value)[part]
                 leaves[i] = put(whole, by_client(self.mesh))

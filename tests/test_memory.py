@@ -62,7 +62,7 @@ dataset = load_dataset("synthetic", data_root="", synthetic={"users": 6000, "ite
 rounds = int(sys.argv[2])
 config = Config.from_flat(
     rounds=rounds, eval_every=1, checkpoint_every=1, checkpoint_share=1.0, workdir=sys.argv[1],
-    baselines=False, router_hidden=64, memory_budget_gb=6.0,
+    baselines=False, router_hidden=64, memory_budget_gb=6.0, store=sys.argv[3], cohort=1500,
 )
 simulation = make_simulation(config, dataset)
 with Progress(rounds) as progress:
@@ -77,9 +77,10 @@ def printed_by(code: str, *arguments: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def test_the_estimate_bounds_a_real_process_that_saves_and_goes_on(tmp_path):
+@pytest.mark.parametrize("store", ["device", "disk"])
+def test_the_estimate_bounds_a_real_process_that_saves_and_goes_on(store, tmp_path):
     for rounds in "24":
-        assert 0.5 < printed_by(PEAK, str(tmp_path / "w"), rounds) < 1.15
+        assert 0.5 < printed_by(PEAK, str(tmp_path / "w"), rounds, store) < 1.15
 
 
 def test_the_peak_is_not_that_of_the_parent():

@@ -19,10 +19,14 @@ from fedvlr_jax.types import Histories, PyTree
 SCORE_BYTES = 1 << 28
 
 
+def client_score_bytes(model: Model) -> int:
+    """Estimate of what the scores of one client and their companions take."""
+    return 24 * model.num_items * (1 if model.backbone.linear else 4 * model.width)
+
+
 def clients_at_once(model: Model) -> int:
     """Clients scored at once."""
-    row = model.num_items * (1 if model.backbone.linear else 4 * model.width)
-    return max(1, SCORE_BYTES // (24 * row))
+    return max(1, SCORE_BYTES // client_score_bytes(model))
 
 
 def views_of(model: Model, shared: PyTree, features: PyTree) -> jax.Array:
