@@ -36,10 +36,10 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     "private" and "shared" are the state; "best" is the copy that early stopping keeps;
     "work" what a round adds (the rows that it returns beside those it was given, the views and
     their gradient, and one chunk of clients) or, where that is more, an evaluation (the scores of
-    the clients that are evaluated at once, and a new best state beside the old one); "save" the copies of state and best
-    state that are being written while training goes on, where they share this memory. With
-    --store=disk private rows lie in files, those being written too, and count as nothing here.
-    `saves`: whether the run makes checkpoints.
+    the clients that are evaluated at once, and a new best state beside the old one); "save" the
+    copies of state and best state that are being written while training goes on, where they share
+    this memory. With --store=disk private rows lie in files, those being written too, and count
+    as nothing here. `saves`: whether the run makes checkpoints.
     """
     config, dataset, model = simulation.config, simulation.dataset, simulation.model
     row = trees.num_bytes(simulation.client_shapes)
