@@ -120,8 +120,9 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None:
     """Refuses to go on with a run of other flags or data, naming what differs."""
+    was = {name: repr(value) for name, value in saved["flags"].items()}
     differing = [
-        f"--{name} was {saved['flags'].get(name)!r}, is {value!r}"
+        f"--{name} was {was.get(name, 'unknown to the version that saved it')}, is {value!r}"
         for name, value in config.flat.items()
         if name not in FREE_FLAGS and saved["flags"].get(name) != value
     ]

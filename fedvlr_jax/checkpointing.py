@@ -172,6 +172,7 @@ class SavedRows:
         for number in np.unique(block_of):
             block, here = self._blocks[number], block_of == number
             if self._held is None or self._held[0] != block:
+                self._held = None
                 self._held = block, self._read(block)
             values[here] = self._held[1][asked[here] - block.start]
         return values

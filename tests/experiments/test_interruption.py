@@ -104,6 +104,17 @@ def test_a_run_off_the_device_goes_on_in_any_store(stores, dataset, tmp_path):
         np.testing.assert_allclose(loss(metrics), loss(whole[0]), rtol=1e-5)
 
 
+def test_a_flag_that_the_run_did_not_know_is_named(simulation, tmp_path):
+    go(at(simulation, tmp_path / "w", rounds=1))
+    file = tmp_path / "w/config.json"
+    config = json.loads(file.read_text())
+    del config["flags"]["recency"]
+    file.write_text(json.dumps(config))
+    unknown = r"another run: --recency was unknown to the version that saved it, is 0\.0; give"
+    with pytest.raises(InputError, match=unknown):
+        go(at(simulation, tmp_path / "w"))
+
+
 def test_the_price_decides_when_is_saved_and_not_what(simulation, whole, tmp_path):
     go(at(simulation, tmp_path, checkpoint_share=1e-9, keep_checkpoints=ROUNDS))
     # The end alone: no minute lies before it.
