@@ -416,20 +416,32 @@ class Checkpoints:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         place = {n: getattr(leaf, "sharding", None) or here for n, leaf in wanted.items()}
         source = {name: meta["same_as"].get(name, name) for name in wanted}
-        asked = {
-            source[name]: jax.ShapeDtypeStruct(*saved[name], sharding=place[name])
-            for name in wanted
-            if source[name] not in layout.offset and not layout.is_cut(source[name])
-        }
+
+        def like_block(name: str, block: Block) -> jax.ShapeDtypeStruct:
+            shape = (block.stop - block.start, *saved[name][0][1:])
+            return jax.ShapeDtypeStruct(shape, saved[name][1], sharding=here)
+
+        asked, joined = {}, []
+        for name, like in wanted.items():
+            origin = source[name]
+            if layout.is_cut(origin):
+                if not isinstance(like, RowsLater):
+                    joined.append(origin)
+                    asked.update({b.name: like_block(origin, b) for b in layout.blocks[origin]})
+            elif origin not in layout.offset:
+                asked[origin] = jax.ShapeDtypeStruct(*saved[name], sharding=place[name])
         if layout.offset.keys() & set(source.values()):
             asked[PACKED] = jax.ShapeDtypeStruct((layout.packed,), np.uint8, sharding=here)
-        loaded = load(asked)
+        loaded: dict[str, Any] = load(asked)
+        for origin in dict.fromkeys(joined):
+            whole = np.empty(saved[origin][0], jnp.dtype(saved[origin][1]))
+            for block in layout.blocks[origin]:
+                whole[block.start : block.stop] = loaded.pop(block.name)
+            loaded[origin] = whole
 
         def rows_of(name: str) -> SavedRows:
             def read(block: Block) -> np.ndarray:
-                shape = (block.stop - block.start, *saved[name][0][1:])
-                like = jax.ShapeDtypeStruct(shape, saved[name][1], sharding=here)
-                return np.asarray(load({block.name: like})[block.name])
+                return np.asarray(load({block.name: like_block(name, block)})[block.name])
 
             return SavedRows(saved[name], layout.blocks[name], read)
 
@@ -444,8 +456,8 @@ class Checkpoints:
                 (shape, dtype), start = saved[name], layout.offset[origin]
                 content = np.asarray(loaded[PACKED])[start : start + _num_bytes(saved[name])]
                 leaf = content.view(jnp.dtype(dtype)).reshape(shape).copy()
-            elif layout.is_cut(origin):
-                leaf = rows_of(origin) if later else rows_of(origin)[:]
+            elif layout.is_cut(origin) and later:
+                leaf = rows_of(origin)
             else:
                 leaf = loaded[origin].copy() if origin in given else loaded[origin]
                 given.add(origin)
