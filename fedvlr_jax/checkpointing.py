@@ -51,7 +51,7 @@ PACKED = "packed"
 # all of it to be in memory: see `SavedRows`.
 BLOCK_BYTES = 1 << 26
 # Trained floats shrink by a fifth; looking for it takes longer than all else in a save. A
-# database of chunks is for far more files than one a leaf; what is given to orbax is a copy.
+# database of chunks is for far more files than one a leaf; what is given to orbax is nobody else's.
 _ARRAYS = ocp.options.ArrayOptions(
     saving=ocp.options.ArrayOptions.Saving(use_compression=False, use_ocdbt=False)
 )
@@ -71,7 +71,7 @@ def _num_bytes(kind: Sequence[Any]) -> int:
 
 
 def _copy_packed(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What orbax stores, copied into host memory: large leaves apart, the small ones in one."""
+    """What orbax stores, nobody else's by now: large leaves apart, the small ones in one."""
     numbers = [jax.random.key_data(x) if is_key(x) else x for x in leaves.values()]
     host = dict(zip(leaves, jax.device_get(numbers), strict=True))
     small = [x.reshape(-1).view(np.uint8) for x in host.values() if x.nbytes <= SMALL_BYTES]

@@ -12,7 +12,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.round import chunk_bytes, chunk_size
 from fedvlr_jax.federated.scoring import SCORE_BYTES, client_score_bytes
 from fedvlr_jax.simulation import Simulation
-from fedvlr_jax.streaming import EVALUATED_BYTES
+from fedvlr_jax.streaming import EVALUATED_BYTES, EVALUATED_COPIES
 
 # What the runtime, the compiler and the libraries take themselves.
 FIXED_BYTES = 800e6
@@ -43,7 +43,7 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     """
     config, dataset, model = simulation.config, simulation.dataset, simulation.model
     row = trees.num_bytes(simulation.client_shapes)
-    shared = trees.num_bytes(jax.eval_shape(lambda: simulation.init().server))
+    shared = trees.num_bytes(simulation.server_shapes)
     views = 4 * model.num_items * len(model.fusion.names) * model.width
     asked = config.federation.cohort or dataset.num_users
     longest = int(dataset.train.counts.max())
@@ -61,7 +61,7 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
         in_memory = config.run.store == "host"
         private = dataset.num_users * row if in_memory else 0
         staged = 3 * at_once * row + (asked * row if in_memory else 0)
-        evaluated = 6 * min(dataset.num_users * row, EVALUATED_BYTES)
+        evaluated = EVALUATED_COPIES * min(dataset.num_users * row, EVALUATED_BYTES)
     scores = min(SCORE_BYTES, client_score_bytes(model) * dataset.num_users)
     save = 0
     if saves and (config.run.store != "device" or jax.default_backend() == "cpu"):

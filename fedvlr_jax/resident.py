@@ -45,7 +45,7 @@ from fedvlr_jax.federated.scoring import (
     views_of,
 )
 from fedvlr_jax.federated.start import Start
-from fedvlr_jax.federated.store import ROWS_AT_ONCE
+from fedvlr_jax.federated.store import in_parts
 from fedvlr_jax.types import METRIC_TYPES, Histories, PyTree, RoundMetrics, ServerState
 
 
@@ -463,10 +463,9 @@ class Simulation:
           leaves: {leaf name: (shape, dtype)}, as a checkpoint's meta has them.
         """
         (num_clients,), _ = leaves[f"{part}.clients"]
-        server = jax.eval_shape(lambda: self.init().server)
         row = lambda x: jax.ShapeDtypeStruct((num_clients, *x.shape), x.dtype)
         return {
-            "server": server,
+            "server": self.server_shapes,
             "clients": jax.ShapeDtypeStruct((num_clients,), np.int32),
             "private": jax.tree.map(row, self.client_shapes),
         }
@@ -483,18 +482,23 @@ class Simulation:
         del begun
         for b, leaves in enumerate(buckets):
             chosen = np.flatnonzero(place_bucket[clients] == b)
-            parts = np.array_split(chosen, -(-len(chosen) // ROWS_AT_ONCE) or 1)
             # Leaf by leaf, each old one let go before the new one is put in its place: a run that
             # goes on is to take no more memory than it took before.
             for i, value in enumerate(values):
                 old, leaves[i] = leaves[i], None
                 whole = np.zeros(old.shape, old.dtype) if everyone else np.array(fetch(old))
                 del old
-                for part in parts:
-                    whole[place_row[clients[part]]] = np.asarray(value)[part]
+                rows = np.asarray(value)
+                for part in in_parts(chosen):
+                    whole[place_row[clients[part]]] = rows[part]
                 leaves[i] = put(whole, by_client(self.mesh))
         private = tuple(jax.tree.unflatten(structure, leaves) for leaves in buckets)
         return State(put(packed["server"], on_all(self.mesh)), private)
+
+    @functools.cached_property
+    def server_shapes(self) -> ServerState:
+        """Shapes and dtypes of the server's state."""
+        return jax.eval_shape(self._init_server, np.uint32(0), self._start_items)
 
     @functools.cached_property
     def client_shapes(self) -> PyTree:

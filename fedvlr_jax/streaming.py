@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax import trees
-from fedvlr_jax.checkpointing import RowsLater, SavedRows
+from fedvlr_jax.checkpointing import RowsLater
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.devices import by_client, over_devices, padded, put
@@ -41,13 +41,13 @@ from fedvlr_jax.federated.scoring import (
     make_recommended,
     views_of,
 )
-from fedvlr_jax.federated.store import ROWS_AT_ONCE, ClientStore
+from fedvlr_jax.federated.store import ClientStore, in_parts
 from fedvlr_jax.resident import NonFiniteError, Simulation, State
 from fedvlr_jax.types import Histories, PyTree, RoundMetrics, ServerState
 
-# The rows of the clients that are evaluated at once, of which some six copies are held: as
-# gathered, as made anew, on the device, and those of the next clients.
-EVALUATED_BYTES = 1 << 27
+# The rows of the clients that are evaluated at once, and about how many copies of them are held:
+# as gathered, as made anew, on the device, and those of the next clients.
+EVALUATED_BYTES, EVALUATED_COPIES = 1 << 27, 6
 
 
 class Chunk(NamedTuple):
@@ -127,8 +127,7 @@ class StreamedSimulation(Simulation):
     @property
     def state_bytes(self) -> int:
         rows = self.dataset.num_users * trees.num_bytes(self.client_shapes)
-        server = jax.eval_shape(self._init_server, np.uint32(0), self._start_items)
-        return trees.num_bytes(server) + rows
+        return trees.num_bytes(self.server_shapes) + rows
 
     # A round, in three compiled parts.
 
@@ -349,11 +348,8 @@ class StreamedSimulation(Simulation):
     def unpack(self, packed: PyTree) -> State:
         state = self.init()
         clients = np.asarray(packed["clients"])
-        as_rows = lambda leaf: leaf if isinstance(leaf, SavedRows) else np.asarray(leaf)
-        private = jax.tree.map(as_rows, packed["private"])
-        for start in range(0, len(clients), ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
-            rows = jax.tree.map(lambda leaf: leaf[part], private)  # noqa: B023
+        for part in in_parts(np.arange(len(clients))):
+            rows = jax.tree.map(lambda leaf: leaf[part], packed["private"])  # noqa: B023
             state.private.stage(clients[part], rows)
             state.private.commit()
         return state._replace(server=packed["server"])

@@ -22,6 +22,11 @@ from fedvlr_jax.types import PyTree
 ROWS_AT_ONCE = 256
 
 
+def in_parts(rows: np.ndarray) -> list[np.ndarray]:
+    """`rows` [n], cut into as many as are copied in one go."""
+    return np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE) or 1)
+
+
 class _Table(Protocol):
     """Rows [N, ...] of one leaf."""
 
@@ -78,9 +83,8 @@ class _File:
 
     def snapshot(self, rows: np.ndarray) -> np.ndarray:
         copy = _File(len(rows), self._leaf, self._folder)
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            part = rows[start : start + ROWS_AT_ONCE]
-            copy.write(np.arange(start, start + len(part)), self.read(part))
+        for part in in_parts(np.arange(len(rows))):
+            copy.write(part, self.read(rows[part]))
         shape = (len(rows), *self._leaf.shape)
         if 0 in shape:
             return np.zeros(shape, self._leaf.dtype)
@@ -131,11 +135,15 @@ class ClientStore:
     def _failed(self, error: OSError) -> InputError:
         return InputError(f"--store_dir={self._folder}: {error.strerror or error}")
 
+    def _place(self, clients: np.ndarray) -> np.ndarray:
+        """Where the rows lie that count."""
+        return clients + self._slot[clients] * self.num_clients
+
     def gather(self, clients: np.ndarray) -> PyTree:
         """The rows [K, ...] of some clients; zeros for those that never took part."""
         clients = np.asarray(clients, np.int64)
         known = np.flatnonzero(self.touched[clients])
-        place = clients[known] + self._slot[clients[known]] * self.num_clients
+        place = self._place(clients[known])
         leaves = []
         try:
             for table, shape in zip(self._tables, jax.tree.leaves(self._shapes), strict=True):
@@ -154,7 +162,7 @@ class ClientStore:
           InputError: the disk is full.
         """
         clients = np.flatnonzero(self.touched)
-        place = clients + self._slot[clients] * self.num_clients
+        place = self._place(clients)
         try:
             leaves = [table.snapshot(place) for table in self._tables]
         except OSError as error:
@@ -202,7 +210,7 @@ class ClientStore:
         """Another store of the same rows."""
         other = ClientStore(self._shapes, self.num_clients, self._folder)
         clients = np.flatnonzero(self.touched)
-        for part in np.array_split(clients, -(-len(clients) // ROWS_AT_ONCE) or 1):
+        for part in in_parts(clients):
             other.stage(part, self.gather(part))
             other.commit()
         return other
