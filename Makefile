@@ -15,6 +15,7 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
 bench: $(STAMP)
@@ -28,4 +29,4 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) runs/demo .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -28,13 +28,13 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.datasets import named_dataset
 from benchmarks.rounds import median_seconds
 from experiments.launch import launch
 from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.gathered import make_gathered_update, make_slots
 from fedvlr_jax.federated.local import Broadcast, client_keys, num_rows
@@ -82,13 +82,13 @@ def time_literal(config: Config, dataset: Dataset, repeats: int) -> float:
         return jnp.sum(by_row) / num_rows(count, task.pool, config.federation.num_negatives)
 
     @jax.jit
-    def train_one(common, private, item, count, keys):
-        slots = make_slots(task, item, count, keys)
+    def train_one(common, private, history, keys):
+        slots = make_slots(task, history, keys)
         step = {"head": rates.client_lr, "router": rates.router_lr}
 
         def one_epoch(carry, epoch):
             private, total = carry
-            gradient = jax.grad(loss_of, (0, 1))(common, private, slots, count, epoch)
+            gradient = jax.grad(loss_of, (0, 1))(common, private, slots, history.count, epoch)
             private = {k: trees.axpy(-step[k], gradient[1][k], private[k]) for k in private}
             return (private, trees.axpy(1.0, gradient[0], total)), None
 
@@ -99,12 +99,13 @@ def time_literal(config: Config, dataset: Dataset, repeats: int) -> float:
     keys = client_keys(state.server.key, histories.client, epochs)
     key = state.server.key
     each = [model.init_private(jax.random.fold_in(key, u)) for u in range(dataset.num_users)]
-    items, counts = np.asarray(histories.item), np.asarray(histories.count)
+    take = lambda u: jax.tree.map(lambda leaf: np.asarray(leaf[u]), histories)
+    of_each = [take(u) for u in range(len(each))]
 
     def everyone():
         total = None
-        for u, private in enumerate(each):
-            _, upload = train_one(shared, private, items[u], counts[u], keys[u])
+        for private, history, own_keys in zip(each, of_each, keys, strict=True):
+            _, upload = train_one(shared, private, history, own_keys)
             total = upload if total is None else add(total, upload)
         return total
 
@@ -154,7 +155,7 @@ def time_simulation(config: Config, dataset: Dataset, repeats: int) -> float:
 def main() -> None:
     if FLAGS.backbone in ("pfedrec", "fedrap"):
         raise InputError(f"--backbone={FLAGS.backbone}: the loops here train no item rows")
-    dataset = load_dataset(FLAGS.dataset, data_root=FLAGS.data_root)
+    dataset = named_dataset("dataset", FLAGS.dataset, FLAGS.data_root)
     rows: list[dict[str, Any]] = []
     for negatives in ("sampled", "expected"):
         config = Config.from_flat(
@@ -184,7 +185,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("dataset", "synthetic", "Data set.")
+    flags.DEFINE_string("dataset", "synthetic", "Data set; synthetic:USERS:ITEMS sets a size.")
     flags.DEFINE_string("data_root", "../shared/data", "Folder that holds the data sets.")
     flags.DEFINE_string("backbone", "fcf", "Backbone.")
     flags.DEFINE_string("fusion", "bilevel", "Fusion.")

@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.counting import product_flops
+from benchmarks.datasets import named_dataset
 from experiments.launch import launch
 from fedvlr_jax import trees
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.simulation import make_simulation
@@ -114,7 +114,7 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
 
 
 def combinations(text: str) -> list[tuple[str, str]]:
-    """[("fcf", "bilevel"), ...] of "fcf+bilevel,..."; "all" names all fifteen."""
+    """[("fcf", "bilevel"), ...] of "fcf+bilevel,..."; "all" names all there are."""
     if text == "all":
         return [(b, f) for b in BACKBONE_NAMES for f in FUSION_NAMES]
     pairs = []
@@ -165,12 +165,7 @@ def main() -> None:
     machine = ceilings()
     rows = []
     for name in FLAGS.datasets.split(","):
-        if name.startswith("synthetic"):
-            users, items = ([*name.split(":")[1:], "1000", "2000"])[:2]
-            sizes = {"users": int(users), "items": int(items)}
-            dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
-        else:
-            dataset = load_dataset(name, data_root=FLAGS.data_root)
+        dataset = named_dataset("datasets", name, FLAGS.data_root)
         choices = itertools.product(combinations(FLAGS.combinations), FLAGS.precisions.split(","))
         for (backbone, fusion), precision in choices:
             config = Config.from_flat(

@@ -157,7 +157,6 @@ def _summarise(
         "views": [],
         "router": None,
         "planted_spearman": None,
-        "personal": True,
         "timing": {"total_s": seconds},
         "peak_rss_mb": peak_rss_mb(),
     }

@@ -365,7 +365,7 @@ class Simulation:
         return tuple(rows)
 
     def _rank(self, state: State, part: str) -> tuple[Ranks, np.ndarray]:
-        """Ranks of a part and router weights, in user order."""
+        """`ranks_and_weights`, finite or not."""
         targets, masked = self.targets[part]
         results = self._evaluate(state, self.histories, self.features, targets, masked)
         return self.in_user_order(fetch(results))
@@ -382,14 +382,18 @@ class Simulation:
         Raises:
           NonFiniteError: a score was not finite.
         """
-        ranks, _ = self._rank(state, part)
+        return self.ranks_and_weights(state, part)[0]
+
+    def ranks_and_weights(self, state: State, part: str) -> tuple[Ranks, np.ndarray]:
+        """What `evaluate` and `router_weights` return, in one pass over the clients."""
+        ranks, weights = self._rank(state, part)
         if not ranks.finite.all():
             raise NonFiniteError(
                 f"round {int(state.server.round)}: the scores of client "
                 f"{int(np.argmin(ranks.finite))} are not finite",
                 state,
             )
-        return ranks
+        return ranks, weights
 
     def router_weights(self, state: State) -> np.ndarray:
         """float32 [N, G]: every user's weights over the views `model.fusion.names`."""

@@ -18,7 +18,7 @@ from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.evaluation.metrics import ACTIVITY_GROUPS, summarise, targets_of, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.start import sources_of
-from fedvlr_jax.simulation import Simulation, State
+from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.training import RunState, Timing
 
 
@@ -42,7 +42,8 @@ def summarise_run(
         [0, 1]), "ahead" and "tied" (test ranks), "router_weights", "planted".
     """
     config, dataset = simulation.config, simulation.dataset
-    ranks = {part: simulation.evaluate(run.best_state, part) for part in ("valid", "test")}
+    valid, weights = simulation.ranks_and_weights(run.best_state, "valid")
+    ranks = {"valid": valid, "test": simulation.evaluate(run.best_state, "test")}
     parts, users = summarise_ranks(dataset, ranks, config.evaluation.cutoffs)
     summary = {
         "dataset": dataset.name,
@@ -60,12 +61,10 @@ def summarise_run(
         "views": list(simulation.model.fusion.names),
         "router": None,
         "planted_spearman": None,
-        "personal": is_personal(simulation, run.best_state),
         "timing": timing._asdict(),
         "peak_rss_mb": peak_rss_mb(),
     }
     if config.model.fusion == "bilevel":
-        weights = simulation.router_weights(run.best_state)
         users["router_weights"] = weights
         summary["router"] = _router_means(weights, dataset.train.counts)
         if dataset.planted is not None:
@@ -140,26 +139,6 @@ def _planted_by_view(simulation: Simulation) -> np.ndarray:
         for name in sources_of(simulation.model.fusion.names)
     ]
     return np.stack(columns, axis=1)
-
-
-def is_personal(simulation: Simulation, state: State) -> bool:
-    """Whether two users ever get different orders of items that neither has seen.
-
-    Compares the ten best items of up to 64 users, each against the first user, among those
-    that none of the two has in train or validation.
-    """
-    k = min(simulation.dataset.num_items, 10 + 2 * int(simulation.dataset.train.counts.max()))
-    items, scores = simulation.recommend(state, k)
-    seen = simulation.dataset.train, simulation.dataset.valid
-    owned = lambda user: np.concatenate([part.of(user) for part in seen])
-    real = lambda user: items[user][np.isfinite(scores[user])]
-    for user in range(1, min(64, simulation.dataset.num_users)):
-        both = np.union1d(owned(0), owned(user))
-        mine, other = (order[~np.isin(order, both)][:10] for order in (real(0), real(user)))
-        size = min(len(mine), len(other))
-        if not np.array_equal(mine[:size], other[:size]):
-            return True
-    return False
 
 
 def peak_rss_mb() -> float:

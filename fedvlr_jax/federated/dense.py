@@ -56,10 +56,12 @@ def make_dense_update(task: Task) -> LocalUpdate:
     delta, tuned_rows = config.upload == "delta", backbone.item_rows == "tuned"
     routing = make_routing(fusion, pooled_stays=not delta)
     loss_of = make_loss(task)
+    assert backbone.linear is not None
+    linear = backbone.linear
 
     def query(shared, head, router, pooled):
         """One client: (q [G * d], the head's vector [d], bias [])."""
-        vector, bias = backbone.linear(shared, head)
+        vector, bias = linear(shared, head)
         weights = routing.weights(router, pooled)
         return (weights[:, None] * vector).reshape(-1), vector, bias
 

@@ -10,8 +10,8 @@ The files it reads and writes, all percentages unrounded:
   "features": {modality: width}, "split", "notes": [text, ...]}}
 
 `metrics.jsonl`, one line an evaluation
-  {"round", "loss", "participants", "valid": {"hr@50", "ndcg@50", "warm": {...}, ...},
-  "best_round", "seconds", "rounds_per_s"}
+  {"round", "loss", "participants", "clipped": means over the rounds since the evaluation
+  before, "valid": {"hr@50", "ndcg@50", "warm": {...}, ...}, "best_round"}
 
 `summary.json`
   {"dataset", "protocol", "backbone", "fusion", "seed", "selected_round", "rounds_run",
@@ -23,7 +23,8 @@ The files it reads and writes, all percentages unrounded:
 
 `users.npz`, one row a user
   "user_id" str [N], "history_length" int [N], "hr@50" and "ndcg@50" float [N] of the test
-  part, in [0, 1], NaN for a user without a test target; where there is a router,
+  part, in [0, 1], NaN for a user without a test target; "ahead" and "tied" int [N, T], how
+  many items each test target had above and beside it; where there is a router,
   "router_weights" float [N, G] in the order of the summary's "views"; where the data set
   knows them, "planted" float [N, G], its columns in that same order.
 

@@ -48,7 +48,7 @@ def render_report(
         headline=verdicts.headline(config, summary, users),
         verdict=verdicts.verdict(summary),
         warnings=verdicts.warnings(summary),
-        cards=_cards(config, summary, metrics),
+        cards=_cards(config, summary),
         results=_results_table(summary),
         cold=_cold_note(summary),
         curves=_curves(summary, metrics),
@@ -71,9 +71,7 @@ def _figures(svgs: Any) -> list[Markup]:
     return [Markup(re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)) for svg in svgs if svg]
 
 
-def _cards(
-    config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
-) -> list[dict[str, str]]:
+def _cards(config: Mapping[str, Any], summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """The key numbers: {"label", "value", "unit", "note"} each."""
     judged = results.judged_slice(summary)
     cards = []
@@ -99,10 +97,10 @@ def _cards(
     users = (summary.get("test") or {}).get("users", 0)
     clients = (config.get("dataset") or {}).get("num_users")
     cards.append(_card("Test users", f"{users:,}", f"of {_shown(clients)} clients"))
-    speeds = [line["rounds_per_s"] for line in metrics if line.get("rounds_per_s")]
-    if speeds:
+    round_s = (summary.get("timing") or {}).get("round_s_median")
+    if round_s:
         device = str(config.get("device") or "device not recorded")
-        cards.append(_card("Rounds per second", f"{np.median(speeds):.3g}", device))
+        cards.append(_card("Rounds per second", f"{1 / round_s:.3g}", device))
     return cards
 
 

@@ -67,7 +67,7 @@ class Progress:
 
         Args:
           round: rounds finished.
-          loss: mean training loss of the newest round.
+          loss: mean training loss over the rounds since the last evaluation.
           metrics: a validation summary in percent; "hr@50" and "ndcg@50" are shown.
           best_round: the round with the best validation NDCG@50 so far, if any.
           rounds_per_s: speed, for the time left.

@@ -1,0 +1,66 @@
+"""Every benchmark runs to its table, at its smallest sizes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def benchmark(module, *arguments, folder):
+    """The command in `folder`; its result, and the rows that it wrote."""
+    result = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--json=rows.json"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDVLR_CACHE_DIR": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    written = folder / "rows.json"
+    return result, json.loads(written.read_text()) if written.exists() else None
+
+
+def test_rounds(tmp_path):
+    result, written = benchmark(
+        "rounds",
+        "--datasets=synthetic:20:60",
+        "--combinations=fcf+none,fedavg+mlp",
+        "--rounds=1",
+        "--repeats=1",
+        folder=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert written["machine"]["flops_per_s"] > 0
+    assert [(row["backbone"], row["fusion"]) for row in written["rows"]] == [
+        ("fcf", "none"),
+        ("fedavg", "mlp"),
+    ]
+    for row in written["rows"]:
+        assert row["clients"] == 20 and row["items"] == 60
+        assert row["round_s"] > 0 and row["flops"] > 0
+
+
+def test_peers(tmp_path):
+    result, rows = benchmark("peers", "--dataset=synthetic:20:60", "--repeats=1", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [row["negatives"] for row in rows] == ["sampled", "expected"]
+    assert all(row[name] > 0 for row in rows for name in ("literal", "loop", "vmap", "simulation"))
+
+
+def test_scaling(tmp_path):
+    result, rows = benchmark(
+        "scaling", "--clients=20,30", "--items=60", "--cohort=10", "--rounds=1", folder=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert [(row["clients"], row["cohort"]) for row in rows] == [(20, 10), (30, 10)]
+
+
+@pytest.mark.parametrize("size", ["synthetic:a:b", "synthetic:1:2:3", "KU:3", "synthetic:0"])
+def test_a_size_that_is_none(size, tmp_path):
+    result, written = benchmark("peers", f"--dataset={size}", folder=tmp_path)
+    assert result.returncode == 2 and written is None
+    assert result.stderr.startswith("error: --dataset=") and result.stderr.count("\n") == 1
