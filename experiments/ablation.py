@@ -22,9 +22,9 @@ from pathlib import Path
 from absl import flags
 
 from experiments.comparison import compare, write_comparison, write_text
-from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.launch import config_from_flags, launch
 from experiments.members import Choice, Member, define_member_flags, parse_seeds, train_waiting
-from experiments.train import load
+from experiments.runs import load, required_workdir
 from fedvlr_jax.config import BACKBONE_NAMES, Config, check_choice
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.fusion.operators import OPERATORS
@@ -77,8 +77,7 @@ def main() -> None:
         check_choice("parts", name, PARTS)
     seeds = parse_seeds(FLAGS.seeds)
     base = config_from_flags(baselines=False)
-    if not base.run.workdir:
-        raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/ablation")
+    folder = required_workdir(base, "runs/ablation")
     dataset = load(base)
     of_part = variants(base, tuple(sorted(dataset.features)))
     chosen = {"both": BOTH}
@@ -96,7 +95,7 @@ def main() -> None:
             if not lines:
                 raise InputError("no run finished; lower the step sizes")
             title = f"{backbone} on {dataset.name}, protocol {base.evaluation.protocol}"
-            stem = Path(base.run.workdir) / f"ablation-{backbone}"
+            stem = folder / f"ablation-{backbone}"
             write_comparison(lines, stem, f"{title}, seeds {FLAGS.seeds}")
             judged = lines[0]["slice"]
             bars = [(line["choice"], line[f"{judged}_ndcg@50"], line["ci95"]) for line in lines]
@@ -104,8 +103,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_config_flags()
-    define_member_flags()
+    define_member_flags(overruled=("backbone", "fusion", "baselines"))
     flags.DEFINE_string(
         "backbones", "fcf,fedavg", "Comma-separated; fcf has a personal head, fedavg a shared one."
     )

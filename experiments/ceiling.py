@@ -15,14 +15,14 @@ Repeats that the recipe drops are ignored, so this is near the best reader, not 
 from __future__ import annotations
 
 import numpy as np
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from experiments.launch import config_from_flags, define_config_flags, launch
-from experiments.train import load
+from experiments.runs import load
 from fedvlr_jax.data.synthetic import BACKGROUND, FAVOURITE, SOURCES, Catalogue
-from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import ACTIVITY_GROUPS
 
 PRIOR = 0.5  # The planted weights are Dirichlet(1/2, 1/2, 1/2).
@@ -78,8 +78,6 @@ def preferences(
 
 def main() -> None:
     config = config_from_flags()
-    if config.data.dataset != "synthetic":
-        raise InputError(f"--dataset={config.data.dataset}: only synthetic data plant preferences")
     dataset = load(config)
     assert dataset.planted is not None
     catalogue = Catalogue(config.data.synthetic_seed, dataset.num_items)
@@ -103,5 +101,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_config_flags("data", "run")
+    define_config_flags("data", without=("dataset", "data_root", "split", "duplicates", "recency"))
+    flags.DEFINE_integer("seed", 0, "Of the sampler.")
     launch(main, __doc__)

@@ -29,7 +29,7 @@ from rich.console import Console
 from experiments.comparison import compare, write_comparison, write_text
 from experiments.launch import config_from_flags, define_config_flags, launch
 from experiments.members import Choice, folder_of, is_done, leave_out, parse_seeds, tuned
-from experiments.train import describe, load
+from experiments.runs import describe, load, required_workdir
 from fedvlr_jax.centralized import (
     CENTRALIZED,
     LEARNING_RATES,
@@ -183,13 +183,11 @@ def main() -> None:
         learning_rate=FLAGS.learning_rate,
         weights=parse_weights(FLAGS.weights),
     )
-    if not base.run.workdir:
-        raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/vbpr")
+    folder = required_workdir(base, "runs/vbpr")
     seeds = parse_seeds(FLAGS.seeds)
     dataset = load(base)
     with locked(base.workdir):
         runs, tried = run_model(base, model, dataset, seeds, FLAGS.tune)
-    folder = Path(base.workdir)
     write_text(folder / "tuning.json", json.dumps(tried, indent=2))
     label = " ".join(filter(None, [model.model, *(f"{n}={v}" for n, v in runs[0].choice)]))
     lines = compare({label: [run.directory for run in runs]}, dataset)

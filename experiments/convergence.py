@@ -17,7 +17,6 @@ cores it takes about ten minutes. A hump on the way is a saddle that the persona
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,10 +32,9 @@ from experiments.launch import (
     launch,
     whole_numbers,
 )
-from experiments.train import load
+from experiments.runs import load, required_workdir
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregation import normalised_weights
 from fedvlr_jax.report.plots import loglog_lines
 from fedvlr_jax.simulation import State, make_simulation
@@ -44,6 +42,11 @@ from fedvlr_jax.types import Rates
 
 FLAGS = flags.FLAGS
 
+# Flags that would do nothing: the data are synthetic, of --clients users; A is of --epochs.
+SET_HERE = (
+    *("dataset", "data_root", "split", "duplicates", "recency"),
+    *("synthetic_users", "local_epochs", "min_local_epochs"),
+)
 # The theorem's setting: plain steps, and no decay, which is no part of the objective.
 DEFAULTS = {
     "synthetic_items": 100,
@@ -132,11 +135,8 @@ def summarise(norms: np.ndarray) -> dict[str, Any]:
 
 
 def main() -> None:
-    base = config_from_flags(dataset="synthetic")
-    if base.run.store != "device":
-        raise InputError(f"--store={base.run.store}: the gradient is measured on the device alone")
-    if not base.run.workdir:
-        raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/convergence")
+    base = config_from_flags()
+    folder = required_workdir(base, "runs/convergence")
     clients = whole_numbers("clients", FLAGS.clients)
     epochs = whole_numbers("epochs", FLAGS.epochs)
     lines: list[dict[str, Any]] = []
@@ -159,7 +159,7 @@ def main() -> None:
         ]
         for line in lines
     ]
-    stem = Path(base.run.workdir) / "convergence"
+    stem = folder / "convergence"
     title = f"{base.model.backbone} + {base.model.fusion}: mean squared gradient norm over T rounds"
     caption = "Gradient of the whole objective, personal parts included; slope in log-log."
     write_table(headings, rows, lines, stem, title, caption)
@@ -172,7 +172,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_config_flags()
+    define_config_flags("data", "model", "federation", "start", "privacy", without=SET_HERE)
+    flags.DEFINE_integer("seed", 0, "Of the run.")
+    flags.DEFINE_string("workdir", "", "Folder for the table and the plot.")
     flags.DEFINE_string("clients", "10,100,1000,10000", "Numbers of clients, comma-separated.")
     flags.DEFINE_string("epochs", "1,5,10", "Numbers of local epochs, comma-separated.")
     for name, value in DEFAULTS.items():

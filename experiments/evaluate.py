@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.launch import launch
-from experiments.train import load
+from experiments.runs import load
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError

@@ -13,15 +13,15 @@ on KU with fcf and a few with fedrap.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
 from experiments.comparison import write_table, write_text
-from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.launch import config_from_flags, launch
 from experiments.members import define_member_flags, make_member, parse_seeds, train_waiting
+from experiments.runs import required_workdir
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import ACTIVITY_GROUPS
 from fedvlr_jax.report import RunDirectory, locked
@@ -63,8 +63,7 @@ def by_activity(users: Mapping[str, np.ndarray], views: Sequence[str]) -> list[d
 def main() -> None:
     seeds = parse_seeds(FLAGS.seeds)
     base = config_from_flags(fusion="bilevel", baselines=False)
-    if not base.run.workdir:
-        raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/fig2")
+    folder = required_workdir(base, "runs/fig2")
     members = [make_member(base, (), seed) for seed in seeds]
     with locked(base.workdir):
         dataset = train_waiting(members)[base.data]
@@ -76,7 +75,6 @@ def main() -> None:
     users = over_seeds([run.read_users() for run in runs])
     lines = by_activity(users, views)
 
-    folder = Path(base.run.workdir)
     headings = ("interactions", "users", *views, "HR@50", "NDCG@50")
     percent = lambda value: "-" if value is None else f"{value:.2f}"
     rows = [
@@ -103,6 +101,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_config_flags()
-    define_member_flags()
+    define_member_flags(overruled=("fusion", "baselines"))
     launch(main, __doc__)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,14 @@ def _groups() -> dict[str, Sequence[dataclasses.Field]]:
     }
 
 
-def define_config_flags(*groups: str) -> None:
-    """One flag for every field of `Config`, or of the named groups of it, grouped as there."""
+def define_config_flags(*groups: str, without: Collection[str] = ()) -> None:
+    """One flag for every field of `Config`, or of the named groups of it, grouped as there.
+
+    `without`: those that would do nothing here, for the command sets them itself.
+    """
     for group, fields in _groups().items():
         for field in fields:
-            if groups and group not in groups:
+            if (groups and group not in groups) or field.name in without:
                 continue
             define = _DEFINE[type(field.default)]
             define(field.name, field.default, _help(field), module_name=group)

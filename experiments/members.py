@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -17,8 +17,9 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments.train import FREE_FLAGS, describe, load
-from fedvlr_jax.config import Config, DataConfig
+from experiments.launch import define_config_flags
+from experiments.runs import describe, load
+from fedvlr_jax.config import FREE_FLAGS, Config, DataConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.ensemble import NOT_FINITE, members_at_once, train_members
 from fedvlr_jax.errors import InputError
@@ -37,8 +38,17 @@ Choice = tuple[tuple[str, Any], ...]
 OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} - {"recency"} | {"protocol"}
 
 
-def define_member_flags() -> None:
-    """The flags of every command that trains several seeds."""
+# Members have their seeds from --seeds, are trained together on the device, and are not saved
+# before they are done.
+OF_ONE_RUN = {
+    *("seed", "resume", "store", "store_dir"),
+    *("checkpoint_every", "checkpoint_share", "keep_checkpoints", "keep_best"),
+}
+
+
+def define_member_flags(overruled: Collection[str] = ()) -> None:
+    """The flags of a command that trains several seeds, but for those it sets itself."""
+    define_config_flags(without={*OF_ONE_RUN, *overruled})
     flags.DEFINE_string("seeds", "0,1,2,3,4", "Seeds of each choice, comma-separated.")
     flags.DEFINE_integer(
         "members_at_once", 0, "Members side by side; 0: one on a CPU, else what memory takes."
@@ -93,7 +103,7 @@ def parse_over(text: str) -> list[Choice]:
     left, found, right = text.partition("=")
     names, defaults = left.split(":"), Config().flat
     for name in names:
-        if not found or name not in defaults or name in ("seed", "workdir", "overwrite"):
+        if not found or name not in defaults or name in OF_ONE_RUN | {"workdir", "overwrite"}:
             raise InputError(
                 f"--over={text}: give a flag to vary and its values, e.g. fusion=none,mlp"
             )
@@ -164,11 +174,6 @@ def train_waiting(members: Sequence[Member]) -> dict[Any, Dataset]:
     datasets: dict[Any, Dataset] = {}
     groups: dict[Config, list[Member]] = {}
     for member in members:
-        if member.config.run.store != "device":
-            raise InputError(
-                f"--store={member.config.run.store}: members are trained together on the device; "
-                "use --store=device, or train each by experiments.train"
-            )
         groups.setdefault(member.program, []).append(member)
         if member.config.data not in datasets:
             datasets[member.config.data] = load(member.config)

@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.comparison import compare, read_baselines, write_comparison
-from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.launch import config_from_flags, launch
 from experiments.members import (
     Member,
     define_member_flags,
@@ -33,6 +33,7 @@ from experiments.members import (
     parse_seeds,
     train_waiting,
 )
+from experiments.runs import required_workdir
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
@@ -43,6 +44,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     base = config_from_flags()
+    required_workdir(base, "runs/sweep")
     members = make_members(base, FLAGS.over, parse_seeds(FLAGS.seeds))
     with locked(base.workdir):
         datasets = train_waiting(members)
@@ -63,7 +65,6 @@ def _compare(base: Config, members: Sequence[Member], dataset: Dataset) -> None:
 
 
 if __name__ == "__main__":
-    define_config_flags()
     define_member_flags()
     flags.DEFINE_multi_string("over", [], "A flag and the values it takes; may be repeated.")
     launch(main, __doc__)

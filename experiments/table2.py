@@ -43,7 +43,7 @@ from experiments.comparison import (
     write_table,
     write_text,
 )
-from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.launch import config_from_flags, launch
 from experiments.members import (
     Choice,
     Member,
@@ -53,7 +53,7 @@ from experiments.members import (
     train_waiting,
     tuned,
 )
-from experiments.train import load
+from experiments.runs import load, required_workdir
 from fedvlr_jax.centralized import CENTRALIZED, CentralizedConfig
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
@@ -176,9 +176,7 @@ def main() -> None:
     seeds = parse_seeds(FLAGS.seeds)
     # Baselines are evaluated once a data set, not once a run.
     base = config_from_flags(baselines=False)
-    if not base.run.workdir:
-        raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/table2")
-    folder = Path(base.run.workdir)
+    folder = required_workdir(base, "runs/table2")
     lines: list[dict[str, Any]] = []
     tuning = {}
     with locked(base.workdir):
@@ -202,8 +200,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_config_flags()
-    define_member_flags()
+    define_member_flags(overruled=("backbone", "fusion", "baselines"))
     flags.DEFINE_string(
         "methods", ",".join(METHODS), "Methods, comma-separated; --dataset may name several too."
     )

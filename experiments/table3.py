@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 
 from experiments.comparison import write_table
 from experiments.launch import config_from_flags, define_config_flags, launch
-from experiments.train import load
+from experiments.runs import load, required_workdir
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.gathered import num_slots
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.types import PyTree
@@ -62,8 +61,7 @@ def client_costs(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 def main() -> None:
     base = config_from_flags()
-    if not base.run.workdir:
-        raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/table3")
+    folder = required_workdir(base, "runs/table3")
     dataset = load(base)
     lines = [
         client_costs(Config.from_flat(**{**base.flat, "backbone": b, "fusion": f}), dataset)
@@ -80,9 +78,10 @@ def main() -> None:
     ]
     title = f"{dataset.name}: one client, one round"
     caption = f"{dataset.num_items} items, width {base.model.width}, views {base.model.views}."
-    write_table(headings, rows, lines, Path(base.run.workdir) / "table3", title, caption)
+    write_table(headings, rows, lines, folder / "table3", title, caption)
 
 
 if __name__ == "__main__":
-    define_config_flags()
+    define_config_flags("data", "model", "federation", without=("backbone", "fusion"))
+    flags.DEFINE_string("workdir", "", "Folder for the table.")
     launch(main, __doc__)

@@ -11,10 +11,6 @@ second one leaves at once. Exit status: 0 done, 2 bad input or a directory that 
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import fedvlr_jax
 from experiments.faults import Interrupted, StopRequest, memory_explained
 from experiments.launch import config_from_flags, define_config_flags, launch
 from experiments.processes import (
@@ -33,11 +28,11 @@ from experiments.processes import (
     only_first,
     wait_for_all,
 )
+from experiments.runs import describe, load
 from experiments.saving import Saver
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.config import Config
+from fedvlr_jax.config import FREE_FLAGS, Config
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.start import describe_start
 from fedvlr_jax.memory import check_fits, describe_plan
@@ -52,70 +47,6 @@ from fedvlr_jax.training import (
     why_stopped,
 )
 from fedvlr_jax.types import METRIC_TYPES, RoundMetrics
-
-# A run may go on with other values of these: they do not change what was computed.
-FREE_FLAGS = frozenset(
-    "rounds patience workdir overwrite resume checkpoint_every checkpoint_share keep_checkpoints "
-    "keep_best chunk data_root baselines devices store store_dir memory_budget_gb".split()
-)
-
-
-def load(config: Config) -> Dataset:
-    """The data set that `config` names."""
-    data = config.data
-    synthetic = {
-        "users": data.synthetic_users,
-        "items": data.synthetic_items,
-        "seed": data.synthetic_seed,
-    }
-    return load_dataset(
-        data.dataset,
-        data_root=data.data_root,
-        split=data.split,
-        duplicates=data.duplicates,
-        recency=data.recency,
-        synthetic=synthetic if data.dataset == "synthetic" else None,
-    )
-
-
-def _commit() -> str:
-    here = Path(fedvlr_jax.__file__).parent
-    ask = lambda *command: subprocess.run(
-        ["git", "-C", str(here), *command], capture_output=True, text=True, timeout=10, check=True
-    ).stdout.strip()
-    try:
-        return ask("rev-parse", "HEAD") + ("+changes" if ask("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What config.json holds: flags, versions, commit, device, data."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    groups = {name: vars(group) for name, group in vars(config).items()}
-    return {
-        "flags": config.flat,
-        "groups": groups,
-        "defaults": Config().flat,
-        "versions": {
-            "fedvlr_jax": fedvlr_jax.__version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
-        "commit": _commit(),
-        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
-        "command": " ".join([f"python -m experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
-        "dataset": {
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "num_users": dataset.num_users,
-            "num_items": dataset.num_items,
-            "interactions": {p: len(getattr(dataset, p)) for p in ("train", "valid", "test")},
-            "features": {name: x.shape[1] for name, x in dataset.features.items()},
-            "split": dataset.split,
-            "notes": list(dataset.notes),
-        },
-    }
 
 
 def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None:

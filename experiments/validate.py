@@ -19,9 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.launch import launch
-from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.runs import load
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.examination import Examination, examine
 
@@ -82,10 +81,7 @@ def show(examination: Examination, console: Console) -> None:
 
 
 def main() -> None:
-    config = Config.from_flat(dataset=FLAGS.dataset, data_root=FLAGS.data_root, split=FLAGS.split)
-    data = config.data
-    dataset = load_dataset(data.dataset, data_root=data.data_root, split=data.split)
-    examination = examine(dataset)
+    examination = examine(load(config_from_flags()))
     show(examination, Console(width=None if Console().is_terminal else 120))
     if FLAGS.json:
         result = {"verdict": "usable", "warnings": examination.warnings, **examination.facts}
@@ -96,9 +92,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    defaults = Config().data
-    flags.DEFINE_string("dataset", defaults.dataset, "Folder below --data_root, or 'synthetic'.")
-    flags.DEFINE_string("data_root", defaults.data_root, "Folder that holds the data sets.")
-    flags.DEFINE_string("split", defaults.split, "Split rule, as for training.")
+    define_config_flags("data")
     flags.DEFINE_string("json", "", "Also write the report to this file.")
     launch(main, __doc__)

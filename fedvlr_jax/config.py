@@ -13,6 +13,8 @@ from typing import Any
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.types import Rates
 
+SPLIT_NAMES = ("auto", "predefined", "leave-one-out", "global-time")
+DUPLICATE_NAMES = ("merge", "error")
 BACKBONE_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
 FUSION_NAMES = ("none", "vbpr", "mlp", "bilevel")
 PLAN_NAMES = ("auto", "dense", "factored", "catalogue", "gathered")
@@ -23,13 +25,25 @@ START_NAMES = ("random", "spectral")
 START_ROUTER_NAMES = ("uniform", "history")
 
 
-def _field(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def _field(
+    default: Any, help: str, choices: tuple[str, ...] | None = None, *, free: bool = False
+) -> Any:
+    """A choice. `free`: a saved run may go on with another value, for what was computed so far
+    does not depend on it."""
+    metadata = {"help": help, "choices": choices, "free": free}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"--{name}={value}: not known; choose one of {', '.join(choices)}")
+
+
+def _check_choices(group: Any) -> None:
+    """Holds every field that names its choices to them."""
+    for field in dataclasses.fields(group):
+        if field.metadata["choices"]:
+            check_choice(field.name, getattr(group, field.name), field.metadata["choices"])
 
 
 def _check_range(config: Any, name: str, low: float, high: float = math.inf) -> None:
@@ -50,13 +64,13 @@ class DataConfig:
     dataset: str = _field(
         "synthetic", "Folder below --data_root to read, or 'synthetic' for the embedded data."
     )
-    data_root: str = _field("../shared/data", "Folder that holds the data sets.")
+    data_root: str = _field("../shared/data", "Folder that holds the data sets.", free=True)
     split: str = _field(
         "auto",
         "Split rule; 'auto' takes the split column where there is one, else leave-one-out.",
-        ("auto", "predefined", "leave-one-out", "global-time"),
+        SPLIT_NAMES,
     )
-    duplicates: str = _field("merge", "What to do with repeated interactions.", ("merge", "error"))
+    duplicates: str = _field("merge", "What to do with repeated interactions.", DUPLICATE_NAMES)
     recency: float = _field(
         0.0,
         "How fast the older items of a client's history lose weight, in its loss, its pooled "
@@ -68,8 +82,7 @@ class DataConfig:
     synthetic_seed: int = _field(0, "Seed of the synthetic data (apart from the run's seed).")
 
     def __post_init__(self):
-        check_choice("split", self.split, ("auto", "predefined", "leave-one-out", "global-time"))
-        check_choice("duplicates", self.duplicates, ("merge", "error"))
+        _check_choices(self)
         for name in ("synthetic_users", "synthetic_items", "synthetic_seed"):
             _check_range(self, name, 0)
         _check_range(self, "recency", 0, 2)
@@ -103,8 +116,7 @@ class ModelConfig:
     )
 
     def __post_init__(self):
-        check_choice("backbone", self.backbone, BACKBONE_NAMES)
-        check_choice("fusion", self.fusion, FUSION_NAMES)
+        _check_choices(self)
         names = self.views.split(",")
         if any(not name.strip() for name in names) or len(set(names)) != len(names):
             raise InputError(
@@ -120,7 +132,7 @@ class ModelConfig:
 class FederationConfig:
     """Who takes part, what a client does in a round, and what the server does with it."""
 
-    rounds: int = _field(300, "Most rounds to run.")
+    rounds: int = _field(300, "Most rounds to run.", free=True)
     cohort: int = _field(0, "Clients asked per round, drawn anew each round; 0 asks everyone.")
     dropout: float = _field(0.0, "Probability that an asked client does not answer.")
     local_epochs: int = _field(5, "Local epochs A of a client in a round.")
@@ -185,19 +197,10 @@ class FederationConfig:
         "sums are in float32, and so is all else.",
         PRECISION_NAMES,
     )
-    chunk: int = _field(0, "Clients trained at once; 0 chooses by memory.")
+    chunk: int = _field(0, "Clients trained at once; 0 chooses by memory.", free=True)
 
     def __post_init__(self):
-        for name, choices in (
-            ("upload", ("gradient", "delta")),
-            ("negatives", ("sampled", "expected")),
-            ("loss", LOSS_NAMES),
-            ("server_optimizer", OPTIMIZER_NAMES),
-            ("aggregation", ("float32", "int32")),
-            ("plan", PLAN_NAMES),
-            ("matmul_precision", PRECISION_NAMES),
-        ):
-            check_choice(name, getattr(self, name), choices)
+        _check_choices(self)
         for name in ("rounds", "local_epochs", "num_negatives"):
             _check_range(self, name, 1)
         for name in ("cohort", "min_local_epochs", "chunk", "client_decay", "server_decay"):
@@ -262,8 +265,7 @@ class StartConfig:
     )
 
     def __post_init__(self):
-        check_choice("start", self.start, START_NAMES)
-        check_choice("start_router", self.start_router, START_ROUTER_NAMES)
+        _check_choices(self)
         _check_range(self, "start_topics", 1)
         _check_range(self, "start_sharpness", 0, 100)
         _check_range(self, "start_exchanges", 1)
@@ -308,12 +310,14 @@ class EvaluationConfig:
     ks: str = _field("10,20,50", "Cut-offs K of the metrics, comma-separated; must hold 50.")
     eval_every: int = _field(5, "Rounds between two evaluations on the validation part.")
     patience: int = _field(
-        10, "Stop after this many evaluations without a better validation NDCG@50; 0 never stops."
+        10,
+        "Stop after this many evaluations without a better validation NDCG@50; 0 never stops.",
+        free=True,
     )
-    baselines: bool = _field(True, "Also evaluate the trivial baselines, kNN and EASE.")
+    baselines: bool = _field(True, "Also evaluate the trivial baselines, kNN and EASE.", free=True)
 
     def __post_init__(self):
-        check_choice("protocol", self.protocol, ("paper", "strict"))
+        _check_choices(self)
         _check_range(self, "eval_every", 1)
         _check_range(self, "patience", 0)
         try:
@@ -344,54 +348,63 @@ class RunConfig:
 
     seed: int = _field(0, "Everything random derives from (seed, round, client).")
     workdir: str = _field(
-        "", "Folder for results; empty: runs/<dataset>-<protocol>-<backbone>-<fusion>-seed<seed>."
+        "",
+        "Folder for results; empty: runs/<dataset>-<protocol>-<backbone>-<fusion>-seed<seed>.",
+        free=True,
     )
-    overwrite: bool = _field(False, "Replace the run that --workdir holds.")
+    overwrite: bool = _field(False, "Replace the run that --workdir holds.", free=True)
     resume: str = _field(
         "auto",
         "auto: go on with the run that --workdir holds, refuse if its flags differ; "
         "never: refuse a folder that holds a run; must: refuse one that holds none.",
         ("auto", "never", "must"),
+        free=True,
     )
     checkpoint_every: int = _field(
         50,
         "Save at the first chance after each multiple of this many rounds that "
         "--checkpoint_share allows, and at the end.",
+        free=True,
     )
     checkpoint_share: float = _field(
         0.03,
         "The most of a run's time that saves before the end may take, by what the last one took; "
         "they are at most 60 s further apart for it. 1: every --checkpoint_every rounds to the "
         "letter.",
+        free=True,
     )
-    keep_checkpoints: int = _field(2, "How many of the newest checkpoints are kept.")
+    keep_checkpoints: int = _field(2, "How many of the newest checkpoints are kept.", free=True)
     store: str = _field(
         "device",
         "Where private rows lie: device; host, in its memory, only a cohort's rows travel; disk, "
         "in sparse files.",
         ("device", "host", "disk"),
+        free=True,
     )
     store_dir: str = _field(
-        "", "Folder for the files of --store=disk; empty: the system's temporary folder."
+        "", "Folder for the files of --store=disk; empty: the system's temporary folder.", free=True
     )
-    devices: int = _field(0, "Devices that share the clients: 1, 2, 4 or 8; 0: all there are.")
+    devices: int = _field(
+        0, "Devices that share the clients: 1, 2, 4 or 8; 0: all there are.", free=True
+    )
     memory_budget_gb: float = _field(
-        0.0, "Memory that a run may take, in 1e9 bytes; 0: nine tenths of the device's."
+        0.0, "Memory that a run may take, in 1e9 bytes; 0: nine tenths of the device's.", free=True
     )
     keep_best: int = _field(
-        1, "How many older checkpoints are kept as well, those of the best validation NDCG@50."
+        1,
+        "How many older checkpoints are kept as well, those of the best validation NDCG@50.",
+        free=True,
     )
 
     def __post_init__(self):
+        _check_choices(self)
         _check_range(self, "seed", 0, 2**31 - 1)
-        check_choice("resume", self.resume, ("auto", "never", "must"))
         _check_range(self, "checkpoint_every", 1)
         if not 0 < self.checkpoint_share <= 1:
             raise InputError(
                 f"--checkpoint_share={self.checkpoint_share}: give a number above 0 and at most 1"
             )
         _check_range(self, "keep_checkpoints", 1)
-        check_choice("store", self.store, ("device", "host", "disk"))
         _check_range(self, "devices", 0)
         _check_range(self, "memory_budget_gb", 0)
         _check_range(self, "keep_best", 0)
@@ -437,3 +450,11 @@ class Config:
             known = ", ".join(sorted(cls().flat))
             raise InputError(f"unknown option {', '.join(sorted(values))}; known are {known}")
         return cls(**groups)
+
+
+FREE_FLAGS = frozenset(
+    field.name
+    for group in dataclasses.fields(Config)
+    for field in dataclasses.fields(getattr(Config(), group.name))
+    if field.metadata["free"]
+)

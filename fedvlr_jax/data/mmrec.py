@@ -17,13 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from fedvlr_jax.config import DUPLICATE_NAMES, SPLIT_NAMES
 from fedvlr_jax.data import splits
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.files import fault, read_feature, read_table, shown, whole_numbers
 from fedvlr_jax.errors import InputError
-
-SPLITS = ("auto", "predefined", "leave-one-out", "global-time")
-DUPLICATES = ("merge", "error")
 
 _SPLIT_COLUMNS = ("split_label", "x_label")
 _FEATURE_FILE = re.compile(r"(?P<modality>.+)_(features|feat)\.npy")
@@ -69,8 +67,8 @@ def load(root: str | Path, name: str, *, split: str = "auto", duplicates: str = 
       InputError: names the file, the row (the line in the file, or the row of the array),
         the column, what was found and what would be right.
     """
-    _one_of("split", split, SPLITS)
-    _one_of("duplicates", duplicates, DUPLICATES)
+    _one_of("split", split, SPLIT_NAMES)
+    _one_of("duplicates", duplicates, DUPLICATE_NAMES)
     folder = _find_folder(Path(root), name)
     path = _find_interactions(folder)
     feature_files = _feature_files(folder)

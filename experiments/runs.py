@@ -1,0 +1,87 @@
+"""What every command shares about runs: the data they name, where they go, what describes them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import fedvlr_jax
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+
+
+def load(config: Config) -> Dataset:
+    """The data set that `config` names."""
+    data = config.data
+    synthetic = {
+        "users": data.synthetic_users,
+        "items": data.synthetic_items,
+        "seed": data.synthetic_seed,
+    }
+    return load_dataset(
+        data.dataset,
+        data_root=data.data_root,
+        split=data.split,
+        duplicates=data.duplicates,
+        recency=data.recency,
+        synthetic=synthetic if data.dataset == "synthetic" else None,
+    )
+
+
+def required_workdir(config: Config, example: str) -> Path:
+    """--workdir, for a command that has no folder of its own to fall back on.
+
+    Raises:
+      InputError: it is empty; shows `example`.
+    """
+    if not config.run.workdir:
+        raise InputError(f"--workdir=: empty; give a directory, e.g. --workdir={example}")
+    return Path(config.run.workdir)
+
+
+def _commit() -> str:
+    here = Path(fedvlr_jax.__file__).parent
+    ask = lambda *command: subprocess.run(
+        ["git", "-C", str(here), *command], capture_output=True, text=True, timeout=10, check=True
+    ).stdout.strip()
+    try:
+        return ask("rev-parse", "HEAD") + ("+changes" if ask("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What config.json holds: flags, versions, commit, device, data."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    groups = {name: vars(group) for name, group in vars(config).items()}
+    return {
+        "flags": config.flat,
+        "groups": groups,
+        "defaults": Config().flat,
+        "versions": {
+            "fedvlr_jax": fedvlr_jax.__version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        "commit": _commit(),
+        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+        "command": " ".join([f"python -m experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "num_users": dataset.num_users,
+            "num_items": dataset.num_items,
+            "interactions": {p: len(getattr(dataset, p)) for p in ("train", "valid", "test")},
+            "features": {name: x.shape[1] for name, x in dataset.features.items()},
+            "split": dataset.split,
+            "notes": list(dataset.notes),
+        },
+    }
