@@ -8,7 +8,7 @@ For every one of --backbones, with all --seeds and everything else alike, by --p
 - router: one mixture of the modalities that all clients share, in place of private routers;
 - modalities: without the ID table, the text, the image;
 - operators: one at a time (with one view, a router has nothing to choose).
-Each is tested against "both" with a Wilcoxon test over users, seeds averaged.
+Each is tested against "both" with Wilcoxon and t-tests over users, seeds averaged.
 
 --workdir then holds ablation-BACKBONE.json, .csv, .md and .svg, and a run directory a run;
 nothing that is finished is trained again. On two cores it takes about five minutes a backbone
@@ -96,7 +96,7 @@ def main() -> None:
                 raise InputError("no run finished; lower the step sizes")
             title = f"{backbone} on {dataset.name}, protocol {base.evaluation.protocol}"
             stem = folder / f"ablation-{backbone}"
-            write_comparison(lines, stem, f"{title}, seeds {FLAGS.seeds}")
+            write_comparison(lines, stem, f"{title}, seeds {FLAGS.seeds}", folders)
             judged = lines[0]["slice"]
             bars = [(line["choice"], line[f"{judged}_ndcg@50"], line["ci95"]) for line in lines]
             write_text(stem.with_suffix(".svg"), interval_bars(f"{title}: {judged} NDCG@50", bars))

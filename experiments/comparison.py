@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,13 +98,14 @@ def read_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> list[Compa
 
 
 def gain(compared: Compared, reference: Compared) -> dict[str, Any]:
-    """The difference in NDCG@50 over the same users, in points and percent, and Wilcoxon's p."""
+    """The difference in NDCG@50 over the same users, in points and percent, with p of two tests."""
     test = paired_test(compared.ndcg, reference.ndcg)
     return {
         "against": reference.line["choice"],
         "gain": 100 * test.mean_difference,
         "gain_relative": 100 * test.relative_difference,
         "p_value": test.p_value,
+        "p_mean": test.p_mean,
     }
 
 
@@ -125,6 +126,9 @@ def compare(
     return [compared.line for compared in (*choices, *baselines)]
 
 
+# Of gain_cells; what it means stands with `significance.PairedTest`.
+TESTS = "p: Wilcoxon / t"
+
 HEADINGS = (
     "choice",
     "seeds",
@@ -135,20 +139,26 @@ HEADINGS = (
     "warm NDCG@50",
     "95% CI",
     "against first",
-    "p",
+    TESTS,
 )
 
 
 def mean_cell(line: Mapping[str, Any], name: str) -> str:
-    """E.g. "23.10 ± 0.72"; a dash where the line has no such number."""
-    return f"{line[name]:.2f} ± {line[f'{name}_sd']:.2f}" if name in line else "-"
+    """E.g. "23.10 ± 0.72", of one seed "23.10"; a dash where the line has no such number."""
+    if name not in line:
+        return "-"
+    spread = f" ± {line[f'{name}_sd']:.2f}" if line["seeds"] > 1 else ""
+    return f"{line[name]:.2f}{spread}"
 
 
 def gain_cells(line: Mapping[str, Any]) -> list[str]:
-    """The gain in points (and percent), and p, of what `gain` returned or of nothing."""
+    """The gain in points (and percent), and both p, of what `gain` returned or of nothing."""
     if "gain" not in line:
         return ["-", "-"]
-    return [f"{line['gain']:+.2f} ({line['gain_relative']:+.0f}%)", f"{line['p_value']:.2g}"]
+    return [
+        f"{line['gain']:+.2f} ({line['gain_relative']:+.0f}%)",
+        f"{line['p_value']:.2g} / {line['p_mean']:.2g}",
+    ]
 
 
 def cells(line: Mapping[str, Any]) -> list[str]:
@@ -163,12 +173,22 @@ def cells(line: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def write_comparison(lines: list[dict[str, Any]], stem: Path, title: str) -> None:
-    """Prints what `compare` found, and writes it as `write_table` does."""
+def write_comparison(
+    lines: list[dict[str, Any]], stem: Path, title: str, labels: Iterable[str] = ()
+) -> None:
+    """Prints what `compare` found, and writes it as `write_table` does.
+
+    Those of the `labels` that have no line are named below the table.
+    """
     caption = (
-        f"Test part, percent, mean ± sd over seeds; interval and test on NDCG@50 of "
-        f"{lines[0]['slice']} targets; * best on validation."
+        f"Test part, percent, mean ± sd over seeds; interval and tests on NDCG@50 of "
+        f"{lines[0]['slice']} targets; * best on validation. Against a single run, a mean over "
+        "seeds is judged by t."
     )
+    finished = {line["choice"] for line in lines}
+    missing = [label for label in labels if label not in finished]
+    if missing:
+        caption += f" Without a finished run: {', '.join(missing)}."
     write_table(HEADINGS, [cells(line) for line in lines], lines, stem, title, caption)
 
 

@@ -18,10 +18,15 @@ from absl import flags
 from rich.console import Console
 
 from experiments.launch import define_config_flags
-from experiments.runs import describe, load
+from experiments.runs import describe, differences, load
 from fedvlr_jax.config import FREE_FLAGS, Config, DataConfig
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.ensemble import NOT_FINITE, members_at_once, train_members
+from fedvlr_jax.ensemble import (
+    NOT_FINITE,
+    members_at_once,
+    members_in_memory,
+    train_members,
+)
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import budget_bytes, check_fits
 from fedvlr_jax.report import Progress, RunDirectory, render_report
@@ -147,20 +152,31 @@ def make_members(base: Config, over: Sequence[str], seeds: Sequence[int]) -> lis
     """All combinations, seeds innermost."""
     grid = itertools.product(*(parse_over(text) for text in over))
     choices = [tuple(itertools.chain(*parts)) for parts in grid]
+    for choice in choices:
+        if choices.count(choice) > 1:
+            raise InputError(f"--over: {label_of(choice)} is there twice; give each value once")
     return [make_member(base, choice, seed) for choice in choices for seed in seeds]
 
 
 def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool:
-    """Whether the directory holds the finished run of these flags on these data."""
-    if not (directory / "summary.json").exists():
+    """Whether the directory holds the finished run of these flags on these data.
+
+    Raises:
+      InputError: it holds another run, finished or not; names what differs.
+    """
+    if not (directory / "config.json").exists():
         return False
     saved = RunDirectory.open(directory).read_config()
-    same = all(
-        saved["flags"].get(name) == value
-        for name, value in flags.items()
-        if name not in FREE_FLAGS - {"rounds", "patience"}
-    )
-    return same and saved["dataset"]["fingerprint"] == fingerprint
+    # A member does not go on, so that its number of rounds has to be the same too.
+    differing = differences(saved["flags"], flags, FREE_FLAGS - {"rounds", "patience"})
+    if saved["dataset"]["fingerprint"] != fingerprint:
+        differing.append("the data have changed")
+    if differing:
+        raise InputError(
+            f"{directory}: holds another run: {'; '.join(differing)}; give another --workdir, the "
+            "same flags, or --overwrite"
+        )
+    return (directory / "summary.json").exists()
 
 
 def leave_out(directory: Path, why: str) -> None:
@@ -177,25 +193,33 @@ def train_waiting(members: Sequence[Member]) -> dict[Any, Dataset]:
         groups.setdefault(member.program, []).append(member)
         if member.config.data not in datasets:
             datasets[member.config.data] = load(member.config)
-    for group in groups.values():
-        dataset = datasets[group[0].config.data]
-        waiting = [
-            m
-            for m in group
-            if m.config.run.overwrite
-            or not is_done(m.directory, m.config.flat, dataset.fingerprint)
-        ]
+    waits = lambda member: (
+        member.config.run.overwrite
+        or not is_done(
+            member.directory, member.config.flat, datasets[member.config.data].fingerprint
+        )
+    )
+    # All are looked at before the first is trained.
+    for waiting in [[m for m in group if waits(m)] for group in groups.values()]:
         if waiting:
-            simulation = make_simulation(waiting[0].config, dataset)
-            # Members are not saved before they are done.
-            check_fits(simulation, saves=False)
-            budget = budget_bytes(simulation.config)
-            at_once = members_at_once(simulation, len(waiting), budget)
-            _train_group(waiting, simulation, FLAGS.members_at_once or at_once)
+            _train_group(waiting, datasets[waiting[0].config.data])
     return datasets
 
 
-def _train_group(members: Sequence[Member], simulation: Simulation, at_once: int) -> None:
+def _train_group(members: Sequence[Member], dataset: Dataset) -> None:
+    """Trains members of one program, as many together as memory takes."""
+    simulation = make_simulation(members[0].config, dataset)
+    # Members are not saved before they are done.
+    alone = sum(check_fits(simulation, saves=False).values())
+    left = budget_bytes(simulation.config) - alone
+    size = members_in_memory(simulation, left)
+    for first in range(0, len(members), size):
+        part = members[first : first + size]
+        at_once = members_at_once(simulation, len(part), left)
+        _train_together(part, simulation, FLAGS.members_at_once or at_once)
+
+
+def _train_together(members: Sequence[Member], simulation: Simulation, at_once: int) -> None:
     """Trains members of one program, and writes their run directories."""
     config = simulation.config
     console = Console()
@@ -212,7 +236,8 @@ def _train_group(members: Sequence[Member], simulation: Simulation, at_once: int
             if entries:
                 names = ("hr@50", "ndcg@50")
                 mean = {n: float(np.mean([e["valid"].get(n, 0.0) for e in entries])) for n in names}
-                loss = float(np.mean([e["loss"] for e in entries]))
+                losses = [e["loss"] for e in entries if e["loss"] is not None]
+                loss = float(np.mean(losses)) if losses else None
                 newest = max(entry["round"] for entry in entries)
                 progress.update(newest, loss, mean, None, rounds_per_s)
 

@@ -6,13 +6,14 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 import fedvlr_jax
-from fedvlr_jax.config import Config
+from fedvlr_jax.config import FREE_FLAGS, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
@@ -47,13 +48,27 @@ def required_workdir(config: Config, example: str) -> Path:
     return Path(config.run.workdir)
 
 
+def differences(
+    saved: Mapping[str, Any], flags: Mapping[str, Any], free: Collection[str] = FREE_FLAGS
+) -> list[str]:
+    """What tells the flags of a saved run from `flags`, those that are `free` left out."""
+    was = {name: repr(value) for name, value in saved.items()}
+    return [
+        f"--{name} was {was.get(name, 'unknown to the version that saved it')}, is {value!r}"
+        for name, value in flags.items()
+        if name not in free and saved.get(name) != value
+    ]
+
+
 def _commit() -> str:
     here = Path(fedvlr_jax.__file__).parent
     ask = lambda *command: subprocess.run(
         ["git", "-C", str(here), *command], capture_output=True, text=True, timeout=10, check=True
     ).stdout.strip()
     try:
-        return ask("rev-parse", "HEAD") + ("+changes" if ask("status", "--porcelain") else "")
+        return ask("rev-parse", "HEAD") + (
+            "+changes" if ask("status", "--porcelain", "-uno") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

@@ -12,7 +12,7 @@ the same data set; experiments.table2 takes several.
 Each member leaves a run directory of its own below --workdir, and is not trained again when
 the command is repeated; a second process that is given the same --workdir meanwhile is refused.
 sweep.json, sweep.csv and sweep.md hold one line a choice: mean and standard deviation over
-seeds, a 95% interval by bootstrap over users, and a paired Wilcoxon test over users (seeds
+seeds, a 95% interval by bootstrap over users, and paired Wilcoxon and t-tests over users (seeds
 averaged) against the first choice; with --baselines, those stand below. The choice to keep is
 the one with the best mean validation NDCG@50; test numbers are for reading.
 """
@@ -61,7 +61,7 @@ def _compare(base: Config, members: Sequence[Member], dataset: Dataset) -> None:
     if not lines:
         raise InputError("no member finished; lower the step sizes")
     title = f"{dataset.name}, protocol {base.evaluation.protocol}, seeds {FLAGS.seeds}"
-    write_comparison(lines, Path(base.workdir) / "sweep", title)
+    write_comparison(lines, Path(base.workdir) / "sweep", title, groups)
 
 
 if __name__ == "__main__":

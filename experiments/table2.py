@@ -10,7 +10,7 @@ client's), centralized ones over the learning rate and one weight of the loss. F
 experiments.train set the rest. Popularity, item-kNN and EASE stand beside them.
 
 Every method is tested against its backbone without fusion and against the best baseline
-(trivial or centralized, by validation) with a Wilcoxon test over users, seeds averaged; gains
+(trivial or centralized, by validation) with Wilcoxon and t-tests over users, seeds averaged; gains
 are given in points and in percent. On a data set with cold targets, warm ones are judged.
 
 --workdir then holds table2.json, .csv and .md, tuning.json (everything that was tried), a
@@ -34,6 +34,7 @@ from rich.console import Console
 
 from experiments import centralized
 from experiments.comparison import (
+    TESTS,
     Compared,
     gain,
     gain_cells,
@@ -153,7 +154,7 @@ def table_of(dataset: Dataset, base: Config, methods: list[Method], seeds: list[
 
 HEADINGS = (
     *("data", "method", "seeds", "valid NDCG", "HR@50", "NDCG@50", "warm HR@50", "warm NDCG@50"),
-    *("95% CI", "against none", "p", "against best baseline", "p"),
+    *("95% CI", "against none", TESTS, "against best baseline", TESTS),
 )
 
 
@@ -192,7 +193,7 @@ def main() -> None:
             write_text(folder / "tuning.json", json.dumps(tuning, indent=2))
             caption = (
                 f"Protocol {base.evaluation.protocol}, test part, percent, mean ± sd over seeds "
-                f"{FLAGS.seeds}; interval, gains in points (percent) and Wilcoxon's p are of "
+                f"{FLAGS.seeds}; interval, gains in points (percent) and p are of "
                 "NDCG@50, on warm targets where a data set has cold ones, else on all."
             )
             rows = [cells(line) for line in lines]

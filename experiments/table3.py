@@ -29,6 +29,7 @@ from experiments.runs import load, required_workdir
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.federated.gathered import num_slots
+from fedvlr_jax.fusion import view_names
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.types import PyTree
 
@@ -47,7 +48,10 @@ def client_costs(config: Config, dataset: Dataset) -> dict[str, Any]:
     head = num_parameters(jax.eval_shape(model.init_shared, key)["head"])
     private = num_parameters(jax.eval_shape(model.init_private, key))
     row = len(model.fusion.names) * model.width
-    touched = np.mean([num_slots(simulation.task, int(n)) for n in dataset.train.counts])
+    touched = float(np.mean([num_slots(simulation.task, int(n)) for n in dataset.train.counts]))
+    if config.privacy.noise_multiplier:
+        # Noise is on every row: on some alone it would tell which were touched.
+        touched = dataset.num_items
     return {
         "backbone": config.model.backbone,
         "fusion": config.model.fusion,
@@ -77,11 +81,12 @@ def main() -> None:
         for line in lines
     ]
     title = f"{dataset.name}: one client, one round"
-    caption = f"{dataset.num_items} items, width {base.model.width}, views {base.model.views}."
+    views = view_names(base.model.views, dataset.features)
+    caption = f"{dataset.num_items} items, width {base.model.width}, views {', '.join(views)}."
     write_table(headings, rows, lines, folder / "table3", title, caption)
 
 
 if __name__ == "__main__":
-    define_config_flags("data", "model", "federation", without=("backbone", "fusion"))
+    define_config_flags("data", "model", "federation", "privacy", without=("backbone", "fusion"))
     flags.DEFINE_string("workdir", "", "Folder for the table.")
     launch(main, __doc__)

@@ -28,10 +28,10 @@ from experiments.processes import (
     only_first,
     wait_for_all,
 )
-from experiments.runs import describe, load
+from experiments.runs import describe, differences, load
 from experiments.saving import Saver
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.config import FREE_FLAGS, Config
+from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.start import describe_start
@@ -51,12 +51,7 @@ from fedvlr_jax.types import METRIC_TYPES, RoundMetrics
 
 def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None:
     """Refuses to go on with a run of other flags or data, naming what differs."""
-    was = {name: repr(value) for name, value in saved["flags"].items()}
-    differing = [
-        f"--{name} was {was.get(name, 'unknown to the version that saved it')}, is {value!r}"
-        for name, value in config.flat.items()
-        if name not in FREE_FLAGS and saved["flags"].get(name) != value
-    ]
+    differing = differences(saved["flags"], config.flat)
     if saved["fingerprint"] != dataset.fingerprint:
         differing.append("the data have changed")
     if differing:
@@ -195,6 +190,8 @@ def open_run(
         f"{len(dataset.train)} train interactions"
     )
     progress.note(describe_plan(simulation))
+    if not len(dataset.valid):
+        progress.note("no validation part: all --rounds are run, and the last state is tested")
     if simulation.start is not None:
         for line in describe_start(config, simulation.model, dataset.num_users):
             progress.note(line)

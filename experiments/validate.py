@@ -64,6 +64,10 @@ def feature_table(facts: dict[str, Any]) -> Table:
     return table
 
 
+def verdict(facts: dict[str, Any]) -> str:
+    return "usable" if facts["test"] else "not usable"
+
+
 def show(examination: Examination, console: Console) -> None:
     facts = examination.facts
     table = Table(title=Text(f"{facts['name']}: {facts['fingerprint'][:12]}"), show_header=False)
@@ -77,14 +81,18 @@ def show(examination: Examination, console: Console) -> None:
     for warning in examination.warnings:
         console.print(Text(f"look at: {warning}"), soft_wrap=True)
     pause = "; read the lines above first" if examination.warnings else ""
-    console.print(Text(f"verdict: usable{pause}"))
+    console.print(Text(f"verdict: {verdict(facts)}{pause}"))
 
 
 def main() -> None:
     examination = examine(load(config_from_flags()))
     show(examination, Console(width=None if Console().is_terminal else 120))
     if FLAGS.json:
-        result = {"verdict": "usable", "warnings": examination.warnings, **examination.facts}
+        result = {
+            "verdict": verdict(examination.facts),
+            "warnings": examination.warnings,
+            **examination.facts,
+        }
         try:
             Path(FLAGS.json).write_text(json.dumps(result, indent=2))
         except OSError as error:

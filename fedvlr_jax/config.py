@@ -95,8 +95,9 @@ class ModelConfig:
     backbone: str = _field("fcf", "Where each leaf lives, and the score.", BACKBONE_NAMES)
     fusion: str = _field("bilevel", "How an item's vector is made of its views.", FUSION_NAMES)
     views: str = _field(
-        "id,text,image",
-        "Views of fusion=bilevel, comma-separated: sum, mixture, mlp, gate, attention, "
+        "auto",
+        "Views of fusion=bilevel; auto: id and every modality of the data set. Or, "
+        "comma-separated: sum, mixture, mlp, gate, attention, "
         "cross_attention, id, the name of a modality of the data set, or table (the rows of "
         "the ID table as they are, where id maps and normalises them).",
     )

@@ -18,17 +18,37 @@ import numpy as np
 
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import Clock, RunState, Timing, block_length, record
-from fedvlr_jax.types import PyTree, Rates
+from fedvlr_jax.types import PyTree, Rates, RoundMetrics
 
 NOT_FINITE = "a non-finite number"
 
 
-def members_at_once(simulation: Simulation, num_members: int, budget_bytes: float) -> int:
-    """How many members are trained side by side: 1 on a CPU, else what the budget takes."""
+# Of a member that waits or is trained: its state before a block and after it, and its best one.
+STATES_OF_A_MEMBER = 3
+
+
+def members_in_memory(simulation: Simulation, left_bytes: float) -> int:
+    """How many members one call of `train_members` may have.
+
+    Args:
+      left_bytes: of the budget, beside what the run of one member takes.
+    """
+    others = left_bytes // (STATES_OF_A_MEMBER * simulation.state_bytes)
+    return 1 + int(max(0, others))
+
+
+def members_at_once(simulation: Simulation, num_members: int, left_bytes: float) -> int:
+    """How many members are trained side by side: 1 on a CPU, else what memory takes.
+
+    Args:
+      left_bytes: as for `members_in_memory`.
+    """
     if jax.default_backend() == "cpu":
         return 1
-    # A state, its best copy is on the host, and the gradients and moments of one round.
-    return int(max(1, min(num_members, budget_bytes // (4 * simulation.state_bytes))))
+    state = simulation.state_bytes
+    left = left_bytes - STATES_OF_A_MEMBER * state * (num_members - 1)
+    # The state, and the gradients and moments of one round.
+    return int(max(1, min(num_members, 1 + left // (4 * state))))
 
 
 def _map(function: Callable, at_once: int) -> Callable:
@@ -81,8 +101,26 @@ def train_members(
     def member(i: int) -> State:
         return jax.device_get(jax.tree.map(lambda leaf: leaf[i], states))
 
-    runs = [RunState(None, member(i), 0, (), None, "") for i in range(num_members)]  # type: ignore[arg-type]
+    def evaluated(runs: list[RunState], metrics: RoundMetrics | None) -> list[RunState]:
+        """The runs after an evaluation of those that have not stopped."""
+        after = []
+        results = jax.device_get(evaluate(states))
+        for i, run in enumerate(runs):
+            of = lambda tree, i=i: jax.tree.map(lambda leaf: leaf[i], tree)
+            rounds, ranks = of(metrics), simulation.in_user_order([of(r) for r, _ in results])
+            if run.stopped:
+                after.append(run)
+            elif ranks.finite.all() and (rounds is None or rounds.finite.all()):
+                copy = functools.partial(member, i)
+                after.append(record(run, simulation, finished, rounds, ranks, copy))
+            else:
+                after.append(run._replace(stopped=NOT_FINITE))
+        return after
+
     finished = 0
+    none = RunState(None, None, 0, (), None, "")  # type: ignore[arg-type]
+    runs = evaluated([none] * num_members, None)
+    on_evaluation(runs, clock.rounds_per_s)
     while not all(run.stopped for run in runs):
         num_rounds = block_length(simulation.config, finished)
         schedules = [simulation.schedule(seed, finished, num_rounds, num_rounds) for seed in seeds]
@@ -94,19 +132,9 @@ def train_members(
         states, metrics = programs[num_rounds](states, stacked_rates, schedule, active)
         metrics = jax.device_get(metrics)
         trained = time.perf_counter()
-        results = jax.device_get(evaluate(states))
-        clock.block(num_rounds, trained - began, time.perf_counter() - trained)
         finished += num_rounds
-        for i, run in enumerate(runs):
-            if run.stopped:
-                continue
-            of = lambda tree, i=i: jax.tree.map(lambda leaf: leaf[i], tree)
-            rounds, ranks = of(metrics), simulation.in_user_order([of(r) for r, _ in results])
-            if not (rounds.finite.all() and ranks.finite.all()):
-                runs[i] = run._replace(stopped=NOT_FINITE)
-                continue
-            copy = functools.partial(member, i)
-            runs[i] = record(run, simulation, finished, rounds, ranks, copy)
+        runs = evaluated(runs, metrics)
+        clock.block(num_rounds, trained - began, time.perf_counter() - trained)
         on_evaluation(runs, clock.rounds_per_s)
     return [run._replace(state=member(i)) for i, run in enumerate(runs)], clock.read()
 

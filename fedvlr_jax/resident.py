@@ -34,6 +34,7 @@ from fedvlr_jax.federated.participation import (
     asked_clients,
     bucket_capacities,
     make_cohorts,
+    seed_of,
     stream,
 )
 from fedvlr_jax.federated.round import make_round, server_numbers
@@ -167,9 +168,11 @@ class Simulation:
             before that round as `.state`.
         """
         first = int(state.server.round)
+        if num_rounds < 1:
+            raise InputError(f"num_rounds={num_rounds}: give at least 1")
         # One program for every number of rounds up to an evaluation.
         places = max(num_rounds, self.config.evaluation.eval_every)
-        schedule = self.schedule(self.config.run.seed, first, num_rounds, places)
+        schedule = self.schedule(seed_of(state.server.key), first, num_rounds, places)
         rates = self.config.federation.rates
         state, metrics = self._run(
             state, self.histories, self.features, rates, schedule, num_rounds, places
@@ -261,21 +264,23 @@ class Simulation:
         def cohorts_of(server, histories, asked):
             return make_cohorts(server, histories, asked, weight, federation)
 
-        def everyone(state, histories, features, rates):
-            asked = tuple(h.count > 0 for h in histories)
+        def everyone(state, histories, features, rates, ok):
+            asked = tuple((h.count > 0) & ok for h in histories)
             cohorts = cohorts_of(state.server, histories, asked)
             server, private, metrics = round_fn(
                 state.server, state.private, cohorts, features, rates
             )
             return State(server, private), metrics
 
-        def some(state, histories, features, rates, rows):
+        def some(state, histories, features, rates, rows, ok):
             take = lambda leaf, row: leaf.at[row].get(mode="clip")
             chosen = tuple(
                 jax.tree.map(lambda leaf, row=row: take(leaf, row), h)
                 for h, row in zip(histories, rows, strict=True)
             )
-            asked = tuple(row < h.count.shape[0] for h, row in zip(histories, rows, strict=True))
+            asked = tuple(
+                (row < h.count.shape[0]) & ok for h, row in zip(histories, rows, strict=True)
+            )
             chosen = tuple(
                 dataclasses.replace(h, count=jnp.where(a, h.count, 0))
                 for h, a in zip(chosen, asked, strict=True)
@@ -294,21 +299,28 @@ class Simulation:
             return State(server, stored), metrics
 
         def run(state, histories, features, rates, schedule, num_rounds, places):
-            def one(state, number):
+            def one(state, number, ok):
                 if schedule is None:
-                    return everyone(state, histories, features, rates)
+                    return everyone(state, histories, features, rates, ok)
                 rows = tuple(of_bucket[number] for of_bucket in schedule)
-                return some(state, histories, features, rates, rows)
+                return some(state, histories, features, rates, rows, ok)
 
             def step(number, carried):
-                state, collected = carried
-                state, metrics = one(state, number)
-                return state, jax.tree.map(lambda x, y: x.at[number].set(y), collected, metrics)
+                # After a round that was not finite nobody is asked any more, which leaves every
+                # leaf as it is; a conditional would copy the private rows.
+                state, collected, ok = carried
+                before = state.server.round
+                state, metrics = one(state, number, ok)
+                server = state.server._replace(round=jnp.where(ok, state.server.round, before))
+                collected = jax.tree.map(lambda x, y: x.at[number].set(y), collected, metrics)
+                return state._replace(server=server), collected, ok & metrics.finite
 
             collected = RoundMetrics(
                 **{name: jnp.zeros(places, kind) for name, kind in METRIC_TYPES.items()}
             )
-            return jax.lax.fori_loop(0, num_rounds, step, (state, collected))
+            start = state, collected, jnp.ones((), bool)
+            state, collected, _ = jax.lax.fori_loop(0, num_rounds, step, start)
+            return state, collected
 
         return run
 

@@ -36,7 +36,8 @@ def make_simulation(config: Config, dataset: Dataset) -> Simulation:
             f"--cohort={config.federation.cohort}: the data set has {dataset.num_users} users"
         )
     mesh = client_mesh(config.run.devices, exact=config.federation.aggregation == "int32")
-    task = Task(model, config, negative_pool(dataset.train, config.evaluation.negative_pool))
+    pool = negative_pool(dataset.train, config.evaluation.negative_pool)
+    task = Task(model, config, pool, weighted=dataset.train.weight is not None)
     # Only where rows are gathered does the padding of a history cost anything.
     by_length = bucket_clients(dataset.train, by_length=True)
     lengths = [int(dataset.train.counts[b].max()) for b in by_length]

@@ -24,7 +24,7 @@ from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.devices import by_client, over_devices, padded, put
 from fedvlr_jax.federated.local import Upload
-from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
+from fedvlr_jax.federated.participation import LOCAL, make_cohorts, seed_of, stream
 from fedvlr_jax.federated.round import (
     Reports,
     chunk_size,
@@ -231,7 +231,7 @@ class StreamedSimulation(Simulation):
 
     def run_rounds(self, state: State, num_rounds: int) -> tuple[State, RoundMetrics]:
         """As `Simulation.run_rounds`; the state's store is changed in place."""
-        first, seed = int(state.server.round), self.config.run.seed
+        first, seed = int(state.server.round), seed_of(state.server.key)
         rounds = [self._parts(seed, first + r) for r in range(num_rounds)]
         chunks = [chunk for parts in rounds for part in parts for chunk in part.chunks]
         server, store, collected = state.server, state.private, []

@@ -29,10 +29,12 @@ class RunState(NamedTuple):
     """How far a run has come; everything but `state` is plain JSON.
 
     Attributes:
-      evaluations: one entry an evaluation: "round" (rounds finished), "loss" (mean over
-        the block of rounds before it), "participants", "clipped" (likewise), "valid"
-        (averages in percent, with "warm" and "cold"), "best_round" (as below, by then).
-      best_round: the round with the highest validation NDCG@50 so far, the earliest such.
+      evaluations: one entry an evaluation, the first of round 0: "round" (rounds finished),
+        "loss" (over the block of rounds before it, mean over all who took part; None if nobody
+        did), "participants" (mean over the rounds), "clipped" (share of those who took part),
+        "valid" (averages in percent, with "warm" and "cold"), "best_round" (as below, by then).
+      best_round: the round with the highest validation NDCG@50 so far, the earliest such. Where
+        no user has a validation target, the newest: nothing can be selected on.
       since: metrics of the rounds since the last evaluation, [rounds]; None for none.
       stopped: why the run is over: "rounds", "patience" or, while it goes on, "".
     """
@@ -51,11 +53,12 @@ class RunState(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds. The first block holds the compilation."""
+    """Seconds of one process. The first block holds the compilation, so it is in no median: of a
+    run of one block, or gone on with for one, there is none."""
 
     first_block_s: float
-    round_s_median: float
-    eval_s_median: float
+    round_s_median: float | None
+    eval_s_median: float | None
     total_s: float
 
 
@@ -65,7 +68,7 @@ def copy_state(state: State) -> State:
 
 
 def start(simulation: Simulation) -> RunState:
-    """The beginning of a run."""
+    """The beginning of a run, not evaluated yet."""
     # Waited for, because to copy what found no memory never ends on a CPU.
     state = jax.block_until_ready(simulation.init())
     return RunState(state, copy_state(state), 0, (), None, "")
@@ -81,11 +84,24 @@ def why_stopped(config: Config, evaluations: Sequence[dict], best_round: int) ->
     return "rounds" if finished >= config.federation.rounds else ""
 
 
+def _over_rounds(rounds: RoundMetrics | None) -> dict[str, float | None]:
+    """What an evaluation says of the rounds before it."""
+    nothing = {"loss": None, "participants": 0.0, "clipped": None}
+    if rounds is None or not rounds.participants.any():
+        return nothing if rounds is not None else {**nothing, "participants": None}
+    mean = lambda values: float(np.average(values.astype(np.float64), weights=rounds.participants))
+    return {
+        "loss": mean(rounds.loss),
+        "participants": float(np.mean(rounds.participants)),
+        "clipped": mean(rounds.clipped),
+    }
+
+
 def record(
     run: RunState,
     simulation: Simulation,
     finished: int,
-    rounds: RoundMetrics,
+    rounds: RoundMetrics | None,
     ranks: Ranks,
     state: Callable[[], State],
 ) -> RunState:
@@ -93,7 +109,7 @@ def record(
 
     Args:
       finished: rounds finished by now.
-      rounds: the metrics of the rounds since the last evaluation, [num_rounds].
+      rounds: the metrics of the rounds since the last evaluation, [num_rounds]; None for none.
       ranks: of the validation part.
       state: makes a copy of the state by now, asked for only if it is the best so far.
     """
@@ -101,13 +117,13 @@ def record(
     cutoffs = config.evaluation.cutoffs
     valid = averages(ranks.ahead, ranks.tied, simulation.dataset, "valid", cutoffs)
     reached = {e["round"]: e["valid"].get(SELECTION_METRIC, 0.0) for e in run.evaluations}
-    better = valid.get(SELECTION_METRIC, 0.0) > reached.get(run.best_round, -1.0)
+    better = SELECTION_METRIC not in valid or (
+        valid[SELECTION_METRIC] > reached.get(run.best_round, -1.0)
+    )
     best_round = finished if better else run.best_round
     entry = {
         "round": finished,
-        "loss": float(np.mean(rounds.loss, dtype=np.float64)),
-        "participants": float(np.mean(rounds.participants)),
-        "clipped": float(np.mean(rounds.clipped, dtype=np.float64)),
+        **_over_rounds(rounds),
         "valid": valid,
         "best_round": best_round,
     }
@@ -133,20 +149,20 @@ class Clock:
 
     @property
     def rounds_per_s(self) -> float:
-        """Of the newest block, evaluation left out."""
-        num_rounds, train_s, _ = self._blocks[-1]
+        """Of the newest block, evaluation left out; 0 before the first."""
+        num_rounds, train_s, _ = self._blocks[-1] if self._blocks else (0, 0.0, 0.0)
         return num_rounds / max(train_s, 1e-9)
 
     def read(self) -> Timing:
         total = time.perf_counter() - self._began
         if not self._blocks:
-            return Timing(0.0, 0.0, 0.0, total)
-        # The first block compiles; a run of one block knows no better.
-        later = self._blocks[1:] or self._blocks
+            return Timing(0.0, None, None, total)
+        later = self._blocks[1:]
+        median = lambda seconds: float(np.median(seconds)) if seconds else None
         return Timing(
             first_block_s=self._blocks[0][1],
-            round_s_median=float(np.median([t / max(n, 1) for n, t, _ in later])),
-            eval_s_median=float(np.median([e for _, _, e in later])),
+            round_s_median=median([t / max(n, 1) for n, t, _ in later]),
+            eval_s_median=median([e for _, _, e in later]),
             total_s=total,
         )
 
@@ -176,7 +192,7 @@ def train(
     Args:
       run: where to go on from; its state is used up. By default a new run.
       on_evaluation: called after every evaluation, with the rounds per second of the
-        block (evaluation left out).
+        block (evaluation left out; 0 for that of round 0).
       on_rounds: called after every piece of a block, and after its evaluation.
       leave: asked before every piece; once it says so, the run is returned as it stands,
         its `stopped` empty.
@@ -186,6 +202,16 @@ def train(
     """
     clock = Clock()
     run = start(simulation) if run is None else run
+
+    def evaluated(run: RunState) -> RunState:
+        ranks = simulation.evaluate(run.state, "valid")
+        copy = functools.partial(copy_state, run.state)
+        return record(run, simulation, run.round, run.since, ranks, copy)
+
+    if not run.evaluations and not run.round:
+        # What training begins with may be the best there is, where it is not drawn.
+        run = evaluated(run)
+        on_evaluation(run, clock.rounds_per_s)
     block_rounds, block_s = 0, 0.0
     # Not known yet, and the first call compiles.
     round_s = PIECE_S
@@ -202,10 +228,8 @@ def train(
             block_rounds, block_s = block_rounds + num_rounds, block_s + spent
         if num_rounds == ahead and run.since is not None:
             began = time.perf_counter()
-            ranks = simulation.evaluate(run.state, "valid")
+            run = evaluated(run)
             clock.block(block_rounds, block_s, time.perf_counter() - began)
-            copy = functools.partial(copy_state, run.state)
-            run = record(run, simulation, run.round, run.since, ranks, copy)
             on_evaluation(run, clock.rounds_per_s)
             block_rounds, block_s = 0, 0.0
         on_rounds(run)

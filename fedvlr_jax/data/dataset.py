@@ -172,6 +172,9 @@ class Dataset:
                 digest.update(np.ascontiguousarray(array).tobytes())
         if self.train.weight is not None:
             digest.update(self.train.weight.tobytes())
+        if not self.features:
+            # Where there are features, their shapes tell.
+            digest.update(f"{self.num_items} items".encode())
         for modality in sorted(self.features):
             feature = self.features[modality]
             digest.update(f"{modality}{feature.shape}".encode())

@@ -59,6 +59,7 @@ def examine(dataset: Dataset, seed: int = 0) -> Examination:
             for part in ("valid", "test")
         },
         "out_of_order": _out_of_order(dataset),
+        "tied_in_time": _tied_in_time(dataset),
         "features": features,
         "notes": list(dataset.notes),
     }
@@ -137,6 +138,24 @@ def _out_of_order(dataset: Dataset) -> int | None:
     return int(late.sum())
 
 
+def _tied_in_time(dataset: Dataset) -> int | None:
+    """Users of whom two parts have entries of one time; None without times."""
+    parts = (dataset.train, dataset.valid, dataset.test)
+    if not any(part.time.any() for part in parts):
+        return None
+    user, time, name = (
+        np.concatenate(of)
+        for of in zip(
+            *((part.users, part.time, np.full(len(part), p)) for p, part in enumerate(parts)),
+            strict=True,
+        )
+    )
+    order = np.lexsort((name, time, user))
+    user, time, name = user[order], time[order], name[order]
+    tied = (user[1:] == user[:-1]) & (time[1:] == time[:-1]) & (name[1:] != name[:-1])
+    return len(np.unique(user[1:][tied]))
+
+
 def _warnings(facts: dict[str, Any]) -> list[str]:
     """What of `facts` gives pause, one line each."""
     lines = []
@@ -144,6 +163,10 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
     cold, late = facts["cold_targets"]["test"], facts["out_of_order"]
     if not targets:
         lines.append("the test part is empty: nothing can be measured")
+    if not facts["valid"]:
+        lines.append(
+            "the validation part is empty: no round can be selected, the last one is tested"
+        )
     if targets and cold > targets / 20:
         lines.append(
             f"{cold} of {targets} test targets are cold (no train interaction): judge methods on "
@@ -155,6 +178,11 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
         lines.append(
             f"{late} of {facts['users']} users have a held-out item older than their newest "
             "train item: the split looks into the future"
+        )
+    if facts["tied_in_time"] and facts["split"] != "predefined":
+        lines.append(
+            f"{facts['tied_in_time']} of {facts['users']} users have entries of one time in two "
+            "parts: the order of the lines in the file parted them"
         )
     for name, feature in facts["features"].items():
         if feature["zero_rows"]:

@@ -329,10 +329,10 @@ def fits_factored(task: Task) -> bool:
 
     The rows of a history move alike only where its items count alike.
     """
-    backbone, config = task.model.backbone, task.config
+    backbone = task.model.backbone
     linear = backbone.linear is not None and not task.model.history_weight
     penalised = backbone.penalty is not None
-    return linear and penalised and not config.data.recency and views_stay(task)
+    return linear and penalised and not task.weighted and views_stay(task)
 
 
 def make_factored_update(task: Task) -> LocalUpdate:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import NegativePool
-from fedvlr_jax.fusion import Fusion, make_fusion
+from fedvlr_jax.fusion import Fusion, make_fusion, view_names
 from fedvlr_jax.fusion.operators import softmax
 from fedvlr_jax.models import BACKBONES, Backbone, Penalty
 from fedvlr_jax.types import Array, Cohort, PyTree, Rates
@@ -73,7 +73,7 @@ def make_model(config: Config, num_items: int, widths: Mapping[str, int]) -> Mod
     model = config.model
     fusion = make_fusion(
         model.fusion,
-        views=tuple(name.strip() for name in model.views.split(",")),
+        views=view_names(model.views, widths),
         width=model.width,
         hidden=model.router_hidden,
         widths=widths,
@@ -145,11 +145,16 @@ Settle = Callable[[Broadcast, PyTree, PyTree], PyTree]
 
 
 class Task(NamedTuple):
-    """What a plan needs to know to train clients."""
+    """What a plan needs to know to train clients.
+
+    Attributes:
+      weighted: whether the items of a history count unequally (`Histories.weight`).
+    """
 
     model: Model
     config: Config
     pool: NegativePool
+    weighted: bool = False
 
 
 def views_stay(task: Task) -> bool:

@@ -22,6 +22,11 @@ def stream(key: jax.Array, purpose: int, *numbers: jax.Array | int) -> jax.Array
     return key
 
 
+def seed_of(key: jax.Array) -> int:
+    """The seed of a run's key: the last word of what `jax.random.key` makes of it."""
+    return int(np.asarray(jax.random.key_data(key))[-1])
+
+
 def asked_clients(seed: int, round_number: int, num_clients: int, cohort: int) -> np.ndarray:
     """int64 [cohort]: a uniform draw without replacement, ascending; equal for equal seeds."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, round_number))))

@@ -280,7 +280,11 @@ def close_round(
     rates: Rates,
     mesh: Mesh | None,
 ) -> tuple[ServerState, RoundMetrics]:
-    """The server's step on the summed upload; `server` unchanged if a number is not finite."""
+    """The server's step on the summed upload.
+
+    Where nobody answered, only the round's number moves: momentum and decay of the optimizer are
+    part of a step, and there is nothing to step by. If a number is not finite, nothing moves.
+    """
     privacy = task.config.privacy
     deviation = privacy.noise_multiplier * privacy.clip_norm
 
@@ -310,7 +314,7 @@ def close_round(
         bad_client=jnp.where(bad[worst], reports.client[worst], -1),
         bad_leaf=bad_leaf,
     )
-    shared, optimizer_state = trees.select(finite, after, before)
+    shared, optimizer_state = trees.select(finite & (participants > 0), after, before)
     return ServerState(server.round + finite, server.key, shared, optimizer_state), metrics
 
 

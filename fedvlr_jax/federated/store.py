@@ -7,9 +7,10 @@ and its initial row is made again from the seed when it is needed.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -73,13 +74,22 @@ class _File:
         values = np.empty((len(rows), *self._leaf.shape), self._leaf.dtype)
         flat = values.reshape(len(rows), self._leaf.size).view(np.uint8)
         for row, into in zip(rows.tolist(), flat, strict=True):
-            os.preadv(self._file.fileno(), [into.data], row * into.nbytes)
+            self._whole(os.preadv, into, row)
         return values
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
         flat = np.ascontiguousarray(values).reshape(len(rows), self._leaf.size).view(np.uint8)
         for row, of in zip(rows.tolist(), flat, strict=True):
-            os.pwritev(self._file.fileno(), [of.data], row * of.nbytes)
+            self._whole(os.pwritev, of, row)
+
+    def _whole(self, transfer: Callable[..., int], row: np.ndarray, at: int) -> None:
+        """Calls until all bytes of a row went over: a disk that is full first does a part."""
+        done = 0
+        while done < row.nbytes:
+            moved = transfer(self._file.fileno(), [row.data[done:]], at * row.nbytes + done)
+            if not moved:
+                raise OSError(errno.EIO, f"only {done} of the {row.nbytes} bytes of a row")
+            done += moved
 
     def snapshot(self, rows: np.ndarray) -> np.ndarray:
         copy = _File(len(rows), self._leaf, self._folder)

@@ -8,7 +8,7 @@ client is sum_j w_j F_j (Eq. 5).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -195,20 +195,33 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
     )
 
 
+def view_names(views: str, modalities: Iterable[str]) -> tuple[str, ...]:
+    """The views that --views names; "auto" are the ID and every modality of the data set."""
+    if views == "auto":
+        return ("id", *modalities)
+    return tuple(name.strip() for name in views.split(","))
+
+
 def make_fusion(
     name: str, *, views: tuple[str, ...], width: int, hidden: int, widths: Mapping[str, int]
 ) -> Fusion:
     """Builds the fusion `name` for a data set whose modalities have the given `widths`.
 
     Raises:
-      InputError: a view that is neither an operator, "id", nor a modality of the data set.
+      InputError: a view that is neither an operator, "id", "table", nor a modality of the data
+        set; or a modality that is called like one of the others.
     """
+    taken = sorted({"id", "table", "auto", *OPERATORS} & set(widths))
+    if taken:
+        raise InputError(
+            f"modality {taken[0]!r}: is the name of another view; rename its file of features"
+        )
     known = (*OPERATORS, "id", "table", *widths)
     for view in views if name == "bilevel" else ():
         if view not in known:
             raise InputError(
                 f"--views={','.join(views)}: {view!r} is no view of this data set; "
-                f"known are {', '.join(known)}"
+                f"known are {', '.join(known)}; --views=auto takes what there is"
             )
     return FUSIONS[name](views=views, width=width, hidden=hidden, widths=widths)
 

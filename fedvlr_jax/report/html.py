@@ -14,8 +14,8 @@ from fedvlr_jax.report import plots, results, tables
 from fedvlr_jax.report import verdict as verdicts
 
 _TIMING_LABELS = {
-    "total_s": ("whole run", "s"),
-    "first_block_s": ("first block, with compilation", "s"),
+    "total_s": ("training, in the last session", "s"),
+    "first_block_s": ("of it the first block, with compilation", "s"),
     "round_s_median": ("median round", "ms"),
     "eval_s_median": ("median evaluation", "ms"),
 }
@@ -142,7 +142,7 @@ def _cold_note(summary: Mapping[str, Any]) -> dict[str, Any] | None:
 def _curves(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[Markup]:
     selected = summary.get("selected_round")
     validation = [plots.validation_curve(metrics, m, selected) for m in ("ndcg@50", "hr@50")]
-    return _figures([*validation, plots.loss_curve(metrics)])
+    return _figures([*validation, plots.loss_curve(metrics), plots.clipped_curve(metrics)])
 
 
 def _router(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
@@ -214,7 +214,7 @@ def _timing_rows(
             rows.append((label, f"{seconds:,.1f} s" if unit == "s" else f"{1e3 * seconds:,.1f} ms"))
     if summary.get("peak_rss_mb") is not None:
         rows.append(("peak resident memory", f"{summary['peak_rss_mb']:,.0f} MB"))
-    participants = [line["participants"] for line in metrics if "participants" in line]
+    participants = [line["participants"] for line in metrics if line.get("participants")]
     if participants:
         rows.append(("median participants of a round", f"{np.median(participants):,.0f}"))
     return rows

@@ -46,6 +46,21 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     return draw("Training loss against rounds", paint)
 
 
+def clipped_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
+    """The share of uploads that --clip_norm shortened; None where it never did."""
+    rounds, values = _series(metrics, lambda line: line.get("clipped"))
+    if not any(values):
+        return None
+
+    def paint(axes: Axes) -> None:
+        percent = [100 * value for value in values]
+        axes.plot(rounds, percent, color=series_colour(0), marker=_marker(rounds), markersize=4)
+        axes.set(title="Clipped uploads", xlabel="round", ylabel="% of the uploads", ylim=(0, 100))
+        _round_axis(axes, rounds)
+
+    return draw("Share of clipped uploads against rounds", paint)
+
+
 def validation_curve(
     metrics: Sequence[Mapping[str, Any]], metric: str, selected_round: int | None
 ) -> str | None:

@@ -58,7 +58,7 @@ class Progress:
     def update(
         self,
         round: int,
-        loss: float,
+        loss: float | None,
         metrics: Mapping[str, Any],
         best_round: int | None,
         rounds_per_s: float | None,
@@ -67,14 +67,15 @@ class Progress:
 
         Args:
           round: rounds finished.
-          loss: mean training loss over the rounds since the last evaluation.
+          loss: mean training loss over the rounds since the last evaluation, if there was any.
           metrics: a validation summary in percent; "hr@50" and "ndcg@50" are shown.
           best_round: the round with the best validation NDCG@50 so far, if any.
           rounds_per_s: speed, for the time left.
         """
         if "ndcg@50" in metrics:
             self._ndcg[round] = metrics["ndcg@50"]
-        fields = [f"loss {loss:.4f}", *self._scores(metrics, best_round)]
+        fields = [] if loss is None else [f"loss {loss:.4f}"]
+        fields += self._scores(metrics, best_round)
         if rounds_per_s:
             fields.append(f"{rounds_per_s:.3g} rounds/s")
         text = "  ".join(fields)

@@ -48,10 +48,13 @@ def headline(config: Mapping[str, Any], summary: Mapping[str, Any], users: Mappi
     rule = PROTOCOLS.get(protocol)
     text = f"Mean over {test.get('users', 0):,} test users; protocol {protocol}: {ranking}"
     text += f", {rule}; " if rule else "; "
+    selected = summary.get("selected_round", "?")
     text += (
-        f"selected at round {summary.get('selected_round', '?')} on validation NDCG@50; "
-        "test computed once."
+        f"selected at round {selected} on validation NDCG@50; "
+        if _can_select(summary)
+        else f"the state of round {selected}, the last, for no user has a validation target; "
     )
+    text += "test computed once."
     error = standard_error(test, users)
     if error is not None:
         text += f" One standard error of HR@50 is ± {error:.1f} points."
@@ -107,6 +110,12 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
 def warnings(summary: Mapping[str, Any]) -> list[str]:
     """What a careful reader would ask, one sentence each; empty if nothing."""
     found = []
+    if not _can_select(summary):
+        found.append(
+            "No user has a validation target: no round could be selected, and nothing tells "
+            "whether --rounds was too few or too many."
+        )
+        return found
     last = summary.get("rounds_run")
     if summary.get("stopped") == "rounds" and last and summary.get("selected_round") == last:
         found.append(
@@ -118,6 +127,10 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _can_select(summary: Mapping[str, Any]) -> bool:
+    return (summary.get("valid") or {}).get("users") != 0
+
+
 def _apart(a: Estimate, b: Estimate) -> bool:
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return False
@@ -127,15 +140,16 @@ def _apart(a: Estimate, b: Estimate) -> bool:
 def _against(model: Estimate, row: Method, best: Estimate, metric: str) -> str:
     points = abs(model.value - best.value)
     numbers = f"{model.value:.1f} against {best.value:.1f} %"
-    if points < 0.05:
-        where = f"Level with {row.name}, the best baseline, on {metric}"
-    else:
-        side = "Below" if model.value < best.value else "Above"
-        where = f"{side} {row.name}, the best baseline, by {points:.1f} points on {metric}"
+    side = "Below" if model.value < best.value else "Above"
+    apart = f"{side} {row.name}, the best baseline, by {points:.1f} points on {metric}"
     if model.low is None or best.low is None:
-        return f"{where} ({numbers}; no confidence intervals)."
-    known = "95% CIs do not overlap" if _apart(model, best) else "95% CIs overlap"
-    return f"{where} ({numbers}; {known})."
+        return f"{apart} ({numbers}; no confidence intervals)."
+    if _apart(model, best):
+        return f"{apart} ({numbers}; 95% CIs do not overlap)."
+    return (
+        f"Not told apart from {row.name}, the best baseline, on {metric} ({numbers}; 95% CIs "
+        "overlap)."
+    )
 
 
 def _others(model: Estimate, others: list[tuple[Method, Estimate]]) -> str:

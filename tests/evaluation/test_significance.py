@@ -65,7 +65,7 @@ def test_paired_test_by_hand():
 def test_equal_users_say_nothing():
     rng = np.random.default_rng(0)
     values = rng.random(20)
-    assert paired_test(values, values) == (0.0, 0.0, 1.0, 20)
+    assert paired_test(values, values) == (0.0, 0.0, 1.0, 1.0, 20)
     # Zero differences are dropped: p stays, while the mean is shared by twice the users.
     a, b = rng.random(60), rng.random(60)
     alone, padded = paired_test(a, b), paired_test(np.append(a, b), np.append(b, b))
@@ -104,7 +104,36 @@ def test_the_relative_difference_where_the_base_is_zero():
 def test_without_users_nothing_is_known():
     result = paired_test(np.array([np.nan]), np.array([0.1]))
     assert math.isnan(result.mean_difference) and math.isnan(result.relative_difference)
-    assert (result.p_value, result.users) == (1.0, 0)
+    assert (result.p_value, result.p_mean, result.users) == (1.0, 1.0, 0)
+
+
+def test_the_test_of_the_mean_by_hand():
+    # Mean 2, standard deviation 1, of three: t = 2 sqrt(3), two degrees of freedom.
+    result = paired_test(np.array([1.0, 2.0, 3.0]), np.zeros(3))
+    assert result.p_mean == pytest.approx(1 - 2 * math.sqrt(3) / math.sqrt(14))
+    assert paired_test(np.full(4, 0.5), np.zeros(4)).p_mean == 0
+    assert paired_test(np.array([0.5]), np.array([0.1])).p_mean == 1
+
+
+def test_bits_that_averaging_leaves_are_no_difference():
+    values = np.random.default_rng(0).random(30)
+    assert paired_test(np.mean([values] * 3, axis=0), values + 1e-16).p_value == 1
+
+
+def test_a_mean_over_seeds_is_not_better_than_one_run_of_the_same_method():
+    """Wilcoxon's test says so far more often than its level, the test of the mean does not."""
+    rng = np.random.default_rng(0)
+    ranks, chance, wilcoxon, mean = np.arange(50), rng.random((200, 1)) * 0.3, 0, 0
+
+    def run():
+        hit = rng.random((200, 1)) < chance
+        return (hit / np.log2(2 + rng.choice(ranks, (200, 1))))[:, 0]
+
+    for _ in range(200):
+        result = paired_test(np.mean([run() for _ in range(5)], axis=0), run())
+        wilcoxon += result.p_value < 0.05
+        mean += result.p_mean < 0.05
+    assert mean <= 20 < wilcoxon
 
 
 def test_no_difference_is_found_significant_about_five_times_in_a_hundred():

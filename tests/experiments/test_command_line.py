@@ -27,7 +27,7 @@ def test_a_run_leaves_everything_and_goes_on(run, tmp_path):
     config = json.loads((tmp_path / "w/config.json").read_text())
     assert config["flags"]["rounds"] == 6 and config["dataset"]["num_users"] == 60
     metrics = [json.loads(line) for line in (tmp_path / "w/metrics.jsonl").read_text().splitlines()]
-    assert [entry["round"] for entry in metrics] == [2, 4, 6]
+    assert [entry["round"] for entry in metrics] == [0, 2, 4, 6]
     best = max(metrics, key=lambda entry: entry["valid"]["ndcg@50"])
     assert summary["selected_round"] == best["round"]
     assert summary["valid"]["ndcg@50"] == best["valid"]["ndcg@50"]

@@ -79,7 +79,7 @@ def test_resume_after_every_round_is_exact_to_the_bit(simulation, tmp_path):
         with pytest.raises(Interrupted, match=f"after round {finished} of 20"):
             go(at(simulation, tmp_path / "w", **blocks), lambda asked=asked: next(asked))
         lines = (tmp_path / "w/metrics.jsonl").read_text().splitlines()
-        assert len(lines) == finished // 4
+        assert len(lines) == 1 + finished // 4
     go(at(simulation, tmp_path / "w", **blocks))
     assert result(tmp_path / "w") == result(tmp_path / "whole")
 
@@ -100,7 +100,7 @@ def test_a_run_off_the_device_goes_on_in_any_store(stores, dataset, tmp_path):
     if first == second:
         assert (metrics, summary, leaves) == whole
     else:  # These programs are not optimised: see test_streaming for the bits of two stores.
-        loss = lambda lines: [json.loads(line)["loss"] for line in lines.splitlines()]
+        loss = lambda lines: [json.loads(line)["loss"] for line in lines.splitlines()[1:]]
         np.testing.assert_allclose(loss(metrics), loss(whole[0]), rtol=1e-5)
 
 
@@ -204,7 +204,10 @@ def test_a_directory_that_cannot_be_written_is_one_line(simulation):
     [
         ({"client_lr": 1e30}, r"round \d: a non-finite number at client \d+, leaf head.bias"),
         ({"server_lr_items": 1e38}, r"at the server's step, leaf shared.items"),
-        ({"init_scale": 1e30}, r"round 0: .* client \d+, leaf loss.*no checkpoint yet"),
+        (
+            {"init_scale": 1e30},
+            r"round 0: the scores of client 0 are not finite; no checkpoint yet",
+        ),
     ],
 )
 def test_a_number_that_is_not_finite_is_named(dataset, tmp_path, choices, named):
@@ -226,7 +229,7 @@ def test_the_last_good_checkpoint_stays_and_is_named(simulation, tmp_path):
     with pytest.raises(NonFiniteError, match=r"round 2: .* the newest checkpoint is of round 2"):
         go(broken)
     assert Checkpoints(tmp_path / "checkpoints").newest() == 2
-    assert [json.loads(line)["round"] for line in (tmp_path / "metrics.jsonl").open()] == [1, 2]
+    assert [json.loads(line)["round"] for line in (tmp_path / "metrics.jsonl").open()] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +304,7 @@ def test_a_signal_saves_and_leaves_with_its_own_status(number, eval_every, tmp_p
     assert f"{number.name}: saving" in printed and "the same command goes on" in printed
     evaluated = [json.loads(line)["round"] for line in (tmp_path / "metrics.jsonl").open()]
     newest = checkpoints.newest()
-    assert 0 < newest < 50_000 and evaluated[-1:] == ([newest] if eval_every == 1 else [])
+    assert 0 < newest < 50_000 and evaluated[-1] == (newest if eval_every == 1 else 0)
 
 
 def test_a_full_disk_is_one_line(tmp_path):

@@ -1,0 +1,53 @@
+"""Who is asked, who answers and for how long; and the law of the noise that protects them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.federated.participation import asked_clients, make_cohort, seed_of
+from fedvlr_jax.federated.privacy import add_noise
+from fedvlr_jax.types import Histories
+
+
+def test_who_answers_and_for_how_long():
+    n = 20_000
+    histories = Histories(
+        client=np.arange(n, dtype=np.int32),
+        item=np.zeros((n, 1), np.int32),
+        count=np.ones(n, np.int32),
+    )
+    config = Config.from_flat(dropout=0.3, local_epochs=4, min_local_epochs=2).federation
+    key, asked = jax.random.key(0), jnp.ones(n, bool)
+    cohort = make_cohort(key, 0, histories, asked, "equal", config)
+    # Standard deviation of either share: 0.3 points.
+    assert np.mean(cohort.present) == pytest.approx(0.7, abs=0.015)
+    shares = np.bincount(cohort.local_epochs)[2:] / n
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.015)
+    # Another round is another draw, and whoever is not asked does not answer.
+    later = make_cohort(key, 1, histories, asked, "equal", config)
+    assert np.mean(cohort.present == later.present) == pytest.approx(0.58, abs=0.015)
+    none = make_cohort(key, 0, histories, jnp.zeros(n, bool), "equal", config)
+    assert not np.any(none.present)
+
+
+def test_a_cohort_is_a_uniform_draw():
+    draws = np.stack([asked_clients(3, number, 20, 5) for number in range(4000)])
+    assert all(len(set(draw)) == 5 for draw in draws.tolist())
+    # Binomial(4000, 1/4): standard deviation 27.
+    counts = np.bincount(draws.reshape(-1), minlength=20)
+    assert np.all(np.abs(counts - 1000) < 5 * 27)
+    assert not np.array_equal(draws[0], asked_clients(4, 0, 20, 5))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
+def test_a_key_knows_its_seed(seed):
+    assert seed_of(jax.random.key(np.uint32(seed))) == seed
+
+
+def test_noise_has_the_law_of_the_clients_sum():
+    alpha = jnp.array([0.5, 0.3, 0.2, 0.0])  # The sum of squares is 0.38.
+    noisy = add_noise(jax.random.key(0), jnp.zeros(200_000), alpha, 2.0)
+    assert np.std(noisy) == pytest.approx(2 * np.sqrt(0.38), rel=0.01)
+    assert np.mean(noisy) == pytest.approx(0, abs=0.02)

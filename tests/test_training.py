@@ -1,0 +1,149 @@
+"""When a run stops, what it selects, and what its evaluations say of the rounds between them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Interactions
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.resident import NonFiniteError
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.training import Clock, block_length, train, why_stopped
+
+SMALL = dict(width=8, router_hidden=8, local_epochs=2, baselines=False)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 60})
+
+
+def test_patience_counts_evaluations_since_the_best():
+    at = lambda *rounds: [{"round": r} for r in rounds]
+    config = Config.from_flat(patience=2, rounds=100)
+    assert why_stopped(config, [], 0) == ""
+    assert why_stopped(config, at(0, 5, 10), 5) == ""
+    assert why_stopped(config, at(0, 5, 10, 15), 5) == "patience"
+    assert why_stopped(config, at(0, 5, 10), 0) == "patience"
+    assert why_stopped(config, at(0, 95, 100), 95) == "rounds"
+    assert why_stopped(Config.from_flat(patience=0, rounds=100), at(5, 10, 15, 20), 5) == ""
+
+
+def test_evaluations_fall_on_multiples_and_on_the_end():
+    config = Config.from_flat(rounds=12, eval_every=5)
+    assert [block_length(config, finished) for finished in (0, 5, 7, 10, 12)] == [5, 5, 3, 2, 0]
+
+
+def test_the_initial_state_is_a_candidate(dataset):
+    """Steps that only harm: what training began with is what is tested."""
+    config = Config.from_flat(
+        **SMALL, fusion="none", start="spectral", rounds=4, eval_every=2, client_lr=1e4
+    )
+    simulation = make_simulation(config, dataset)
+    run, _ = train(simulation)
+    assert [entry["round"] for entry in run.evaluations] == [0, 2, 4]
+    first = run.evaluations[0]
+    assert first["loss"] is None and first["participants"] is None
+    assert run.best_round == 0
+    assert first["valid"]["ndcg@50"] > run.evaluations[1]["valid"]["ndcg@50"]
+    begun = simulation.init().server.shared["items"]
+    assert np.array_equal(run.best_state.server.shared["items"], begun)
+
+
+def test_without_validation_targets_the_last_state_counts_and_patience_does_not(dataset):
+    nobody = Interactions(
+        indptr=np.zeros(dataset.num_users + 1, np.int64),
+        item=np.empty(0, np.int32),
+        time=np.empty(0, np.int64),
+        num_items=dataset.num_items,
+    )
+    config = Config.from_flat(**SMALL, rounds=6, eval_every=1, patience=1)
+    run, _ = train(make_simulation(config, dataclasses.replace(dataset, valid=nobody)))
+    assert (run.stopped, run.best_round, run.round) == ("rounds", 6, 6)
+    for best, last in zip(
+        jax.tree.leaves(run.best_state.private), jax.tree.leaves(run.state.private), strict=True
+    ):
+        assert np.array_equal(best, last)
+
+
+@pytest.mark.parametrize("store", ["device", "host"])
+def test_a_round_that_nobody_answers_moves_nothing_but_its_number(store, dataset):
+    config = Config.from_flat(**SMALL, cohort=1, dropout=0.7, store=store)
+    simulation = make_simulation(config, dataset)
+    state, silent = simulation.init(), 0
+    for number in range(8):
+        before = jax.device_get((state.server.shared, state.server.optimizer))
+        state, metrics = simulation.run_rounds(state, 1)
+        after = jax.device_get((state.server.shared, state.server.optimizer))
+        pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+        same = all(np.array_equal(a, b) for a, b in pairs)
+        assert same == (metrics.participants[0] == 0)
+        assert int(state.server.round) == number + 1
+        silent += same
+    assert 0 < silent < 8
+
+
+def test_an_evaluation_means_over_those_who_took_part(dataset):
+    config = Config.from_flat(**SMALL, cohort=1, dropout=0.7, rounds=8, eval_every=8)
+    simulation = make_simulation(config, dataset)
+    _, metrics = simulation.run_rounds(simulation.init(), 8)
+    run, _ = train(simulation)
+    entry = run.evaluations[-1]
+    answered = metrics.participants > 0
+    assert 0 < answered.sum() < 8
+    assert entry["loss"] == pytest.approx(metrics.loss[answered].mean(), rel=1e-6)
+    assert entry["participants"] == metrics.participants.mean()
+
+
+@pytest.mark.parametrize("store", ["device", "host"])
+def test_after_a_round_that_is_not_finite_nothing_moves(store, dataset):
+    """One client of 40 is poisoned; which round asks it is known, and the state is of before it."""
+    config = Config.from_flat(**SMALL, cohort=5, store=store)
+    simulation = make_simulation(config, dataset)
+    asked = [simulation.asked_rows(0, number)[0] for number in range(12)]
+    at = 4
+    poisoned = next(c for c in asked[at] if not any(c in rows for rows in asked[:at]))
+    state, _ = simulation.run_rounds(simulation.init(), at)
+    good = jax.device_get((state.server.shared, state.server.optimizer))
+
+    state = simulation.init()
+    if store == "device":
+        vector = state.private[0]["head"]["vector"].at[poisoned].set(np.nan)
+        state.private[0]["head"]["vector"] = vector
+    else:
+        row = jax.tree.map(
+            lambda leaf: np.full((1, *leaf.shape), np.nan, leaf.dtype), simulation.client_shapes
+        )
+        state.private.stage(np.array([poisoned]), row)
+        state.private.commit()
+    with pytest.raises(NonFiniteError, match=f"round {at}:") as caught:
+        simulation.run_rounds(state, 12)
+    kept = caught.value.state
+    assert int(kept.server.round) == at
+    left = jax.device_get((kept.server.shared, kept.server.optimizer))
+    for a, b in zip(jax.tree.leaves(good), jax.tree.leaves(left), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_cohorts_are_of_the_seed_that_a_state_was_made_of(dataset):
+    choices = dict(**SMALL, cohort=5)
+    of_config = make_simulation(Config.from_flat(**choices, seed=5), dataset)
+    of_call = make_simulation(Config.from_flat(**choices), dataset)
+    one, _ = of_config.run_rounds(of_config.init(), 3)
+    other, _ = of_call.run_rounds(of_call.init(seed=5), 3)
+    for a, b in zip(jax.tree.leaves(one.private), jax.tree.leaves(other.private), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_the_first_block_is_in_no_median():
+    clock = Clock()
+    assert clock.read().round_s_median is None
+    clock.block(5, 50.0, 9.0)
+    timing = clock.read()
+    assert (timing.first_block_s, timing.round_s_median, timing.eval_s_median) == (50.0, None, None)
+    clock.block(5, 1.0, 0.5)
+    timing = clock.read()
+    assert (timing.round_s_median, timing.eval_s_median) == (0.2, 0.5)
