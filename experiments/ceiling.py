@@ -23,7 +23,7 @@ from scipy import stats
 from experiments.launch import config_from_flags, define_config_flags, launch
 from experiments.runs import load
 from fedvlr_jax.data.synthetic import BACKGROUND, FAVOURITE, SOURCES, Catalogue
-from fedvlr_jax.evaluation.metrics import ACTIVITY_GROUPS
+from fedvlr_jax.evaluation.metrics import activity_groups
 
 PRIOR = 0.5  # The planted weights are Dirichlet(1/2, 1/2, 1/2).
 MOST_CLUSTERS = 5  # Of a source, those with most of the history are candidates.
@@ -88,14 +88,13 @@ def main() -> None:
         found[user] = preferences([candidates(catalogue, s, items) for s in range(3)], rng)
     table = Table("history", "users", *SOURCES, title="Spearman of a reader who knows the recipe")
     length = dataset.train.counts
-    for low, high in ((0, None), *ACTIVITY_GROUPS):
-        group = (length >= low) & (length <= (np.inf if high is None else high))
+    everyone = {"all": np.ones(len(length), bool)}
+    for name, group in (everyone | activity_groups(length)).items():
         if group.sum() > 2:
             values = [
                 stats.spearmanr(dataset.planted[group, s], found[group, s]).statistic
                 for s in range(len(SOURCES))
             ]
-            name = "all" if (low, high) == (0, None) else f"{low}-{high or ''}"
             table.add_row(name, str(group.sum()), *(f"{value:.3f}" for value in values))
     Console().print(table)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.significance import bootstrap_interval, paired_test
-from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.report import RunDirectory, replace_file
 
 # What tables of choices show below them.
 BASELINES = ("popularity", "item_knn", "item_knn_recent", "ease", "ease_recent")
@@ -215,11 +214,9 @@ def write_table(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole file beside its place, and moves it there; InputError if it cannot."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Writes a whole file, or nothing; InputError if it cannot."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text)
-        os.replace(aside, path)
+        replace_file(path, text.encode())
     except OSError as error:
         raise InputError(f"--workdir: {path} cannot be written: {error.strerror}") from None

@@ -37,17 +37,17 @@ def load_run(workdir: str, data_root: str | None = None) -> tuple[Simulation, St
       InputError: no run, no whole checkpoint, or data that have changed since.
     """
     directory = RunDirectory.open(workdir)
-    values = directory.read_config().get("flags")
-    if not isinstance(values, dict):
-        raise InputError(f"{directory.path / 'config.json'}: damaged, holds no flags")
-    values = {**values, "workdir": workdir}
+    values = {**directory.read_config()["flags"], "workdir": workdir}
     if data_root is not None:
         values["data_root"] = data_root
     config = Config.from_flat(**values)
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     newest = checkpoints.newest(print)
     if newest is None:
-        raise InputError(f"--workdir={workdir}: holds no whole checkpoint; train first")
+        raise InputError(
+            f"--workdir={workdir}: holds no whole checkpoint; train first, and members of a sweep "
+            "by themselves, with experiments.train: they leave none"
+        )
     meta = checkpoints.read_meta(newest)
     dataset = load(config)
     if meta["fingerprint"] != dataset.fingerprint:
@@ -82,6 +82,8 @@ def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
 def main() -> None:
     if not FLAGS.workdir:
         raise InputError("--workdir: give the directory of a run")
+    if FLAGS.k < 1:
+        raise InputError(f"--k={FLAGS.k}: give at least 1")
     simulation, state, best_round = load_run(FLAGS.workdir, FLAGS.data_root)
     options = simulation.config.evaluation
     table = Table(title=f"{FLAGS.workdir}: round {best_round}, percent")
@@ -95,6 +97,9 @@ def main() -> None:
         for label, row in ((part, means), (f"{part} warm", means["warm"])):
             table.add_row(label, *(f"{row[name]:.2f}" if name in row else "-" for name in names))
     Console().print(table)
+    if not (Path(FLAGS.workdir) / "summary.json").exists():
+        rounds = simulation.config.federation.rounds
+        Console().print(f"the run has not finished: it may have up to {rounds} rounds")
     if FLAGS.export:
         export(simulation, state, FLAGS.k, Path(FLAGS.export))
         print(f"wrote {FLAGS.export}: the {FLAGS.k} best of {simulation.dataset.num_users} users")

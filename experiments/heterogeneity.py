@@ -23,7 +23,7 @@ from experiments.launch import config_from_flags, launch
 from experiments.members import define_member_flags, make_member, parse_seeds, train_waiting
 from experiments.runs import required_workdir
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.metrics import ACTIVITY_GROUPS
+from fedvlr_jax.evaluation.metrics import activity_groups
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.report.plots import activity_bars, router_by_activity, router_strip
 
@@ -41,14 +41,10 @@ def by_activity(users: Mapping[str, np.ndarray], views: Sequence[str]) -> list[d
     """One line an activity group that has clients; metrics in percent, None without targets."""
     length, weights = users["history_length"], users["router_weights"]
     lines = []
-    for low, high in ACTIVITY_GROUPS:
-        chosen = (length >= low) & (length <= (np.inf if high is None else high))
+    for name, chosen in activity_groups(length).items():
         if not chosen.any():
             continue
-        line: dict[str, Any] = {
-            "group": f"{low}+" if high is None else f"{low}-{high}",
-            "users": int(chosen.sum()),
-        }
+        line: dict[str, Any] = {"group": name, "users": int(chosen.sum())}
         for g, view in enumerate(views):
             line[f"{view}_mean"] = float(weights[chosen, g].mean())
             line[f"{view}_sd"] = float(weights[chosen, g].std())

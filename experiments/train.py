@@ -177,7 +177,7 @@ def open_run(
         directory = RunDirectory.open(path)
         saved = directory.read_config()
         fingerprint = saved.get("dataset", {}).get("fingerprint")
-        _check_same({"flags": saved.get("flags", {}), "fingerprint": fingerprint}, config, dataset)
+        _check_same({"flags": saved["flags"], "fingerprint": fingerprint}, config, dataset)
         run = resume(simulation, checkpoints, progress.note)
     else:
         directory = RunDirectory.create(path, overwrite=config.run.overwrite)
@@ -210,6 +210,8 @@ def train_and_save(
 ) -> tuple[RunState, Timing]:
     """Trains to the end, or until `leave`; what is returned is saved."""
     saver = Saver(simulation, checkpoints, run)
+    for entry in run.evaluations:
+        progress.remember(entry["round"], entry["valid"])
 
     def on_evaluation(run: RunState, rounds_per_s: float) -> None:
         entry = run.evaluations[-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 from fedvlr_jax.errors import InputError
@@ -39,11 +40,24 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise InputError(f"--{name}={value}: not known; choose one of {', '.join(choices)}")
 
 
-def _check_choices(group: Any) -> None:
-    """Holds every field that names its choices to them."""
+# What counts as a value of a field whose default is of the type; numbers of NumPy do.
+_KINDS: dict[type, Any] = {
+    bool: bool,
+    int: numbers.Integral,
+    float: numbers.Real,
+    str: str,
+}
+
+
+def _check_fields(group: Any) -> None:
+    """Holds every field to its type and, where it names them, to its choices."""
     for field in dataclasses.fields(group):
+        value: Any = getattr(group, field.name)
+        kind = type(field.default)
+        if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f"--{field.name}={value!r}: give a value of type {kind.__name__}")
         if field.metadata["choices"]:
-            check_choice(field.name, getattr(group, field.name), field.metadata["choices"])
+            check_choice(field.name, value, field.metadata["choices"])
 
 
 def _check_range(config: Any, name: str, low: float, high: float = math.inf) -> None:
@@ -82,7 +96,7 @@ class DataConfig:
     synthetic_seed: int = _field(0, "Seed of the synthetic data (apart from the run's seed).")
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_fields(self)
         for name in ("synthetic_users", "synthetic_items", "synthetic_seed"):
             _check_range(self, name, 0)
         _check_range(self, "recency", 0, 2)
@@ -117,7 +131,7 @@ class ModelConfig:
     )
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_fields(self)
         names = self.views.split(",")
         if any(not name.strip() for name in names) or len(set(names)) != len(names):
             raise InputError(
@@ -201,7 +215,7 @@ class FederationConfig:
     chunk: int = _field(0, "Clients trained at once; 0 chooses by memory.", free=True)
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_fields(self)
         for name in ("rounds", "local_epochs", "num_negatives"):
             _check_range(self, name, 1)
         for name in ("cohort", "min_local_epochs", "chunk", "client_decay", "server_decay"):
@@ -266,7 +280,7 @@ class StartConfig:
     )
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_fields(self)
         _check_range(self, "start_topics", 1)
         _check_range(self, "start_sharpness", 0, 100)
         _check_range(self, "start_exchanges", 1)
@@ -289,6 +303,7 @@ class PrivacyConfig:
     )
 
     def __post_init__(self):
+        _check_fields(self)
         _check_range(self, "clip_norm", 0)
         _check_range(self, "noise_multiplier", 0)
         if self.noise_multiplier > 0 and self.clip_norm == 0:
@@ -318,7 +333,7 @@ class EvaluationConfig:
     baselines: bool = _field(True, "Also evaluate the trivial baselines, kNN and EASE.", free=True)
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_fields(self)
         _check_range(self, "eval_every", 1)
         _check_range(self, "patience", 0)
         try:
@@ -398,7 +413,7 @@ class RunConfig:
     )
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_fields(self)
         _check_range(self, "seed", 0, 2**31 - 1)
         _check_range(self, "checkpoint_every", 1)
         if not 0 < self.checkpoint_share <= 1:

@@ -15,7 +15,7 @@ from scipy import stats
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
-from fedvlr_jax.evaluation.metrics import ACTIVITY_GROUPS, summarise, targets_of, user_metrics
+from fedvlr_jax.evaluation.metrics import activity_groups, summarise, targets_of, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.start import sources_of
 from fedvlr_jax.simulation import Simulation
@@ -117,12 +117,11 @@ def summarise_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> dict[
 
 
 def _router_means(weights: np.ndarray, history_length: np.ndarray) -> dict[str, Any]:
-    groups = {}
-    for low, high in ACTIVITY_GROUPS:
-        chosen = (history_length >= low) & (history_length <= (np.inf if high is None else high))
-        if chosen.any():
-            name = f"{low}+" if high is None else f"{low}-{high}"
-            groups[name] = weights[chosen].mean(axis=0).tolist()
+    groups = {
+        name: weights[chosen].mean(axis=0).tolist()
+        for name, chosen in activity_groups(history_length).items()
+        if chosen.any()
+    }
     return {"mean": weights.mean(axis=0).tolist(), "by_activity": groups}
 
 

@@ -1,5 +1,6 @@
 """What every registered backbone, fusion and operator promises, on a small federation."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -11,6 +12,7 @@ import pytest
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, OPTIMIZER_NAMES, PLAN_NAMES, Config
 from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregation import SERVER_OPTIMIZERS
 from fedvlr_jax.federated.local import Upload
 from fedvlr_jax.federated.participation import make_cohort
@@ -217,3 +219,27 @@ def test_plan_follows_the_cost_rule(dataset):
     large = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 20000})
     config = small("fcf", "bilevel", negatives="sampled", num_negatives=1, local_epochs=1)
     assert make_simulation(config, large).plan == "gathered"
+
+
+def test_views_are_those_that_the_data_have(dataset):
+    names = lambda data: make_simulation(small("fcf", "bilevel"), data).model.fusion.names
+    assert names(dataset) == ("id", "text", "image")
+    images = {"image": dataset.features["image"]}
+    assert names(dataclasses.replace(dataset, features=images)) == ("id", "image")
+    assert names(dataclasses.replace(dataset, features={})) == ("id",)
+
+
+@pytest.mark.parametrize("name", ["table", "auto", "mlp"])
+def test_a_modality_called_like_a_view_is_refused(name, dataset):
+    odd = dataclasses.replace(dataset, features={name: dataset.features["image"]})
+    with pytest.raises(InputError, match=f"modality '{name}': is the name of another view"):
+        make_simulation(small("fcf", "bilevel"), odd)
+
+
+@pytest.mark.parametrize(
+    "choice", [{"rounds": "3"}, {"rounds": 2.5}, {"width": True}, {"baselines": 1}, {"views": 3}]
+)
+def test_a_value_of_another_type_is_refused(choice):
+    with pytest.raises(InputError, match=rf"--{next(iter(choice))}=.*: give a value of type"):
+        Config.from_flat(**choice)
+    assert Config.from_flat(rounds=np.int32(3), client_lr=np.float32(1)).federation.rounds == 3

@@ -1,5 +1,7 @@
 """Private rows on the device, in host memory and in files: the same numbers to the bit."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -111,3 +113,19 @@ def test_a_million_untouched_clients_cost_nothing(tmp_path):
 def test_a_folder_that_is_not_there_is_refused():
     with pytest.raises(InputError, match="--store_dir=/nowhere"):
         ClientStore(SHAPES, 10, "/nowhere")
+
+
+def test_a_row_goes_over_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A system call may do a part, as before a disk is full; the next one says why."""
+    store = ClientStore({"v": jax.ShapeDtypeStruct((50,), np.float32)}, 4, str(tmp_path))
+    rows = {"v": np.arange(100, dtype=np.float32).reshape(2, 50)}
+    write, read = os.pwritev, os.preadv
+    part = lambda call: lambda file, views, at: call(file, [views[0][:70]], at)
+    monkeypatch.setattr(os, "pwritev", part(write))
+    monkeypatch.setattr(os, "preadv", part(read))
+    store.stage(np.array([1, 3]), rows)
+    store.commit()
+    np.testing.assert_array_equal(store.gather(np.array([1, 3]))["v"], rows["v"])
+    monkeypatch.setattr(os, "pwritev", lambda file, views, at: 0)
+    with pytest.raises(OSError, match="only 0 of the 200 bytes"):
+        store.stage(np.array([0]), {"v": rows["v"][:1]})

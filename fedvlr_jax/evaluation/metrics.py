@@ -19,6 +19,15 @@ METRICS = ("hr", "recall", "precision", "ndcg", "mrr", "map")
 ACTIVITY_GROUPS = ((0, 10), (11, 20), (21, 50), (51, 100), (101, 200), (201, 500), (501, None))
 
 
+def activity_groups(lengths: np.ndarray) -> dict[str, np.ndarray]:
+    """ "0-10", ..., "501+" -> bool [N]: the users whose history of `lengths` [N] is that long."""
+    return {
+        f"{low}+" if high is None else f"{low}-{high}": (lengths >= low)
+        & (lengths <= (np.inf if high is None else high))
+        for low, high in ACTIVITY_GROUPS
+    }
+
+
 def targets_of(part: Interactions) -> np.ndarray:
     """int32 [N, T]: every user's items of a held-out part, padded with -1; T is at least 1."""
     counts = part.counts
@@ -177,12 +186,10 @@ def summarise(
     summary = _with_intervals(metrics, everyone)
     for name in ("warm", "cold"):
         summary[name] = _with_intervals(user_metrics(ahead, tied, select[name], ks), everyone)
-    length = dataset.train.counts
-    summary["activity"] = {}
-    for low, high in ACTIVITY_GROUPS:
-        group = (length >= low) & (length <= (np.inf if high is None else high))
-        name = f"{low}+" if high is None else f"{low}-{high}"
-        summary["activity"][name] = _percent_means(metrics, group)
+    summary["activity"] = {
+        name: _percent_means(metrics, group)
+        for name, group in activity_groups(dataset.train.counts).items()
+    }
     summary["worst_decile"] = _worst_decile(metrics)
     return summary
 

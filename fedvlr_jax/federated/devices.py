@@ -116,7 +116,7 @@ def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
     return constrain(jax.lax.optimization_barrier(constrain(tree, everywhere)), everywhere)
 
 
-def apart(always: jax.Array, function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
+def compiled_alone(always: jax.Array, function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
     """function(*operands), compiled by itself: its bits do not depend on what surrounds it.
 
     Products of matrices are in full precision, on every device.

@@ -26,7 +26,12 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregation import normalised_weights, server_optimizer
 from fedvlr_jax.federated.catalogue import fits_catalogue, make_catalogue_update
 from fedvlr_jax.federated.dense import fits_dense, make_dense_update
-from fedvlr_jax.federated.devices import apart, on_each_device, on_every_device, over_devices
+from fedvlr_jax.federated.devices import (
+    compiled_alone,
+    on_each_device,
+    on_every_device,
+    over_devices,
+)
 from fedvlr_jax.federated.factored import (
     factored_of_views,
     fits_factored,
@@ -206,7 +211,7 @@ def make_broadcast(
 ) -> Broadcast:
     """What the clients of a plan are sent."""
     work_out = functools.partial(PLANS[plan].of_views, task)
-    of_views = apart(server.round >= 0, work_out, views)
+    of_views = compiled_alone(server.round >= 0, work_out, views)
     return Broadcast(views, server.shared["head"], server.round, rates, of_views)
 
 
@@ -219,14 +224,14 @@ def open_round(
     forward = lambda *inputs: jax.vjp(
         lambda items, gamma: task.model.fusion.views(gamma, items, features), *inputs
     )
-    views, pull_back = apart(server.round >= 0, forward, shared["items"], shared["fusion"])
+    views, pull_back = compiled_alone(server.round >= 0, forward, shared["items"], shared["fusion"])
     return make_broadcast(task, plan, views, server, rates), pull_back
 
 
 def make_update(task: Task, plan: str) -> LocalUpdate:
     """The local epochs of all clients at once, by the plan of that name."""
     update = PLANS[plan].make_update(task)
-    return lambda broadcast, *rest: apart(broadcast.round >= 0, update, broadcast, *rest)
+    return lambda broadcast, *rest: compiled_alone(broadcast.round >= 0, update, broadcast, *rest)
 
 
 def make_settle(plan: str, chunk: int, mesh: Mesh | None):
@@ -251,7 +256,7 @@ def make_settle(plan: str, chunk: int, mesh: Mesh | None):
                 lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), of
             )
             before = take(rows)
-            after = apart(broadcast.round >= 0, settle, broadcast, take(moved), before)
+            after = compiled_alone(broadcast.round >= 0, settle, broadcast, take(moved), before)
             new = start + jnp.arange(size) >= number * size
             after = trees.select(take(keep) & new, after, before)
             put = jax.lax.dynamic_update_slice_in_dim
@@ -297,7 +302,7 @@ def close_round(
         return optax.apply_updates(shared, change), optimizer_state
 
     before = server.shared, server.optimizer
-    after = apart(server.round >= 0, step, upload, alpha, pull_back, *before, rates)
+    after = compiled_alone(server.round >= 0, step, upload, alpha, pull_back, *before, rates)
 
     bad = reports.present & (reports.bad_leaf >= 0)
     worst = jnp.argmax(bad)
@@ -307,7 +312,8 @@ def close_round(
     participants = jnp.sum(reports.present)
     answered = jnp.maximum(participants, 1)
     metrics = RoundMetrics(
-        loss=apart(server.round >= 0, jnp.sum, on_every_device(reports.loss, mesh)) / answered,
+        loss=compiled_alone(server.round >= 0, jnp.sum, on_every_device(reports.loss, mesh))
+        / answered,
         participants=participants,
         clipped=jnp.sum(reports.present & reports.clipped) / answered,
         finite=finite,

@@ -87,6 +87,11 @@ def linear_head(key: jax.Array, width: int) -> PyTree:
     return {"vector": jax.random.normal(key, (width,)) / jnp.sqrt(width), "bias": jnp.zeros(())}
 
 
+def private_linear(shared: PyTree, private: PyTree) -> Linear:
+    """Of a client whose private head is `linear_head`."""
+    return Linear(private["vector"], private["bias"])
+
+
 def linear_score(linear: Callable[[PyTree, PyTree], Linear]):
     """The score that belongs to a `linear` function."""
 

@@ -4,18 +4,20 @@
 original has implicit-feedback least squares.
 """
 
-from fedvlr_jax.models.backbone import Backbone, Linear, linear_head, linear_score, no_head
-
-
-def _linear(shared, private):
-    return Linear(private["vector"], private["bias"])
+from fedvlr_jax.models.backbone import (
+    Backbone,
+    linear_head,
+    linear_score,
+    no_head,
+    private_linear,
+)
 
 
 def fcf() -> Backbone:
     return Backbone(
         init_shared=no_head,
         init_private=linear_head,
-        score=linear_score(_linear),
-        linear=_linear,
+        score=linear_score(private_linear),
+        linear=private_linear,
         weight="equal",
     )

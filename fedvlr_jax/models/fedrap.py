@@ -11,16 +11,12 @@ import jax.numpy as jnp
 
 from fedvlr_jax.models.backbone import (
     Backbone,
-    Linear,
     Penalty,
     linear_head,
     linear_score,
     no_head,
+    private_linear,
 )
-
-
-def _linear(shared, private):
-    return Linear(private["vector"], private["bias"])
 
 
 def fedrap(*, apart: float, sparse: float) -> Backbone:
@@ -31,8 +27,8 @@ def fedrap(*, apart: float, sparse: float) -> Backbone:
     return Backbone(
         init_shared=no_head,
         init_private=linear_head,
-        score=linear_score(_linear),
-        linear=_linear,
+        score=linear_score(private_linear),
+        linear=private_linear,
         weight="equal",
         item_rows="personal",
         penalty=penalty,

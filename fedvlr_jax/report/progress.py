@@ -72,8 +72,7 @@ class Progress:
           best_round: the round with the best validation NDCG@50 so far, if any.
           rounds_per_s: speed, for the time left.
         """
-        if "ndcg@50" in metrics:
-            self._ndcg[round] = metrics["ndcg@50"]
+        self.remember(round, metrics)
         fields = [] if loss is None else [f"loss {loss:.4f}"]
         fields += self._scores(metrics, best_round)
         if rounds_per_s:
@@ -86,6 +85,11 @@ class Progress:
         self._bar.update(self._task, completed=round, left=f"{left} left")
         self._live.update(self._view(text), refresh=True)
 
+    def remember(self, round: int, metrics: Mapping[str, Any]) -> None:
+        """An evaluation of before: told of no more, but it may be the best so far."""
+        if "ndcg@50" in metrics:
+            self._ndcg[round] = metrics["ndcg@50"]
+
     def note(self, text: str) -> None:
         """Prints a line that stays."""
         self._print(text)
@@ -94,7 +98,6 @@ class Progress:
         named = (("valid HR@50", "hr@50"), ("NDCG@50", "ndcg@50"))
         fields = [f"{label} {metrics[key]:.1f}" for label, key in named if key in metrics]
         if best_round is not None:
-            # After going on from a checkpoint the best round's value may not be known here.
             value = f"{self._ndcg[best_round]:.1f} " if best_round in self._ndcg else ""
             fields.append(f"best {value}@ {best_round}")
         return fields

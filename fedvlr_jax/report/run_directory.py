@@ -134,8 +134,11 @@ class RunDirectory:
         self._write(METRICS, b"".join(_dump(METRICS, entry) + b"\n" for entry in metrics))
 
     def read_config(self) -> dict[str, Any]:
-        """config.json. Raises InputError for a missing or damaged file."""
-        return _read_object(self.path / CONFIG)
+        """config.json. Raises InputError for a missing or damaged file, or one of another kind."""
+        config = _read_object(self.path / CONFIG)
+        if not isinstance(config.get("flags"), dict):
+            raise InputError(f"{self.path / CONFIG}: holds no flags, so it is not that of a run")
+        return config
 
     def read_summary(self) -> dict[str, Any]:
         """summary.json. Raises InputError for a missing or damaged file."""
@@ -185,7 +188,7 @@ class RunDirectory:
     def _write(self, name: str, content: bytes) -> None:
         with _workdir_errors(self.path):
             self._prepare()
-            _replace_file(self.path / name, content)
+            replace_file(self.path / name, content)
 
 
 @contextlib.contextmanager
@@ -257,7 +260,8 @@ def _check_free(path: Path, overwrite: bool) -> None:
             raise InputError(f"--workdir={path}: {name} is a directory; give another directory")
 
 
-def _replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a whole file beside its place, and moves it there once it is on the disk."""
     # Not tempfile: its files are private to the user (mode 0600), a result is not.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -90,7 +90,12 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
 
 def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints `summary_table` to the console, stdout by default."""
-    (Console() if console is None else console).print(summary_table(summary))
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            # A log has no width of its own, and names are not to be cut for one.
+            console = Console(width=120)
+    console.print(summary_table(summary))
 
 
 def markdown_table(summary: Mapping[str, Any]) -> str:

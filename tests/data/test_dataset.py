@@ -1,5 +1,7 @@
 """Interactions whose entries do not count alike."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,13 @@ def test_without_times_nothing_is_recent(tmp_path):
     assert load_dataset("toy", data_root=tmp_path).num_users == 4
     with pytest.raises(InputError, match=r"--recency=0\.5: the data set 'toy' has no times"):
         load_dataset("toy", data_root=tmp_path, recency=0.5)
+
+
+def test_catalogues_of_another_length_are_other_data():
+    """Also where no feature tells."""
+    pairs = {"user": np.array([0, 1]), "item": np.array([3, 5]), "num_users": 2}
+    of = lambda num_items: Interactions.from_pairs(**pairs, num_items=num_items)
+    dataset = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 60})
+    parts = lambda n: {name: of(n) for name in ("train", "valid", "test")}
+    short, long = (dataclasses.replace(dataset, features={}, **parts(n)) for n in (60, 90))
+    assert short.fingerprint != long.fingerprint

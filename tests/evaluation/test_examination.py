@@ -92,3 +92,23 @@ def test_without_time_stamps_the_order_is_not_judged(dataset):
     found = examine(dataclasses.replace(dataset, **still))
     assert found.facts["out_of_order"] is None
     assert "no time stamps" in found.warnings[0]
+
+
+def test_ties_in_time_across_the_split_are_noticed(dataset):
+    tied = dataclasses.replace(
+        dataset, test=dataclasses.replace(dataset.test, time=dataset.valid.time.copy())
+    )
+    found = examine(tied)
+    assert found.facts["tied_in_time"] == dataset.num_users
+    assert any("entries of one time in two parts" in line for line in found.warnings)
+    # A split that is given does not hang on them.
+    given = examine(dataclasses.replace(tied, split="predefined"))
+    assert not any("entries of one time" in line for line in given.warnings)
+
+
+def test_parts_that_are_empty_are_noticed(dataset):
+    nothing = Interactions.from_pairs(
+        user=np.empty(0, int), item=np.empty(0, int), num_users=dataset.num_users, num_items=300
+    )
+    found = examine(dataclasses.replace(dataset, valid=nothing, test=nothing))
+    assert sum("part is empty" in line for line in found.warnings) == 2

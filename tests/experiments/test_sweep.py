@@ -99,3 +99,29 @@ def test_a_second_process_in_one_folder_is_refused(command, run, tmp_path):
         line = refused(run(command, *SMALL, "--workdir=w"))
     assert f"--workdir=w: process {os.getpid()} is writing there" in line
     assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]
+
+
+def test_a_value_that_is_there_twice_is_refused():
+    with pytest.raises(InputError, match="fusion=none is there twice"):
+        make_members(Config.from_flat(workdir="w"), ["fusion=none,mlp,none"], [0])
+
+
+def test_a_folder_of_other_members_is_refused_before_any_is_trained(run, tmp_path):
+    arguments = [*SMALL, "--seeds=0", "--workdir=w", "--baselines=false"]
+    assert run("sweep", *arguments, "--over=fusion=none").returncode == 0
+    before = (tmp_path / "w/fusion=none/seed0/summary.json").read_bytes()
+    other = [*arguments, "--over=fusion=mlp,none", "--width=4"]
+    assert "--width was 8, is 4" in refused(run("sweep", *other))
+    assert not (tmp_path / "w/fusion=mlp").exists()
+    assert (tmp_path / "w/fusion=none/seed0/summary.json").read_bytes() == before
+    assert run("sweep", *other, "--overwrite").returncode == 0
+
+
+def test_a_choice_that_diverges_is_named_and_flags_of_one_run_are_unknown(run, tmp_path):
+    arguments = [*SMALL, "--seeds=0", "--workdir=w", "--baselines=false"]
+    done = run("sweep", *arguments, "--over=client_lr=1,1e30")
+    assert done.returncode == 0, done.stderr
+    assert "Without a finished run: client_lr=1e+30." in (tmp_path / "w/sweep.md").read_text()
+    for flag in ("--seed=1", "--resume=must", "--store=disk", "--checkpoint_every=3"):
+        assert "Unknown" in refused(run("sweep", *arguments, flag))
+    assert "--workdir=: empty" in refused(run("sweep", *SMALL))

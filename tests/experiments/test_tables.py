@@ -81,6 +81,8 @@ def test_costs_by_hand(dataset):
     )
     touched = np.minimum(2 * dataset.train.counts, 60).mean()
     assert sampled["bytes_up"] == pytest.approx(4 * 8 * touched)
+    noisy = dict(clip_norm=1.0, noise_multiplier=1.0, num_negatives=1, negatives="sampled")
+    assert cost(backbone="fcf", fusion="none", **noisy)["bytes_up"] == 4 * 480
     shared = cost(backbone="fedavg", fusion="none")
     assert (shared["broadcast"], shared["private"]) == (489, 0)
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.devices import client_mesh
 from tests.conftest import printed_json
@@ -40,4 +39,3 @@ def test_a_state_moves_from_one_to_four_devices_and_back(tmp_path):
 def test_devices_that_are_not_there_are_refused():
     with pytest.raises(InputError, match=r"--devices=64: this machine has"):
         client_mesh(64)
-    assert Config.from_flat(devices=2).run.devices == 2

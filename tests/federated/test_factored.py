@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated.factored import bound_of_items, trained_items
 from fedvlr_jax.federated.round import PLANS, make_broadcast, make_settle
+from fedvlr_jax.simulation import make_simulation
 from tests.federated.cases import random_state, random_task
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -65,3 +68,13 @@ def test_rows_that_would_not_be_finite_are_named():
     _, result, private = trained_clients(5, local_epochs=1, item_lr=1e300, client_lr=0.1)
     others = jax.tree.leaves((0, private["head"], private["router"]))
     assert (result.bad_leaf == len(others)).all()
+
+
+def test_histories_that_weigh_their_items_have_another_plan():
+    """Whatever the config says of --recency: the weights are in the data."""
+    sizes = {"users": 30, "items": 60}
+    config = Config.from_flat(backbone="fedrap", width=8)
+    plain = load_dataset("synthetic", data_root="", synthetic=sizes)
+    recent = load_dataset("synthetic", data_root="", synthetic=sizes, recency=1.0)
+    assert make_simulation(config, plain).plan == "factored"
+    assert make_simulation(config, recent).plan == "gathered"

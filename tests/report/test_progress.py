@@ -29,11 +29,14 @@ def test_what_is_not_known_is_left_out():
     console = plain()
     with Progress(100, console=console) as progress:
         progress.update(20, 0.5, {}, None, None)
-        # Best round of before a restart: its value is not known here.
         progress.update(25, 0.5, VALID, 10, 0.0)
+        # Nor does round 0 have a loss, and what was before a restart can be told of.
+        progress.remember(10, {"ndcg@50": 17.0})
+        progress.update(0, None, VALID, 10, None)
     assert console.file.getvalue().splitlines() == [
         "round 20/100  loss 0.5000",
         "round 25/100  loss 0.5000  valid HR@50 41.2  NDCG@50 16.3  best @ 10",
+        "round 0/100  valid HR@50 41.2  NDCG@50 16.3  best 17.0 @ 10",
     ]
 
 

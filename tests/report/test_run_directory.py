@@ -79,10 +79,10 @@ def test_refuses_a_directory_that_holds_a_run(finished):
 def test_refuses_a_run_that_appeared_since(tmp_path):
     first = RunDirectory.create(tmp_path / "run", overwrite=False)
     second = RunDirectory.create(tmp_path / "run", overwrite=False)
-    first.write_config({"mine": 1})
+    first.write_config({"flags": {"mine": 1}})
     with refused("already holds a run"):
         second.write_config({"mine": 2})
-    assert first.read_config() == {"mine": 1}
+    assert first.read_config() == {"flags": {"mine": 1}}
 
 
 def test_refuses_what_cannot_be_a_directory(tmp_path, monkeypatch):
