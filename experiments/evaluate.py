@@ -85,6 +85,8 @@ def main() -> None:
     if FLAGS.k < 1:
         raise InputError(f"--k={FLAGS.k}: give at least 1")
     simulation, state, best_round = load_run(FLAGS.workdir, FLAGS.data_root)
+    if FLAGS.export and FLAGS.k > simulation.dataset.num_items:
+        raise InputError(f"--k={FLAGS.k}: there are {simulation.dataset.num_items} items")
     options = simulation.config.evaluation
     table = Table(title=f"{FLAGS.workdir}: round {best_round}, percent")
     table.add_column("part")

@@ -127,5 +127,5 @@ def test_a_row_goes_over_whole_or_not_at_all(tmp_path, monkeypatch):
     store.commit()
     np.testing.assert_array_equal(store.gather(np.array([1, 3]))["v"], rows["v"])
     monkeypatch.setattr(os, "pwritev", lambda file, views, at: 0)
-    with pytest.raises(OSError, match="only 0 of the 200 bytes"):
+    with pytest.raises(InputError, match="only 0 of the 200 bytes"):
         store.stage(np.array([0]), {"v": rows["v"][:1]})
