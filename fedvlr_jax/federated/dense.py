@@ -15,6 +15,8 @@ factors, and enter the scores as a correction of rank A.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -33,7 +35,7 @@ from fedvlr_jax.federated.local import (
 )
 from fedvlr_jax.federated.precision import make_product
 from fedvlr_jax.federated.privacy import clip_factors
-from fedvlr_jax.federated.routing import make_routing
+from fedvlr_jax.federated.routing import Routers, make_routing
 from fedvlr_jax.types import Cohort, PyTree
 
 
@@ -47,19 +49,124 @@ def fits_dense(task: Task) -> bool:
     return linear and not task.model.history_weight
 
 
+class Factors(NamedTuple):
+    """What the clients' epochs did, A of them, 0 for those to come.
+
+    Attributes:
+      residual: r [A, K, I]. query: q [A, K, G * d]. pull: p [A, K, G * d].
+      vector: theta [A, K, d], by which tuned item rows move.
+    """
+
+    residual: jax.Array
+    query: jax.Array
+    pull: jax.Array
+    vector: jax.Array
+
+
+class Carry(NamedTuple):
+    """From epoch to epoch; `shared` is the sum of gradients by the shared head, `loss` that of the
+    first epoch."""
+
+    head: PyTree
+    routers: Routers
+    shared: PyTree
+    factors: Factors
+    loss: jax.Array
+
+
+class Moving(NamedTuple):
+    """The steps of the rows that a client moves itself; None where they stay.
+
+    Attributes:
+      views: of its copy of the views, with upload=delta. items: of the item rows that it tunes.
+    """
+
+    views: jax.Array | None
+    items: jax.Array | None
+
+
+def no_factors(
+    clients: int, epochs: int, views: tuple[int, ...], width: int, dtype: jnp.dtype
+) -> Factors:
+    """What `remember` fills, for views of shape [I, G * d]."""
+    num_items, size = views
+    zeros = lambda *last: jnp.zeros((epochs, clients, *last), dtype)
+    return Factors(zeros(num_items), zeros(size), zeros(size), zeros(width))
+
+
+def remember(factors: Factors, now: Factors, epoch: jax.Array) -> Factors:
+    """`factors` with an epoch's own, `now`, which have no axis of epochs."""
+    return Factors(*(all.at[epoch].set(new) for all, new in zip(factors, now, strict=True)))
+
+
+def corrected_pooled(
+    pooled: jax.Array, factors: Factors, positive: jax.Array, length: jax.Array, moving: Moving
+) -> jax.Array:
+    """The pooled histories [K, G * d] over the views as a client moved them."""
+    if moving.views is None:
+        return pooled
+    inside = jnp.einsum("aki,ki->ak", factors.residual, positive) / length[:, 0]
+    moved = jnp.einsum("ak,akg->kg", inside, factors.query) + jnp.sum(factors.pull, axis=0)
+    return pooled - moving.views * moved
+
+
+def corrected_scores(
+    scores: jax.Array,
+    factors: Factors,
+    positive: jax.Array,
+    query: jax.Array,
+    vector: jax.Array,
+    moving: Moving,
+) -> jax.Array:
+    """The scores [K, I] by the views and item rows as a client moved them."""
+    if moving.views is not None:
+        along = jnp.einsum("akg,kg->ak", factors.query, query)
+        scores -= moving.views * jnp.einsum("aki,ak->ki", factors.residual, along)
+        scores -= moving.views * positive * jnp.einsum("akg,kg->k", factors.pull, query)[:, None]
+    if moving.items is not None:
+        along = jnp.einsum("akd,kd->ak", factors.vector, vector)
+        scores -= moving.items * jnp.einsum("aki,ak->ki", factors.residual, along)
+    return scores
+
+
+def corrected_gradients(
+    by_query: jax.Array, factors: Factors, positive: jax.Array, residual: jax.Array, moving: Moving
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients by the query [K, G * d], and by the vector [K, d] beside it, where the rows
+    are those that a client moved."""
+    by_vector = jnp.zeros_like(factors.vector[0])
+    if moving.views is None and moving.items is None:
+        return by_query, by_vector
+    overlap = jnp.einsum("ki,aki->ak", residual, factors.residual)
+    if moving.views is not None:
+        in_history = jnp.einsum("ki,ki->k", residual, positive)[:, None]
+        moved = jnp.einsum("ak,akg->kg", overlap, factors.query)
+        by_query -= moving.views * (moved + in_history * jnp.sum(factors.pull, axis=0))
+    if moving.items is not None:
+        by_vector -= moving.items * jnp.einsum("ak,akd->kd", overlap, factors.vector)
+    return by_query, by_vector
+
+
+def squared_norms(factors: Factors, positive: jax.Array, pull: jax.Array) -> jax.Array:
+    """[K]: of the gradients by the views, a trace of two Gram matrices each; `pull`: sum_a p_a."""
+    left = jnp.concatenate([factors.residual, positive[None]])
+    right = jnp.concatenate([factors.query, pull[None]])
+    gram = jnp.einsum("aki,bki->kab", left, left) * jnp.einsum("akg,bkg->kab", right, right)
+    return jnp.sum(gram, axis=(1, 2))
+
+
 def make_dense_update(task: Task) -> LocalUpdate:
     """The dense plan, for a task that `fits_dense`."""
     model, config = task.model, task.config.federation
-    backbone, fusion = model.backbone, model.fusion
-    epochs = config.local_epochs
+    backbone, epochs, clip_norm = model.backbone, config.local_epochs, task.config.privacy.clip_norm
     product = make_product(config.matmul_precision)
     delta, tuned_rows = config.upload == "delta", backbone.item_rows == "tuned"
-    routing = make_routing(fusion, pooled_stays=not delta)
+    routing = make_routing(model.fusion, pooled_stays=not delta)
     loss_of = make_loss(task)
     assert backbone.linear is not None
     linear = backbone.linear
 
-    def query(shared, head, router, pooled):
+    def query_of(shared, head, router, pooled):
         """One client: (q [G * d], the head's vector [d], bias [])."""
         vector, bias = linear(shared, head)
         weights = routing.weights(router, pooled)
@@ -70,6 +177,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
     ) -> LocalResult:
         histories, rates = cohort.histories, broadcast.rates
         num_clients = histories.item.shape[0]
+        moving = Moving(rates.copy_lr if delta else None, rates.item_lr if tuned_rows else None)
         views = broadcast.views.reshape(model.num_items, -1)
         positive = multi_hot(histories, model.num_items)
         rows = num_rows(histories.count, task.pool, config.num_negatives)[:, None]
@@ -90,111 +198,76 @@ def make_dense_update(task: Task) -> LocalUpdate:
             row = jnp.arange(num_clients)[:, None]
             return jnp.zeros_like(positive).at[row, drawn].add(1.0, mode="drop")
 
-        def epoch_step(carry, epoch):
-            head, routers, shared_sum, factors, loss = carry
-            residuals, queries, pulls, vectors = factors
+        def epoch_step(carry: Carry, epoch):
+            head, routers, shared_sum, factors, first_loss = carry
             active = cohort.present & (epoch < cohort.local_epochs)
-
-            pooled = broadcast_pooled
-            if delta:
-                inside = jnp.einsum("aki,ki->ak", residuals, positive) / length[:, 0]
-                pooled -= rates.copy_lr * (
-                    jnp.einsum("ak,akg->kg", inside, queries) + jnp.sum(pulls, axis=0)
-                )
             shared = trees.axpy(-rates.copy_lr, shared_sum, shared0) if delta else shared0
-            (q, vector, bias), pull_back = jax.vjp(
-                jax.vmap(query), shared, head, routers.params, pooled
+            pooled = corrected_pooled(broadcast_pooled, factors, positive, length, moving)
+            (query, vector, bias), pull_back = jax.vjp(
+                jax.vmap(query_of), shared, head, routers.params, pooled
             )
-            scores = product("kg,ig->ki", q, views) + bias[:, None]
-            if delta:
-                scores -= rates.copy_lr * jnp.einsum(
-                    "aki,ak->ki", residuals, jnp.einsum("akg,kg->ak", queries, q)
-                )
-                scores -= rates.copy_lr * positive * jnp.einsum("akg,kg->k", pulls, q)[:, None]
-            if tuned_rows:
-                scores -= rates.item_lr * jnp.einsum(
-                    "aki,ak->ki", residuals, jnp.einsum("akd,kd->ak", vectors, vector)
-                )
+            scores = product("kg,ig->ki", query, views) + bias[:, None]
+            scores = corrected_scores(scores, factors, positive, query, vector, moving)
 
             negative = negatives(epoch)
             residual = loss_of.slope(scores, positive, negative) / rows
             residual = jnp.where(active[:, None], residual, 0.0)
-            q_gradient = product("ki,ig->kg", residual, views)
-            vector_gradient = jnp.zeros_like(vector)
-            overlap = jnp.einsum("ki,aki->ak", residual, residuals) if delta or tuned_rows else None
-            if delta:
-                q_gradient -= rates.copy_lr * (
-                    jnp.einsum("ak,akg->kg", overlap, queries)
-                    + jnp.einsum("ki,ki->k", residual, positive)[:, None] * jnp.sum(pulls, axis=0)
-                )
-            if tuned_rows:
-                vector_gradient -= rates.item_lr * jnp.einsum("ak,akd->kd", overlap, vectors)
+            by_query, by_vector = corrected_gradients(
+                product("ki,ig->kg", residual, views), factors, positive, residual, moving
+            )
             by_shared, by_head, by_router, by_pooled = pull_back(
-                (q_gradient, vector_gradient, jnp.sum(residual, axis=1))
+                (by_query, by_vector, jnp.sum(residual, axis=1))
             )
 
-            # The loss is reported where the client stood when the round began.
-            loss = jax.lax.cond(
-                epoch == 0,
-                lambda: loss_of.value(scores, positive, negative) / rows[:, 0],
-                lambda: loss,
-            )
             by_head = trees.axpy(rates.client_decay, head, by_head)
-            head = trees.select(active, trees.axpy(-rates.client_lr, by_head, head), head)
-            routers = routing.step(routers, by_router, active, rates.router_lr)
-            shared_sum = trees.axpy(1.0, by_shared, shared_sum)
-            factors = (
-                residuals.at[epoch].set(residual),
-                queries.at[epoch].set(q),
-                pulls.at[epoch].set(by_pooled / length),
-                vectors.at[epoch].set(vector),
+            now = Factors(residual, query, by_pooled / length, vector)
+            carry = Carry(
+                head=trees.select(active, trees.axpy(-rates.client_lr, by_head, head), head),
+                routers=routing.step(routers, by_router, active, rates.router_lr),
+                shared=trees.axpy(1.0, by_shared, shared_sum),
+                factors=remember(factors, now, epoch),
+                # The loss is reported where the client stood when the round began.
+                loss=jax.lax.cond(
+                    epoch == 0,
+                    lambda: loss_of.value(scores, positive, negative) / rows[:, 0],
+                    lambda: first_loss,
+                ),
             )
-            return (head, routers, shared_sum, factors, loss), None
+            return carry, None
 
-        factors = (
-            jnp.zeros((epochs, *positive.shape), positive.dtype),
-            jnp.zeros((epochs, num_clients, views.shape[1]), views.dtype),
-            jnp.zeros((epochs, num_clients, views.shape[1]), views.dtype),
-            jnp.zeros((epochs, num_clients, model.width), views.dtype),
+        start = Carry(
+            head=private["head"],
+            routers=routing.start(private["router"], broadcast_pooled),
+            shared=jax.tree.map(jnp.zeros_like, shared0),
+            factors=no_factors(num_clients, epochs, views.shape, model.width, views.dtype),
+            loss=jnp.zeros(num_clients, views.dtype),
         )
-        carry = (
-            private["head"],
-            routing.start(private["router"], broadcast_pooled),
-            jax.tree.map(jnp.zeros_like, shared0),
-            factors,
-            jnp.zeros(num_clients, views.dtype),
-        )
-        (head, routers, shared_sum, factors, loss), _ = jax.lax.scan(
-            epoch_step, carry, jnp.arange(epochs)
-        )
-        residuals, queries, pulls, vectors = factors
+        end, _ = jax.lax.scan(epoch_step, start, jnp.arange(epochs))
         router, by_pooled = routing.finish(
-            private["router"], routers, broadcast_pooled, rates.router_lr
+            private["router"], end.routers, broadcast_pooled, rates.router_lr
         )
-        pull = jnp.sum(pulls, axis=0) + by_pooled / length
+        factors, pull = end.factors, jnp.sum(end.factors.pull, axis=0) + by_pooled / length
 
-        scale = rates.copy_lr if delta else 1.0
-        if task.config.privacy.clip_norm:
-            left = jnp.concatenate([residuals, positive[None]])
-            right = jnp.concatenate([queries, pull[None]])
-            gram = jnp.einsum("aki,bki->kab", left, left) * jnp.einsum("akg,bkg->kab", right, right)
-            square = jnp.sum(gram, axis=(1, 2)) + trees.squared_norms(shared_sum, num_clients)
-            factor = clip_factors(
-                scale * jnp.sqrt(jnp.maximum(square, 0.0)), task.config.privacy.clip_norm
-            )
-        else:
-            factor = jnp.ones(num_clients)
+        scale, factor = rates.copy_lr if delta else 1.0, jnp.ones(num_clients)
+        if clip_norm:
+            square = squared_norms(factors, positive, pull)
+            square += trees.squared_norms(end.shared, num_clients)
+            factor = clip_factors(scale * jnp.sqrt(jnp.maximum(square, 0.0)), clip_norm)
         by_client = scale * factor * alpha
-        by_views = product("aki,akg->ig", residuals, by_client[None, :, None] * queries)
+        by_views = product("aki,akg->ig", factors.residual, by_client[:, None] * factors.query)
         by_views += product("ki,kg->ig", positive, by_client[:, None] * pull)
-        upload = Upload(
-            views=by_views.reshape(broadcast.views.shape),
-            head=trees.weighted_sum(by_client, shared_sum),
-        )
-        trained = {"head": head, "router": router}
+        trained = {"head": end.head, "router": router}
         if tuned_rows:
-            trained["items"] = -rates.item_lr * jnp.einsum("aki,akd->kid", residuals, vectors)
-        bad = trees.bad_leaf_of_rows(ClientNumbers(loss, **trained), num_clients)
-        return LocalResult(trained, upload, jnp.where(cohort.present, loss, 0.0), factor < 1, bad)
+            moved = jnp.einsum("aki,akd->kid", factors.residual, factors.vector)
+            trained["items"] = -rates.item_lr * moved
+        return LocalResult(
+            private=trained,
+            upload=Upload(
+                by_views.reshape(broadcast.views.shape), trees.weighted_sum(by_client, end.shared)
+            ),
+            loss=jnp.where(cohort.present, end.loss, 0.0),
+            clipped=factor < 1,
+            bad_leaf=trees.bad_leaf_of_rows(ClientNumbers(end.loss, **trained), num_clients),
+        )
 
     return update
