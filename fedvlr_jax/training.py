@@ -86,14 +86,16 @@ def why_stopped(config: Config, evaluations: Sequence[dict], best_round: int) ->
 
 def _over_rounds(rounds: RoundMetrics | None) -> dict[str, float | None]:
     """What an evaluation says of the rounds before it."""
-    nothing = {"loss": None, "participants": 0.0, "clipped": None}
-    if rounds is None or not rounds.participants.any():
-        return nothing if rounds is not None else {**nothing, "participants": None}
-    mean = lambda values: float(np.average(values.astype(np.float64), weights=rounds.participants))
+    if rounds is None:
+        return dict.fromkeys(("loss", "participants", "clipped"))
+    answered = rounds.participants
+    over_clients = lambda values: (
+        float(np.average(values.astype(np.float64), weights=answered)) if answered.any() else None
+    )
     return {
-        "loss": mean(rounds.loss),
-        "participants": float(np.mean(rounds.participants)),
-        "clipped": mean(rounds.clipped),
+        "loss": over_clients(rounds.loss),
+        "participants": float(np.mean(answered)),
+        "clipped": over_clients(rounds.clipped),
     }
 
 
