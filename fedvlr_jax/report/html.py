@@ -51,6 +51,7 @@ def render_report(
         cards=_cards(config, summary),
         results=_results_table(summary),
         cold=_cold_note(summary),
+        can_select=verdicts.can_select(summary),
         curves=_curves(summary, metrics),
         bars=_figures(plots.method_bars(summary, metric) for metric in results.METRIC_LABELS),
         activity=_figures([plots.activity_bars(summary)]),

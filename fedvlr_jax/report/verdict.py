@@ -51,7 +51,7 @@ def headline(config: Mapping[str, Any], summary: Mapping[str, Any], users: Mappi
     selected = summary.get("selected_round", "?")
     text += (
         f"selected at round {selected} on validation NDCG@50; "
-        if _can_select(summary)
+        if can_select(summary)
         else f"the state of round {selected}, the last, for no user has a validation target; "
     )
     text += "test computed once."
@@ -110,7 +110,7 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
 def warnings(summary: Mapping[str, Any]) -> list[str]:
     """What a careful reader would ask, one sentence each; empty if nothing."""
     found = []
-    if not _can_select(summary):
+    if not can_select(summary):
         found.append(
             "No user has a validation target: no round could be selected, and nothing tells "
             "whether --rounds was too few or too many."
@@ -127,7 +127,8 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _can_select(summary: Mapping[str, Any]) -> bool:
+def can_select(summary: Mapping[str, Any]) -> bool:
+    """Whether any user had a validation target to choose the round by."""
     return (summary.get("valid") or {}).get("users") != 0
 
 

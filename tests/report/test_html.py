@@ -161,3 +161,19 @@ def test_the_report_imports_no_jax():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"
+
+
+def test_without_validation_targets_no_round_was_chosen(words_only):
+    words_only["summary"]["valid"] = {"users": 0}
+    text = Page(render_report(**words_only)).text
+    assert "No user has a validation target" in text and "chooses the round" not in text
+    assert "selected at round" not in text
+
+
+def test_speed_and_clipped_uploads_are_shown_where_there_are_any(run):
+    page = Page(render_report(**run))
+    assert "Rounds per second" in page.text and "78.1" in page.text
+    assert "Clipped uploads" not in render_report(**run)
+    for line in run["metrics"]:
+        line["clipped"] = 0.25
+    assert "Clipped uploads" in render_report(**run)
