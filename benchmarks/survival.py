@@ -33,7 +33,7 @@ from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.simulation import Simulation, make_simulation
-from fedvlr_jax.training import start, train
+from fedvlr_jax.training import copy_state, start, train
 
 FLAGS = flags.FLAGS
 
@@ -298,9 +298,9 @@ def measure_large_state(clients: int, folder: Path) -> dict[str, Any]:
     sizes = {"users": clients, "items": 1000, "mean_history": 5}
     dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
     simulation = make_simulation(Config.from_flat(width=8, router_hidden=8), dataset)
-    run = start(simulation)
+    state = simulation.init()
     # The best state is another one, as it is after most evaluations of a long run.
-    tree = {"state": simulation.pack(run.state), "best": simulation.pack(run.best_state)}
+    tree = {"state": simulation.pack(state), "best": simulation.pack(copy_state(state))}
     checkpoints = Checkpoints(folder / "large")
     began = time.perf_counter()
     checkpoints.save(0, tree, {})

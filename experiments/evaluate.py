@@ -9,8 +9,8 @@ it has neither in train nor in validation, with the original ids: user,rank,item
 
 from __future__ import annotations
 
+import codecs
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
-from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.report import RunDirectory, replacing
 from fedvlr_jax.simulation import Simulation, State, make_simulation
 
 FLAGS = flags.FLAGS
@@ -62,20 +62,17 @@ def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
     """Writes the k best items of every user as CSV; a place without a candidate is left out."""
     dataset = simulation.dataset
     items, scores = simulation.recommend(state, k)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "w", newline="") as file:
-            writer = csv.writer(file)
+        with replacing(path) as file:
+            writer = csv.writer(codecs.getwriter("utf-8")(file))
             writer.writerow(["user", "rank", "item", "score"])
             for user in range(dataset.num_users):
                 for place in range(int(np.isfinite(scores[user]).sum())):
                     item = dataset.item_ids[items[user, place]]
                     score = f"{scores[user, place]:.6g}"
                     writer.writerow([dataset.user_ids[user], place + 1, item, score])
-        os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise InputError(f"--export={path}: cannot be written: {error.strerror}") from error
 
 
@@ -85,8 +82,8 @@ def main() -> None:
     if FLAGS.k < 1:
         raise InputError(f"--k={FLAGS.k}: give at least 1")
     simulation, state, best_round = load_run(FLAGS.workdir, FLAGS.data_root)
-    if FLAGS.export and FLAGS.k > simulation.dataset.num_items:
-        raise InputError(f"--k={FLAGS.k}: there are {simulation.dataset.num_items} items")
+    if FLAGS.export:
+        simulation.check_places(FLAGS.k)
     options = simulation.config.evaluation
     table = Table(title=f"{FLAGS.workdir}: round {best_round}, percent")
     table.add_column("part")

@@ -62,7 +62,7 @@ def main() -> None:
     folder = required_workdir(base, "runs/fig2")
     members = [make_member(base, (), seed) for seed in seeds]
     with locked(base.workdir):
-        dataset = train_waiting(members)[base.data]
+        dataset = train_waiting(members, selects=False)[base.data]
     finished = [m.directory for m in members if (m.directory / "summary.json").exists()]
     if not finished:
         raise InputError("no run finished; lower the step sizes")

@@ -18,7 +18,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments.launch import define_config_flags
-from experiments.runs import describe, differences, load
+from experiments.runs import check_same, describe, load
 from fedvlr_jax.config import FREE_FLAGS, Config, DataConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.ensemble import (
@@ -168,14 +168,12 @@ def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool
         return False
     saved = RunDirectory.open(directory).read_config()
     # A member does not go on, so that its number of rounds has to be the same too.
-    differing = differences(saved["flags"], flags, FREE_FLAGS - {"rounds", "patience"})
-    if saved["dataset"]["fingerprint"] != fingerprint:
-        differing.append("the data have changed")
-    if differing:
-        raise InputError(
-            f"{directory}: holds another run: {'; '.join(differing)}; give another --workdir, the "
-            "same flags, or --overwrite"
-        )
+    check_same(
+        str(directory),
+        (saved["flags"], saved["dataset"]["fingerprint"]),
+        (flags, fingerprint),
+        FREE_FLAGS - {"rounds", "patience"},
+    )
     return (directory / "summary.json").exists()
 
 
@@ -185,14 +183,24 @@ def leave_out(directory: Path, why: str) -> None:
     Console().print(f"{directory}: {why}; left out", markup=False, highlight=False)
 
 
-def train_waiting(members: Sequence[Member]) -> dict[Any, Dataset]:
-    """Trains the members that are not done; their data sets, by `config.data`."""
+def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[Any, Dataset]:
+    """Trains the members that are not done; their data sets, by `config.data`.
+
+    Raises:
+      InputError: a folder holds another run; or the command `selects` by validation, and a data
+        set has no such part. Nothing was trained.
+    """
     datasets: dict[Any, Dataset] = {}
     groups: dict[Config, list[Member]] = {}
     for member in members:
         groups.setdefault(member.program, []).append(member)
         if member.config.data not in datasets:
-            datasets[member.config.data] = load(member.config)
+            dataset = datasets[member.config.data] = load(member.config)
+            if selects and not len(dataset.valid):
+                raise InputError(
+                    f"{dataset.name}: no validation interaction to choose by; train each setting "
+                    "by experiments.train"
+                )
     waits = lambda member: (
         member.config.run.overwrite
         or not is_done(

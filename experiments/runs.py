@@ -48,16 +48,36 @@ def required_workdir(config: Config, example: str) -> Path:
     return Path(config.run.workdir)
 
 
-def differences(
-    saved: Mapping[str, Any], flags: Mapping[str, Any], free: Collection[str] = FREE_FLAGS
-) -> list[str]:
-    """What tells the flags of a saved run from `flags`, those that are `free` left out."""
-    was = {name: repr(value) for name, value in saved.items()}
-    return [
-        f"--{name} was {was.get(name, 'unknown to the version that saved it')}, is {value!r}"
+def check_same(
+    where: str,
+    saved: tuple[Mapping[str, Any], str | None],
+    now: tuple[Mapping[str, Any], str],
+    free: Collection[str] = FREE_FLAGS,
+) -> None:
+    """Refuses to go on with a run of other flags or data, naming what differs.
+
+    Args:
+      where: the run is, for the message.
+      saved, now: flags and the data's fingerprint, of the run and as they were given.
+      free: flags that may differ.
+
+    Raises:
+      InputError: others differ.
+    """
+    (was, was_data), (flags, data) = saved, now
+    known = {name: repr(value) for name, value in was.items()}
+    differing = [
+        f"--{name} was {known.get(name, 'unknown to the version that saved it')}, is {value!r}"
         for name, value in flags.items()
-        if name not in free and saved.get(name) != value
+        if name not in free and was.get(name) != value
     ]
+    if was_data != data:
+        differing.append("the data have changed")
+    if differing:
+        raise InputError(
+            f"{where}: holds another run: {'; '.join(differing)}; give another directory, the same "
+            "flags, or --overwrite"
+        )
 
 
 def _commit() -> str:

@@ -28,11 +28,9 @@ from experiments.processes import (
     only_first,
     wait_for_all,
 )
-from experiments.runs import describe, differences, load
+from experiments.runs import check_same, describe, load
 from experiments.saving import Saver
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.config import Config
-from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.start import describe_start
 from fedvlr_jax.memory import check_fits, describe_plan
@@ -47,18 +45,6 @@ from fedvlr_jax.training import (
     why_stopped,
 )
 from fedvlr_jax.types import METRIC_TYPES, RoundMetrics
-
-
-def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset) -> None:
-    """Refuses to go on with a run of other flags or data, naming what differs."""
-    differing = differences(saved["flags"], config.flat)
-    if saved["fingerprint"] != dataset.fingerprint:
-        differing.append("the data have changed")
-    if differing:
-        raise InputError(
-            f"--workdir={config.workdir}: holds another run: {'; '.join(differing)}; give another "
-            "directory, the same flags, or --overwrite"
-        )
 
 
 def _round_metrics(lists: dict[str, list]) -> RoundMetrics:
@@ -84,7 +70,8 @@ def resume(
             note("no checkpoint is whole: starting anew")
         return None
     meta = checkpoints.read_meta(newest)
-    _check_same(meta, config, simulation.dataset)
+    now = config.flat, simulation.dataset.fingerprint
+    check_same(f"--workdir={config.workdir}", (meta["flags"], meta["fingerprint"]), now)
 
     def load(part: str) -> State:
         # One at a time: to go on is to take no more memory than the run took before.
@@ -177,7 +164,8 @@ def open_run(
         directory = RunDirectory.open(path)
         saved = directory.read_config()
         fingerprint = saved.get("dataset", {}).get("fingerprint")
-        _check_same({"flags": saved["flags"], "fingerprint": fingerprint}, config, dataset)
+        now = config.flat, dataset.fingerprint
+        check_same(f"--workdir={path}", (saved["flags"], fingerprint), now)
         run = resume(simulation, checkpoints, progress.note)
     else:
         directory = RunDirectory.create(path, overwrite=config.run.overwrite)

@@ -451,10 +451,14 @@ class Simulation:
         scores, items = self.in_user_order(fetch(results))
         return items, scores
 
-    def _owned(self, k: int) -> np.ndarray:
-        """The validation items [N, V], I beyond, that `recommend` leaves out."""
+    def check_places(self, k: int) -> None:
+        """Raises InputError for a number of places that `recommend` cannot fill."""
         if not 1 <= k <= self.dataset.num_items:
             raise InputError(f"--k={k}: give 1 to {self.dataset.num_items}, the number of items")
+
+    def _owned(self, k: int) -> np.ndarray:
+        """The validation items [N, V], I beyond, that `recommend` leaves out."""
+        self.check_places(k)
         valid = targets_of(self.dataset.valid)
         return np.where(valid < 0, self.dataset.num_items, valid)
 

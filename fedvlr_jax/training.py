@@ -68,10 +68,10 @@ def copy_state(state: State) -> State:
 
 
 def start(simulation: Simulation) -> RunState:
-    """The beginning of a run, not evaluated yet."""
+    """The beginning of a run; to be evaluated, which copies the state, before it is trained."""
     # Waited for, because to copy what found no memory never ends on a CPU.
     state = jax.block_until_ready(simulation.init())
-    return RunState(state, copy_state(state), 0, (), None, "")
+    return RunState(state, state, 0, (), None, "")
 
 
 def why_stopped(config: Config, evaluations: Sequence[dict], best_round: int) -> str:

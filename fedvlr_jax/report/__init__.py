@@ -33,7 +33,7 @@ Only what a function needs must be there: an absent key becomes a dash or a figu
 
 from fedvlr_jax.report.html import render_report
 from fedvlr_jax.report.progress import Progress
-from fedvlr_jax.report.run_directory import RunDirectory, locked, replace_file
+from fedvlr_jax.report.run_directory import RunDirectory, locked, replace_file, replacing
 from fedvlr_jax.report.tables import markdown_table, print_summary, summary_table
 
 __all__ = [
@@ -44,5 +44,6 @@ __all__ = [
     "print_summary",
     "render_report",
     "replace_file",
+    "replacing",
     "summary_table",
 ]

@@ -37,13 +37,8 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     rounds, values = _series(metrics, lambda line: line.get("loss"))
     if not rounds:
         return None
-
-    def paint(axes: Axes) -> None:
-        axes.plot(rounds, values, color=series_colour(0), marker=_marker(rounds), markersize=4)
-        axes.set(title="Training loss", xlabel="round", ylabel="mean loss of the clients")
-        _round_axis(axes, rounds)
-
-    return draw("Training loss against rounds", paint)
+    labels = {"title": "Training loss", "ylabel": "mean loss of the clients"}
+    return _curve("Training loss against rounds", rounds, values, **labels)
 
 
 def clipped_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
@@ -51,14 +46,20 @@ def clipped_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     rounds, values = _series(metrics, lambda line: line.get("clipped"))
     if not any(values):
         return None
+    percent = [100 * value for value in values]
+    labels = {"title": "Clipped uploads", "ylabel": "% of the uploads", "ylim": (0, 100)}
+    return _curve("Share of clipped uploads against rounds", rounds, percent, **labels)
+
+
+def _curve(name: str, rounds: list[int], values: list[float], **labels: Any) -> str:
+    """One line against rounds; `labels` of its axes."""
 
     def paint(axes: Axes) -> None:
-        percent = [100 * value for value in values]
-        axes.plot(rounds, percent, color=series_colour(0), marker=_marker(rounds), markersize=4)
-        axes.set(title="Clipped uploads", xlabel="round", ylabel="% of the uploads", ylim=(0, 100))
+        axes.plot(rounds, values, color=series_colour(0), marker=_marker(rounds), markersize=4)
+        axes.set(xlabel="round", **labels)
         _round_axis(axes, rounds)
 
-    return draw("Share of clipped uploads against rounds", paint)
+    return draw(name, paint)
 
 
 def validation_curve(

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -261,12 +261,19 @@ def _check_free(path: Path, overwrite: bool) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a whole file beside its place, and moves it there once it is on the disk."""
+    """`replacing`, with all of the content."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside its place, moved there once it is whole and on the disk."""
     # Not tempfile: its files are private to the user (mode 0600), a result is not.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -125,3 +125,16 @@ def test_a_choice_that_diverges_is_named_and_flags_of_one_run_are_unknown(run, t
     for flag in ("--seed=1", "--resume=must", "--store=disk", "--checkpoint_every=3"):
         assert "Unknown" in refused(run("sweep", *arguments, flag))
     assert "--workdir=: empty" in refused(run("sweep", *SMALL))
+
+
+def test_nothing_can_be_chosen_without_a_validation_part(run, tmp_path):
+    folder = tmp_path / "data/toy"
+    folder.mkdir(parents=True)
+    rows = [f"{u},{(u + i) % 9},{i},{2 if i == 4 else 0}" for u in range(8) for i in range(5)]
+    (folder / "inter.csv").write_text("\n".join(["userID,itemID,timestamp,x_label", *rows]) + "\n")
+    data = ("--dataset=toy", "--data_root=data", "--fusion=none", "--rounds=2", "--width=8")
+    line = refused(run("sweep", *data, "--seeds=0", "--workdir=w"))
+    assert "toy: no validation interaction to choose by" in line
+    assert not (tmp_path / "w/default").exists()
+    alone = run("train", *data, "--workdir=alone")
+    assert alone.returncode == 0 and "the last state is tested" in alone.stdout
