@@ -49,7 +49,8 @@ def load_run(workdir: str, data_root: str | None = None) -> tuple[Simulation, St
             "by themselves, with experiments.train: they leave none"
         )
     meta = checkpoints.read_meta(newest)
-    dataset = load(config)
+    # The notes on the data were printed when the run was trained.
+    dataset = load(config, note=lambda line: None)
     if meta["fingerprint"] != dataset.fingerprint:
         raise InputError(f"--data_root={config.data.data_root}: the data have changed since")
     simulation = make_simulation(config, dataset)

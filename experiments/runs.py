@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 
 
-def load(config: Config) -> Dataset:
-    """The data set that `config` names."""
+def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
+    """The data set that `config` names; `note` gets each of its notes."""
     data = config.data
     synthetic = {
         "users": data.synthetic_users,
         "items": data.synthetic_items,
         "seed": data.synthetic_seed,
     }
-    return load_dataset(
+    dataset = load_dataset(
         data.dataset,
         data_root=data.data_root,
         split=data.split,
@@ -35,6 +35,9 @@ def load(config: Config) -> Dataset:
         recency=data.recency,
         synthetic=synthetic if data.dataset == "synthetic" else None,
     )
+    for line in dataset.notes:
+        note(line)
+    return dataset
 
 
 def required_workdir(config: Config, example: str) -> Path:

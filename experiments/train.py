@@ -33,6 +33,7 @@ from experiments.saving import Saver
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.start import describe_start
+from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import check_fits, describe_plan
 from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary, render_report
 from fedvlr_jax.simulation import NonFiniteError, Simulation, State, make_simulation
@@ -171,12 +172,12 @@ def open_run(
         directory = RunDirectory.create(path, overwrite=config.run.overwrite)
         if is_first():
             checkpoints.clear()
-    for note in dataset.notes:
-        progress.note(note)
     progress.note(
         f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
         f"{len(dataset.train)} train interactions"
     )
+    for line in describe_views(simulation.model.fusion, dataset.features):
+        progress.note(line)
     progress.note(describe_plan(simulation))
     if not len(dataset.valid):
         progress.note("no validation part: all --rounds are run, and the last state is tested")

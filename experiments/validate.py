@@ -33,7 +33,11 @@ def rows_of(facts: dict[str, Any]) -> list[tuple[str, str]]:
     late = facts["out_of_order"]
     return [
         ("users", f"{facts['users']:,}"),
-        ("items", f"{facts['items']:,}, of which {facts['items_without_train']:,} not in train"),
+        (
+            "items",
+            f"{facts['items']:,}, of which {facts['items_without_train']:,} not in train, "
+            f"{facts['items_absent']:,} in no part",
+        ),
         ("split", facts["split"]),
         ("train, valid, test", " / ".join(f"{facts[p]:,}" for p in ("train", "valid", "test"))),
         ("history length", f"{history['fewest']} to {history['most']}, median {history['median']}"),
@@ -85,7 +89,7 @@ def show(examination: Examination, console: Console) -> None:
 
 
 def main() -> None:
-    examination = examine(load(config_from_flags()))
+    examination = examine(load(config_from_flags(), note=lambda line: None))
     show(examination, Console(width=None if Console().is_terminal else 120))
     if FLAGS.json:
         result = {

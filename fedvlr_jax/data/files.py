@@ -7,12 +7,17 @@ would be right. Every loader reads its files through here.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import math
 import re
 import warnings
+import zlib
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,14 +39,56 @@ def fault(path: Path, row: int, column: str, found: object, right: str) -> Input
     return InputError(f"{path}, row {row}, column {name}: found {shown(found)}, expected {right}")
 
 
-def _read_text(path: Path) -> bytes:
-    """The bytes of a UTF-8 text file without NUL bytes."""
+# First bytes -> how a compressed file is read.
+_DECOMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ\x00": lzma.decompress,
+}
+# First bytes -> what a file is that is not read here.
+_OTHER_FORMATS = {
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive; decompress it first",
+    b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save it as CSV",
+    b"PAR1": "a Parquet file; save it as CSV",
+    b"ARROW1": "an Arrow file; save it as CSV",
+    b"\x89HDF": "an HDF5 file; save it as CSV",
+    b"SQLite format 3": "an SQLite database; save the table as CSV",
+    b"\x93NUMPY": "a NumPy array; save it as CSV",
+    b"\x80": "a pickle; save it as CSV",
+    b"{": "JSON; save it as CSV",
+    b"[": "JSON; save it as CSV",
+}
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The content of a file, decompressed if it begins as gzip, bzip2 or xz does."""
     if not path.is_file():
         raise InputError(f"{path}: not a file; expected a comma- or tab-separated text file")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    for magic, decompress in _DECOMPRESSORS.items():
+        if content.startswith(magic):
+            try:
+                return decompress(content)
+            except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
+                raise InputError(f"{path}: the compressed file is damaged ({error})") from error
+    return content
+
+
+def _read_text(path: Path) -> bytes:
+    """The bytes of a text file as UTF-8, without a byte-order mark and without NUL bytes."""
+    content = _read_bytes(path)
+    for magic, what in _OTHER_FORMATS.items():
+        if content.startswith(magic):
+            raise InputError(f"{path}: found {what}; expected comma- or tab-separated text")
+    if content.startswith(_UTF16):
+        try:
+            content = content.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: found broken UTF-16 text; expected UTF-8 text") from error
     if not content.strip():
         raise InputError(f"{path}: the file is empty; expected a header line and data rows")
     nul = content.find(b"\0")
@@ -57,33 +104,146 @@ def _read_text(path: Path) -> bytes:
             raise InputError(
                 f"{path}, row {row}: found byte 0x{found:02x}; expected UTF-8 text"
             ) from error
-    return content.removeprefix(b"\xef\xbb\xbf")
+    # A blank last line would make pandas read a column of integers as floats.
+    return content.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
 
 
-def read_table(path: Path, *, text_only: bool = False) -> pd.DataFrame:
-    """Reads a table; entry i of the index is line i + 2 of the file."""
+class Table(NamedTuple):
+    """A table as it was read; entry i of the index of `frame` is line i + 2 of the file.
+
+    Attributes:
+      path: the file, for messages.
+      frame: the columns as pandas infers them. Columns of names hold text.
+      content: the UTF-8 text that `frame` was read from.
+      separator: what parts the fields.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    content: bytes
+    separator: str
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.frame.columns)
+
+    def integers(self, column: str, *, low: int, high: int, right: str) -> np.ndarray:
+        """One column as int64 [n], every value in [low, high].
+
+        No value is ever rounded: pandas reads a column of integers as floats where one cell is
+        blank or has a decimal point, so such a column is read again, as text. A decimal point
+        with zeros behind it is accepted, an exponent is not: it may stand for a rounded number.
+
+        Raises:
+          InputError: a cell holds another value; `right` says what would be accepted.
+        """
+        raw = self.frame[column]
+        if raw.dtype.kind in "iu":
+            values = raw.to_numpy()
+            good = (values >= low) & (values <= high)
+        else:
+            raw = self._text(column)
+            codes, uniques = pd.factorize(raw)
+            whole = [_whole_number(text) for text in uniques]
+            fits = [number is not None and low <= number <= high for number in whole]
+            known = [number if fit else 0 for number, fit in zip(whole, fits, strict=True)]
+            # The code of a missing cell is -1: it takes the last entry.
+            values = np.asarray([*known, 0], np.int64)[codes]
+            good = np.asarray([*fits, False])[codes]
+        if not good.all():
+            row = int(np.argmin(good))
+            raise fault(self.path, row + 2, column, raw.iloc[row], right)
+        return values.astype(np.int64)
+
+    def names(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """One column of ids, numbered anew.
+
+        Any text is a name, and so is a whole number ("7" and "7.0" are the same one). What reads
+        as another number, such as -1, 1.5 or nan, is refused: it is more likely a mistake.
+
+        Returns:
+          codes: int64 [n], the number of each row's name.
+          names: str [m], each once. They are in the order of the numbers where all of them are
+            whole numbers without leading zeros, and in the order of text elsewhere.
+
+        Raises:
+          InputError: a cell is empty or holds a number that is no id.
+        """
+        raw = self.frame[column]
+        codes, uniques = pd.factorize(raw)
+        names = [_name(text) for text in uniques]
+        bad = np.asarray([*(name is None for name in names), True])[codes]
+        if bad.any():
+            row = int(np.argmax(bad))
+            right = "an id: a whole number from 0 on, written out, or a name"
+            raise fault(self.path, row + 2, column, raw.iloc[row], right)
+        ordered = _in_order({name for name in names if name is not None})
+        place = {name: number for number, name in enumerate(ordered)}
+        numbers = np.asarray([place[name] for name in names if name is not None], np.int64)
+        return numbers[codes], np.asarray(ordered, np.str_)
+
+    def _text(self, column: str) -> pd.Series:
+        """The cells of one column as they stand in the file; NaN where one is missing."""
+        raw = self.frame[column]
+        if raw.dtype.kind not in "fb":
+            return raw
+        frame = _parse(self.content, self.columns, self.separator, {column: str}, column)
+        return frame[column].iloc[: len(raw)]
+
+
+_WHOLE = re.compile(r"\s*([+-]?\d{1,40})(?:\.0*)?\s*", re.ASCII)
+_PLAIN = re.compile(r"0|[1-9]\d*", re.ASCII)
+
+
+def _whole_number(text: object) -> int | None:
+    """The integer that a cell writes out; None if it writes another thing."""
+    match = _WHOLE.fullmatch(str(text))
+    return int(match[1]) if match else None
+
+
+def _name(text: object) -> str | None:
+    """The id that a cell holds; None if it holds a number that is no id."""
+    name = str(text).strip()
+    match = _WHOLE.fullmatch(name)
+    if match and name[0] not in "+-":
+        return match[1]
+    try:
+        float(name)
+    except ValueError:
+        return name or None
+    return None
+
+
+def _in_order(names: set[str]) -> list[str]:
+    if all(_PLAIN.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (len(name), name))
+    return sorted(names)
+
+
+def read_table(path: Path, *, names: Collection[str] = (), text_only: bool = False) -> Table:
+    """Reads a table of comma-, tab-, semicolon- or bar-separated text.
+
+    Args:
+      names: columns of ids, which `Table.names` is to read.
+      text_only: all columns are text, and an empty cell is an empty text.
+
+    Raises:
+      InputError: the file is no such table.
+    """
     content = _read_text(path)
     first_line = content.partition(b"\n")[0].decode("utf-8").rstrip("\r")
-    separator = "\t" if "\t" in first_line else ","
+    separator = max("\t,;|", key=first_line.count)
+    if "::" in first_line:
+        raise InputError(f"{path}, row 1: found fields parted by '::'; expected commas or tabs")
     header = [column.strip().strip('"') for column in first_line.split(separator)]
     for column in header:
         if header.count(column) > 1:
             raise InputError(f"{path}, row 1: column {shown(column)} occurs twice, expected once")
+    types: Any = str if text_only else dict.fromkeys(names, str)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                io.BytesIO(content),
-                sep=separator,
-                names=header,
-                header=0,
-                index_col=False,
-                dtype=str if text_only else None,
-                # Blank lines must count, or row numbers would be wrong below them.
-                skip_blank_lines=False,
-                keep_default_na=not text_only,
-                low_memory=False,
-            )
+            frame = _parse(content, header, separator, types)
     except pd.errors.ParserWarning as error:
         raise InputError(
             f"{path}, row 2: more fields than the {len(header)} columns of the header"
@@ -98,32 +258,36 @@ def read_table(path: Path, *, text_only: bool = False) -> pd.DataFrame:
             f"{path}: cannot be read as a table of the columns {', '.join(header)[:200]!r} "
             "(an unclosed quote?)"
         ) from error
-    return _without_trailing_blanks(path, frame)
+    return Table(path, _without_trailing_blanks(path, frame), content, separator)
+
+
+def _parse(
+    content: bytes, header: list[str], separator: str, types: Any, only: str | None = None
+) -> pd.DataFrame:
+    """The rows below the header; of all columns, or of one."""
+    return pd.read_csv(
+        io.BytesIO(content),
+        sep=separator,
+        names=header,
+        header=0,
+        index_col=False,
+        usecols=None if only is None else [only],
+        dtype=types,
+        # Blank lines must count, or row numbers would be wrong below them.
+        skip_blank_lines=False,
+        keep_default_na=types is not str,
+        low_memory=False,
+    )
 
 
 def _without_trailing_blanks(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    blank = (frame.isna() | (frame == "")).all(axis=1).to_numpy()
+    blank = np.logical_and.reduce(
+        [(column.isna() | (column == "")).to_numpy() for _, column in frame.items()]
+    )
     rows = len(frame) if not blank.any() else int(np.flatnonzero(~blank).max(initial=-1)) + 1
     if rows == 0:
         raise InputError(f"{path}: no rows below the header; expected at least one")
     return frame.iloc[:rows]
-
-
-def whole_numbers(
-    path: Path, frame: pd.DataFrame, column: str, *, low: int, high: int, right: str
-) -> np.ndarray:
-    """One column as int64 [n], every value in [low, high]."""
-    raw = frame[column]
-    number = pd.to_numeric(raw, errors="coerce").to_numpy()
-    if number.dtype.kind not in "iuf":  # True and False are no numbers.
-        number = np.full(len(raw), np.nan)
-    good = (number >= low) & (number <= high)
-    if number.dtype.kind == "f":
-        good &= np.floor(number) == number
-    if not good.all():
-        row = int(np.argmin(good))
-        raise fault(path, row + 2, column, raw.iloc[row], right)
-    return number.astype(np.int64)
 
 
 def read_feature(path: Path) -> np.ndarray:

@@ -1,9 +1,13 @@
 """Reads the field's layout ("MMRec form"): one folder a data set.
 
-    <root>/<name>/inter.csv             or inter.tsv, or <name>.inter
+    <root>/<name>/inter.csv             or inter.tsv, or <name>.inter; .gz, .bz2 or .xz behind it
     <root>/<name>/<modality>_features.npy    or <modality>_feat.npy; optional
     <root>/<name>/i_id_mapping.csv      original item id, dense id; optional
     <root>/<name>/u_id_mapping.csv      original user id, dense id; optional
+
+Ids are names. Where features or i_id_mapping.csv have a row for every item, an item id is the
+number of its row; elsewhere the items that occur are the catalogue. The same holds for users
+and u_id_mapping.csv, but that a user without interactions is left out.
 
 What `files.py` reads is never trusted; every fault is an `InputError` of one line.
 """
@@ -20,16 +24,18 @@ import pandas as pd
 from fedvlr_jax.config import DUPLICATE_NAMES, SPLIT_NAMES
 from fedvlr_jax.data import splits
 from fedvlr_jax.data.dataset import Dataset, Interactions
-from fedvlr_jax.data.files import fault, read_feature, read_table, shown, whole_numbers
+from fedvlr_jax.data.files import Table, fault, read_feature, read_table, shown
 from fedvlr_jax.errors import InputError
 
 _SPLIT_COLUMNS = ("split_label", "x_label")
 _FEATURE_FILE = re.compile(r"(?P<modality>.+)_(features|feat)\.npy")
 _LAST_TIME = 2**62
-_LAST_ID = 2**31 - 2
-# Without features or a mapping the largest id alone says how long the catalogue is;
-# one mistyped id must not make it a thousand times longer.
-_LARGEST_GAP_FACTOR = 100
+_COMPRESSIONS = ("", ".gz", ".bz2", ".xz")
+# What arrays are stored in; a file of this kind that is not read is named.
+_ARRAY_SUFFIXES = (
+    *(".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".h5", ".hdf5", ".mat"),
+    *(".safetensors", ".parquet", ".feather", ".arrow"),
+)
 
 
 class _Rows(NamedTuple):
@@ -44,6 +50,14 @@ class _Rows(NamedTuple):
     def where(self, keep: np.ndarray) -> _Rows:
         part = None if self.part is None else self.part[keep]
         return _Rows(self.line[keep], self.user[keep], self.item[keep], self.time[keep], part)
+
+
+class _Source(NamedTuple):
+    """Where rows come from, and the original ids of their users and items, str [N] and [I]."""
+
+    path: Path
+    user_ids: np.ndarray
+    item_ids: np.ndarray
 
 
 def load(root: str | Path, name: str, *, split: str = "auto", duplicates: str = "merge") -> Dataset:
@@ -74,32 +88,31 @@ def load(root: str | Path, name: str, *, split: str = "auto", duplicates: str = 
     feature_files = _feature_files(folder)
     features = {modality: read_feature(file) for modality, file in feature_files.items()}
     item_ids = _read_mapping(folder / "i_id_mapping.csv")
-    user_ids = _read_mapping(folder / "u_id_mapping.csv")
     sizes = {file: len(features[modality]) for modality, file in feature_files.items()}
     if item_ids is not None:
         sizes = {folder / "i_id_mapping.csv": len(item_ids), **sizes}
-    num_items = _catalogue_size(sizes)
 
-    rows, split_column = _read_interactions(path, num_items=num_items, split=split)
-    num_items = num_items or _dense_catalogue(path, rows)
-    num_users = _check_users(path, rows.user, user_ids)
+    table = read_table(path, names=("userID", "itemID"))
+    split_column = _check_columns(table, split)
     split = _resolve(split, split_column)
-    user_ids = _ids(user_ids, num_users)
-
     notes = [] if features else ["no item features: no file *_features.npy or *_feat.npy"]
-    if split != "predefined" and split_column:
-        notes.append(f"{path.name}: column {split_column} ignored, the split is {split}")
-    rows, kept_users = _split(path, rows, split, duplicates, notes)
-    user_ids = user_ids[kept_users]
-    train, valid, test = _build(path, rows, len(user_ids), num_items, user_ids, notes)
+    notes += _unread_arrays(folder, feature_files)
+    notes += _unused_columns(table, split_column, split)
+    user, user_ids = _users(table, _read_mapping(folder / "u_id_mapping.csv"), notes)
+    item, item_ids = _items(table, item_ids, sizes, notes)
+    rows = _rows(table, user, item, split_column if split == "predefined" else None)
+    source = _Source(path, user_ids, item_ids)
+    rows, kept_users = _split(source, rows, split, duplicates, notes)
+    source = source._replace(user_ids=user_ids[kept_users])
+    train, valid, test = _build(source, rows, notes)
     return Dataset(
         name=name,
         train=train,
         valid=valid,
         test=test,
         features=features,
-        user_ids=user_ids,
-        item_ids=_ids(item_ids, num_items),
+        user_ids=source.user_ids,
+        item_ids=item_ids,
         split=split,
         notes=tuple(notes),
     )
@@ -134,16 +147,19 @@ def _find_folder(root: Path, name: str) -> Path:
 
 def _interaction_files(folder: Path) -> list[Path]:
     names = ("inter.csv", "inter.tsv", f"{folder.name}.inter")
-    return [folder / name for name in names if (folder / name).exists()]
+    paths = [folder / f"{name}{suffix}" for name in names for suffix in _COMPRESSIONS]
+    return [path for path in paths if path.exists()]
 
 
 def _find_interactions(folder: Path) -> Path:
     found = _interaction_files(folder)
     if len(found) != 1:
-        names = " and ".join(path.name for path in found) or "none"
+        # A file of another kind, such as inter.parquet, is named.
+        others = sorted(folder.glob("inter.*")) or sorted(folder.glob(f"{folder.name}.*"))
+        names = " and ".join(path.name for path in found or others) or "none"
         raise InputError(
             f"{folder}: found {names}, expected exactly one of inter.csv, inter.tsv and "
-            f"{folder.name}.inter"
+            f"{folder.name}.inter, which may end in .gz, .bz2 or .xz"
         )
     return found[0]
 
@@ -154,42 +170,21 @@ def _resolve(split: str, split_column: str | None) -> str:
     return "predefined" if split_column else "leave-one-out"
 
 
-def _read_interactions(
-    path: Path, *, num_items: int | None, split: str
-) -> tuple[_Rows, str | None]:
-    """The rows of the file and the name of its split column, if it has one."""
-    frame = read_table(path)
-    columns = list(frame.columns)
+# The table of interactions.
+
+
+def _check_columns(table: Table, split: str) -> str | None:
+    """The name of the split column, if there is one.
+
+    Raises:
+      InputError: the table lacks a column that is needed.
+    """
+    path, columns = table.path, table.columns
     split_columns = [column for column in _SPLIT_COLUMNS if column in columns]
     if len(split_columns) > 1:
         raise InputError(f"{path}, row 1: found {' and '.join(split_columns)}, expected one")
     split_column = split_columns[0] if split_columns else None
-    _require_columns(path, columns, split_column, split)
-
-    last_item = _LAST_ID if num_items is None else num_items - 1
-    user = whole_numbers(
-        path, frame, "userID", low=0, high=_LAST_ID, right="a whole number from 0 on"
-    )
-    item = whole_numbers(
-        path, frame, "itemID", low=0, high=last_item, right=f"a whole number in [0, {last_item}]"
-    )
-    time = np.zeros(len(frame), np.int64)
-    if "timestamp" in columns:
-        right = "a whole number (time stamp)"
-        time = whole_numbers(
-            path, frame, "timestamp", low=-_LAST_TIME, high=_LAST_TIME, right=right
-        )
-    part = None
-    if split_column and split in ("auto", "predefined"):
-        right = "0 (train), 1 (valid) or 2 (test)"
-        part = whole_numbers(path, frame, split_column, low=0, high=2, right=right)
-        part = part.astype(np.int8)
-    line = np.arange(2, len(frame) + 2)
-    return _Rows(line=line, user=user, item=item, time=time, part=part), split_column
-
-
-def _require_columns(path: Path, columns: list[str], split_column: str | None, split: str) -> None:
-    found = ", ".join(map(str, columns))
+    found = ", ".join(columns)
     found = repr(found if len(found) <= 200 else f"{found[:200]}...")
     for column in ("userID", "itemID"):
         if column not in columns:
@@ -208,25 +203,96 @@ def _require_columns(path: Path, columns: list[str], split_column: str | None, s
             f"{path}, row 1: no column timestamp, which split '{split}' needs; found the columns "
             f"{found}"
         )
+    return split_column
+
+
+def _unused_columns(table: Table, split_column: str | None, split: str) -> list[str]:
+    """A note for the columns that the loader does not use."""
+    name, notes = table.path.name, []
+    if split != "predefined" and split_column:
+        notes.append(f"{name}: column {split_column} is not used, the split is {split}")
+    used = {"userID", "itemID", "timestamp", split_column}
+    unused = [column for column in table.columns if column not in used]
+    if "rating" in unused:
+        unused.remove("rating")
+        notes.append(
+            f"{name}: column rating is not used, every interaction counts the same; remove the "
+            "rows that are no preference"
+        )
+    if unused:
+        listed = ", ".join(column if column.isprintable() else shown(column) for column in unused)
+        notes.append(f"{name}: not used: {'columns' if len(unused) > 1 else 'column'} {listed}")
+    return notes
+
+
+def _rows(table: Table, user: np.ndarray, item: np.ndarray, part_column: str | None) -> _Rows:
+    """The rows of the table, with the part of each where a column says it."""
+    time = np.zeros(len(user), np.int64)
+    if "timestamp" in table.columns:
+        right = "a whole number (time stamp), written out"
+        time = table.integers("timestamp", low=-_LAST_TIME, high=_LAST_TIME, right=right)
+    part = None
+    if part_column:
+        right = "0 (train), 1 (valid) or 2 (test)"
+        part = table.integers(part_column, low=0, high=2, right=right).astype(np.int8)
+    return _Rows(line=np.arange(2, len(user) + 2), user=user, item=item, time=time, part=part)
 
 
 # Ids.
+
+
+def _items(
+    table: Table, item_ids: np.ndarray | None, sizes: dict[Path, int], notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The item of each row, int64 [n], and the original ids of the catalogue, str [I]."""
+    num_items = _catalogue_size(sizes)
+    if num_items is None:
+        return table.names("itemID")
+    reference = next(iter(sizes)).name
+    right = f"a whole number in [0, {num_items - 1}], a row of {reference}"
+    item = table.integers("itemID", low=0, high=num_items - 1, right=right)
+    absent = num_items - len(np.unique(item))
+    if absent:
+        notes.append(
+            f"{table.path.name}: {absent} of {num_items} items of {reference} never occur; every "
+            "ranking has them as candidates, and protocol 'strict' draws them as negatives"
+        )
+    return item, np.arange(num_items).astype(str) if item_ids is None else item_ids
+
+
+def _users(
+    table: Table, user_ids: np.ndarray | None, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The user of each row, int64 [n], and the original ids of those who occur, str [N]."""
+    if user_ids is None:
+        return table.names("userID")
+    right = f"a whole number in [0, {len(user_ids) - 1}], a dense id of u_id_mapping.csv"
+    user = table.integers("userID", low=0, high=len(user_ids) - 1, right=right)
+    present, user = np.unique(user, return_inverse=True)
+    absent = len(user_ids) - len(present)
+    if absent:
+        notes.append(
+            f"{table.path.name}: left out {absent} users of u_id_mapping.csv who have no "
+            "interactions"
+        )
+    return user, user_ids[present]
 
 
 def _read_mapping(path: Path) -> np.ndarray | None:
     """Original ids in the order of the dense ones, str [n]; None without a file."""
     if not path.exists():
         return None
-    frame = read_table(path, text_only=True)
+    table = read_table(path, text_only=True)
+    frame = table.frame
     if len(frame.columns) != 2:
         raise InputError(
             f"{path}, row 1: found {len(frame.columns)} column(s), expected two: original id, "
             "dense id"
         )
-    original, dense = frame.columns
+    original, dense = table.columns
     last = len(frame) - 1
     right = f"a whole number in [0, {last}], each once"
-    position = whole_numbers(path, frame, dense, low=0, high=last, right=right)
+    position = table.integers(dense, low=0, high=last, right=right)
     for column, values in ((dense, pd.Series(position)), (original, frame[original])):
         repeated = values.duplicated().to_numpy()
         if repeated.any():
@@ -240,10 +306,6 @@ def _read_mapping(path: Path) -> np.ndarray | None:
     return ids.astype(str)
 
 
-def _ids(ids: np.ndarray | None, count: int) -> np.ndarray:
-    return np.arange(count).astype(str) if ids is None else ids
-
-
 def _catalogue_size(sizes: dict[Path, int]) -> int | None:
     """The number of items that all files with one row an item agree on; None without any."""
     if not sizes:
@@ -255,35 +317,6 @@ def _catalogue_size(sizes: dict[Path, int]) -> int | None:
                 f"{path}: found {rows} rows, expected {size}, one for each item of {reference.name}"
             )
     return size
-
-
-def _dense_catalogue(path: Path, rows: _Rows) -> int:
-    """The catalogue size where only the interactions tell it: the largest id plus one."""
-    size, distinct = int(rows.item.max()) + 1, len(np.unique(rows.item))
-    if size > _LARGEST_GAP_FACTOR * distinct:
-        row = int(np.argmax(rows.item))
-        right = f"dense ids from 0 on (only {distinct} different items occur)"
-        raise fault(path, int(rows.line[row]), "itemID", rows.item[row], right)
-    return size
-
-
-def _check_users(path: Path, user: np.ndarray, user_ids: np.ndarray | None) -> int:
-    """Every user id from 0 to the largest must occur; returns how many there are."""
-    present = np.unique(user)
-    largest = int(present[-1])
-    if user_ids is not None and largest >= len(user_ids):
-        row = int(np.argmax(user))
-        right = f"an id in [0, {len(user_ids) - 1}], the ids of u_id_mapping.csv"
-        raise fault(path, row + 2, "userID", user[row], right)
-    num_users = largest + 1 if user_ids is None else len(user_ids)
-    if len(present) < num_users:
-        gaps = np.flatnonzero(present != np.arange(len(present)))
-        missing = int(gaps[0]) if len(gaps) else len(present)
-        raise InputError(
-            f"{path}, column userID: no row has user {missing}, expected every id in "
-            f"[0, {num_users - 1}] (the largest is in row {int(np.argmax(user)) + 2})"
-        )
-    return num_users
 
 
 # Features.
@@ -310,87 +343,101 @@ def _feature_files(folder: Path) -> dict[str, Path]:
     return {name: files[name] for name in (*order, *(n for n in files if n not in usual))}
 
 
+def _unread_arrays(folder: Path, feature_files: dict[str, Path]) -> list[str]:
+    """A note for each file that may hold features but is not read."""
+    read = {path.name for path in feature_files.values()}
+    return [
+        f"{path.name} is not read; features are read from <modality>_features.npy, such as "
+        f"{path.name.split('.')[0]}_features.npy"
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in _ARRAY_SUFFIXES and path.name not in read
+    ]
+
+
 # The split.
 
 
 def _split(
-    path: Path, rows: _Rows, split: str, duplicates: str, notes: list[str]
+    source: _Source, rows: _Rows, split: str, duplicates: str, notes: list[str]
 ) -> tuple[_Rows, np.ndarray]:
     """Gives every row its part.
 
     Returns the rows that stay, with users numbered anew where some were dropped, and the
-    old ids of the users that stay.
+    old numbers of the users that stay.
     """
     if split == "leave-one-out":
-        rows = _merge(path, rows, duplicates, notes)
-    rows = rows._replace(part=_parts(path, rows, split))
+        rows = _merge(source, rows, duplicates, notes)
+    rows = rows._replace(part=_parts(source, rows, split))
     users = np.unique(rows.user)
     if split == "global-time":
-        rows, users = _drop_users_without_train(path, rows, notes)
-    return _leave_out_leaked(path, _merge(path, rows, duplicates, notes), notes), users
+        rows, users = _drop_users_without_train(source, rows, notes)
+        source = source._replace(user_ids=source.user_ids[users])
+    rows = _merge(source, rows, duplicates, notes)
+    return _leave_out_leaked(source, rows, notes), users
 
 
-def _parts(path: Path, rows: _Rows, split: str) -> np.ndarray | None:
+def _parts(source: _Source, rows: _Rows, split: str) -> np.ndarray | None:
     try:
         if split == "leave-one-out":
-            return splits.leave_one_out(rows.user, rows.time)
+            return splits.leave_one_out(rows.user, rows.time, source.user_ids)
         if split == "global-time":
             return splits.global_time(rows.time)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{source.path}: {error}") from error
     return rows.part
 
 
-def _merge(path: Path, rows: _Rows, duplicates: str, notes: list[str]) -> _Rows:
+def _merge(source: _Source, rows: _Rows, duplicates: str, notes: list[str]) -> _Rows:
     keep, first = splits.find_repeats(rows.user, rows.item, rows.time, rows.part)
     if first is None:
         return rows
     if duplicates == "error":
-        pair = f"({rows.user[first]}, {rows.item[first]})"
+        user, item = source.user_ids[rows.user[first]], source.item_ids[rows.item[first]]
         raise InputError(
-            f"{path}, row {rows.line[first]}, columns userID, itemID: the pair {pair} occurs "
-            "again, expected every pair once in a part; remove it or choose duplicates 'merge'"
+            f"{source.path}, row {rows.line[first]}, columns userID, itemID: the pair "
+            f"({shown(user)}, {shown(item)}) occurs again, expected every pair once in a part; "
+            "remove it or choose duplicates 'merge'"
         )
     count = int((~keep).sum())
     notes.append(
-        f"{path.name}: merged {count} duplicate interactions (user, item); first at line "
+        f"{source.path.name}: merged {count} duplicate interactions (user, item); first at line "
         f"{rows.line[first]}"
     )
     return rows.where(keep)
 
 
 def _drop_users_without_train(
-    path: Path, rows: _Rows, notes: list[str]
+    source: _Source, rows: _Rows, notes: list[str]
 ) -> tuple[_Rows, np.ndarray]:
     kept = np.unique(rows.user[rows.part == splits.TRAIN])
     stays = np.isin(rows.user, kept)
     dropped = len(np.unique(rows.user[~stays]))
     if dropped:
         notes.append(
-            f"{path.name}: dropped {dropped} users without train interactions "
+            f"{source.path.name}: dropped {dropped} users without train interactions "
             f"({int((~stays).sum())} interactions)"
         )
     rows = rows.where(stays)
     return rows._replace(user=np.searchsorted(kept, rows.user)), kept
 
 
-def _leave_out_leaked(path: Path, rows: _Rows, notes: list[str]) -> _Rows:
+def _leave_out_leaked(source: _Source, rows: _Rows, notes: list[str]) -> _Rows:
     assert rows.part is not None
     leaked = splits.find_leaked(rows.user, rows.item, rows.part)
     for part in (splits.VALID, splits.TEST):
         lines = rows.line[leaked & (rows.part == part)]
         if len(lines):
             notes.append(
-                f"{path.name}: left {len(lines)} {splits.PART_NAMES[part]} targets out that the "
-                f"same user has in an earlier part; first at line {lines[0]}"
+                f"{source.path.name}: left {len(lines)} {splits.PART_NAMES[part]} targets out that "
+                f"the same user has in an earlier part; first at line {lines[0]}"
             )
     return rows.where(~leaked)
 
 
 def _build(
-    path: Path, rows: _Rows, num_users: int, num_items: int, user_ids: np.ndarray, notes: list[str]
+    source: _Source, rows: _Rows, notes: list[str]
 ) -> tuple[Interactions, Interactions, Interactions]:
-    parts = []
+    parts, num_items = [], len(source.item_ids)
     for part, part_name in enumerate(splits.PART_NAMES):
         chosen = np.asarray(rows.part == part)
         parts.append(
@@ -398,22 +445,22 @@ def _build(
                 user=rows.user[chosen],
                 item=rows.item[chosen],
                 time=rows.time[chosen],
-                num_users=num_users,
+                num_users=len(source.user_ids),
                 num_items=num_items,
             )
         )
         if not chosen.any() and part != splits.TRAIN:
-            notes.append(f"{path.name}: the {part_name} part has no interactions")
+            notes.append(f"{source.path.name}: the {part_name} part has no interactions")
     train, valid, test = parts
     without = np.flatnonzero(train.counts == 0)
     if len(without):
         user = int(without[0])
         row = int(rows.line[np.argmax(rows.user == user)])
         raise InputError(
-            f"{path}, row {row}, column userID: user {user} (original id "
-            f"{shown(user_ids[user])}) has no train interaction, expected at least one"
+            f"{source.path}, row {row}, column userID: user {shown(source.user_ids[user])} has no "
+            "train interaction, expected at least one"
         )
     cold = int((train.item_counts == 0).sum())
     if cold:
-        notes.append(f"{path.name}: {cold} of {num_items} items have no train interaction")
+        notes.append(f"{source.path.name}: {cold} of {num_items} items have no train interaction")
     return train, valid, test

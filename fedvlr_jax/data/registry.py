@@ -67,6 +67,12 @@ def _load(
                 "use them with the data set 'synthetic'"
             )
         return LOADERS["mmrec"](data_root, name, split=split, duplicates=duplicates)
+    folder = Path(data_root) / "synthetic"
+    if str(data_root) and folder.is_dir():
+        raise InputError(
+            f"data set 'synthetic': the folder {folder} has the name of the built-in data set; "
+            "rename it to train on it, or give another folder of data sets"
+        )
     if split not in ("auto", "leave-one-out"):
         raise InputError(
             f"split: found {split!r}, but the data set 'synthetic' has only 'leave-one-out'"

@@ -64,12 +64,15 @@ def find_leaked(user: np.ndarray, item: np.ndarray, part: np.ndarray) -> np.ndar
     return leaked
 
 
-def leave_one_out(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+def leave_one_out(
+    user: np.ndarray, time: np.ndarray, user_ids: np.ndarray | None = None
+) -> np.ndarray:
     """The last item of every user is test, the one before it valid, the others train.
 
     Args:
       user, time: the interactions, [num_interactions], without repeated pairs. Entries
         of equal time stay in file order.
+      user_ids: the name of each user, for the message; by default its number.
 
     Returns:
       int8 [num_interactions]: the part of each.
@@ -80,8 +83,9 @@ def leave_one_out(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     users, counts = np.unique(user, return_counts=True)
     if (counts < 3).any():
         short = int(np.argmax(counts < 3))
+        name = users[short] if user_ids is None else user_ids[users[short]]
         raise InputError(
-            f"user {users[short]} has {counts[short]} distinct item(s), but leave-one-out needs "
+            f"user {name} has {counts[short]} distinct item(s), but leave-one-out needs "
             "at least 3: remove users with fewer, or give a split column or split 'global-time'"
         )
     order = np.lexsort((np.arange(len(user)), time, user))

@@ -54,6 +54,7 @@ def examine(dataset: Dataset, seed: int = 0) -> Examination:
             part: int((getattr(dataset, part).counts == 0).sum()) for part in ("valid", "test")
         },
         "items_without_train": int((dataset.train.item_counts == 0).sum()),
+        "items_absent": int(_absent_items(dataset).sum()),
         "cold_targets": {
             part: int((dataset.train.item_counts[getattr(dataset, part).item] == 0).sum())
             for part in ("valid", "test")
@@ -125,6 +126,12 @@ def _of_users(part: Interactions, users: np.ndarray) -> Interactions:
     )
 
 
+def _absent_items(dataset: Dataset) -> np.ndarray:
+    """bool [I]: the items that no part has."""
+    parts = (dataset.train, dataset.valid, dataset.test)
+    return np.add.reduce([part.item_counts for part in parts]) == 0
+
+
 def _out_of_order(dataset: Dataset) -> int | None:
     """Users with a held-out item older than their newest train item; None without times."""
     parts = (dataset.train, dataset.valid, dataset.test)
@@ -171,6 +178,12 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
         lines.append(
             f"{cold} of {targets} test targets are cold (no train interaction): judge methods on "
             "the warm ones first"
+        )
+    if facts["items_absent"] > facts["items"] / 20:
+        lines.append(
+            f"{facts['items_absent']} of {facts['items']} items never occur: they are candidates "
+            "of every ranking, which lowers all metrics, and negatives under protocol 'strict'; "
+            "are the item ids the rows of the features?"
         )
     if late is None:
         lines.append("no time stamps: whether the split looks into the future cannot be said")

@@ -1,6 +1,6 @@
 """Views of items on the server, and private weights over them on the clients."""
 
-from fedvlr_jax.fusion.fusion import FUSIONS, Fusion, make_fusion, view_names
+from fedvlr_jax.fusion.fusion import FUSIONS, Fusion, describe_views, make_fusion, view_names
 from fedvlr_jax.fusion.operators import OPERATORS
 
-__all__ = ["FUSIONS", "OPERATORS", "Fusion", "make_fusion", "view_names"]
+__all__ = ["FUSIONS", "OPERATORS", "Fusion", "describe_views", "make_fusion", "view_names"]

@@ -202,6 +202,27 @@ def view_names(views: str, modalities: Iterable[str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in views.split(","))
 
 
+def describe_views(fusion: Fusion, modalities: Iterable[str]) -> list[str]:
+    """Lines for the start of a run: the views, and the modalities that no view has.
+
+    Args:
+      modalities: the names of the data set's features.
+    """
+    has_router = fusion.prefer is not None
+    weighed = ", weighted by the router of each client" if has_router else ""
+    lines = [f"views: {', '.join(fusion.names)}{weighed}"]
+    if has_router and len(fusion.names) == 1:
+        lines.append(
+            "one view: every router weight is 1, so this run has no personal fusion; give two or "
+            "more --views"
+        )
+    fused = {"mlp", "vbpr", *OPERATORS} & set(fusion.names)
+    unused = [] if fused else [name for name in modalities if name not in fusion.names]
+    if unused:
+        lines.append(f"no view has the features {', '.join(unused)}: this run does not use them")
+    return lines
+
+
 def make_fusion(
     name: str, *, views: tuple[str, ...], width: int, hidden: int, widths: Mapping[str, int]
 ) -> Fusion:

@@ -28,8 +28,8 @@ fuzz = settings(
     database=None,
 )
 
-# What a whole number may look like; 1e0 and 1.0 are ones to spreadsheets.
-WHOLE = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+# What a whole number may look like; 1.0 is one to spreadsheets.
+WHOLE = re.compile(r"\s*[+-]?\d+(\.0*)?\s*", re.ASCII)
 TOKENS = [
     *("0", "1", "2", "3", "1.0", "2e0", " 1", "+1", "-1", "-0", "1.5", "1e400", "--1", "1e18"),
     *("nan", "NaN", "inf", "NA", "", " ", "null", "None", "True", "0x1", "1_0", "١", "é", "#"),
@@ -51,26 +51,43 @@ def load(files):
 def whole(cell):
     """The integer that a cell writes; a cell that writes none is an error of the loader."""
     assert WHOLE.fullmatch(cell), f"accepted {cell!r}"
-    value = float(cell)
-    assert value.is_integer(), f"accepted {cell!r}"
-    return int(value)
+    return int(cell.partition(".")[0])
+
+
+def name(cell):
+    """The id that a cell holds; a cell with a number that is no id is an error of the loader."""
+    cell = cell.strip()
+    if WHOLE.fullmatch(cell):
+        assert cell[0] not in "+-", f"accepted {cell!r}"
+        return cell.partition(".")[0]
+    try:
+        number = float(cell)
+    except ValueError:
+        assert cell, "accepted an empty id"
+        return cell
+    raise AssertionError(f"accepted {number} as an id")
 
 
 def pairs_of(text):
     """The (user, item) pairs of a file, by Python's own CSV reader."""
-    text = text.removeprefix("\ufeff")
-    tab = "\t" in text.split("\n")[0]
+    text = text.removeprefix("\ufeff").rstrip("\r\n")
+    first = text.split("\n")[0]
+    separator = max("\t,;|", key=first.count)
     # Any of the three line ends, as in a file that Python opens.
-    rows = list(csv.reader(io.StringIO(text, newline=None), delimiter="\t" if tab else ","))
-    names = [name.strip() for name in rows[0]]
+    rows = list(csv.reader(io.StringIO(text, newline=None), delimiter=separator))
+    names = [column.strip() for column in rows[0]]
     user, item = names.index("userID"), names.index("itemID")
     filled = [row for row in rows[1:] if any(row)]
-    return {(whole(row[user]), whole(row[item])) for row in filled}
+    return {(name(row[user]), name(row[item])) for row in filled}
 
 
 def check_same(data, text):
     parts = (data.train, data.valid, data.test)
-    found = {(int(u), int(i)) for p in parts for u, i in zip(p.users, p.item, strict=True)}
+    found = {
+        (str(data.user_ids[u]), str(data.item_ids[i]))
+        for p in parts
+        for u, i in zip(p.users, p.item, strict=True)
+    }
     assert found == pairs_of(text)
     assert (data.train.counts > 0).all()
 

@@ -112,3 +112,16 @@ def test_parts_that_are_empty_are_noticed(dataset):
     )
     found = examine(dataclasses.replace(dataset, valid=nothing, test=nothing))
     assert sum("part is empty" in line for line in found.warnings) == 2
+
+
+def test_items_that_never_occur_are_counted_and_named(dataset):
+    # The same interactions over a catalogue with 100 more items.
+    wider = {
+        part: dataclasses.replace(getattr(dataset, part), num_items=400)
+        for part in ("train", "valid", "test")
+    }
+    features = {"text": np.resize(dataset.features["text"], (400, 64))}
+    ids = np.arange(400).astype(str)
+    found = examine(dataclasses.replace(dataset, **wider, features=features, item_ids=ids))
+    assert found.facts["items_absent"] >= 100
+    assert any("of 400 items never occur" in warning for warning in found.warnings)
