@@ -30,15 +30,16 @@ from rich.table import Table
 
 from benchmarks.datasets import named_dataset
 from benchmarks.rounds import median_seconds
-from experiments.launch import launch
+from experiments.launch import define_path, launch
 from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.gathered import make_gathered_update, make_slots
+from fedvlr_jax.federated.gathered import make_slots
 from fedvlr_jax.federated.local import Broadcast, client_keys, num_rows
 from fedvlr_jax.federated.participation import make_cohort
+from fedvlr_jax.federated.round import make_train
 from fedvlr_jax.simulation import make_simulation
 
 FLAGS = flags.FLAGS
@@ -59,7 +60,7 @@ def client_inputs(config: Config, dataset: Dataset):
     broadcast = Broadcast(views, shared["head"], jnp.int32(0), config.federation.rates)
     private = jax.vmap(lambda c: model.init_private(jax.random.fold_in(key, c)))(histories.client)
     alpha = cohort.weight / jnp.sum(cohort.weight)
-    return broadcast, cohort, alpha, private, key, jax.jit(make_gathered_update(simulation.task))
+    return broadcast, cohort, alpha, private, key, jax.jit(make_train(simulation.task, "gathered"))
 
 
 def time_literal(config: Config, dataset: Dataset, repeats: int) -> float:
@@ -186,9 +187,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("dataset", "synthetic", "Data set; synthetic:USERS:ITEMS sets a size.")
-    flags.DEFINE_string("data_root", "../shared/data", "Folder that holds the data sets.")
+    define_path("data_root", "../shared/data", "Folder that holds the data sets.")
     flags.DEFINE_string("backbone", "fcf", "Backbone.")
     flags.DEFINE_string("fusion", "bilevel", "Fusion.")
     flags.DEFINE_integer("repeats", 3, "Timed passes; the median is shown.")
-    flags.DEFINE_string("json", "", "Also write the rows to this file.")
+    define_path("json", "", "Also write the rows to this file.")
     launch(main, __doc__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import os
 from typing import Any
 
 from fedvlr_jax.errors import InputError
@@ -22,17 +23,46 @@ PLAN_NAMES = ("auto", "dense", "factored", "catalogue", "gathered")
 PRECISION_NAMES = ("float32", "tf32", "bf16")
 OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
 LOSS_NAMES = ("bce", "softmax")
+# The rules that are sums of the uploads, by weights known before training.
+_SUMS = ("float32", "int32", "fixed_mean")
+AGGREGATION_NAMES = (
+    *_SUMS,
+    *("median", "trimmed_mean", "krum", "multi_krum", "geometric_median"),
+)
 START_NAMES = ("random", "spectral")
 START_ROUTER_NAMES = ("uniform", "history")
 
 
 def _field(
-    default: Any, help: str, choices: tuple[str, ...] | None = None, *, free: bool = False
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] | None = None,
+    *,
+    free: bool = False,
+    path: bool = False,
 ) -> Any:
-    """A choice. `free`: a saved run may go on with another value, for what was computed so far
-    does not depend on it."""
-    metadata = {"help": help, "choices": choices, "free": free}
+    """A choice.
+
+    Args:
+      free: a saved run may go on with another value, for what was computed so far does not
+        depend on it.
+      path: it names a file or a folder; see `expanded`.
+    """
+    metadata = {"help": help, "choices": choices, "free": free, "path": path}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def expanded(path: str) -> str:
+    """The path with a leading ~ or ~user replaced by that user's home folder.
+
+    Raises:
+      InputError: no such folder is known.
+    """
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):
+        home = whole.split("/")[0]
+        raise InputError(f"no home folder is known for {home}; give the whole path, or ./{whole}")
+    return whole
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -58,6 +88,11 @@ def _check_fields(group: Any) -> None:
             raise InputError(f"--{field.name}={value!r}: give a value of type {kind.__name__}")
         if field.metadata["choices"]:
             check_choice(field.name, value, field.metadata["choices"])
+        if field.metadata["path"]:
+            try:
+                object.__setattr__(group, field.name, expanded(value))
+            except InputError as error:
+                raise InputError(f"--{field.name}={value}: {error}") from None
 
 
 def _check_range(config: Any, name: str, low: float, high: float = math.inf) -> None:
@@ -78,7 +113,9 @@ class DataConfig:
     dataset: str = _field(
         "synthetic", "Folder below --data_root to read, or 'synthetic' for the embedded data."
     )
-    data_root: str = _field("../shared/data", "Folder that holds the data sets.", free=True)
+    data_root: str = _field(
+        "../shared/data", "Folder that holds the data sets.", free=True, path=True
+    )
     split: str = _field(
         "auto",
         "Split rule; 'auto' takes the split column where there is one, else leave-one-out.",
@@ -194,9 +231,16 @@ class FederationConfig:
     )
     aggregation: str = _field(
         "float32",
-        "Type in which uploads are summed; int32: fixed point, the same to the bit on 1, 2, 4 "
-        "and 8 devices.",
-        ("float32", "int32"),
+        "How the server combines the uploads. float32: weighted mean; int32: weighted mean in "
+        "fixed point, the same to the bit on 1, 2, 4 and 8 devices; fixed_mean: the sum over the "
+        "number of expected clients; median, trimmed_mean: coordinate by coordinate; krum, "
+        "multi_krum: the uploads with the nearest neighbours; geometric_median: RFA.",
+        AGGREGATION_NAMES,
+    )
+    byzantine_share: float = _field(
+        0.1,
+        "Share of the clients that may be hostile: what trimmed_mean removes at each end, and "
+        "f / n of krum and multi_krum.",
     )
     plan: str = _field(
         "auto",
@@ -224,6 +268,11 @@ class FederationConfig:
             _check_range(self, name, 0)
         for name in ("server_lr_items", "server_lr_fusion", "server_lr_head"):
             _check_range(self, name, 0)
+        if not 0 <= self.byzantine_share < 0.5:
+            raise InputError(
+                f"--byzantine_share={self.byzantine_share}: give a share of at least 0 and below "
+                "0.5; no rule withstands a majority"
+            )
         if not 0 <= self.dropout < 1:
             raise InputError(f"--dropout={self.dropout}: give a probability in [0, 1)")
         if self.min_local_epochs > self.local_epochs:
@@ -298,14 +347,33 @@ class PrivacyConfig:
     clip_norm: float = _field(
         0.0, "Joint L2 bound of one client's upload in a round; 0 does not clip."
     )
+    clip_quantile: float = _field(
+        0.0,
+        "Above 0: the bound starts at --clip_norm and follows this quantile of the uploads' norms.",
+    )
     noise_multiplier: float = _field(
-        0.0, "Each client adds Gaussian noise of this times --clip_norm to its upload."
+        0.0, "Standard deviation of the Gaussian noise, in units of the bound on an upload."
+    )
+    noise: str = _field(
+        "client",
+        "client: each client adds the noise to its upload; central: the server adds it once to the "
+        "sum, divided by the number of expected clients (--aggregation=fixed_mean).",
+        ("client", "central"),
     )
 
     def __post_init__(self):
         _check_fields(self)
         _check_range(self, "clip_norm", 0)
         _check_range(self, "noise_multiplier", 0)
+        if not 0 <= self.clip_quantile < 1:
+            raise InputError(
+                f"--clip_quantile={self.clip_quantile}: give a share above 0 and below 1, or 0 for "
+                "a bound that stays"
+            )
+        if self.clip_quantile > 0 and self.clip_norm == 0:
+            raise InputError(
+                f"--clip_quantile={self.clip_quantile}: needs --clip_norm above 0, the first bound"
+            )
         if self.noise_multiplier > 0 and self.clip_norm == 0:
             raise InputError(
                 f"--noise_multiplier={self.noise_multiplier}: needs --clip_norm above 0, "
@@ -367,6 +435,7 @@ class RunConfig:
         "",
         "Folder for results; empty: runs/<dataset>-<protocol>-<backbone>-<fusion>-seed<seed>.",
         free=True,
+        path=True,
     )
     overwrite: bool = _field(False, "Replace the run that --workdir holds.", free=True)
     resume: str = _field(
@@ -398,13 +467,21 @@ class RunConfig:
         free=True,
     )
     store_dir: str = _field(
-        "", "Folder for the files of --store=disk; empty: the system's temporary folder.", free=True
+        "",
+        "Folder for the files of --store=disk; empty: the system's temporary folder.",
+        free=True,
+        path=True,
     )
     devices: int = _field(
-        0, "Devices that share the clients: 1, 2, 4 or 8; 0: all there are.", free=True
+        0,
+        "Devices that share the clients: 1, 2, 4 or 8; 0: the most of these that there are.",
+        free=True,
     )
     memory_budget_gb: float = _field(
-        0.0, "Memory that a run may take, in 1e9 bytes; 0: nine tenths of the device's.", free=True
+        0.0,
+        "Memory that a run may take, in 1e9 bytes; 0: nine tenths of the device's, or of what the "
+        "container, the batch system or ulimit allow.",
+        free=True,
     )
     keep_best: int = _field(
         1,
@@ -439,6 +516,20 @@ class Config:
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+    def __post_init__(self):
+        privacy, rule = self.privacy, self.federation.aggregation
+        if privacy.noise_multiplier and privacy.noise == "central" and rule != "fixed_mean":
+            raise InputError(
+                f"--noise=central: --aggregation={rule} has no fixed bound on what one client "
+                "changes; use --aggregation=fixed_mean"
+            )
+        if privacy.noise_multiplier and privacy.noise == "client" and rule not in _SUMS:
+            raise InputError(
+                f"--noise_multiplier={privacy.noise_multiplier}: the noise of the clients is drawn "
+                f"as the noise of their sum, which --aggregation={rule} does not take; use one of "
+                f"{', '.join(_SUMS)}"
+            )
 
     @property
     def flat(self) -> dict[str, Any]:

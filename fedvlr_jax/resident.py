@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +14,10 @@ from jax.sharding import Mesh
 
 from fedvlr_jax import trees
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.pairs import ChunkLists, Pairs, chunk_lists, in_part_order
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.metrics import targets_of
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.federated.aggregation import server_optimizer
 from fedvlr_jax.federated.devices import (
     by_client,
     constrain,
@@ -39,6 +38,7 @@ from fedvlr_jax.federated.participation import (
 )
 from fedvlr_jax.federated.round import make_round, server_numbers
 from fedvlr_jax.federated.scoring import (
+    chunk_bounds,
     clients_at_once,
     in_chunks,
     make_ranks,
@@ -47,6 +47,7 @@ from fedvlr_jax.federated.scoring import (
 )
 from fedvlr_jax.federated.start import Start
 from fedvlr_jax.federated.store import in_parts
+from fedvlr_jax.settings import compiled, key_of, shapes_of
 from fedvlr_jax.types import METRIC_TYPES, Histories, PyTree, RoundMetrics, ServerState
 
 
@@ -67,6 +68,18 @@ class State(NamedTuple):
 
     server: ServerState
     private: Any
+
+
+class HeldOut(NamedTuple):
+    """One part of the split, as the chunks of clients of each bucket rank it.
+
+    Attributes:
+      targets: of each bucket, the items to rank.
+      masked: of each bucket, the items that are no candidates beside the histories.
+    """
+
+    targets: tuple[ChunkLists, ...]
+    masked: tuple[ChunkLists, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +113,7 @@ class Simulation:
         clients = tuple(history.client for history in self.histories)
         begun = None
         if self.start is not None:
-            rows = {name: self._by_bucket(table, 0) for name, table in self.start.clients.items()}
+            rows = {name: self._by_bucket(table) for name, table in self.start.clients.items()}
             begun = tuple({name: rows[name][b] for name in rows} for b in range(len(clients)))
         return State(server, self._init_private(server.key, clients, begun))
 
@@ -110,11 +123,11 @@ class Simulation:
 
     @functools.cached_property
     def _init_server(self):
-        federation = self.config.federation
-        optimizer = server_optimizer(federation.server_optimizer, federation.rates)
+        aggregator = self.task.aggregator
+        optimizer = aggregator.server(self.config.federation.rates)
 
         def init(seed: jax.Array, items: jax.Array | None) -> ServerState:
-            key = jax.random.key(seed)
+            key = key_of(seed)
             shared = self.model.init_shared(stream(key, INIT))
             if items is not None:
                 silent = self.model.fusion.silent
@@ -125,9 +138,10 @@ class Simulation:
                 key=key,
                 shared=shared,
                 optimizer=optimizer.init(shared),
+                uplink=aggregator.uplink.init(),
             )
 
-        return jax.jit(init, out_shardings=on_all(self.mesh))
+        return compiled(init, out_shardings=on_all(self.mesh))
 
     @functools.cached_property
     def _init_private(self):
@@ -148,12 +162,12 @@ class Simulation:
                     of_bucket["router"] = jax.vmap(prefer)(of_bucket["router"], each["logits"])
             return rows
 
-        return jax.jit(init, out_shardings=by_client(self.mesh))
+        return compiled(init, out_shardings=by_client(self.mesh))
 
     @property
     def state_bytes(self) -> int:
         """Bytes of a state (an early-stopping run holds two)."""
-        return trees.num_bytes(jax.eval_shape(self.init))
+        return trees.num_bytes(shapes_of(self.init))
 
     def run_rounds(self, state: State, num_rounds: int) -> tuple[State, RoundMetrics]:
         """Runs rounds in one compiled call; the state passed in is used up (donated).
@@ -167,7 +181,7 @@ class Simulation:
           NonFiniteError: a loss or an update was not finite. The error carries the state
             before that round as `.state`.
         """
-        first = int(state.server.round)
+        first = int(jax.device_get(state.server.round))
         if num_rounds < 1:
             raise InputError(f"num_rounds={num_rounds}: give at least 1")
         # One program for every number of rounds up to an evaluation.
@@ -326,61 +340,110 @@ class Simulation:
 
     @functools.cached_property
     def _run(self):
-        return jax.jit(self.run_function, static_argnames="places", donate_argnums=0)
+        return compiled(self.run_function, static_argnames="places", donate_argnums=0)
 
     @functools.cached_property
     def evaluate_function(self):
-        """(state, histories, features, targets, masked) -> per bucket (Ranks, weights), pure."""
-        ranks, chunk = make_ranks(self.model), clients_at_once(self.model)
+        """(state, histories, features, targets, masked) -> per bucket (Ranks, weights), pure.
 
-        def of_bucket(shared, views, inputs):
-            return in_chunks(lambda each: ranks(shared, views, *each), inputs, chunk)
+        Counts have one entry a place of the lists; `joined` puts them in order.
+        """
+        return self._over_buckets(make_ranks(self.model))
 
-        spread = on_each_device(of_bucket, self.mesh)
+    def _over_buckets(self, function: Callable) -> Callable:
+        """`function(shared, views, private, histories, *lists)` over the chunks of each bucket.
 
-        def evaluate(state, histories, features, targets, masked):
+        Returns:
+          (state, histories, features, *lists of each bucket) -> its results, per bucket.
+        """
+        chunk = clients_at_once(self.model)
+
+        def bucket_results(shared, views, inputs):
+            rows, lists = inputs
+            chunk_results = lambda rows, lists: function(shared, views, *rows, *lists)
+            return in_chunks(chunk_results, rows, chunk, lists)
+
+        spread = on_each_device(bucket_results, self.mesh)
+
+        def over_buckets(state, histories, features, *lists):
             shared = state.server.shared
             views = views_of(self.model, shared, features)
-            buckets = zip(state.private, histories, targets, masked, strict=True)
+            rows = zip(state.private, histories, strict=True)
+            buckets = zip(rows, zip(*lists, strict=True), strict=True)
             return tuple(spread(shared, views, inputs) for inputs in buckets)
 
-        return evaluate
+        return over_buckets
 
     @functools.cached_property
     def _evaluate(self):
-        return jax.jit(self.evaluate_function)
+        return compiled(self.evaluate_function)
 
     @functools.cached_property
-    def held_out(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """part -> (targets [N, T], -1 beyond; items masked beside the history [N, V], I beyond)."""
-        none = np.full((self.dataset.num_users, 1), -1, np.int32)
-        valid, test = targets_of(self.dataset.valid), targets_of(self.dataset.test)
+    def held_out(self) -> dict[str, HeldOut]:
+        """The targets of "valid" and "test", and what is masked beside the histories."""
+        valid, test = self.dataset.valid, self.dataset.test
+        no_pairs = np.zeros((2, 0), np.int64)
+        none = Interactions.from_pairs(
+            user=no_pairs[0], item=no_pairs[1], num_users=valid.num_users, num_items=valid.num_items
+        )
         mask_test = valid if self.config.evaluation.mask == "train+valid" else none
-        beyond = lambda items: np.where(items < 0, self.dataset.num_items, items)
-        return {"valid": (valid, beyond(none)), "test": (test, beyond(mask_test))}
+        targets = zip(*self._chunk_lists(valid, test), strict=True)
+        masked = zip(*self._chunk_lists(none, mask_test), strict=True)
+        parts = zip(("valid", "test"), targets, masked, strict=True)
+        return {part: HeldOut(targets, masked) for part, targets, masked in parts}
+
+    def _chunk_lists(self, *parts: Interactions) -> list[list[ChunkLists]]:
+        """Of each bucket, the lists of its chunks, one `ChunkLists` a part."""
+        return [chunk_lists(parts, clients, bounds) for clients, bounds in self._evaluated_chunks()]
+
+    def _evaluated_chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each bucket: its clients [R], N beyond them, and the bounds of the chunks of rows that
+        one device evaluates at once [C + 1]."""
+        devices = 1 if self.mesh is None else self.mesh.size
+        for clients, history in zip(self.buckets, self.histories, strict=True):
+            size = history.count.shape[0]
+            of_device = chunk_bounds(size // devices, clients_at_once(self.model))
+            begins = np.arange(0, size, size // devices)[:, None] + of_device[:-1]
+            beyond = np.full(size - len(clients), self.dataset.num_users)
+            yield np.append(clients, beyond), np.append(begins, size)
 
     @functools.cached_property
-    def targets(self) -> dict[str, tuple[tuple, tuple]]:
-        """`held_out` by bucket, on the devices."""
+    def targets(self) -> dict[str, tuple[tuple[Pairs, ...], tuple[Pairs, ...]]]:
+        """The pairs of `held_out` on the devices: (targets, masked) of each part, by bucket."""
         return {
-            part: (self._by_bucket(targets, -1), self._by_bucket(masked, self.dataset.num_items))
-            for part, (targets, masked) in self.held_out.items()
+            part: (self._on_devices(held.targets), self._on_devices(held.masked))
+            for part, held in self.held_out.items()
         }
 
-    def _by_bucket(self, table: np.ndarray, nothing: int) -> tuple[jax.Array, ...]:
-        """The rows of `table` [N, T] by bucket; `nothing` in the rows of no client."""
+    def _on_devices(self, lists: Sequence[ChunkLists]) -> tuple[Pairs, ...]:
+        return tuple(put(bucket.pairs, by_client(self.mesh)) for bucket in lists)
+
+    def _by_bucket(self, table: np.ndarray) -> tuple[jax.Array, ...]:
+        """The rows of `table` [N, ...] by bucket; zeros in the rows of no client."""
         rows = []
         for clients, history in zip(self.buckets, self.histories, strict=True):
             missing = history.count.shape[0] - len(clients)
-            table_rows = np.pad(table[clients], ((0, missing), (0, 0)), constant_values=nothing)
-            rows.append(put(table_rows, by_client(self.mesh)))
+            rows.append(put(np.pad(table[clients], ((0, missing), (0, 0))), by_client(self.mesh)))
         return tuple(rows)
 
     def _rank(self, state: State, part: str) -> tuple[Ranks, np.ndarray]:
         """`ranks_and_weights`, finite or not."""
-        targets, masked = self.targets[part]
-        results = self._evaluate(state, self.histories, self.features, targets, masked)
-        return self.in_user_order(fetch(results))
+        results = self._evaluate(state, self.histories, self.features, *self.targets[part])
+        return self.joined(part, fetch(results))
+
+    def joined(
+        self, part: str, per_bucket: Sequence[tuple[Ranks, np.ndarray]]
+    ) -> tuple[Ranks, np.ndarray]:
+        """What `evaluate_function` returned, on the host: the ranks of a part, and the weights."""
+        ranks, weights = zip(*per_bucket, strict=True)
+        entries = [bucket.entry for bucket in self.held_out[part].targets]
+        size = len(getattr(self.dataset, part))
+        ahead, tied = (
+            in_part_order(entries, [getattr(bucket, name) for bucket in ranks], size)
+            for name in ("ahead", "tied")
+        )
+        finite = [bucket.finite for bucket in ranks]
+        return Ranks(ahead, tied, self.in_user_order(finite)), self.in_user_order(weights)
 
     def evaluate(self, state: State, part: str) -> Ranks:
         """Ranks of every user's held-out items of "valid" or "test" among all items.
@@ -389,7 +452,7 @@ class Simulation:
         protocol, its validation items.
 
         Returns:
-          `Ranks` of NumPy arrays in user order: ahead, tied [N, T], finite [N].
+          `Ranks` of NumPy arrays: ahead, tied [P] in the order of the part, finite [N].
 
         Raises:
           NonFiniteError: a score was not finite.
@@ -401,7 +464,7 @@ class Simulation:
         ranks, weights = self._rank(state, part)
         if not ranks.finite.all():
             raise NonFiniteError(
-                f"round {int(state.server.round)}: the scores of client "
+                f"round {int(jax.device_get(state.server.round))}: the scores of client "
                 f"{int(np.argmin(ranks.finite))} are not finite",
                 state,
             )
@@ -424,20 +487,11 @@ class Simulation:
 
     @functools.cached_property
     def _recommend(self):
-        @functools.partial(jax.jit, static_argnames="k")
         def recommend(state, histories, features, masked, k):
-            recommended, chunk = make_recommended(self.model, k), clients_at_once(self.model)
-            shared = state.server.shared
-            views = views_of(self.model, shared, features)
+            over_buckets = self._over_buckets(make_recommended(self.model, k))
+            return over_buckets(state, histories, features, masked)
 
-            def of_bucket(shared, views, inputs):
-                return in_chunks(lambda each: recommended(shared, views, *each), inputs, chunk)
-
-            spread = on_each_device(of_bucket, self.mesh)
-            buckets = zip(state.private, histories, masked, strict=True)
-            return tuple(spread(shared, views, inputs) for inputs in buckets)
-
-        return recommend
+        return compiled(recommend, static_argnames="k")
 
     def recommend(self, state: State, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of every user that it has neither in train nor in validation.
@@ -446,7 +500,7 @@ class Simulation:
           (items int32 [N, k], scores float32 [N, k]), best first; a place without a
           candidate left has score -inf.
         """
-        masked = self._by_bucket(self._owned(k), self.dataset.num_items)
+        masked = self._on_devices(self._owned(k))
         results = self._recommend(state, self.histories, self.features, masked, k)
         scores, items = self.in_user_order(fetch(results))
         return items, scores
@@ -456,11 +510,10 @@ class Simulation:
         if not 1 <= k <= self.dataset.num_items:
             raise InputError(f"--k={k}: give 1 to {self.dataset.num_items}, the number of items")
 
-    def _owned(self, k: int) -> np.ndarray:
-        """The validation items [N, V], I beyond, that `recommend` leaves out."""
+    def _owned(self, k: int) -> list[ChunkLists]:
+        """By bucket, the validation items, which `recommend` leaves out."""
         self.check_places(k)
-        valid = targets_of(self.dataset.valid)
-        return np.where(valid < 0, self.dataset.num_items, valid)
+        return [lists for (lists,) in self._chunk_lists(self.dataset.valid)]
 
     def pack(self, state: State) -> PyTree:
         """The state as a checkpoint holds it, the same on any devices and from any store.
@@ -497,7 +550,7 @@ class Simulation:
         values, structure = jax.tree.flatten(packed["private"])
         # Where everyone has a row, only places of nobody are left: any finite number will do.
         everyone = len(clients) == self.dataset.num_users
-        begun = jax.eval_shape(self.init) if everyone else self.init()
+        begun = shapes_of(self.init) if everyone else self.init()
         buckets = [jax.tree.leaves(rows) for rows in begun.private]
         del begun
         for b, leaves in enumerate(buckets):
@@ -518,9 +571,9 @@ class Simulation:
     @functools.cached_property
     def server_shapes(self) -> ServerState:
         """Shapes and dtypes of the server's state."""
-        return jax.eval_shape(self._init_server, np.uint32(0), self._start_items)
+        return shapes_of(self._init_server, np.uint32(0), self._start_items)
 
     @functools.cached_property
     def client_shapes(self) -> PyTree:
         """Shapes and dtypes of ONE client's private rows."""
-        return jax.eval_shape(self.model.init_private, jax.random.key(0))
+        return shapes_of(self.model.init_private, key_of(0))

@@ -12,32 +12,52 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import bucket_clients, negative_pool, pad_histories
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
 from fedvlr_jax.federated.devices import by_client, client_mesh, on_all, padded, put
 from fedvlr_jax.federated.local import Task, make_model
 from fedvlr_jax.federated.precision import check_precision
 from fedvlr_jax.federated.round import choose_plan
 from fedvlr_jax.federated.start import make_start
+from fedvlr_jax.fusion import Fusion
+from fedvlr_jax.models import Backbone
 from fedvlr_jax.resident import NonFiniteError, Simulation, State
+from fedvlr_jax.settings import under_own_settings
 from fedvlr_jax.streaming import StreamedSimulation
 
 __all__ = ["NonFiniteError", "Simulation", "State", "make_simulation"]
 
 
-def make_simulation(config: Config, dataset: Dataset) -> Simulation:
+@under_own_settings
+def make_simulation(
+    config: Config,
+    dataset: Dataset,
+    *,
+    backbone: Backbone | None = None,
+    fusion: Fusion | None = None,
+    aggregator: Aggregator | None = None,
+) -> Simulation:
     """Prepares `dataset` for the federation that `config` describes.
+
+    Args:
+      backbone, fusion: in place of those that `config` names.
+      aggregator: what the server does with the uploads, in place of what `config` says of clipping,
+        noise, aggregation and the server's optimizer.
 
     Raises:
       InputError: choices that do not fit the data set.
     """
     widths = {name: feature.shape[1] for name, feature in dataset.features.items()}
-    model = make_model(config, dataset.num_items, widths)
+    model = make_model(config, dataset.num_items, widths, backbone=backbone, fusion=fusion)
     if config.federation.cohort > dataset.num_users:
         raise InputError(
             f"--cohort={config.federation.cohort}: the data set has {dataset.num_users} users"
         )
-    mesh = client_mesh(config.run.devices, exact=config.federation.aggregation == "int32")
+    if aggregator is None:
+        aggregator = make_aggregator(config, dataset.num_users)
+    mesh = client_mesh(config.run.devices, exact=aggregator.reduce.exact)
     pool = negative_pool(dataset.train, config.evaluation.negative_pool)
-    task = Task(model, config, pool, weighted=dataset.train.weight is not None)
+    weighted = dataset.train.weight is not None
+    task = Task(model, config, pool, aggregator, weighted=weighted)
     # Only where rows are gathered does the padding of a history cost anything.
     by_length = bucket_clients(dataset.train, by_length=True)
     lengths = [int(dataset.train.counts[b].max()) for b in by_length]

@@ -21,9 +21,9 @@ import numpy as np
 from fedvlr_jax import trees
 from fedvlr_jax.checkpointing import RowsLater
 from fedvlr_jax.data.cohorts import pad_histories
+from fedvlr_jax.data.pairs import ChunkLists, Pairs
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.federated.devices import by_client, over_devices, padded, put
-from fedvlr_jax.federated.local import Upload
+from fedvlr_jax.federated.devices import by_client, on_each_device, over_devices, padded, put
 from fedvlr_jax.federated.participation import LOCAL, make_cohorts, seed_of, stream
 from fedvlr_jax.federated.round import (
     Reports,
@@ -31,19 +31,23 @@ from fedvlr_jax.federated.round import (
     client_weights,
     close_round,
     even_chunks,
+    join_buckets,
     make_settle,
-    make_update,
+    make_train,
     open_round,
 )
 from fedvlr_jax.federated.scoring import (
     clients_at_once,
+    list_of_chunk,
     make_ranks,
     make_recommended,
     views_of,
 )
 from fedvlr_jax.federated.store import ClientStore, in_parts
 from fedvlr_jax.resident import NonFiniteError, Simulation, State
+from fedvlr_jax.settings import compiled
 from fedvlr_jax.types import Histories, PyTree, RoundMetrics, ServerState
+from fedvlr_jax.uplink import Upload
 
 # The rows of the clients that are evaluated at once, and about how many copies of them are held:
 # as gathered, as made anew, on the device, and those of the next clients.
@@ -140,37 +144,42 @@ class StreamedSimulation(Simulation):
         def begin(server, histories, asked, features, rates):
             cohorts = make_cohorts(server, histories, asked, weight, federation)
             opened = open_round(self.task, self.plan, server, features, rates)
-            return opened, cohorts, client_weights(cohorts, self.mesh)
+            return opened, cohorts, client_weights(self.task, cohorts, self.mesh)
 
-        return jax.jit(begin)
+        return compiled(begin)
 
     @functools.cached_property
     def _train(self):
-        """(total, broadcast, cohort, alpha, rows, key) of a chunk -> (total, rows, reports)."""
-        exact = self.config.federation.aggregation == "int32"
-        update = over_devices(make_update(self.task, self.plan), self.mesh, exact=exact)
+        """(total, broadcast, cohort, alpha, rows, key) of a chunk -> (upload, rows, reports).
+
+        The upload is the new total; where there is none, the chunk's own `Uploads`.
+        """
+        exact = self.task.aggregator.reduce.exact
+        run = over_devices(make_train(self.task, self.plan), self.mesh, exact=exact)
 
         def train(total, broadcast, cohort, alpha, rows, key):
-            result = update(broadcast, cohort, alpha, rows, stream(key, LOCAL, broadcast.round))
-            total = jax.tree.map(jnp.add, total, result.upload)
+            result = run(broadcast, cohort, alpha, rows, stream(key, LOCAL, broadcast.round))
+            upload = result.upload
+            if total is not None:
+                upload = jax.tree.map(jnp.add, total, upload)
             # Should the round turn out not to be finite, the rows are discarded.
             settle = make_settle(self.plan, len(alpha), self.mesh)
             new = settle(broadcast, result.private, rows, cohort.present)
-            return total, new, (result.loss, result.clipped, result.bad_leaf)
+            return upload, new, (result.loss, result.clipped, result.bad_leaf)
 
-        return jax.jit(train, donate_argnums=0)
+        return compiled(train, donate_argnums=0)
 
     @functools.cached_property
     def _finish(self):
         """(server, pull_back, uploads by bucket, alpha, reports, rates) -> (server, metrics)."""
 
         def finish(server, pull_back, uploads, alpha, reports, rates):
-            upload = jax.tree.map(lambda *parts: sum(parts), *uploads)
+            upload = join_buckets(uploads)
             return close_round(
                 self.task, server, pull_back, upload, alpha, reports, rates, self.mesh
             )
 
-        return jax.jit(finish)
+        return compiled(finish)
 
     @functools.cached_property
     def _make_fresh(self):
@@ -181,7 +190,7 @@ class StreamedSimulation(Simulation):
             (initial,) = self._init_private(key, (clients,), None if begun is None else (begun,))
             return trees.select(fresh, initial, rows)
 
-        return jax.jit(make)
+        return compiled(make)
 
     def _with_fresh(self, rows: PyTree, fresh: np.ndarray, key, clients: np.ndarray) -> PyTree:
         rows = put(rows, by_client(self.mesh))
@@ -231,7 +240,7 @@ class StreamedSimulation(Simulation):
 
     def run_rounds(self, state: State, num_rounds: int) -> tuple[State, RoundMetrics]:
         """As `Simulation.run_rounds`; the state's store is changed in place."""
-        first, seed = int(state.server.round), seed_of(state.server.key)
+        first, seed = int(jax.device_get(state.server.round)), seed_of(state.server.key)
         rounds = [self._parts(seed, first + r) for r in range(num_rounds)]
         chunks = [chunk for parts in rounds for part in parts for chunk in part.chunks]
         server, store, collected = state.server, state.private, []
@@ -261,23 +270,33 @@ class StreamedSimulation(Simulation):
         opened, cohorts, alpha = self._begin(server, histories, asked, self.features, rates)
         broadcast, pull_back = opened
         cohorts, weights = jax.device_get((cohorts, alpha))
+        sums = self.task.aggregator.reduce.combine is None
         uploads, heard, start = [], [], 0
         for cohort, part in zip(cohorts, parts, strict=True):
             capacity = len(part.clients)
             inputs = cohort, weights[start : start + capacity]
             start += capacity
-            total = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
-            of_chunks = []
+            total = None
+            if sums:
+                total = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
+            of_chunks, kept = [], 0
             for inside, chunk in zip(_split(inputs, part.chunks), part.chunks, strict=True):
                 old, fresh = next(rows)
                 old = self._with_fresh(old, fresh, server.key, chunk.clients)
-                total, new, report = self._train(total, broadcast, *inside, old, server.key)
+                upload, new, report = self._train(total, broadcast, *inside, old, server.key)
+                if sums:
+                    total = upload
+                elif kept < capacity:
+                    # Beyond the capacity there are only padding rows.
+                    uploads.append(upload.first(capacity - kept))
+                    kept += len(chunk.clients)
                 # An absent client's row stays as it was: it need not be written.
                 present = np.flatnonzero(inside[0].present)
                 new = jax.tree.map(lambda x: x[present], jax.device_get(new))  # noqa: B023
                 store.stage(chunk.clients[present], new)
                 of_chunks.append(jax.device_get(report))
-            uploads.append(total)
+            if sums:
+                uploads.append(total)
             heard.append([np.concatenate(x)[:capacity] for x in zip(*of_chunks, strict=True)])
         join = lambda arrays: np.concatenate(list(arrays))
         loss, clipped, bad_leaf = map(join, zip(*heard, strict=True))
@@ -295,45 +314,78 @@ class StreamedSimulation(Simulation):
 
     @functools.cached_property
     def _views(self):
-        return jax.jit(functools.partial(views_of, self.model))
+        return compiled(functools.partial(views_of, self.model))
 
-    def _over_clients(self, state: State, function: Callable, *tables: np.ndarray) -> Any:
-        """`function(shared, views, rows, histories, *table rows)`, results in user order."""
-        shared = state.server.shared
-        views = self._views(shared, self.features)
+    @functools.cached_property
+    def _evaluated(self) -> list[np.ndarray]:
+        """Of each bucket, its clients in the chunks that are evaluated at once [C, K], N beyond."""
         most = max(1, EVALUATED_BYTES // trees.num_bytes(self.client_shapes))
         at_once = min(most, clients_at_once(self.model))
-        chunks = []
-        for bucket, clients in enumerate(self.buckets):
+        buckets = []
+        for clients in self.buckets:
             count, size = self._even_chunks(len(clients), at_once)
             places = np.full(count * size, self.dataset.num_users)
             places[: len(clients)] = clients
-            chunks += [Chunk(bucket, part) for part in places.reshape(count, size)]
+            buckets.append(places.reshape(count, size))
+        return buckets
+
+    @property
+    def _num_devices(self) -> int:
+        return 1 if self.mesh is None else self.mesh.size
+
+    def _evaluated_chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for chunks in self._evaluated:
+            share = chunks.shape[1] // self._num_devices
+            yield chunks.ravel(), np.arange(0, chunks.size + 1, share)
+
+    def _on_devices_by_chunk(self, function: Callable) -> Callable:
+        """(shared, views, (rows, histories), lists of one chunk) -> the results of `function`."""
+
+        def chunk_results(shared, views, inputs):
+            rows, lists = inputs
+            return function(shared, views, *rows, *list_of_chunk(lists, 0))
+
+        return compiled(on_each_device(chunk_results, self.mesh))
+
+    def _over_clients(
+        self, state: State, function: Callable, *lists: Sequence[ChunkLists]
+    ) -> list[Any]:
+        """`function` of `_on_devices_by_chunk` for all clients.
+
+        Returns:
+          Of each bucket the results on the host, joined over its chunks.
+        """
+        shared, devices = state.server.shared, self._num_devices
+        views = self._views(shared, self.features)
+        chunks = [Chunk(b, part) for b, parts in enumerate(self._evaluated) for part in parts]
         rows, results = _Rows(state.private, chunks), []
         try:
-            for chunk in chunks:
-                old, fresh = next(rows)
-                old = self._with_fresh(old, fresh, state.server.key, chunk.clients)
-                histories = self._histories(chunk.bucket, chunk.clients)
-                at = np.minimum(chunk.clients, self.dataset.num_users - 1)
-                result = function(shared, views, old, histories, *(table[at] for table in tables))
-                real = chunk.clients < self.dataset.num_users
-                results.append(jax.tree.map(lambda x: x[real], jax.device_get(result)))  # noqa: B023
+            for bucket, parts in enumerate(self._evaluated):
+                of_chunks = []
+                for number, clients in enumerate(parts):
+                    old, fresh = next(rows)
+                    old = self._with_fresh(old, fresh, state.server.key, clients)
+                    histories = self._histories(bucket, clients)
+                    own = slice(number * devices, (number + 1) * devices)
+                    pairs = [Pairs(*(leaf[own] for leaf in of[bucket].pairs)) for of in lists]
+                    result = function(shared, views, ((old, histories), pairs))
+                    of_chunks.append(jax.device_get(result))
+                results.append(jax.tree.map(lambda *leaves: np.concatenate(leaves), *of_chunks))
         finally:
             rows.close()
-        order = np.argsort(np.concatenate(self.buckets))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *results)
+        return results
 
     @functools.cached_property
     def _ranks(self):
-        return jax.jit(make_ranks(self.model))
+        return self._on_devices_by_chunk(make_ranks(self.model))
 
     def _rank(self, state: State, part: str) -> tuple[Ranks, np.ndarray]:
-        return self._over_clients(state, self._ranks, *self.held_out[part])
+        return self.joined(part, self._over_clients(state, self._ranks, *self.held_out[part]))
 
     def recommend(self, state: State, k: int) -> tuple[np.ndarray, np.ndarray]:
-        recommended = jax.jit(make_recommended(self.model, k))
-        scores, items = self._over_clients(state, recommended, self._owned(k))
+        recommended = self._on_devices_by_chunk(make_recommended(self.model, k))
+        results = self._over_clients(state, recommended, self._owned(k))
+        scores, items = self.in_user_order(results)
         return items, scores
 
     def pack(self, state: State) -> PyTree:

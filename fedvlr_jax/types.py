@@ -81,12 +81,14 @@ class ServerState(NamedTuple):
         is folded in from (key, round, client).
       shared: {"items": [I, d], "fusion": gamma, "head": the backbone's shared head}.
       optimizer: optax state over `shared`.
+      uplink: the state of the aggregator's uplink transform; () where it has none.
     """
 
     round: jax.Array
     key: jax.Array
     shared: PyTree
     optimizer: PyTree
+    uplink: PyTree = ()
 
 
 class RoundMetrics(NamedTuple):

@@ -46,7 +46,7 @@ def principal_subgraph(key: jax.Array, graph: Graph, num_items: int, kept: int) 
       graph: [N, I], the users' side of the whole normalised graph.
       kept: static.
     """
-    noise = jax.random.gumbel(key, graph.weight.shape)
+    noise = jax.random.gumbel(key, graph.weight.shape, mode="low")
     _, edge = jax.lax.top_k(jnp.log(graph.weight) + noise, kept)
     user, item = graph.target[edge], graph.source[edge]
     num_users = graph.num_targets

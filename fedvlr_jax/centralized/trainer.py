@@ -24,6 +24,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import rank
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.settings import compiled, key_of, under_own_settings
 from fedvlr_jax.types import PyTree
 
 SELECTION_METRIC = "ndcg@50"
@@ -114,7 +115,9 @@ def make_epoch(model: CentralizedModel, batch_size: int, longest: int):
             sample_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, place))
             batch = draw_batch(sample_key, pairs, rows, longest)
             loss, gradient = jax.value_and_grad(model.loss)(state.params, data, batch, loss_key)
-            update, optimizer = adam.update(gradient, state.optimizer)
+            # Optax raises its decays to an integer power.
+            with jax.numpy_dtype_promotion("standard"):
+                update, optimizer = adam.update(gradient, state.optimizer)
             params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, update)
             return _State(params, optimizer), loss
 
@@ -124,6 +127,7 @@ def make_epoch(model: CentralizedModel, batch_size: int, longest: int):
     return epoch
 
 
+@under_own_settings
 def make_centralized(
     config: CentralizedConfig, evaluation: EvaluationConfig, dataset: Dataset
 ) -> Trainer:
@@ -140,16 +144,17 @@ def make_centralized(
     model = CENTRALIZED[config.model](dataset, width=config.width)
     pairs = make_pairs(dataset.train, evaluation.negative_pool)
     longest = int(dataset.train.counts.max())
-    epoch = jax.jit(make_epoch(model, config.batch_size, longest), donate_argnums=0)
-    init, embeddings = jax.jit(model.init), jax.jit(model.embeddings)
+    epoch = compiled(make_epoch(model, config.batch_size, longest), donate_argnums=0)
+    init, embeddings = compiled(model.init), compiled(model.embeddings)
 
     def ranks_of(vectors: tuple[np.ndarray, np.ndarray], part: str) -> Ranks:
         users, items = vectors
         return rank(lambda rows: users[rows] @ items.T, dataset, part, evaluation.mask)
 
+    @under_own_settings
     def fit(seed: int, learning_rate: float, weights: Mapping[str, float]) -> CentralizedResult:
         data = {**model.data, "weights": _weights(config.model, model, weights)}
-        key = jax.random.key(seed)
+        key = key_of(seed)
         params = init(jax.random.fold_in(key, _INIT))
         state = _State(params, optax.scale_by_adam().init(params))
         epochs_key = jax.random.fold_in(key, _EPOCHS)

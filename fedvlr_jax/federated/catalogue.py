@@ -31,7 +31,6 @@ from fedvlr_jax.federated.local import (
     LocalResult,
     LocalUpdate,
     Task,
-    Upload,
     likeness,
     make_loss,
     num_rows,
@@ -40,6 +39,7 @@ from fedvlr_jax.federated.local import (
 from fedvlr_jax.federated.routing import make_routing
 from fedvlr_jax.models.backbone import Embedding
 from fedvlr_jax.types import Cohort, PyTree
+from fedvlr_jax.uplink import Upload
 
 
 def fits_catalogue(task: Task) -> bool:
@@ -70,8 +70,9 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
         num_clients = alpha.shape[0]
         positive = multi_hot(histories, num_items)
         negative = expected_negatives(positive, histories.count, task.pool, config.num_negatives)
-        rows = num_rows(histories.count, task.pool, config.num_negatives)
-        length = jnp.maximum(histories.count, 1)
+        kind = broadcast.views.dtype
+        rows = num_rows(histories.count, task.pool, config.num_negatives).astype(kind)
+        length = jnp.maximum(histories.count, 1).astype(kind)
         pooled = (positive @ broadcast.views.reshape(num_items, -1)) / length[:, None]
 
         def embed(head, views):
@@ -105,7 +106,7 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
 
         steps = {"head": rates.client_lr, "items": rates.item_lr}
         # Of a client that weighs nothing there is no gradient: it has no history.
-        weigh_back = 1 / jnp.where(alpha > 0, alpha, 1)
+        weigh_back = 1 / jnp.where(alpha != 0, alpha, 1)
 
         def epoch_step(carry, epoch):
             routers, trained, uploaded, pull, first_loss = carry
@@ -153,9 +154,8 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
         bad = trees.bad_leaf_of_rows(ClientNumbers(loss, **trained), num_clients)
         return LocalResult(
             private=trained,
-            upload=Upload(by_views, trees.axpy(1.0, by_embedding, by_head)),
+            uploads=Upload(by_views, trees.axpy(1.0, by_embedding, by_head)),
             loss=jnp.where(cohort.present, loss, 0.0),
-            clipped=jnp.zeros(num_clients, bool),
             bad_leaf=bad,
         )
 

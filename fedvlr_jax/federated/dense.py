@@ -7,8 +7,8 @@ views, over the A epochs, has rank A + 1:
 
     sum_a r_a (x) q_a  +  h (x) sum_a p_a,        h the multi-hot history,
 
-so that a client's upload is never built: its norm is a trace of two Gram matrices, and
-the cohort's weighted sum is one matrix product. For the same reason a copy of the views
+so that a client's upload is never built (`uplink.uploads.LowRankUploads`): the cohort's
+weighted sum is one matrix product. For the same reason a copy of the views
 that the client moves (upload=delta), or item rows that it tunes, are known by these
 factors, and enter the scores as a correction of rank A.
 """
@@ -28,15 +28,14 @@ from fedvlr_jax.federated.local import (
     LocalResult,
     LocalUpdate,
     Task,
-    Upload,
     client_keys,
     make_loss,
     num_rows,
 )
 from fedvlr_jax.federated.precision import make_product
-from fedvlr_jax.federated.privacy import clip_factors
 from fedvlr_jax.federated.routing import Routers, make_routing
 from fedvlr_jax.types import Cohort, PyTree
+from fedvlr_jax.uplink.uploads import LowRankUploads
 
 
 def fits_dense(task: Task) -> bool:
@@ -105,8 +104,11 @@ def corrected_pooled(
     """The pooled histories [K, G * d] over the views as a client moved them."""
     if moving.views is None:
         return pooled
-    inside = jnp.einsum("aki,ki->ak", factors.residual, positive) / length[:, 0]
-    moved = jnp.einsum("ak,akg->kg", inside, factors.query) + jnp.sum(factors.pull, axis=0)
+    inside = jnp.einsum("aki,ki->ak", factors.residual, positive) / length[None, :, 0]
+    moved = jnp.einsum("ak,akg->kg", inside, factors.query)
+    # The pull moves a row by how much its item counts, which then counts as much in the mean.
+    twice = jnp.sum(jnp.square(positive), axis=1, keepdims=True) / length
+    moved += twice * jnp.sum(factors.pull, axis=0)
     return pooled - moving.views * moved
 
 
@@ -147,18 +149,10 @@ def corrected_gradients(
     return by_query, by_vector
 
 
-def squared_norms(factors: Factors, positive: jax.Array, pull: jax.Array) -> jax.Array:
-    """[K]: of the gradients by the views, a trace of two Gram matrices each; `pull`: sum_a p_a."""
-    left = jnp.concatenate([factors.residual, positive[None]])
-    right = jnp.concatenate([factors.query, pull[None]])
-    gram = jnp.einsum("aki,bki->kab", left, left) * jnp.einsum("akg,bkg->kab", right, right)
-    return jnp.sum(gram, axis=(1, 2))
-
-
 def make_dense_update(task: Task) -> LocalUpdate:
     """The dense plan, for a task that `fits_dense`."""
     model, config = task.model, task.config.federation
-    backbone, epochs, clip_norm = model.backbone, config.local_epochs, task.config.privacy.clip_norm
+    backbone, epochs = model.backbone, config.local_epochs
     product = make_product(config.matmul_precision)
     delta, tuned_rows = config.upload == "delta", backbone.item_rows == "tuned"
     routing = make_routing(model.fusion, pooled_stays=not delta)
@@ -170,7 +164,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
         """One client: (q [G * d], the head's vector [d], bias [])."""
         vector, bias = linear(shared, head)
         weights = routing.weights(router, pooled)
-        return (weights[:, None] * vector).reshape(-1), vector, bias
+        return (weights[:, None] * vector[None, :]).reshape(-1), vector, bias
 
     def update(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
@@ -182,6 +176,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
         positive = multi_hot(histories, model.num_items)
         rows = num_rows(histories.count, task.pool, config.num_negatives)[:, None]
         length = jnp.maximum(histories.count, 1)[:, None]
+        rows, length = rows.astype(views.dtype), length.astype(views.dtype)
         broadcast_pooled = product("ki,ig->kg", positive, views) / length
         keys = client_keys(key, histories.client, epochs)
         expected = expected_negatives(positive, histories.count, task.pool, config.num_negatives)
@@ -248,25 +243,23 @@ def make_dense_update(task: Task) -> LocalUpdate:
         )
         factors, pull = end.factors, jnp.sum(end.factors.pull, axis=0) + by_pooled / length
 
-        scale, factor = rates.copy_lr if delta else 1.0, jnp.ones(num_clients)
-        if clip_norm:
-            square = squared_norms(factors, positive, pull)
-            square += trees.squared_norms(end.shared, num_clients)
-            factor = clip_factors(scale * jnp.sqrt(jnp.maximum(square, 0.0)), clip_norm)
-        by_client = scale * factor * alpha
-        by_views = product("aki,akg->ig", factors.residual, by_client[:, None] * factors.query)
-        by_views += product("ki,kg->ig", positive, by_client[:, None] * pull)
         trained = {"head": end.head, "router": router}
         if tuned_rows:
             moved = jnp.einsum("aki,akd->kid", factors.residual, factors.vector)
             trained["items"] = -rates.item_lr * moved
         return LocalResult(
             private=trained,
-            upload=Upload(
-                by_views.reshape(broadcast.views.shape), trees.weighted_sum(by_client, end.shared)
+            uploads=LowRankUploads(
+                residual=factors.residual,
+                query=factors.query,
+                positive=positive,
+                pull=pull,
+                head=end.shared,
+                scale=rates.copy_lr if delta else 1.0,
+                views=broadcast.views.shape[1:],
+                product=product,
             ),
             loss=jnp.where(cohort.present, end.loss, 0.0),
-            clipped=factor < 1,
             bad_leaf=trees.bad_leaf_of_rows(ClientNumbers(end.loss, **trained), num_clients),
         )
 

@@ -18,9 +18,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fedvlr_jax import trees
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Upload
+from fedvlr_jax.federated.local import Broadcast
 from fedvlr_jax.federated.precision import full_precision
+from fedvlr_jax.federated.trained import TrainCohort, Trained, client_axes
+from fedvlr_jax.settings import PRNG, under_own_settings
 from fedvlr_jax.types import Cohort, PyTree
+from fedvlr_jax.uplink import Upload
 
 AXIS = "clients"
 # Buckets of clients are padded to a multiple of this, so that 1, 2, 4 and 8 devices hold
@@ -34,22 +37,29 @@ def padded(size: int) -> int:
 
 
 def client_mesh(num_devices: int, *, exact: bool = False) -> Mesh | None:
-    """A mesh over the first `num_devices` devices (0: all).
+    """A mesh over the first `num_devices` devices (0: as many as may share the clients).
 
     None for a single device, but a mesh of one where sums are `exact`: only then does one
     device run the very program that several run, and with it the same bits.
 
     Raises:
-      InputError: there are fewer, or their number does not divide GROUPS.
+      InputError: there are fewer; their number does not divide GROUPS; or several processes
+        would not use all of theirs.
     """
-    devices = jax.devices()
-    wanted = num_devices or len(devices)
+    devices, processes = jax.devices(), jax.process_count()
+    allowed = [n for n in range(1, GROUPS + 1) if GROUPS % n == 0]
+    wanted = num_devices or max(n for n in allowed if n <= len(devices))
     if wanted > len(devices):
         raise InputError(f"--devices={num_devices}: this machine has {len(devices)}")
-    if GROUPS % wanted:
+    if wanted not in allowed:
         raise InputError(
-            f"--devices={num_devices}: found {wanted} devices; give 1, 2, 4 or 8, which divide "
-            "the clients evenly"
+            f"--devices={num_devices}: give 1, 2, 4 or 8, which divide the clients evenly; 0 takes "
+            "the most of them that there are"
+        )
+    if processes > 1 and wanted != len(devices):
+        raise InputError(
+            f"--devices={num_devices}: {processes} processes have {len(devices)} devices and must "
+            "use all of them; start as many as have 1, 2, 4 or 8, with --devices=0"
         )
     if wanted == 1 and not exact:
         return None
@@ -71,6 +81,7 @@ def put(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
     return jax.device_put(tree, sharding)
 
 
+@under_own_settings
 def fetch(tree: PyTree) -> PyTree:
     """The tree's arrays in host memory, whole in every process; keys stay typed."""
     is_key = trees.is_key
@@ -79,7 +90,9 @@ def fetch(tree: PyTree) -> PyTree:
         whole = jax.device_get(numbers)
     else:
         whole = multihost_utils.process_allgather(numbers, tiled=True)
-    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(y) if is_key(x) else y, tree, whole)
+    return jax.tree.map(
+        lambda x, y: jax.random.wrap_key_data(y, impl=PRNG) if is_key(x) else y, tree, whole
+    )
 
 
 def agreed(number: int) -> int:
@@ -143,7 +156,7 @@ def compiled_alone(always: jax.Array, function: Callable[..., PyTree], *operands
     return jax.tree.unflatten(structure[0], leaves)
 
 
-def _in_groups(update: LocalUpdate, groups: int) -> LocalUpdate:
+def _in_groups(train: TrainCohort, groups: int) -> TrainCohort:
     """Sums the uploads of `groups` equal groups as integers: exact in any order.
 
     Each group's own sum is float32 over the same clients by the same program, however the
@@ -153,12 +166,12 @@ def _in_groups(update: LocalUpdate, groups: int) -> LocalUpdate:
 
     def grouped(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
-    ) -> LocalResult:
+    ) -> Trained:
         split = lambda leaf: leaf.reshape(groups, -1, *leaf.shape[1:])
 
-        def one(inputs: tuple[Cohort, jax.Array, PyTree]) -> LocalResult:
+        def one(inputs: tuple[Cohort, jax.Array, PyTree]) -> Trained:
             clients, weights, rows = inputs
-            return update(broadcast, clients, weights, rows, key)
+            return train(broadcast, clients, weights, rows, key)
 
         results = jax.lax.map(one, jax.tree.map(split, (cohort, alpha, private)))
 
@@ -169,43 +182,50 @@ def _in_groups(update: LocalUpdate, groups: int) -> LocalUpdate:
             whole = jax.lax.psum(whole, AXIS)
             return whole.astype(uploads.dtype) / scale
 
-        merge = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
-        rows, loss, clipped, bad_leaf = jax.tree.map(
-            merge, (results.private, results.loss, results.clipped, results.bad_leaf)
-        )
         upload = jax.tree.map(total, results.upload)
-        return LocalResult(rows, upload, loss, clipped, bad_leaf)
+        merge = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
+        return jax.tree.map(merge, results._replace(upload=()))._replace(upload=upload)
 
     return grouped
 
 
-def over_devices(update: LocalUpdate, mesh: Mesh | None, *, exact: bool) -> LocalUpdate:
-    """The same update with its clients spread over the mesh.
+def over_devices(train: TrainCohort, mesh: Mesh | None, *, exact: bool) -> TrainCohort:
+    """The same training with its clients spread over the mesh.
+
+    A sum of uploads is summed over the devices; uploads of all clients stay where they are.
 
     Args:
-      update: of the clients that one device holds.
+      train: of the clients that one device holds.
       exact: whether the summed upload is the same to the bit on 1, 2, 4 and 8 devices.
         The number of clients must then be a multiple of GROUPS, and a single device be
         a mesh of one, see `client_mesh`.
     """
     if mesh is None:
-        return update
+        return train
 
     def local(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
-    ) -> LocalResult:
+    ) -> Trained:
         if exact:
-            run = _in_groups(update, GROUPS // mesh.size)
+            run = _in_groups(train, GROUPS // mesh.size)
             return run(broadcast, cohort, alpha, private, key)
-        result = update(broadcast, cohort, alpha, private, key)
-        total: Upload = jax.tree.map(lambda leaf: jax.lax.psum(leaf, AXIS), result.upload)
-        return result._replace(upload=total)
+        result = train(broadcast, cohort, alpha, private, key)
+        if isinstance(result.upload, Upload):
+            total = jax.tree.map(lambda leaf: jax.lax.psum(leaf, AXIS), result.upload)
+            result = result._replace(upload=total)
+        return result
 
     cut, whole = PartitionSpec(AXIS), PartitionSpec()
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(whole, cut, cut, cut, whole),
-        out_specs=LocalResult(cut, whole, cut, cut, cut),  # type: ignore[arg-type]
-        check_vma=False,
-    )
+    spec = lambda axis: whole if axis < 0 else PartitionSpec(*[None] * axis, AXIS)
+
+    def run(*inputs: Any) -> Trained:
+        shapes = jax.eval_shape(train, *inputs)
+        return jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(whole, cut, cut, cut, whole),
+            out_specs=jax.tree.map(spec, client_axes(shapes)),
+            check_vma=False,
+        )(*inputs)
+
+    return run

@@ -34,13 +34,13 @@ from fedvlr_jax.federated.local import (
     LocalResult,
     LocalUpdate,
     Task,
-    Upload,
     make_loss,
     num_rows,
     views_stay,
 )
 from fedvlr_jax.federated.routing import Routers, make_routing
 from fedvlr_jax.types import Cohort, PyTree
+from fedvlr_jax.uplink import Upload
 
 
 class Factors(NamedTuple):
@@ -193,6 +193,7 @@ def move(
       common: as `Factors.inner`, of the common rows.
       weights, uploaded: w and alpha w [K, G]; apart, sparse: k and l [2, K, 1].
     """
+    weights, uploaded = weights[None], uploaded[None]
     grow = 1 + rate * apart
     table = grow[..., 0] * factors.table
     taken = apart * factors.table[..., None]
@@ -218,6 +219,7 @@ def penalties(
 ) -> jax.Array:
     """What the penalty adds to the loss where the rows are those of `table` [2, K]; the
     arguments are as in `Factors` and `move`."""
+    weights = weights[None]
     distance = jnp.einsum("cki,ki->ck", rows.kinds, jnp.sum(jnp.square(table), axis=-1))
     distance += jnp.sum(weights * (common - 2 * inner), axis=2)
     return jnp.sum(sparse * weights * rows.size, axis=2) - apart[..., 0] / 2 * distance
@@ -262,7 +264,7 @@ def upload_of(
     num_items, num_views, width = views.shape
     # An epoch's residual counts as uploaded then, and in the personal rows of later ones.
     later = factors.by_table[:, :, None] - past.by_table
-    counts = past.uploaded * past.table[..., None] - rate * later
+    counts = past.uploaded[None] * past.table[..., None] - rate * later
     vectors = past.vector.reshape(-1, width)
 
     def outer(counts):
@@ -306,9 +308,9 @@ def trained_items(views: jax.Array, table: jax.Array, moved: MovedItems, rate: j
     # Unrolled: all terms are then added while a row is at hand, in one pass over the table.
     for a in range(moved.vector.shape[1]):
         items -= rate * moved.residual[:, a, :, None] * moved.vector[:, a, None]
-    kinds = jnp.stack([moved.kind == 1, moved.kind == 2])
+    kinds = jnp.stack([moved.kind == 1, moved.kind == 2]).astype(moved.kind.dtype)
     for g in range(views.shape[1]):
-        items += spread(kinds, moved.views[..., g].T, 0.0)[..., None] * views[:, g]
+        items += spread(kinds, moved.views[..., g].T, 0.0)[..., None] * views[None, :, g]
     return spread(kinds, moved.table.T, 1.0)[..., None] * items
 
 
@@ -356,9 +358,9 @@ def make_factored_update(task: Task) -> LocalUpdate:
         num_clients, table, rate = alpha.shape[0], private["items"], rates.item_lr
         positive = multi_hot(histories, num_items)
         negative = expected_negatives(positive, histories.count, task.pool, config.num_negatives)
-        rows = num_rows(histories.count, task.pool, config.num_negatives)
-        share = jnp.stack([jnp.ones_like(alpha), jnp.max(negative, axis=1)]) / (rows * width)
-        length = jnp.maximum(histories.count, 1)[:, None]
+        rows = num_rows(histories.count, task.pool, config.num_negatives).astype(views.dtype)
+        share = jnp.stack([jnp.ones_like(alpha), jnp.max(negative, axis=1)]) / (rows * width)[None]
+        length = jnp.maximum(histories.count, 1)[:, None].astype(views.dtype)
         by_item = views.reshape(num_items, -1)
         pooled = (positive @ by_item) / length
         shared = jax.tree.map(
@@ -378,8 +380,8 @@ def make_factored_update(task: Task) -> LocalUpdate:
             )
             # A row of kind c is A_c times the row at the start, a few vectors, and
             # sum_g mixed_c,g F_g.
-            mixed = weights + factors.table[..., None] * factors.views
-            queries = mixed[..., None] * vector[:, None]
+            mixed = weights[None] + factors.table[..., None] * factors.views
+            queries = mixed[..., None] * vector[None, :, None]
             by_views = queries.reshape(2 * num_clients, -1) @ by_item.T
             by_views = spread(known.kinds, by_views.reshape(known.kinds.shape), 0.0)
             grown = spread(known.kinds, factors.table, 1.0)
@@ -391,7 +393,7 @@ def make_factored_update(task: Task) -> LocalUpdate:
             residual = jnp.where(active[:, None], residual / rows[:, None], 0.0)
 
             # sum over the kind's rows of e_i F_g,i [2, K, G, d].
-            of_kind = (known.kinds * residual).reshape(-1, num_items) @ by_item
+            of_kind = (known.kinds * residual[None]).reshape(-1, num_items) @ by_item
             of_kind = of_kind.reshape(queries.shape)
             met = jnp.einsum("ckgd,kd->ckg", of_kind, vector)
             grown *= residual
@@ -456,9 +458,8 @@ def make_factored_update(task: Task) -> LocalUpdate:
         bound = bound_of_items(broadcast.of_views, moved, rate)
         return LocalResult(
             private={**trained, "items": moved},
-            upload=Upload(by_views, end.by_shared),
+            uploads=Upload(by_views, end.by_shared),
             loss=jnp.where(cohort.present, end.loss, 0.0),
-            clipped=jnp.zeros(num_clients, bool),
             bad_leaf=trees.bad_leaf_of_rows(
                 ClientNumbers(end.loss, **trained, items=bound), num_clients
             ),

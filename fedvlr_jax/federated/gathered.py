@@ -21,15 +21,14 @@ from fedvlr_jax.federated.local import (
     LocalResult,
     LocalUpdate,
     Task,
-    Upload,
     client_keys,
     likeness,
     make_loss,
     num_rows,
     row_penalty,
 )
-from fedvlr_jax.federated.privacy import clip_factors
 from fedvlr_jax.types import Cohort, Histories, PyTree
+from fedvlr_jax.uplink.uploads import SlotUploads
 
 
 class Slots(NamedTuple):
@@ -94,8 +93,9 @@ def make_gathered_update(task: Task) -> LocalUpdate:
         """One client's local epochs: (private, by-slot gradient [M, G, d], by-head, loss)."""
         rates = broadcast.rates
         moving = rates.copy_lr if delta else 0.0
-        rows = num_rows(count, task.pool, config.num_negatives)
-        length = jnp.maximum(count, 1)
+        kind = broadcast.views.dtype
+        rows = num_rows(count, task.pool, config.num_negatives).astype(kind)
+        length = jnp.maximum(count, 1).astype(kind)
         views0 = broadcast.views.at[slots.item].get(mode="fill", fill_value=0)
         personal0 = None
         if backbone.item_rows:
@@ -172,22 +172,16 @@ def make_gathered_update(task: Task) -> LocalUpdate:
             broadcast, private, slots, histories.count, cohort.present, cohort.local_epochs
         )
 
-        scale = broadcast.rates.copy_lr if delta else 1.0
-        factor = jnp.ones(num_clients)
-        if task.config.privacy.clip_norm:
-            norms = scale * jnp.sqrt(trees.squared_norms((by_views, by_shared), num_clients))
-            factor = clip_factors(norms, task.config.privacy.clip_norm)
-        by_client = scale * factor * alpha
-        if slots.item.shape[1] == model.num_items and config.negatives == "expected":
-            views = trees.weighted_sum(by_client, by_views)
-        else:
-            views = jnp.zeros_like(broadcast.views)
-            views = views.at[slots.item].add(
-                trees.per_client(by_client, by_views) * by_views, mode="drop"
-            )
-        upload = Upload(views, trees.weighted_sum(by_client, by_shared))
+        uploads = SlotUploads(
+            item=slots.item,
+            rows_of_views=by_views,
+            head=by_shared,
+            scale=broadcast.rates.copy_lr if delta else 1.0,
+            num_items=model.num_items,
+            whole=slots.item.shape[1] == model.num_items and config.negatives == "expected",
+        )
         numbers = ClientNumbers(loss, **trained)
         bad = trees.bad_leaf_of_rows(numbers, num_clients)
-        return LocalResult(trained, upload, jnp.where(cohort.present, loss, 0.0), factor < 1, bad)
+        return LocalResult(trained, uploads, jnp.where(cohort.present, loss, 0.0), bad)
 
     return update

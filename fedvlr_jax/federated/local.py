@@ -11,10 +11,13 @@ import jax.numpy as jnp
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import NegativePool
+from fedvlr_jax.federated.aggregator import Aggregator
 from fedvlr_jax.fusion import Fusion, make_fusion, view_names
 from fedvlr_jax.fusion.operators import softmax
 from fedvlr_jax.models import BACKBONES, Backbone, Penalty
+from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.types import Array, Cohort, PyTree, Rates
+from fedvlr_jax.uplink import Upload, Uploads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class Model:
     @property
     def has_private_vector(self) -> bool:
         """Whether a client's score is <item, its own vector> + bias."""
-        head = jax.eval_shape(self.init_private, jax.random.key(0))["head"]
+        head = shapes_of(self.init_private, key_of(0))["head"]
         return self.backbone.linear is not None and "vector" in head
 
     def init_shared(self, key: jax.Array) -> PyTree:
@@ -68,17 +71,30 @@ class Model:
         return private
 
 
-def make_model(config: Config, num_items: int, widths: Mapping[str, int]) -> Model:
-    """The model that `config` names, for a catalogue with the given feature widths."""
+def make_model(
+    config: Config,
+    num_items: int,
+    widths: Mapping[str, int],
+    *,
+    backbone: Backbone | None = None,
+    fusion: Fusion | None = None,
+) -> Model:
+    """The model that `config` names, for a catalogue with the given feature widths.
+
+    Args:
+      backbone, fusion: in place of those that `config` names.
+    """
     model = config.model
-    fusion = make_fusion(
-        model.fusion,
-        views=view_names(model.views, widths),
-        width=model.width,
-        hidden=model.router_hidden,
-        widths=widths,
-    )
-    backbone = BACKBONES[model.backbone](apart=model.fedrap_apart, sparse=model.fedrap_sparse)
+    if fusion is None:
+        fusion = make_fusion(
+            model.fusion,
+            views=view_names(model.views, widths),
+            width=model.width,
+            hidden=model.router_hidden,
+            widths=widths,
+        )
+    if backbone is None:
+        backbone = BACKBONES[model.backbone](apart=model.fedrap_apart, sparse=model.fedrap_sparse)
     return Model(
         backbone=backbone,
         fusion=fusion,
@@ -92,21 +108,17 @@ def make_model(config: Config, num_items: int, widths: Mapping[str, int]) -> Mod
 class Broadcast(NamedTuple):
     """What the server sends: all views [I, G, d], the shared head, the round, the rates.
 
-    Nobody sends `of_views`: it is what a plan works out of the views once for all clients.
+    Attributes:
+      uplink: the state of the uplink transform, such as the bound of adaptive clipping.
+      of_views: not transmitted; what a plan computes from the views once for all clients.
     """
 
     views: jax.Array
     head: PyTree
     round: jax.Array
     rates: Rates
+    uplink: PyTree = ()
     of_views: PyTree = None
-
-
-class Upload(NamedTuple):
-    """Gradients (or differences) of what was broadcast: views [I, G, d] and shared head."""
-
-    views: jax.Array
-    head: PyTree
 
 
 class ClientNumbers(NamedTuple):
@@ -124,17 +136,15 @@ class LocalResult(NamedTuple):
     Attributes:
       private: their private rows after the round, or of what they can be made: see
         `round.Plan.settle`. What it holds for an absent client is not looked at.
-      upload: sum over the clients of alpha * clipped upload.
+      uploads: one of each client; or, from a plan that gives sums alone, the sum by alpha.
       loss: float32 [K], each client's loss in its first epoch (0 where absent).
-      clipped: bool [K], whether the upload was longer than the bound.
       bad_leaf: int32 [K], the first leaf of the client's `ClientNumbers` that is not finite,
         or -1.
     """
 
     private: PyTree
-    upload: Upload
+    uploads: Uploads | Upload
     loss: jax.Array
-    clipped: jax.Array
     bad_leaf: jax.Array
 
 
@@ -148,33 +158,30 @@ class Task(NamedTuple):
     """What a plan needs to know to train clients.
 
     Attributes:
+      aggregator: what happens to the uploads.
       weighted: whether the items of a history count unequally (`Histories.weight`).
     """
 
     model: Model
     config: Config
     pool: NegativePool
+    aggregator: Aggregator
     weighted: bool = False
 
 
 def views_stay(task: Task) -> bool:
     """Whether all clients can work on the views as broadcast, and on every item of them.
 
-    A bound on an upload needs each client's own, and sampled negatives or a moving copy of
-    the views need rows of its own.
+    Sampled negatives, or a moving copy of the views, need rows of each client's own.
     """
     federation = task.config.federation
-    return (
-        federation.negatives == "expected"
-        and federation.upload == "gradient"
-        and not task.config.privacy.clip_norm
-    )
+    return federation.negatives == "expected" and federation.upload == "gradient"
 
 
 def num_rows(count: Array, pool: NegativePool, num_negatives: int) -> jax.Array:
     """int32: rows of a client's loss, positives and negatives; at least 1."""
     has_negatives = count < pool.item.shape[0]
-    return jnp.maximum(count * (1 + num_negatives * has_negatives), 1)
+    return jnp.maximum(count * jnp.where(has_negatives, 1 + num_negatives, 1), 1)
 
 
 class Loss(NamedTuple):
@@ -221,7 +228,9 @@ def softmax_loss(pool: NegativePool) -> Loss:
         drawn = jnp.sum(negative, axis=-1, keepdims=True)
         each = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)
         # A place of no client has no rows: any finite sum will do.
-        return jnp.where(count > 0, (positive > 0) + each * negative, 1.0), count
+        return jnp.where(
+            count > 0, (positive > 0).astype(positive.dtype) + each * negative, 1.0
+        ), count
 
     def value(scores, positive, negative):
         parts, count = parts_of(positive, negative)

@@ -23,8 +23,8 @@ def stream(key: jax.Array, purpose: int, *numbers: jax.Array | int) -> jax.Array
 
 
 def seed_of(key: jax.Array) -> int:
-    """The seed of a run's key: the last word of what `jax.random.key` makes of it."""
-    return int(np.asarray(jax.random.key_data(key))[-1])
+    """The seed of a run's key: the last word of what `settings.key_of` makes of it."""
+    return int(jax.device_get(jax.random.key_data(key))[-1])
 
 
 def asked_clients(seed: int, round_number: int, num_clients: int, cohort: int) -> np.ndarray:
@@ -83,9 +83,9 @@ def make_cohort(
         histories=histories,
         present=present,
         local_epochs=local_epochs,
-        weight=histories.count.astype(jnp.float32)
+        weight=jnp.asarray(histories.count, float)
         if weight == "history"
-        else jnp.ones(client.shape, jnp.float32),
+        else jnp.ones(client.shape),
     )
 
 

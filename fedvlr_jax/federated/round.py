@@ -1,4 +1,4 @@
-"""One federated round: broadcast, local epochs, uplink, weighted sum, one server step.
+"""One federated round: broadcast, local epochs, uplink, reduce, one server step.
 
 Algorithm 1 of the paper, with the identity that makes it cheap. Within a round the ID
 table D and the operators gamma stay at the broadcast value, and the pull-back through
@@ -7,7 +7,8 @@ the operators g is linear, so
     sum_u alpha_u grad_{D,gamma} J_u  =  VJP_g( sum_u alpha_u grad_F J_u ):
 
 a client needs the views F and uploads their gradient alone; the server pulls the sum
-back through g once. The round sees cohort-sized arrays only.
+back through g once. What happens between the uploads and that sum is the `Aggregator`'s. The
+round sees cohort-sized arrays only.
 """
 
 from __future__ import annotations
@@ -18,12 +19,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from fedvlr_jax import trees
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.aggregation import normalised_weights, server_optimizer
 from fedvlr_jax.federated.catalogue import fits_catalogue, make_catalogue_update
 from fedvlr_jax.federated.dense import fits_dense, make_dense_update
 from fedvlr_jax.federated.devices import (
@@ -39,10 +38,13 @@ from fedvlr_jax.federated.factored import (
     settle_factored,
 )
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
-from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Settle, Task, Upload
+from fedvlr_jax.federated.local import Broadcast, LocalUpdate, Settle, Task
 from fedvlr_jax.federated.participation import LOCAL, NOISE, stream
-from fedvlr_jax.federated.privacy import add_noise
+from fedvlr_jax.federated.server_optimizer import server_step
+from fedvlr_jax.federated.trained import TrainCohort, Trained, join_chunks
+from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.types import Array, Cohort, PyTree, Rates, RoundMetrics, ServerState
+from fedvlr_jax.uplink import JoinedUploads, Needs, Upload, Uploads
 
 # A gathered row costs about this many times a row of the dense plan's matrix products
 # (gather, batched small products, scatter), as measured by benchmarks/rounds.
@@ -59,13 +61,15 @@ class Plan(NamedTuple):
     """A way to execute local epochs.
 
     Attributes:
-      fits: which tasks it can train. make_update: its update of a chunk.
+      fits: which tasks it can train. gives: what its uploads can be asked.
+      make_update: its update of a chunk.
       settle: makes the private rows of what the update gave, where that is not the rows
         themselves: large ones are then written once, and only in a round that counts.
       of_views: makes `Broadcast.of_views`, where the update asks for it.
     """
 
     fits: Callable[[Task], bool]
+    gives: Needs
     make_update: Callable[[Task], LocalUpdate]
     settle: Settle | None = None
     of_views: Callable[[Task, jax.Array], PyTree] = lambda task, views: None
@@ -73,10 +77,17 @@ class Plan(NamedTuple):
 
 # The first that fits is taken, but for dense, which has to be worth it.
 PLANS = {
-    "dense": Plan(fits_dense, make_dense_update),
-    "factored": Plan(fits_factored, make_factored_update, settle_factored, factored_of_views),
-    "catalogue": Plan(fits_catalogue, make_catalogue_update),
-    "gathered": Plan(lambda task: True, make_gathered_update),
+    "dense": Plan(fits_dense, Needs.WHOLE, make_dense_update),
+    "factored": Plan(
+        fits_factored, Needs.SUM, make_factored_update, settle_factored, factored_of_views
+    ),
+    "catalogue": Plan(fits_catalogue, Needs.SUM, make_catalogue_update),
+    "gathered": Plan(lambda task: True, Needs.WHOLE, make_gathered_update),
+}
+
+NEEDED = {
+    Needs.NORMS: "the norm of each upload (--clip_norm)",
+    Needs.WHOLE: "all uploads at once (--aggregation)",
 }
 
 RoundFunction = Callable[
@@ -95,8 +106,14 @@ def choose_plan(task: Task, history_lengths: Sequence[int], clients: Sequence[in
     Raises:
       InputError: the plan that was asked for cannot train these clients.
     """
-    asked = task.config.federation.plan
-    able = [name for name, plan in PLANS.items() if plan.fits(task)]
+    asked, needs = task.config.federation.plan, task.aggregator.needs
+    fitting = [name for name, plan in PLANS.items() if plan.fits(task)]
+    able = [name for name in fitting if PLANS[name].gives >= needs]
+    if asked in fitting and asked not in able:
+        raise InputError(
+            f"--plan={asked}: gives sums of uploads alone, but these flags need "
+            f"{NEEDED[needs]}; plans that give it are {', '.join(able)}, and auto chooses"
+        )
     if asked not in ("auto", *able):
         raise InputError(
             f"--plan={asked}: cannot train --backbone={task.config.model.backbone} with these "
@@ -115,7 +132,7 @@ def client_bytes(task: Task, plan: str, history_length: int) -> int:
     """Estimate of the working bytes of one client of a chunk."""
     config, num_views = task.config.federation, len(task.model.fusion.names)
     # Its rows as they came, as they go, and their gradient.
-    rows = 3 * trees.num_bytes(jax.eval_shape(task.model.init_private, jax.random.key(0)))
+    rows = 3 * trees.num_bytes(shapes_of(task.model.init_private, key_of(0)))
     if plan == "dense":
         return 4 * (config.local_epochs + 6) * task.model.num_items + rows
     if plan == "catalogue":
@@ -147,7 +164,13 @@ def chunk_size(task: Task, plan: str, history_length: int) -> int:
 
 
 def chunk_bytes(task: Task, plan: str, history_length: int, clients: int) -> int:
-    """Estimate of the working bytes of the largest chunk among `clients`."""
+    """Estimate of the working bytes of the largest chunk among `clients`.
+
+    A rule that asks for all uploads at once keeps those of every client, and the inner products
+    of all pairs.
+    """
+    if task.aggregator.reduce.combine is not None:
+        return clients * (client_bytes(task, plan, history_length) + 3 * 4 * clients)
     at_once = min(clients, chunk_size(task, plan, history_length))
     return at_once * client_bytes(task, plan, history_length)
 
@@ -164,15 +187,15 @@ def even_chunks(num_clients: int, at_once: int) -> tuple[int, int]:
     return count, -(-num_clients // count)
 
 
-def in_chunks(update: LocalUpdate, chunk: int) -> LocalUpdate:
-    """The same update, on at most `chunk` clients at a time; the uploads are summed."""
+def in_chunks(train: TrainCohort, chunk: int) -> TrainCohort:
+    """The same training, on at most `chunk` clients at a time; sums of uploads are added up."""
 
     def chunked(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
-    ) -> LocalResult:
+    ) -> Trained:
         num_clients = alpha.shape[0]
         if num_clients <= chunk:
-            return update(broadcast, cohort, alpha, private, key)
+            return train(broadcast, cohort, alpha, private, key)
         num_chunks, size = even_chunks(num_clients, chunk)
         # Padding rows are absent clients.
         missing = num_chunks * size - num_clients
@@ -183,15 +206,15 @@ def in_chunks(update: LocalUpdate, chunk: int) -> LocalUpdate:
             return leaf.reshape(num_chunks, size, *leaf.shape[1:])
 
         def step(total: Upload, inputs: tuple[Cohort, jax.Array, PyTree]):
-            result = update(broadcast, *inputs, key)
-            total = jax.tree.map(jnp.add, total, result.upload)
-            return total, (result.private, result.loss, result.clipped, result.bad_leaf)
+            result = train(broadcast, *inputs, key)
+            if isinstance(result.upload, Upload):
+                total = jax.tree.map(jnp.add, total, result.upload)
+                result = result._replace(upload=())
+            return total, result
 
         zeros = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
-        upload, results = jax.lax.scan(step, zeros, jax.tree.map(split, (cohort, alpha, private)))
-        merge = lambda leaf: leaf.reshape(num_chunks * size, *leaf.shape[2:])[:num_clients]
-        rows, loss, clipped, bad_leaf = jax.tree.map(merge, results)
-        return LocalResult(rows, upload, loss, clipped, bad_leaf)
+        total, results = jax.lax.scan(step, zeros, jax.tree.map(split, (cohort, alpha, private)))
+        return join_chunks(results, num_clients, total)
 
     return chunked
 
@@ -212,7 +235,7 @@ def make_broadcast(
     """What the clients of a plan are sent."""
     work_out = functools.partial(PLANS[plan].of_views, task)
     of_views = compiled_alone(server.round >= 0, work_out, views)
-    return Broadcast(views, server.shared["head"], server.round, rates, of_views)
+    return Broadcast(views, server.shared["head"], server.round, rates, server.uplink, of_views)
 
 
 def open_round(
@@ -228,14 +251,34 @@ def open_round(
     return make_broadcast(task, plan, views, server, rates), pull_back
 
 
-def make_update(task: Task, plan: str) -> LocalUpdate:
-    """The local epochs of all clients at once, by the plan of that name."""
-    update = PLANS[plan].make_update(task)
-    return lambda broadcast, *rest: compiled_alone(broadcast.round >= 0, update, broadcast, *rest)
+def make_train(task: Task, plan: str) -> TrainCohort:
+    """The local epochs of all clients at once, and what the uplink and a sum make of them."""
+    update, (uplink, reduce, *_) = PLANS[plan].make_update(task), task.aggregator
+
+    def train(
+        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
+    ) -> Trained:
+        known = uplink.needs == Needs.SUM
+        if known:
+            # A factor that no norm decides is part of the weight, so that any plan can apply it.
+            factor, clipped = uplink.weigh(None, cohort, broadcast.uplink)
+            alpha = factor * alpha
+        result = update(broadcast, cohort, alpha, private, key)
+        uploads = result.uploads
+        if isinstance(uploads, Uploads):
+            if not known:
+                factor, clipped = uplink.weigh(uploads.norms(), cohort, broadcast.uplink)
+            if not known or reduce.combine is not None:
+                uploads = uploads.scaled(factor)
+            if reduce.combine is None:
+                uploads = uploads.total(alpha)
+        return Trained(result.private, uploads, result.loss, clipped, result.bad_leaf)
+
+    return lambda broadcast, *rest: compiled_alone(broadcast.round >= 0, train, broadcast, *rest)
 
 
 def make_settle(plan: str, chunk: int, mesh: Mesh | None):
-    """(broadcast, `LocalResult.private`, rows before, keep bool [K]) -> the rows after a round.
+    """(broadcast, `Trained.private`, rows before, keep bool [K]) -> the rows after a round.
 
     Those of `keep` are new, the others untouched. At most `chunk` clients are settled at a
     time, each chunk where its rows lie if these are donated.
@@ -268,41 +311,42 @@ def make_settle(plan: str, chunk: int, mesh: Mesh | None):
     return lambda broadcast, moved, rows, keep: run(broadcast, (), (moved, rows, keep))
 
 
-def client_weights(cohorts: Sequence[Cohort], mesh: Mesh | None) -> jax.Array:
+def client_weights(task: Task, cohorts: Sequence[Cohort], mesh: Mesh | None) -> jax.Array:
     """alpha [K] over all cohorts, the same to the bit on any number of devices."""
     present = jnp.concatenate([cohort.present for cohort in cohorts])
     weight = jnp.concatenate([cohort.weight for cohort in cohorts])
-    return on_every_device(normalised_weights(weight, present), mesh)
+    return on_every_device(task.aggregator.reduce.weights(weight, present), mesh)
 
 
 def close_round(
     task: Task,
     server: ServerState,
     pull_back: Callable[[jax.Array], tuple[PyTree, PyTree]],
-    upload: Upload,
+    upload: Upload | Uploads,
     alpha: jax.Array,
     reports: Reports,
     rates: Rates,
     mesh: Mesh | None,
 ) -> tuple[ServerState, RoundMetrics]:
-    """The server's step on the summed upload.
+    """The server's step on the sum of the uploads, or on what the rule makes of all of them.
 
-    Where nobody answered, only the round's number moves: momentum and decay of the optimizer are
+    Where nobody responded, only the round's number moves: momentum and decay of the optimizer are
     part of a step, and there is nothing to step by. If a number is not finite, nothing moves.
     """
-    privacy = task.config.privacy
-    deviation = privacy.noise_multiplier * privacy.clip_norm
+    uplink, reduce, noise, make_optimizer = task.aggregator
 
-    def step(upload, alpha, pull_back, shared, optimizer_state, rates):
-        mean = add_noise(stream(server.key, NOISE, server.round), upload, alpha, deviation)
+    def step(upload, alpha, present, pull_back, shared, optimizer_state, uplink_state, rates):
+        if reduce.combine is not None:
+            upload = reduce.combine(upload, alpha, present)
+        bound = uplink.bound(uplink_state)
+        mean = noise.add(stream(server.key, NOISE, server.round), upload, alpha, bound)
         by_items, by_fusion = pull_back(mean.views)
         gradient = {"items": by_items, "fusion": by_fusion, "head": mean.head}
-        optimizer = server_optimizer(task.config.federation.server_optimizer, rates)
-        change, optimizer_state = optimizer.update(gradient, optimizer_state, shared)
-        return optax.apply_updates(shared, change), optimizer_state
+        return server_step(make_optimizer(rates), gradient, optimizer_state, shared)
 
     before = server.shared, server.optimizer
-    after = compiled_alone(server.round >= 0, step, upload, alpha, pull_back, *before, rates)
+    operands = upload, alpha, reports.present, pull_back, *before, server.uplink, rates
+    after = compiled_alone(server.round >= 0, step, *operands)
 
     bad = reports.present & (reports.bad_leaf >= 0)
     worst = jnp.argmax(bad)
@@ -311,22 +355,35 @@ def close_round(
     finite = bad_leaf < 0
     participants = jnp.sum(reports.present)
     answered = jnp.maximum(participants, 1)
+    loss = compiled_alone(server.round >= 0, jnp.sum, on_every_device(reports.loss, mesh))
     metrics = RoundMetrics(
-        loss=compiled_alone(server.round >= 0, jnp.sum, on_every_device(reports.loss, mesh))
-        / answered,
+        loss=loss / answered.astype(loss.dtype),
         participants=participants,
         clipped=jnp.sum(reports.present & reports.clipped) / answered,
         finite=finite,
         bad_client=jnp.where(bad[worst], reports.client[worst], -1),
         bad_leaf=bad_leaf,
     )
-    shared, optimizer_state = trees.select(finite & (participants > 0), after, before)
-    return ServerState(server.round + finite, server.key, shared, optimizer_state), metrics
+    uplink_state = uplink.update(server.uplink, reports.clipped, reports.present)
+    shared, optimizer_state, uplink_state = trees.select(
+        finite & (participants > 0), (*after, uplink_state), (*before, server.uplink)
+    )
+    state = ServerState(
+        server.round + finite.astype(jnp.int32), server.key, shared, optimizer_state, uplink_state
+    )
+    return state, metrics
 
 
 def server_numbers(shared: PyTree, optimizer: PyTree) -> PyTree:
     """What of the server has to be finite, in the order in which `bad_leaf` counts leaves."""
     return {"shared": shared, "optimizer": optimizer}
+
+
+def join_buckets(uploads: Sequence[Upload | Uploads]) -> Upload | Uploads:
+    """The sums of the buckets added up, or all their uploads one after the other."""
+    if isinstance(uploads[0], Uploads):
+        return JoinedUploads.of(uploads)  # type: ignore[arg-type]
+    return jax.tree.map(lambda *parts: sum(parts), *uploads)
 
 
 def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction:
@@ -338,23 +395,22 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
     is uploaded; if any number turns out non-finite, server and private rows are returned
     unchanged and `RoundMetrics.finite` is False. Pure; jit it.
     """
-    update = make_update(task, plan)
-    exact = task.config.federation.aggregation == "int32"
+    train, reduce = make_train(task, plan), task.aggregator.reduce
     at_once = lambda cohort: chunk_size(task, plan, cohort.histories.item.shape[1])
 
     def round_fn(server, private, cohorts, features, rates):
         broadcast, pull_back = open_round(task, plan, server, features, rates)
         key = stream(server.key, LOCAL, server.round)
-        alpha = client_weights(cohorts, mesh)
+        alpha = client_weights(task, cohorts, mesh)
 
         results, start = [], 0
         for cohort, rows in zip(cohorts, private, strict=True):
             size = cohort.present.shape[0]
-            run = over_devices(in_chunks(update, at_once(cohort)), mesh, exact=exact)
+            run = over_devices(in_chunks(train, at_once(cohort)), mesh, exact=reduce.exact)
             results.append(run(broadcast, cohort, alpha[start : start + size], rows, key))
             start += size
 
-        upload = jax.tree.map(lambda *uploads: sum(uploads), *[r.upload for r in results])
+        upload = join_buckets([result.upload for result in results])
         join = lambda part, whole: jnp.concatenate([part(x) for x in whole])
         reports = Reports(
             client=join(lambda cohort: cohort.histories.client, cohorts),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedvlr_jax.data.cohorts import multi_hot
+from fedvlr_jax.data.pairs import Pairs
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
 from fedvlr_jax.federated.local import Model
 from fedvlr_jax.federated.precision import full_precision
@@ -51,7 +52,8 @@ def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.A
         flat = views.reshape(num_items, -1)
         positive = multi_hot(histories, num_items)
         with full_precision():
-            pooled = (positive @ flat) / jnp.maximum(histories.count, 1)[:, None]
+            length = jnp.maximum(histories.count, 1)[:, None].astype(flat.dtype)
+            pooled = (positive @ flat) / length
             weights = jax.vmap(fusion.route)(private["router"], pooled)
             own = None
             if model.history_weight:
@@ -75,44 +77,70 @@ def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.A
     return scores
 
 
-def _hide(seen: jax.Array, histories: Histories, mask: jax.Array) -> jax.Array:
-    """bool [K, I]: `seen` and the items of `mask` [K, V] (I where there is none)."""
-    hidden = dataclasses.replace(histories, item=mask, weight=None)
-    return seen | (multi_hot(hidden, seen.shape[1]) > 0)
+def _hide(seen: jax.Array, mask: Pairs) -> jax.Array:
+    """bool [K, I]: `seen` and the pairs of `mask`."""
+    return seen.at[mask.client, mask.item].set(True, mode="drop")
 
 
 def make_ranks(model: Model) -> Callable[..., tuple[Ranks, jax.Array]]:
-    """(shared, views, private, histories, targets [K, T], mask [K, V]) -> (Ranks, weights)."""
+    """(shared, views, private, histories, targets, mask) -> (Ranks, weights [K, G]).
+
+    `targets` and `mask` are the `Pairs` of the clients: items to rank, and items that are no
+    candidates beside the history.
+    """
     scores = make_scores(model)
 
     def ranks(shared, views, private, histories, targets, mask):
         score, weights, seen = scores(shared, views, private, histories)
-        return count_ahead(score, targets, _hide(seen, histories, mask)), weights
+        return count_ahead(score, targets, _hide(seen, mask)), weights
 
     return ranks
 
 
 def make_recommended(model: Model, k: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """(shared, views, private, histories, mask [K, V]) -> the k best: (scores, items) [K, k]."""
+    """(shared, views, private, histories, mask) -> the k best: (scores, items) [K, k].
+
+    `mask` is the `Pairs` of items that are no candidates beside the history.
+    """
     scores = make_scores(model)
 
     def recommended(shared, views, private, histories, mask):
         score, _, seen = scores(shared, views, private, histories)
-        return jax.lax.top_k(jnp.where(_hide(seen, histories, mask), -jnp.inf, score), k)
+        return jax.lax.top_k(jnp.where(_hide(seen, mask), -jnp.inf, score), k)
 
     return recommended
 
 
-def in_chunks(function: Callable, inputs: PyTree, chunk: int) -> PyTree:
-    """`function` over leading-axis chunks of `inputs`, results joined."""
-    size = jax.tree.leaves(inputs)[0].shape[0]
+def chunk_bounds(size: int, chunk: int) -> np.ndarray:
+    """int64 [C + 1]: where the chunks of `in_chunks` begin, and `size`."""
+    return np.append(np.arange(0, size, chunk), size)
+
+
+def in_chunks(function: Callable, rows: PyTree, chunk: int, lists: PyTree) -> PyTree:
+    """`function(rows, lists)` over leading-axis chunks of `rows`, its results joined.
+
+    Args:
+      rows: leaves [R, ...]; a chunk has `chunk` of them, the last one what is left.
+      lists: leaves [C, ...], one for each chunk, see `chunk_bounds`.
+
+    Returns:
+      Leaves [C * m, ...] of results [m, ...]; [R, ...] where a chunk has one result a row.
+    """
+    size = jax.tree.leaves(rows)[0].shape[0]
     if size <= chunk:
-        return function(inputs)
-    whole = size // chunk * chunk
-    split = lambda leaf: leaf[:whole].reshape(-1, chunk, *leaf.shape[1:])
-    results = jax.lax.map(function, jax.tree.map(split, inputs))
-    results = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), results)
+        return function(rows, list_of_chunk(lists, 0))
+    number = size // chunk
+    whole = number * chunk
+    split = lambda leaf: leaf[:whole].reshape(number, chunk, *leaf.shape[1:])
+    inputs = jax.tree.map(split, rows), jax.tree.map(lambda leaf: leaf[:number], lists)
+    results = jax.lax.map(lambda each: function(*each), inputs)
+    results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
     if whole == size:
         return results
-    rest = function(jax.tree.map(lambda leaf: leaf[whole:], inputs))
+    rest = function(jax.tree.map(lambda leaf: leaf[whole:], rows), list_of_chunk(lists, number))
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), results, rest)
+
+
+def list_of_chunk(lists: PyTree, chunk: int) -> PyTree:
+    """The lists of one chunk, leaves [...], out of those of all chunks, leaves [C, ...]."""
+    return jax.tree.map(lambda leaf: leaf[chunk], lists)

@@ -189,6 +189,11 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
         raise InputError(
             f"{asked}: its exchanges carry neither --clip_norm nor noise; start at random"
         )
+    if config.federation.aggregation not in ("float32", "int32"):
+        raise InputError(
+            f"{asked}: its exchanges are plain sums, which "
+            f"--aggregation={config.federation.aggregation} would not be; start at random"
+        )
     if config.federation.server_optimizer == "none":
         raise InputError(
             f"{asked}: learns from all clients, which --server_optimizer=none excludes"

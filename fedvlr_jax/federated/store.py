@@ -65,6 +65,8 @@ class _File:
     """
 
     def __init__(self, num_rows: int, leaf: jax.ShapeDtypeStruct, folder: str):
+        if not hasattr(os, "preadv"):
+            raise InputError("--store=disk: this system cannot read at a place; use --store=host")
         self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
         self._file.truncate(num_rows * max(1, leaf.size * leaf.dtype.itemsize))

@@ -35,7 +35,7 @@ class NeuMF(nn.Module):
         return self.item(items)
 
     def score_mlp(self, user, embedded):
-        hidden = nn.relu(embedded + self.user(user["mlp"]))
+        hidden = nn.relu(embedded + self.user(user["mlp"])[None])
         for layer in self.hidden:
             hidden = nn.relu(layer(hidden))
         return self.out_mlp(hidden)[:, 0]

@@ -21,7 +21,7 @@ from fedvlr_jax.models.backbone import (
 
 def fedrap(*, apart: float, sparse: float) -> Backbone:
     def penalty(round_number):
-        annealed = jnp.tanh(round_number / 10.0)
+        annealed = jnp.tanh(jnp.asarray(round_number, float) / 10.0)
         return Penalty(apart * annealed, sparse * annealed)
 
     return Backbone(

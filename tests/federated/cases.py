@@ -7,9 +7,10 @@ import numpy as np
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import NegativePool, pad_histories
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.federated.aggregation import server_optimizer
+from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.federated.local import Task, make_model
 from fedvlr_jax.federated.round import PLANS
+from fedvlr_jax.federated.server_optimizer import server_optimizer
 from fedvlr_jax.types import Cohort, ServerState
 
 VIEWS = ["id", "table", "text", "image", "sum", "mlp", "gate", "attention", "cross_attention"]
@@ -55,12 +56,13 @@ def random_task(rng, **choices):
         jnp.asarray(np.cumsum(member) - 1, jnp.int32),
         jnp.asarray(member),
     )
-    return Task(model, config, pool)
+    return Task(model, config, pool, make_aggregator(config, num_users=50))
 
 
 def plans_of(task):
     """The names of the plans that can train a task."""
-    return [name for name, plan in PLANS.items() if plan.fits(task)]
+    needs = task.aggregator.needs
+    return [name for name, plan in PLANS.items() if plan.fits(task) and plan.gives >= needs]
 
 
 def random_state(rng, task, num_clients):

@@ -1,5 +1,6 @@
 """One device and eight train the same federation."""
 
+import jax
 import pytest
 
 from fedvlr_jax.errors import InputError
@@ -44,3 +45,25 @@ def test_a_state_moves_from_one_to_four_devices_and_back(tmp_path):
 def test_devices_that_are_not_there_are_refused():
     with pytest.raises(InputError, match=r"--devices=64: this machine has"):
         client_mesh(64)
+
+
+@pytest.mark.parametrize(
+    ("found", "taken"), [(1, None), (2, 2), (3, 2), (6, 4), (7, 4), (8, 8), (12, 8)]
+)
+def test_by_default_as_many_devices_as_divide_the_clients(found, taken, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: list(range(found)))
+    monkeypatch.setattr(jax, "make_mesh", lambda shape, *_, devices, **__: (*shape, *devices))
+    mesh = client_mesh(0)
+    assert mesh == (None if taken is None else (taken, *range(taken)))
+    for asked in (3, 5, 6, 7, 16):
+        wrong = "give 1, 2, 4 or 8" if asked <= found else f"this machine has {found}"
+        with pytest.raises(InputError, match=f"--devices={asked}: {wrong}"):
+            client_mesh(asked)
+
+
+def test_several_processes_use_all_of_their_devices(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [0, 1, 2])
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    for asked in (0, 2):
+        with pytest.raises(InputError, match=rf"--devices={asked}: 3 processes have 3 devices"):
+            client_mesh(asked)

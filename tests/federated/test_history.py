@@ -9,11 +9,10 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import negative_pool, pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.catalogue import make_catalogue_update
+from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.federated.dense import fits_dense
-from fedvlr_jax.federated.gathered import make_gathered_update
 from fedvlr_jax.federated.local import Broadcast, Task, make_model
-from fedvlr_jax.federated.round import choose_plan
+from fedvlr_jax.federated.round import choose_plan, make_train
 from fedvlr_jax.federated.scoring import make_scores
 from fedvlr_jax.types import Cohort
 
@@ -27,7 +26,8 @@ def make_task(**choices):
     config = Config.from_flat(
         backbone="fcf", fusion="none", width=2, local_epochs=1, num_negatives=1, **choices
     )
-    return Task(make_model(config, 3, {}), config, negative_pool(TRAIN, "catalogue"))
+    pool = negative_pool(TRAIN, "catalogue")
+    return Task(make_model(config, 3, {}), config, pool, make_aggregator(config, num_users=1))
 
 
 def test_unseen_items_are_scored_by_the_mean_of_the_history():
@@ -40,8 +40,8 @@ def test_unseen_items_are_scored_by_the_mean_of_the_history():
     assert scores[0, 2] == pytest.approx(0.5 + 0.25 + 2 * 2)
 
 
-@pytest.mark.parametrize("make_update", [make_catalogue_update, make_gathered_update])
-def test_an_item_is_no_part_of_its_own_history(make_update):
+@pytest.mark.parametrize("plan", ["catalogue", "gathered"])
+def test_an_item_is_no_part_of_its_own_history(plan):
     task = make_task(history_weight=2.0)
     cohort = Cohort(
         histories=pad_histories(TRAIN, np.array([0])),
@@ -52,7 +52,8 @@ def test_an_item_is_no_part_of_its_own_history(make_update):
     rates = task.config.federation.rates
     broadcast = Broadcast(ITEMS[:, None, :], {}, jnp.zeros((), jnp.int32), rates)
     private = {"head": HEAD, "router": {}}
-    result = make_update(task)(broadcast, cohort, jnp.ones(1), private, jax.random.key(0))
+    train = make_train(task, plan)
+    result = train(broadcast, cohort, jnp.ones(1), private, jax.random.key(0))
     # Of items 0 and 1 each meets half of the other alone: 2 <(1, 0), (1, 2)> / 2 = 1. Item 2
     # meets both and stands for two negatives; the mean is over four rows.
     positive, negative = 0.5 + 0.25 + 1, 0.5 + 0.25 + 2 * 2

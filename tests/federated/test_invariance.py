@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedvlr_jax.federated.dense import make_dense_update
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.round import PLANS, in_chunks, make_broadcast, make_round
+from fedvlr_jax.federated.round import in_chunks, make_broadcast, make_round, make_train
 from fedvlr_jax.types import Cohort
 from tests.federated.cases import assert_close, plans_of, random_state, random_task
 
@@ -77,12 +76,12 @@ def test_chunks_change_nothing(case):
     alpha = jnp.asarray(cohort.weight) * cohort.present
     for plan in plans_of(task):
         broadcast = make_broadcast(task, plan, views, server, rates)
-        update = PLANS[plan].make_update(task)
+        train = make_train(task, plan)
         inputs = broadcast, cohort, alpha, private, server.key
         # Four clients in chunks of at most three: two even chunks; in chunks of one: four.
-        whole = jax.jit(update)(*inputs)
-        assert_close(jax.jit(in_chunks(update, 3))(*inputs), whole, 1e-9)
-    assert_close(jax.jit(in_chunks(update, 1))(*inputs), whole, 1e-9)
+        whole = jax.jit(train)(*inputs)
+        assert_close(jax.jit(in_chunks(train, 3))(*inputs), whole, 1e-9)
+    assert_close(jax.jit(in_chunks(train, 1))(*inputs), whole, 1e-9)
 
 
 def test_expected_negatives_are_the_mean_of_sampled_ones():
@@ -106,8 +105,9 @@ def test_expected_negatives_are_the_mean_of_sampled_ones():
     views = sampled.model.fusion.views(server.shared["fusion"], server.shared["items"], features)
     broadcast = Broadcast(views, server.shared["head"], server.round, federation.rates)
     alpha = jnp.asarray(cohort.weight) * cohort.present
-    result = make_dense_update(expected)(broadcast, cohort, alpha, private, server.key)
-    one = lambda key: make_dense_update(sampled)(broadcast, cohort, alpha, private, key)
+    train = make_train(expected, "dense")
+    result = train(broadcast, cohort, alpha, private, server.key)
+    one = lambda key: make_train(sampled, "dense")(broadcast, cohort, alpha, private, key)
     each = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=500))(
         jax.random.split(jax.random.key(1), draws)
     )

@@ -7,7 +7,6 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.federated.participation import asked_clients, make_cohort, seed_of
-from fedvlr_jax.federated.privacy import add_noise
 from fedvlr_jax.types import Histories
 
 
@@ -44,10 +43,3 @@ def test_a_cohort_is_a_uniform_draw():
 @pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
 def test_a_key_knows_its_seed(seed):
     assert seed_of(jax.random.key(np.uint32(seed))) == seed
-
-
-def test_noise_has_the_law_of_the_clients_sum():
-    alpha = jnp.array([0.5, 0.3, 0.2, 0.0])  # The sum of squares is 0.38.
-    noisy = add_noise(jax.random.key(0), jnp.zeros(200_000), alpha, 2.0)
-    assert np.std(noisy) == pytest.approx(2 * np.sqrt(0.38), rel=0.01)
-    assert np.mean(noisy) == pytest.approx(0, abs=0.02)

@@ -1,21 +1,13 @@
-"""Weights of the clients, and the server's step on their weighted mean."""
+"""The server's step on the combined upload."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from fedvlr_jax.types import Rates
-
-
-def normalised_weights(weight: jax.Array, present: jax.Array) -> jax.Array:
-    """float32 [K]: alpha_u over the present clients, summing to one (all 0 if none answers)."""
-    weight = jnp.where(present, weight, 0.0)
-    return weight / jnp.maximum(jnp.sum(weight), 1e-30)
-
+from fedvlr_jax.types import PyTree, Rates
 
 SERVER_OPTIMIZERS = {
     "none": lambda step: optax.set_to_zero(),
@@ -48,3 +40,13 @@ def server_optimizer(name: str, rates: Rates) -> optax.GradientTransformation:
         },
         {"items": "items", "fusion": "fusion", "head": "head"},
     )
+
+
+def server_step(
+    optimizer: optax.GradientTransformation, gradient: PyTree, state: PyTree, shared: PyTree
+) -> tuple[PyTree, PyTree]:
+    """(the shared parameters after one step, the optimizer's state after it)."""
+    # Optax raises its decays to an integer power, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        change, state = optimizer.update(gradient, state, shared)
+    return optax.apply_updates(shared, change), state

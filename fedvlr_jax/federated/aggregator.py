@@ -1,0 +1,73 @@
+"""What the server does with the uploads of a round: a chain of parts.
+
+    uploads -> uplink (a factor each) -> reduce (one upload) -> noise -> pull-back -> server
+
+`make_simulation(..., aggregator=)` takes one that was made elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import optax
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.federated.server_optimizer import server_optimizer
+from fedvlr_jax.reduce import REDUCTIONS, Reduce
+from fedvlr_jax.reduce.registry import RuleOptions
+from fedvlr_jax.types import Rates
+from fedvlr_jax.uplink import (
+    Needs,
+    Noise,
+    UplinkTransform,
+    adaptive_clip,
+    central_noise,
+    client_noise,
+    fixed_clip,
+    identity,
+    no_noise,
+)
+
+
+class Aggregator(NamedTuple):
+    """From the uploads of a cohort to the server's step.
+
+    Attributes:
+      uplink: weighs each upload. reduce: makes one upload out of all.
+      noise: what is added to that one, before the pull-back through the operators.
+      server: rates -> the optimizer of the server's state.
+    """
+
+    uplink: UplinkTransform
+    reduce: Reduce
+    noise: Noise
+    server: Callable[[Rates], optax.GradientTransformation]
+
+    @property
+    def needs(self) -> Needs:
+        """What a plan must give."""
+        return max(self.uplink.needs, self.reduce.needs)
+
+
+def make_aggregator(config: Config, num_users: int) -> Aggregator:
+    """The aggregator that the flags describe, for a population of `num_users`."""
+    federation, privacy = config.federation, config.privacy
+    expected = (federation.cohort or num_users) * (1 - federation.dropout)
+    options = RuleOptions(expected=expected, byzantine_share=federation.byzantine_share)
+    uplink = identity()
+    if privacy.clip_quantile:
+        uplink = adaptive_clip(privacy.clip_norm, privacy.clip_quantile)
+    elif privacy.clip_norm:
+        uplink = fixed_clip(privacy.clip_norm)
+    noise = no_noise()
+    if privacy.noise_multiplier and privacy.noise == "central":
+        noise = central_noise(privacy.noise_multiplier, expected)
+    elif privacy.noise_multiplier:
+        noise = client_noise(privacy.noise_multiplier)
+    return Aggregator(
+        uplink=uplink,
+        reduce=REDUCTIONS[federation.aggregation](options),
+        noise=noise,
+        server=lambda rates: server_optimizer(federation.server_optimizer, rates),
+    )

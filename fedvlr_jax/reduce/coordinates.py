@@ -1,0 +1,60 @@
+"""Rules that act on each coordinate of the uploads by itself (Yin et al. 2018).
+
+The coordinates are those of the views' gradient, before the pull-back through the operators.
+A rule on the ID table's gradient would be another rule: the pull-back is linear, a median is not.
+Weights of the clients are not used: every client that responded counts the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.reduce.mean import normalised_weights
+from fedvlr_jax.reduce.rule import Reduce
+from fedvlr_jax.uplink.uploads import Needs
+
+
+def ordered(values: jax.Array, present: jax.Array) -> jax.Array:
+    """[K, B] in ascending order along the clients, those that did not respond at the end."""
+    return jnp.sort(jnp.where(present[:, None], values, jnp.inf), axis=0)
+
+
+def _coordinatewise(combine: Callable[[jax.Array, jax.Array], jax.Array]) -> Reduce:
+    """`combine`: (values in order [K, B], number of responses) -> [B]."""
+
+    def of_cohort(uploads, alpha, present):
+        responded = jnp.sum(present)
+
+        def one(values):
+            result = combine(ordered(values, present), responded)
+            return jnp.where(responded > 0, result, 0.0)
+
+        return uploads.coordinatewise(one)
+
+    return Reduce(Needs.WHOLE, normalised_weights, of_cohort)
+
+
+def median() -> Reduce:
+    """The coordinate-wise median; of an even number, the mean of the two in the middle."""
+
+    def combine(values, responded):
+        low, high = jnp.maximum(responded - 1, 0) // 2, responded // 2
+        return (values[low] + values[high]) / 2
+
+    return _coordinatewise(combine)
+
+
+def trimmed_mean(share: float) -> Reduce:
+    """The coordinate-wise mean without the floor(share * n) lowest and highest of n values."""
+
+    def combine(values, responded):
+        trimmed = jnp.floor(share * responded.astype(values.dtype)).astype(jnp.int32)
+        place = jnp.arange(values.shape[0])[:, None]
+        kept = (place >= trimmed) & (place < responded - trimmed)
+        total = jnp.sum(jnp.where(kept, values, 0.0), axis=0)
+        return total / jnp.maximum(responded - 2 * trimmed, 1).astype(values.dtype)
+
+    return _coordinatewise(combine)

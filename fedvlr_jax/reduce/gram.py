@@ -1,0 +1,88 @@
+"""Rules that need the inner products of the uploads alone, and return weights.
+
+The combined upload is then a weighted sum, which a plan makes without building any upload.
+The clients' aggregation weights are used by `geometric_median` only.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.reduce.mean import normalised_weights
+from fedvlr_jax.reduce.rule import Reduce
+from fedvlr_jax.uplink.uploads import Needs
+
+
+def share_of(share: float, count: jax.Array) -> jax.Array:
+    """int32 []: floor(share * count)."""
+    return jnp.floor(share * count.astype(jnp.float32)).astype(jnp.int32)
+
+
+def squared_distances(products: jax.Array) -> jax.Array:
+    """[K, K]: |u - v|^2 of all pairs, from their inner products [K, K]."""
+    square = jnp.diagonal(products)
+    return jnp.maximum(square[:, None] + square[None, :] - 2 * products, 0.0)
+
+
+def krum_scores(products: jax.Array, present: jax.Array, byzantine: jax.Array) -> jax.Array:
+    """[K]: the sum of squared distances to the n - f - 2 nearest others (Blanchard et al. 2017).
+
+    Args:
+      present: bool [K]; n is how many there are. The score of the others is infinite.
+      byzantine: f. At least one neighbour is counted.
+    """
+    clients = len(present)
+    pair = present[:, None] & present[None, :] & ~jnp.eye(clients, dtype=bool)
+    distance = jnp.sort(jnp.where(pair, squared_distances(products), jnp.inf), axis=1)
+    neighbours = jnp.clip(jnp.sum(present) - byzantine - 2, 1, clients)
+    counted = (jnp.arange(clients) < neighbours)[None, :] & jnp.isfinite(distance)
+    return jnp.where(present, jnp.sum(jnp.where(counted, distance, 0.0), axis=1), jnp.inf)
+
+
+def multi_krum(byzantine_share: float, selected_share: float | None) -> Reduce:
+    """The mean of the uploads with the lowest Krum scores.
+
+    Args:
+      byzantine_share: f / n, the share of the clients that may be hostile, in [0, 0.5).
+      selected_share: of the n - f others, how many are averaged, in (0, 1]; None: one upload
+        alone is taken, which is Krum.
+    """
+
+    def of_cohort(uploads, alpha, present):
+        responded = jnp.sum(present)
+        byzantine = share_of(byzantine_share, responded)
+        scores = krum_scores(uploads.products(), present, byzantine)
+        count = jnp.ones((), jnp.int32)
+        if selected_share is not None:
+            count = jnp.maximum(share_of(selected_share, responded - byzantine), 1)
+        place = jnp.argsort(jnp.argsort(scores))
+        chosen = present & (place < count)
+        return uploads.total(normalised_weights(jnp.ones_like(alpha), chosen))
+
+    return Reduce(Needs.WHOLE, normalised_weights, of_cohort)
+
+
+def geometric_median(iterations: int = 10, smoothing: float = 1e-6) -> Reduce:
+    """The point with the least weighted sum of distances to the uploads (RFA, Pillutla et al.
+    2022), by `iterations` of the smoothed Weiszfeld algorithm from the weighted mean.
+
+    Args:
+      smoothing: the least distance, as a share of the longest upload.
+    """
+
+    def of_cohort(uploads, alpha, present):
+        products = uploads.products()
+        products = jnp.where(present[:, None] & present[None, :], products, 0.0)
+        square = jnp.diagonal(products)
+        least = smoothing * jnp.sqrt(jnp.max(square, initial=0.0)) + 1e-30
+
+        def step(_, weight):
+            inner = products @ weight
+            distance = jnp.sqrt(jnp.maximum(square - 2 * inner + weight @ inner, 0.0))
+            weight = alpha / jnp.maximum(distance, least)
+            return weight / jnp.maximum(jnp.sum(weight), 1e-30)
+
+        return uploads.total(jax.lax.fori_loop(0, iterations, step, alpha))
+
+    return Reduce(Needs.WHOLE, normalised_weights, of_cohort)

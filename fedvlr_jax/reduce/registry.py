@@ -1,0 +1,35 @@
+"""The rules by name: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fedvlr_jax.reduce.coordinates import median, trimmed_mean
+from fedvlr_jax.reduce.gram import geometric_median, multi_krum
+from fedvlr_jax.reduce.mean import fixed_denominator_mean, fixed_point_mean, weighted_mean
+from fedvlr_jax.reduce.rule import Reduce
+
+
+class RuleOptions(NamedTuple):
+    """What the flags say to a rule.
+
+    Attributes:
+      expected: clients that a round expects to respond.
+      byzantine_share: the share of the clients that may be hostile.
+    """
+
+    expected: float
+    byzantine_share: float
+
+
+REDUCTIONS: dict[str, Callable[[RuleOptions], Reduce]] = {
+    "float32": lambda options: weighted_mean(),
+    "int32": lambda options: fixed_point_mean(),
+    "fixed_mean": lambda options: fixed_denominator_mean(options.expected),
+    "median": lambda options: median(),
+    "trimmed_mean": lambda options: trimmed_mean(options.byzantine_share),
+    "krum": lambda options: multi_krum(options.byzantine_share, None),
+    "multi_krum": lambda options: multi_krum(options.byzantine_share, 1.0),
+    "geometric_median": lambda options: geometric_median(),
+}

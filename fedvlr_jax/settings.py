@@ -1,0 +1,84 @@
+"""The settings of JAX under which this library computes, whatever the process has set.
+
+JAX takes settings from its environment variables and from `jax.config`. Some change the numbers
+(how random bits are drawn, in how many bits sums run), others make compiled rounds fail or crawl.
+Every compiled function of this library therefore runs under `own_settings`. The settings of the
+process are untouched, and so is what its owner computes beside this library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+PRNG = "threefry2x32"
+# By the name in `jax.config`. Each has a context manager in `jax` of the name after "jax_".
+SETTINGS: dict[str, Any] = {
+    "jax_threefry_partitionable": True,
+    "jax_default_prng_impl": PRNG,
+    "jax_enable_x64": False,
+    "jax_default_matmul_precision": "highest",
+    # Numbers that are not finite are found and named by the round.
+    "jax_debug_nans": False,
+    "jax_debug_infs": False,
+    "jax_disable_jit": False,
+    "jax_transfer_guard": "allow",
+}
+
+
+@contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+    """Inside the block, in this thread, JAX has the SETTINGS."""
+    with contextlib.ExitStack() as stack:
+        for name, value in SETTINGS.items():
+            stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
+        yield
+
+
+def overruled() -> list[str]:
+    """The names in SETTINGS that the process has set to something else."""
+    unset = {"jax_default_matmul_precision": None, "jax_transfer_guard": None}
+    return [
+        name
+        for name, value in SETTINGS.items()
+        if getattr(jax.config, name) not in (value, unset.get(name, value))
+    ]
+
+
+def under_own_settings(function: Function) -> Function:
+    """`function`, called under `own_settings`."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        with own_settings():
+            return function(*arguments, **named)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit(function, **options)`, traced and run under `own_settings`."""
+    return under_own_settings(jax.jit(function, **options))
+
+
+def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`jax.eval_shape(function, *arguments)` under `own_settings`."""
+    with own_settings():
+        return jax.eval_shape(function, *arguments)
+
+
+@under_own_settings
+def key_of(seed: jax.Array | np.ndarray | int) -> jax.Array:
+    """The typed random key of a seed, an unsigned integer of 32 bits.
+
+    The bits are those of `jax.random.key(seed)` where no setting is changed.
+    """
+    words = jax.numpy.stack([jax.numpy.uint32(0), jax.numpy.asarray(seed, jax.numpy.uint32)])
+    return jax.random.wrap_key_data(words, impl=PRNG)

@@ -1,0 +1,68 @@
+"""Bounds on the length of an upload."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.uplink.transform import UplinkTransform, unchanged
+from fedvlr_jax.uplink.uploads import Needs
+
+
+def clip_factors(norms: jax.Array, bound: float | jax.Array) -> jax.Array:
+    """float32 [K]: the factor of each upload that makes its L2 norm at most `bound`.
+
+    The norm is joint over all leaves of a client's upload. An upload inside the ball keeps its
+    bits (factor 1).
+    """
+    return jnp.minimum(1.0, bound / jnp.maximum(norms, 1e-30))
+
+
+def fixed_clip(bound: float) -> UplinkTransform:
+    """Scales each upload down to an L2 norm of at most `bound`, jointly over all its leaves."""
+
+    def weigh(norms, cohort, state):
+        factor = clip_factors(norms, bound)
+        return factor, factor < 1
+
+    return UplinkTransform(
+        needs=Needs.NORMS,
+        init=lambda: (),
+        weigh=weigh,
+        update=unchanged,
+        bound=lambda state: bound,
+    )
+
+
+def adaptive_clip(bound: float, quantile: float, rate: float = 0.2) -> UplinkTransform:
+    """Clips at a bound that follows a quantile of the norms.
+
+    After each round the server multiplies the bound by exp(-rate * (b - quantile)), b being the
+    share of the clients who responded whose upload was within the bound (Andrew et al. 2021,
+    "Differentially Private Learning with Adaptive Clipping", section 3). Without a response the
+    bound stays. The share is exact here, so no privacy statement covers it.
+
+    Args:
+      bound: in the first round.
+      quantile: the share of uploads that the bound should leave as they are, in (0, 1).
+      rate: how fast the bound moves.
+    """
+
+    def weigh(norms, cohort, state):
+        factor = clip_factors(norms, state)
+        return factor, factor < 1
+
+    def update(state, clipped, present):
+        responded = jnp.sum(present)
+        count = jnp.maximum(responded, 1).astype(jnp.float32)
+        within = jnp.sum(present & ~clipped).astype(jnp.float32) / count
+        moved = state * jnp.exp(-rate * (within - quantile))
+        return jnp.where(responded > 0, moved, state)
+
+    return UplinkTransform(
+        needs=Needs.NORMS,
+        init=lambda: jnp.asarray(bound, jnp.float32),
+        weigh=weigh,
+        update=update,
+        bound=lambda state: state,
+    )

@@ -1,0 +1,324 @@
+"""The uploads of a cohort, in the form in which a plan has them.
+
+A plan of local training does not return a sum. It returns an `Uploads`, which has one upload
+for each client, and which the aggregation rule asks for sums, norms, inner products or slices.
+What a rule may ask is a `Needs`; what a plan can answer is one too.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import enum
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax import trees
+from fedvlr_jax.types import PyTree
+
+# Bytes of one block of items of all uploads, where uploads are built block by block.
+BLOCK_BYTES = 1 << 26
+
+
+class Needs(enum.IntEnum):
+    """What a rule asks of a cohort's uploads. Each includes those before it.
+
+    SUM: their sum, by weights that are known before training.
+    NORMS: the joint L2 norm of each, before the sum.
+    WHOLE: all uploads of the cohort at once: inner products, slices of coordinates, rows.
+    """
+
+    SUM = 0
+    NORMS = 1
+    WHOLE = 2
+
+
+class Upload(NamedTuple):
+    """Gradients (or differences) of what was broadcast: views [I, G, d] and the shared head."""
+
+    views: jax.Array
+    head: PyTree
+
+
+class Uploads(abc.ABC):
+    """The uploads of K clients. Subclasses are registered pytrees of arrays.
+
+    A subclass has `scale`, float [] or [K], a factor of each client's upload, and gives
+    `total`, `squared_norms`, `block` and `client_axes`; the rest is built on these.
+    """
+
+    scale: Any
+    head: PyTree
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """(K, I, G, d)."""
+
+    @abc.abstractmethod
+    def total(self, weight: jax.Array) -> Upload:
+        """sum_u weight_u upload_u, for weight [K]."""
+
+    @abc.abstractmethod
+    def squared_norms(self) -> jax.Array:
+        """[K]: the squared joint L2 norms, before `scale`."""
+
+    @abc.abstractmethod
+    def block(self, start: jax.Array, size: int) -> jax.Array:
+        """[K, size, G, d]: the rows of `size` items from `start` on, of each client's views."""
+
+    @abc.abstractmethod
+    def client_axes(self) -> Uploads:
+        """The same pytree with the client axis of each leaf in its place."""
+
+    def first(self, count: int) -> Uploads:
+        """The uploads of the first `count` clients, or of all where there are fewer."""
+        count = min(count, self.shape[0])
+        cut = lambda leaf, axis: jax.lax.slice_in_dim(leaf, 0, count, axis=axis)
+        return jax.tree.map(cut, self, self.client_axes())
+
+    def norms(self) -> jax.Array:
+        """[K]: the joint L2 norm of each upload, over the views and the shared head."""
+        return self.scale * jnp.sqrt(jnp.maximum(self.squared_norms(), 0.0))
+
+    def scaled(self, factor: jax.Array) -> Uploads:
+        """The uploads, each times its factor [K]."""
+        scale = jnp.broadcast_to(self.scale, factor.shape)
+        return dataclasses.replace(self, scale=scale * factor)  # type: ignore[type-var]
+
+    def products(self) -> jax.Array:
+        """[K, K]: the inner products of all pairs, over the views and the shared head."""
+        clients = self.shape[0]
+
+        def step(total: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
+            flat = rows.reshape(clients, -1)
+            return total + flat @ flat.T, None
+
+        start = jnp.zeros((clients, clients))
+        total, _ = self._over_blocks(step, start)
+        return total + head_products(self.scaled_head())
+
+    def coordinatewise(self, combine: Callable[[jax.Array], jax.Array]) -> Upload:
+        """One upload out of all: `combine` maps [K, B] to [B], for coordinates of any slice."""
+
+        def step(carry: None, rows: jax.Array) -> tuple[None, jax.Array]:
+            return None, combine(rows.reshape(rows.shape[0], -1)).reshape(rows.shape[1:])
+
+        _, blocks = self._over_blocks(step, None)
+        _, items, *rest = self.shape
+        views = blocks.reshape(-1, *rest)[:items]
+        return Upload(views, jax.tree.map(lambda leaf: _flat(combine, leaf), self.scaled_head()))
+
+    def rows(self) -> Upload:
+        """Every upload as arrays: views [K, I, G, d] and head leaves [K, ...]."""
+        return Upload(self.block(jnp.zeros((), jnp.int32), self.shape[1]), self.scaled_head())
+
+    def scaled_head(self) -> PyTree:
+        """The parts of the shared head [K, ...], times `scale`."""
+        clients = self.shape[0]
+        scale = jnp.broadcast_to(self.scale, (clients,))
+        return jax.tree.map(lambda leaf: trees.per_client(scale, leaf) * leaf, self.head)
+
+    def _with_axes(self, **axes: Any) -> Uploads:
+        head = jax.tree.map(lambda leaf: 0, self.head)
+        return dataclasses.replace(self, head=head, scale=0, **axes)  # type: ignore[type-var]
+
+    def _over_blocks(self, step: Callable, carry: Any) -> tuple[Any, jax.Array]:
+        """Scans `step(carry, rows [K, B, G, d])` over the items; rows beyond the last are 0."""
+        clients, items, *rest = self.shape
+        row_bytes = 4 * clients
+        for size in rest:
+            row_bytes *= size
+        size = max(1, min(items, BLOCK_BYTES // max(row_bytes, 1)))
+
+        def one(carry: Any, start: jax.Array) -> tuple[Any, Any]:
+            # The last block may reach beyond the catalogue: it is read further left and moved.
+            begin = jnp.minimum(start, items - size)
+            rows = self.block(begin, size)
+            shift = start - begin
+            place = jnp.arange(size)
+            rows = jnp.take(rows, jnp.minimum(place + shift, size - 1), axis=1)
+            inside = (place + shift < size)[None, :, None, None]
+            return step(carry, jnp.where(inside, rows, 0.0))
+
+        return jax.lax.scan(one, carry, jnp.arange(0, items, size))
+
+
+def _flat(combine: Callable[[jax.Array], jax.Array], leaf: jax.Array) -> jax.Array:
+    return combine(leaf.reshape(leaf.shape[0], -1)).reshape(leaf.shape[1:])
+
+
+def head_products(head: PyTree) -> jax.Array | float:
+    """[K, K]: the inner products of all pairs over the shared head's leaves [K, ...]."""
+    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(head)]
+    return sum((leaf @ leaf.T for leaf in flat), 0.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LowRankUploads(Uploads):
+    """Uploads of rank A + 1: views_u = sum_a r_a (x) q_a + h (x) p, times `scale`.
+
+    Attributes:
+      residual: r [A, K, I]. query: q [A, K, G * d].
+      positive: h [K, I], the history. pull: p [K, G * d].
+      head: leaves [K, ...]. scale: [] or [K].
+      views: (G, d). product: the einsum in the precision of the plan.
+    """
+
+    residual: jax.Array
+    query: jax.Array
+    positive: jax.Array
+    pull: jax.Array
+    head: PyTree
+    scale: Any
+    views: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    product: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.positive.shape, *self.views)
+
+    def total(self, weight: jax.Array) -> Upload:
+        weight = self.scale * weight
+        views = self.product("aki,akg->ig", self.residual, weight[None, :, None] * self.query)
+        views += self.product("ki,kg->ig", self.positive, weight[:, None] * self.pull)
+        return Upload(views.reshape(self.shape[1:]), trees.weighted_sum(weight, self.head))
+
+    def squared_norms(self) -> jax.Array:
+        # Of a matrix of low rank, a trace of two Gram matrices.
+        left, right = self._factors()
+        gram = jnp.einsum("aki,bki->kab", left, left) * jnp.einsum("akg,bkg->kab", right, right)
+        square = jnp.sum(gram, axis=(1, 2))
+        return square + trees.squared_norms(self.head, len(square))
+
+    def products(self) -> jax.Array:
+        """As of `Uploads`: sum_ab <r_ua, r_vb> <q_ua, q_vb>, with no upload built."""
+        left, right = self._factors()
+        clients = self.shape[0]
+
+        def row(total: jax.Array, a: jax.Array) -> tuple[jax.Array, None]:
+            pairs = jnp.einsum("ki,bli->bkl", left[a], left)
+            pairs *= jnp.einsum("kg,blg->bkl", right[a], right)
+            return total + jnp.sum(pairs, axis=0), None
+
+        total, _ = jax.lax.scan(row, jnp.zeros((clients, clients)), jnp.arange(left.shape[0]))
+        scale = jnp.broadcast_to(self.scale, (clients,))
+        return scale[:, None] * scale[None, :] * total + head_products(self.scaled_head())
+
+    def block(self, start: jax.Array, size: int) -> jax.Array:
+        cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size, axis=leaf.ndim - 1)
+        rows = jnp.einsum("aki,akg->kig", cut(self.residual), self.query)
+        rows += jnp.einsum("ki,kg->kig", cut(self.positive), self.pull)
+        rows = rows.reshape(*rows.shape[:2], *self.views)
+        return trees.per_client(jnp.broadcast_to(self.scale, rows.shape[:1]), rows) * rows
+
+    def client_axes(self) -> Uploads:
+        return self._with_axes(residual=1, query=1, positive=0, pull=0)
+
+    def _factors(self) -> tuple[jax.Array, jax.Array]:
+        left = jnp.concatenate([self.residual, self.positive[None]])
+        return left, jnp.concatenate([self.query, self.pull[None]])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlotUploads(Uploads):
+    """Uploads as the rows that each client touched.
+
+    Attributes:
+      item: int32 [K, M], the item of each row, each once; I in padding.
+      rows_of_views: [K, M, G, d]. head: leaves [K, ...]. scale: [] or [K].
+      num_items: I. whole: whether row i is item i, for every client.
+    """
+
+    item: jax.Array
+    rows_of_views: jax.Array
+    head: PyTree
+    scale: Any
+    num_items: int = dataclasses.field(metadata={"static": True})
+    whole: bool = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        clients, _, *rest = self.rows_of_views.shape
+        return (clients, self.num_items, *rest)
+
+    def total(self, weight: jax.Array) -> Upload:
+        weight = self.scale * weight
+        if self.whole:
+            views = trees.weighted_sum(weight, self.rows_of_views)
+        else:
+            views = jnp.zeros(self.shape[1:], self.rows_of_views.dtype)
+            weighted = trees.per_client(weight, self.rows_of_views) * self.rows_of_views
+            views = views.at[self.item].add(weighted, mode="drop")
+        return Upload(views, trees.weighted_sum(weight, self.head))
+
+    def squared_norms(self) -> jax.Array:
+        return trees.squared_norms((self.rows_of_views, self.head), self.shape[0])
+
+    def block(self, start: jax.Array, size: int) -> jax.Array:
+        clients, _, *rest = self.shape
+        place = self.item - start
+        place = jnp.where((place >= 0) & (place < size), place, size)
+        rows = jnp.zeros((clients, size, *rest), self.rows_of_views.dtype)
+        client = jnp.arange(clients)[:, None]
+        rows = rows.at[client, place].set(self.rows_of_views, mode="drop")
+        return trees.per_client(jnp.broadcast_to(self.scale, (clients,)), rows) * rows
+
+    def client_axes(self) -> Uploads:
+        return self._with_axes(item=0, rows_of_views=0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JoinedUploads(Uploads):
+    """The uploads of several groups of clients, one after the other."""
+
+    parts: tuple[Uploads, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Uploads]) -> Uploads:
+        """The uploads of all parts; of one part, that part itself."""
+        return parts[0] if len(parts) == 1 else cls(parts=tuple(parts))
+
+    @property
+    def scale(self) -> jax.Array:  # type: ignore[override]
+        of = lambda part: jnp.broadcast_to(part.scale, part.shape[:1])
+        return jnp.concatenate([of(part) for part in self.parts])
+
+    @property
+    def head(self) -> PyTree:  # type: ignore[override]
+        join = lambda *leaves: jnp.concatenate(leaves)
+        return jax.tree.map(join, *[part.head for part in self.parts])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    def total(self, weight: jax.Array) -> Upload:
+        uploads = [part.total(w) for part, w in zip(self.parts, self._cut(weight), strict=True)]
+        return jax.tree.map(lambda *leaves: sum(leaves), *uploads)
+
+    def squared_norms(self) -> jax.Array:
+        return jnp.concatenate([part.squared_norms() for part in self.parts])
+
+    def block(self, start: jax.Array, size: int) -> jax.Array:
+        return jnp.concatenate([part.block(start, size) for part in self.parts])
+
+    def scaled(self, factor: jax.Array) -> Uploads:
+        pairs = zip(self.parts, self._cut(factor), strict=True)
+        return JoinedUploads(parts=tuple(part.scaled(f) for part, f in pairs))
+
+    def client_axes(self) -> Uploads:
+        return JoinedUploads(parts=tuple(part.client_axes() for part in self.parts))
+
+    def _cut(self, values: jax.Array) -> list[jax.Array]:
+        ends, at = [], 0
+        for part in self.parts:
+            ends.append(values[at : at + part.shape[0]])
+            at += part.shape[0]
+        return ends

@@ -1,0 +1,127 @@
+"""Each rule against its definition, written out with loops over clients in float64."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+from fedvlr_jax.reduce import REDUCTIONS
+from fedvlr_jax.reduce.coordinates import median, trimmed_mean
+from fedvlr_jax.reduce.gram import geometric_median, multi_krum
+from fedvlr_jax.reduce.mean import fixed_denominator_mean, weighted_mean
+from fedvlr_jax.reduce.registry import RuleOptions
+from fedvlr_jax.uplink.uploads import SlotUploads
+
+ITEMS, WIDTH = 3, 2
+PRESENT = np.array([True, True, False, True, True, True, True])
+ALPHA = np.where(PRESENT, [1, 2, 5, 1, 1, 3, 2], 0).astype(np.float32)
+ALPHA /= ALPHA.sum()
+
+
+def uploads():
+    """Seven uploads; the last is far away, the third belongs to nobody who responded."""
+    values = np.random.default_rng(3).normal(size=(7, ITEMS, 1, WIDTH)).astype(np.float32)
+    values[6] += 20
+    values[2] = 1e4
+    item = np.tile(np.arange(ITEMS, dtype=np.int32), (7, 1))
+    head = {"bias": values[:, 0, 0, :1] * 0.5}
+    given = SlotUploads(
+        item=item, rows_of_views=values, head=head, scale=1.0, num_items=ITEMS, whole=True
+    )
+    flat = np.concatenate([head["bias"], values.reshape(7, -1)], axis=1).astype(np.float64)
+    return given, flat
+
+
+def combined(rule, present=PRESENT, alpha=ALPHA):
+    given, _ = uploads()
+    found = rule.combine(given, jnp.asarray(alpha), jnp.asarray(present))
+    return np.concatenate([found.head["bias"].ravel(), found.views.ravel()])
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_median_of_those_who_responded():
+    _, flat = uploads()
+    close(combined(median()), np.median(flat[PRESENT], axis=0))
+    five = PRESENT & (np.arange(7) != 0)
+    close(combined(median(), five), np.median(flat[five], axis=0))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4])
+def test_trimmed_mean(share):
+    _, flat = uploads()
+    trimmed = int(share * PRESENT.sum())
+    kept = np.sort(flat[PRESENT], axis=0)[trimmed : PRESENT.sum() - trimmed]
+    close(combined(trimmed_mean(share)), kept.mean(axis=0))
+
+
+def scores(flat, present, byzantine):
+    """Krum's score of each upload that is present."""
+    found = {}
+    for u in np.flatnonzero(present):
+        distances = [((flat[u] - flat[v]) ** 2).sum() for v in np.flatnonzero(present) if v != u]
+        found[u] = sum(sorted(distances)[: max(1, present.sum() - byzantine - 2)])
+    return found
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.34])
+def test_krum_takes_the_upload_with_the_nearest_neighbours(share):
+    _, flat = uploads()
+    found = scores(flat, PRESENT, int(share * PRESENT.sum()))
+    close(combined(multi_krum(share, None)), flat[min(found, key=found.get)])
+
+
+def test_multi_krum_averages_the_best():
+    _, flat = uploads()
+    byzantine = int(0.34 * PRESENT.sum())
+    found = scores(flat, PRESENT, byzantine)
+    best = sorted(found, key=found.get)[: PRESENT.sum() - byzantine]
+    close(combined(multi_krum(0.34, 1.0)), flat[best].mean(axis=0))
+
+
+def test_geometric_median_has_the_least_weighted_distance():
+    _, flat = uploads()
+    flat, alpha = flat[PRESENT], ALPHA[PRESENT].astype(np.float64)
+    cost = lambda z: (alpha * np.linalg.norm(flat - z, axis=1)).sum()
+    best = optimize.minimize(cost, flat.mean(axis=0), method="Nelder-Mead", tol=1e-12).fun
+    found = combined(geometric_median(iterations=200))
+    assert cost(found) <= best * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in REDUCTIONS if n not in ("float32", "int32")])
+def test_nobody_responding_gives_zero(name):
+    rule = REDUCTIONS[name](RuleOptions(expected=5.0, byzantine_share=0.2))
+    nobody = np.zeros(7, bool)
+    alpha = rule.weights(jnp.ones(7), jnp.asarray(nobody))
+    assert not alpha.any()
+    if rule.combine is not None:
+        assert not combined(rule, nobody, alpha).any()
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed_mean", "krum", "multi_krum"])
+def test_the_order_of_the_clients_does_not_matter(name):
+    rule = REDUCTIONS[name](RuleOptions(expected=5.0, byzantine_share=0.2))
+    given, _ = uploads()
+    for order in itertools.islice(itertools.permutations(range(7)), 0, 5040, 1300):
+        order = np.array(order)
+        moved = SlotUploads(
+            item=given.item,
+            rows_of_views=given.rows_of_views[order],
+            head={"bias": given.head["bias"][order]},
+            scale=1.0,
+            num_items=ITEMS,
+            whole=True,
+        )
+        found = rule.combine(moved, jnp.asarray(ALPHA[order]), jnp.asarray(PRESENT[order]))
+        close(found.views.ravel(), combined(rule)[1:])
+
+
+def test_weights_known_before_training():
+    weight, present = jnp.asarray([2.0, 1.0, 1.0]), jnp.asarray([True, True, False])
+    np.testing.assert_allclose(weighted_mean().weights(weight, present), [2 / 3, 1 / 3, 0])
+    fixed = fixed_denominator_mean(4.0).weights(weight, present)
+    np.testing.assert_allclose(fixed, [0.25, 0.25, 0])

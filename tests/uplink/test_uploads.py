@@ -1,0 +1,160 @@
+"""What a rule may ask of uploads, against arrays of every upload."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedvlr_jax.uplink import JoinedUploads, uploads
+from fedvlr_jax.uplink.uploads import LowRankUploads, SlotUploads
+
+CLIENTS, ITEMS, VIEWS, WIDTH, EPOCHS, SLOTS = 5, 7, 2, 3, 4, 4
+PRODUCT = functools.partial(jnp.einsum, precision="highest")
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def head():
+    return {"kernel": normal(5, CLIENTS, 3), "bias": normal(6, CLIENTS)}
+
+
+def low_rank():
+    """Uploads in factors, and the same as arrays."""
+    flat = VIEWS * WIDTH
+    residual, query = normal(0, EPOCHS, CLIENTS, ITEMS), normal(1, EPOCHS, CLIENTS, flat)
+    positive, pull = normal(2, CLIENTS, ITEMS), normal(3, CLIENTS, flat)
+    scale = np.abs(normal(4, CLIENTS))
+    rows = np.zeros((CLIENTS, ITEMS, flat))
+    for u in range(CLIENTS):
+        for a in range(EPOCHS):
+            rows[u] += np.outer(residual[a, u], query[a, u])
+        rows[u] += np.outer(positive[u], pull[u])
+    given = LowRankUploads(
+        residual=residual,
+        query=query,
+        positive=positive,
+        pull=pull,
+        head=head(),
+        scale=scale,
+        views=(VIEWS, WIDTH),
+        product=PRODUCT,
+    )
+    return given, rows.reshape(CLIENTS, ITEMS, VIEWS, WIDTH), scale
+
+
+def slots():
+    """Uploads of touched rows, one of them padding, and the same as arrays."""
+    generator = np.random.default_rng(7)
+    item = np.stack([generator.permutation(ITEMS)[:SLOTS] for _ in range(CLIENTS)])
+    item[1, -1] = ITEMS
+    values = normal(8, CLIENTS, SLOTS, VIEWS, WIDTH)
+    values[1, -1] = 0
+    rows = np.zeros((CLIENTS, ITEMS + 1, VIEWS, WIDTH))
+    for u in range(CLIENTS):
+        rows[u, item[u]] = values[u]
+    given = SlotUploads(
+        item=item.astype(np.int32),
+        rows_of_views=values,
+        head=head(),
+        scale=np.float32(0.5),
+        num_items=ITEMS,
+        whole=False,
+    )
+    return given, rows[:, :ITEMS], np.full(CLIENTS, 0.5)
+
+
+def joined():
+    (first, rows, scale), (second, others, other_scale) = low_rank(), slots()
+    return (
+        JoinedUploads.of([first, second]),
+        np.concatenate([rows, others]),
+        np.concatenate([scale, other_scale]),
+    )
+
+
+@pytest.fixture(params=[low_rank, slots, joined], ids=lambda make: make.__name__)
+def case(request, monkeypatch):
+    """(uploads, the views [K, I, G, d] and all numbers [K, n] of each, scaled)."""
+    # Blocks of three items, of which the last has one.
+    monkeypatch.setattr(uploads, "BLOCK_BYTES", 4 * 2 * CLIENTS * VIEWS * WIDTH * 3)
+    given, rows, scale = request.param()
+    views = rows * scale[:, None, None, None]
+    heads = np.concatenate([normal(6, CLIENTS)[:, None], normal(5, CLIENTS, 3)], axis=1)
+    heads = np.tile(heads, (len(scale) // CLIENTS, 1)) * scale[:, None]
+    return given, views, np.concatenate([heads, views.reshape(len(views), -1)], axis=1)
+
+
+def numbers(upload):
+    """All numbers of one upload, the shared head's first."""
+    parts = [upload.head["bias"].ravel(), upload.head["kernel"].ravel(), upload.views.ravel()]
+    return np.concatenate(parts)
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_rows_and_shape(case):
+    given, views, _ = case
+    assert given.shape == views.shape
+    close(given.rows().views, views)
+
+
+def test_total_is_the_weighted_sum(case):
+    given, _, whole = case
+    weight = normal(9, len(whole))
+    close(numbers(given.total(jnp.asarray(weight))), weight @ whole)
+
+
+def test_norms_are_joint_over_views_and_head(case):
+    given, _, whole = case
+    close(given.norms(), np.linalg.norm(whole, axis=1))
+
+
+def test_products_are_those_of_all_pairs(case):
+    given, _, whole = case
+    close(given.products(), whole @ whole.T)
+
+
+def test_a_rule_on_coordinates_sees_each_coordinate_of_every_client(case):
+    given, _, whole = case
+    close(numbers(given.coordinatewise(lambda x: jnp.max(x, axis=0))), whole.max(axis=0))
+
+
+def test_scaled_multiplies_each_upload(case):
+    given, _, whole = case
+    factor = normal(10, len(whole))
+    weight = np.ones(len(whole), np.float32)
+    close(numbers(given.scaled(jnp.asarray(factor)).total(weight)), factor @ whole)
+
+
+@pytest.mark.parametrize("make", [low_rank, slots])
+def test_first_keeps_the_first_clients(make):
+    given, rows, scale = make()
+    kept = given.scaled(jnp.ones(CLIENTS)).first(3)
+    assert kept.shape[0] == 3
+    close(kept.rows().views, (rows * scale[:, None, None, None])[:3])
+
+
+def test_whole_rows_and_scattered_rows_have_one_sum():
+    rows = normal(11, CLIENTS, ITEMS, VIEWS, WIDTH)
+    item = np.tile(np.arange(ITEMS, dtype=np.int32), (CLIENTS, 1))
+    weight = normal(12, CLIENTS)
+    found = [
+        SlotUploads(
+            item=item, rows_of_views=rows, head={}, scale=1.0, num_items=ITEMS, whole=whole
+        ).total(weight)
+        for whole in (True, False)
+    ]
+    close(found[0].views, found[1].views)
+
+
+def test_uploads_pass_through_compiled_functions():
+    given, _, _ = low_rank()
+    weight = normal(13, CLIENTS)
+    compiled = jax.jit(lambda given, weight: given.total(weight))
+    close(numbers(compiled(given, weight)), numbers(given.total(weight)))
