@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax.settings import compiled, under_own_settings
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import Clock, RunState, Timing, block_length, record
 from fedvlr_jax.types import PyTree, Rates, RoundMetrics
@@ -58,6 +59,7 @@ def _map(function: Callable, at_once: int) -> Callable:
     return lambda *arguments: jax.lax.map(lambda a: function(*a), arguments, batch_size=at_once)
 
 
+@under_own_settings
 def train_members(
     simulation: Simulation,
     seeds: Sequence[int],
@@ -79,7 +81,7 @@ def train_members(
     states = _stack([simulation.init(seed) for seed in seeds])
     stacked_rates = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
     histories, features = simulation.histories, simulation.features
-    targets, masked = simulation.targets["valid"]
+    lists = simulation.targets["valid"]
 
     def advance(num_rounds: int) -> Callable:
         def one(state, rates, schedule, active):
@@ -90,12 +92,10 @@ def train_members(
             skipped = lambda s: (s, jax.tree.map(_zeros, jax.eval_shape(run, s)[1]))
             return jax.lax.cond(active, run, skipped, state)
 
-        return jax.jit(_map(one, at_once), donate_argnums=0)
+        return compiled(_map(one, at_once), donate_argnums=0)
 
-    evaluate_one = lambda state: simulation.evaluate_function(
-        state, histories, features, targets, masked
-    )
-    evaluate = jax.jit(_map(evaluate_one, at_once))
+    evaluate_one = lambda state: simulation.evaluate_function(state, histories, features, *lists)
+    evaluate = compiled(_map(evaluate_one, at_once))
     programs: dict[int, Callable] = {}
 
     def member(i: int) -> State:
@@ -107,7 +107,7 @@ def train_members(
         results = jax.device_get(evaluate(states))
         for i, run in enumerate(runs):
             of = lambda tree, i=i: jax.tree.map(lambda leaf: leaf[i], tree)
-            rounds, ranks = of(metrics), simulation.in_user_order([of(r) for r, _ in results])
+            rounds, (ranks, _) = of(metrics), simulation.joined("valid", of(results))
             if run.stopped:
                 after.append(run)
             elif ranks.finite.all() and (rounds is None or rounds.finite.all()):

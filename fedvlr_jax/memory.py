@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
+from typing import NamedTuple
 
 import jax
 
 from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.ranking import BLOCK_BYTES
 from fedvlr_jax.federated.round import chunk_bytes, chunk_size
 from fedvlr_jax.federated.scoring import SCORE_BYTES, client_score_bytes
+from fedvlr_jax.machine import MemoryLimit, memory_limit
 from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.streaming import EVALUATED_BYTES, EVALUATED_COPIES
 
@@ -18,16 +20,32 @@ from fedvlr_jax.streaming import EVALUATED_BYTES, EVALUATED_COPIES
 FIXED_BYTES = 800e6
 
 
-def device_bytes() -> float:
-    """Memory of one device: the accelerator's own, else all of this machine's."""
+class Budget(NamedTuple):
+    """What a run may take.
+
+    Attributes:
+      size: bytes.
+      source: the flag or the limit that sets it, to be read after "of".
+    """
+
+    size: float
+    source: str
+
+
+def device_limit() -> MemoryLimit:
+    """Memory of one device: the accelerator's own, else what this process may take."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return float(stats.get("bytes_limit", machine))
+    if "bytes_limit" in stats:
+        return MemoryLimit(float(stats["bytes_limit"]), "the device")
+    return memory_limit()
 
 
-def budget_bytes(config: Config) -> float:
+def memory_budget(config: Config) -> Budget:
     """--memory_budget_gb, or nine tenths of the device's memory."""
-    return 1e9 * config.run.memory_budget_gb or 0.9 * device_bytes()
+    if given := config.run.memory_budget_gb:
+        return Budget(1e9 * given, f"--memory_budget_gb={given:g}")
+    size, source = device_limit()
+    return Budget(0.9 * size, f"nine tenths of {gigabytes(size)}, the limit of {source}")
 
 
 def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
@@ -48,12 +66,13 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     asked = config.federation.cohort or dataset.num_users
     longest = int(dataset.train.counts.max())
     chunk = chunk_bytes(simulation.task, simulation.plan, longest, asked)
-    # The clients themselves: train items, their time, and the held-out ones.
-    data = 12 * len(dataset.train) + 40 * dataset.num_users
-    data += trees.num_bytes((simulation.features, simulation.start))
+    # The clients themselves: their items with times, and what is held out as it is evaluated.
+    entries = sum(len(part) for part in (dataset.train, dataset.valid, dataset.test))
+    data = 12 * entries + 24 * dataset.num_users
+    data += trees.num_bytes((simulation.features, simulation.start, simulation.held_out))
     if config.run.store == "device":
         private, staged = dataset.num_users * row, asked * row
-        data += sum(trees.num_bytes(history) for history in simulation.histories)
+        data += trees.num_bytes((simulation.histories, simulation.targets))
         evaluated = 0
     else:
         # A chunk's rows as gathered, as trained, and those of the next chunk.
@@ -63,6 +82,9 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
         staged = 3 * at_once * row + (asked * row if in_memory else 0)
         evaluated = EVALUATED_COPIES * min(dataset.num_users * row, EVALUATED_BYTES)
     scores = min(SCORE_BYTES, client_score_bytes(model) * dataset.num_users)
+    # Of each target two counts, and the scores that are compared with some of them.
+    targets = max(len(dataset.valid), len(dataset.test))
+    scores += 8 * targets + min(BLOCK_BYTES, 4 * model.num_items * targets)
     save = 0
     if saves and (config.run.store != "device" or jax.default_backend() == "cpu"):
         save = 2 * (private + shared)
@@ -86,13 +108,14 @@ def check_fits(simulation: Simulation, *, saves: bool = True) -> dict[str, float
       InputError: it is not; the message has the numbers, and what would help.
     """
     parts = estimate(simulation, saves=saves)
-    budget = budget_bytes(simulation.config)
+    budget = memory_budget(simulation.config)
     need = sum(parts.values())
-    if need > budget:
+    if need > budget.size:
         listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
         raise InputError(
-            f"--memory_budget_gb={budget / 1e9:.3g}: the run needs about {gigabytes(need)} "
-            f"({listed}); use --store=disk, or lower --width, --router_hidden or --cohort"
+            f"the run needs about {gigabytes(need)} ({listed}), and may take "
+            f"{gigabytes(budget.size)} ({budget.source}); use --store=disk, lower --width, "
+            "--router_hidden or --cohort, or give another --memory_budget_gb"
         )
     return parts
 
@@ -104,11 +127,13 @@ def describe_plan(simulation: Simulation) -> str:
     asked = config.federation.cohort or simulation.dataset.num_users
     at_once = min(asked, chunk_size(simulation.task, simulation.plan, int(counts.max())))
     devices = 1 if simulation.mesh is None else simulation.mesh.size
+    found = f" of {jax.device_count()}" if jax.device_count() > devices else ""
     listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
+    budget = memory_budget(config)
     return (
         f"plan {simulation.plan}, store {config.run.store}, {at_once} clients at once on {devices} "
-        f"device{'s' * (devices > 1)}; about {gigabytes(sum(parts.values()))} of "
-        f"{gigabytes(budget_bytes(config))}: {listed}"
+        f"device{'s' * (devices > 1)}{found}; about {gigabytes(sum(parts.values()))} of "
+        f"{gigabytes(budget.size)} ({budget.source}): {listed}"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from scipy import stats
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
-from fedvlr_jax.evaluation.metrics import activity_groups, summarise, targets_of, user_metrics
+from fedvlr_jax.evaluation.metrics import activity_groups, summarise, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.start import sources_of
 from fedvlr_jax.simulation import Simulation
@@ -38,8 +37,7 @@ def summarise_run(
 
     Returns:
       summary: as `report` documents it, percentages unrounded.
-      users: arrays [N, ...]: "user_id", "history_length", "hr@50", "ndcg@50" (test, in
-        [0, 1]), "ahead" and "tied" (test ranks), "router_weights", "planted".
+      users: the arrays of users.npz, as `report` documents them.
     """
     config, dataset = simulation.config, simulation.dataset
     valid, weights = simulation.ranks_and_weights(run.best_state, "valid")
@@ -85,20 +83,22 @@ def summarise_ranks(
 
     Returns:
       parts: {"valid": ..., "test": ...} as `summarise` returns them.
-      users: arrays [N, ...]: "user_id", "history_length", "hr@50", "ndcg@50", "ahead", "tied".
+      users: the arrays of users.npz but "router_weights" and "planted", as `report` documents
+        them.
     """
     parts = {
         part: summarise(rank.ahead, rank.tied, dataset, part, ks) for part, rank in ranks.items()
     }
     test = ranks["test"]
-    per_user = user_metrics(test.ahead, test.tied, targets_of(dataset.test) >= 0, ks)
+    per_user = user_metrics(test.ahead, test.tied, dataset.test, ks=ks)
     users = {
         "user_id": np.asarray(dataset.user_ids, np.str_),
         "history_length": dataset.train.counts,
         "hr@50": per_user["hr@50"],
         "ndcg@50": per_user["ndcg@50"],
-        "ahead": np.asarray(test.ahead),
-        "tied": np.asarray(test.tied),
+        "target_indptr": dataset.test.indptr,
+        "ahead": test.ahead,
+        "tied": test.tied,
     }
     return parts, users
 
@@ -147,5 +147,11 @@ def peak_rss_mb() -> float:
     if counted:
         # Linux begins ru_maxrss with the peak of the process that launched this one.
         return 1024 * int(counted[1]) / 1e6
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource  # Windows has none.
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -1,17 +1,20 @@
 """The estimate against what a state and a process really take."""
 
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from fedvlr_jax import trees
+from fedvlr_jax import memory, trees
 from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.round import PLANS, chunk_size, client_bytes
-from fedvlr_jax.memory import check_fits, estimate
+from fedvlr_jax.machine import MemoryLimit
+from fedvlr_jax.memory import check_fits, describe_plan, estimate
 from fedvlr_jax.simulation import make_simulation
 
 
@@ -37,8 +40,38 @@ def test_a_run_that_cannot_fit_is_refused_with_the_numbers(dataset):
     fits = make_simulation(Config.from_flat(memory_budget_gb=2.0), dataset)
     assert sum(check_fits(fits).values()) < 2e9
     small = make_simulation(Config.from_flat(memory_budget_gb=0.1), dataset)
-    with pytest.raises(InputError, match=r"memory_budget_gb=0.1: .* needs about .* GB \(private"):
+    message = r"the run needs about .* GB \(private.* take 0.1 GB \(--memory_budget_gb=0.1\)"
+    with pytest.raises(InputError, match=message):
         check_fits(small)
+
+
+def test_the_limit_that_applies_is_named(dataset, monkeypatch):
+    limit = MemoryLimit(2e9, "Slurm, SLURM_MEM_PER_NODE=1907")
+    monkeypatch.setattr(memory, "memory_limit", lambda: limit)
+    simulation = make_simulation(Config.from_flat(), dataset)
+    named = "1.8 GB (nine tenths of 2 GB, the limit of Slurm, SLURM_MEM_PER_NODE=1907)"
+    assert f" of {named}: private" in describe_plan(simulation)
+    monkeypatch.setattr(memory, "memory_limit", lambda: limit._replace(size=2e8))
+    with pytest.raises(
+        InputError, match=r"take 0.18 GB \(nine tenths of 0.2 GB, the limit of Slurm"
+    ):
+        check_fits(simulation)
+
+
+def test_what_is_held_out_is_estimated_by_the_number_of_targets(dataset):
+    """Two users with 50 targets take as much as 50 users with two."""
+
+    def with_targets(user, item):
+        test = Interactions.from_pairs(user=user, item=item, num_users=50, num_items=60)
+        return make_simulation(Config.from_flat(), dataclasses.replace(dataset, test=test))
+
+    none = with_targets([], [])
+    two = with_targets([0] * 50 + [1] * 50, [*range(50)] * 2)
+    all_users = with_targets([*range(50)] * 2, [0] * 50 + [1] * 50)
+    sizes = [estimate(simulation)["data"] for simulation in (none, two, all_users)]
+    # Item and time of each, 12 bytes. The lists of both parts have 100 places instead of the 50
+    # of validation: client, item and entry on the host, 16 bytes, the first two on the device.
+    assert sizes[1] - sizes[0] == sizes[2] - sizes[0] == 100 * 12 + 2 * 50 * (16 + 8)
 
 
 def test_chunks_follow_the_budget(dataset):
@@ -49,10 +82,19 @@ def test_chunks_follow_the_budget(dataset):
             assert size == 1 or size * client_bytes(task, plan, 16) <= budget * 1e9 / 4
 
 
+def test_a_rule_that_keeps_all_uploads_is_counted(dataset):
+    def work(rule):
+        config = Config.from_flat(aggregation=rule, chunk=5, plan="dense")
+        return estimate(make_simulation(config, dataset))["work"]
+
+    assert work("median") > work("float32")
+
+
 PEAK = """
 import sys
 from experiments.train import run_experiment
 from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.memory import estimate
 from fedvlr_jax.report import Progress

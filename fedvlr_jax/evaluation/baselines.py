@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.features import centred_unit_rows
+from fedvlr_jax.data.pairs import Pairs, chunk_lists, in_part_order
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.metrics import summarise, targets_of, user_metrics
+from fedvlr_jax.evaluation.metrics import summarise, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
+from fedvlr_jax.settings import compiled
 
 # Rows of a slice of users -> scores [B, I]. Scores are computed in float64 and rounded
 # to float32 when they are ranked: what is equal but for rounding errors ties.
@@ -32,7 +34,7 @@ LARGEST_CATALOGUE = {"item_knn": 20_000, "ease": 10_000}
 # Bytes that the scores of one chunk of users and their companions may take.
 CHUNK_BYTES = 1 << 28
 
-_count_ahead = jax.jit(count_ahead)
+_count_ahead = compiled(count_ahead)
 
 
 class BaselineResults(NamedTuple):
@@ -152,40 +154,45 @@ def rank(scorer: Scorer, dataset: Dataset, part: str, mask: str = "train+valid")
         always train.
 
     Returns:
-      `Ranks` of NumPy arrays in user order: ahead, tied [N, T], finite [N].
+      `Ranks` of NumPy arrays: ahead, tied [P] in the order of the part, finite [N].
 
     Raises:
       InputError: an unknown mask, or a score that is not finite.
     """
     if mask not in MASKS:
         raise InputError(f"mask: found {mask!r}, expected one of {list(MASKS)}")
-    targets = targets_of(getattr(dataset, part))
+    held_out: Interactions = getattr(dataset, part)
     hidden = dataset.train.matrix
     if part == "test" and mask == "train+valid":
         hidden = hidden + dataset.valid.matrix
     chunk = max(1, CHUNK_BYTES // (24 * dataset.num_items))
+    bounds = np.append(np.arange(0, dataset.num_users, chunk), dataset.num_users)
+    (targets,) = chunk_lists([held_out], np.arange(dataset.num_users), bounds)
     chunks = []
-    for start in range(0, dataset.num_users, chunk):
-        users = slice(start, start + chunk)
+    for number, users in enumerate(map(slice, bounds[:-1], bounds[1:])):
         scores = np.asarray(scorer(users), np.float32)
         masked = hidden[users].toarray() > 0
-        chunks.append(jax.device_get(_count_ahead(scores, targets[users], masked)))
-    ranks: Ranks = jax.tree.map(lambda *parts: np.concatenate(parts), *chunks)
-    if not ranks.finite.all():
+        own = Pairs(*(array[number] for array in targets.pairs))
+        chunks.append(jax.device_get(_count_ahead(scores, own, masked)))
+    finite = np.concatenate([ranks.finite for ranks in chunks])
+    if not finite.all():
         raise InputError(
-            f"{dataset.name}: the baseline's scores of user {int(np.argmin(ranks.finite))} are "
+            f"{dataset.name}: the baseline's scores of user {int(np.argmin(finite))} are "
             "not finite; check that all item features are"
         )
-    return ranks
+    ahead, tied = (
+        in_part_order(targets.entry, [getattr(ranks, name) for ranks in chunks], len(held_out))
+        for name in ("ahead", "tied")
+    )
+    return Ranks(ahead, tied, finite)
 
 
 def _best_l2(dataset: Dataset, make: Callable[[Dataset, int], Scorer]) -> int:
     """The l2 of `EASE_L2` with the best validation NDCG@50; the smaller one if equal."""
 
     def ndcg(l2: int) -> float:
-        ahead, tied, _ = map(np.asarray, rank(make(dataset, l2), dataset, "valid"))
-        selected = targets_of(dataset.valid) >= 0
-        values = user_metrics(ahead, tied, selected, (50,))["ndcg@50"]
+        found = rank(make(dataset, l2), dataset, "valid")
+        values = user_metrics(found.ahead, found.tied, dataset.valid, ks=(50,))["ndcg@50"]
         return float(np.nan_to_num(values).sum())
 
     return max(EASE_L2, key=ndcg)
@@ -223,7 +230,7 @@ def evaluate_baselines(
         scorer = make(dataset, **options)
         ranks = {part: rank(scorer, dataset, part, mask) for part in ("valid", "test")}
         summaries = {
-            part: summarise(np.asarray(found.ahead), np.asarray(found.tied), dataset, part, ks)
+            part: summarise(found.ahead, found.tied, dataset, part, ks)
             for part, found in ranks.items()
         }
         results.summary[name] = {**summaries, **options}

@@ -111,9 +111,8 @@ def _percentile(dataset: Dataset, name: str, seed: int, draw: int | None = None)
         ranks = rank(scorer, sample, part)
         others = dataset.num_items - 1 - sample.train.counts
         others -= sample.valid.counts if part == "test" else 0
-        place = np.asarray(ranks.ahead + ranks.tied / 2.0)
-        real = np.arange(place.shape[1]) < held_out.counts[:, None]
-        behind.append((1 - place / np.maximum(others, 1)[:, None])[real])
+        place = ranks.ahead + ranks.tied / 2.0
+        behind.append(1 - place / np.maximum(others, 1)[held_out.users])
     return 100 * float(np.mean(np.concatenate(behind))) if behind else 50.0
 
 

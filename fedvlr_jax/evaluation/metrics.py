@@ -7,7 +7,7 @@ what chance earns. All is float64; nothing is rounded before it is averaged.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import gammaln
@@ -28,41 +28,39 @@ def activity_groups(lengths: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def targets_of(part: Interactions) -> np.ndarray:
-    """int32 [N, T]: every user's items of a held-out part, padded with -1; T is at least 1."""
-    counts = part.counts
-    targets = np.full((part.num_users, max(1, int(counts.max(initial=0)))), -1, np.int32)
-    targets[np.arange(targets.shape[1])[None, :] < counts[:, None]] = part.item
-    return targets
-
-
 def user_metrics(
-    ahead: np.ndarray, tied: np.ndarray, select: np.ndarray, ks: tuple[int, ...] = (10, 20, 50)
+    ahead: np.ndarray,
+    tied: np.ndarray,
+    part: Interactions,
+    select: np.ndarray | None = None,
+    ks: tuple[int, ...] = (10, 20, 50),
 ) -> dict[str, np.ndarray]:
     """Metrics of every user, in [0, 1]; NaN for a user without a selected target.
 
     Args:
-      ahead, tied: int [N, T], as `count_ahead` returns them.
-      select: bool [N, T], the targets that count.
+      ahead, tied: int [P], one entry a target, in the order of `part`; see `Ranks`.
+      part: the held-out part, for who has which target.
+      select: bool [P], the targets that count; None for all of them.
       ks: the cut-offs.
 
     Returns:
       {"hr@10": float64 [N], ...} for hr, recall, precision, ndcg, mrr and map.
     """
-    count = select.sum(axis=1)
-    metrics = {f"{name}@{k}": np.full(len(select), np.nan) for name in METRICS for k in ks}
+    user = part.users
+    ahead, size = np.asarray(ahead, np.int64), np.asarray(tied, np.int64) + 1
+    if select is not None:
+        user, ahead, size = user[select], ahead[select], size[select]
+    count = np.bincount(user, minlength=part.num_users)
+    metrics = {f"{name}@{k}": np.full(part.num_users, np.nan) for name in METRICS for k in ks}
     single = count == 1
-    if single.any():
-        column = select[single].argmax(axis=1)[:, None]
-        first = np.take_along_axis(ahead[single], column, axis=1)[:, 0].astype(np.int64)
-        size = np.take_along_axis(tied[single], column, axis=1)[:, 0].astype(np.int64) + 1
-        for name, values in _single_target(first, size, ks).items():
-            metrics[name][single] = values
-    for user in np.flatnonzero(count > 1):
-        chosen = select[user]
-        values = _several_targets(ahead[user][chosen], tied[user][chosen] + 1, ks)
-        for name, value in values.items():
-            metrics[name][user] = value
+    alone = single[user]
+    for name, values in _single_target(ahead[alone], size[alone], ks).items():
+        metrics[name][single] = values
+    several = count > 1
+    groups = _tie_groups(user[~alone], ahead[~alone], size[~alone])
+    for k in ks:
+        for name, values in _several_targets(groups, count, k).items():
+            metrics[f"{name}@{k}"][several] = values[several]
     return metrics
 
 
@@ -86,45 +84,87 @@ def _log_choose(n: np.ndarray | int, k: np.ndarray | int) -> np.ndarray:
     return gammaln(np.add(n, 1)) - gammaln(np.add(k, 1)) - gammaln(np.subtract(n, k) + 1)
 
 
-def _several_targets(ahead: np.ndarray, size: np.ndarray, ks: tuple[int, ...]) -> dict:
-    """The targets of one user; targets with equal `ahead` share a tie group of `size`."""
-    groups = [(int(a), int(size[ahead == a][0]), int((ahead == a).sum())) for a in np.unique(ahead)]
-    total = len(ahead)
-    metrics = {}
-    for k in ks:
-        hits = ndcg = average = 0.0
-        above = 0
-        miss, first = 1.0, 0.0
-        for start, members, targets in groups:
-            places = np.arange(1, min(members, max(k - start, 0)) + 1)
-            inside = len(places)
-            hits += targets * inside / members
-            ndcg += targets / members * np.sum(1 / np.log2(1 + start + places))
-            others = (targets - 1) * (places - 1) / max(members - 1, 1)
-            average += targets / members * np.sum((above + 1 + others) / (start + places))
-            if above == 0 and inside:
-                # P(the group's first target stands at place j), without replacement.
-                left = members - places
-                possible = left >= targets - 1
-                chance = np.where(
-                    possible,
-                    np.exp(
-                        _log_choose(np.maximum(left, targets - 1), targets - 1)
-                        - _log_choose(members, targets)
-                    ),
-                    0.0,
-                )
-                first = float(np.sum(chance / (start + places)))
-                miss = max(0.0, 1.0 - float(chance.sum()))
-            above += targets
-        ideal = np.sum(1 / np.log2(1 + np.arange(1, min(total, k) + 1)))
-        metrics[f"hr@{k}"] = 1.0 - miss
-        metrics[f"recall@{k}"] = hits / total
-        metrics[f"precision@{k}"] = hits / k
-        metrics[f"ndcg@{k}"] = ndcg / ideal
-        metrics[f"mrr@{k}"] = first
-        metrics[f"map@{k}"] = average / min(total, k)
-    return metrics
+class _TieGroups(NamedTuple):
+    """The targets of users that have equal scores, by user and from the best score on.
+
+    Attributes:
+      user: int [G]. start: int64 [G], the items ahead of the group.
+      size: int64 [G], the items in it, of which `targets`, int64 [G], are targets.
+      above: int64 [G], the targets of the user in the groups before it.
+    """
+
+    user: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+    targets: np.ndarray
+    above: np.ndarray
+
+
+def _tie_groups(user: np.ndarray, ahead: np.ndarray, size: np.ndarray) -> _TieGroups:
+    """Targets of one user with equal `ahead` share a tie group of `size`."""
+    order = np.lexsort((ahead, user))
+    user, ahead, size = user[order], ahead[order], size[order]
+    begins = np.ones(len(user), bool)
+    begins[1:] = (user[1:] != user[:-1]) | (ahead[1:] != ahead[:-1])
+    first = np.flatnonzero(begins)
+    targets = np.diff(np.append(first, len(user)))
+    own_first = np.searchsorted(user, user[first])
+    return _TieGroups(user[first], ahead[first], size[first], targets, first - own_first)
+
+
+def _several_targets(groups: _TieGroups, count: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    """{"hr": float64 [N], ...} at the cut-off k, from the tie groups of each user.
+
+    Args:
+      count: int64 [N], the targets of each user.
+    """
+    inside = np.minimum(groups.size, np.maximum(k - groups.start, 0))
+    discounted, precision, reciprocal, chance = np.zeros((4, len(inside)))
+    # Groups with as many places within the cut are one table: at most k tables.
+    for places in np.unique(inside[inside > 0]):
+        chosen = inside == places
+        found = _sums_over_places(_TieGroups(*(x[chosen] for x in groups)), int(places))
+        discounted[chosen], precision[chosen], reciprocal[chosen], chance[chosen] = found
+    leading = groups.above == 0
+    per_user = lambda values: np.bincount(groups.user, values, len(count))
+    share = groups.targets / groups.size
+    total = np.maximum(count, 1)
+    discount = 1 / np.log2(1 + np.arange(1, k + 1))
+    ideal = np.array([discount[:n].sum() for n in range(k + 1)])
+    hits = per_user(groups.targets * inside / groups.size)
+    return {
+        "hr": 1.0 - np.maximum(0.0, 1.0 - per_user(np.where(leading, chance, 0.0))),
+        "recall": hits / total,
+        "precision": hits / k,
+        "ndcg": per_user(share * discounted) / ideal[np.minimum(total, k)],
+        "mrr": per_user(np.where(leading, reciprocal, 0.0)),
+        "map": per_user(share * precision) / np.minimum(total, k),
+    }
+
+
+def _sums_over_places(groups: _TieGroups, inside: int) -> tuple[np.ndarray, ...]:
+    """Sums over the first `inside` places of each group, float64 [G] each.
+
+    Returns:
+      discounted: of the discount of a place.
+      precision: of the precision at a place, given that a target stands there.
+      reciprocal, chance: of P(the group's first target stands there) over the rank of the place,
+        and of that probability alone.
+    """
+    members, targets = groups.size[:, None], groups.targets[:, None]
+    places = np.arange(1, inside + 1)[None, :]
+    rank = groups.start[:, None] + places
+    others = (targets - 1) * (places - 1) / np.maximum(members - 1, 1)
+    # The first target has the others behind it; places are taken without replacement.
+    left = members - places
+    ways = _log_choose(np.maximum(left, targets - 1), targets - 1)
+    chance = np.where(left >= targets - 1, np.exp(ways - _log_choose(members, targets)), 0.0)
+    return (
+        np.sum(1 / np.log2(1 + rank), axis=1),
+        np.sum((groups.above[:, None] + 1 + others) / rank, axis=1),
+        np.sum(chance / rank, axis=1),
+        np.sum(chance, axis=1),
+    )
 
 
 def _percent_means(metrics: dict[str, np.ndarray], users: np.ndarray) -> dict[str, Any]:
@@ -137,11 +177,9 @@ def _percent_means(metrics: dict[str, np.ndarray], users: np.ndarray) -> dict[st
 
 
 def slices(dataset: Dataset, part: str) -> dict[str, np.ndarray]:
-    """bool [N, T] each: which targets are real, and which of those are warm and cold."""
-    targets = targets_of(getattr(dataset, part))
-    real = targets >= 0
-    warm = real & (dataset.train.item_counts[np.maximum(targets, 0)] > 0)
-    return {"all": real, "warm": warm, "cold": real & ~warm}
+    """bool [P] each, in the order of the part: all targets, and which are warm and cold."""
+    warm = dataset.train.item_counts[getattr(dataset, part).item] > 0
+    return {"all": np.ones(len(warm), bool), "warm": warm, "cold": ~warm}
 
 
 def averages(
@@ -150,7 +188,9 @@ def averages(
     """The means of `summarise` alone: {"users", "hr@10", ..., "warm": {...}, "cold": {...}}."""
     everyone = np.ones(dataset.num_users, bool)
     result = {
-        name: _percent_means(user_metrics(ahead, tied, select, ks), everyone)
+        name: _percent_means(
+            user_metrics(ahead, tied, getattr(dataset, part), select, ks), everyone
+        )
         for name, select in slices(dataset, part).items()
     }
     return {**result.pop("all"), **result}
@@ -180,12 +220,13 @@ def summarise(
       {...}, ...}, "worst_decile": {...}}. Warm targets are items with a train
       interaction. A slice without users is {"users": 0}. `ks` must hold 50.
     """
-    select = slices(dataset, part)
+    targets, select = getattr(dataset, part), slices(dataset, part)
     everyone = np.ones(dataset.num_users, bool)
-    metrics = user_metrics(ahead, tied, select["all"], ks)
+    metrics = user_metrics(ahead, tied, targets, ks=ks)
     summary = _with_intervals(metrics, everyone)
     for name in ("warm", "cold"):
-        summary[name] = _with_intervals(user_metrics(ahead, tied, select[name], ks), everyone)
+        by_user = user_metrics(ahead, tied, targets, select[name], ks)
+        summary[name] = _with_intervals(by_user, everyone)
     summary["activity"] = {
         name: _percent_means(metrics, group)
         for name, group in activity_groups(dataset.train.counts).items()

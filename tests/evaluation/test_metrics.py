@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvlr_jax.data.dataset import Dataset, Interactions
-from fedvlr_jax.evaluation.metrics import METRICS, summarise, targets_of, user_metrics
+from fedvlr_jax.data.pairs import Pairs
+from fedvlr_jax.evaluation import metrics as evaluation_metrics
+from fedvlr_jax.evaluation.metrics import METRICS, summarise, user_metrics
 from fedvlr_jax.evaluation.ranking import count_ahead
+from tests.oracle.reference import expected_metrics
 
 count_ahead = jax.jit(count_ahead)
 
@@ -36,15 +39,9 @@ def dataset(train, test, num_items):
 
 
 def one_user(ahead, tied, ks, select=None):
-    select = np.ones(len(ahead), bool) if select is None else np.asarray(select)
-    metrics = user_metrics(np.array([ahead]), np.array([tied]), select[None], ks)
+    part = interactions([range(len(ahead))], len(ahead))
+    metrics = user_metrics(np.array(ahead), np.array(tied), part, select, ks)
     return {name: values[0] for name, values in metrics.items()}
-
-
-def test_targets_are_padded_with_minus_one():
-    part = interactions([[4, 2], [], [0]], 5)
-    assert targets_of(part).tolist() == [[2, 4], [-1, -1], [0, -1]]
-    assert targets_of(interactions([[], []], 5)).tolist() == [[-1], [-1]]
 
 
 def test_one_target_without_ties():
@@ -93,33 +90,7 @@ def test_two_targets_tied_with_one_other_item():
     assert found["map@2"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
 
 
-def literal_metrics(order, targets, k):
-    """The metrics of one list without ties, from their definitions."""
-    hits = [item in targets for item in order[:k]]
-    places = [place for place, hit in enumerate(hits, 1) if hit]
-    ideal = sum(1 / math.log2(1 + place) for place in range(1, min(k, len(targets)) + 1))
-    precisions = [number / place for number, place in enumerate(places, 1)]
-    return {
-        f"hr@{k}": float(bool(places)),
-        f"recall@{k}": len(places) / len(targets),
-        f"precision@{k}": len(places) / k,
-        f"ndcg@{k}": sum(1 / math.log2(1 + place) for place in places) / ideal,
-        f"mrr@{k}": 1 / places[0] if places else 0.0,
-        f"map@{k}": sum(precisions) / min(k, len(targets)),
-    }
-
-
-def orders_of(scores, candidates):
-    """Every list, best first, that the scores allow."""
-    groups = [
-        [item for item in candidates if scores[item] == score]
-        for score in sorted({scores[item] for item in candidates}, reverse=True)
-    ]
-    for permuted in itertools.product(*map(itertools.permutations, groups)):
-        yield list(itertools.chain.from_iterable(permuted))
-
-
-NUM_ITEMS, WIDTH = 7, 3
+NUM_ITEMS, WIDTH = 6, 3
 
 
 @st.composite
@@ -136,16 +107,16 @@ def tied_cases(draw):
 def test_ties_earn_the_mean_over_all_orders_that_they_allow(case):
     scores, targets, masked_items = case
     ks = (1, 2, 3, 50)
-    padded = np.array([targets + [-1] * (WIDTH - len(targets))], np.int32)
+    items = np.array(targets + [NUM_ITEMS] * (WIDTH - len(targets)), np.int32)
     masked = np.isin(np.arange(NUM_ITEMS), masked_items)
-    ranks = count_ahead(np.array([scores], np.float32), padded, masked[None])
-    metrics = user_metrics(np.asarray(ranks.ahead), np.asarray(ranks.tied), padded >= 0, ks)
-    lists = list(orders_of(scores, [i for i in range(NUM_ITEMS) if not masked[i]]))
+    pairs = Pairs(np.zeros_like(items), items)
+    ranks = count_ahead(np.array([scores], np.float32), pairs, masked[None])
+    ahead, tied = (np.asarray(counts)[: len(targets)] for counts in ranks[:2])
+    metrics = user_metrics(ahead, tied, interactions([targets], NUM_ITEMS), ks=ks)
+    candidates = [i for i in range(NUM_ITEMS) if not masked[i]]
     for k in ks:
-        literal = [literal_metrics(order, targets, k) for order in lists]
-        for name in literal[0]:
-            expected = np.mean([found[name] for found in literal])
-            assert metrics[name][0] == pytest.approx(expected, abs=1e-12), name
+        for name, expected in expected_metrics(scores, candidates, targets, k).items():
+            assert metrics[f"{name}@{k}"][0] == pytest.approx(expected, abs=1e-12), name
 
 
 @pytest.mark.parametrize("num_targets", [1, 4])
@@ -160,10 +131,45 @@ def test_a_constant_score_earns_chance(num_targets):
 
 def test_only_selected_targets_count_and_the_others_remain_in_the_way():
     # Of ranks 1 and 3 only the second is selected: one target at rank 3, ideal 1.
-    found = one_user([0, 2], [0, 0], (10,), [False, True])
+    found = one_user([0, 2], [0, 0], (10,), np.array([False, True]))
     assert found["ndcg@10"] == pytest.approx(1 / 2)
     assert found["recall@10"] == 1
-    assert all(math.isnan(v) for v in one_user([0], [0], (10,), [False]).values())
+    assert all(math.isnan(v) for v in one_user([0], [0], (10,), np.array([False])).values())
+
+
+def test_a_user_among_many_has_the_metrics_that_it_has_alone():
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 6, 300)
+    part = interactions([range(number) for number in numbers], 6)
+    # Groups that begin at five places, some of them across both cuts.
+    ahead = 4 * rng.integers(0, 5, len(part))
+    tied = 3 * (ahead // 4)
+    for row in np.split(tied, part.indptr[1:-1]):
+        row += len(row)
+    select = rng.random(len(part)) < 0.8
+    together = user_metrics(ahead, tied, part, select, (5, 20))
+    for user, (begin, end) in enumerate(itertools.pairwise(part.indptr)):
+        own = slice(begin, end)
+        alone = one_user(ahead[own], tied[own], (5, 20), select[own])
+        for name, value in alone.items():
+            np.testing.assert_array_equal(together[name][user], value)
+
+
+def test_the_metrics_of_thousands_of_users_take_no_step_a_user(monkeypatch):
+    """As many calls for two users as for two thousand, each with several targets."""
+    calls = []
+    of_places = evaluation_metrics._sums_over_places
+    monkeypatch.setattr(
+        evaluation_metrics, "_sums_over_places", lambda *a: calls.append(1) or of_places(*a)
+    )
+    counted = []
+    for users in (2, 2000):
+        part = interactions([[0, 1, 2]] * users, 3)
+        calls.clear()
+        user_metrics(np.tile([0, 3, 3], users), np.tile([0, 8, 8], users), part, ks=(10,))
+        counted.append(len(calls))
+    # Groups of one item and of nine, of which seven are within the cut.
+    assert counted == [2, 2]
 
 
 @pytest.fixture
@@ -175,7 +181,7 @@ def sliced():
     """
     train = [list(range(10)), list(range(10, 21)), [21], [22]]
     data = dataset(train, [[10], [99], [0, 99], []], 100)
-    ahead = np.array([[0, 0], [2, 0], [0, 1], [0, 0]])
+    ahead = np.array([0, 2, 0, 1])
     return summarise(ahead, np.zeros_like(ahead), data, "test", (1, 50))
 
 
@@ -209,7 +215,7 @@ def test_the_worst_decile_is_rounded_up_to_whole_users(sliced):
 
 def test_a_slice_without_users():
     data = dataset([[0], [1]], [[1], [0]], 3)
-    summary = summarise(np.zeros((2, 1)), np.zeros((2, 1)), data, "test", (50,))
+    summary = summarise(np.zeros(2, int), np.zeros(2, int), data, "test", (50,))
     assert summary["cold"] == {"users": 0}
     assert summary["warm"]["hr@50"] == 100
 
@@ -217,7 +223,7 @@ def test_a_slice_without_users():
 def test_the_worst_decile_of_many_users_and_the_interval_of_the_mean():
     # Ranks 1 to 100, one a user: the worst ten stand at 91 to 100, half are within 50.
     data = dataset([[0]] * 100, [[1]] * 100, 101)
-    ahead = np.arange(100)[:, None]
+    ahead = np.arange(100)
     summary = summarise(ahead, np.zeros_like(ahead), data, "test", (50,))
     assert summary["hr@50"] == 50
     assert summary["worst_decile"]["users"] == 10
@@ -229,6 +235,6 @@ def test_the_worst_decile_of_many_users_and_the_interval_of_the_mean():
 
 def test_nothing_is_rounded():
     data = dataset([[0]] * 3, [[1]] * 3, 10)
-    ahead = np.array([[0], [1], [2]])
+    ahead = np.array([0, 1, 2])
     summary = summarise(ahead, np.zeros_like(ahead), data, "test", (1, 50))
     assert summary["hr@1"] == 100 * (1.0 / 3)

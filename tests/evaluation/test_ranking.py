@@ -4,7 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 
+from fedvlr_jax.data.pairs import Pairs
+from fedvlr_jax.evaluation import ranking
 from fedvlr_jax.evaluation.ranking import count_ahead
 
 
@@ -14,11 +19,31 @@ def strict_numerics():
         yield
 
 
+def pairs(targets, num_items):
+    """Rows of target lists as `Pairs`, in order, and some padding."""
+    client = [user for user, row in enumerate(targets) for _ in row]
+    item = [item for row in targets for item in row]
+    padding = 3
+    return Pairs(
+        jnp.asarray([*client, *[0] * padding], jnp.int32),
+        jnp.asarray([*item, *[num_items] * padding], jnp.int32),
+    )
+
+
 def counts(scores, targets, masked=None):
+    """Ahead and tied of each user's targets, in rows as `targets` has them, and finite."""
     scores = np.asarray(scores, np.float32)
     masked = np.zeros(scores.shape, bool) if masked is None else np.asarray(masked, bool)
-    ranks = count_ahead(jnp.asarray(scores), jnp.asarray(targets, jnp.int32), jnp.asarray(masked))
-    return ranks.ahead.tolist(), ranks.tied.tolist(), ranks.finite.tolist()
+    flat = pairs(targets, scores.shape[1])
+    ranks = count_ahead(jnp.asarray(scores), flat, jnp.asarray(masked))
+    ends = np.cumsum([len(row) for row in targets])
+    # Padding counts nothing.
+    assert not ranks.ahead[ends[-1] :].any() and not ranks.tied[ends[-1] :].any()
+    rows = [
+        [part.tolist() for part in np.split(np.asarray(x)[: ends[-1]], ends[:-1])]
+        for x in ranks[:2]
+    ]
+    return *rows, ranks.finite.tolist()
 
 
 def test_ahead_and_tied_by_hand():
@@ -40,9 +65,11 @@ def test_the_other_targets_of_a_user_remain_candidates():
     assert counts([[3, 3, 8]], [[0, 1]]) == ([[1, 1]], [[1, 1]], [True])
 
 
-def test_padding_targets_count_nothing():
-    scores = [[1, 2, 3], [3, 3, 3]]
-    assert counts(scores, [[0, -1], [-1, -1]]) == ([[2, 0], [0, 0]], [[0, 0], [0, 0]], [True, True])
+def test_users_may_have_any_number_of_targets():
+    scores = [[1, 2, 3], [3, 3, 3], [1, 2, 3]]
+    ahead, tied, finite = counts(scores, [[0], [], [0, 1, 2]])
+    assert (ahead, tied) == ([[2], [], [2, 1, 0]], [[0], [], [0, 0, 0]])
+    assert finite == [True, True, True]
 
 
 def test_a_constant_score_ties_with_every_other_candidate():
@@ -68,41 +95,108 @@ def test_what_a_masked_item_scores_does_not_matter(bad):
 
 
 def literal_counts(scores, target, masked):
+    """In Python's floats, which are float64."""
     rivals = [i for i in range(len(scores)) if i != target and not masked[i]]
-    ahead = sum(scores[i] > scores[target] for i in rivals)
-    return ahead, sum(scores[i] == scores[target] for i in rivals)
+    ahead = sum(float(scores[i]) > float(scores[target]) for i in rivals)
+    return ahead, sum(float(scores[i]) == float(scores[target]) for i in rivals)
 
 
-def random_case(rng, users=20, items=30, width=4):
-    scores = rng.integers(0, 6, (users, items)).astype(np.float32)
-    targets = np.stack([rng.permutation(items)[:width] for _ in range(users)]).astype(np.int32)
-    masked = rng.random((users, items)) < 0.4
-    # No target is masked: the loaders leave such targets out.
-    np.put_along_axis(masked, targets, False, axis=1)
+@st.composite
+def ragged_cases(draw):
+    """Few distinct scores, some not finite; any number of targets; masked items."""
+    users, items = draw(st.integers(1, 5)), draw(st.integers(1, 8))
+    score = st.sampled_from([-1.0, -0.0, 0.0, 1.0, 1.0 + 2.0**-20, 3e38, np.nan, np.inf, -np.inf])
+    of_user = st.lists(score, min_size=items, max_size=items)
+    scores = np.array(draw(st.lists(of_user, min_size=users, max_size=users)), np.float32)
+    masked = np.zeros(scores.shape, bool)
+    targets = []
+    for user in range(users):
+        order = draw(st.permutations(range(items)))
+        number, hidden = draw(st.integers(0, items)), draw(st.integers(0, items))
+        # Loaders leave out a target that is masked, and a score of a target is a number.
+        masked[user, order[number : number + hidden]] = True
+        targets.append(sorted(order[:number]))
+        scores[user, targets[-1]] = np.nan_to_num(scores[user, targets[-1]], nan=2.0)
     return scores, targets, masked
 
 
-def test_random_cases_against_a_literal_loop():
-    scores, targets, masked = random_case(np.random.default_rng(0))
-    expected = [
-        [literal_counts(s, t, m) for t in row]
-        for s, row, m in zip(scores, targets, masked, strict=True)
-    ]
-    ahead, tied, finite = counts(scores, targets, masked)
-    np.testing.assert_array_equal(np.stack([ahead, tied], axis=-1), expected)
-    assert all(finite)
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(case=ragged_cases(), block=st.sampled_from([1, 20, 1 << 24]))
+def test_ragged_cases_against_a_literal_loop(case, block):
+    scores, targets, masked = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "BLOCK_SCORES", block)
+        ahead, tied, finite = counts(scores, targets, masked)
+    for user, row in enumerate(targets):
+        expected = [literal_counts(scores[user], target, masked[user]) for target in row]
+        assert list(zip(ahead[user], tied[user], strict=True)) == expected
+        assert finite[user] == all(np.isfinite(scores[user]) | masked[user])
+
+
+def random_case(rng, users=20, items=30):
+    scores = rng.integers(0, 6, (users, items)).astype(np.float32)
+    targets = [rng.permutation(items)[: rng.integers(5)].tolist() for _ in range(users)]
+    masked = rng.random((users, items)) < 0.4
+    for user, row in enumerate(targets):
+        masked[user, row] = False
+    return scores, targets, masked
 
 
 def test_the_order_of_the_catalogue_does_not_matter():
     rng = np.random.default_rng(1)
     scores, targets, masked = random_case(rng)
     order = rng.permutation(scores.shape[1])
-    moved = np.argsort(order)[targets]
+    moved = [np.argsort(order)[row].tolist() for row in targets]
     assert counts(scores, targets, masked) == counts(scores[:, order], moved, masked[:, order])
 
 
 def test_compiled_counts_are_the_same_integers():
-    case = [jnp.asarray(x) for x in random_case(np.random.default_rng(2))]
+    scores, targets, masked = random_case(np.random.default_rng(2))
+    case = jnp.asarray(scores), pairs(targets, scores.shape[1]), jnp.asarray(masked)
     for plain, compiled in zip(count_ahead(*case), jax.jit(count_ahead)(*case), strict=True):
         assert plain.dtype == compiled.dtype
         np.testing.assert_array_equal(plain, compiled)
+
+
+def test_the_work_grows_with_the_number_of_targets(monkeypatch):
+    """One user with 60 targets: as many scores are compared as there are targets times items."""
+    users, items, most = 40, 100, 8 * 100
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(users, items)).astype(np.float32)
+    targets = [[user] for user in range(users)]
+    targets[7] = list(range(60))
+    compared = []
+    count = ranking._above_and_equal
+
+    def counted(block, own):
+        compared.append(block.size)
+        return count(block, own)
+
+    monkeypatch.setattr(ranking, "BLOCK_SCORES", most)
+    monkeypatch.setattr(ranking, "_above_and_equal", counted)
+    # Without compilation each block of the loop runs this function again. Beyond the 99 targets
+    # the list has room for a thousand more.
+    own = pairs(targets, items)
+    own = Pairs(jnp.pad(own.client, (0, 1000)), jnp.pad(own.item, (0, 1000), constant_values=items))
+    with jax.disable_jit():
+        count_ahead(jnp.asarray(scores), own, jnp.zeros((users, items), bool))
+    assert max(compared) <= most
+    assert 99 * items <= sum(compared) < 99 * items + most
+
+
+def test_memory_is_bounded_by_the_scores_and_one_block(monkeypatch):
+    users, items, targets = 10, 50, 4000
+    monkeypatch.setattr(ranking, "BLOCK_SCORES", 1000)
+    shape = jax.ShapeDtypeStruct
+    own = Pairs(shape((targets,), np.int32), shape((targets,), np.int32))
+    case = shape((users, items), np.float32), own, shape((users, items), bool)
+
+    def sizes(jaxpr):
+        for equation in jaxpr.eqns:
+            yield from (var.aval.size for var in equation.outvars)
+            for inner in jaxprs_in_params(equation.params):
+                yield from sizes(inner)
+
+    largest = max(sizes(jax.make_jaxpr(count_ahead)(*case).jaxpr))
+    # The gathers address a target by two numbers.
+    assert largest <= max(users * items, 1000, 2 * targets)

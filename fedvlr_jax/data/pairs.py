@@ -1,0 +1,94 @@
+"""Ragged lists of items as (client, item) pairs, in arrays that grow with the number of items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.data.dataset import Interactions
+from fedvlr_jax.types import Array
+
+
+class Pairs(NamedTuple):
+    """The items of the clients of one chunk, one pair an item, in the order of the clients.
+
+    A list is as long as the chunk has items, so a client with many items adds nothing to the
+    others. Stacked lists, [C, Q], have one chunk a row and a common length.
+
+    Attributes:
+      client: int32 [Q], the row of the client in the chunk; 0 in padding.
+      item: int32 [Q]; I in padding, which comes last.
+    """
+
+    client: Array
+    item: Array
+
+
+class ChunkLists(NamedTuple):
+    """The pairs of some chunks, and where each comes from.
+
+    Attributes:
+      pairs: `Pairs` of int32 [C, Q], one list a chunk.
+      entry: int64 [C, Q], the index of each pair in `Interactions.item`; -1 in padding.
+    """
+
+    pairs: Pairs
+    entry: np.ndarray
+
+
+def chunk_lists(
+    parts: Sequence[Interactions], clients: np.ndarray, bounds: np.ndarray
+) -> list[ChunkLists]:
+    """The entries of each part as one list of pairs a chunk of clients.
+
+    The lists of all parts have one length Q, the largest number of entries that a chunk has in
+    a part and at least 1, so that one compiled program serves them all.
+
+    Args:
+      clients: int64 [R], the user of each row, each at most once; N in a row of no client.
+      bounds: int64 [C + 1], ascending; chunk c holds the rows bounds[c] to bounds[c + 1].
+    """
+    counts = [np.append(part.counts, 0)[clients] for part in parts]
+    totals = [np.add.reduceat(count, bounds[:-1]) for count in counts]
+    length = max(1, *(int(total.max(initial=0)) for total in totals))
+    return [
+        _chunk_lists(part, clients, bounds, count, length)
+        for part, count in zip(parts, counts, strict=True)
+    ]
+
+
+def _chunk_lists(
+    part: Interactions, clients: np.ndarray, bounds: np.ndarray, counts: np.ndarray, length: int
+) -> ChunkLists:
+    shape = len(bounds) - 1, length
+    before = np.append(0, np.cumsum(counts))
+    row = np.repeat(np.arange(len(clients)), counts)
+    number = np.arange(len(row))
+    chunk = np.searchsorted(bounds, row, side="right") - 1
+    at = chunk, number - before[bounds[chunk]]
+    client = np.zeros(shape, np.int32)
+    item = np.full(shape, part.num_items, np.int32)
+    entry = np.full(shape, -1, np.int64)
+    client[at] = row - bounds[chunk]
+    entry[at] = part.indptr[clients[row]] + number - before[row]
+    item[at] = part.item[entry[at]]
+    return ChunkLists(Pairs(client, item), entry)
+
+
+def in_part_order(
+    entries: Iterable[np.ndarray], values: Iterable[np.ndarray], size: int
+) -> np.ndarray:
+    """int32 [size]: one value an entry of a part, in the order of `Interactions.item`.
+
+    Args:
+      entries: `ChunkLists.entry` of chunks that hold every entry once.
+      values: integers of the same sizes; those of padding are left out.
+      size: the number of entries of the part.
+    """
+    result = np.zeros(size, np.int32)
+    for entry, value in zip(entries, values, strict=True):
+        real = entry.ravel() >= 0
+        result[entry.ravel()[real]] = np.ravel(value)[real]
+    return result

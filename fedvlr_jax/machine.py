@@ -1,0 +1,152 @@
+"""How much memory this process may take: the machine's own, and the limits set on it.
+
+Containers and batch systems limit a process to less than the machine has, and end it where it
+takes more. The smallest limit applies.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+_SLURM_UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class MemoryLimit(NamedTuple):
+    """An upper bound of the memory of this process.
+
+    Attributes:
+      size: bytes.
+      source: where it comes from, to be read after "the limit of".
+    """
+
+    size: float
+    source: str
+
+
+def memory_limit(
+    root: Path = Path("/"), environment: Mapping[str, str] = os.environ
+) -> MemoryLimit:
+    """The smallest limit that applies to this process.
+
+    It is the machine's physical memory, unless a control group (version 1 or 2, of this process
+    or of any that holds it), Slurm or the address-space limit of the process allow less.
+
+    Args:
+      root: the folder that holds proc and the mounted file systems.
+      environment: the environment variables.
+    """
+    physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    limits = [MemoryLimit(physical, "the machine")]
+    limits += [*control_group_limits(root), *slurm_limits(environment)]
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        limits.append(MemoryLimit(float(address_space), "ulimit -v (RLIMIT_AS)"))
+    return min(limits, key=lambda limit: limit.size)
+
+
+def control_group_limits(root: Path) -> list[MemoryLimit]:
+    """The limits of the control groups that hold this process; [] where there are none.
+
+    Groups that lie above what is mounted, as those outside a container may, cannot be read, but
+    version 1 sums up their limits in `memory.stat`. A file that is missing, or that holds "max",
+    is no limit; a number that version 1 gives for "no limit" is larger than any machine.
+    """
+    groups = _memory_groups(root)
+    return [
+        limit
+        for version, mounted_group, mount in _mounts(root)
+        if version in groups
+        for limit in _hierarchy_limits(version, groups[version], mounted_group, mount, root)
+    ]
+
+
+def _memory_groups(root: Path) -> dict[int, PurePosixPath]:
+    """{1 or 2: the group of this process in the hierarchy that may hold a memory controller}."""
+    groups = {}
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        hierarchy, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if hierarchy == "0":
+            groups[2] = PurePosixPath(group)
+        elif "memory" in controllers.split(","):
+            groups[1] = PurePosixPath(group)
+    return groups
+
+
+def _mounts(root: Path) -> Iterator[tuple[int, PurePosixPath, Path]]:
+    """(version, group, folder) of each mounted hierarchy: the folder shows the group."""
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        mount, _, kind = line.partition(" - ")
+        fields, about = mount.split(), kind.split()
+        if len(fields) < 5 or len(about) < 2:
+            continue
+        group, folder = (re.sub(r"\\(\d{3})", _from_octal, field) for field in fields[3:5])
+        if about[0] == "cgroup2":
+            version = 2
+        elif about[0] == "cgroup" and "memory" in about[-1].split(","):
+            version = 1
+        else:
+            continue
+        yield version, PurePosixPath(group), root / folder.lstrip("/")
+
+
+def _from_octal(escaped: re.Match[str]) -> str:
+    return chr(int(escaped[1], 8))
+
+
+def _hierarchy_limits(
+    version: int, group: PurePosixPath, mounted: PurePosixPath, mount: Path, root: Path
+) -> Iterator[MemoryLimit]:
+    """The limits of a group and of those above it, up to the one that is mounted."""
+    inside = group.is_relative_to(mounted) and ".." not in group.parts
+    folder = mount / group.relative_to(mounted) if inside else mount
+    shown = lambda path: f"/{path.relative_to(root)}"
+    if version == 1:
+        for size in re.findall(
+            r"^hierarchical_memory_limit (\d+)$", _text(folder / "memory.stat"), re.M
+        ):
+            yield MemoryLimit(float(size), f"the control group, {shown(folder / 'memory.stat')}")
+    name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+    while True:
+        if (size := _text(folder / name).strip()).isdigit():
+            yield MemoryLimit(float(size), f"the control group, {shown(folder / name)}")
+        if folder == mount:
+            return
+        folder = folder.parent
+        # Version 1 can leave the limits of higher groups out of account.
+        if _text(folder / "memory.use_hierarchy").strip() == "0":
+            return
+
+
+def slurm_limits(environment: Mapping[str, str]) -> list[MemoryLimit]:
+    """The memory that Slurm allots to the job on this node; [] outside a job. 0 means all."""
+    limits = []
+    node, cpu, cpus = (
+        environment.get(f"SLURM_{name}", "")
+        for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
+    )
+    if size := _slurm_bytes(node):
+        limits.append(MemoryLimit(size, f"Slurm, SLURM_MEM_PER_NODE={node}"))
+    if (size := _slurm_bytes(cpu)) and cpus.isdigit() and int(cpus):
+        source = f"Slurm, SLURM_MEM_PER_CPU={cpu} x SLURM_CPUS_ON_NODE={cpus}"
+        limits.append(MemoryLimit(size * int(cpus), source))
+    return limits
+
+
+def _slurm_bytes(size: str) -> float:
+    """Bytes of a size in Slurm's notation, such as "4096" (MiB) or "4G"; 0 for any other text."""
+    found = re.fullmatch(r"(\d+)([KMGT]?)", size.strip().upper())
+    return float(found[1]) * _SLURM_UNITS[found[2]] if found else 0.0
+
+
+def _text(path: Path) -> str:
+    """What a file holds; nothing where it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
