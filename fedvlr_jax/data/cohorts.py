@@ -101,7 +101,8 @@ def expected_negatives(
     """
     outside = jnp.maximum(pool.item.shape[0] - count, 1)
     rate = num_negatives * count / outside
-    return jnp.where(pool.member & (positive == 0), rate[..., None], 0.0)
+    member = pool.member.reshape((1,) * (positive.ndim - 1) + (-1,))
+    return jnp.where(member & (positive == 0), rate[..., None], 0.0)
 
 
 def draw_negatives(

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -154,6 +155,20 @@ class Dataset:
     split: str
     notes: tuple[str, ...] = ()
     planted: np.ndarray | None = None
+
+    @classmethod
+    def from_arrays(cls, **arrays: Any) -> Dataset:
+        """A data set from ids, times and features in memory; see `arrays.from_arrays`."""
+        from fedvlr_jax.data.arrays import from_arrays
+
+        return from_arrays(**arrays)
+
+    @classmethod
+    def from_frame(cls, frame: Any, **columns: Any) -> Dataset:
+        """A data set from a data frame of pandas or polars; see `arrays.from_frame`."""
+        from fedvlr_jax.data.arrays import from_frame
+
+        return from_frame(frame, **columns)
 
     @property
     def num_users(self) -> int:

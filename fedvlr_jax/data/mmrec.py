@@ -190,7 +190,8 @@ def _check_columns(table: Table, split: str) -> str | None:
         if column not in columns:
             raise InputError(
                 f"{path}, row 1: no column {column}; found the columns {found}, expected a header "
-                "with userID, itemID and, separated by commas or tabs, any others"
+                "with userID, itemID and, separated by commas or tabs, any others; "
+                "experiments.prepare reads the other forms"
             )
     if split == "predefined" and split_column is None:
         raise InputError(
@@ -216,8 +217,8 @@ def _unused_columns(table: Table, split_column: str | None, split: str) -> list[
     if "rating" in unused:
         unused.remove("rating")
         notes.append(
-            f"{name}: column rating is not used, every interaction counts the same; remove the "
-            "rows that are no preference"
+            f"{name}: column rating is not used, every interaction counts the same; "
+            "experiments.prepare --min_rating=R keeps the rows with at least R"
         )
     if unused:
         listed = ", ".join(column if column.isprintable() else shown(column) for column in unused)

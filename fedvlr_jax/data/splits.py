@@ -83,7 +83,8 @@ def leave_one_out(
     users, counts = np.unique(user, return_counts=True)
     if (counts < 3).any():
         short = int(np.argmax(counts < 3))
-        name = users[short] if user_ids is None else user_ids[users[short]]
+        name = str(users[short] if user_ids is None else user_ids[users[short]])
+        name = name if name.isprintable() and len(name) <= 60 else repr(name[:60])
         raise InputError(
             f"user {name} has {counts[short]} distinct item(s), but leave-one-out needs "
             "at least 3: remove users with fewer, or give a split column or split 'global-time'"

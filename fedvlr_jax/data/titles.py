@@ -1,0 +1,50 @@
+"""The titles of a data set's items, which lie beside its features in items.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedvlr_jax.data.files import fault, read_table, shown
+from fedvlr_jax.errors import InputError
+
+
+def read_titles(folder: Path, item_ids: Sequence[str]) -> np.ndarray | None:
+    """The title of each item, on one line, "" where it has none.
+
+    Args:
+      folder: of the data set. Its items.csv has the columns itemID and title; itemID is the
+        place of the item where these are the numbers from 0 on, and otherwise its original id.
+      item_ids: the original ids, in the order of the rows.
+
+    Returns:
+      str [num_items]; None without items.csv, or where that has no titles.
+
+    Raises:
+      InputError: the file cannot be read, repeats an item, or has one that the data set has not.
+    """
+    path = folder / "items.csv"
+    if not path.exists():
+        return None
+    frame = read_table(path, text_only=True).frame
+    if "itemID" not in frame.columns:
+        raise InputError(f"{path}, row 1: no column itemID, expected itemID and title")
+    if "title" not in frame.columns:
+        return None
+    keys = frame["itemID"].tolist()
+    numbers = [str(place) for place in range(len(item_ids))]
+    names = numbers if set(keys) <= set(numbers) else [str(item) for item in item_ids]
+    place = {name: i for i, name in enumerate(names)}
+    titles = np.full(len(item_ids), "", object)
+    seen: set[str] = set()
+    for row, (key, title) in enumerate(zip(keys, frame["title"], strict=True), start=2):
+        if key not in place:
+            right = f"one of the {len(item_ids)} items of the data set"
+            raise fault(path, row, "itemID", key, right)
+        if key in seen:
+            raise InputError(f"{path}, row {row}, column itemID: item {shown(key)} occurs again")
+        seen.add(key)
+        titles[place[key]] = " ".join(title.split())
+    return titles.astype(str)

@@ -1,0 +1,256 @@
+"""From titles or pictures to the features file of a data set, with a manifest beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedvlr_jax import __version__
+from fedvlr_jax.encoding.encoder import check_encoder, weights_folder
+from fedvlr_jax.encoding.hashing import BUCKETS, hashed_rows
+from fedvlr_jax.encoding.models import load_encoder
+from fedvlr_jax.encoding.pictures import decode, find_pictures
+from fedvlr_jax.encoding.rows import batch_size_by_memory, encode_rows, key_of
+from fedvlr_jax.errors import InputError
+
+Progress = Callable[[int, int], None]
+
+
+class Features(NamedTuple):
+    """Features as they were written.
+
+    Attributes:
+      rows: float32 [num_items, width].
+      path: the .npy file.
+      manifest: what the .json file beside it holds.
+      notes: a line for everything that was left out.
+    """
+
+    rows: np.ndarray
+    path: Path
+    manifest: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class Settings(NamedTuple):
+    """How to encode.
+
+    Attributes:
+      encoder: one of `ENCODERS`.
+      weights: the folder of the model, with or without "local-dir:"; "" for "hashing".
+      modality: the features are called MODALITY_features.npy.
+      width: of "hashing"; models have their own.
+      batch_size: items that are read at once; 0: by the free memory. It changes no bit.
+      device: of torch.
+      overwrite: replace the features that are there.
+    """
+
+    encoder: str
+    weights: str = ""
+    modality: str = "text"
+    width: int = 128
+    batch_size: int = 0
+    device: str = "cpu"
+    overwrite: bool = False
+
+
+def encode_titles(
+    folder: Path,
+    titles: Sequence[str],
+    settings: Settings,
+    *,
+    prompt: str = "{title}",
+    missing_title: str = "",
+    progress: Progress = lambda done, total: None,
+) -> Features:
+    """Writes the features of the items' titles into `folder`.
+
+    Args:
+      titles: of every item in the order of the rows; "" for a missing one.
+      prompt: what is encoded, with the title in the place of {title}.
+      missing_title: encoded for an item without a title; "": such an item gets the mean row.
+
+    Raises:
+      InputError: no item has a title, or the encoder cannot be used.
+    """
+    check_encoder(settings.encoder, "text")
+    if "{title}" not in prompt:
+        raise InputError(
+            f"--prompt={prompt}: has no {{title}}; e.g. --prompt='A photo of {{title}}'"
+        )
+    texts = [prompt.replace("{title}", title) if title else missing_title for title in titles]
+    present = [place for place, text in enumerate(texts) if text]
+    if not any(titles):
+        raise InputError(f"{folder / 'items.csv'}: no item has a title; give --titles=FILE")
+    described = {"prompt": prompt, "missing_title": missing_title}
+    source = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    if settings.encoder == "hashing":
+        target = _target(folder, settings)
+        rows = hashed_rows([texts[place] for place in present], settings.width)
+        empty = np.logical_not(rows.any(axis=1))
+        present = np.array(present)[~empty].tolist()
+        model = _hashing_described(rows.shape[1])
+        return _write(target, rows[~empty], present, len(texts), {**described, **model}, source, ())
+    return _encode(folder, settings, "text", texts, present, described, source, progress, ())
+
+
+def encode_pictures(
+    folder: Path,
+    item_ids: Sequence[str],
+    images: Path,
+    settings: Settings,
+    *,
+    skip_bad: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Features:
+    """Writes the features of the items' pictures into `folder`.
+
+    Args:
+      item_ids: original ids, in the order of the rows.
+      images: the folder of pictures, named after the ids.
+      skip_bad: a picture that cannot be decoded counts as missing.
+
+    Raises:
+      InputError: a picture cannot be decoded, none fits, or the encoder cannot be used.
+    """
+    check_encoder(settings.encoder, "image")
+    notes: list[str] = []
+    files = find_pictures(images, item_ids, notes)
+    present = sorted(files)
+    if skip_bad:
+        present = [place for place in present if _can_be_decoded(files, place)]
+        if len(present) < len(files):
+            notes.append(f"{images.name}: {len(files) - len(present)} pictures cannot be decoded")
+    sizes = [(files[place].name, files[place].stat().st_size) for place in present]
+    source = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    read = _Pictures(files, len(item_ids))
+    return _encode(folder, settings, "image", read, present, {}, source, progress, tuple(notes))
+
+
+class _Pictures:
+    """Decodes a picture when it is asked for."""
+
+    def __init__(self, files: dict[int, Path], count: int):
+        self._files, self._count = files, count
+
+    def __getitem__(self, place: int) -> Any:
+        return decode(self._files, place)
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def _can_be_decoded(files: dict[int, Path], place: int) -> bool:
+    try:
+        decode(files, place)
+    except InputError:
+        return False
+    return True
+
+
+def _hashing_described(width: int) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy")}
+    return {"encoder": "hashing", "model": f"{BUCKETS} buckets, {width} singular vectors"} | {
+        "versions": versions
+    }
+
+
+def _encode(
+    folder: Path,
+    settings: Settings,
+    kind: str,
+    items: Any,
+    present: list[int],
+    described: dict[str, Any],
+    source: str,
+    progress: Progress,
+    notes: tuple[str, ...],
+) -> Features:
+    """Encodes with a model that needs weights."""
+    target = _target(folder, settings)
+    weights = weights_folder(settings.weights, settings.encoder)
+    encoder = load_encoder(settings.encoder, kind, weights, settings.device)
+    files = {
+        str(path.relative_to(weights)): _digest(path)
+        for path in sorted(weights.rglob("*"))
+        if path.is_file()
+    }
+    described = {**described, **encoder.description, "weights": files, "device": settings.device}
+    partial = folder / f".{settings.modality}_features.partial"
+    rows = encode_rows(
+        encoder,
+        present,
+        items.__getitem__,
+        batch_size=settings.batch_size or batch_size_by_memory(),
+        partial=partial,
+        key=key_of([described, source, present]),
+        progress=progress,
+    )
+    features = _write(target, rows, present, len(items), described, source, notes)
+    for path in partial.iterdir():
+        path.unlink()
+    partial.rmdir()
+    return features
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _target(folder: Path, settings: Settings) -> Path:
+    """The file to write.
+
+    Raises:
+      InputError: the name is taken, or features of it are there already.
+    """
+    if settings.modality == "id" or not settings.modality.isidentifier():
+        raise InputError(
+            f"--modality={settings.modality}: give a name of letters and digits, other than 'id'"
+        )
+    target = folder / f"{settings.modality}_features.npy"
+    if target.exists() and not settings.overwrite:
+        raise InputError(f"{target}: exists; give another --modality or --overwrite")
+    return target
+
+
+def _write(
+    target: Path,
+    rows: np.ndarray,
+    present: Sequence[int],
+    count: int,
+    described: dict[str, Any],
+    source: str,
+    notes: tuple[str, ...],
+) -> Features:
+    """Fills missing items with the mean and writes the array and its manifest."""
+    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(wrong):
+        raise InputError(
+            f"{target}: the encoder gave a number that is not finite for item {present[wrong[0]]}"
+        )
+    whole = np.tile(rows.mean(axis=0, dtype=np.float64).astype(np.float32), (count, 1))
+    whole[list(present)] = rows
+    manifest = {
+        **described,
+        "items": count,
+        "width": whole.shape[1],
+        "missing": count - len(present),
+        "source": source,
+        "fedvlr_jax": __version__,
+        "notes": list(notes),
+    }
+    unfinished = target.with_name(f".{target.name}")
+    with unfinished.open("wb") as file:
+        np.save(file, whole)
+    manifest["sha256"] = _digest(unfinished)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    target.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(target)
+    return Features(whole, target, manifest, notes)

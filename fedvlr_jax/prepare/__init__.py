@@ -1,0 +1,6 @@
+"""Raw files as people have them -> the folder that `load_dataset` reads."""
+
+from fedvlr_jax.prepare.preparing import Options, Prepared, Step, prepare
+from fedvlr_jax.prepare.presets import PRESETS, prepare_preset
+
+__all__ = ["PRESETS", "Options", "Prepared", "Step", "prepare", "prepare_preset"]

@@ -1,0 +1,250 @@
+"""Which column of a table is the user, the item, the rating and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from fedvlr_jax.data.files import shown
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.sources import blocks
+from fedvlr_jax.prepare.tables import Table, plain_column, records
+
+ROLES = ("user", "item", "rating", "time")
+UNUSED = "none"
+
+# Names in lower case without separators. Of the names of one line the first that a table has
+# is taken; two lines of one role together are a question for the user.
+_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "user": (
+        ("userid", "user", "uid", "usersid"),
+        ("reviewerid", "reviewer"),
+        ("customerid", "customer"),
+        ("visitorid",),
+        ("profileid",),
+        ("memberid", "member"),
+        ("authorid", "author"),
+    ),
+    "item": (
+        ("parentasin", "asin"),
+        ("itemid", "item", "iid"),
+        ("movieid", "movie"),
+        ("productid", "product"),
+        ("businessid", "business"),
+        ("bookid", "book", "isbn"),
+        ("gameid", "game", "appid"),
+        ("trackid", "songid", "artistid"),
+        ("videoid", "vid"),
+        ("newsid", "articleid"),
+        ("recipeid",),
+        ("goodsid", "sku"),
+        ("animeid",),
+    ),
+    "rating": (("rating", "ratings", "overall", "stars", "score", "bookrating"),),
+    "time": (
+        ("timestamp", "unixreviewtime", "unixtime", "time", "ts"),
+        ("date", "datetime", "createdat", "reviewtime"),
+    ),
+}
+# What a header may have: these, and names that the user gives.
+KNOWN = frozenset(name for lines in _NAMES.values() for line in lines for name in line)
+_SAMPLE = 10_000
+_SMALLEST_TIME = 10**8
+_LARGEST_RATING = 100
+_MOST_RATINGS = 21
+
+
+class Columns(NamedTuple):
+    """Names of columns of a table; "" where it has none of the kind."""
+
+    user: str
+    item: str
+    rating: str
+    time: str
+
+
+def choose_columns(
+    table: Table,
+    *,
+    given: Mapping[str, str],
+    order: str,
+    item_ids: Collection[str] | None,
+    notes: list[str],
+) -> Columns:
+    """Finds the four columns.
+
+    Args:
+      given: role -> the name or the position (from 1) of its column, "none" for no column, ""
+        to find it.
+      order: the roles of all columns in order, such as "user,item,rating,time"; "-" for a column
+        that is not used; "" to find them.
+      item_ids: the ids that the item file has, to find the item's column in a file without
+        header; None without an item file.
+      notes: gets a line for everything that was found rather than given.
+
+    Raises:
+      InputError: no column, or several, could be the user or the item.
+    """
+    found = _from_order(table, order) if order else _from_names(table, given, notes)
+    for role in ROLES:
+        if given[role]:
+            found[role] = "" if given[role] == UNUSED else _column(table, role, given[role])
+    if not (found["user"] and found["item"]) and not table.header and not order:
+        if table.kind == "delimited":
+            _from_values(table, found, given, item_ids, notes)
+    for role in ("user", "item"):
+        if not found[role]:
+            raise InputError(
+                f"{table.path}, row 1: no column is known to be the {role}; the columns are "
+                f"{_listed(table)}; name it with --{role}=NAME"
+            )
+    taken = [column for column in found.values() if column]
+    for column in taken:
+        if taken.count(column) > 1:
+            roles = " and ".join(f"--{r}" for r in ROLES if found[r] == column)
+            raise InputError(f"{roles}: both are column {column} of {table.path.name}; name two")
+    return Columns(**{role: found[role] for role in ROLES})
+
+
+def _listed(table: Table) -> str:
+    return ", ".join(table.columns)[:200]
+
+
+def _column(table: Table, role: str, named: str) -> str:
+    if named in table.columns:
+        return named
+    if named.isdigit() and table.kind == "delimited":
+        if 1 <= int(named) <= len(table.columns):
+            return table.columns[int(named) - 1]
+        raise InputError(
+            f"--{role}={named}: {table.path.name} has the columns 1 to {len(table.columns)}"
+        )
+    raise InputError(
+        f"--{role}={named}: {table.path.name} has no such column; it has {_listed(table)}"
+    )
+
+
+def _from_order(table: Table, order: str) -> dict[str, str]:
+    roles = [role.strip() for role in order.split(",")]
+    for role in roles:
+        if role not in (*ROLES, "-") or (role != "-" and roles.count(role) > 1):
+            raise InputError(
+                f"--columns={order}: found {shown(role)}; give each of user, item, rating and "
+                "time at most once, and - for a column that is not used"
+            )
+    if len(roles) != len(table.columns):
+        raise InputError(
+            f"--columns={order}: names {len(roles)} columns, but {table.path} has "
+            f"{len(table.columns)}"
+        )
+    found = dict.fromkeys(ROLES, "")
+    return found | {r: c for r, c in zip(roles, table.columns, strict=True) if r != "-"}
+
+
+def _from_names(table: Table, given: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    found = dict.fromkeys(ROLES, "")
+    if table.kind == "delimited" and not table.header:
+        return found
+    plain = {plain_column(column): column for column in reversed(table.columns)}
+    for role, lines in _NAMES.items():
+        if given[role]:
+            continue
+        likely = [[plain[name] for name in line if name in plain] for line in lines]
+        likely = [names for names in likely if names]
+        if len(likely) > 1 and role in ("user", "item"):
+            names = " and ".join(line[0] for line in likely)
+            raise InputError(
+                f"{table.path}, row 1: columns {names} could both be the {role}; name it with "
+                f"--{role}={likely[0][0]}"
+            )
+        if likely:
+            found[role] = likely[0][0]
+        for other in [name for line in likely for name in line][1:]:
+            notes.append(f"{table.path.name}: the {role} is {found[role]}, not {other}")
+    return found
+
+
+def _from_values(
+    table: Table,
+    found: dict[str, str],
+    given: Mapping[str, str],
+    item_ids: Collection[str] | None,
+    notes: list[str],
+) -> None:
+    """Finds the columns of a file without header by what is in them."""
+    if table.separator == "::" or table.path.name == "u.data":
+        for role, column in zip(ROLES, table.columns, strict=False):
+            found[role] = found[role] or ("" if given[role] == UNUSED else column)
+        notes.append(f"{table.path.name}: columns taken in MovieLens' order {','.join(ROLES)}")
+        return
+    sample = _sample(table)
+    open_columns = [c for c in table.columns if c not in found.values()]
+    for role, fits in (("time", _like_times), ("rating", _like_ratings)):
+        likely = [c for c in open_columns if fits(sample[c])]
+        if not found[role] and given[role] != UNUSED and likely:
+            found[role] = likely[-1]
+            open_columns.remove(likely[-1])
+    if not found["item"] and item_ids is not None:
+        shares = {c: _share(sample[c], item_ids) for c in open_columns}
+        best = max(shares, key=lambda c: shares[c], default="")
+        rest = max((share for c, share in shares.items() if c != best), default=0.0)
+        if best and shares[best] > 0.5 and rest < shares[best] / 2:
+            found["item"] = best
+            open_columns.remove(best)
+            notes.append(
+                f"{table.path.name}: column {best} is the item, for {shares[best]:.0%} of its "
+                "values are ids of the item file (--columns overrules)"
+            )
+    if not found["user"] and found["item"] and len(open_columns) == 1:
+        found["user"] = open_columns[0]
+    if found["user"] and not found["item"] and len(open_columns) == 1:
+        found["item"] = open_columns[0]
+    if not (found["user"] and found["item"]):
+        first = (table.separator).join(values[0] for values in sample.values())
+        raise InputError(
+            f"{table.path}, row 1: found {shown(first)}, which has no known name of a column; "
+            f"columns {' and '.join(open_columns)} could each be the user: give "
+            f"--columns={_example(table, found)} with user and item in the right order, or "
+            "--header=yes with --user=NAME and --item=NAME"
+        )
+    order = [next((r for r in ROLES if found[r] == c), "-") for c in table.columns]
+    notes.append(f"{table.path.name}: no header; columns taken as {','.join(order)}")
+
+
+def _example(table: Table, found: dict[str, str]) -> str:
+    names = {found[role]: role for role in ("rating", "time") if found[role]}
+    missing = iter(["user", "item"])
+    return ",".join(names.get(c) or next(missing, "-") for c in table.columns)
+
+
+def _sample(table: Table) -> dict[str, list[str]]:
+    first = next(iter(blocks(table.path, quoted=table.quoted)))
+    text = first.text[: 1 << 20].decode("utf-8", "ignore")
+    if len(first.text) > 1 << 20:
+        text = text.rpartition("\n")[0]
+    rows = [fields for _, fields in records(table, text, first.line)][:_SAMPLE]
+    return {name: [row[i].strip() for row in rows] for i, name in enumerate(table.columns)}
+
+
+def _numbers(values: list[str]) -> list[float] | None:
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        return None
+
+
+def _like_times(values: list[str]) -> bool:
+    numbers = _numbers(values)
+    return numbers is not None and min(numbers, default=0) >= _SMALLEST_TIME
+
+
+def _like_ratings(values: list[str]) -> bool:
+    numbers = _numbers(values)
+    if not numbers or not all(abs(x) <= _LARGEST_RATING for x in numbers):
+        return False
+    # Ids may be small numbers too; ratings are few values with many rows each.
+    return len(set(numbers)) <= _MOST_RATINGS
+
+
+def _share(values: list[str], ids: Collection[str]) -> float:
+    return sum(value in ids for value in values) / max(1, len(values))

@@ -1,0 +1,139 @@
+"""Which interactions stay: repeats, low ratings, users and items with few interactions.
+
+Each function takes rows and gives those that stay, in their order and in the same memory: do
+not use the rows that it was given afterwards. Nothing sorts all rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.rows import Rows
+
+DUPLICATE_NAMES = ("first", "last", "merge", "keep")
+_RANGE_ROWS = 1 << 22
+_MOST_RANGES = 255
+
+
+def without_repeats(rows: Rows, duplicates: str) -> Rows:
+    """Every (user, item) pair once.
+
+    Args:
+      duplicates: "first" keeps the earliest interaction of a pair and "last" the latest one; of
+        equal times, the first or the last in the file. "merge" keeps the earliest with the mean
+        of the ratings. "keep" leaves repeats as they are.
+    """
+    if duplicates == "keep":
+        return rows
+    place = repeated(rows)
+    if not len(place):
+        return rows
+    time = np.zeros(len(place), np.int64) if rows.time is None else rows.time[place]
+    order = np.lexsort((place, time, rows.item[place], rows.user[place]))
+    ordered = place[order]
+    user, item = rows.user[ordered], rows.item[ordered]
+    begins = np.ones(len(ordered), bool)
+    begins[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+    ends = np.append(begins[1:], True)
+    kept = ordered[ends if duplicates == "last" else begins]
+    if duplicates == "merge" and rows.rating is not None:
+        run = np.cumsum(begins) - 1
+        mean = np.bincount(run, rows.rating[ordered].astype(float)) / np.bincount(run)
+        rating = rows.rating.astype(float)
+        rating[kept] = mean
+        rows = dataclasses.replace(rows, rating=rating)
+    stays = np.ones(len(rows), bool)
+    stays[place] = False
+    stays[kept] = True
+    return rows.only(stays)
+
+
+def repeated(rows: Rows) -> np.ndarray:
+    """int64 [m], ascending: the places of all rows whose (user, item) pair occurs again."""
+    # Users are cut into ranges of about equally many rows, so that each takes bounded memory.
+    ranges = min(_MOST_RANGES, -(-len(rows) // _RANGE_ROWS))
+    before = np.cumsum(rows.user_counts) - rows.user_counts
+    range_of_user = (before * ranges // len(rows)).astype(np.uint8)
+    range_of_row = range_of_user.take(rows.user)
+    find = lambda number: _repeated_among(rows, np.flatnonzero(range_of_row == number))
+    with ThreadPoolExecutor(2) as pool:
+        return np.sort(np.concatenate(list(pool.map(find, range(ranges)))))
+
+
+def _repeated_among(rows: Rows, place: np.ndarray) -> np.ndarray:
+    """`repeated`, of the rows at `place`, which are all rows of neighbouring users."""
+    if not len(place):
+        return place
+    user, item = rows.user[place], rows.item[place]
+    user -= user.min()
+    num_items = len(rows.item_ids)
+    shape = (int(user.max()) + 1, num_items)
+    # Building a sparse matrix counts equal pairs in linear time.
+    ones = np.ones(len(place), np.int32)
+    counts = sparse.coo_array((ones, (user, item)), shape=shape).tocsr()
+    if counts.nnz == len(place):
+        return place[:0]
+    several = counts.tocoo()
+    more = several.data > 1
+    keys = several.row[more].astype(np.int64) * num_items + several.col[more]
+    mine = pl.Series(user.astype(np.int64) * num_items + item)
+    return place[mine.is_in(keys).to_numpy()]
+
+
+def with_rating_from(rows: Rows, min_rating: float) -> Rows:
+    """The rows with a rating of at least `min_rating`.
+
+    Raises:
+      InputError: there are no ratings, or none is that high.
+    """
+    if rows.rating is None:
+        raise InputError(
+            f"--min_rating={min_rating:g}: the file has no ratings; name their column with "
+            "--rating=NAME or leave --min_rating out"
+        )
+    stays = rows.rating >= min_rating
+    if not stays.any():
+        low, high = float(rows.rating.min()), float(rows.rating.max())
+        raise InputError(
+            f"--min_rating={min_rating:g}: no interaction is rated that high; the ratings are "
+            f"from {low:g} to {high:g}"
+        )
+    return rows.only(stays)
+
+
+def of_some_users(rows: Rows, max_users: int, min_interactions: int, seed: int) -> Rows:
+    """The rows of at most `max_users` users, drawn among those with enough interactions."""
+    likely = np.flatnonzero(rows.user_counts >= max(1, min_interactions))
+    if len(likely) <= max_users:
+        return rows
+    drawn = np.zeros(len(rows.user_ids), bool)
+    drawn[np.random.default_rng(seed).choice(likely, max_users, replace=False)] = True
+    return rows.only(drawn[rows.user])
+
+
+def core(rows: Rows, min_user: int, min_item: int) -> Rows:
+    """The k-core: the largest part in which each user and item has enough interactions.
+
+    Raises:
+      InputError: nothing stays.
+    """
+    most = int(rows.user_counts.max()), int(rows.item_counts.max())
+    while min_user > 1 or min_item > 1:
+        few_users = (rows.user_counts > 0) & (rows.user_counts < min_user)
+        few_items = (rows.item_counts > 0) & (rows.item_counts < min_item)
+        if not (few_users.any() or few_items.any()):
+            break
+        rows = rows.only(~(few_users.take(rows.user) | few_items.take(rows.item)))
+        if not len(rows):
+            raise InputError(
+                f"--min_user_interactions={min_user} --min_item_interactions={min_item}: nothing "
+                f"stays; the most that a user has is {most[0]} and an item {most[1]}; give "
+                "smaller numbers"
+            )
+    return rows

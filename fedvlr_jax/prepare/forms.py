@@ -1,0 +1,91 @@
+"""Finds the interactions and the items among the files that a data set comes as."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.sources import plain_name
+
+# (the field's name of the form, the interactions, the items beside them); the first that a
+# folder has is taken. Groups of the first name are named by the second.
+_KNOWN = (
+    ("RecBole", r"(.+)\.inter", r"\1.item"),
+    ("MovieLens", r"ratings\.dat", "movies.dat"),
+    ("MovieLens", r"ratings\.csv", "movies.csv"),
+    ("MovieLens", r"u\.data", "u.item"),
+    ("NineRec", r"(.+)_pair\.(csv|tsv)", r"\1_item.\2"),
+    ("MMRec", r"inter\.(csv|tsv)", "items.csv"),
+)
+_AMAZON_ITEMS = (r"meta_\1.jsonl", r"meta_\1.json", r"meta_\1.csv")
+_TABLE = re.compile(r"(?P<stem>.+?)(_5)?\.(csv|tsv|txt|dat|jsonl?|ndjson|parquet|pq)")
+_NOT_INTERACTIONS = re.compile(
+    r"meta_.*|movies\..*|items?\..*|.*_items?\..*|.*_id_mapping\.csv|users\..*|links\..*|tags\..*"
+    r"|genome.*|readme.*|manifest\.json"
+)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def find_interactions(given: Path) -> Path:
+    """The file of interactions: `given` itself, or the one in that folder.
+
+    Raises:
+      InputError: there is none, or there are several.
+    """
+    if given.is_file():
+        return given
+    if not given.is_dir():
+        raise InputError(f"--input={given}: no such file or folder")
+    files = _files(given)
+    for _, pattern, _ in _KNOWN:
+        found = [path for path in files if re.fullmatch(pattern, plain_name(path))]
+        if found:
+            return _only(given, found)
+    found = [
+        path
+        for path in files
+        if _TABLE.fullmatch(plain_name(path)) and not _NOT_INTERACTIONS.fullmatch(plain_name(path))
+    ]
+    if not found:
+        listed = ", ".join(path.name for path in files)[:200] or "no files"
+        raise InputError(
+            f"--input={given}: no file of interactions among {listed}; name it, "
+            f"e.g. --input={given / 'FILE.csv'}"
+        )
+    return _only(given, found)
+
+
+def _only(folder: Path, found: list[Path]) -> Path:
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)[:200]
+        raise InputError(
+            f"--input={folder}: {names} could each be the interactions; name one, "
+            f"e.g. --input={found[0]}"
+        )
+    return found[0]
+
+
+def find_items(interactions: Path) -> Path | None:
+    """The file of items that usually lies beside such interactions; None: there is none."""
+    name = plain_name(interactions)
+    beside = {plain_name(path): path for path in _files(interactions.parent)}
+    for _, pattern, items in _KNOWN:
+        match = re.fullmatch(pattern, name)
+        if match and match.expand(items) in beside:
+            return beside[match.expand(items)]
+    match = _TABLE.fullmatch(name)
+    for template in _AMAZON_ITEMS if match else ():
+        expected = template.replace(r"\1", match["stem"]) if match else ""
+        if expected in beside:
+            return beside[expected]
+    return None
+
+
+def form_of(interactions: Path) -> str:
+    """What the field calls files of this name; "table" for any other."""
+    name = plain_name(interactions)
+    return next((form for form, pattern, _ in _KNOWN if re.fullmatch(pattern, name)), "table")

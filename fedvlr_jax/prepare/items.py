@@ -1,0 +1,107 @@
+"""What the item file of a data set says: titles, and where pictures are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedvlr_jax.data.files import fault
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.tables import Table, plain_column, small_rows, table_of
+
+_IDS = (
+    *("parentasin", "asin", "itemid", "movieid", "productid", "businessid", "bookid", "gameid"),
+    *("newsid", "videoid", "trackid", "songid", "artistid", "recipeid", "goodsid", "animeid"),
+    *("item", "iid", "id", "isbn", "sku"),
+)
+_TITLES = ("title", "movietitle", "gametitle", "booktitle", "newstitle", "name", "productname")
+_IMAGES = ("images", "imageurlhighres", "imageurl", "imurl", "image")
+# Files of item texts in older encodings.
+_OLD_ENCODING = "latin-1"
+
+
+class Item(NamedTuple):
+    """One line of an item file; "" for what it lacks.
+
+    Attributes:
+      title: in one line.
+      image: the address of its first picture.
+    """
+
+    title: str
+    image: str
+
+
+def read_items(
+    path: Path, *, id_column: str = "", title_column: str = "", notes: list[str]
+) -> dict[str, Item]:
+    """Original item id -> what the file says of it.
+
+    Args:
+      id_column, title_column: names or positions (from 1); "" to find them. A file without
+        header has the id first; its title is the second column of a MovieLens file and the last
+        one of others, which is NineRec's English.
+      notes: gets a line for what was found and for items that the file repeats.
+
+    Raises:
+      InputError: no such column, an empty id, a row with other fields.
+    """
+    given = {plain_column(name) for name in (id_column, title_column) if name}
+    table = table_of(path, known={*_IDS, *_TITLES, *given})
+    identity = _find(table, _IDS, id_column) or (table.columns[0] if not table.header else "")
+    title = _find(table, _TITLES, title_column) or _title_by_place(table)
+    if not identity:
+        raise InputError(
+            f"{path}, row 1: no column is known to be the item's id; the columns are "
+            f"{', '.join(table.columns)[:200]}; name it with --item_id=NAME"
+        )
+    image = _find(table, _IMAGES, "")
+    items: dict[str, Item] = {}
+    repeated = 0
+    for row, fields in small_rows(table, fallback=_OLD_ENCODING):
+        key = _text(fields.get(identity))
+        if not key:
+            raise fault(path, row, identity, None, "the id of an item")
+        repeated += key in items
+        items.setdefault(key, Item(_text(fields.get(title)), _first_address(fields.get(image))))
+    if repeated:
+        notes.append(f"{path.name}: {repeated} items occur again; the first of each is taken")
+    said = f"titles from column {title}" if title else "no titles"
+    notes.append(f"{path.name}: {len(items)} items, {said}")
+    return items
+
+
+def _find(table: Table, names: tuple[str, ...], given: str) -> str:
+    if given:
+        if given in table.columns:
+            return given
+        if given.isdigit() and 1 <= int(given) <= len(table.columns):
+            return table.columns[int(given) - 1]
+        raise InputError(
+            f"{table.path}: no column {given}; the columns are {', '.join(table.columns)[:200]}"
+        )
+    plain = {plain_column(column): column for column in reversed(table.columns)}
+    return next((plain[name] for name in names if name in plain), "")
+
+
+def _title_by_place(table: Table) -> str:
+    if table.header or table.kind != "delimited" or len(table.columns) < 2:
+        return ""
+    movielens = table.separator in ("::", "|")
+    return table.columns[1 if movielens else len(table.columns) - 1]
+
+
+def _text(value: Any) -> str:
+    """A value on one line; "" for a missing one."""
+    return "" if value is None else " ".join(str(value).split())
+
+
+def _first_address(value: Any) -> str:
+    """The first address in what a file has as pictures: a text, a list, or a list of sizes."""
+    if isinstance(value, Mapping):
+        sizes = (value.get(size) for size in ("hi_res", "large", "thumb"))
+        return next((_first_address(size) for size in sizes if size), "")
+    if isinstance(value, list):
+        return next((address for part in value if (address := _first_address(part))), "")
+    return _text(value)

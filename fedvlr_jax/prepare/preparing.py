@@ -1,0 +1,281 @@
+"""From raw files to the project's layout: every step, in order, with its counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedvlr_jax import __version__
+from fedvlr_jax.config import check_choice
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare import filtering, forms, splitting, writing
+from fedvlr_jax.prepare.columns import KNOWN, ROLES, UNUSED, choose_columns
+from fedvlr_jax.prepare.items import Item, read_items
+from fedvlr_jax.prepare.reading import TimeFormat, read_interactions
+from fedvlr_jax.prepare.rows import Rows
+from fedvlr_jax.prepare.sources import sha256
+from fedvlr_jax.prepare.tables import HEADER_NAMES, plain_column, table_of
+
+# Instead of a column of times: the order of the lines.
+LINES = "lines"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to read and what to keep; the command has a flag of each name.
+
+    Attributes:
+      user, item, rating, time: names or positions (from 1) of columns; "" to find them, "none"
+        for no rating or time, "lines" for times that are the order of the lines.
+      columns: the roles of all columns in order; "" to find them. See `choose_columns`.
+      separator, header: see `table_of`.
+      time_format, time_decimals: see `TimeFormat`.
+      items: the file of items; "" to look beside the interactions, "none" for none.
+      item_id, title: its columns; "" to find them.
+      duplicates: which one of equal (user, item) pairs stays, see `without_repeats`.
+      min_rating: the lowest rating that stays; None: all.
+      max_users: how many users to draw; 0: all.
+      seed: of that draw.
+      min_user_interactions, min_item_interactions: of the k-core.
+      split: the split column to write, see `split_rows`; "none": the loader splits.
+      recipe: "mmrec" repeats what MMRec's preprocessing did, see `mmrec_recipe`.
+    """
+
+    user: str = ""
+    item: str = ""
+    rating: str = ""
+    time: str = ""
+    columns: str = ""
+    separator: str = ""
+    header: str = "auto"
+    time_format: str = ""
+    time_decimals: int = 0
+    items: str = ""
+    item_id: str = ""
+    title: str = ""
+    duplicates: str = "first"
+    min_rating: float | None = None
+    max_users: int = 0
+    seed: int = 0
+    min_user_interactions: int = 5
+    min_item_interactions: int = 1
+    split: str = "none"
+    recipe: str = "none"
+
+    def __post_init__(self):
+        check_choice("header", self.header, HEADER_NAMES)
+        check_choice("duplicates", self.duplicates, filtering.DUPLICATE_NAMES)
+        check_choice("split", self.split, splitting.SPLIT_NAMES)
+        check_choice("recipe", self.recipe, splitting.RECIPE_NAMES)
+        for name in ("max_users", "min_user_interactions", "min_item_interactions"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name}={getattr(self, name)}: give a number of at least 0")
+        if not 0 <= self.time_decimals <= 9:
+            raise InputError(f"--time_decimals={self.time_decimals}: give a number from 0 to 9")
+        if self.time_format and self.time_decimals:
+            raise InputError("--time_decimals: is for numbers, but --time_format is given")
+        if self.min_rating is not None and not np.isfinite(self.min_rating):
+            raise InputError(f"--min_rating={self.min_rating}: give a finite number")
+
+
+class Step(NamedTuple):
+    """How much is left after a step."""
+
+    name: str
+    interactions: int
+    users: int
+    items: int
+
+
+class Prepared(NamedTuple):
+    """A prepared data set.
+
+    Attributes:
+      folder: where it lies.
+      steps: how much was left after each step.
+      notes: a line for everything that was found or left out.
+      manifest: what manifest.json holds.
+    """
+
+    folder: Path
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...]
+    manifest: dict[str, Any]
+
+
+def prepare(
+    source: str | Path,
+    output: str | Path,
+    options: Options | None = None,
+    *,
+    overwrite: bool = False,
+    expected: tuple[int, int, int] | None = None,
+    described: dict[str, Any] | None = None,
+) -> Prepared:
+    """Reads raw files and writes a folder that the loader reads.
+
+    A hundred million interactions need about 4 GB of memory.
+
+    Args:
+      source: the file of interactions, or the folder that has it.
+      output: the folder to write.
+      options: defaults where None.
+      overwrite: replace an earlier result.
+      expected: the numbers of users, items and interactions that must come of it; None: any.
+      described: further entries of the manifest.
+
+    Raises:
+      InputError: the input cannot be used as asked; one line says where and why. Nothing is
+        written then.
+    """
+    options = options or Options()
+    interactions = forms.find_interactions(Path(source))
+    item_file = _item_file(interactions, options)
+    notes: list[str] = []
+    with (
+        writing.whole_folder(Path(output), overwrite=overwrite) as folder,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        paths = [interactions, *([item_file] if item_file else [])]
+        digests = beside.submit(lambda: [sha256(path) for path in paths])
+        items = _read_items(item_file, options, notes)
+        rows, chosen = _read(interactions, items, options, notes)
+        rows, part, steps = _filter(rows, options)
+        _check_counts(steps[-1], expected)
+        _count_titles(rows, items, notes)
+        writing.write_layout(folder, rows, part, items)
+        manifest = {
+            **(described or {}),
+            "form": forms.form_of(interactions),
+            "sources": [
+                {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+                for path, digest in zip(paths, digests.result(), strict=True)
+            ],
+            "columns": chosen,
+            "options": {**dataclasses.asdict(options), "items": item_file and item_file.name},
+            "steps": [step._asdict() for step in steps],
+            "notes": notes,
+            "versions": versions(),
+        }
+        writing.write_manifest(folder, manifest)
+    return Prepared(Path(output), tuple(steps), tuple(notes), manifest)
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that touch the bytes."""
+    packages = {name: importlib.metadata.version(name) for name in ("numpy", "polars", "scipy")}
+    return {
+        "fedvlr_jax": __version__,
+        "python": platform.python_version(),
+        **packages,
+    }
+
+
+def _item_file(interactions: Path, options: Options) -> Path | None:
+    if options.items == UNUSED:
+        return None
+    if options.items:
+        path = Path(options.items)
+        if not path.is_file():
+            raise InputError(f"--items={options.items}: no such file")
+        return path
+    return forms.find_items(interactions)
+
+
+def _read_items(path: Path | None, options: Options, notes: list[str]) -> dict[str, Item] | None:
+    if path is None:
+        if options.item_id or options.title:
+            raise InputError("--item_id and --title are of the item file; name it with --items")
+        notes.append("no file of items, so no titles; --items=FILE names one")
+        return None
+    return read_items(path, id_column=options.item_id, title_column=options.title, notes=notes)
+
+
+def _read(
+    path: Path, items: dict[str, Item] | None, options: Options, notes: list[str]
+) -> tuple[Rows, dict[str, str]]:
+    given = {role: getattr(options, role) for role in ROLES}
+    known = KNOWN | {plain_column(name) for name in given.values() if name}
+    table = table_of(path, known=known, separator=options.separator, header=options.header)
+    by_line = given["time"] == LINES
+    if by_line:
+        given["time"] = UNUSED
+    columns = choose_columns(table, given=given, order=options.columns, item_ids=items, notes=notes)
+    if not columns.time and options.time not in (LINES, UNUSED):
+        raise InputError(
+            f"{path}, row 1: no column is known to be the time; the columns are "
+            f"{', '.join(table.columns)[:200]}; name it with --time=NAME, or give --time=lines to "
+            "take the order of the lines, or --time=none"
+        )
+    unused = [column for column in table.columns if column not in columns]
+    if unused:
+        notes.append(f"{path.name}: columns not used: {', '.join(unused)[:200]}")
+    rows = read_interactions(table, columns, TimeFormat(options.time_format, options.time_decimals))
+    if by_line:
+        rows = dataclasses.replace(rows, time=np.arange(len(rows), dtype=np.int64))
+    return rows, columns._asdict()
+
+
+def _filter(rows: Rows, options: Options) -> tuple[Rows, np.ndarray | None, list[Step]]:
+    """The rows that stay, the part of each, and the counts after every step."""
+    steps = [_count("read", rows)]
+
+    def after(name: str, changed: Rows) -> Rows:
+        same = steps[-1]._replace(name=name)
+        steps.append(same if changed is rows else _count(name, changed))
+        return changed
+
+    if options.duplicates != "keep":
+        distinct = filtering.without_repeats(rows, options.duplicates)
+        rows = after(f"duplicates: {options.duplicates}", distinct)
+    if options.min_rating is not None:
+        rated = filtering.with_rating_from(rows, options.min_rating)
+        rows = after(f"rating >= {options.min_rating:g}", rated)
+    fewest = options.min_user_interactions, options.min_item_interactions
+    if options.max_users:
+        drawn = filtering.of_some_users(rows, options.max_users, fewest[0], options.seed)
+        rows = after(f"at most {options.max_users:,} users", drawn)
+    if max(fewest) > 1:
+        name = f"users >= {fewest[0]}, items >= {fewest[1]}"
+        rows = after(name, filtering.core(rows, *fewest))
+    if options.recipe == "mmrec":
+        rows = after("recipe: mmrec", splitting.mmrec_recipe(rows))
+    split, part = splitting.split_rows(rows, options.split)
+    if split is not rows:
+        rows = after(f"split: {options.split}", split)
+    return rows, part, steps
+
+
+def _count(name: str, rows: Rows) -> Step:
+    users, items = np.count_nonzero(rows.user_counts), np.count_nonzero(rows.item_counts)
+    return Step(name, len(rows), int(users), int(items))
+
+
+def _check_counts(step: Step, expected: tuple[int, int, int] | None) -> None:
+    found = (step.users, step.items, step.interactions)
+    if expected is not None and found != expected:
+        say = "{:,} users, {:,} items and {:,} interactions"
+        raise InputError(
+            f"found {say.format(*found)}, expected the paper's {say.format(*expected)}; the "
+            "source or the options differ from the paper's; --any_counts keeps what was found"
+        )
+
+
+def _count_titles(rows: Rows, items: dict[str, Item] | None, notes: list[str]) -> None:
+    if items is None:
+        return
+    kept = rows.item_ids.gather(writing.dense(rows.item_counts)[1]).to_list()
+    without = [key for key in kept if not items.get(key, Item("", "")).title]
+    if len(without) == len(kept) and kept:
+        notes.append(
+            f"none of the {len(kept)} items has a title; the first is {kept[0]!r}: does the file "
+            "of items belong to these interactions?"
+        )
+    elif without:
+        notes.append(f"{len(without)} of {len(kept)} items have no title, e.g. {without[0]!r}")

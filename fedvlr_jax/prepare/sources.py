@@ -1,0 +1,164 @@
+"""Raw files as bytes: compressed or not, in blocks of whole lines, with their SHA-256."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import zstandard
+
+from fedvlr_jax.errors import InputError
+
+BLOCK_BYTES = 8 << 20
+# A quoted field may hold line breaks; one of this size is an unclosed quote.
+_LONGEST_RECORD = 256 << 20
+_COMPRESSIONS = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
+
+
+class Block(NamedTuple):
+    """Whole lines of a file.
+
+    Attributes:
+      text: the bytes, valid UTF-8.
+      line: the number of the first line in the file, from 1.
+    """
+
+    text: bytes
+    line: int
+
+
+def plain_name(path: Path) -> str:
+    """The file's name without the suffix of a compression, in lower case."""
+    return _COMPRESSIONS.sub("", path.name).lower()
+
+
+def open_plain(path: Path) -> Any:
+    """The file opened for reading, decompressed; its first bytes tell the compression.
+
+    Raises:
+      InputError: it is not a file, or cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(6)
+        if magic.startswith(b"\x1f\x8b"):
+            return gzip.open(path)
+        if magic.startswith(b"BZh"):
+            return bz2.open(path)
+        if magic.startswith(b"\xfd7zXZ"):
+            return lzma.open(path)
+        if magic.startswith(b"\x28\xb5\x2f\xfd"):
+            return zstandard.open(path, "rb")
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _read(path: Path, file: BinaryIO, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        raise InputError(
+            f"{path}: the compressed data are damaged or cut short ({error}); get the file again"
+        ) from error
+
+
+def _last_break(text: bytes, quoted: bool) -> int:
+    """Where the last whole record of `text` ends; 0 where none does."""
+    cut = text.rfind(b"\n") + 1
+    if not quoted or b'"' not in text:
+        return cut
+    # Inside a quoted field the number of quotes before a line break is odd.
+    odd = text.count(b'"', 0, cut) % 2
+    while cut and odd:
+        earlier = text.rfind(b"\n", 0, cut - 1) + 1
+        odd ^= text.count(b'"', earlier, cut) % 2
+        cut = earlier
+    return cut
+
+
+def blocks(path: Path, *, quoted: bool) -> Iterator[Block]:
+    """The file in order, as blocks of whole lines that are checked to be UTF-8 text.
+
+    Args:
+      path: compressed or not.
+      quoted: fields may be in double quotes, and such a field may hold line breaks.
+
+    Raises:
+      InputError: damaged compression, a NUL byte, bytes that are not UTF-8, an unclosed quote.
+    """
+    line, rest = 1, b""
+    with open_plain(path) as file:
+        while True:
+            fresh = _read(path, file, BLOCK_BYTES)
+            text = rest + fresh
+            if line == 1:
+                text = text.removeprefix(b"\xef\xbb\xbf")
+            cut = _last_break(text, quoted) if fresh else len(text)
+            whole, rest = text[:cut], text[cut:]
+            if len(rest) > _LONGEST_RECORD:
+                row = line + whole.count(b"\n")
+                raise InputError(
+                    f"{path}, row {row}: a record of more than "
+                    f"{_LONGEST_RECORD >> 20} MB (an unclosed quote?)"
+                )
+            if whole:
+                _check_text(path, whole, line)
+                yield Block(whole, line)
+                line += whole.count(b"\n")
+            if not fresh:
+                return
+
+
+def _check_text(path: Path, text: bytes, line: int) -> None:
+    nul = text.find(b"\0")
+    if nul >= 0:
+        row = line + text.count(b"\n", 0, nul)
+        raise InputError(f"{path}, row {row}: found a NUL byte; expected UTF-8 text")
+    if text.isascii():
+        return
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        row = line + text.count(b"\n", 0, error.start)
+        found = text[error.start]
+        raise InputError(
+            f"{path}, row {row}: found byte 0x{found:02x}; expected UTF-8 text"
+        ) from error
+
+
+def read_start(path: Path, size: int) -> bytes:
+    """The first bytes of the decompressed file."""
+    with open_plain(path) as file:
+        return _read(path, file, size)
+
+
+def read_text(path: Path, *, fallback: str | None = None) -> str:
+    """A whole small file as text.
+
+    Args:
+      fallback: the encoding of a file that is not UTF-8; None: such a file is refused.
+    """
+    with open_plain(path) as file:
+        content = _read(path, file, -1)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if fallback is None:
+            _check_text(path, content, 1)
+        return content.decode(fallback or "utf-8")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 (hex) of the file as it lies on disk."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,69 @@
+"""The split column, and the recipe of the data that the paper's authors released."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from fedvlr_jax.data import splits
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.rows import Rows
+
+SPLIT_NAMES = ("none", "leave-one-out", "global-time")
+RECIPE_NAMES = ("none", "mmrec")
+# Of the time stamps, where the recipe cuts.
+_CUTS = (0.8, 0.9)
+
+
+def split_rows(rows: Rows, split: str) -> tuple[Rows, np.ndarray | None]:
+    """The rows that stay, and the part of each, int8 [n]; None for the split "none".
+
+    "global-time" drops users without train interactions.
+
+    Raises:
+      InputError: there are no times, too few interactions of a user, or an empty part.
+    """
+    if split == "none":
+        return rows, None
+    if rows.time is None:
+        raise InputError(f"--split={split}: the file has no times; name their column with --time")
+    if split == "leave-one-out":
+        short = np.flatnonzero((rows.user_counts > 0) & (rows.user_counts < 3))
+        if len(short):
+            name = rows.user_ids[int(short[0])]
+            raise InputError(
+                f"--split={split}: {len(short)} users have fewer than 3 interactions, the first "
+                f"is {name!r} with {rows.user_counts[short[0]]}; give --min_user_interactions=3"
+            )
+        return rows, splits.leave_one_out(rows.user, rows.time)
+    try:
+        part = splits.global_time(rows.time)
+    except InputError as error:
+        raise InputError(f"--split={split}: {error}") from error
+    trained = np.zeros(len(rows.user_ids), bool)
+    trained[rows.user[part == splits.TRAIN]] = True
+    stays = trained[rows.user]
+    return rows.only(stays), part[stays]
+
+
+def mmrec_recipe(rows: Rows) -> Rows:
+    """The rows as MMRec's preprocessing left them in the data released with the paper.
+
+    It cuts the interactions at quantiles of time and joins the parts again. Each part has its
+    bounds, so a row exactly at a bound is in two parts and occurs twice: released KU has five
+    such rows, all at the 0.8 quantile. The rows are in the order of user and time.
+
+    Raises:
+      InputError: there are no times.
+    """
+    if rows.time is None:
+        raise InputError("--recipe=mmrec: the file has no times; name their column with --time")
+    bounds = np.quantile(rows.time, _CUTS)
+    times = 1 + np.isin(rows.time, bounds).astype(np.int64)
+    order = np.lexsort((np.arange(len(rows)), rows.time, rows.user))
+    place = np.repeat(order, times[order])
+    rating = None if rows.rating is None else rows.rating[place]
+    return dataclasses.replace(
+        rows, user=rows.user[place], item=rows.item[place], rating=rating, time=rows.time[place]
+    )

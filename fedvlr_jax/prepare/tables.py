@@ -1,0 +1,226 @@
+"""What a raw table is like: its kind, its separator, its header, its columns."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from fedvlr_jax.data.files import shown
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.sources import plain_name, read_start, read_text
+
+HEADER_NAMES = ("auto", "yes", "no")
+_SEPARATORS = ("::", "\t", ",", ";", "|")
+_NAMED_SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+_TYPED = re.compile(r"(?P<name>[^:]+):(token|token_seq|float|float_seq)")
+_FIRST_LINE_BYTES = 1 << 20
+_JSON_LINES = (".jsonl", ".json", ".ndjson")
+
+
+class Table(NamedTuple):
+    """How to read a file of rows.
+
+    Attributes:
+      path: the file, compressed or not.
+      kind: "delimited", "jsonl" or "parquet".
+      columns: the names in order; "1", "2", ... where the file has no header. Of JSON lines,
+        the fields of the first line.
+      separator: between the fields of a line; "" where the kind has none.
+      quoted: double quotes may enclose a field.
+      header: the first line has the names of the columns.
+      typed: the header names types too, as RecBole's atomic files do.
+    """
+
+    path: Path
+    kind: str
+    columns: tuple[str, ...]
+    separator: str = ""
+    quoted: bool = False
+    header: bool = False
+    typed: bool = False
+
+
+def table_of(
+    path: Path, *, known: Collection[str], separator: str = "", header: str = "auto"
+) -> Table:
+    """Finds out how to read `path`.
+
+    Args:
+      known: names that columns may have, as `plain_column` gives them.
+      separator: between fields; "" to find it in the first line. "tab" and the like are known.
+      header: "yes", "no", or "auto": yes where the first line has a known name and no number.
+
+    Raises:
+      InputError: there is no such file, it is empty, or its header repeats a name.
+    """
+    name = plain_name(path)
+    if name.endswith((".parquet", ".pq")):
+        return Table(path, "parquet", _parquet_columns(path))
+    first = _first_line(path)
+    if name.endswith(_JSON_LINES):
+        return Table(path, "jsonl", _json_fields(path, first))
+    separator = _NAMED_SEPARATORS.get(separator, separator) or _find_separator(first)
+    fields = _split(first, separator, quoted=separator != "::")
+    if all(_TYPED.fullmatch(field) for field in fields) and header != "no":
+        fields = [field.rpartition(":")[0] for field in fields]
+        return _checked(Table(path, "delimited", tuple(fields), separator, False, True, True))
+    quoted = separator != "::" and not name.endswith((".data", ".item"))
+    named = any(plain_column(field) in known for field in fields)
+    if header == "no" or (header == "auto" and (not named or any(map(_is_number, fields)))):
+        columns = tuple(str(place + 1) for place in range(len(fields)))
+        return Table(path, "delimited", columns, separator, quoted)
+    return _checked(Table(path, "delimited", tuple(fields), separator, quoted, True))
+
+
+def plain_column(name: str) -> str:
+    """Lower case, letters and digits alone: UserId and user_id are one name."""
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def _checked(table: Table) -> Table:
+    for column in table.columns:
+        if table.columns.count(column) > 1:
+            raise InputError(
+                f"{table.path}, row 1: column {shown(column)} occurs twice; name each column once"
+            )
+    return table
+
+
+def _first_line(path: Path) -> str:
+    start = read_start(path, _FIRST_LINE_BYTES)
+    for line in start.removeprefix(b"\xef\xbb\xbf").splitlines():
+        if line.strip():
+            return line.decode("utf-8", "replace")
+    raise InputError(f"{path}: the file is empty; expected rows of interactions or items")
+
+
+def _find_separator(line: str) -> str:
+    return next((separator for separator in _SEPARATORS if separator in line), ",")
+
+
+def _split(line: str, separator: str, *, quoted: bool) -> list[str]:
+    if not quoted or len(separator) > 1:
+        return [field.strip() for field in line.split(separator)]
+    return [field.strip() for field in next(csv.reader([line], delimiter=separator))]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _json_fields(path: Path, line: str) -> tuple[str, ...]:
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        hint = (
+            "; this is a Python literal: write each line with json.dumps(ast.literal_eval(line))"
+            if line.startswith("{'")
+            else ""
+        )
+        raise InputError(
+            f"{path}, row 1: found {shown(line)}, expected one JSON object a line{hint}"
+        ) from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}, row 1: found {shown(line)}, expected one JSON object a line")
+    return tuple(fields)
+
+
+def _parquet_columns(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return tuple(pl.read_parquet_schema(path))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as parquet ({error})") from error
+
+
+def small_rows(
+    table: Table, *, fallback: str | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, {column: value}) of every row of a table that fits memory, such as the items.
+
+    Values are texts; those of JSON lines and parquet are what the file has.
+
+    Raises:
+      InputError: a row with another number of fields, or that is not JSON.
+    """
+    if table.kind == "parquet":
+        rows = pl.read_parquet(table.path).iter_rows(named=True)
+        yield from enumerate(rows, start=1)
+        return
+    text = read_text(table.path, fallback=fallback)
+    if table.kind == "jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield number, json_object(table.path, number, line)
+        return
+    for number, fields in records(table, text, 1):
+        if table.header and number == 1:
+            continue
+        yield number, dict(zip(table.columns, fields, strict=True))
+
+
+def json_object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        # Numbers stay as they are written: a float would round an id or a time.
+        row = json.loads(line, parse_float=str, parse_int=str)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise InputError(
+            f"{path}, row {number}: found {shown(line)}, expected one JSON object a line"
+        )
+    return row
+
+
+def records(table: Table, text: str, line: int) -> Iterator[tuple[int, list[str]]]:
+    """(line, fields) of every record of delimited text whose first line has number `line`.
+
+    Blank lines are passed over.
+
+    Raises:
+      InputError: a record has another number of fields than the table has columns.
+    """
+    lines = text.split("\n")
+    if not table.quoted or len(table.separator) > 1:
+        split: Iterator[tuple[int, list[str]]] = (
+            (line + i, row.removesuffix("\r").split(table.separator))
+            for i, row in enumerate(lines)
+            if row.strip()
+        )
+    else:
+        reader = csv.reader((row + "\n" for row in lines), delimiter=table.separator)
+        split = _numbered(table.path, reader, line)
+    for number, fields in split:
+        if len(fields) != len(table.columns):
+            raise InputError(
+                f"{table.path}, row {number}: found {len(fields)} fields, expected "
+                f"{len(table.columns)} ({', '.join(table.columns)[:100]})"
+            )
+        yield number, fields
+
+
+def _numbered(path: Path, reader: Any, line: int) -> Iterator[tuple[int, list[str]]]:
+    before = 0
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(
+                f"{path}, row {line + before}: {error}; is a quote unclosed?"
+            ) from error
+        if any(field.strip() for field in fields):
+            yield line + before, fields
+        before = reader.line_num

@@ -1,0 +1,132 @@
+"""Writes the project's layout: dense ids, their mappings, titles, and a manifest.
+
+The same rows and options give the same bytes. The folder is written beside its place under
+another name and moved there at the end, so it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.items import Item
+from fedvlr_jax.prepare.rows import Rows
+
+MANIFEST = "manifest.json"
+_SLICE_ROWS = 1 << 21
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder that takes the place of `target` when the block ends without error.
+
+    Args:
+      overwrite: replace a folder that an earlier call wrote, which its manifest shows.
+
+    Raises:
+      InputError: `target` exists and is not to be replaced, or cannot be written.
+    """
+    if target.exists():
+        if not overwrite:
+            raise InputError(f"--output={target}: exists; give another folder or --overwrite")
+        if not (target / MANIFEST).is_file():
+            raise InputError(
+                f"--output={target}: has no {MANIFEST}, so prepare did not write it; give another "
+                "folder"
+            )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"--output={target}: cannot be written ({error.strerror})") from error
+    try:
+        yield folder
+        folder.chmod(0o755)
+        if target.exists():
+            target.rename(folder / "replaced")
+            (folder / "replaced").rename(old := folder.with_name(folder.name + ".old"))
+            folder.rename(target)
+            shutil.rmtree(old)
+        else:
+            folder.rename(target)
+    except OSError as error:
+        raise InputError(f"--output={target}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def dense(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers without gaps for the codes that occur.
+
+    Args:
+      counts: [n], how often each code occurs.
+
+    Returns:
+      number: int32 [n], the dense id of each code; -1 for one that does not occur.
+      kept: int64, the codes that occur, ascending: dense id i is of code kept[i].
+    """
+    kept = np.flatnonzero(counts)
+    number = np.full(len(counts), -1, np.int32)
+    number[kept] = np.arange(len(kept), dtype=np.int32)
+    return number, kept
+
+
+def write_layout(
+    folder: Path, rows: Rows, part: np.ndarray | None, items: Mapping[str, Item] | None
+) -> None:
+    """Writes inter.csv, the two mappings and, with `items`, items.csv.
+
+    Dense ids are in the order of first appearance in the source.
+
+    Args:
+      part: int8 [n], 0 train, 1 valid, 2 test; None: no split column.
+      items: what is known of each original item id; None: nothing.
+    """
+    user_number, users = dense(rows.user_counts)
+    item_number, catalogue = dense(rows.item_counts)
+    with (folder / "inter.csv").open("wb") as file:
+        for start in range(0, len(rows), _SLICE_ROWS):
+            at = slice(start, start + _SLICE_ROWS)
+            columns = {
+                "userID": user_number.take(rows.user[at]),
+                "itemID": item_number.take(rows.item[at]),
+            }
+            if rows.rating is not None:
+                columns["rating"] = rows.rating[at]
+            if rows.time is not None:
+                columns["timestamp"] = rows.time[at]
+            if part is not None:
+                columns["split_label"] = part[at]
+            pl.DataFrame(columns).write_csv(file, include_header=not start)
+    user_ids, item_ids = rows.user_ids.gather(users), rows.item_ids.gather(catalogue)
+    _write_mapping(folder / "u_id_mapping.csv", "user_id", user_ids, "userID")
+    _write_mapping(folder / "i_id_mapping.csv", "item_id", item_ids, "itemID")
+    if items is not None:
+        known = [items.get(key, Item("", "")) for key in item_ids.to_list()]
+        pl.DataFrame(
+            {
+                "itemID": np.arange(len(item_ids)),
+                "item_id": item_ids,
+                "title": [item.title for item in known],
+                "image": [item.image for item in known],
+            }
+        ).write_csv(folder / "items.csv")
+
+
+def _write_mapping(path: Path, original: str, ids: pl.Series, name: str) -> None:
+    pl.DataFrame({original: ids, name: np.arange(len(ids))}).write_csv(path)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest; it has no times and no paths, so equal input gives equal bytes."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,129 @@
+"""A data set from arrays and data frames."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+
+# Times put the entries of "ann" in the order x, z, y, w and those of 7 in the order y, w, x.
+USER = np.array(["ann", "bob", "ann", "bob", "ann", "bob", "ann"])
+ITEM = np.array(["x", "y", "y", "w", "z", "x", "w"])
+TIME = np.array([1, 1, 5, 2, 3, 9, 8])
+
+
+def named(dataset, part):
+    rows = getattr(dataset, part)
+    return {
+        (str(dataset.user_ids[u]), str(dataset.item_ids[i]))
+        for u, i in zip(rows.users, rows.item, strict=True)
+    }
+
+
+def test_leave_one_out():
+    dataset = Dataset.from_arrays(user=USER, item=ITEM, time=TIME)
+    assert dataset.item_ids.tolist() == ["x", "y", "w", "z"]
+    assert named(dataset, "train") == {("ann", "x"), ("ann", "z"), ("bob", "y")}
+    assert named(dataset, "valid") == {("ann", "y"), ("bob", "w")}
+    assert named(dataset, "test") == {("ann", "w"), ("bob", "x")}
+
+
+def test_without_times_the_order_decides():
+    dataset = Dataset.from_arrays(user=USER, item=ITEM)
+    assert named(dataset, "test") == {("ann", "w"), ("bob", "x")}
+    assert named(dataset, "valid") == {("ann", "z"), ("bob", "w")}
+    assert sorted(dataset.test.time.tolist()) == [5, 6]
+
+
+def test_dates_and_nanoseconds_are_exact():
+    base = 1_500_000_000_000_000_000
+    dates = np.array([base + t for t in TIME], "datetime64[ns]")
+    dataset = Dataset.from_arrays(user=USER, item=ITEM, time=dates)
+    assert sorted(dataset.test.time.tolist()) == [base + 8, base + 9]
+
+
+def test_features_follow_the_catalogue():
+    image = np.arange(10, dtype=float).reshape(5, 2)
+    ids = ["w", "x", "y", "z", "never"]
+    dataset = Dataset.from_arrays(
+        user=USER, item=ITEM, time=TIME, features={"image": image}, item_ids=ids
+    )
+    assert dataset.item_ids.tolist() == ids and dataset.num_items == 5
+    assert dataset.features["image"].dtype == np.float32
+    assert named(dataset, "test") == {("ann", "w"), ("bob", "x")}
+
+
+@pytest.mark.parametrize("name", ["KU", "ML"])
+def test_a_frame_gives_what_the_files_give(name, data_root):
+    loaded = load_dataset(name, data_root=data_root)
+    frame = pd.read_csv(data_root / name / "inter.csv")
+    columns = dict(user="userID", item="itemID", part="split_label", features=loaded.features)
+    assert Dataset.from_frame(frame, **columns).fingerprint == loaded.fingerprint
+    assert Dataset.from_frame(pl.from_pandas(frame), **columns).fingerprint == loaded.fingerprint
+
+
+def test_repeats_and_leaks_are_said():
+    part = np.array([0, 0, 1, 0, 0, 2, 2])
+    # The pair (ann, x) twice in train, and once more as a target.
+    more = [["ann", "ann"], ["x", "x"], [0, 3], [0, 2]]
+    user, item, time, part = (
+        np.append(a, b) for a, b in zip((USER, ITEM, TIME, part), more, strict=True)
+    )
+    dataset = Dataset.from_arrays(user=user, item=item, time=time, part=part)
+    assert dataset.notes == (
+        "merged 1 duplicate interactions (user, item); first at place 7",
+        "left 1 targets out that the same user has in an earlier part",
+    )
+    assert ("ann", "x") in named(dataset, "train") and ("ann", "x") not in named(dataset, "test")
+    assert len(dataset.test) == 2
+    assert dataset.train.time[0] == 0 and dataset.split == "predefined"
+
+
+def test_global_time_drops_users_without_train():
+    dataset = Dataset.from_arrays(
+        user=[0] * 10 + [1], item=[*range(10), 3], time=range(11), split="global-time"
+    )
+    assert dataset.user_ids.tolist() == ["0"]
+    assert dataset.notes == ("dropped 1 users without train interactions",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"item": ITEM[:3]}, "item: has 3 entries, expected 7"),
+        ({"user": [], "item": []}, "user: empty"),
+        ({"user": USER.reshape(1, 7)}, r"user: has the shape \(1, 7\)"),
+        ({"user": [*USER[:6], None]}, r"user\[6\]: found a missing value"),
+        ({"time": [1, 2, 3.5, 4, 5, 6, 7]}, r"time\[2\]: found 3.5, expected a whole number"),
+        ({"time": [1, 2, np.nan, 4, 5, 6, 7]}, r"time\[2\]"),
+        ({"time": ["a"] * 7}, "time: has the type"),
+        ({"part": [3] * 7}, r"part\[0\]: found 3"),
+        ({"split": "random"}, "split: found 'random'"),
+        ({"split": "predefined"}, "part: is needed"),
+        ({"part": [0] * 7, "split": "leave-one-out"}, "part: is needed"),
+        ({"part": [1] * 7}, "user 'ann': has no train interaction"),
+        ({"item_ids": ["x", "y"]}, r"item\[3\]: found 'w', expected one of the 2 items"),
+        ({"item_ids": ["x", "x"]}, r"item_ids\[1\]: 'x' occurs again"),
+        ({"features": {"text": np.ones((4, 2))}}, "item_ids: needed with features"),
+        (
+            {"features": {"text": np.ones((5, 2))}, "item_ids": list("xyzw")},
+            "text: has 5 rows, expected 4",
+        ),
+        ({"features": {"text": np.full((4, 2), np.nan)}}, r"features\['text'\]\[0\]: is not"),
+        ({"features": {"id": np.ones((4, 2))}}, "a name other than 'id'"),
+        ({"user": [*USER[:4], "c", "c", "c"]}, "leave-one-out needs at least 3"),
+    ],
+)
+def test_what_cannot_be_used(changes, found):
+    with pytest.raises(InputError, match=found):
+        Dataset.from_arrays(**{"user": USER, "item": ITEM, "time": TIME, **changes})
+
+
+def test_a_column_that_is_not_there():
+    frame = pd.DataFrame({"user_id": USER, "item_id": ITEM, "when": TIME})
+    with pytest.raises(InputError, match="no column 'timestamp'; it has user_id, item_id, when"):
+        Dataset.from_frame(frame)
+    assert Dataset.from_frame(frame, time="when").num_users == 2

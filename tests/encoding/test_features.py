@@ -1,0 +1,188 @@
+"""Aligned rows, missing items, stopped runs, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedvlr_jax.data.titles import read_titles
+from fedvlr_jax.encoding import Settings, encode_pictures, encode_titles, encoder, features, rows
+from fedvlr_jax.errors import InputError
+from tests.prepare.forms import put
+
+IDS = ["a", "007", "c", "d"]
+
+
+def fake(calls):
+    """An encoder whose rows are the lengths of texts or the mean colours of pictures."""
+
+    def encode(items):
+        assert len(items) == encoder.TILE
+        calls.append(len(items))
+        if isinstance(items[0], str):
+            return np.array([[len(text), 1] for text in items], np.float32)
+        return np.array([np.asarray(item).mean(axis=(0, 1)) for item in items], np.float32)
+
+    return encoder.Encoder(encode, {"encoder": "fake"})
+
+
+def picture(path, colour):
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (4, 4), colour).save(path)
+
+
+@pytest.fixture
+def model(monkeypatch, tmp_path):
+    """Settings of an encoder that is loaded from a folder; the list of its calls."""
+    calls = []
+    monkeypatch.setattr(features, "load_encoder", lambda *_: fake(calls))
+    put(tmp_path / "weights/model.bin", "x")
+    return Settings(encoder="open_clip", weights=f"local-dir:{tmp_path / 'weights'}"), calls
+
+
+def test_titles_by_hashing(tmp_path):
+    titles = ["red river", "", "blue river", "!"]
+    found = encode_titles(tmp_path, titles, Settings(encoder="hashing"))
+    stored = np.load(tmp_path / "text_features.npy")
+    assert stored.dtype == np.float32 and np.array_equal(stored, found.rows)
+    mean = (stored[0].astype(float) + stored[2]) / 2
+    np.testing.assert_allclose(stored[1], mean, rtol=1e-6)
+    np.testing.assert_allclose(stored[3], mean, rtol=1e-6)
+    manifest = json.loads((tmp_path / "text_features.json").read_text())
+    assert (manifest["items"], manifest["missing"], manifest["encoder"]) == (4, 2, "hashing")
+    with pytest.raises(InputError, match="--overwrite"):
+        encode_titles(tmp_path, titles, Settings(encoder="hashing"))
+
+
+def test_prompt_and_missing_title(model, tmp_path):
+    settings, _ = model
+    found = encode_titles(
+        tmp_path, ["ab", ""], settings, prompt="It is {title}.", missing_title="none"
+    )
+    assert found.rows[:, 0].tolist() == [len("It is ab."), len("none")]
+    assert found.manifest["missing"] == 0 and found.manifest["weights"].keys() == {"model.bin"}
+
+
+def test_pictures(model, tmp_path):
+    settings, _ = model
+    images = tmp_path / "images"
+    picture(images / "a.png", (10, 20, 30))
+    picture(images / "007.png", (30, 40, 50))
+    picture(images / "other.png", (0, 0, 0))
+    settings = settings._replace(modality="image")
+    found = encode_pictures(tmp_path, IDS, images, settings)
+    mean = [20, 30, 40]
+    assert found.rows.tolist() == [[10, 20, 30], [30, 40, 50], mean, mean]
+    assert found.notes == ("images: 1 pictures are of no item of the data set",)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_pictures_that_cannot_be_used(model, tmp_path):
+    settings, _ = model
+    images = tmp_path / "images"
+    encode = lambda **more: encode_pictures(
+        tmp_path, IDS, images, settings._replace(modality="image"), **more
+    )
+    with pytest.raises(InputError, match="no such folder"):
+        encode()
+    picture(images / "zzz.png", (0, 0, 0))
+    with pytest.raises(InputError, match=r"none is named after an item, such as a\.jpg"):
+        encode()
+    picture(images / "a.png", (1, 1, 1))
+    put(images / "c.jpg", "no picture")
+    with pytest.raises(InputError, match=r"c\.jpg: cannot be decoded .* --bad_images=missing"):
+        encode()
+    assert not (tmp_path / "image_features.npy").exists()
+    assert encode(skip_bad=True).manifest["missing"] == 3
+    picture(images / "a.jpg", (1, 1, 1))
+    with pytest.raises(InputError, match="a second picture of item a"):
+        encode(skip_bad=True)
+
+
+def test_rows_do_not_depend_on_the_batch_or_on_a_stop(tmp_path):
+    def encode(items):
+        # Every row has something of its neighbours and of the size, as kernels have.
+        return np.array([[item, sum(items), len(items)] for item in items], np.float32)
+
+    places = list(range(0, 100, 2))
+    found = []
+    for name, batch in (("one", 1), ("some", 20), ("all", 1000)):
+        found.append(
+            rows.encode_rows(
+                encoder.Encoder(encode, {}),
+                places,
+                lambda place: place,
+                batch_size=batch,
+                partial=tmp_path / name,
+                key="k",
+            )
+        )
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_a_stopped_run_goes_on(tmp_path):
+    calls = []
+    read = []
+
+    def stop(place):
+        read.append(place)
+        if place == 40 and len(read) < 45:
+            raise KeyboardInterrupt
+        return "x" * place
+
+    options = dict(batch_size=16, partial=tmp_path / "partial", key="k")
+    with pytest.raises(KeyboardInterrupt):
+        rows.encode_rows(fake(calls), range(50), stop, **options)
+    assert len(calls) == 2
+    found = rows.encode_rows(fake(calls), range(50), lambda i: "x" * i, **options)
+    assert found[:, 0].tolist() == list(range(50)) and len(calls) == 4
+    rows.encode_rows(fake(calls), range(50), lambda i: "x" * i, **{**options, "key": "other"})
+    assert len(calls) == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"encoder": "torchvision"}, "--encoder=torchvision: does not encode titles"),
+        ({"encoder": "open_clip"}, "--encoder=open_clip: needs --weights"),
+        ({"encoder": "open_clip", "weights": "local-dir:absent"}, "no such folder"),
+        ({"encoder": "hashing", "modality": "id"}, "--modality=id"),
+        ({"encoder": "hashing", "modality": "a/b"}, "--modality=a/b"),
+    ],
+)
+def test_settings_that_do_not_fit(settings, found, tmp_path):
+    with pytest.raises(InputError, match=found):
+        encode_titles(tmp_path, ["a b", "c"], Settings(**settings))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_refusals(tmp_path):
+    with pytest.raises(InputError, match="no item has a title"):
+        encode_titles(tmp_path, ["", ""], Settings(encoder="hashing"))
+    with pytest.raises(InputError, match=r"has no \{title\}"):
+        encode_titles(tmp_path, ["a"], Settings(encoder="hashing"), prompt="x")
+
+
+def test_a_missing_extra_is_one_line(monkeypatch, tmp_path):
+    def absent(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(encoder.importlib, "import_module", absent)
+    settings = Settings(encoder="open_clip", weights=str(tmp_path))
+    with pytest.raises(InputError, match=r"pip install 'fedvlr_jax\[clip\]'"):
+        encode_titles(tmp_path, ["a"], settings)
+
+
+def test_titles_of_a_data_set(tmp_path):
+    assert read_titles(tmp_path, IDS) is None
+    put(tmp_path / "items.csv", 'itemID,item_id,title\n2,c,"Two\nlines"\n0,a,A\n')
+    assert read_titles(tmp_path, IDS).tolist() == ["A", "", "Two lines", ""]
+    put(tmp_path / "items.csv", "itemID,title\n007,Seven\n")
+    assert read_titles(tmp_path, IDS).tolist() == ["", "Seven", "", ""]
+    put(tmp_path / "items.csv", "itemID,title\n0,A\n1,B\n2,C\n3,D\n4,E\n")
+    with pytest.raises(InputError, match=r"items\.csv, row 2, column itemID"):
+        read_titles(tmp_path, IDS)
+    put(tmp_path / "items.csv", "itemID,title\n0,A\n0,B\n")
+    with pytest.raises(InputError, match="row 3, column itemID: item '0' occurs again"):
+        read_titles(tmp_path, IDS)

@@ -1,0 +1,41 @@
+"""From raw files to recommendations with titles, by commands alone."""
+
+import csv
+
+from tests.experiments.commands import SMALL, refused
+from tests.prepare import forms
+
+TRAIN = [flag for flag in SMALL if "synthetic" not in flag]
+
+
+def test_raw_files_to_recommendations_with_titles(run, tmp_path):
+    forms.recbole(tmp_path / "raw")
+    prepared = run("prepare", "--input=raw", "--output=data/toy", "--min_rating=2")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "rating >= 2" in prepared.stdout and "verdict: usable" in prepared.stdout
+    features, train = (
+        line.partition(": python -m experiments.")[2].split()
+        for line in prepared.stdout.splitlines()[-2:]
+    )
+    encoded = run(*features)
+    assert encoded.returncode == 0, encoded.stderr
+    assert "wrote data/toy/text_features.npy: 9 items" in encoded.stdout
+    trained = run(*train, *TRAIN)
+    assert trained.returncode == 0, trained.stderr
+    exported = run("evaluate", "--workdir=runs/toy", "--export=best.csv", "--k=2")
+    assert exported.returncode == 0, exported.stderr
+    with (tmp_path / "best.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    titles = {forms.item_id(i): f'{title} "x' for i, title in enumerate(forms.TITLES)}
+    assert len(rows) > 10 and all(row["title"] == titles[row["item"]] for row in rows)
+
+
+def test_bad_input_is_one_line(run, tmp_path):
+    forms.put(tmp_path / "raw.csv", "user_id,item_id,rating,timestamp\nu,i,good,1\n")
+    line = refused(run("prepare", "--input=raw.csv", "--output=data/toy"))
+    assert "raw.csv, row 2, column rating: found 'good'" in line and "--rating=none" in line
+    assert not list((tmp_path / "data").iterdir())
+    assert "--input: give a path" in refused(run("prepare"))
+    assert "--dataset: give" in refused(run("features"))
+    line = refused(run("features", "--dataset=toy", "--device=cuda"))
+    assert line == "error: --device: does nothing with --encoder=hashing; leave it out"

@@ -1,0 +1,174 @@
+"""Each fault of a raw file is one line with its place and the option that would help."""
+
+import gzip
+
+import polars as pl
+import pytest
+
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare import Options, prepare
+from tests.prepare.forms import put
+
+HEADER = "user_id,item_id,rating,timestamp\n"
+GOOD = "u1,i1,5,100\nu1,i2,4,200\n"
+
+
+def refused(tmp_path, name, content, **options):
+    """The one line with which `prepare` refuses the file; nothing is left behind."""
+    raw = tmp_path / "raw" / name
+    raw.parent.mkdir(exist_ok=True)
+    raw.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as error:
+        prepare(raw, tmp_path / "data/out", Options(min_user_interactions=1, **options))
+    assert not list(tmp_path.glob("data/*"))
+    line = str(error.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("rows", "place"),
+    [
+        ("u2,i1,good,300\n", "row 4, column rating: found 'good'"),
+        ("u2,i1,nan,300\n", "row 4, column rating: found 'nan'"),
+        ("u2,i1,,300\n", "row 4, column rating: found an empty or missing value"),
+        ("u2,i1,3,2020-01-01\n", "row 4, column timestamp: found '2020-01-01'"),
+        ("u2,i1,3,1.5\n", "row 4, column timestamp: found '1.5'"),
+        ("u2,i1,3,99999999999999999999\n", "row 4, column timestamp: found '99999999999999999999'"),
+        ("u2,,3,300\n", "row 4, column item_id: found an empty or missing value"),
+        (" ,i1,3,300\n", "row 4, column user_id: found"),
+        ("u2,i1,3\n", "row 4: found 3 fields, expected 4"),
+        ("u2,i1,3,300,9\n", "row 4: found 5 fields, expected 4"),
+        ("\n\nu2,i1,x,300\n", "row 6, column rating: found 'x'"),
+        ('"a\nb",i1,3,300\nu2,i1,x,300\n', "row 6, column rating: found 'x'"),
+    ],
+)
+def test_a_cell(rows, place, tmp_path):
+    line = refused(tmp_path, "toy.csv", HEADER + GOOD + rows + "u3,i1,1,1\n")
+    assert f"toy.csv, {place}" in line
+
+
+def test_options_that_help(tmp_path):
+    bad = HEADER + "u1,i1,good,1.5\n"
+    assert "--rating=none" in refused(tmp_path, "toy.csv", bad)
+    assert "--time_decimals=N" in refused(tmp_path, "toy.csv", bad, rating="none")
+    raw = tmp_path / "raw/toy.csv"
+    options = Options(rating="none", time_decimals=1, min_user_interactions=1)
+    prepare(raw, tmp_path / "data/out", options)
+    assert (tmp_path / "data/out/inter.csv").read_text() == "userID,itemID,timestamp\n0,0,15\n"
+
+
+def test_dates(tmp_path):
+    raw = put(tmp_path / "toy.csv", "user,item,date\nu,i,2020-01-02\nu,j,1970-01-01\n")
+    options = Options(time_format="%Y-%m-%d", min_user_interactions=1)
+    prepare(raw, tmp_path / "out", options)
+    rows = (tmp_path / "out/inter.csv").read_text().splitlines()
+    # 18,263 days of 86,400 seconds.
+    assert rows[1:] == ["0,0,1577923200000000", "0,1,0"]
+
+
+def test_columns_that_could_be_the_user(tmp_path):
+    two = "user_id,reviewer_id,item_id,timestamp\na,b,c,1\n"
+    line = refused(tmp_path, "toy.csv", two)
+    assert "columns user_id and reviewer_id could both be the user" in line and "--user=" in line
+    line = refused(tmp_path, "toy.csv", "a1,b2,3.0,1500000000\n")
+    assert "columns 1 and 2 could each be the user" in line
+    assert "--columns=user,item,rating,time" in line
+    line = refused(tmp_path, "toy.csv", "person,thing,when\na,b,c\n")
+    assert "could each be the user" in line and "--header=yes" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"user": "nobody"}, "--user=nobody: toy.csv has no such column"),
+        ({"user": "0"}, "--user=0: toy.csv has the columns 1 to 4"),
+        ({"user": "item_id"}, "--user and --item: both are column item_id"),
+        ({"columns": "user,item"}, "--columns=user,item: names 2 columns"),
+        ({"columns": "user,item,item,time"}, "found 'item'"),
+        ({"time_format": "%Y", "time_decimals": 1}, "--time_decimals: is for numbers"),
+        ({"time_format": "%Q"}, "row 2, column timestamp"),
+        ({"items": "absent.csv"}, "--items=absent.csv: no such file"),
+        ({"title": "title"}, "--items"),
+        ({"min_rating": 6}, "--min_rating=6: no interaction is rated that high"),
+        ({"min_rating": 1, "rating": "none"}, "--min_rating=1: the file has no ratings"),
+        ({"min_item_interactions": 3}, "nothing stays; the most that a user has is 2 and an item"),
+        ({"split": "leave-one-out"}, "--min_user_interactions=3"),
+        ({"split": "global-time"}, "--split=global-time"),
+    ],
+)
+def test_options_that_do_not_fit(options, found, tmp_path):
+    assert found in refused(tmp_path, "toy.csv", HEADER + GOOD, **options)
+
+
+def test_no_time(tmp_path):
+    line = refused(tmp_path, "toy.csv", "user,item\nu,i\nu,j\nu,k\n")
+    assert "--time=lines" in line
+    options = Options(time="lines", min_user_interactions=1)
+    prepare(tmp_path / "raw/toy.csv", tmp_path / "data/out", options)
+    rows = (tmp_path / "data/out/inter.csv").read_text().splitlines()
+    assert rows == ["userID,itemID,timestamp", "0,0,0", "0,1,1", "0,2,2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "the file is empty"),
+        (HEADER.encode(), "no rows of interactions"),
+        (HEADER.encode() + b"u,\xff,1,2\n", "row 2: found byte 0xff"),
+        (HEADER.encode() + b"u,\0,1,2\n", "row 2: found a NUL byte"),
+        (b"user_id,user_id,item_id\n", "column 'user_id' occurs twice"),
+        (gzip.compress(HEADER.encode() + GOOD.encode())[:40], "damaged or cut short"),
+    ],
+)
+def test_a_file_that_cannot_be_read(content, found, tmp_path):
+    assert found in refused(tmp_path, "toy.csv", content)
+
+
+def test_json_lines(tmp_path):
+    good = '{"user_id":"u","asin":"i","rating":4,"timestamp":100}\n'
+    assert "row 2" in refused(tmp_path, "toy.jsonl", good + '{"user_id":"u"\n')
+    line = refused(tmp_path, "toy.jsonl", good + '{"user_id":"u","asin":"i","rating":4}\n')
+    assert "row 2, column timestamp: found an empty or missing value" in line
+    exact = '{"user_id":"u","asin":7,"rating":4,"timestamp":1500000000000000001.0}\n'
+    raw = put(tmp_path / "exact.jsonl", exact)
+    prepare(raw, tmp_path / "exact", Options(min_user_interactions=1))
+    assert "1500000000000000001" in (tmp_path / "exact/inter.csv").read_text()
+    assert (tmp_path / "exact/i_id_mapping.csv").read_text() == "item_id,itemID\n7,0\n"
+    assert "Python literal" in refused(tmp_path, "toy.json", "{'user_id': 'u'}\n")
+    assert "one JSON object a line" in refused(tmp_path, "toy.json", "[1,\n2]\n")
+
+
+def test_parquet(tmp_path):
+    raw = tmp_path / "toy.parquet"
+    good = {"user_id": [1, 2], "item_id": ["007", "7"], "timestamp": [5, 6]}
+    pl.DataFrame({**good, "timestamp": [5.0, 6.5]}).write_parquet(raw)
+    with pytest.raises(InputError, match=r"row 2, column timestamp: found 6\.5"):
+        prepare(raw, tmp_path / "out")
+    pl.DataFrame({**good, "user_id": [1.0, 2.0]}).write_parquet(raw)
+    with pytest.raises(InputError, match="column user_id: found the type Float64"):
+        prepare(raw, tmp_path / "out")
+    pl.DataFrame(good).write_parquet(raw)
+    prepare(raw, tmp_path / "out", Options(min_user_interactions=1))
+    assert (tmp_path / "out/i_id_mapping.csv").read_text() == "item_id,itemID\n007,0\n7,1\n"
+    raw.write_bytes(b"no parquet")
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        prepare(raw, tmp_path / "out2")
+
+
+def test_a_folder_with_several_or_none(tmp_path):
+    with pytest.raises(InputError, match="no such file or folder"):
+        prepare(tmp_path / "absent", tmp_path / "out")
+    put(tmp_path / "raw/notes.md", "x")
+    with pytest.raises(InputError, match=r"no file of interactions among notes\.md"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+    for name in ("a.csv", "b.csv"):
+        put(tmp_path / "raw" / name, HEADER)
+    with pytest.raises(InputError, match=r"a\.csv, b\.csv could each be the interactions"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+
+
+def test_columns_that_are_not_used_are_named(tmp_path):
+    raw = put(tmp_path / "toy.csv", "user,item,timestamp,mood\nu,i,1,x\n")
+    prepared = prepare(raw, tmp_path / "out", Options(min_user_interactions=1))
+    assert "toy.csv: columns not used: mood" in prepared.notes

@@ -1,0 +1,161 @@
+"""Every form gives the same data set."""
+
+import csv
+import json
+
+import pytest
+
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare import Options, prepare, sources, writing
+from tests.conftest import ROOT
+from tests.prepare import forms
+
+CASES = ROOT.parent / "shared" / "cases"
+CASE_INPUTS = (
+    *("recbole", "movielens", "movielens-csv", "amazon/Toy.csv", "amazon/Toy.jsonl.gz"),
+    *("ninerec", "gaps", "noheader", "ns", "ns_blank", "ns_decimal"),
+)
+
+
+def table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def original(folder):
+    """[(original user, original item, time)] of the rows of inter.csv."""
+    users = {row["userID"]: row["user_id"] for row in table(folder / "u_id_mapping.csv")}
+    items = {row["itemID"]: row["item_id"] for row in table(folder / "i_id_mapping.csv")}
+    return [
+        (users[row["userID"]], items[row["itemID"]], int(row["timestamp"]))
+        for row in table(folder / "inter.csv")
+    ]
+
+
+def expected():
+    """The rows of all forms with original ids; of the repeated pair the earliest."""
+    first = {}
+    for user, item, _, time in forms.rows():
+        pair = (forms.user_id(user), forms.item_id(item))
+        first[pair] = min(time, first.get(pair, time))
+    return {(*pair, time) for pair, time in first.items()}
+
+
+@pytest.mark.parametrize("form", forms.FORMS)
+def test_a_form(form, tmp_path):
+    forms.FORMS[form](tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "out")
+    rows = original(tmp_path / "out")
+    assert len(rows) == len(expected()) and set(rows) == expected()
+    ids = [int(row["itemID"]) for row in table(tmp_path / "out/i_id_mapping.csv")]
+    assert ids == list(range(forms.ITEMS))
+    dataset = load_dataset("out", data_root=tmp_path)
+    assert (dataset.num_users, dataset.num_items) == (forms.USERS, forms.ITEMS)
+    assert "0000123" in dataset.item_ids.tolist()
+
+
+@pytest.mark.parametrize("form", [name for name in forms.FORMS if name != "parquet"])
+def test_blocks_change_nothing(form, tmp_path, monkeypatch):
+    """Blocks end between records, also where a quoted field holds a line break."""
+    forms.FORMS[form](tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "whole")
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 70)
+    monkeypatch.setattr(writing, "_SLICE_ROWS", 9)
+    prepare(tmp_path / "raw", tmp_path / "blocks")
+    for name in ("inter.csv", "i_id_mapping.csv", "u_id_mapping.csv"):
+        whole, blocks = (tmp_path / folder / name for folder in ("whole", "blocks"))
+        assert whole.read_bytes() == blocks.read_bytes()
+
+
+def test_a_fault_in_a_later_block_has_its_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 30)
+    good = 'u1,"i\n1",5,100\n' * 20
+    path = forms.put(tmp_path / "toy.csv", f"user,item,rating,time\n{good}u1,i1,x,100\n")
+    with pytest.raises(InputError, match="row 42, column rating: found 'x'"):
+        prepare(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", forms.TITLED)
+def test_titles_stay_beside(form, tmp_path):
+    forms.FORMS[form](tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "out")
+    titles = {row["item_id"]: row["title"] for row in table(tmp_path / "out/items.csv")}
+    for item, title in enumerate(forms.TITLES):
+        if form == "amazon_csv" and item == 1:
+            title = ""
+        assert titles[forms.item_id(item)].startswith(title) and "\n" not in title
+    if form == "amazon_csv":
+        images = {row["item_id"]: row["image"] for row in table(tmp_path / "out/items.csv")}
+        assert images[forms.item_id(2)] == "https://example.org/2.jpg"
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        forms.amazon_csv(tmp_path / name / "raw")
+        prepare(tmp_path / name / "raw", tmp_path / name / "out")
+    files = sorted(path.name for path in (tmp_path / "a/out").iterdir())
+    assert files == [
+        *("i_id_mapping.csv", "inter.csv", "items.csv", "manifest.json", "u_id_mapping.csv")
+    ]
+    for file in files:
+        assert (tmp_path / "a/out" / file).read_bytes() == (tmp_path / "b/out" / file).read_bytes()
+
+
+def test_manifest(tmp_path):
+    import hashlib
+
+    forms.recbole(tmp_path / "raw")
+    prepared = prepare(tmp_path / "raw", tmp_path / "out", Options(min_rating=2))
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest == json.loads(json.dumps(prepared.manifest))
+    assert manifest["form"] == "RecBole" and manifest["options"]["min_rating"] == 2
+    digest = hashlib.sha256((tmp_path / "raw/toy.inter").read_bytes()).hexdigest()
+    assert manifest["sources"][0]["sha256"] == digest
+    assert [step["name"] for step in manifest["steps"]] == [
+        *("read", "duplicates: first", "rating >= 2", "users >= 5, items >= 1")
+    ]
+    counts = [step["interactions"] for step in manifest["steps"]]
+    assert counts[0] == len(forms.rows()) and counts[1] == counts[0] - 1
+
+
+@pytest.mark.parametrize("name", CASE_INPUTS)
+def test_the_shared_cases(name, tmp_path):
+    if not CASES.is_dir():
+        pytest.skip(f"no cases in {CASES}")
+    columns = "user,item,rating,time" if name == "noheader" else ""
+    prepared = prepare(CASES / name, tmp_path / "out", Options(columns=columns))
+    assert prepared.steps[-1][1:] == (829, 60, 48)
+    load_dataset("out", data_root=tmp_path)
+
+
+def test_times_of_a_hundred_nanoseconds(tmp_path):
+    """A blank last line or one decimal point changes no bit."""
+    if not CASES.is_dir():
+        pytest.skip(f"no cases in {CASES}")
+    written = set()
+    for name in ("ns", "ns_blank", "ns_decimal"):
+        prepare(CASES / name, tmp_path / name)
+        written.add((tmp_path / name / "inter.csv").read_bytes())
+    assert len(written) == 1 and b"1500000000000075100" in written.pop()
+
+
+def test_nothing_half_written(tmp_path):
+    forms.recbole(tmp_path / "raw")
+    with pytest.raises(InputError, match="--min_rating=9"):
+        prepare(tmp_path / "raw", tmp_path / "data/out", Options(min_rating=9))
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_overwrite(tmp_path):
+    forms.recbole(tmp_path / "raw")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("")
+    with pytest.raises(InputError, match="exists"):
+        prepare(tmp_path / "raw", tmp_path / "mine")
+    with pytest.raises(InputError, match="prepare did not write it"):
+        prepare(tmp_path / "raw", tmp_path / "mine", overwrite=True)
+    prepare(tmp_path / "raw", tmp_path / "out")
+    prepare(tmp_path / "raw", tmp_path / "out", Options(min_rating=2), overwrite=True)
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["options"]["min_rating"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out", "raw"]
