@@ -1,0 +1,1151 @@
+"""Faults, each a small change of one file, that the tests must find.
+
+A mutation replaces the text `old`, which occurs exactly once in `file`, by `new`; `tests` are
+those that should fail. `python -m tests.mutations.run` applies them to a copy of the package.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tests.oracle.federations import numbers_with
+
+
+class Mutation(NamedTuple):
+    """`required`: `make test` itself applies it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    required: bool = False
+
+
+def agreement(**wanted):
+    """The comparison with the reference, for federations of these choices."""
+    test = "tests/oracle/test_agreement.py::test_rounds_scores_and_ranks"
+    numbers = numbers_with(**wanted)
+    assert numbers, f"no federation with {wanted}"
+    return tuple(f"{test}[{number}]" for number in numbers)
+
+
+def compiled():
+    """The same, compiled as a whole, for a federation that sums in fixed point."""
+    (number,) = numbers_with(count=1, aggregation="int32")
+    return (f"tests/oracle/test_agreement.py::test_compiled_rounds[{number}]",)
+
+
+OPERATORS = "fedvlr_jax/fusion/operators.py"
+FUSION = "fedvlr_jax/fusion/fusion.py"
+LOCAL = "fedvlr_jax/federated/local.py"
+GATHERED = "fedvlr_jax/federated/gathered.py"
+DENSE = "fedvlr_jax/federated/dense.py"
+CATALOGUE = "fedvlr_jax/federated/catalogue.py"
+FACTORED = "fedvlr_jax/federated/factored.py"
+ROUND = "fedvlr_jax/federated/round.py"
+COHORTS = "fedvlr_jax/data/cohorts.py"
+SERVER_OPTIMIZER = "fedvlr_jax/federated/server_optimizer.py"
+UPLOADS = "fedvlr_jax/uplink/uploads.py"
+CLIP = "fedvlr_jax/uplink/clip.py"
+TRANSFORM = "fedvlr_jax/uplink/transform.py"
+ADDED_NOISE = "fedvlr_jax/uplink/noise.py"
+MEAN = "fedvlr_jax/reduce/mean.py"
+COORDINATES = "fedvlr_jax/reduce/coordinates.py"
+GRAM = "fedvlr_jax/reduce/gram.py"
+SCORING = "fedvlr_jax/federated/scoring.py"
+METRICS = "fedvlr_jax/evaluation/metrics.py"
+RANKING = "fedvlr_jax/evaluation/ranking.py"
+BASELINES = "fedvlr_jax/evaluation/baselines.py"
+SPLITS = "fedvlr_jax/data/splits.py"
+TRAINING = "fedvlr_jax/training.py"
+STORE = "fedvlr_jax/federated/store.py"
+START = "fedvlr_jax/federated/start.py"
+CHECKPOINTING = "fedvlr_jax/checkpointing.py"
+PARTICIPATION = "fedvlr_jax/federated/participation.py"
+
+TEST_TRANSFORMS = ("tests/uplink/test_transforms.py",)
+TEST_UPLOADS = ("tests/uplink/test_uploads.py",)
+TEST_MOMENTS = ("tests/uplink/test_noise.py::test_moments",)
+TEST_METRICS = ("tests/evaluation/test_metrics.py",)
+TEST_RANKING = ("tests/evaluation/test_ranking.py",)
+TEST_SPLITS = ("tests/data/test_splits.py",)
+TEST_PARTICIPATION = ("tests/federated/test_participation.py",)
+TEST_START = ("tests/federated/test_start.py::test_exchanges_lead_to_the_svd",)
+BLOCKS = ("tests/test_checkpointing.py::test_rows_are_read_block_by_block",)
+
+
+def baselines(test):
+    return (f"tests/evaluation/test_baselines.py::test_{test}",)
+
+
+def rules(test):
+    return (f"tests/reduce/test_rules.py::test_{test}",)
+
+
+def training(test):
+    return (f"tests/test_training.py::test_{test}",)
+
+
+NOISE = ("tests/oracle/test_draws.py::test_noise_has_the_law_of_every_client_adding_its_own",)
+NEGATIVES = ("tests/oracle/test_draws.py::test_negatives_are_drawn_for_each_epoch_and_client",)
+DRAWN_START = ("tests/oracle/test_draws.py::test_a_drawn_start",)
+KRUM = (
+    *rules("krum_takes_the_upload_with_the_nearest_neighbours"),
+    *rules("multi_krum_averages_the_best"),
+)
+STORES = ("tests/test_streaming.py::test_store",)
+
+VIEWS_AND_ROUTING = [
+    Mutation(
+        "sum times 0.1",
+        OPERATORS,
+        "return jnp.sum(jnp.stack(list(tokens.values())), axis=0)",
+        "return 0.1 * jnp.sum(jnp.stack(list(tokens.values())), axis=0)",
+        agreement(view="sum"),
+        required=True,
+    ),
+    Mutation(
+        "gate without its product",
+        OPERATORS,
+        "gated.append(gate * x)",
+        "gated.append(gate)",
+        agreement(view="gate"),
+        required=True,
+    ),
+    Mutation(
+        "mlp operator without ReLU",
+        OPERATORS,
+        "nn.Dense(width)(nn.relu(nn.Dense(width)(x)))",
+        "nn.Dense(width)(nn.Dense(width)(x))",
+        agreement(view="mlp"),
+    ),
+    Mutation(
+        "attention is not scaled by the width",
+        OPERATORS,
+        'jnp.einsum("iqd,ikd->iqk", query, key) / jnp.sqrt(width * 1.0)',
+        'jnp.einsum("iqd,ikd->iqk", query, key)',
+        agreement(view="attention"),
+    ),
+    Mutation(
+        "attention over queries in place of keys",
+        OPERATORS,
+        'jnp.einsum("iqk,ikd->iqd", weight, value)',
+        'jnp.einsum("ikq,ikd->iqd", weight, value)',
+        agreement(view="attention"),
+    ),
+    Mutation(
+        "cross-attention without the ID token",
+        OPERATORS,
+        'tokens["id"] + jnp.einsum("ik,ikd->id", weight, value)',
+        'jnp.einsum("ik,ikd->id", weight, value)',
+        agreement(view="cross_attention"),
+    ),
+    Mutation(
+        "mixture without softmax",
+        OPERATORS,
+        'jnp.einsum("m,mid->id", softmax(logits),',
+        'jnp.einsum("m,mid->id", logits,',
+        agreement(view="mixture"),
+    ),
+    Mutation(
+        "softmax over unnormalised exponents",
+        OPERATORS,
+        "return x * (1 / jnp.sum(x, axis=-1, keepdims=True))",
+        "return x",
+        agreement(fusion="bilevel"),
+    ),
+    Mutation(
+        "vbpr multiplies in place of adding",
+        FUSION,
+        "return (items + projected)[:, None, :]",
+        "return (items * projected)[:, None, :]",
+        agreement(view="vbpr"),
+    ),
+    Mutation(
+        "the table view is the mapped ID",
+        FUSION,
+        'known = {"table": items, **tokens}',
+        'known = {"table": tokens["id"], **tokens}',
+        agreement(view="table"),
+    ),
+    Mutation(
+        "router without ReLU",
+        FUSION,
+        "return softmax(self.last(nn.relu(x)))",
+        "return softmax(self.last(x))",
+        agreement(fusion="bilevel"),
+        required=True,
+    ),
+    Mutation(
+        "router with sigmoids",
+        FUSION,
+        "return softmax(self.last(nn.relu(x)))",
+        "return nn.sigmoid(self.last(nn.relu(x)))",
+        agreement(fusion="bilevel"),
+    ),
+    Mutation(
+        "routers begin at random",
+        FUSION,
+        "nn.Dense(self.num_views, kernel_init=nn.initializers.zeros)",
+        "nn.Dense(self.num_views)",
+        DRAWN_START,
+    ),
+    Mutation(
+        "first layer of the router moves without its bias",
+        "fedvlr_jax/federated/routing.py",
+        "stride = jnp.sum(jnp.square(pooled), axis=1) + 1",
+        "stride = jnp.sum(jnp.square(pooled), axis=1)",
+        agreement(plan="catalogue", fusion="bilevel"),
+    ),
+]
+
+BACKBONES = [
+    Mutation(
+        "FedNCF with |user| in the GMF part",
+        "fedvlr_jax/models/fedncf.py",
+        'gmf = items @ (user["gmf"] * self.out_gmf)',
+        'gmf = items @ (jnp.abs(user["gmf"]) * self.out_gmf)',
+        agreement(backbone="fedncf", plan="gathered"),
+        required=True,
+    ),
+    Mutation(
+        "FedNCF with |user| in the linear part of the catalogue plan",
+        "fedvlr_jax/models/fedncf.py",
+        'return Linear(private["gmf"] * shared["out_gmf"], jnp.zeros(()))',
+        'return Linear(jnp.abs(private["gmf"]) * shared["out_gmf"], jnp.zeros(()))',
+        agreement(backbone="fedncf", plan="catalogue"),
+        required=True,
+    ),
+    Mutation(
+        "FedNCF with |user| in the MLP",
+        "fedvlr_jax/models/fedncf.py",
+        'nn.relu(embedded + self.user(user["mlp"])[None])',
+        'nn.relu(embedded + self.user(jnp.abs(user["mlp"]))[None])',
+        agreement(backbone="fedncf"),
+        required=True,
+    ),
+    Mutation(
+        "FedNCF without the first ReLU",
+        "fedvlr_jax/models/fedncf.py",
+        'nn.relu(embedded + self.user(user["mlp"])[None])',
+        'embedded + self.user(user["mlp"])[None]',
+        agreement(backbone="fedncf"),
+    ),
+    Mutation(
+        "FedAvg weighs clients equally",
+        "fedvlr_jax/models/fedavg.py",
+        'weight="history"',
+        'weight="equal"',
+        agreement(backbone="fedavg"),
+        required=True,
+    ),
+    Mutation(
+        "FCF weighs clients by their history",
+        "fedvlr_jax/models/fcf.py",
+        'weight="equal"',
+        'weight="history"',
+        agreement(backbone="fcf"),
+        required=True,
+    ),
+    Mutation(
+        "PFedRec keeps its tuned rows",
+        "fedvlr_jax/models/pfedrec.py",
+        'item_rows="tuned"',
+        'item_rows="personal"',
+        agreement(backbone="pfedrec"),
+    ),
+    Mutation(
+        "a score without its bias",
+        "fedvlr_jax/models/backbone.py",
+        "return vectors @ vector + bias",
+        "return vectors @ vector",
+        agreement(backbone="fcf", plan="gathered"),
+    ),
+    Mutation(
+        "FedRAP pulls in place of pushing",
+        "fedvlr_jax/models/fedrap.py",
+        "return Penalty(apart * annealed, sparse * annealed)",
+        "return Penalty(-apart * annealed, sparse * annealed)",
+        agreement(backbone="fedrap"),
+    ),
+    Mutation(
+        "FedRAP anneals ten times slower",
+        "fedvlr_jax/models/fedrap.py",
+        "jnp.tanh(jnp.asarray(round_number, float) / 10.0)",
+        "jnp.tanh(jnp.asarray(round_number, float) / 100.0)",
+        agreement(backbone="fedrap"),
+    ),
+    Mutation(
+        "FedRAP sums squares in place of averaging",
+        LOCAL,
+        "distance = jnp.mean(jnp.square(personal - common), axis=-1)",
+        "distance = jnp.sum(jnp.square(personal - common), axis=-1)",
+        agreement(backbone="fedrap", plan="gathered"),
+    ),
+    Mutation(
+        "FedRAP's sparsity ignores the router",
+        LOCAL,
+        "penalty.sparse * (sizes @ weights)",
+        "penalty.sparse * jnp.mean(sizes, axis=-1)",
+        agreement(backbone="fedrap", plan="gathered", fusion="bilevel"),
+    ),
+    Mutation(
+        "the factored plan grows the table the wrong way",
+        FACTORED,
+        "grow = 1 + rate * apart",
+        "grow = 1 - rate * apart",
+        agreement(plan="factored"),
+    ),
+    Mutation(
+        "the factored plan forgets the sign term",
+        FACTORED,
+        "total += of_sign[..., None] * jnp.sign(views)",
+        "total += 0 * of_sign[..., None] * jnp.sign(views)",
+        agreement(plan="factored"),
+    ),
+]
+
+LOSSES = [
+    Mutation(
+        "negatives do not push in the dense plan",
+        LOCAL,
+        "(positive + negative) * jax.nn.sigmoid(scores) - positive",
+        "positive * jax.nn.sigmoid(scores) - positive",
+        agreement(plan="dense", loss="bce"),
+    ),
+    Mutation(
+        "negatives as positives",
+        LOCAL,
+        "negative * jax.nn.softplus(scores)",
+        "negative * jax.nn.softplus(-scores)",
+        agreement(loss="bce", plan="gathered"),
+    ),
+    Mutation(
+        "softmax counts the history twice",
+        LOCAL,
+        "each = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)",
+        "each = pool.item.shape[0] / jnp.where(drawn > 0, drawn, 1)",
+        agreement(loss="softmax"),
+    ),
+    Mutation(
+        "softmax slope for one positive",
+        LOCAL,
+        "return count * softmax(scores + jnp.log(parts)) - positive",
+        "return softmax(scores + jnp.log(parts)) - positive",
+        agreement(plan="dense", loss="softmax"),
+    ),
+    Mutation(
+        "the mean is over the positives alone",
+        LOCAL,
+        "return jnp.maximum(count * jnp.where(has_negatives, 1 + num_negatives, 1), 1)",
+        "return jnp.maximum(count, 1)",
+        agreement(fusion="bilevel"),
+    ),
+    Mutation(
+        "an item is part of its own history",
+        LOCAL,
+        "return weight * (vectors @ mean - itself)",
+        "return weight * (vectors @ mean)",
+        agreement(history_weight=0.7),
+    ),
+    Mutation(
+        "ranking forgets history_weight's size",
+        SCORING,
+        'own = model.history_weight * jnp.einsum("kg,kgd->kd", weights, by_view)',
+        'own = jnp.einsum("kg,kgd->kd", weights, by_view)',
+        agreement(history_weight=0.7),
+    ),
+    Mutation(
+        "one negative expected for all positives",
+        COHORTS,
+        "rate = num_negatives * count / outside",
+        "rate = num_negatives / outside",
+        agreement(negatives="expected"),
+    ),
+    Mutation(
+        "the history is among the expected negatives",
+        COHORTS,
+        "jnp.where(member & (positive == 0), rate[..., None], 0.0)",
+        "jnp.where(member, rate[..., None], 0.0)",
+        agreement(negatives="expected"),
+    ),
+    Mutation(
+        "items outside the pool are negatives",
+        COHORTS,
+        "jnp.where(member & (positive == 0), rate[..., None], 0.0)",
+        "jnp.where(positive == 0, rate[..., None], 0.0)",
+        agreement(negatives="expected", protocol="paper"),
+    ),
+    Mutation(
+        "the history is among the sampled negatives",
+        COHORTS,
+        'pool.item.at[drawn + shift].get(mode="clip")',
+        'pool.item.at[drawn].get(mode="clip")',
+        agreement(negatives="sampled"),
+    ),
+    Mutation(
+        "half of the negatives are drawn",
+        COHORTS,
+        "real = (jnp.arange(drawn.shape[0]) < count * num_negatives) & (free > 0)",
+        "real = (jnp.arange(drawn.shape[0]) < count) & (free > 0)",
+        agreement(negatives="sampled", num_negatives=2),
+    ),
+    Mutation(
+        "negatives from the whole catalogue under the paper's protocol",
+        COHORTS,
+        'train.item_counts > 0 if name == "seen"',
+        'train.item_counts >= 0 if name == "seen"',
+        agreement(protocol="paper"),
+    ),
+    Mutation(
+        "the same negatives in every epoch",
+        LOCAL,
+        "jax.random.fold_in(jax.random.fold_in(key, c), a)",
+        "jax.random.fold_in(key, c)",
+        NEGATIVES,
+    ),
+    Mutation(
+        "old items count more",
+        "fedvlr_jax/data/dataset.py",
+        "weight = (1 + age) ** -recency",
+        "weight = (1 + age) ** recency",
+        agreement(recency=0.8),
+    ),
+    Mutation(
+        "recency weights are not scaled to a mean of 1",
+        "fedvlr_jax/data/dataset.py",
+        "weight=(weight / mean[self.users]).astype(np.float32)",
+        "weight=weight.astype(np.float32)",
+        agreement(recency=0.8),
+    ),
+    Mutation(
+        "recency is ignored over the catalogue",
+        COHORTS,
+        "weight = 1.0 if histories.weight is None else histories.weight",
+        "weight = 1.0",
+        agreement(recency=0.8),
+    ),
+]
+
+LOCAL_EPOCHS = [
+    Mutation(
+        "a copy of the views moves uphill",
+        GATHERED,
+        "moving = rates.copy_lr if delta else 0.0",
+        "moving = -rates.copy_lr if delta else 0.0",
+        agreement(upload="delta", plan="gathered"),
+    ),
+    Mutation(
+        "a difference is uploaded as a gradient",
+        GATHERED,
+        "scale=broadcast.rates.copy_lr if delta else 1.0",
+        "scale=1.0",
+        agreement(upload="delta", plan="gathered"),
+    ),
+    Mutation(
+        "the views are clipped without the head",
+        UPLOADS,
+        "trees.squared_norms((self.rows_of_views, self.head), self.shape[0])",
+        "trees.squared_norms(self.rows_of_views, self.shape[0])",
+        agreement(backbone="fedncf", clip_norm=0.04),
+    ),
+    Mutation(
+        "the dense plan clips the views without the head",
+        UPLOADS,
+        "return square + trees.squared_norms(self.head, len(square))",
+        "return square",
+        agreement(backbone="fedavg", clip_norm=0.04, plan="dense"),
+    ),
+    Mutation(
+        "short uploads are stretched to the bound",
+        CLIP,
+        "return jnp.minimum(1.0, bound / jnp.maximum(norms, 1e-30))",
+        "return bound / jnp.maximum(norms, 1e-30)",
+        TEST_TRANSFORMS,
+    ),
+    Mutation(
+        "the router moves by the head's step",
+        GATHERED,
+        '"router": rates.router_lr,',
+        '"router": rates.client_lr,',
+        agreement(plan="gathered", fusion="bilevel"),
+    ),
+    Mutation(
+        "the head grows in place of decaying",
+        GATHERED,
+        'trees.axpy(rates.client_decay, trained["head"], by_trained["head"])',
+        'trees.axpy(-rates.client_decay, trained["head"], by_trained["head"])',
+        agreement(plan="gathered", client_decay=0.2),
+    ),
+    Mutation(
+        "tuned rows go on from the last round",
+        GATHERED,
+        "personal0 = jnp.zeros_like(personal0)",
+        "personal0 = 1.0 * personal0",
+        agreement(backbone="pfedrec", plan="gathered"),
+    ),
+    Mutation(
+        "every client trains all local epochs",
+        GATHERED,
+        "active = present & (epoch < local_epochs)",
+        "active = present",
+        agreement(min_local_epochs=1, plan="gathered"),
+    ),
+    Mutation(
+        "the dense plan trains all local epochs",
+        DENSE,
+        "active = cohort.present & (epoch < cohort.local_epochs)",
+        "active = cohort.present",
+        agreement(min_local_epochs=1, plan="dense"),
+    ),
+    Mutation(
+        "the loss of the last epoch is reported",
+        GATHERED,
+        "jnp.where(epoch == 0, loss, first_loss)",
+        "loss",
+        agreement(plan="gathered"),
+    ),
+    Mutation(
+        "tuned rows move uphill in the dense plan",
+        DENSE,
+        'trained["items"] = -rates.item_lr * moved',
+        'trained["items"] = rates.item_lr * moved',
+        agreement(backbone="pfedrec", plan="dense"),
+    ),
+    Mutation(
+        "the dense plan forgets the pull of the pooled history",
+        UPLOADS,
+        'views += self.product("ki,kg->ig", self.positive, weight[:, None] * self.pull)',
+        'views += 0 * self.product("ki,kg->ig", self.positive, weight[:, None] * self.pull)',
+        agreement(plan="dense", fusion="bilevel"),
+    ),
+    Mutation(
+        "the catalogue plan forgets the pull through the router",
+        CATALOGUE,
+        "pull = (pull + alpha[:, None] * by_pooled) / length[:, None]",
+        "pull = pull / length[:, None]",
+        agreement(plan="catalogue", fusion="bilevel"),
+    ),
+    Mutation(
+        "who does not answer is trained all the same",
+        ROUND,
+        "broadcast, result.private, rows, cohort.present & metrics.finite",
+        "broadcast, result.private, rows, (cohort.weight > -1) & metrics.finite",
+        agreement(dropout=0.35, backbone="pfedrec"),
+    ),
+]
+
+SERVER = [
+    Mutation(
+        "noise 1,000 times too small",
+        ADDED_NOISE,
+        "deviation = multiplier * bound",
+        "deviation = 1e-3 * multiplier * bound",
+        NOISE,
+        required=True,
+    ),
+    Mutation(
+        "noise does not follow the bound",
+        ADDED_NOISE,
+        "deviation = multiplier * bound",
+        "deviation = multiplier * (bound > 0)",
+        NOISE,
+    ),
+    Mutation(
+        "the noise of all clients is added up as if it were one draw",
+        ADDED_NOISE,
+        "deviation * jnp.sqrt(jnp.sum(jnp.square(weight)))",
+        "deviation * jnp.sum(weight)",
+        NOISE,
+    ),
+    Mutation(
+        "all items get the same noise",
+        ADDED_NOISE,
+        "jax.random.normal(k, x.shape, x.dtype)",
+        "jax.random.normal(k, x.shape[1:], x.dtype)",
+        NOISE,
+    ),
+    Mutation(
+        "every round draws the same noise",
+        ROUND,
+        "stream(server.key, NOISE, server.round)",
+        "stream(server.key, NOISE)",
+        NOISE,
+    ),
+    Mutation(
+        "noise is uniform",
+        ADDED_NOISE,
+        "jax.random.normal(k, x.shape, x.dtype)",
+        "3**0.5 * jax.random.uniform(k, x.shape, x.dtype, -1, 1)",
+        NOISE,
+    ),
+    Mutation(
+        "absent clients count in the mean",
+        MEAN,
+        "weight = jnp.where(present, weight, 0.0)",
+        "weight = jnp.where(present, weight, weight)",
+        agreement(dropout=0.35),
+    ),
+    Mutation(
+        "the mean is over all clients",
+        MEAN,
+        "return weight / jnp.maximum(jnp.sum(weight), 1e-30)",
+        "return weight / weight.shape[0]",
+        agreement(server_optimizer="sgd"),
+    ),
+    Mutation(
+        "momentum of 0.99",
+        SERVER_OPTIMIZER,
+        "optax.sgd(step, momentum=0.9)",
+        "optax.sgd(step, momentum=0.99)",
+        agreement(server_optimizer="momentum"),
+    ),
+    Mutation(
+        "Adam without bias correction",
+        SERVER_OPTIMIZER,
+        '"adam": optax.adam,',
+        '"adam": lambda step: optax.rmsprop(step, decay=0.999, momentum=0.9),',
+        agreement(server_optimizer="adam"),
+    ),
+    Mutation(
+        "Adam with a shorter memory",
+        SERVER_OPTIMIZER,
+        '"adam": optax.adam,',
+        '"adam": lambda step: optax.adam(step, b2=0.99),',
+        agreement(server_optimizer="adam"),
+    ),
+    Mutation(
+        "Yogi is Adam",
+        SERVER_OPTIMIZER,
+        '"yogi": optax.yogi,',
+        '"yogi": optax.adam,',
+        agreement(server_optimizer="yogi"),
+    ),
+    Mutation(
+        "the shared head decays",
+        SERVER_OPTIMIZER,
+        '"head": make(rates.server_lr_head),',
+        '"head": decayed(rates.server_lr_head),',
+        agreement(server_decay=0.3, backbone="fedavg"),
+    ),
+    Mutation(
+        "decay is not by the step",
+        SERVER_OPTIMIZER,
+        "optax.add_decayed_weights(-step * rates.server_decay)",
+        "optax.add_decayed_weights(-rates.server_decay)",
+        agreement(server_decay=0.3),
+    ),
+    Mutation(
+        "decay goes through the optimizer",
+        SERVER_OPTIMIZER,
+        "optax.chain(make(step), optax.add_decayed_weights(-step * rates.server_decay))",
+        "optax.chain(optax.add_decayed_weights(rates.server_decay), make(step))",
+        agreement(server_decay=0.3, server_optimizer="adam")
+        + agreement(server_decay=0.3, server_optimizer="momentum"),
+    ),
+    Mutation(
+        "local-only training decays what is shared",
+        SERVER_OPTIMIZER,
+        'if name == "none":',
+        'if name == "nothing":',
+        agreement(server_optimizer="none", server_decay=0.3),
+    ),
+    Mutation(
+        "operators move by the table's step",
+        SERVER_OPTIMIZER,
+        '"fusion": decayed(rates.server_lr_fusion),',
+        '"fusion": decayed(rates.server_lr_items),',
+        agreement(server_optimizer="sgd", fusion="vbpr"),
+    ),
+    Mutation(
+        "fixed point of ten bits",
+        "fedvlr_jax/federated/devices.py",
+        "jnp.log2(2**30 / (GROUPS",
+        "jnp.log2(2**10 / (GROUPS",
+        compiled(),
+    ),
+    Mutation(
+        "fixed point overflows",
+        "fedvlr_jax/federated/devices.py",
+        "jnp.log2(2**30 / (GROUPS",
+        "jnp.log2(2**35 / (GROUPS",
+        compiled(),
+    ),
+]
+
+AGGREGATORS = [
+    Mutation(
+        "the median of an even number is the lower middle",
+        COORDINATES,
+        "return (values[low] + values[high]) / 2",
+        "return values[low]",
+        rules("median_of_those_who_responded"),
+    ),
+    Mutation(
+        "clients who did not respond are sorted among the others",
+        COORDINATES,
+        "jnp.where(present[:, None], values, jnp.inf)",
+        "jnp.where(present[:, None], values, values)",
+        rules("median_of_those_who_responded"),
+    ),
+    Mutation(
+        "the trimmed mean trims the lowest alone",
+        COORDINATES,
+        "kept = (place >= trimmed) & (place < responded - trimmed)",
+        "kept = (place >= 2 * trimmed) & (place < responded)",
+        rules("trimmed_mean"),
+    ),
+    Mutation(
+        "the trimmed mean trims the highest alone",
+        COORDINATES,
+        "kept = (place >= trimmed) & (place < responded - trimmed)",
+        "kept = place < responded - 2 * trimmed",
+        rules("trimmed_mean"),
+    ),
+    Mutation(
+        "Krum counts an upload as its own neighbour",
+        GRAM,
+        "pair = present[:, None] & present[None, :] & ~jnp.eye(clients, dtype=bool)",
+        "pair = present[:, None] & present[None, :]",
+        KRUM,
+    ),
+    Mutation(
+        "Krum counts absent clients in n",
+        GRAM,
+        "jnp.clip(jnp.sum(present) - byzantine - 2, 1, clients)",
+        "jnp.clip(clients - byzantine - 2, 1, clients)",
+        KRUM,
+    ),
+    Mutation(
+        "Krum measures the distance to absent clients",
+        GRAM,
+        "pair = present[:, None] & present[None, :] & ~jnp.eye(clients, dtype=bool)",
+        "pair = ~jnp.eye(clients, dtype=bool)",
+        KRUM,
+    ),
+    Mutation(
+        "the geometric median ignores the weights",
+        GRAM,
+        "weight = alpha / jnp.maximum(distance, least)",
+        "weight = jnp.sign(alpha) / jnp.maximum(distance, least)",
+        rules("geometric_median_has_the_least_weighted_distance"),
+    ),
+    Mutation(
+        "a fixed denominator is who responded",
+        MEAN,
+        "lambda weight, present: jnp.where(present, 1.0 / denominator, 0.0)",
+        "lambda weight, present: normalised_weights(jnp.ones_like(weight), present)",
+        rules("weights_known_before_training"),
+    ),
+    Mutation(
+        "the adaptive bound moves the wrong way",
+        CLIP,
+        "jnp.exp(-rate * (within - quantile))",
+        "jnp.exp(rate * (within - quantile))",
+        TEST_TRANSFORMS,
+    ),
+    Mutation(
+        "absent clients are within the adaptive bound",
+        CLIP,
+        "jnp.sum(present & ~clipped)",
+        "jnp.sum(~clipped)",
+        TEST_TRANSFORMS,
+    ),
+    Mutation(
+        "a chain does not scale the norms",
+        TRANSFORM,
+        "left = None if norms is None else norms * jnp.abs(factor)",
+        "left = norms",
+        TEST_TRANSFORMS,
+    ),
+    Mutation(
+        "central noise is not divided by the denominator",
+        ADDED_NOISE,
+        "jnp.asarray(multiplier * bound / denominator)",
+        "jnp.asarray(multiplier * bound)",
+        TEST_MOMENTS,
+    ),
+    Mutation(
+        "inner products of low rank without the head",
+        UPLOADS,
+        "scale[None, :] * total + head_products(self.scaled_head())",
+        "scale[None, :] * total",
+        TEST_UPLOADS,
+    ),
+    Mutation(
+        "the last block of items is left out",
+        UPLOADS,
+        "jax.lax.scan(one, carry, jnp.arange(0, items, size))",
+        "jax.lax.scan(one, carry, jnp.arange(0, items - size + 1, size))",
+        TEST_UPLOADS,
+    ),
+    Mutation(
+        "the last block of items is not moved into its place",
+        UPLOADS,
+        "jnp.take(rows, jnp.minimum(place + shift, size - 1), axis=1)",
+        "jnp.take(rows, jnp.minimum(place, size - 1), axis=1)",
+        TEST_UPLOADS,
+    ),
+]
+
+PARTICIPANTS = [
+    Mutation(
+        "those who drop out answer, and the others do not",
+        PARTICIPATION,
+        "present &= jax.vmap(draw)(client) >= config.dropout",
+        "present &= jax.vmap(draw)(client) < config.dropout",
+        TEST_PARTICIPATION,
+    ),
+    Mutation(
+        "nobody affords all local epochs",
+        PARTICIPATION,
+        "config.local_epochs + 1,",
+        "config.local_epochs,",
+        TEST_PARTICIPATION,
+    ),
+    Mutation(
+        "every round asks the same clients",
+        PARTICIPATION,
+        "np.random.SeedSequence((seed, round_number))",
+        "np.random.SeedSequence((seed,))",
+        TEST_PARTICIPATION,
+    ),
+    Mutation(
+        "a client answers in every round or in none",
+        PARTICIPATION,
+        "stream(key, PRESENT, round_number, c)",
+        "stream(key, PRESENT, 0, c)",
+        TEST_PARTICIPATION,
+    ),
+]
+
+EVALUATION = [
+    Mutation(
+        "ranking without the personal rows",
+        SCORING,
+        'result += jnp.einsum("kid,kd->ki", private["items"], vector)',
+        'result += 0 * jnp.einsum("kid,kd->ki", private["items"], vector)',
+        agreement(backbone="pfedrec"),
+    ),
+    Mutation(
+        "ranking sums the history in place of averaging",
+        SCORING,
+        "pooled = (positive @ flat) / length",
+        "pooled = positive @ flat",
+        agreement(fusion="bilevel"),
+    ),
+    Mutation(
+        "recommends what the user has",
+        SCORING,
+        "jax.lax.top_k(jnp.where(_hide(seen, mask), -jnp.inf, score), k)",
+        "jax.lax.top_k(score, k)",
+        agreement(fusion="bilevel"),
+    ),
+    Mutation(
+        "strict does not mask the validation items",
+        "fedvlr_jax/resident.py",
+        'mask_test = valid if self.config.evaluation.mask == "train+valid" else none',
+        "mask_test = none",
+        agreement(protocol="strict"),
+    ),
+    Mutation(
+        "paper masks the validation items",
+        "fedvlr_jax/resident.py",
+        'mask_test = valid if self.config.evaluation.mask == "train+valid" else none',
+        "mask_test = valid",
+        agreement(protocol="paper"),
+    ),
+    Mutation(
+        "ties count as ahead",
+        RANKING,
+        "(scores > own).astype(jnp.int32)",
+        "(scores >= own).astype(jnp.int32)",
+        TEST_RANKING,
+    ),
+    Mutation(
+        "a target is tied with itself",
+        RANKING,
+        "jnp.where(real, tied - itself, 0)",
+        "jnp.where(real, tied, 0)",
+        TEST_RANKING,
+    ),
+    Mutation(
+        "ties take the best of their ranks",
+        METRICS,
+        "hit = (high - low) / size",
+        "hit = np.minimum(high - low, 1)",
+        TEST_METRICS,
+    ),
+    Mutation(
+        "the ideal list is always full",
+        METRICS,
+        "ideal[np.minimum(total, k)]",
+        "ideal[np.full_like(total, k)]",
+        TEST_METRICS,
+    ),
+    Mutation(
+        "natural logarithm for one target",
+        METRICS,
+        "gain = np.concatenate([[0.0], np.cumsum(1 / np.log2(1 + rank))])",
+        "gain = np.concatenate([[0.0], np.cumsum(1 / np.log(1 + rank))])",
+        TEST_METRICS,
+    ),
+    Mutation(
+        "natural logarithm for several targets",
+        METRICS,
+        "np.sum(1 / np.log2(1 + rank), axis=1)",
+        "np.sum(1 / np.log(1 + rank), axis=1)",
+        TEST_METRICS,
+    ),
+    Mutation(
+        "MAP over all targets",
+        METRICS,
+        '"map": per_user(share * precision) / np.minimum(total, k)',
+        '"map": per_user(share * precision) / total',
+        TEST_METRICS,
+    ),
+    Mutation(
+        "MAP forgets the targets above in the same tie",
+        METRICS,
+        "np.sum((groups.above[:, None] + 1 + others) / rank, axis=1)",
+        "np.sum((groups.above[:, None] + 1) / rank, axis=1)",
+        TEST_METRICS,
+    ),
+    Mutation(
+        "HR is recall",
+        METRICS,
+        '"hr": 1.0 - np.maximum(0.0, 1.0 - per_user(np.where(leading, chance, 0.0))),',
+        '"hr": hits / total,',
+        TEST_METRICS,
+    ),
+    Mutation(
+        "precision over the list's targets",
+        METRICS,
+        '"precision": hits / k,',
+        '"precision": hits / np.minimum(total, k),',
+        TEST_METRICS,
+    ),
+    Mutation(
+        "cold targets are warm",
+        METRICS,
+        "warm = dataset.train.item_counts[getattr(dataset, part).item] > 0",
+        "warm = dataset.train.item_counts[getattr(dataset, part).item] >= 0",
+        TEST_METRICS,
+    ),
+    Mutation(
+        "the best decile",
+        METRICS,
+        'np.argsort(ndcg[evaluated], kind="stable")',
+        'np.argsort(-ndcg[evaluated], kind="stable")',
+        TEST_METRICS,
+    ),
+    Mutation(
+        "the worst round is selected",
+        TRAINING,
+        "valid[SELECTION_METRIC] > reached.get(run.best_round, -1.0)",
+        "valid[SELECTION_METRIC] < reached.get(run.best_round, 101.0)",
+        training("the_earliest_round_with_the_best_validation_ndcg_is_selected"),
+    ),
+    Mutation(
+        "selection on HR",
+        TRAINING,
+        'SELECTION_METRIC = "ndcg@50"',
+        'SELECTION_METRIC = "hr@50"',
+        training("the_earliest_round_with_the_best_validation_ndcg_is_selected"),
+    ),
+    Mutation(
+        "selection on the test part",
+        TRAINING,
+        'ranks = simulation.evaluate(run.state, "valid")',
+        'ranks = simulation.evaluate(run.state, "test")',
+        training("the_initial_state_is_a_candidate"),
+    ),
+    Mutation(
+        "patience is one evaluation longer",
+        TRAINING,
+        "_since_best(evaluations)[-1] >= patience",
+        "_since_best(evaluations)[-1] > patience",
+        training("patience_counts_evaluations_since_the_best"),
+    ),
+]
+
+DATA_AND_BASELINES = [
+    Mutation(
+        "validation after test",
+        SPLITS,
+        "part[ends - 2] = VALID\n    part[ends - 1] = TEST",
+        "part[ends - 1] = VALID\n    part[ends - 2] = TEST",
+        TEST_SPLITS,
+    ),
+    Mutation(
+        "equal times in reverse order",
+        SPLITS,
+        "order = np.lexsort((np.arange(len(user)), time, user))",
+        "order = np.lexsort((-np.arange(len(user)), time, user))",
+        TEST_SPLITS,
+    ),
+    Mutation(
+        "the global cut parts equal times",
+        SPLITS,
+        "(time >= valid_from).astype(np.int8) + (time >= test_from)",
+        "(time > valid_from).astype(np.int8) + (time >= test_from)",
+        TEST_SPLITS,
+    ),
+    Mutation(
+        "a test item may be a validation item",
+        SPLITS,
+        "pair[part < held_out]",
+        "pair[part == TRAIN]",
+        TEST_SPLITS,
+    ),
+    Mutation(
+        "a repeated pair keeps its last time",
+        SPLITS,
+        "np.lexsort((place, time, pair))",
+        "np.lexsort((place, -time, pair))",
+        TEST_SPLITS,
+    ),
+    Mutation(
+        "EASE without its diagonal",
+        BASELINES,
+        "history[users] @ inverse / inverse.diagonal()",
+        "history[users] @ inverse",
+        baselines("ease_is_the_ridge_regression_of_each_item_on_the_others"),
+    ),
+    Mutation(
+        "EASE of few users without its diagonal",
+        BASELINES,
+        "diagonal = (1 - (train * product).sum(axis=0)) / l2",
+        "diagonal = np.full(dataset.num_items, 1 / l2)",
+        baselines("ease_is_the_ridge_regression_of_each_item_on_the_others"),
+    ),
+    Mutation(
+        "item-kNN divides by counts in place of their roots",
+        BASELINES,
+        "scale = 1 / np.sqrt(np.maximum(dataset.train.item_counts, 1))",
+        "scale = 1 / np.maximum(dataset.train.item_counts, 1)",
+        baselines("item_knn_by_hand"),
+    ),
+    Mutation(
+        "content-kNN without unit rows",
+        BASELINES,
+        "unit = centred_unit_rows(dataset.features[modality])",
+        "unit = dataset.features[modality].astype(float)",
+        baselines("content_knn_against_a_literal_loop"),
+    ),
+    Mutation(
+        "baselines are validated with the validation items masked",
+        BASELINES,
+        'if part == "test" and mask == "train+valid":',
+        'if mask == "train+valid":',
+        baselines("the_mask_of_validation_and_of_test"),
+    ),
+    Mutation(
+        "EASE takes its worst l2",
+        BASELINES,
+        "return max(EASE_L2, key=ndcg)",
+        "return min(EASE_L2, key=ndcg)",
+        baselines("the_l2_of_ease_has_the_best_validation_ndcg"),
+    ),
+    Mutation(
+        "the interval is of the users and not of their mean",
+        "fedvlr_jax/evaluation/significance.py",
+        "values[generator.integers(0, len(values), len(values))].mean()",
+        "values[generator.integers(0, len(values), 1)].mean()",
+        ("tests/evaluation/test_significance.py",),
+    ),
+]
+
+STARTS_AND_STATES = [
+    Mutation(
+        "spectral start without the items' power",
+        START,
+        "items = directions / by_item[:, None] * kept",
+        "items = directions * kept",
+        TEST_START,
+    ),
+    Mutation(
+        "spectral start without shrinkage",
+        START,
+        "squares / (squares + shrinkage * np.mean(squares) + 1e-12 * squares[0])",
+        "squares / (squares + 1e-12 * squares[0])",
+        TEST_START,
+    ),
+    Mutation(
+        "spectral start takes the smallest directions",
+        START,
+        "directions = (basis @ turn)[:, ::-1][:, :width]",
+        "directions = (basis @ turn)[:, :width]",
+        TEST_START,
+    ),
+    Mutation(
+        "preferences without the background",
+        "fedvlr_jax/federated/preferences.py",
+        "BACKGROUND + (1 - BACKGROUND) * by_others, 1.0",
+        "by_others, 1.0",
+        ("tests/federated/test_preferences.py::test_preferences_against_a_literal_loop",),
+    ),
+    Mutation(
+        "a checkpoint's blocks overlap",
+        CHECKPOINTING,
+        "min(start + rows, shape[0])) for start in starts",
+        "min(start + rows + 1, shape[0])) for start in starts",
+        BLOCKS,
+    ),
+    Mutation(
+        "rows of a block from its first one on",
+        CHECKPOINTING,
+        "values[here] = self._held[1][asked[here] - block.start]",
+        "values[here] = self._held[1][asked[here] % len(self._held[1])]",
+        BLOCKS,
+    ),
+    Mutation(
+        "the worst checkpoint is kept as the best",
+        CHECKPOINTING,
+        "best = sorted(older, key=self._score)[max(0, len(older) - self._keep_best) :]",
+        "best = sorted(older, key=self._score)[: self._keep_best]",
+        ("tests/test_checkpointing.py::test_the_newest_and_the_best_are_kept",),
+    ),
+    Mutation(
+        "a discarded round is committed later",
+        STORE,
+        "self._staged.clear()",
+        "pass",
+        STORES,
+    ),
+    Mutation(
+        "files are written where the rows lie that count",
+        STORE,
+        "place = clients + (1 - self._slot[clients]) * self.num_clients",
+        "place = clients + self._slot[clients] * self.num_clients",
+        STORES,
+    ),
+    Mutation(
+        "rows of one client go to another",
+        STORE,
+        "rows[known] = table.read(place)",
+        "rows[known] = table.read(place[::-1])",
+        STORES,
+    ),
+    Mutation(
+        "members of an ensemble share the first one's rates",
+        "fedvlr_jax/ensemble.py",
+        "jnp.asarray(x, jnp.float32), *rates)",
+        "jnp.asarray(x[:1] * len(x), jnp.float32), *rates)",
+        ("tests/test_ensemble.py::test_members_equal_their_own_runs[0]",),
+    ),
+]
+
+MUTATIONS = [
+    *VIEWS_AND_ROUTING,
+    *BACKBONES,
+    *LOSSES,
+    *LOCAL_EPOCHS,
+    *SERVER,
+    *AGGREGATORS,
+    *PARTICIPANTS,
+    *EVALUATION,
+    *DATA_AND_BASELINES,
+    *STARTS_AND_STATES,
+]

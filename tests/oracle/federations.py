@@ -1,0 +1,136 @@
+"""Which federations are compared: choices by seeded draws, the same ones every time."""
+
+import functools
+import itertools
+
+import numpy as np
+
+OPERATORS = ("sum", "mixture", "mlp", "gate", "attention", "cross_attention")
+# Each choice goes through its values in turn, in an order of its own.
+CHOICES = {
+    "backbone": ("fcf", "fedavg", "pfedrec", "fedrap", "fedncf"),
+    "fusion": ("bilevel", "bilevel", "bilevel", "mlp", "bilevel", "none", "bilevel", "vbpr"),
+    "views": (
+        "id,text",
+        "sum,image",
+        "gate,id",
+        "table,text,mlp",
+        "attention,image",
+        "mixture,id",
+        "cross_attention,text",
+        "sum,mlp,gate",
+    ),
+    "loss": ("bce", "softmax"),
+    "negatives": ("expected", "sampled"),
+    "num_negatives": (1, 2),
+    "upload": ("gradient", "delta"),
+    "server_optimizer": ("sgd", "momentum", "adam", "yogi", "none"),
+    "server_decay": (0.0, 0.3),
+    "client_decay": (0.0, 0.2),
+    "clip_norm": (0.0, 0.04),
+    "recency": (0.0, 0.8),
+    "history_weight": (0.0, 0.7),
+    "local_epochs": (3, 2),
+    "min_local_epochs": (0, 1),
+    "cohort": (0, 4),
+    "dropout": (0.0, 0.35),
+    "protocol": ("strict", "paper"),
+    "aggregation": ("float32", "float32", "float32", "int32"),
+    "chunk": (0, 0, 4),
+    "modalities": (("image", "text"), ("image", "text"), ("image", "text"), ()),
+    "plan": ("gathered", "dense", "gathered", "catalogue", "gathered", "factored"),
+}
+# What a plan cannot train is replaced by what it can.
+ON_THE_VIEWS = {"negatives": "expected", "upload": "gradient", "clip_norm": 0.0}
+PLAN_ASKS = {
+    "gathered": {},
+    "dense": {"history_weight": 0.0},
+    "catalogue": ON_THE_VIEWS,
+    "factored": ON_THE_VIEWS | {"backbone": "fedrap", "history_weight": 0.0, "recency": 0.0},
+}
+PLAN_CANNOT = {
+    "dense": {"fedncf": "fedavg", "fedrap": "pfedrec"},
+    "catalogue": {"fedrap": "fedncf"},
+}
+
+
+ALL = 200
+# Every pair of values of these that can occur, occurs among `pairwise()`.
+PAIRED = (
+    "backbone",
+    "fusion",
+    "plan",
+    "loss",
+    "negatives",
+    "upload",
+    "server_optimizer",
+    "clip_norm",
+    "recency",
+    "history_weight",
+)
+
+
+@functools.cache
+def federations():
+    """ALL dicts of choices, always the same ones."""
+    count = ALL
+    columns = {}
+    for place, (name, values) in enumerate(CHOICES.items()):
+        rng = np.random.default_rng([7, place])
+        column = []
+        while len(column) < count:
+            column += [values[i] for i in rng.permutation(len(values))]
+        columns[name] = column[:count]
+    result = []
+    for row in zip(*columns.values(), strict=True):
+        choices = dict(zip(columns, row, strict=True))
+        plan = choices["plan"]
+        choices |= PLAN_ASKS[plan]
+        choices["backbone"] = PLAN_CANNOT.get(plan, {}).get(
+            choices["backbone"], choices["backbone"]
+        )
+        choices["min_local_epochs"] = min(choices["min_local_epochs"], choices["local_epochs"])
+        result.append(choices)
+    return result
+
+
+def views_of(choices):
+    """The views that a federation has; without features no view of a modality."""
+    if choices["fusion"] != "bilevel":
+        return (choices["fusion"],)
+    known = {"id", "table", *choices["modalities"], *OPERATORS}
+    return tuple(view for view in choices["views"].split(",") if view in known) or ("id",)
+
+
+def _holds(choices):
+    """What a federation is an example of."""
+    pairs = itertools.combinations([(name, choices[name]) for name in PAIRED], 2)
+    views = [("view", view, choices["modalities"] != ()) for view in views_of(choices)]
+    return {*pairs, *views, *choices.items()}
+
+
+@functools.cache
+def pairwise():
+    """Numbers of few federations with every value of every choice, and every pair of PAIRED."""
+    holds = [_holds(choices) for choices in federations()]
+    left, numbers = set().union(*holds), []
+    while left:
+        number = max(range(ALL), key=lambda n: len(holds[n] & left))
+        numbers.append(number)
+        left -= holds[number]
+    return tuple(numbers)
+
+
+def numbers_with(count=3, **wanted):
+    """Those of `pairwise()` with the choices `wanted`, at most `count`.
+
+    A `view` is met where it is among the operators or modalities, or is the fusion itself.
+    """
+
+    def meets(choices):
+        return all(
+            value in views_of(choices) if name == "view" else choices[name] == value
+            for name, value in wanted.items()
+        )
+
+    return [number for number in pairwise() if meets(federations()[number])][:count]

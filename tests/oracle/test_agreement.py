@@ -1,0 +1,105 @@
+"""Whole rounds, scores and ranks of the package against the reference, in float64.
+
+Some of 200 random federations are compared, which hold every pair of the main choices; with
+FEDVLR_ORACLE=all, all of them.
+"""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from tests.oracle import adapter, reference
+from tests.oracle.federations import ALL, CHOICES, federations, numbers_with, pairwise
+
+pytestmark = pytest.mark.usefixtures("double_precision")
+NUMBERS = range(ALL) if os.environ.get("FEDVLR_ORACLE") == "all" else pairwise()
+ROUNDS = 2
+
+
+def assert_close(actual, expected, tolerance, name):
+    size = abs(expected).max(initial=1e-3)
+    np.testing.assert_allclose(
+        actual, expected, rtol=tolerance, atol=tolerance * size, err_msg=name
+    )
+
+
+def assert_states_agree(federation, state, expected, tolerance):
+    assert int(state.server.round) == expected["round"]
+    shared = adapter.shared_of(state.server)
+    assert set(shared) == set(expected["shared"])
+    for name, leaf in shared.items():
+        assert_close(leaf, expected["shared"][name], tolerance, name)
+    for user, rows in enumerate(adapter.private_of(federation, state)):
+        assert set(rows) == set(expected["private"][user])
+        for name, leaf in rows.items():
+            assert_close(leaf, expected["private"][user][name], tolerance, f"user {user}: {name}")
+
+
+def compare(number, choices):
+    federation = adapter.make_federation(number, choices)
+    simulation, options, features = federation.simulation, federation.options, federation.features
+    state = adapter.random_state(federation)
+    expected = adapter.reference_state(federation, state)
+    # Recency weights and rates of negatives are kept, and fixed-point sums rounded, to about seven
+    # digits; two rounds and Adam's quotients make more of it.
+    tolerance = 1e-5 if choices["recency"] or choices["aggregation"] == "int32" else 2e-6
+    for _ in range(ROUNDS):
+        clients = adapter.given_to(federation, state.server)
+        expected, report = reference.play_round(options, features, expected, clients)
+        state, metrics = simulation.run_rounds(state, 1)
+        assert int(metrics.participants[0]) == report["answered"]
+        assert metrics.clipped[0] == pytest.approx(report["clipped"], abs=1e-6)
+        assert metrics.loss[0] == pytest.approx(report["loss"], rel=1e-5)
+        assert_states_agree(federation, state, expected, tolerance)
+    scores, weights = reference.all_scores(options, features, expected, federation.clients)
+    for part in ("valid", "test"):
+        ranks, found = simulation.ranks_and_weights(state, part)
+        assert_close(found, weights, tolerance, "router weights")
+        assert_ranks_agree(simulation, ranks, part, scores)
+    assert_recommendations_agree(simulation, state, scores, tolerance)
+
+
+def assert_ranks_agree(simulation, ranks, part, scores):
+    """Masked are train and, for the test part under the strict protocol, valid."""
+    data = simulation.dataset
+    strict = part == "test" and simulation.config.evaluation.protocol == "strict"
+    for user, score in enumerate(scores):
+        masked = set(data.train.of(user)) | (set(data.valid.of(user)) if strict else set())
+        first = getattr(data, part).indptr[user]
+        for place, target in enumerate(getattr(data, part).of(user), first):
+            found = ranks.ahead[place], ranks.tied[place]
+            assert found == reference.ranks(score, target, masked), (part, user)
+
+
+def assert_recommendations_agree(simulation, state, scores, tolerance):
+    data = simulation.dataset
+    items, found = simulation.recommend(state, data.num_items)
+    for user, score in enumerate(scores):
+        owned = np.concatenate([data.train.of(user), data.valid.of(user)])
+        free = np.setdiff1d(np.arange(data.num_items), owned)
+        # Items that score alike may stand in any order.
+        assert set(items[user][: len(free)]) == set(free)
+        assert np.all(np.isneginf(found[user][len(free) :]))
+        assert_close(found[user][: len(free)], np.sort(score[free])[::-1], tolerance, "scores")
+        assert_close(score[items[user][: len(free)]], found[user][: len(free)], tolerance, "items")
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_rounds_scores_and_ranks(number):
+    # Step by step: compiling every round as a whole takes several times as long. Sums over devices
+    # cannot be run so.
+    choices = federations()[number] | {"aggregation": "float32"}
+    with jax.disable_jit():
+        compare(number, choices)
+
+
+@pytest.mark.parametrize("number", numbers_with(aggregation="int32"))
+def test_compiled_rounds(number):
+    compare(number, federations()[number])
+
+
+def test_the_federations_hold_every_value_of_every_choice():
+    for name, values in CHOICES.items():
+        assert {federations()[number][name] for number in pairwise()} == set(values), name
