@@ -16,6 +16,7 @@ Exit status: 0 done, 2 bad input.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import time
@@ -27,8 +28,17 @@ from absl import flags
 from rich.console import Console
 
 from experiments.comparison import compare, write_comparison, write_text
-from experiments.launch import config_from_flags, define_config_flags, launch
-from experiments.members import Choice, folder_of, is_done, leave_out, parse_seeds, tuned
+from experiments.finished import write_results
+from experiments.launch import config_from_flags, define_config_flags, define_path, launch
+from experiments.members import (
+    Choice,
+    complete,
+    folder_of,
+    is_done,
+    leave_out,
+    parse_seeds,
+    tuned,
+)
 from experiments.runs import describe, load, required_workdir
 from fedvlr_jax.centralized import (
     CENTRALIZED,
@@ -41,7 +51,7 @@ from fedvlr_jax.centralized import (
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.report import RunDirectory, locked, render_report
+from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.summary import peak_rss_mb, summarise_baselines, summarise_ranks
 
 FLAGS = flags.FLAGS
@@ -109,12 +119,14 @@ def grid(trainer: Trainer) -> list[Choice]:
 def train_waiting(runs: Sequence[CentralizedRun], trainer: Trainer, dataset: Dataset) -> None:
     """Trains those of the runs that are not done, and writes their directories."""
     console = Console()
-    waiting = [
-        run
-        for run in runs
-        if run.base.run.overwrite or not is_done(run.directory, run.flat, dataset.fingerprint)
-    ]
-    baselines = summarise_baselines(dataset, waiting[0].base.evaluation) if waiting else {}
+    # All runs are of one data set and one way to evaluate.
+    baselines = functools.cache(lambda: summarise_baselines(dataset, runs[0].base.evaluation))
+    waiting = []
+    for run in runs:
+        if run.base.run.overwrite or not is_done(run.directory, run.flat, dataset.fingerprint):
+            waiting.append(run)
+        else:
+            complete(run.directory, run.flat, functools.partial(_describe, run, dataset), baselines)
     for run in waiting:
         directory = RunDirectory.create(run.directory, overwrite=True)
         began = time.perf_counter()
@@ -123,20 +135,21 @@ def train_waiting(runs: Sequence[CentralizedRun], trainer: Trainer, dataset: Dat
         if not result.best_epoch:
             leave_out(run.directory, "diverged")
             continue
-        described = {**describe(run.base, dataset), "flags": run.flat, "groups": run.groups}
         summary, users = _summarise(run, result, dataset, seconds)
-        summary["baselines"] = baselines
-        directory.write_config(described)
+        summary["baselines"] = baselines()
+        directory.write_config(_describe(run, dataset))
         directory.write_metrics(result.evaluations)
-        directory.write_users(users)
-        directory.write_report(render_report(described, summary, result.evaluations, users))
-        directory.write_summary(summary)
+        write_results(directory, summary, users)
         console.print(
             f"{run.directory}: validation NDCG@50 {summary['valid']['ndcg@50']:.2f} at epoch "
             f"{result.best_epoch}, {seconds:.1f} s",
             markup=False,
             highlight=False,
         )
+
+
+def _describe(run: CentralizedRun, dataset: Dataset) -> dict[str, Any]:
+    return {**describe(run.base, dataset), "flags": run.flat, "groups": run.groups}
 
 
 def _summarise(
@@ -206,7 +219,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("width", default.width, "Latent width d.")
     flags.DEFINE_integer("batch_size", default.batch_size, "Most rows of a step.")
     flags.DEFINE_integer("epochs", default.epochs, "Most epochs to run.")
-    flags.DEFINE_string("workdir", "", "Folder for results.")
+    define_path("workdir", "", "Folder for results.")
     flags.DEFINE_boolean("overwrite", False, "Train again what --workdir holds.")
 
 

@@ -49,9 +49,8 @@ def read_choice(label: str, folders: Sequence[Path], dataset: Dataset) -> Compar
         return None
     summaries = [directory.read_summary() for directory in finished]
     users = [directory.read_users() for directory in finished]
-    compared = compare_summaries(
-        label, summaries, [(u["ahead"], u["tied"]) for u in users], dataset
-    )
+    ranks = [_test_ranks(of_run, dataset) for of_run in users]
+    compared = compare_summaries(label, summaries, ranks, dataset)
     compared.line["rounds"] = float(np.mean([s["selected_round"] for s in summaries]))
     spearman = [s["planted_spearman"] for s in summaries if s.get("planted_spearman")]
     if spearman:
@@ -59,6 +58,16 @@ def read_choice(label: str, folders: Sequence[Path], dataset: Dataset) -> Compar
             n: float(np.mean([s[n] for s in spearman])) for n in spearman[0]
         }
     return compared
+
+
+def _test_ranks(users: Mapping[str, np.ndarray], dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Ahead and tied int [P], in the order of the test part, of the arrays of users.npz."""
+    ahead, tied = users["ahead"], users["tied"]
+    if ahead.ndim == 2:
+        # Earlier versions wrote [N, T], padded to the longest list of targets.
+        real = np.arange(ahead.shape[1]) < dataset.test.counts[:, None]
+        ahead, tied = ahead[real], tied[real]
+    return ahead, tied
 
 
 def compare_summaries(
@@ -79,7 +88,8 @@ def compare_summaries(
                 line[f"{name}_{metric}"] = float(np.mean(values))
                 line[f"{name}_{metric}_sd"] = float(np.std(values, ddof=min(1, len(values) - 1)))
     select = slices(dataset, "test")[judged]
-    ndcg = np.mean([user_metrics(*r, select)["ndcg@50"] for r in ranks], axis=0)
+    by_seed = [user_metrics(*found, dataset.test, select)["ndcg@50"] for found in ranks]
+    ndcg = np.mean(by_seed, axis=0)
     line["ci95"] = [100 * bound for bound in bootstrap_interval(ndcg)]
     return Compared(line, ndcg)
 

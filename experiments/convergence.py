@@ -29,13 +29,14 @@ from experiments.comparison import write_table, write_text
 from experiments.launch import (
     config_from_flags,
     define_config_flags,
+    define_path,
     launch,
     whole_numbers,
 )
 from experiments.runs import load, required_workdir
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.federated.aggregation import normalised_weights
+from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.report.plots import loglog_lines
 from fedvlr_jax.simulation import State, make_simulation
 from fedvlr_jax.types import Rates
@@ -174,7 +175,7 @@ def main() -> None:
 if __name__ == "__main__":
     define_config_flags("data", "model", "federation", "start", "privacy", without=SET_HERE)
     flags.DEFINE_integer("seed", 0, "Of the run.")
-    flags.DEFINE_string("workdir", "", "Folder for the table and the plot.")
+    define_path("workdir", "", "Folder for the table and the plot.")
     flags.DEFINE_string("clients", "10,100,1000,10000", "Numbers of clients, comma-separated.")
     flags.DEFINE_string("epochs", "1,5,10", "Numbers of local epochs, comma-separated.")
     for name, value in DEFAULTS.items():

@@ -4,43 +4,87 @@
 
 The best state of the newest whole checkpoint is ranked on validation and test, and must
 give the numbers of summary.json. --export writes the best --k items of every user that
-it has neither in train nor in validation, with the original ids: user,rank,item,score.
+it has neither in train nor in validation, with the original ids: user,rank,item,score, and
+title where the data set has an items.csv.
+
+The run may come from another machine: devices, store and memory are those of this one. --store
+is as the run had it, or disk where that does not fit here. Give --data_root if the data moved.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.launch import launch
-from experiments.runs import load
+from experiments.launch import define_config_flags, define_path, launch
+from experiments.runs import load, titles_of
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.config import Config
+from fedvlr_jax.config import FREE_FLAGS, Config, RunConfig
+from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
+from fedvlr_jax.memory import estimate, gigabytes, memory_budget
 from fedvlr_jax.report import RunDirectory, replacing
 from fedvlr_jax.simulation import Simulation, State, make_simulation
 
 FLAGS = flags.FLAGS
 
 
-def load_run(workdir: str, data_root: str | None = None) -> tuple[Simulation, State, int]:
+# Flags of the machine and not of the run: by default those of this machine, whatever the run had.
+OF_MACHINE = ("devices", "store", "store_dir", "memory_budget_gb")
+
+
+def config_here(workdir: str, **given: Any) -> Config:
+    """The config of the run in `workdir`, for this machine.
+
+    Of the flags that may change from one start to the next, only --rounds, --data_root and --store
+    are taken over.
+
+    Args:
+      given: flags that overrule those of the run; None: not given.
+    """
+    saved = RunDirectory.open(workdir).read_config()["flags"]
+    taken = {"rounds", "data_root", "store"}
+    values = {n: value for n, value in saved.items() if n not in FREE_FLAGS or n in taken}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return Config.from_flat(**{**values, "workdir": workdir, **chosen})
+
+
+def make_here(config: Config, dataset: Dataset, *, store_given: bool) -> Simulation:
+    """The simulation of a config, with rows on the disk where they do not fit in this machine.
+
+    `store_given`: --store says where rows lie, fit or not.
+    """
+    simulation = make_simulation(config, dataset)
+    needed, budget = sum(estimate(simulation, saves=False).values()), memory_budget(config).size
+    if store_given or config.run.store == "disk" or needed <= budget:
+        return simulation
+    print(
+        f"--store=disk: with --store={config.run.store} this takes about {gigabytes(needed)}, of "
+        f"{gigabytes(budget)} here"
+    )
+    run = dataclasses.replace(config.run, store="disk")
+    return make_simulation(dataclasses.replace(config, run=run), dataset)
+
+
+def load_run(workdir: str, **given: Any) -> tuple[Simulation, State, int]:
     """The simulation of a run, its best state, and the round that state is of.
+
+    Args:
+      given: as for `config_here`.
 
     Raises:
       InputError: no run, no whole checkpoint, or data that have changed since.
     """
-    directory = RunDirectory.open(workdir)
-    values = {**directory.read_config()["flags"], "workdir": workdir}
-    if data_root is not None:
-        values["data_root"] = data_root
-    config = Config.from_flat(**values)
+    config = config_here(workdir, **given)
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     newest = checkpoints.newest(print)
     if newest is None:
@@ -48,31 +92,43 @@ def load_run(workdir: str, data_root: str | None = None) -> tuple[Simulation, St
             f"--workdir={workdir}: holds no whole checkpoint; train first, and members of a sweep "
             "by themselves, with experiments.train: they leave none"
         )
-    meta = checkpoints.read_meta(newest)
+    meta, data_root = checkpoints.read_meta(newest), config.data.data_root
+    if config.data.dataset != "synthetic" and not Path(data_root).is_dir():
+        raise InputError(
+            f"--data_root={data_root}: no such folder here; give --data_root=FOLDER, where the "
+            f"data of the run ({config.data.dataset}) lie now"
+        )
     # The notes on the data were printed when the run was trained.
     dataset = load(config, note=lambda line: None)
     if meta["fingerprint"] != dataset.fingerprint:
-        raise InputError(f"--data_root={config.data.data_root}: the data have changed since")
-    simulation = make_simulation(config, dataset)
+        raise InputError(f"--data_root={data_root}: the data have changed since")
+    simulation = make_here(config, dataset, store_given=given.get("store") is not None)
     like = {"best": simulation.packed_shapes(meta["leaves"], "best")}
     best = simulation.unpack(checkpoints.load(newest, like)["best"])
     return simulation, best, meta["best_round"]
 
 
 def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
-    """Writes the k best items of every user as CSV; a place without a candidate is left out."""
+    """Writes the k best items of every user as CSV, with titles where the data set has them.
+
+    A place without a candidate is left out.
+    """
     dataset = simulation.dataset
+    titles = titles_of(simulation.config, dataset)
     items, scores = simulation.recommend(state, k)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             writer = csv.writer(codecs.getwriter("utf-8")(file))
-            writer.writerow(["user", "rank", "item", "score"])
+            writer.writerow(
+                ["user", "rank", "item", "score", *([] if titles is None else ["title"])]
+            )
             for user in range(dataset.num_users):
                 for place in range(int(np.isfinite(scores[user]).sum())):
                     item = dataset.item_ids[items[user, place]]
                     score = f"{scores[user, place]:.6g}"
-                    writer.writerow([dataset.user_ids[user], place + 1, item, score])
+                    title = [] if titles is None else [titles[items[user, place]]]
+                    writer.writerow([dataset.user_ids[user], place + 1, item, score, *title])
     except OSError as error:
         raise InputError(f"--export={path}: cannot be written: {error.strerror}") from error
 
@@ -82,7 +138,8 @@ def main() -> None:
         raise InputError("--workdir: give the directory of a run")
     if FLAGS.k < 1:
         raise InputError(f"--k={FLAGS.k}: give at least 1")
-    simulation, state, best_round = load_run(FLAGS.workdir, FLAGS.data_root)
+    given = {name: FLAGS[name].value for name in ("data_root", *OF_MACHINE)}
+    simulation, state, best_round = load_run(FLAGS.workdir, **given)
     if FLAGS.export:
         simulation.check_places(FLAGS.k)
     options = simulation.config.evaluation
@@ -106,8 +163,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "", "The directory of a run.")
-    flags.DEFINE_string("data_root", None, "Where the data lie now, if they have moved.")
-    flags.DEFINE_string("export", "", "CSV file for every user's best items.")
+    define_path("workdir", "", "The directory of a run.")
+    define_path("data_root", None, "Where the data lie now, if they have moved.")
+    others = {field.name for field in dataclasses.fields(RunConfig)} - set(OF_MACHINE)
+    define_config_flags("run", without=others)
+    for name in OF_MACHINE:
+        FLAGS.set_default(name, None)
+    define_path("export", "", "CSV file for every user's best items.")
     flags.DEFINE_integer("k", 50, "How many items a user gets.")
     launch(main, __doc__)

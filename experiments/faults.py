@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,16 @@ from rich.console import Console
 
 from fedvlr_jax.simulation import Simulation
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+def _known(*names: str) -> list[signal.Signals]:
+    """Those that this system has."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+# By a person, or by a system that shuts down.
+INSISTENT_SIGNALS = _known("SIGINT", "SIGTERM", "SIGQUIT", "SIGBREAK")
+# What else a closed terminal and batch systems send before they kill.
+STOP_SIGNALS = [*INSISTENT_SIGNALS, *_known("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")]
 
 
 class Interrupted(Exception):
@@ -26,7 +36,12 @@ class OutOfMemory(Exception):
 
 
 class StopRequest:
-    """Inside the block, SIGTERM and SIGINT ask to stop, and a second one ends the process.
+    """Inside the block, STOP_SIGNALS ask to stop; a second insistent one ends the process.
+
+    The others may come in numbers (a shell repeats the SIGHUP of its terminal, a limit on
+    processor time its SIGXCPU) and never end it. A signal that whoever started the process had it
+    ignore, as nohup does with SIGHUP, stays ignored, but for SIGINT and SIGTERM: a shell has
+    every process in its background ignore SIGINT.
 
         with StopRequest() as stop:
             train(..., leave=lambda: stop.asked)
@@ -38,6 +53,7 @@ class StopRequest:
 
     def __init__(self):
         self.name = ""
+        self._insisted = False
 
     @property
     def asked(self) -> bool:
@@ -47,10 +63,14 @@ class StopRequest:
         # Python runs a handler only between two of the main thread's instructions, which a
         # block of compiled rounds can put off for minutes. The wakeup descriptor is written
         # by the interpreter at once, and another thread reads it.
-        self._reads, self._writes = os.pipe()
-        os.set_blocking(self._writes, False)
-        self._old_descriptor = signal.set_wakeup_fd(self._writes, warn_on_full_buffer=False)
-        self._old_handlers = {s: signal.signal(s, lambda *_: None) for s in STOP_SIGNALS}
+        # A socket, for Windows takes nothing else.
+        self._reads, self._writes = socket.socketpair()
+        self._writes.setblocking(False)
+        descriptor = self._writes.fileno()
+        self._old_descriptor = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+        always = (signal.SIGINT, signal.SIGTERM)
+        heeded = [s for s in STOP_SIGNALS if s in always or signal.getsignal(s) != signal.SIG_IGN]
+        self._old_handlers = {s: signal.signal(s, lambda *_: None) for s in heeded}
         self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._watcher.start()
         return self
@@ -59,21 +79,27 @@ class StopRequest:
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_descriptor)
-        os.close(self._writes)
+        self._writes.close()
         self._watcher.join()
-        os.close(self._reads)
+        self._reads.close()
 
     def _watch(self) -> None:
-        while received := os.read(self._reads, 1):
-            if received[0] not in STOP_SIGNALS:
+        while received := self._reads.recv(1):
+            number = received[0]
+            if number not in self._old_handlers:
                 continue
+            if number in INSISTENT_SIGNALS:
+                if self._insisted:
+                    # Nothing is lost: a save cut short is no checkpoint, the one before it is.
+                    Console(stderr=True).show_cursor()
+                    os._exit(128 + number)
+                self._insisted = True
             if self.asked:
-                # Nothing is lost: a save cut short is no checkpoint, the one before it is.
-                Console(stderr=True).show_cursor()
-                os._exit(128 + received[0])
-            self.name = signal.Signals(received[0]).name
+                continue
+            self.name = signal.Signals(number).name
+            again = "once more" if self._insisted else "SIGTERM or SIGINT twice"
             print(
-                f"{self.name}: saving after the rounds under way; once more leaves at once",
+                f"{self.name}: saving after the rounds under way; {again} leaves at once",
                 file=sys.stderr,
             )
 
@@ -83,6 +109,17 @@ def ran_out(error: BaseException) -> bool:
     # Work that is dispatched and then finds no memory is reported as INTERNAL.
     known = ("RESOURCE_EXHAUSTED", "Out of memory")
     return isinstance(error, MemoryError) or any(text in str(error) for text in known)
+
+
+def missing_platform() -> str:
+    """Why JAX has no device to compute on; empty where it has one."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # An assertion, for cuda without its plugin.
+        reason = str(error).split(" (set JAX_PLATFORMS")[0] or "no such device is here"
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return f"JAX_PLATFORMS={asked}: {reason}; unset it, or give cpu"
+    return ""
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.launch import launch
+from experiments.launch import define_path, launch
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "", "The directory of a run.")
+    define_path("workdir", "", "The directory of a run.")
     flags.DEFINE_integer("round", None, "Which checkpoint; by default the newest whole one.")
     flags.DEFINE_boolean("values", False, "Also read every leaf: finite, mean, std.")
     launch(main, __doc__)

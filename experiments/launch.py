@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments.faults import Interrupted, OutOfMemory, ran_out
-from fedvlr_jax.config import Config
+from experiments.faults import Interrupted, OutOfMemory, missing_platform, ran_out
+from experiments.output import output_survives
+from fedvlr_jax.config import Config, expanded
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.settings import overruled, own_settings
 from fedvlr_jax.simulation import NonFiniteError
 
 FLAGS = flags.FLAGS
@@ -37,6 +40,18 @@ def _groups() -> dict[str, Sequence[dataclasses.Field]]:
         group.name: dataclasses.fields(getattr(Config(), group.name))
         for group in dataclasses.fields(Config)
     }
+
+
+class _PathParser(flags.ArgumentParser):
+    syntactic_help = "a file or a folder"
+
+    def parse(self, argument: str) -> str:
+        return expanded(argument)
+
+
+def define_path(name: str, default: str | None, help: str) -> None:
+    """A flag that names a file or a folder, where ~ is the home folder."""
+    flags.DEFINE(_PathParser(), name, default, help, serializer=flags.ArgumentSerializer())
 
 
 def define_config_flags(*groups: str, without: Collection[str] = ()) -> None:
@@ -79,16 +94,42 @@ def whole_numbers(name: str, text: str) -> list[int]:
     return numbers
 
 
+def _cache_folder() -> str:
+    """Where compiled programs are kept; empty for nowhere.
+
+    Raises:
+      RuntimeError, OSError: no such folder is known, or it cannot be written to.
+    """
+    folder = os.environ.get("FEDVLR_CACHE_DIR")
+    if folder is None:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = str(Path(base) / "fedvlr_jax")
+    folder = expanded(folder)
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    return folder
+
+
 def use_compilation_cache() -> None:
     """Compiled programs are kept per user, so that a second start compiles nothing.
 
-    FEDVLR_CACHE_DIR names another folder; empty, nothing is kept.
+    FEDVLR_CACHE_DIR names another folder; empty, nothing is kept. Where there is no folder to
+    keep them in, one line says so.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = os.environ.get("FEDVLR_CACHE_DIR", str(Path(base) / "fedvlr_jax"))
+    try:
+        folder = _cache_folder()
+    except (RuntimeError, OSError, InputError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        _note(f"compiled programs are not kept ({reason}); FEDVLR_CACHE_DIR names a folder")
+        return
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _note(text: object) -> None:
+    print(f"note: {one_line(text)}", file=sys.stderr)
 
 
 def _print_help(description: str) -> None:
@@ -119,7 +160,10 @@ def fail(status: int, error: object) -> None:
 
 
 def launch(main: Callable[[], None], description: str) -> None:
-    """Parses the command line, then runs `main`; bad input ends in one line and status 2."""
+    """Parses the command line, then runs `main`; bad input ends in one line and status 2.
+
+    JAX has the library's own settings, whatever the environment says.
+    """
 
     def parse(arguments: list[str]) -> list[str]:
         if {"--help", "-help", "-h", "--helpshort", "--helpfull"} & set(arguments[1:]):
@@ -136,22 +180,28 @@ def launch(main: Callable[[], None], description: str) -> None:
     def guarded(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         use_compilation_cache()
+        if ignored := [name.upper() for name in overruled()]:
+            _note(f"without effect on what this command computes: {', '.join(ignored)}")
         try:
-            main()
+            with own_settings():
+                main()
         except InputError as error:
             fail(BAD_INPUT, error)
         except NonFiniteError as error:
             fail(NOT_FINITE, error)
         except OutOfMemory as error:
             fail(OUT_OF_MEMORY, error)
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not ran_out(error):
-                raise
-            fail(OUT_OF_MEMORY, f"out of memory: {error}")
+        except (MemoryError, RuntimeError, AssertionError) as error:
+            if ran_out(error):
+                fail(OUT_OF_MEMORY, f"out of memory: {error}")
+            if reason := missing_platform():
+                fail(BAD_INPUT, reason)
+            raise
         except Interrupted as place:
             print(place)
             sys.exit(INTERRUPTED)
         except KeyboardInterrupt:
             fail(128 + signal.SIGINT, "interrupted")
 
-    app.run(guarded, flags_parser=parse)
+    with output_survives():
+        app.run(guarded, flags_parser=parse)

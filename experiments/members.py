@@ -8,6 +8,7 @@ its finished run.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
+from experiments.finished import complete_results, read_results, write_results
 from experiments.launch import define_config_flags
 from experiments.runs import check_same, describe, load
-from fedvlr_jax.config import FREE_FLAGS, Config, DataConfig
+from fedvlr_jax.config import FREE_FLAGS, Config, DataConfig, EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.ensemble import (
     NOT_FINITE,
@@ -28,8 +30,8 @@ from fedvlr_jax.ensemble import (
     train_members,
 )
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.memory import budget_bytes, check_fits
-from fedvlr_jax.report import Progress, RunDirectory, render_report
+from fedvlr_jax.memory import check_fits, memory_budget
+from fedvlr_jax.report import Progress, RunDirectory
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
 from fedvlr_jax.types import Rates
@@ -166,7 +168,8 @@ def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool
     """
     if not (directory / "config.json").exists():
         return False
-    saved = RunDirectory.open(directory).read_config()
+    run = RunDirectory.open(directory)
+    saved = run.read_config()
     # A member does not go on, so that its number of rounds has to be the same too.
     check_same(
         str(directory),
@@ -174,13 +177,31 @@ def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool
         (flags, fingerprint),
         FREE_FLAGS - {"rounds", "patience"},
     )
-    return (directory / "summary.json").exists()
+    note = lambda line: _say(f"{directory}: {line}; training it again")
+    return read_results(run, note) is not None
+
+
+def complete(
+    directory: Path,
+    flags: Mapping[str, Any],
+    describe: Callable[[], Mapping[str, Any]],
+    baselines: Callable[[], dict[str, Any]],
+) -> None:
+    """As `complete_results`, for a directory that `is_done`."""
+    run = RunDirectory.open(directory)
+    results = read_results(run, _say)
+    assert results is not None
+    complete_results(run, results, flags, describe, baselines)
+
+
+def _say(line: str) -> None:
+    Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def leave_out(directory: Path, why: str) -> None:
     """A run that came to nothing has no summary, nor that of another run before it."""
     (directory / "summary.json").unlink(missing_ok=True)
-    Console().print(f"{directory}: {why}; left out", markup=False, highlight=False)
+    _say(f"{directory}: {why}; left out")
 
 
 def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[Any, Dataset]:
@@ -191,9 +212,7 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
         set has no such part. Nothing was trained.
     """
     datasets: dict[Any, Dataset] = {}
-    groups: dict[Config, list[Member]] = {}
     for member in members:
-        groups.setdefault(member.program, []).append(member)
         if member.config.data not in datasets:
             dataset = datasets[member.config.data] = load(member.config)
             if selects and not len(dataset.valid):
@@ -201,17 +220,36 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
                     f"{dataset.name}: no validation interaction to choose by; train each setting "
                     "by experiments.train"
                 )
-    waits = lambda member: (
-        member.config.run.overwrite
-        or not is_done(
-            member.directory, member.config.flat, datasets[member.config.data].fingerprint
-        )
-    )
     # All are looked at before the first is trained.
-    for waiting in [[m for m in group if waits(m)] for group in groups.values()]:
-        if waiting:
-            _train_group(waiting, datasets[waiting[0].config.data])
+    waiting: dict[Config, list[Member]] = {}
+    done = []
+    for member in members:
+        config, fingerprint = member.config, datasets[member.config.data].fingerprint
+        if not config.run.overwrite and is_done(member.directory, config.flat, fingerprint):
+            done.append(member)
+        else:
+            waiting.setdefault(member.program, []).append(member)
+    _complete(done, datasets)
+    for group in waiting.values():
+        _train_group(group, datasets[group[0].config.data])
     return datasets
+
+
+def _complete(members: Sequence[Member], datasets: Mapping[DataConfig, Dataset]) -> None:
+    """Adds what the flags ask for and the folders of finished members lack."""
+
+    @functools.cache
+    def baselines(data: DataConfig, evaluation: EvaluationConfig) -> dict[str, Any]:
+        return summarise_baselines(datasets[data], evaluation)
+
+    for member in members:
+        config = member.config
+        complete(
+            member.directory,
+            config.flat,
+            functools.partial(describe, config, datasets[config.data]),
+            functools.partial(baselines, config.data, config.evaluation),
+        )
 
 
 def _train_group(members: Sequence[Member], dataset: Dataset) -> None:
@@ -219,7 +257,7 @@ def _train_group(members: Sequence[Member], dataset: Dataset) -> None:
     simulation = make_simulation(members[0].config, dataset)
     # Members are not saved before they are done.
     alone = sum(check_fits(simulation, saves=False).values())
-    left = budget_bytes(simulation.config) - alone
+    left = memory_budget(simulation.config).size - alone
     size = members_in_memory(simulation, left)
     for first in range(0, len(members), size):
         part = members[first : first + size]
@@ -264,12 +302,9 @@ def _train_together(members: Sequence[Member], simulation: Simulation, at_once: 
         seed = member.config.run.seed
         summary, users = summarise_run(simulation, run, timing, seed=seed, baselines=baselines)
         directory = RunDirectory.create(member.directory, overwrite=True)
-        described = describe(member.config, simulation.dataset)
-        directory.write_config(described)
+        directory.write_config(describe(member.config, simulation.dataset))
         directory.write_metrics(run.evaluations)
-        directory.write_users(users)
-        directory.write_report(render_report(described, summary, list(run.evaluations), users))
-        directory.write_summary(summary)
+        write_results(directory, summary, users)
 
 
 class Run(Protocol):

@@ -24,7 +24,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments.comparison import write_text
-from experiments.launch import launch
+from experiments.launch import define_path, launch
 from fedvlr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -53,7 +53,7 @@ def filled(page: str, workdir: Path, figures: Path) -> tuple[str, int]:
         if place[1] not in present:
             return place[0]
         source = workdir / place[1]
-        content = source.read_text().strip()
+        content = source.read_text(encoding="utf-8").strip()
         if source.suffix == ".svg":
             figures.mkdir(parents=True, exist_ok=True)
             name = place[1].replace("/", "-")
@@ -68,7 +68,7 @@ def main() -> None:
     page = Path(FLAGS.page)
     if not page.is_file():
         raise InputError(f"--page={page}: no such file; write one with places to fill")
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     if not PLACE.search(text):
         raise InputError(f"--page={page}: has no line like <!-- from ku/table2.md -->")
     text, count = filled(text, Path(FLAGS.workdir), page.parent / "figures")
@@ -78,6 +78,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "runs/results", "Folder below which the results lie.")
-    flags.DEFINE_string("page", "docs/results.md", "The page to fill.")
+    define_path("workdir", "runs/results", "Folder below which the results lie.")
+    define_path("page", "docs/results.md", "The page to fill.")
     launch(main, __doc__)

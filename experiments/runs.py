@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import fedvlr_jax
 from fedvlr_jax.config import FREE_FLAGS, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.titles import read_titles
 from fedvlr_jax.errors import InputError
 
 
@@ -38,6 +41,14 @@ def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
     for line in dataset.notes:
         note(line)
     return dataset
+
+
+def titles_of(config: Config, dataset: Dataset) -> np.ndarray | None:
+    """The title of every item, str [num_items]; None where the data set has none."""
+    if config.data.dataset == "synthetic":
+        return None
+    folder = Path(config.data.data_root) / config.data.dataset
+    return read_titles(folder, dataset.item_ids.tolist())
 
 
 def required_workdir(config: Config, example: str) -> Path:
@@ -96,8 +107,18 @@ def _commit() -> str:
         return "unknown"
 
 
+def _environment() -> dict[str, str]:
+    """The variables that tell JAX and its compiler what to do, by name.
+
+    The numbers of a run depend on none of JAX's own: see `fedvlr_jax.settings`. Flags of the
+    compiler may change last bits.
+    """
+    known = ("JAX_", "XLA_", "LIBTPU_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE")
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(known)}
+
+
 def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What config.json holds: flags, versions, commit, device, data."""
+    """What config.json holds: flags, versions, commit, device, environment, data."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     groups = {name: vars(group) for name, group in vars(config).items()}
     return {
@@ -111,6 +132,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
         },
         "commit": _commit(),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+        "environment": _environment(),
         "command": " ".join([f"python -m experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "dataset": {
             "name": dataset.name,

@@ -1,14 +1,17 @@
-"""When a run is saved, and what is saved of it."""
+"""When a run is saved, what is saved of it, and how it is read back."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
+import numpy as np
+
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.federated.devices import agreed
-from fedvlr_jax.simulation import Simulation
+from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import SELECTION_METRIC, RunState
+from fedvlr_jax.types import METRIC_TYPES, RoundMetrics
 
 # However dear a save is: for the sake of the price no run that is killed loses more than a
 # minute, or --checkpoint_every rounds where they take longer, beside what was trained while the
@@ -17,6 +20,9 @@ LONGEST_REST_S = 60.0
 # What a save is taken to cost before a run has made one: over twice what orbax, hash and
 # disk take for a small state. A run that is over before this is paid is saved at its end alone.
 FIRST_SAVE_S = 0.1
+# Of the tree: the best state before the evaluation at the end of --rounds, where that evaluation
+# is off the multiples of --eval_every and selected the state at the end.
+BEST_BEFORE_END = "best_before_end"
 
 
 def rest_s(took_s: float, share: float) -> float:
@@ -76,17 +82,69 @@ class Saver:
 
 
 def _meta(simulation: Simulation, run: RunState) -> dict[str, Any]:
+    before = run.before_end
     return {
         "flags": simulation.config.flat,
         "fingerprint": simulation.dataset.fingerprint,
         "evaluations": run.evaluations,
         "best_round": run.best_round,
-        "since": run.since and {name: x.tolist() for name, x in run.since._asdict().items()},
+        "since": _lists(run.since),
+        "before_end": before and {"best_round": before.best_round, "since": _lists(before.since)},
     }
 
 
+def _lists(rounds: RoundMetrics | None) -> dict[str, list] | None:
+    return rounds and {name: x.tolist() for name, x in rounds._asdict().items()}
+
+
+def _round_metrics(lists: dict[str, list] | None) -> RoundMetrics | None:
+    """The metrics of `_lists`, to the bit."""
+    if lists is None:
+        return None
+    arrays: Any = {name: np.array(x, METRIC_TYPES[name]) for name, x in lists.items()}
+    return RoundMetrics(**arrays)
+
+
 def _tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
-    """The arrays of a run, as `checkpointing` documents them."""
+    """The arrays of a run, as `checkpointing` documents them: two states at most."""
     state = simulation.pack(run.state)
-    is_best = run.best_round == run.round
-    return {"state": state, "best": state if is_best else simulation.pack(run.best_state)}
+    tree = {"state": state, "best": state}
+    if run.best_round != run.round:
+        tree["best"] = simulation.pack(run.best_state)
+    elif run.before_end is not None:
+        tree[BEST_BEFORE_END] = simulation.pack(run.before_end.best_state)
+    return tree
+
+
+def load_run(simulation: Simulation, checkpoints: Checkpoints, round_number: int) -> RunState:
+    """The run as a whole checkpoint has it; its `stopped` is left to the caller."""
+    meta = checkpoints.read_meta(round_number)
+
+    def load(part: str) -> State:
+        # One at a time: to go on is to take no more memory than the run took before.
+        like = simulation.packed_shapes(meta["leaves"], part)
+        return simulation.unpack(checkpoints.load(round_number, {part: like})[part])
+
+    state = load("state")
+    evaluations, best_round = tuple(meta["evaluations"]), meta["best_round"]
+    # Checkpoints of earlier versions have none.
+    before = meta.get("before_end")
+    if before is None:
+        since = _round_metrics(meta["since"])
+        return RunState(state, load("best"), best_round, evaluations, since, "")
+    at_end = best_round == round_number
+    earlier = RunState(
+        state=state,
+        best_state=load(BEST_BEFORE_END if at_end else "best"),
+        best_round=before["best_round"],
+        evaluations=evaluations[:-1],
+        since=_round_metrics(before["since"]),
+        stopped="",
+    )
+    return earlier._replace(
+        best_state=state if at_end else earlier.best_state,
+        best_round=best_round,
+        evaluations=evaluations,
+        since=None,
+        before_end=earlier,
+    )

@@ -21,10 +21,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
 from experiments.comparison import write_table
-from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.launch import config_from_flags, define_config_flags, define_path, launch
 from experiments.runs import load, required_workdir
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
@@ -88,5 +87,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_config_flags("data", "model", "federation", "privacy", without=("backbone", "fusion"))
-    flags.DEFINE_string("workdir", "", "Folder for the table.")
+    define_path("workdir", "", "Folder for the table.")
     launch(main, __doc__)

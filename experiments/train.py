@@ -4,21 +4,24 @@
 
 Writes config.json, metrics.jsonl (a line an evaluation), checkpoints, summary.json,
 users.npz and report.html into --workdir, and goes on where an interrupted run stopped.
-SIGTERM and SIGINT (Ctrl-C) save and leave within a second, or a round where that is longer; a
-second one leaves at once. Exit status: 0 done, 2 bad input or a directory that cannot be written,
-3 a number was not finite, 4 out of memory, 75 stopped by a signal and saved.
+The signals of terminals and batch systems (SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2,
+SIGXCPU) save and leave within a second, or a round where that is longer; a second one of the first
+three leaves at once. Exit status: 0 done, 2 bad input or a directory that cannot be written,
+3 a number was not finite, 4 out of memory, 74 done but output was lost, 75 stopped by a signal and
+saved, 128 + n left at once by signal n.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments.faults import Interrupted, StopRequest, memory_explained
+from experiments.finished import Results, complete_results, read_results, write_results
 from experiments.launch import config_from_flags, define_config_flags, launch
 from experiments.processes import (
     any_process,
@@ -29,64 +32,48 @@ from experiments.processes import (
     wait_for_all,
 )
 from experiments.runs import check_same, describe, load
-from experiments.saving import Saver
+from experiments.saving import Saver, load_run
 from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.start import describe_start
 from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import check_fits, describe_plan
-from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary, render_report
-from fedvlr_jax.simulation import NonFiniteError, Simulation, State, make_simulation
-from fedvlr_jax.summary import summarise_run
-from fedvlr_jax.training import (
-    RunState,
-    Timing,
-    start,
-    train,
-    why_stopped,
-)
-from fedvlr_jax.types import METRIC_TYPES, RoundMetrics
-
-
-def _round_metrics(lists: dict[str, list]) -> RoundMetrics:
-    """The "since" of a checkpoint's meta, to the bit."""
-    arrays: Any = {name: np.array(x, METRIC_TYPES[name]) for name, x in lists.items()}
-    return RoundMetrics(**arrays)
+from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary
+from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
+from fedvlr_jax.summary import summarise_baselines, summarise_run
+from fedvlr_jax.training import RunState, Timing, position, start, taken_up, train
 
 
 def resume(
-    simulation: Simulation, checkpoints: Checkpoints, note: Callable[[str], None]
+    simulation: Simulation,
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    note: Callable[[str], None],
 ) -> RunState | None:
-    """The run as the newest whole checkpoint has it; None where there is none.
+    """The run as the newest whole checkpoint has it, taken up; None to begin it.
 
     Raises:
-      InputError: it is of other flags or data; or there is none, and --resume=must.
+      InputError: it is of other flags or data, or further than the flags ask for; or no
+        checkpoint is whole, and the run has finished or --resume=must.
     """
     config = simulation.config
     newest = checkpoints.newest(note)
     if newest is None:
         if config.run.resume == "must":
             raise InputError(f"--resume=must: {checkpoints.directory} holds no whole checkpoint")
-        if checkpoints.rounds():
-            note("no checkpoint is whole: starting anew")
+        if directory.has_results():
+            raise InputError(
+                f"--workdir={config.workdir}: its run has finished and has no whole checkpoint, so "
+                "nothing can be added; give another directory, or --overwrite to train it again"
+            )
+        found = "is whole" if checkpoints.rounds() else "was saved"
+        note(f"no checkpoint {found}: starting anew")
         return None
     meta = checkpoints.read_meta(newest)
     now = config.flat, simulation.dataset.fingerprint
     check_same(f"--workdir={config.workdir}", (meta["flags"], meta["fingerprint"]), now)
-
-    def load(part: str) -> State:
-        # One at a time: to go on is to take no more memory than the run took before.
-        like = simulation.packed_shapes(meta["leaves"], part)
-        return simulation.unpack(checkpoints.load(newest, {part: like})[part])
-
-    return RunState(
-        state=load("state"),
-        best_state=load("best"),
-        best_round=meta["best_round"],
-        evaluations=tuple(meta["evaluations"]),
-        since=meta["since"] and _round_metrics(meta["since"]),
-        stopped=why_stopped(config, meta["evaluations"], meta["best_round"]),
-    )
+    return taken_up(config, load_run(simulation, checkpoints, newest))
 
 
 def main() -> None:
@@ -127,51 +114,61 @@ def run_experiment(
     if config.run.resume == "must" and not (path / "config.json").exists():
         raise InputError(f"--resume=must: --workdir={path} holds no run")
     with only_first(lambda: locked(path)):
-        directory, checkpoints, run = open_run(simulation, progress)
+        directory, checkpoints, held = open_run(simulation)
+        results = read_results(directory, progress.note) if held else None
+        stopped = "" if results is None else stopped_at(config, results)
+        introduce(simulation, progress)
+        run = None
+        if held and not stopped:
+            run = resume(simulation, directory, checkpoints, progress.note)
+        # Nothing is written before every process has read what it needs.
         wait_for_all("opened")
-        if run is not None and run.stopped and (path / "summary.json").exists():
-            progress.note(f"already finished after round {run.round}")
-            return directory.read_summary(), directory
-        run = start(simulation) if run is None else run
-        if is_first():
-            directory.write_config(describe(config, simulation.dataset))
-            directory.write_metrics(run.evaluations)
-        run, timing = train_and_save(simulation, directory, checkpoints, run, progress, leave)
-        if not run.stopped:
-            raise Interrupted(
-                f"left after round {run.round} of {config.federation.rounds}; "
-                "the same command goes on"
-            )
-        summary, users = summarise_run(simulation, run, timing)
-        if is_first():
-            directory.write_users(users)
-            config_file, metrics = directory.read_config(), directory.read_metrics()
-            directory.write_report(render_report(config_file, summary, metrics, users))
-            directory.write_summary(summary)
+        if results is not None and stopped:
+            summary = keep_results(simulation, directory, results, stopped, progress)
+        else:
+            summary = train_and_summarise(simulation, directory, checkpoints, run, progress, leave)
     return summary, directory
 
 
-def open_run(
-    simulation: Simulation, progress: Progress
-) -> tuple[RunDirectory, Checkpoints, RunState | None]:
-    """The run directory, its checkpoints, and the run that they hold, if there is one."""
-    config, dataset = simulation.config, simulation.dataset
+def open_run(simulation: Simulation) -> tuple[RunDirectory, Checkpoints, bool]:
+    """The run directory, its checkpoints, and whether they hold a run to take up.
+
+    Raises:
+      InputError: they hold a run of other flags or data.
+    """
+    config = simulation.config
     path = Path(config.workdir)
     keep, keep_best = config.run.keep_checkpoints, config.run.keep_best
     checkpoints = Checkpoints(path / "checkpoints", keep=keep, keep_best=keep_best)
-    run = None
     held = (path / "config.json").exists() and not config.run.overwrite
-    if held and config.run.resume != "never":
-        directory = RunDirectory.open(path)
-        saved = directory.read_config()
-        fingerprint = saved.get("dataset", {}).get("fingerprint")
-        now = config.flat, dataset.fingerprint
-        check_same(f"--workdir={path}", (saved["flags"], fingerprint), now)
-        run = resume(simulation, checkpoints, progress.note)
-    else:
+    if not held or config.run.resume == "never":
         directory = RunDirectory.create(path, overwrite=config.run.overwrite)
         if is_first():
             checkpoints.clear()
+        return directory, checkpoints, False
+    directory = RunDirectory.open(path)
+    saved = directory.read_config()
+    fingerprint = saved.get("dataset", {}).get("fingerprint")
+    now = config.flat, simulation.dataset.fingerprint
+    check_same(f"--workdir={path}", (saved["flags"], fingerprint), now)
+    return directory, checkpoints, True
+
+
+def stopped_at(config: Config, results: Results) -> str:
+    """Why the finished run is over by the flags given now; "" if they ask for more rounds.
+
+    Raises:
+      InputError: it has been trained further than they ask for.
+    """
+    metrics, rounds_run = results.metrics, results.summary.get("rounds_run")
+    if not metrics or metrics[-1]["round"] != rounds_run:
+        return ""  # They are not of one run, so its checkpoint has to tell.
+    return position(config, metrics, rounds_run)
+
+
+def introduce(simulation: Simulation, progress: Progress) -> None:
+    """Says what will be trained, on what data, and how."""
+    config, dataset = simulation.config, simulation.dataset
     progress.note(
         f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
         f"{len(dataset.train)} train interactions"
@@ -184,9 +181,76 @@ def open_run(
     if simulation.start is not None:
         for line in describe_start(config, simulation.model, dataset.num_users):
             progress.note(line)
-    if run is not None and not run.stopped:
+
+
+def keep_results(
+    simulation: Simulation,
+    directory: RunDirectory,
+    results: Results,
+    stopped: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The summary of a finished run that needs no more rounds, completed by the flags."""
+    config, dataset = simulation.config, simulation.dataset
+    progress.note(f"already finished after round {results.summary['rounds_run']}")
+    if not is_first():
+        return results.summary
+    return complete_results(
+        directory,
+        results,
+        config.flat,
+        functools.partial(describe, config, dataset),
+        functools.partial(summarise_baselines, dataset, config.evaluation),
+        stopped=stopped,
+    )
+
+
+def train_and_summarise(
+    simulation: Simulation,
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    run: RunState | None,
+    progress: Progress,
+    leave: Callable[[], bool],
+) -> dict[str, Any]:
+    """Begins a run (None) or continues it, tests its best state, and writes the results.
+
+    Raises:
+      Interrupted: `leave` said so; the run is saved.
+    """
+    config = simulation.config
+    measured = {}
+    if run is not None and run.stopped:
+        progress.note(f"already trained to round {run.round}: its results are made again")
+        measured = _measured(directory, run.round)
+    elif run is not None:
         progress.note(f"going on after round {run.round}")
-    return directory, checkpoints, run
+    run = start(simulation) if run is None else run
+    if is_first():
+        directory.remove_results()
+        directory.write_config(describe(config, simulation.dataset))
+        directory.write_metrics(run.evaluations)
+    run, timing = train_and_save(simulation, directory, checkpoints, run, progress, leave)
+    if not run.stopped:
+        raise Interrupted(
+            f"left after round {run.round} of {config.federation.rounds}; the same command goes on"
+        )
+    summary, users = summarise_run(simulation, run, timing)
+    summary |= measured
+    if is_first():
+        write_results(directory, summary, users)
+    return summary
+
+
+def _measured(directory: RunDirectory, rounds_run: int) -> dict[str, Any]:
+    """Time and memory of the training, if there still is a summary of these rounds."""
+    try:
+        summary = directory.read_summary()
+    except InputError:
+        return {}
+    if summary.get("rounds_run") != rounds_run:
+        return {}
+    return {name: summary[name] for name in ("timing", "peak_rss_mb") if name in summary}
 
 
 def train_and_save(

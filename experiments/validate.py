@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.launch import config_from_flags, define_config_flags, define_path, launch
 from experiments.runs import load
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.examination import Examination, examine
@@ -98,12 +98,12 @@ def main() -> None:
             **examination.facts,
         }
         try:
-            Path(FLAGS.json).write_text(json.dumps(result, indent=2))
+            Path(FLAGS.json).write_text(json.dumps(result, indent=2), encoding="utf-8")
         except OSError as error:
             raise InputError(f"--json={FLAGS.json}: cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":
     define_config_flags("data")
-    flags.DEFINE_string("json", "", "Also write the report to this file.")
+    define_path("json", "", "Also write the report to this file.")
     launch(main, __doc__)

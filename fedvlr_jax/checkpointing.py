@@ -7,7 +7,8 @@ checkpoint, and the newest one that is whole is used.
 
 A run saves the tree {"state": ..., "best": ...} of two packed states, each {"server":
 ServerState, "clients": int32 [T], "private": leaves [T, ...]}: row r of a private leaf belongs
-to client clients[r]. A client without a row has its initial one.
+to client clients[r]. A client without a row has its initial one. Where a run ended between two
+multiples of --eval_every, with its best state, "best_before_end" is the best one before.
 
 Each checkpoint has all of its bytes for itself. A best state that did not change is written
 again, not linked: one flipped bit in shared files would take every checkpoint that is kept.
@@ -39,6 +40,7 @@ from orbax.checkpoint import v1 as ocp
 from fedvlr_jax import sealing
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.sealing import Damaged
+from fedvlr_jax.settings import PRNG
 from fedvlr_jax.trees import is_key, named_leaves
 from fedvlr_jax.types import PyTree
 
@@ -302,7 +304,7 @@ class Checkpoints:
         try:
             _check_space(step, sum(array.nbytes for array in arrays.values()) + len(meta))
             _store(step, arrays)
-            (step / META).write_text(meta)
+            (step / META).write_text(meta, encoding="utf-8")
             sealing.seal(step, round=round_number)
         except BaseException:
             # On a full disk the torn save would take the place of the next one.
@@ -375,7 +377,7 @@ class Checkpoints:
     def read_meta(self, round_number: int) -> dict[str, Any]:
         """What was saved beside the tree: the `meta` and "score" of `save`, and "leaves":
         {name: [shape, dtype]}."""
-        return json.loads((self.path(round_number) / META).read_text())
+        return json.loads((self.path(round_number) / META).read_text(encoding="utf-8"))
 
     def load(self, round_number: int, like: PyTree) -> PyTree:
         """The saved leaves that the tree `like` names; other leaves are not read.
@@ -402,7 +404,7 @@ class Checkpoints:
                 )
         loaded = self._read(round_number, plain, meta)
         leaves = [
-            jax.random.wrap_key_data(loaded[name]) if is_key(leaf) else loaded[name]
+            jax.random.wrap_key_data(loaded[name], impl=PRNG) if is_key(leaf) else loaded[name]
             for name, leaf in wanted.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -42,7 +42,7 @@ def seal(directory: Path, **facts: Any) -> None:
     }
     body = json.dumps({"schema": SCHEMA, **facts, "files": files})
     aside = directory / f".{MANIFEST}.tmp"
-    aside.write_text(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n")
+    aside.write_text(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n", encoding="utf-8")
     sync(aside)
     aside.rename(directory / MANIFEST)
     _sync_all([*(p for p in directory.rglob("*") if p.is_dir()), directory])
@@ -77,7 +77,7 @@ def _verify(directory: Path) -> dict[str, Any]:
     if not is_sealed(directory):
         raise Damaged(f"{directory}: has no {MANIFEST}; the save was not finished")
     try:
-        body, digest, rest = (directory / MANIFEST).read_text().split("\n")
+        body, digest, rest = (directory / MANIFEST).read_text(encoding="utf-8").split("\n")
         if rest or hashlib.sha256(body.encode()).hexdigest() != digest:
             raise ValueError
     except ValueError:

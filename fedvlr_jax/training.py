@@ -2,6 +2,10 @@
 
 A block is trained in pieces of about a second, or of one round where that takes longer, so
 that a run can be left, and saved, between two evaluations.
+
+Any division of a run into starts gives the evaluations, the selection and the patience of one
+start. An evaluation between two multiples of --eval_every exists only because --rounds ended
+there. A start with more rounds takes it back, with its selection: see `RunState.before_end`.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import jax
 import numpy as np
 
 from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.devices import agreed
@@ -37,6 +42,10 @@ class RunState(NamedTuple):
         no user has a validation target, the newest: nothing can be selected on.
       since: metrics of the rounds since the last evaluation, [rounds]; None for none.
       stopped: why the run is over: "rounds", "patience" or, while it goes on, "".
+      before_end: the run before its last evaluation, if that one is off the multiples of
+        --eval_every; else None. A start with more rounds continues from it. It shares `state`
+        with this run, and `best_state` is `state` itself where the last evaluation selected it:
+        a run holds two states at most.
     """
 
     state: State
@@ -45,11 +54,12 @@ class RunState(NamedTuple):
     evaluations: tuple[dict[str, Any], ...]
     since: RoundMetrics | None
     stopped: str
+    before_end: RunState | None = None
 
     @property
     def round(self) -> int:
         """Rounds finished."""
-        return int(self.state.server.round)
+        return int(jax.device_get(self.state.server.round))
 
 
 class Timing(NamedTuple):
@@ -74,14 +84,86 @@ def start(simulation: Simulation) -> RunState:
     return RunState(state, state, 0, (), None, "")
 
 
-def why_stopped(config: Config, evaluations: Sequence[dict], best_round: int) -> str:
-    """The `stopped` of a run with these evaluations."""
-    if config.evaluation.patience:
-        since_best = sum(entry["round"] > best_round for entry in evaluations)
-        if since_best >= config.evaluation.patience:
-            return "patience"
-    finished = evaluations[-1]["round"] if evaluations else 0
-    return "rounds" if finished >= config.federation.rounds else ""
+def _since_best(evaluations: Sequence[dict]) -> list[int]:
+    """How many evaluations without a better one each evaluation ends: 0 for a new best one."""
+    waited: list[int] = []
+    for entry in evaluations:
+        better = entry["best_round"] == entry["round"]
+        waited.append(0 if better or not waited else waited[-1] + 1)
+    return waited
+
+
+def why_stopped(config: Config, evaluations: Sequence[dict]) -> str:
+    """The `stopped` of a run with these evaluations, all of which a single start makes."""
+    if not evaluations:
+        return ""
+    newest, patience = evaluations[-1]["round"], config.evaluation.patience
+    # A run with more rounds does not make the evaluation at this end, nor stop there.
+    if patience and is_scheduled(config, newest) and _since_best(evaluations)[-1] >= patience:
+        return "patience"
+    return "rounds" if newest >= config.federation.rounds else ""
+
+
+def is_scheduled(config: Config, round_number: int) -> bool:
+    """Whether an evaluation after so many rounds does not depend on --rounds."""
+    return round_number % config.evaluation.eval_every == 0
+
+
+def _was_end(config: Config, evaluations: Sequence[dict]) -> bool:
+    """Whether the last evaluation was made only at the end of fewer rounds than --rounds."""
+    newest = evaluations[-1]["round"] if evaluations else 0
+    return newest < config.federation.rounds and not is_scheduled(config, newest)
+
+
+def position(config: Config, evaluations: Sequence[dict], finished: int) -> str:
+    """The `stopped` of a saved run that a start with `config` takes up; "" if it goes on.
+
+    Args:
+      evaluations: of the run, the one at its end included.
+      finished: rounds that the run has trained.
+
+    Raises:
+      InputError: a single start with these --rounds and --patience ends before `finished`.
+    """
+    rounds, patience = config.federation.rounds, config.evaluation.patience
+    otherwise = "another --workdir, or --overwrite to train it again"
+    if finished > rounds:
+        raise InputError(
+            f"--rounds={rounds}: the run has trained {finished} rounds, and none is undone; give "
+            f"--rounds={finished} or more, {otherwise}"
+        )
+    if _was_end(config, evaluations):
+        evaluations = evaluations[:-1]
+    waited = zip(evaluations, _since_best(evaluations), strict=True)
+    earlier = [(entry["round"], wait) for entry, wait in waited if entry["round"] < finished]
+    ended = [number for number, wait in earlier if patience and wait >= patience]
+    if ended:
+        longest = max(wait for _, wait in earlier)
+        raise InputError(
+            f"--patience={patience}: ends the run after round {ended[0]}, but it has trained "
+            f"{finished} rounds; give 0, --patience={longest + 1} or more, {otherwise}"
+        )
+    return why_stopped(config, evaluations)
+
+
+def taken_up(config: Config, run: RunState) -> RunState:
+    """`run` as a start with `config` continues it; an evaluation at an earlier end is taken back.
+
+    Raises:
+      InputError: as `position`; or the run was saved by a version that cannot take the
+        evaluation at its end back.
+    """
+    stopped = position(config, run.evaluations, run.round)
+    if _was_end(config, run.evaluations):
+        if run.before_end is None:
+            raise InputError(
+                f"--rounds={config.federation.rounds}: the run ended after round {run.round}, no "
+                f"multiple of --eval_every={config.evaluation.eval_every}, and was saved by a "
+                f"version that cannot continue from there; give --rounds={run.round}, another "
+                "--workdir, or --overwrite to train it again"
+            )
+        run = run.before_end
+    return run._replace(stopped=stopped)
 
 
 def _over_rounds(rounds: RoundMetrics | None) -> dict[str, float | None]:
@@ -135,7 +217,7 @@ def record(
         best_round=best_round,
         evaluations=evaluations,
         since=None,
-        stopped=why_stopped(config, evaluations, best_round),
+        stopped=why_stopped(config, evaluations),
     )
 
 
@@ -172,7 +254,7 @@ class Clock:
 def block_length(config: Config, finished: int) -> int:
     """Rounds until the next evaluation: it falls on multiples of eval_every, and on the end.
 
-    0 where it is due: the run was left within a block, and --rounds has been lowered.
+    0 where it is due: the run was left within a block, and --rounds now ends there.
     """
     every = config.evaluation.eval_every
     return max(0, min(every - finished % every, config.federation.rounds - finished))
@@ -192,7 +274,8 @@ def train(
     """Trains until the rounds are done or patience ends; selects on validation NDCG@50.
 
     Args:
-      run: where to go on from; its state is used up. By default a new run.
+      run: where to go on from, also with more rounds or patience than it ended with; its
+        states are used up. By default a new run.
       on_evaluation: called after every evaluation, with the rounds per second of the
         block (evaluation left out; 0 for that of round 0).
       on_rounds: called after every piece of a block, and after its evaluation.
@@ -201,14 +284,19 @@ def train(
 
     Raises:
       NonFiniteError: with the last good state; see `Simulation.run_rounds`.
+      InputError: as `taken_up`.
     """
-    clock = Clock()
-    run = start(simulation) if run is None else run
+    clock, config = Clock(), simulation.config
+    run = start(simulation) if run is None else taken_up(config, run)
 
     def evaluated(run: RunState) -> RunState:
         ranks = simulation.evaluate(run.state, "valid")
-        copy = functools.partial(copy_state, run.state)
-        return record(run, simulation, run.round, run.since, ranks, copy)
+        if is_scheduled(config, run.round):
+            copy = functools.partial(copy_state, run.state)
+            return record(run, simulation, run.round, run.since, ranks, copy)
+        # Training never continues from this evaluation, so it needs no copy of the state.
+        ended = record(run, simulation, run.round, run.since, ranks, lambda: run.state)
+        return ended._replace(before_end=run)
 
     if not run.evaluations and not run.round:
         # What training begins with may be the best there is, where it is not drawn.
@@ -218,7 +306,7 @@ def train(
     # Not known yet, and the first call compiles.
     round_s = PIECE_S
     while not run.stopped and not leave():
-        ahead = block_length(simulation.config, run.round)
+        ahead = block_length(config, run.round)
         # Devices of several processes must be given the same work.
         num_rounds = min(ahead, agreed(max(1, int(PIECE_S / max(round_s, 1e-9)))))
         if num_rounds:

@@ -10,6 +10,10 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import jax
 import pytest
 
+# Nothing relies on JAX to match types or ranks.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
 ROOT = pathlib.Path(__file__).parents[1]
 DATA = pathlib.Path(os.environ.get("FEDVLR_DATA_ROOT", ROOT.parent / "shared" / "data"))
 
@@ -29,9 +33,13 @@ def printed_json(module, *arguments, xla_flags=""):
 
 
 @pytest.fixture
-def double_precision():
-    """Everything of the test runs in float64."""
-    with jax.enable_x64(True):
+def double_precision(monkeypatch):
+    """Everything of the test runs in float64; indices may then be of two widths."""
+    # Not at the top: the runner of the mutations imports the package anew for each of them.
+    from fedvlr_jax.settings import SETTINGS
+
+    monkeypatch.setitem(SETTINGS, "jax_enable_x64", True)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         yield
 
 

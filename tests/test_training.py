@@ -1,6 +1,7 @@
 """When a run stops, what it selects, and what its evaluations say of the rounds between them."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -9,9 +10,21 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.metrics import averages
+from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.resident import NonFiniteError
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.training import Clock, block_length, train, why_stopped
+from fedvlr_jax.training import (
+    Clock,
+    RunState,
+    block_length,
+    position,
+    record,
+    taken_up,
+    train,
+    why_stopped,
+)
 
 SMALL = dict(width=8, router_hidden=8, local_epochs=2, baselines=False)
 
@@ -21,20 +34,69 @@ def dataset():
     return load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 60})
 
 
+def evaluated(*rounds, best):
+    """Evaluations after these rounds, that of round `best` the best from there on."""
+    return [{"round": r, "best_round": best if r >= best else rounds[0]} for r in rounds]
+
+
 def test_patience_counts_evaluations_since_the_best():
-    at = lambda *rounds: [{"round": r} for r in rounds]
     config = Config.from_flat(patience=2, rounds=100)
-    assert why_stopped(config, [], 0) == ""
-    assert why_stopped(config, at(0, 5, 10), 5) == ""
-    assert why_stopped(config, at(0, 5, 10, 15), 5) == "patience"
-    assert why_stopped(config, at(0, 5, 10), 0) == "patience"
-    assert why_stopped(config, at(0, 95, 100), 95) == "rounds"
-    assert why_stopped(Config.from_flat(patience=0, rounds=100), at(5, 10, 15, 20), 5) == ""
+    assert why_stopped(config, []) == ""
+    assert why_stopped(config, evaluated(0, 5, 10, best=5)) == ""
+    assert why_stopped(config, evaluated(0, 5, 10, 15, best=5)) == "patience"
+    assert why_stopped(config, evaluated(0, 5, 10, best=0)) == "patience"
+    assert why_stopped(config, evaluated(0, 95, 100, best=95)) == "rounds"
+    never = Config.from_flat(patience=0, rounds=100)
+    assert why_stopped(never, evaluated(5, 10, 15, 20, best=5)) == ""
+
+
+def test_an_evaluation_that_only_the_end_asks_for_ends_no_patience():
+    """With more rounds it would not be made."""
+    short = Config.from_flat(patience=2, rounds=7)
+    assert why_stopped(short, evaluated(0, 5, 7, best=0)) == "rounds"
+
+
+def test_a_start_that_ends_before_what_is_trained_is_refused_by_name():
+    ended = evaluated(0, 5, 10, 15, 17, best=5)
+    # Patience 2 ends after round 15, of which round 17 is beyond; 3 does not, as it has no third.
+    assert position(Config.from_flat(rounds=17, patience=3), ended, 17) == "rounds"
+    assert position(Config.from_flat(rounds=20, patience=3), ended, 17) == ""
+    with pytest.raises(InputError, match=r"--patience=2: ends the run after round 15, .* 17 .*=3 "):
+        position(Config.from_flat(rounds=20, patience=2), ended, 17)
+    with pytest.raises(InputError, match=r"--rounds=16: .* trained 17 rounds.* --rounds=17 or"):
+        position(Config.from_flat(rounds=16), ended, 17)
+
+
+def test_the_end_of_an_older_version_that_cannot_be_taken_back_is_refused(dataset):
+    """Its checkpoint has no best state of before the end."""
+    short = Config.from_flat(**SMALL, rounds=1, eval_every=2)
+    run, _ = train(make_simulation(short, dataset))
+    assert run.before_end is not None
+    more = Config.from_flat(**SMALL, rounds=2, eval_every=2)
+    assert taken_up(more, run).evaluations == run.evaluations[:1]
+    with pytest.raises(InputError, match=r"--rounds=2: the run ended after round 1, .* version"):
+        taken_up(more, run._replace(before_end=None))
 
 
 def test_evaluations_fall_on_multiples_and_on_the_end():
     config = Config.from_flat(rounds=12, eval_every=5)
     assert [block_length(config, finished) for finished in (0, 5, 7, 10, 12)] == [5, 5, 3, 2, 0]
+
+
+def test_the_earliest_round_with_the_best_validation_ndcg_is_selected(dataset):
+    """HR and NDCG disagree: half of the users at rank 1, then all at rank 50, then as at first."""
+    simulation = types.SimpleNamespace(config=Config.from_flat(patience=0), dataset=dataset)
+    targets = np.zeros(dataset.num_users, np.int32)
+    half = np.where(np.arange(dataset.num_users) % 2, 59, targets)
+    run = RunState(None, None, 0, (), None, "")
+    for finished, ahead in enumerate((half, targets + 49, half)):
+        ranks = Ranks(ahead, targets, np.ones(dataset.num_users, bool))
+        run = record(run, simulation, finished, None, ranks, lambda at=finished: at)
+    hr, ndcg = zip(
+        *((e["valid"]["hr@50"], e["valid"]["ndcg@50"]) for e in run.evaluations), strict=True
+    )
+    assert hr == (50, 100, 50) and ndcg[0] == 50 > ndcg[1]
+    assert run.best_round == run.best_state == 0
 
 
 def test_the_initial_state_is_a_candidate(dataset):
@@ -49,8 +111,10 @@ def test_the_initial_state_is_a_candidate(dataset):
     assert first["loss"] is None and first["participants"] is None
     assert run.best_round == 0
     assert first["valid"]["ndcg@50"] > run.evaluations[1]["valid"]["ndcg@50"]
-    begun = simulation.init().server.shared["items"]
-    assert np.array_equal(run.best_state.server.shared["items"], begun)
+    begun = simulation.init()
+    assert np.array_equal(run.best_state.server.shared["items"], begun.server.shared["items"])
+    ranks = simulation.evaluate(begun, "valid")
+    assert first["valid"] == averages(ranks.ahead, ranks.tied, dataset, "valid", (10, 20, 50))
 
 
 def test_without_validation_targets_the_last_state_counts_and_patience_does_not(dataset):

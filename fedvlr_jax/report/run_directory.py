@@ -8,7 +8,6 @@ refused before anything is written.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import math
@@ -20,12 +19,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import lock_descriptor
 
 from fedvlr_jax.errors import InputError
 
 LOCK = ".lock"
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 USERS, REPORT = "users.npz", "report.html"
+# Of users.npz: where each user's targets begin, and the arrays with one row a target.
+TARGETS, PER_TARGET = "target_indptr", ("ahead", "tied")
 # In the order in which an overwritten run is removed: what says "finished" goes first.
 RUN_FILES = (SUMMARY, REPORT, USERS, METRICS, CONFIG)
 
@@ -104,6 +106,8 @@ class RunDirectory:
     def write_users(self, users: Mapping[str, np.ndarray]) -> None:
         """Writes users.npz: arrays [N, ...], one row a user. NaN is allowed here.
 
+        With "target_indptr" int [N + 1], "ahead" and "tied" have one row a target.
+
         Raises:
           ValueError: an array of Python objects (it would need pickle), or arrays of
             different length.
@@ -180,6 +184,19 @@ class RunDirectory:
             raise InputError(f"{path}: damaged: {problem}")
         return users
 
+    def has_results(self) -> bool:
+        """Whether the run has finished: summary.json is there, whole or not."""
+        return (self.path / SUMMARY).is_file()
+
+    def has_report(self) -> bool:
+        return (self.path / REPORT).is_file()
+
+    def remove_results(self) -> None:
+        """Removes what a finished run leaves, for it is about to go on: summary.json first."""
+        with _workdir_errors(self.path):
+            for name in (SUMMARY, REPORT, USERS):
+                (self.path / name).unlink(missing_ok=True)
+
     def _prepare(self) -> None:
         if self._before_first_write is not None:
             self._before_first_write()
@@ -205,22 +222,20 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     with _workdir_errors(path):
         _check_writable(path)
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+        file = _opened(path / LOCK)
+    with file:
         with _workdir_errors(path):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            # Windows keeps the locked byte, the first one, from being read by others.
+            file.seek(1)
+            if not lock_descriptor(file.fileno(), blocking=False):
+                holder = file.read(32).decode(errors="replace").strip()
                 raise InputError(
                     f"--workdir={path}: process {holder} is writing there; wait for it, or give "
                     "another directory"
-                ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                )
+            file.truncate()
+            file.write(f"{os.getpid()}\n".encode())
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -283,26 +298,34 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _append_line(path: Path, line: bytes) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        end = _end_of_whole_lines(descriptor)
-        os.ftruncate(descriptor, end)
+    with _opened(path) as file:
+        end = _end_of_whole_lines(file)
+        file.truncate(end)
+        file.seek(end)
         try:
-            if os.pwrite(descriptor, line, end) != len(line):
+            if file.write(line) != len(line):
                 raise OSError("the disk took only a part of a line")
         except BaseException:
-            os.ftruncate(descriptor, end)
+            file.truncate(end)
             raise
-    finally:
-        os.close(descriptor)
 
 
-def _end_of_whole_lines(descriptor: int) -> int:
+def _opened(path: Path) -> io.FileIO:
+    """The file, made if missing, to be read and written without a buffer."""
+    binary = getattr(os, "O_BINARY", 0)  # Windows alone tells text from bytes.
+    return open(os.open(path, os.O_RDWR | os.O_CREAT | binary, 0o666), "r+b", buffering=0)
+
+
+def _end_of_whole_lines(file: io.FileIO) -> int:
     """Where the next line starts; earlier than the file's end if its last line is torn."""
-    end = os.fstat(descriptor).st_size
-    if end == 0 or os.pread(descriptor, 1, end - 1) == b"\n":
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
         return end
-    return os.pread(descriptor, end, 0).rfind(b"\n") + 1
+    file.seek(end - 1)
+    if file.read(1) == b"\n":
+        return end
+    file.seek(0)
+    return file.read(end).rfind(b"\n") + 1
 
 
 def _dump(name: str, value: Mapping[str, Any], indent: int | None = None) -> bytes:
@@ -359,6 +382,12 @@ def _uneven(arrays: Mapping[str, np.ndarray]) -> str:
         if value.ndim == 0:
             return f"{name} has no axis of users"
     lengths = {name: len(value) for name, value in arrays.items()}
+    if TARGETS in arrays:
+        lengths[TARGETS] -= 1
+        size = int(arrays[TARGETS][-1]) if len(arrays[TARGETS]) else 0
+        for name in PER_TARGET:
+            if (found := lengths.pop(name, size)) != size:
+                return f"{name} has {found} rows, {TARGETS} counts {size} targets"
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         return f"the arrays differ in their number of users: {listed}"

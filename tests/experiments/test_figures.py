@@ -28,7 +28,7 @@ def test_the_gradient_norm_is_that_of_the_written_objective(backbone, dataset):
     model = simulation.model
     # Behind the twelve clients lie rows of nobody.
     history, rows = jax.tree.map(lambda x: x[:12], (simulation.histories[0], state.private[0]))
-    counts = history.count
+    counts = jnp.asarray(history.count, jnp.float32)
     alpha = counts / counts.sum() if backbone == "fedavg" else jnp.full(12, 1 / 12)
 
     def objective(shared, private):

@@ -104,6 +104,32 @@ def test_a_run_off_the_device_goes_on_in_any_store(stores, dataset, tmp_path):
         np.testing.assert_allclose(loss(metrics), loss(whole[0]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("store", ["device", "disk"])
+def test_a_run_of_several_starts_is_that_of_one_to_the_bit(store, dataset, tmp_path):
+    """Also where the first ended off the grid with its best state, and patience ended the next."""
+    flags = {**CHOICES, "eval_every": 3, "store": store, "patience": 0}
+    compiled = {}
+
+    def make(name, **more):
+        config = Config.from_flat(**{**flags, "workdir": str(tmp_path / name), **more})
+        made = make_simulation(config, dataset)
+        made.__dict__.update(compiled)
+        return made
+
+    once = make("whole", rounds=12)
+    made = set(once.__dict__)
+    go(once)
+    compiled |= {name: value for name, value in once.__dict__.items() if name not in made}
+    # Rounds 1 and 4 are no multiples of 3, and better than those before.
+    for more in (dict(rounds=1), dict(rounds=4), dict(rounds=12, patience=1), dict(rounds=12)):
+        go(make("w", **more))
+        lines = (tmp_path / "w/metrics.jsonl").read_text().splitlines()
+        best = [(entry["round"], entry["best_round"]) for entry in map(json.loads, lines)]
+        if more["rounds"] == 4:
+            assert best[-1] == (4, 4)
+    assert result(tmp_path / "w") == result(tmp_path / "whole")
+
+
 def test_a_flag_that_the_run_did_not_know_is_named(simulation, tmp_path):
     go(at(simulation, tmp_path / "w", rounds=1))
     file = tmp_path / "w/config.json"
@@ -281,8 +307,40 @@ def test_a_signal_is_a_request_and_handlers_are_put_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def asked_by(signals, monkeypatch):
+    """(name of the first signal, status with which the process would leave at once) of signals
+    that arrive one after the other."""
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    with StopRequest() as stop:
+        for number in signals:
+            signal.raise_signal(number)
+    # At the end of the block, all that had arrived was looked at.
+    return stop.name, left
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGQUIT", "SIGINT"])
+def test_every_signal_of_a_session_asks_to_stop(name, monkeypatch):
+    number = getattr(signal, name)
+    # Shells, systemd and batch systems send these before, or beside, the one that counts.
+    once = [number, signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1]
+    assert asked_by(once, monkeypatch) == (name, [])
+    insists = name in ("SIGQUIT", "SIGINT")
+    once_more = [signal.SIGTERM] * (1 if insists else 2)
+    assert asked_by([*once, *once_more], monkeypatch) == (name, [128 + signal.SIGTERM])
+
+
+def test_nohup_stays_in_force(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert asked_by([signal.SIGHUP], monkeypatch) == ("", [])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
-    ("number", "eval_every"), [(signal.SIGTERM, 1), (signal.SIGINT, 50_000)], ids=str
+    ("number", "eval_every"), [(signal.SIGHUP, 1), (signal.SIGINT, 50_000)], ids=str
 )
 def test_a_signal_saves_and_leaves_with_its_own_status(number, eval_every, tmp_path, cache):
     """However far the next evaluation is."""
@@ -294,12 +352,17 @@ def test_a_signal_saves_and_leaves_with_its_own_status(number, eval_every, tmp_p
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A test run under nohup, or in the background of a shell, hands ignored signals on.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    while process.poll() is None and not checkpoints.rounds():
-        time.sleep(0.05)
-    process.send_signal(number)
-    printed = process.communicate(timeout=60)[0]
+    try:
+        while process.poll() is None and not checkpoints.rounds():
+            time.sleep(0.05)
+        process.send_signal(number)
+        printed = process.communicate(timeout=600)[0]
+    finally:
+        process.kill()
     assert process.returncode == 75, printed
     assert f"{number.name}: saving" in printed and "the same command goes on" in printed
     evaluated = [json.loads(line)["round"] for line in (tmp_path / "metrics.jsonl").open()]

@@ -1,5 +1,6 @@
 """No half-written file, no foreign file touched, and every refusal is one clear line."""
 
+import io
 import json
 import os
 import threading
@@ -124,8 +125,11 @@ def test_a_failing_write_leaves_the_old_file_whole(finished, monkeypatch):
 
 
 def test_a_line_that_the_disk_takes_half_of_is_taken_back(finished, monkeypatch):
-    whole = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda file, line, at: whole(file, line[:7], at))
+    class HalfFull(io.FileIO):
+        def write(self, line):
+            return super().write(line[:7])
+
+    monkeypatch.setattr(run_directory, "_opened", lambda path: HalfFull(path, "r+"))
     with refused("only a part of a line"):
         finished.append_metrics({"round": 15, "loss": 0.3})
     assert (finished.path / "metrics.jsonl").read_text().count("\n") == 2
@@ -230,6 +234,17 @@ def test_users_are_plain_arrays_of_one_length(finished):
     with pytest.raises(ValueError, match=r"a has no axis of users"):
         finished.write_users({"a": np.zeros(())})
     assert finished.read_users()["user_id"].tolist() == ["a", "b"]
+
+
+def test_ranks_have_one_row_a_target(finished):
+    ranks = {"target_indptr": np.array([0, 3, 3]), "ahead": np.arange(3), "tied": np.zeros(3, int)}
+    users = {"user_id": np.array(["a", "b"])}
+    finished.write_users({**users, **ranks})
+    assert finished.read_users()["ahead"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"tied has 2 rows, target_indptr counts 3 targets"):
+        finished.write_users({**users, **ranks, "tied": np.zeros(2, int)})
+    with pytest.raises(ValueError, match=r"differ in their number of users: .* target_indptr 1"):
+        finished.write_users({**users, **ranks, "target_indptr": np.array([0, 3])})
 
 
 def test_damaged_user_archives_are_refused(finished):

@@ -1,0 +1,61 @@
+"""What finished runs say of their test targets, as this version and earlier ones wrote them."""
+
+import numpy as np
+import pytest
+
+from experiments.comparison import read_choice
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.evaluation.baselines import popularity, rank
+from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.summary import summarise_ranks
+
+
+def interactions(rows, num_items):
+    user = [u for u, row in enumerate(rows) for _ in row]
+    item = [i for row in rows for i in row]
+    return Interactions.from_pairs(user=user, item=item, num_users=len(rows), num_items=num_items)
+
+
+@pytest.fixture
+def dataset():
+    """Users with one, three and no test targets."""
+    return Dataset(
+        name="toy",
+        train=interactions([[0, 1], [0], [0, 2]], 6),
+        valid=interactions([[2], [1], [1]], 6),
+        test=interactions([[4], [2, 3, 5], []], 6),
+        features={},
+        user_ids=np.arange(3).astype(str),
+        item_ids=np.arange(6).astype(str),
+        split="predefined",
+    )
+
+
+def finished(folder, summary, users):
+    directory = RunDirectory.create(folder, overwrite=False)
+    directory.write_config({"flags": {}})
+    directory.write_users(users)
+    directory.write_summary({"selected_round": 1, **summary})
+    return folder
+
+
+def padded(counts, values):
+    """[N, T] of one entry a target, as earlier versions wrote them."""
+    table = np.zeros((len(counts), counts.max()), np.int32)
+    table[np.arange(counts.max()) < counts[:, None]] = values
+    return table
+
+
+def test_runs_of_earlier_versions_compare_as_they_did(dataset, tmp_path):
+    scorer = popularity(dataset)
+    ranks = {part: rank(scorer, dataset, part) for part in ("valid", "test")}
+    summary, users = summarise_ranks(dataset, ranks, (10, 50))
+    new = read_choice("x", [finished(tmp_path / "new", summary, users)], dataset)
+    counts = np.diff(users.pop("target_indptr"))
+    assert counts.tolist() == [1, 3, 0]
+    earlier = users | {name: padded(counts, users[name]) for name in ("ahead", "tied")}
+    old = read_choice("x", [finished(tmp_path / "old", summary, earlier)], dataset)
+    np.testing.assert_array_equal(new.ndcg, old.ndcg)
+    assert new.line == old.line
+    # The judged targets are the warm ones: item 2 of user 1 is one, items 3, 4 and 5 are cold.
+    assert np.isnan(new.ndcg).tolist() == [True, False, True]
