@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.counting import product_flops
 from benchmarks.datasets import named_dataset
-from experiments.launch import launch
+from experiments.launch import define_path, launch
 from fedvlr_jax import trees
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
@@ -75,7 +75,7 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
     rates = config.federation.rates
     inputs = state, simulation.histories, simulation.features, rates, schedule
     began = time.perf_counter()
-    simulation._run.lower(*inputs, 1, 1).compile()
+    simulation._run.__wrapped__.lower(*inputs, 1, 1).compile()
     compile_s = time.perf_counter() - began
     flops = product_flops(lambda *inputs: simulation.run_function(*inputs, 1, 1), *inputs)
     views = 4 * dataset.num_items * len(simulation.model.fusion.names) * config.model.width
@@ -188,11 +188,11 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "datasets", "synthetic", "Comma-separated; synthetic:USERS:ITEMS sets a size."
     )
-    flags.DEFINE_string("data_root", "../shared/data", "Folder that holds the data sets.")
+    define_path("data_root", "../shared/data", "Folder that holds the data sets.")
     flags.DEFINE_string("combinations", "fcf+bilevel", "E.g. fcf+bilevel,fedncf+mlp, or all.")
     flags.DEFINE_string("precisions", "float32", "Values of --matmul_precision, comma-separated.")
     flags.DEFINE_integer("cohort", 0, "Clients asked a round; 0 asks everyone.")
     flags.DEFINE_integer("rounds", 5, "Rounds in one compiled call.")
     flags.DEFINE_integer("repeats", 5, "Timed calls; the median is shown.")
-    flags.DEFINE_string("json", "", "Also write the rows to this file.")
+    define_path("json", "", "Also write the rows to this file.")
     launch(main, __doc__)

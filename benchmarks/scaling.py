@@ -23,7 +23,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.launch import launch, whole_numbers
+from experiments.launch import define_path, launch, whole_numbers
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
@@ -132,7 +132,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("backbone", "fcf", "Backbone.")
     flags.DEFINE_string("fusion", "bilevel", "Fusion.")
     flags.DEFINE_string("store", "disk", "Where private rows lie: device, host or disk.")
-    flags.DEFINE_string("store_dir", "", "Folder for the files of --store=disk.")
+    define_path("store_dir", "", "Folder for the files of --store=disk.")
     flags.DEFINE_boolean("row", False, "Measure one size in this process and print its JSON.")
-    flags.DEFINE_string("json", "", "Also write the rows to this file.")
+    define_path("json", "", "Also write the rows to this file.")
     launch(main, __doc__)

@@ -27,7 +27,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.launch import launch
+from experiments.launch import define_path, launch
 from experiments.saving import Saver
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
@@ -378,10 +378,10 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 60, "Rounds of the run that is killed.")
     flags.DEFINE_integer("corruptions", 90, "Damages to checkpoints.")
     flags.DEFINE_string("datasets", "", "Data sets to measure the price on, such as KU,ML.")
-    flags.DEFINE_string("data_root", "../shared/data", "Folder that holds the data sets.")
+    define_path("data_root", "../shared/data", "Folder that holds the data sets.")
     flags.DEFINE_float("overhead_seconds", 7.0, "About what one timed run takes.")
     flags.DEFINE_integer("repeats", 5, "Pairs of timed runs; medians and quartiles are shown.")
     flags.DEFINE_integer("clients", 0, "Clients of the large state, such as 100000.")
     flags.DEFINE_integer("seed", 0, "Of the moments and the damages.")
-    flags.DEFINE_string("json", "", "Also write the rows to this file.")
+    define_path("json", "", "Also write the rows to this file.")
     launch(main, __doc__)

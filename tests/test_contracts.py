@@ -10,17 +10,25 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, OPTIMIZER_NAMES, PLAN_NAMES, Config
+from fedvlr_jax.config import (
+    AGGREGATION_NAMES,
+    BACKBONE_NAMES,
+    FUSION_NAMES,
+    OPTIMIZER_NAMES,
+    PLAN_NAMES,
+    Config,
+)
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.aggregation import SERVER_OPTIMIZERS
-from fedvlr_jax.federated.local import Upload
 from fedvlr_jax.federated.participation import make_cohort
-from fedvlr_jax.federated.round import PLANS, choose_plan, make_broadcast
+from fedvlr_jax.federated.round import PLANS, choose_plan, make_broadcast, make_train
+from fedvlr_jax.federated.server_optimizer import SERVER_OPTIMIZERS
 from fedvlr_jax.fusion import FUSIONS, make_fusion
 from fedvlr_jax.fusion.operators import OPERATORS
 from fedvlr_jax.models import BACKBONES
+from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.uplink import Upload
 
 COMBINATIONS = list(itertools.product(BACKBONE_NAMES, FUSION_NAMES))
 
@@ -67,6 +75,7 @@ def test_config_names_are_the_registries():
     assert set(BACKBONE_NAMES) == set(BACKBONES)
     assert set(FUSION_NAMES) == set(FUSIONS)
     assert set(OPTIMIZER_NAMES) == set(SERVER_OPTIMIZERS)
+    assert set(AGGREGATION_NAMES) == set(REDUCTIONS)
     assert set(PLAN_NAMES) == {"auto", *PLANS}
 
 
@@ -94,10 +103,10 @@ def test_combination(backbone, fusion, dataset, tmp_path):
         assert 0 < sum(map(np.sum, rows)) <= participants
 
     # A second and a third block of the same length compile nothing.
-    compiled = simulation._run._cache_size()
+    compiled = simulation._run.__wrapped__._cache_size()
     for _ in range(2):
         state, _ = simulation.run_rounds(state, 1)
-    assert simulation._run._cache_size() == compiled == 1
+    assert simulation._run.__wrapped__._cache_size() == compiled == 1
 
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(3, state, {})
@@ -156,9 +165,9 @@ def test_upload_holds_nothing_private(backbone, fusion, dataset):
     cohort = make_cohort(
         key, 0, history, jnp.ones(len(history.count), bool), "equal", simulation.config.federation
     )
-    make = PLANS[simulation.plan].make_update
+    train = make_train(simulation.task, simulation.plan)
     alpha = jnp.ones(len(history.count))
-    result = jax.eval_shape(make(simulation.task), broadcast, cohort, alpha, state.private[0], key)
+    result = jax.eval_shape(train, broadcast, cohort, alpha, state.private[0], key)
     received = Upload(broadcast.views, broadcast.head)
     assert jax.tree.structure(result.upload) == jax.tree.structure(received)
     assert [x.shape for x in jax.tree.leaves(result.upload)] == [

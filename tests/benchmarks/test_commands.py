@@ -64,3 +64,11 @@ def test_a_size_that_is_none(size, tmp_path):
     result, written = benchmark("peers", f"--dataset={size}", folder=tmp_path)
     assert result.returncode == 2 and written is None
     assert result.stderr.startswith("error: --dataset=") and result.stderr.count("\n") == 1
+
+
+def test_prepare(tmp_path):
+    result, rows = benchmark("prepare", "--rows=3000", f"--folder={tmp_path}", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert rows[0]["what"] == "polars" and rows[-1]["what"] == "prepare"
+    assert all(row["rows"] == 3000 and row["peak_mb"] > 0 for row in rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]

@@ -1,0 +1,39 @@
+"""An aggregation rule of your own: the mean of the uploads, each at unit length.
+
+    python -m examples.own_rule
+
+Every client then pulls with the same strength, whatever it uploads.
+"""
+
+import jax.numpy as jnp
+
+import fedvlr_jax as fj
+
+
+def unit_mean() -> fj.Reduce:
+    """The mean of the uploads after each was scaled to an L2 norm of 1."""
+
+    def weights(weight, present):
+        responded = jnp.where(present, 1.0, 0.0)
+        return responded / jnp.maximum(jnp.sum(responded), 1.0)
+
+    def combine(uploads, alpha, present):
+        return uploads.total(alpha / jnp.maximum(uploads.norms(), 1e-12))
+
+    return fj.Reduce(needs=fj.Needs.WHOLE, weights=weights, combine=combine)
+
+
+def main(rounds: int = 20) -> float:
+    """Trains with the rule; returns the loss of the last round."""
+    config = fj.Config.from_flat(rounds=rounds, server_optimizer="sgd", server_lr_items=5.0)
+    dataset = fj.load_dataset("synthetic", data_root="", synthetic={"users": 200, "items": 300})
+    aggregator = fj.make_aggregator(config, dataset.num_users)._replace(reduce=unit_mean())
+    fj.check_aggregator(aggregator)
+    simulation = fj.make_simulation(config, dataset, aggregator=aggregator)
+    _, metrics = simulation.run_rounds(simulation.init(), rounds)
+    print(f"loss {metrics.loss[0]:.4f} in the first round, {metrics.loss[-1]:.4f} in the last")
+    return float(metrics.loss[-1])
+
+
+if __name__ == "__main__":
+    main()

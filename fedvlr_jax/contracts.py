@@ -1,0 +1,279 @@
+"""Checks of objects that were made outside the package; call them in your own tests.
+
+Each check raises `InputError` with one line: what is needed, what was found, what to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.aggregator import Aggregator
+from fedvlr_jax.federated.server_optimizer import server_step
+from fedvlr_jax.models import Backbone
+from fedvlr_jax.settings import key_of, under_own_settings
+from fedvlr_jax.types import Cohort, Histories, PyTree, Rates
+from fedvlr_jax.uplink import Needs, Upload
+from fedvlr_jax.uplink.uploads import SlotUploads
+
+_ROWS, _CLIENTS, _ITEMS, _VIEWS = 7, 6, 5, 2
+
+
+def _need(holds: Any, what: str) -> None:
+    if not holds:
+        raise InputError(what)
+
+
+def _close(one: PyTree, other: PyTree, tolerance: float = 1e-4) -> bool:
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs)
+
+
+@under_own_settings
+def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
+    """Checks one backbone on drawn heads and item vectors.
+
+    Guarantees afterwards: heads are pytrees of float32 arrays that depend on the key alone;
+    `score` gives one finite logit for each row, does not depend on the other rows, and has a
+    finite gradient; `linear` and `embedding`, where given, agree with `score`.
+
+    Raises:
+      InputError: names the first of these that does not hold.
+    """
+    _need(
+        backbone.weight in ("equal", "history"),
+        f"Backbone.weight: found {backbone.weight!r}, expected 'equal' or 'history'",
+    )
+    _need(
+        backbone.item_rows in (None, "tuned", "personal"),
+        f"Backbone.item_rows: found {backbone.item_rows!r}, expected None, 'tuned' or 'personal'",
+    )
+    _need(
+        backbone.penalty is None or backbone.item_rows == "personal",
+        "Backbone.penalty: needs item_rows='personal', the rows that it holds to the common ones",
+    )
+    key = key_of(0)
+    shared = _check_head("shared", backbone.init_shared, key, width)
+    private = _check_head("private", backbone.init_private, key, width)
+    vectors = jax.random.normal(jax.random.fold_in(key, 1), (_ROWS, width))
+    scores = backbone.score(shared, private, vectors)
+    _need(
+        scores.shape == (_ROWS,),
+        f"Backbone.score: found shape {scores.shape} for {_ROWS} item vectors, expected ({_ROWS},)",
+    )
+    single = jnp.concatenate([backbone.score(shared, private, row[None]) for row in vectors])
+    _need(
+        _close(single, scores),
+        "Backbone.score: the score of an item depends on the other rows; score each row by itself",
+    )
+    gradient = jax.grad(lambda *inputs: jnp.sum(backbone.score(*inputs)), (0, 1, 2))
+    leaves = jax.tree.leaves(gradient(shared, private, vectors))
+    _need(
+        all(bool(jnp.isfinite(leaf).all()) for leaf in leaves),
+        "Backbone.score: its gradient is not finite",
+    )
+    if backbone.linear is not None:
+        vector, bias = backbone.linear(shared, private)
+        _need(
+            _close(vectors @ vector + bias, scores),
+            "Backbone.linear: vectors @ vector + bias is not what Backbone.score gives",
+        )
+    if backbone.embedding is not None:
+        apply, score, linear = backbone.embedding
+        parts = score(shared, private, apply(shared, vectors))
+        if linear is not None:
+            vector, bias = linear(shared, private)
+            parts += vectors @ vector + bias
+        _need(
+            _close(parts, scores),
+            "Backbone.embedding: its parts do not add up to what Backbone.score gives",
+        )
+
+
+def _check_head(side: str, init: Callable[[jax.Array, int], PyTree], key: jax.Array, width: int):
+    head = init(key, width)
+    for leaf in jax.tree.leaves(head):
+        _need(
+            getattr(leaf, "dtype", None) == jnp.float32,
+            f"Backbone.init_{side}: found a leaf of {getattr(leaf, 'dtype', type(leaf))}, expected "
+            "arrays of float32",
+        )
+    _need(
+        _close(init(key, width), head, 0.0),
+        f"Backbone.init_{side}: two calls with one key differ; draw from the key alone",
+    )
+    return head
+
+
+@under_own_settings
+def check_aggregator(aggregator: Aggregator, rates: Rates | None = None) -> None:
+    """Checks one aggregator on the drawn uploads of six clients, of whom two do not respond.
+
+    Guarantees afterwards: clients that did not respond weigh nothing; the uplink gives one
+    finite factor a client and holds its bound; the rule gives one finite upload that does not
+    depend on clients who did not respond; the uplink's state keeps its shapes.
+
+    Args:
+      rates: for the server's optimizer; by default those of `Config()`.
+
+    Raises:
+      InputError: names the first of these that does not hold.
+    """
+    present = jnp.asarray([True, True, False, True, True, False])
+    cohort = Cohort(
+        histories=Histories(
+            client=np.arange(_CLIENTS, dtype=np.int32),
+            item=np.zeros((_CLIENTS, 1), np.int32),
+            count=np.ones(_CLIENTS, np.int32),
+        ),
+        present=present,
+        local_epochs=jnp.ones(_CLIENTS, jnp.int32),
+        weight=jnp.arange(1.0, _CLIENTS + 1),
+    )
+    alpha = aggregator.reduce.weights(jnp.asarray(cohort.weight), present)
+    _need(
+        alpha.shape == (_CLIENTS,) and not bool(jnp.where(present, 0.0, alpha).any()),
+        "Reduce.weights: expected a weight for each client, 0 for those that did not respond",
+    )
+    state = aggregator.uplink.init()
+    uploads = _drawn_uploads(0.0)
+    norms = uploads.norms() if aggregator.uplink.needs > Needs.SUM else None
+    factor, clipped = aggregator.uplink.weigh(norms, cohort, state)
+    _need(
+        factor.shape == clipped.shape == (_CLIENTS,) and bool(jnp.isfinite(factor).all()),
+        "UplinkTransform.weigh: expected a finite factor and a flag for each client",
+    )
+    bound = float(aggregator.uplink.bound(state))
+    _need(
+        bool((jnp.abs(factor) * uploads.norms() <= bound * (1 + 1e-5)).all()),
+        f"UplinkTransform.bound: an upload is longer than {bound:g} after `weigh`",
+    )
+    after = aggregator.uplink.update(state, clipped, present)
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (state, after)]
+    _need(shapes[0] == shapes[1], "UplinkTransform.update: the state changes its shapes")
+    _check_rule(aggregator, factor, alpha, present)
+    _check_server(aggregator, rates)
+
+
+def _drawn_uploads(absent: float) -> SlotUploads:
+    """Uploads of width 3; the numbers of the two clients that do not respond are `absent`."""
+    rows = np.random.default_rng(0).normal(size=(_CLIENTS, _ITEMS, _VIEWS, 3)).astype(np.float32)
+    rows[[2, 5]] += absent
+    return SlotUploads(
+        item=jnp.tile(jnp.arange(_ITEMS, dtype=jnp.int32), (_CLIENTS, 1)),
+        rows_of_views=jnp.asarray(rows),
+        head={"bias": jnp.asarray(rows[:, 0, 0, 0])},
+        scale=1.0,
+        num_items=_ITEMS,
+        whole=True,
+    )
+
+
+def _check_rule(
+    aggregator: Aggregator, factor: jax.Array, alpha: jax.Array, present: jax.Array
+) -> None:
+    reduce = aggregator.reduce
+    if reduce.combine is None:
+        _need(reduce.needs == Needs.SUM, "Reduce.needs: a rule without `combine` is a SUM")
+        return
+    _need(reduce.needs == Needs.WHOLE, "Reduce.needs: a rule with `combine` needs WHOLE")
+    found = [
+        reduce.combine(_drawn_uploads(absent).scaled(factor), alpha, present)
+        for absent in (0.0, 1e3)
+    ]
+    expected = Upload(jnp.zeros((_ITEMS, _VIEWS, 3)), {"bias": jnp.zeros(())})
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (found[0], expected)]
+    _need(
+        shapes[0] == shapes[1],
+        f"Reduce.combine: found the shapes {shapes[0]}, expected {shapes[1]}",
+    )
+    _need(
+        all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found[0])),
+        "Reduce.combine: a number of the combined upload is not finite",
+    )
+    _need(
+        _close(found[0], found[1]),
+        "Reduce.combine: the result depends on clients that did not respond",
+    )
+
+
+def _check_server(aggregator: Aggregator, rates: Rates | None) -> None:
+    rates = Config().federation.rates if rates is None else rates
+    shared = {"items": jnp.ones((_ITEMS, 3)), "fusion": {}, "head": {}}
+    optimizer = aggregator.server(rates)
+    stepped, _ = server_step(optimizer, shared, optimizer.init(shared), shared)
+    _need(
+        jax.tree.map(jnp.shape, stepped) == jax.tree.map(jnp.shape, shared),
+        "Aggregator.server: a step of the optimizer changes the shapes of the server's state",
+    )
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Checks a data set that was built without a loader.
+
+    Guarantees afterwards: the three parts have the same users and items; every user has a train
+    item; items are ascending, without repetition, and inside the catalogue; no held-out item is
+    in an earlier part of its user; features are finite float32 with one row an item; there is
+    one original id for each user and item.
+
+    Raises:
+      InputError: names the first of these that does not hold.
+    """
+    users, items = dataset.num_users, dataset.num_items
+    for name in ("train", "valid", "test"):
+        _check_part(name, getattr(dataset, name), users, items)
+    without = np.flatnonzero(dataset.train.counts == 0)
+    _need(
+        not len(without),
+        f"Dataset.train: user {without[:1]} has no item; leave users without train items out",
+    )
+    seen = dataset.train.users.astype(np.int64) * items + dataset.train.item
+    for name in ("valid", "test"):
+        part = getattr(dataset, name)
+        pair = part.users.astype(np.int64) * items + part.item
+        _need(
+            not np.isin(pair, seen).any(),
+            f"Dataset.{name}: a user has an item that an earlier part has too; leave it out",
+        )
+        seen = np.concatenate([seen, pair])
+    for name, feature in dataset.features.items():
+        _need(
+            feature.ndim == 2 and len(feature) == items and feature.dtype == np.float32,
+            f"Dataset.features[{name!r}]: found {feature.dtype} {feature.shape}, expected float32 "
+            f"({items}, width)",
+        )
+        _need(np.isfinite(feature).all(), f"Dataset.features[{name!r}]: a number is not finite")
+    for field, ids, count in (("user", dataset.user_ids, users), ("item", dataset.item_ids, items)):
+        _need(
+            len(ids) == count and len(np.unique(ids)) == count,
+            f"Dataset.{field}_ids: expected {count} different ids, found {len(np.unique(ids))}",
+        )
+
+
+def _check_part(name: str, part: Interactions, users: int, items: int) -> None:
+    _need(
+        (part.num_users, part.num_items) == (users, items),
+        f"Dataset.{name}: found {part.num_users} users and {part.num_items} items, expected "
+        f"{users} and {items}, as in train",
+    )
+    _need(
+        part.indptr[0] == 0 and part.indptr[-1] == len(part.item) and (part.counts >= 0).all(),
+        f"Dataset.{name}.indptr: expected to ascend from 0 to the number of interactions",
+    )
+    _need(
+        not len(part) or (part.item.min() >= 0 and part.item.max() < items),
+        f"Dataset.{name}.item: expected numbers in [0, {items - 1}]",
+    )
+    same_user = np.diff(part.users) == 0
+    _need(
+        (np.diff(part.item)[same_user] > 0).all(),
+        f"Dataset.{name}.item: expected to ascend within a user, without repetition; "
+        "Interactions.from_pairs does this",
+    )

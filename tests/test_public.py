@@ -1,0 +1,132 @@
+"""The public surface: what `import fedvlr_jax` gives, and the checks of outside objects."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedvlr_jax as fj
+from examples import own_backbone, own_dataset, own_rule
+from fedvlr_jax.federated.server_optimizer import SERVER_OPTIMIZERS
+from fedvlr_jax.models import BACKBONES
+from fedvlr_jax.reduce import REDUCTIONS
+
+
+def test_every_public_name_can_be_had_and_is_documented():
+    for name in fj.__all__:
+        if name != "__version__":
+            assert getattr(fj, name).__doc__
+    assert set(fj.__all__) <= set(dir(fj))
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        fj.trian  # noqa: B018
+
+
+def test_importing_the_package_loads_no_jax():
+    code = "import sys, fedvlr_jax; print('jax' in sys.modules, fedvlr_jax.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", fj.__version__]
+
+
+@pytest.mark.parametrize("example", [own_rule, own_backbone, own_dataset], ids=lambda e: e.__name__)
+def test_an_example_runs(example, capsys):
+    assert np.isfinite(example.main(rounds=2))
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_every_backbone_keeps_the_contract(name):
+    fj.check_backbone(BACKBONES[name](apart=0.1, sparse=0.1))
+
+
+@pytest.mark.parametrize("name", sorted(REDUCTIONS))
+def test_every_rule_keeps_the_contract(name):
+    config = fj.Config.from_flat(aggregation=name, clip_norm=0.5, clip_quantile=0.5)
+    fj.check_aggregator(fj.make_aggregator(config, 6))
+
+
+@pytest.mark.parametrize("name", sorted(SERVER_OPTIMIZERS))
+def test_every_server_optimizer_keeps_the_contract(name):
+    fj.check_aggregator(fj.make_aggregator(fj.Config.from_flat(server_optimizer=name), 6))
+
+
+def broken_backbones():
+    plain = BACKBONES["fcf"](apart=0.0, sparse=0.0)
+    head = lambda key, width: {"vector": jnp.ones(width), "bias": jnp.zeros((), jnp.int32)}
+    mean = lambda shared, private, vectors: vectors @ private["vector"] - vectors.mean()
+    column = lambda *inputs: plain.score(*inputs)[:, None]
+    root = lambda shared, private, vectors: jnp.sqrt(0 * vectors @ private["vector"])
+    twice = lambda shared, private: (2 * private["vector"], private["bias"])
+    return {
+        "weight": plain._replace(weight="length"),
+        "item_rows": plain._replace(item_rows="shared"),
+        "penalty": plain._replace(penalty=lambda round: None),
+        "init_private": plain._replace(init_private=head),
+        "other rows": plain._replace(score=mean),
+        "shape": plain._replace(score=column),
+        "gradient": plain._replace(score=root, linear=None),
+        "linear": plain._replace(linear=twice),
+    }
+
+
+@pytest.mark.parametrize("piece", broken_backbones())
+def test_a_broken_backbone_is_named(piece):
+    with pytest.raises(fj.InputError, match=piece):
+        fj.check_backbone(broken_backbones()[piece])
+
+
+def broken_aggregators():
+    plain = fj.make_aggregator(fj.Config.from_flat(aggregation="median"), 6)
+    rule, clip = plain.reduce, fj.make_aggregator(fj.Config.from_flat(clip_norm=0.1), 6).uplink
+    everyone = lambda uploads, alpha, present: uploads.coordinatewise(lambda x: x.mean(axis=0))
+    nan = lambda uploads, alpha, present: uploads.total(alpha * jnp.nan)
+    views = lambda uploads, alpha, present: uploads.total(alpha).views
+    return {
+        "did not respond": plain._replace(reduce=rule._replace(weights=lambda w, p: w)),
+        "longer than": plain._replace(uplink=clip._replace(bound=lambda state: 0.01)),
+        "changes its shapes": plain._replace(uplink=clip._replace(update=lambda s, c, p: c)),
+        "depends on clients": plain._replace(reduce=rule._replace(combine=everyone)),
+        "not finite": plain._replace(reduce=rule._replace(combine=nan)),
+        "found the shapes": plain._replace(reduce=rule._replace(combine=views)),
+        "needs WHOLE": plain._replace(reduce=rule._replace(needs=fj.Needs.SUM)),
+    }
+
+
+@pytest.mark.parametrize("piece", broken_aggregators())
+def test_a_broken_aggregator_is_named(piece):
+    with pytest.raises(fj.InputError, match=piece):
+        fj.check_aggregator(broken_aggregators()[piece])
+
+
+def broken_datasets():
+    plain = own_dataset.make_dataset(8, 60)
+    change = lambda **fields: dataclasses.replace(plain, **fields)
+    part = lambda part, **fields: dataclasses.replace(part, **fields)
+    first = plain.train.indptr[1]
+    later = np.maximum(plain.train.indptr - first, 0)
+    empty = part(plain.train, indptr=later, item=plain.train.item[first:])
+    text = plain.features["text"]
+    return {
+        "Dataset.valid: found": change(valid=part(plain.valid, num_items=61)),
+        "has no item": change(train=empty),
+        "ascend within": change(train=part(plain.train, item=plain.train.item[::-1].copy())),
+        "numbers in": change(train=part(plain.train, item=plain.train.item + 60)),
+        "earlier part": change(test=plain.valid),
+        "expected float32": change(features={"text": text.astype(float)}),
+        "not finite": change(features={"text": text * np.nan}),
+        "different ids": change(item_ids=np.zeros(60, "U1")),
+    }
+
+
+@pytest.mark.parametrize("piece", broken_datasets())
+def test_a_broken_data_set_is_named(piece):
+    with pytest.raises(fj.InputError, match=piece):
+        fj.check_dataset(broken_datasets()[piece])
+
+
+def test_the_loaders_keep_the_contract():
+    fj.check_dataset(own_dataset.make_dataset())
+    sizes = {"users": 50, "items": 60}
+    fj.check_dataset(fj.load_dataset("synthetic", data_root="", synthetic=sizes))
