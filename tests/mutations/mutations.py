@@ -722,7 +722,7 @@ AGGREGATORS = [
         GRAM,
         "pair = present[:, None] & present[None, :] & ~jnp.eye(clients, dtype=bool)",
         "pair = ~jnp.eye(clients, dtype=bool)",
-        KRUM,
+        rules("krum_scores_do_not_count_a_near_client_that_did_not_respond"),
     ),
     Mutation(
         "the geometric median ignores the weights",

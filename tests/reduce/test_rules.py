@@ -9,7 +9,7 @@ from scipy import optimize
 
 from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.reduce.coordinates import median, trimmed_mean
-from fedvlr_jax.reduce.gram import geometric_median, multi_krum
+from fedvlr_jax.reduce.gram import geometric_median, krum_scores, multi_krum
 from fedvlr_jax.reduce.mean import fixed_denominator_mean, weighted_mean
 from fedvlr_jax.reduce.registry import RuleOptions
 from fedvlr_jax.uplink.uploads import SlotUploads
@@ -73,6 +73,13 @@ def test_krum_takes_the_upload_with_the_nearest_neighbours(share):
     _, flat = uploads()
     found = scores(flat, PRESENT, int(share * PRESENT.sum()))
     close(combined(multi_krum(share, None)), flat[min(found, key=found.get)])
+
+
+def test_krum_scores_do_not_count_a_near_client_that_did_not_respond():
+    at = jnp.asarray([0.0, 1.0, 3.0, 0.1])
+    present = jnp.asarray([True, True, True, False])
+    found = krum_scores(jnp.outer(at, at), present, jnp.asarray(0))
+    np.testing.assert_allclose(found, [1, 1, 4, np.inf])
 
 
 def test_multi_krum_averages_the_best():
