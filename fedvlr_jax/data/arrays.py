@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fedvlr_jax.data import splits
-from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.division import Division, Rows, divide, interactions_of
 from fedvlr_jax.data.files import shown
 from fedvlr_jax.errors import InputError
 
 SPLITS = ("leave-one-out", "global-time", "predefined")
-
-
-class _Rows(NamedTuple):
-    """Interactions, int64 [n] each; `part` int8 [n], `place` where they were given."""
-
-    user: np.ndarray
-    item: np.ndarray
-    time: np.ndarray
-    part: np.ndarray
-    place: np.ndarray
-
-    def where(self, keep: np.ndarray) -> _Rows:
-        return _Rows(*(column[keep] for column in self))
 
 
 def from_arrays(
@@ -77,26 +65,31 @@ def from_arrays(
         )
     catalogue = _catalogue(item, item_ids, features)
     user_code, user_ids = pd.factorize(user)
-    rows = _Rows(
+    rows = Rows(
+        place=np.arange(count),
         user=user_code.astype(np.int64),
         item=_places(item, catalogue),
         time=np.arange(count) if time is None else _times(time),
-        part=np.zeros(count, np.int8) if part is None else _parts(part),
-        place=np.arange(count),
+        part=None if part is None else _parts(part),
     )
-    notes: list[str] = []
-    rows, kept = _split(rows, split, notes)
-    train, valid, test = _build(rows, user_ids[kept], len(catalogue))
+    division = divide(rows, split, np.asarray(user_ids))
+    user_ids = user_ids[division.users]
+    train, valid, test = interactions_of(division.rows, len(user_ids), len(catalogue))
+    without = np.flatnonzero(train.counts == 0)
+    if len(without):
+        raise InputError(
+            f"user {shown(user_ids[without[0]])}: has no train interaction, expected at least one"
+        )
     return Dataset(
         name=name,
         train=train,
         valid=valid,
         test=test,
         features=features,
-        user_ids=np.asarray(user_ids[kept]).astype(str),
+        user_ids=np.asarray(user_ids).astype(str),
         item_ids=np.asarray(catalogue).astype(str),
         split=split,
-        notes=tuple(notes),
+        notes=_notes(division),
     )
 
 
@@ -221,57 +214,17 @@ def _parts(values: Any) -> np.ndarray:
     return column.astype(np.int8)
 
 
-def _split(rows: _Rows, split: str, notes: list[str]) -> tuple[_Rows, np.ndarray]:
-    """The rows that stay with their parts, users numbered anew; the old numbers that stay."""
-    if split == "leave-one-out":
-        rows = _merged(rows, notes)
-        rows = rows._replace(part=splits.leave_one_out(rows.user, rows.time))
-    elif split == "global-time":
-        rows = rows._replace(part=splits.global_time(rows.time))
-    kept = np.unique(rows.user)
-    if split == "global-time":
-        kept = np.unique(rows.user[rows.part == splits.TRAIN])
-        stays = np.isin(rows.user, kept)
-        if not stays.all():
-            dropped = len(np.unique(rows.user[~stays]))
-            notes.append(f"dropped {dropped} users without train interactions")
-        rows = rows.where(stays)
-    rows = _merged(rows, notes)
-    leaked = splits.find_leaked(rows.user, rows.item, rows.part)
-    if leaked.any():
+def _notes(division: Division) -> tuple[str, ...]:
+    """What was left out, one line each."""
+    notes = []
+    if division.dropped[0]:
+        notes.append(f"dropped {division.dropped[0]} users without train interactions")
+    if division.repeat is not None:
         notes.append(
-            f"left {int(leaked.sum())} targets out that the same user has in an earlier part"
+            f"merged {division.merged} duplicate interactions (user, item); first at place "
+            f"{division.repeat.place}"
         )
-    rows = rows.where(~leaked)
-    return rows._replace(user=np.searchsorted(kept, rows.user)), kept
-
-
-def _merged(rows: _Rows, notes: list[str]) -> _Rows:
-    keep, first = splits.find_repeats(rows.user, rows.item, rows.time, rows.part)
-    if first is None:
-        return rows
-    notes.append(
-        f"merged {int((~keep).sum())} duplicate interactions (user, item); first at place "
-        f"{rows.place[first]}"
-    )
-    return rows.where(keep)
-
-
-def _build(rows: _Rows, user_ids: Any, num_items: int) -> tuple[Interactions, ...]:
-    """Train, valid and test."""
-    parts = tuple(
-        Interactions.from_pairs(
-            user=rows.user[rows.part == part],
-            item=rows.item[rows.part == part],
-            time=rows.time[rows.part == part],
-            num_users=len(user_ids),
-            num_items=num_items,
-        )
-        for part in (splits.TRAIN, splits.VALID, splits.TEST)
-    )
-    without = np.flatnonzero(parts[0].counts == 0)
-    if len(without):
-        raise InputError(
-            f"user {shown(user_ids[without[0]])}: has no train interaction, expected at least one"
-        )
-    return parts
+    leaked = sum(map(len, division.leaked.values()))
+    if leaked:
+        notes.append(f"left {leaked} targets out that the same user has in an earlier part")
+    return tuple(notes)

@@ -61,6 +61,27 @@ _OTHER_FORMATS = {
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
+def check_text(path: Path, text: bytes, first_row: int = 1) -> None:
+    """Raises InputError, with the row, for a NUL byte or one that is not UTF-8 text.
+
+    `first_row`: the row that `text` begins with.
+    """
+    nul = text.find(b"\0")
+    if nul >= 0:
+        row = first_row + text.count(b"\n", 0, nul)
+        raise InputError(f"{path}, row {row}: found a NUL byte; expected UTF-8 text")
+    if text.isascii():
+        return
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        row = first_row + text.count(b"\n", 0, error.start)
+        found = text[error.start]
+        raise InputError(
+            f"{path}, row {row}: found byte 0x{found:02x}; expected UTF-8 text"
+        ) from error
+
+
 def _read_bytes(path: Path) -> bytes:
     """The content of a file, decompressed if it begins as gzip, bzip2 or xz does."""
     if not path.is_file():
@@ -91,19 +112,7 @@ def _read_text(path: Path) -> bytes:
             raise InputError(f"{path}: found broken UTF-16 text; expected UTF-8 text") from error
     if not content.strip():
         raise InputError(f"{path}: the file is empty; expected a header line and data rows")
-    nul = content.find(b"\0")
-    if nul >= 0:
-        row = content.count(b"\n", 0, nul) + 1
-        raise InputError(f"{path}, row {row}: found a NUL byte; expected UTF-8 text")
-    if not content.isascii():
-        try:
-            content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            row = content.count(b"\n", 0, error.start) + 1
-            found = content[error.start]
-            raise InputError(
-                f"{path}, row {row}: found byte 0x{found:02x}; expected UTF-8 text"
-            ) from error
+    check_text(path, content)
     # A blank last line would make pandas read a column of integers as floats.
     return content.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
 

@@ -24,6 +24,7 @@ import pandas as pd
 from fedvlr_jax.config import DUPLICATE_NAMES, SPLIT_NAMES
 from fedvlr_jax.data import splits
 from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.division import Repeat, Rows, divide, interactions_of
 from fedvlr_jax.data.files import Table, fault, read_feature, read_table, shown
 from fedvlr_jax.errors import InputError
 
@@ -36,20 +37,6 @@ _ARRAY_SUFFIXES = (
     *(".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".h5", ".hdf5", ".mat"),
     *(".safetensors", ".parquet", ".feather", ".arrow"),
 )
-
-
-class _Rows(NamedTuple):
-    """Interactions in file order: int64 [n] each, part int8 [n] (None: no split column)."""
-
-    line: np.ndarray
-    user: np.ndarray
-    item: np.ndarray
-    time: np.ndarray
-    part: np.ndarray | None
-
-    def where(self, keep: np.ndarray) -> _Rows:
-        part = None if self.part is None else self.part[keep]
-        return _Rows(self.line[keep], self.user[keep], self.item[keep], self.time[keep], part)
 
 
 class _Source(NamedTuple):
@@ -102,7 +89,7 @@ def load(root: str | Path, name: str, *, split: str = "auto", duplicates: str = 
     item, item_ids = _items(table, item_ids, sizes, notes)
     rows = _rows(table, user, item, split_column if split == "predefined" else None)
     source = _Source(path, user_ids, item_ids)
-    rows, kept_users = _split(source, rows, split, duplicates, notes)
+    rows, kept_users = _divide(source, rows, split, duplicates, notes)
     source = source._replace(user_ids=user_ids[kept_users])
     train, valid, test = _build(source, rows, notes)
     return Dataset(
@@ -226,7 +213,7 @@ def _unused_columns(table: Table, split_column: str | None, split: str) -> list[
     return notes
 
 
-def _rows(table: Table, user: np.ndarray, item: np.ndarray, part_column: str | None) -> _Rows:
+def _rows(table: Table, user: np.ndarray, item: np.ndarray, part_column: str | None) -> Rows:
     """The rows of the table, with the part of each where a column says it."""
     time = np.zeros(len(user), np.int64)
     if "timestamp" in table.columns:
@@ -236,7 +223,7 @@ def _rows(table: Table, user: np.ndarray, item: np.ndarray, part_column: str | N
     if part_column:
         right = "0 (train), 1 (valid) or 2 (test)"
         part = table.integers(part_column, low=0, high=2, right=right).astype(np.int8)
-    return _Rows(line=np.arange(2, len(user) + 2), user=user, item=item, time=time, part=part)
+    return Rows(place=np.arange(2, len(user) + 2), user=user, item=item, time=time, part=part)
 
 
 # Ids.
@@ -358,105 +345,62 @@ def _unread_arrays(folder: Path, feature_files: dict[str, Path]) -> list[str]:
 # The split.
 
 
-def _split(
-    source: _Source, rows: _Rows, split: str, duplicates: str, notes: list[str]
-) -> tuple[_Rows, np.ndarray]:
-    """Gives every row its part.
+def _divide(
+    source: _Source, rows: Rows, split: str, duplicates: str, notes: list[str]
+) -> tuple[Rows, np.ndarray]:
+    """The rows that stay, with their parts, and the numbers of the users that stay.
 
-    Returns the rows that stay, with users numbered anew where some were dropped, and the
-    old numbers of the users that stay.
+    Raises:
+      InputError: as `divide`; or a pair repeats, and `duplicates` is "error".
     """
-    if split == "leave-one-out":
-        rows = _merge(source, rows, duplicates, notes)
-    rows = rows._replace(part=_parts(source, rows, split))
-    users = np.unique(rows.user)
-    if split == "global-time":
-        rows, users = _drop_users_without_train(source, rows, notes)
-        source = source._replace(user_ids=source.user_ids[users])
-    rows = _merge(source, rows, duplicates, notes)
-    return _leave_out_leaked(source, rows, notes), users
 
-
-def _parts(source: _Source, rows: _Rows, split: str) -> np.ndarray | None:
-    try:
-        if split == "leave-one-out":
-            return splits.leave_one_out(rows.user, rows.time, source.user_ids)
-        if split == "global-time":
-            return splits.global_time(rows.time)
-    except InputError as error:
-        raise InputError(f"{source.path}: {error}") from error
-    return rows.part
-
-
-def _merge(source: _Source, rows: _Rows, duplicates: str, notes: list[str]) -> _Rows:
-    keep, first = splits.find_repeats(rows.user, rows.item, rows.time, rows.part)
-    if first is None:
-        return rows
-    if duplicates == "error":
-        user, item = source.user_ids[rows.user[first]], source.item_ids[rows.item[first]]
+    def on_repeat(repeat: Repeat) -> None:
+        if duplicates != "error":
+            return
+        user, item = source.user_ids[repeat.user], source.item_ids[repeat.item]
         raise InputError(
-            f"{source.path}, row {rows.line[first]}, columns userID, itemID: the pair "
-            f"({shown(user)}, {shown(item)}) occurs again, expected every pair once in a part; "
-            "remove it or choose duplicates 'merge'"
+            f"row {repeat.place}, columns userID, itemID: the pair ({shown(user)}, {shown(item)}) "
+            "occurs again, expected every pair once in a part; remove it or choose duplicates "
+            "'merge'"
         )
-    count = int((~keep).sum())
-    notes.append(
-        f"{source.path.name}: merged {count} duplicate interactions (user, item); first at line "
-        f"{rows.line[first]}"
-    )
-    return rows.where(keep)
 
-
-def _drop_users_without_train(
-    source: _Source, rows: _Rows, notes: list[str]
-) -> tuple[_Rows, np.ndarray]:
-    kept = np.unique(rows.user[rows.part == splits.TRAIN])
-    stays = np.isin(rows.user, kept)
-    dropped = len(np.unique(rows.user[~stays]))
-    if dropped:
+    try:
+        division = divide(rows, split, source.user_ids, on_repeat)
+    except InputError as error:
+        separator = "," if str(error).startswith("row ") else ":"
+        raise InputError(f"{source.path}{separator} {error}") from error
+    name, (users, interactions) = source.path.name, division.dropped
+    if users:
         notes.append(
-            f"{source.path.name}: dropped {dropped} users without train interactions "
-            f"({int((~stays).sum())} interactions)"
+            f"{name}: dropped {users} users without train interactions ({interactions} "
+            "interactions)"
         )
-    rows = rows.where(stays)
-    return rows._replace(user=np.searchsorted(kept, rows.user)), kept
-
-
-def _leave_out_leaked(source: _Source, rows: _Rows, notes: list[str]) -> _Rows:
-    assert rows.part is not None
-    leaked = splits.find_leaked(rows.user, rows.item, rows.part)
-    for part in (splits.VALID, splits.TEST):
-        lines = rows.line[leaked & (rows.part == part)]
+    if division.repeat is not None:
+        notes.append(
+            f"{name}: merged {division.merged} duplicate interactions (user, item); first at line "
+            f"{division.repeat.place}"
+        )
+    for part, lines in division.leaked.items():
         if len(lines):
             notes.append(
-                f"{source.path.name}: left {len(lines)} {splits.PART_NAMES[part]} targets out that "
-                f"the same user has in an earlier part; first at line {lines[0]}"
+                f"{name}: left {len(lines)} {splits.PART_NAMES[part]} targets out that the same "
+                f"user has in an earlier part; first at line {lines[0]}"
             )
-    return rows.where(~leaked)
+    return division.rows, division.users
 
 
 def _build(
-    source: _Source, rows: _Rows, notes: list[str]
+    source: _Source, rows: Rows, notes: list[str]
 ) -> tuple[Interactions, Interactions, Interactions]:
-    parts, num_items = [], len(source.item_ids)
-    for part, part_name in enumerate(splits.PART_NAMES):
-        chosen = np.asarray(rows.part == part)
-        parts.append(
-            Interactions.from_pairs(
-                user=rows.user[chosen],
-                item=rows.item[chosen],
-                time=rows.time[chosen],
-                num_users=len(source.user_ids),
-                num_items=num_items,
-            )
-        )
-        if not chosen.any() and part != splits.TRAIN:
+    num_items = len(source.item_ids)
+    train, valid, test = interactions_of(rows, len(source.user_ids), num_items)
+    for part_name, part in (("valid", valid), ("test", test)):
+        if not len(part):
             notes.append(f"{source.path.name}: the {part_name} part has no interactions")
-    train, valid, test = parts
     without = np.flatnonzero(train.counts == 0)
     if len(without):
         user = int(without[0])
-        row = int(rows.line[np.argmax(rows.user == user)])
+        row = int(rows.place[np.argmax(rows.user == user)])
         raise InputError(
             f"{source.path}, row {row}, column userID: user {shown(source.user_ids[user])} has no "
             "train interaction, expected at least one"

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
+from fedvlr_jax.data.files import check_text
 from fedvlr_jax.errors import InputError
 
 BLOCK_BYTES = 8 << 20
@@ -112,28 +113,11 @@ def blocks(path: Path, *, quoted: bool) -> Iterator[Block]:
                     f"{_LONGEST_RECORD >> 20} MB (an unclosed quote?)"
                 )
             if whole:
-                _check_text(path, whole, line)
+                check_text(path, whole, line)
                 yield Block(whole, line)
                 line += whole.count(b"\n")
             if not fresh:
                 return
-
-
-def _check_text(path: Path, text: bytes, line: int) -> None:
-    nul = text.find(b"\0")
-    if nul >= 0:
-        row = line + text.count(b"\n", 0, nul)
-        raise InputError(f"{path}, row {row}: found a NUL byte; expected UTF-8 text")
-    if text.isascii():
-        return
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError as error:
-        row = line + text.count(b"\n", 0, error.start)
-        found = text[error.start]
-        raise InputError(
-            f"{path}, row {row}: found byte 0x{found:02x}; expected UTF-8 text"
-        ) from error
 
 
 def read_start(path: Path, size: int) -> bytes:
@@ -154,7 +138,7 @@ def read_text(path: Path, *, fallback: str | None = None) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         if fallback is None:
-            _check_text(path, content, 1)
+            check_text(path, content, 1)
         return content.decode(fallback or "utf-8")
 
 
