@@ -126,7 +126,7 @@ def describe_plan(simulation: Simulation) -> str:
     counts = simulation.dataset.train.counts
     asked = config.federation.cohort or simulation.dataset.num_users
     at_once = min(asked, chunk_size(simulation.task, simulation.plan, int(counts.max())))
-    devices = 1 if simulation.mesh is None else simulation.mesh.size
+    devices = simulation.num_devices
     found = f" of {jax.device_count()}" if jax.device_count() > devices else ""
     listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
     budget = memory_budget(config)

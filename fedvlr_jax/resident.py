@@ -165,6 +165,11 @@ class Simulation:
         return compiled(init, out_shardings=by_client(self.mesh))
 
     @property
+    def num_devices(self) -> int:
+        """How many devices share the clients."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of a state (an early-stopping run holds two)."""
         return trees.num_bytes(shapes_of(self.init))
@@ -399,7 +404,7 @@ class Simulation:
     def _evaluated_chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Of each bucket: its clients [R], N beyond them, and the bounds of the chunks of rows that
         one device evaluates at once [C + 1]."""
-        devices = 1 if self.mesh is None else self.mesh.size
+        devices = self.num_devices
         for clients, history in zip(self.buckets, self.histories, strict=True):
             size = history.count.shape[0]
             of_device = chunk_bounds(size // devices, clients_at_once(self.model))

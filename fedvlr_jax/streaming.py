@@ -225,10 +225,9 @@ class StreamedSimulation(Simulation):
 
     def _parts(self, seed: int, round_number: int) -> list[Part]:
         """The clients of each bucket in one round, in chunks as `round.in_chunks` makes them."""
-        devices = 1 if self.mesh is None else self.mesh.size
         parts = []
         for bucket, rows in enumerate(self.asked_rows(seed, round_number)):
-            at_once = devices * self._at_once[bucket]
+            at_once = self.num_devices * self._at_once[bucket]
             # A draw beyond the kept places is served too: it costs one more compilation.
             capacity = max(self.capacities[bucket], padded(len(rows)))
             count, size = self._even_chunks(capacity, at_once)
@@ -329,13 +328,9 @@ class StreamedSimulation(Simulation):
             buckets.append(places.reshape(count, size))
         return buckets
 
-    @property
-    def _num_devices(self) -> int:
-        return 1 if self.mesh is None else self.mesh.size
-
     def _evaluated_chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for chunks in self._evaluated:
-            share = chunks.shape[1] // self._num_devices
+            share = chunks.shape[1] // self.num_devices
             yield chunks.ravel(), np.arange(0, chunks.size + 1, share)
 
     def _on_devices_by_chunk(self, function: Callable) -> Callable:
@@ -355,7 +350,7 @@ class StreamedSimulation(Simulation):
         Returns:
           Of each bucket the results on the host, joined over its chunks.
         """
-        shared, devices = state.server.shared, self._num_devices
+        shared, devices = state.server.shared, self.num_devices
         views = self._views(shared, self.features)
         chunks = [Chunk(b, part) for b, parts in enumerate(self._evaluated) for part in parts]
         rows, results = _Rows(state.private, chunks), []
