@@ -2,7 +2,8 @@
 
 Members whose shapes agree (other seeds, step sizes, decays) are trained in one compiled
 program; the rest one after the other. A member is not trained again when its folder holds
-its finished run.
+its finished run. A signal saves the members that are being trained; the same command continues
+them.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
 
+from experiments.faults import Interrupted, StopRequest
 from experiments.finished import complete_results, read_results, write_results
 from experiments.launch import define_config_flags
 from experiments.runs import check_same, describe, load
+from experiments.saving import load_run, save_run
+from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import FREE_FLAGS, Config, DataConfig, EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.ensemble import (
@@ -34,6 +39,7 @@ from fedvlr_jax.memory import check_fits, memory_budget
 from fedvlr_jax.report import Progress, RunDirectory
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
+from fedvlr_jax.training import RunState, Timing
 from fedvlr_jax.types import Rates
 
 FLAGS = flags.FLAGS
@@ -45,8 +51,8 @@ Choice = tuple[tuple[str, Any], ...]
 OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} - {"recency"} | {"protocol"}
 
 
-# Members have their seeds from --seeds, are trained together on the device, and are not saved
-# before they are done.
+# Members have their seeds from --seeds, are trained together on the device, and are saved before
+# their end only when a signal stops the command.
 OF_ONE_RUN = {
     *("seed", "resume", "store", "store_dir"),
     *("checkpoint_every", "checkpoint_share", "keep_checkpoints", "keep_best"),
@@ -210,6 +216,7 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
     Raises:
       InputError: a folder holds another run; or the command `selects` by validation, and a data
         set has no such part. Nothing was trained.
+      Interrupted: a signal asked to stop; what was trained is saved.
     """
     datasets: dict[Any, Dataset] = {}
     for member in members:
@@ -230,8 +237,9 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
         else:
             waiting.setdefault(member.program, []).append(member)
     _complete(done, datasets)
-    for group in waiting.values():
-        _train_group(group, datasets[group[0].config.data])
+    with StopRequest() as stop:
+        for group in waiting.values():
+            _train_group(group, datasets[group[0].config.data], stop)
     return datasets
 
 
@@ -252,59 +260,129 @@ def _complete(members: Sequence[Member], datasets: Mapping[DataConfig, Dataset])
         )
 
 
-def _train_group(members: Sequence[Member], dataset: Dataset) -> None:
+def _checkpoints(member: Member) -> Checkpoints:
+    """Of a member that a signal stopped."""
+    return Checkpoints(member.directory / "checkpoints", keep=1)
+
+
+def _saved_round(member: Member) -> int | None:
+    """The round after which a signal stopped the member; None where it begins."""
+    if member.config.run.overwrite or not (member.directory / "config.json").exists():
+        return None
+    checkpoints = _checkpoints(member)
+    newest = checkpoints.newest(_say)
+    if newest is None:
+        return None
+    # experiments.train can have saved it elsewhere than at an evaluation.
+    meta = checkpoints.read_meta(newest)
+    return newest if meta["since"] is None and meta["before_end"] is None else None
+
+
+def _train_group(members: Sequence[Member], dataset: Dataset, stop: StopRequest) -> None:
     """Trains members of one program, as many together as memory takes."""
     simulation = make_simulation(members[0].config, dataset)
-    # Members are not saved before they are done.
     alone = sum(check_fits(simulation, saves=False).values())
     left = memory_budget(simulation.config).size - alone
     size = members_in_memory(simulation, left)
-    for first in range(0, len(members), size):
-        part = members[first : first + size]
-        at_once = members_at_once(simulation, len(part), left)
-        _train_together(part, simulation, FLAGS.members_at_once or at_once)
+    by_round: dict[int | None, list[Member]] = {}
+    for member in members:
+        by_round.setdefault(_saved_round(member), []).append(member)
+    for saved_round, group in by_round.items():
+        for first in range(0, len(group), size):
+            part = group[first : first + size]
+            at_once = FLAGS.members_at_once or members_at_once(simulation, len(part), left)
+            _train_together(part, simulation, at_once, saved_round, stop)
 
 
-def _train_together(members: Sequence[Member], simulation: Simulation, at_once: int) -> None:
-    """Trains members of one program, and writes their run directories."""
+def _train_together(
+    members: Sequence[Member],
+    simulation: Simulation,
+    at_once: int,
+    saved_round: int | None,
+    stop: StopRequest,
+) -> None:
+    """Trains members of one program, and writes their run directories.
+
+    Args:
+      saved_round: all members continue after it; None: they begin.
+
+    Raises:
+      Interrupted: `stop` was asked to; the members are saved as they stand.
+    """
     config = simulation.config
-    console = Console()
-    console.print(
-        f"{config.model.backbone} + {config.model.fusion}: {len(members)} members, {at_once} at "
-        f"once, {simulation.state_bytes / 1e6:.0f} MB each",
-        markup=False,
-        highlight=False,
-    )
+    size = f"{at_once} at once, {simulation.state_bytes / 1e6:.0f} MB each"
+    after = "" if saved_round is None else f", continued after round {saved_round}"
+    _say(f"{config.model.backbone} + {config.model.fusion}: {len(members)} members, {size}{after}")
+    runs = None
+    if saved_round is not None:
+        runs = [_on_host(load_run(simulation, _checkpoints(m), saved_round)) for m in members]
     with Progress(config.federation.rounds) as progress:
-
-        def on_evaluation(runs, rounds_per_s):
-            entries = [run.evaluations[-1] for run in runs if run.evaluations]
-            if entries:
-                names = ("hr@50", "ndcg@50")
-                mean = {n: float(np.mean([e["valid"].get(n, 0.0) for e in entries])) for n in names}
-                losses = [e["loss"] for e in entries if e["loss"] is not None]
-                loss = float(np.mean(losses)) if losses else None
-                newest = max(entry["round"] for entry in entries)
-                progress.update(newest, loss, mean, None, rounds_per_s)
-
         runs, timing = train_members(
             simulation,
             [m.config.run.seed for m in members],
             [m.config.federation.rates for m in members],
+            runs=runs,
             at_once=at_once,
-            on_evaluation=on_evaluation,
+            on_evaluation=functools.partial(_show, progress),
+            leave=lambda: stop.asked,
         )
-    baselines = summarise_baselines(simulation.dataset, config.evaluation)
     for member, run in zip(members, runs, strict=True):
+        if not run.stopped:
+            _save(member, run, simulation)
+    _write_finished(members, runs, simulation, timing)
+    if stop.asked:
+        raise Interrupted(f"stopped by {stop.name}; the same command continues")
+
+
+def _on_host(run: RunState) -> RunState:
+    state, best_state = jax.device_get((run.state, run.best_state))
+    return run._replace(state=state, best_state=best_state)
+
+
+def _show(progress: Progress, runs: Sequence[RunState], rounds_per_s: float) -> None:
+    """One line: the means over the members that have an evaluation."""
+    entries = [run.evaluations[-1] for run in runs if run.evaluations]
+    if entries:
+        names = ("hr@50", "ndcg@50")
+        mean = {n: float(np.mean([e["valid"].get(n, 0.0) for e in entries])) for n in names}
+        losses = [e["loss"] for e in entries if e["loss"] is not None]
+        loss = float(np.mean(losses)) if losses else None
+        newest = max(entry["round"] for entry in entries)
+        progress.update(newest, loss, mean, None, rounds_per_s)
+
+
+def _begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDirectory:
+    """The member's folder with all that its results stand on, and no checkpoint."""
+    directory = RunDirectory.create(member.directory, overwrite=True)
+    directory.write_config(describe(member.config, dataset))
+    directory.write_metrics(run.evaluations)
+    return directory
+
+
+def _save(member: Member, run: RunState, simulation: Simulation) -> None:
+    """Saves a member that has not ended."""
+    _begin_directory(member, run, simulation.dataset)
+    checkpoints = _checkpoints(member)
+    save_run(simulation, checkpoints, run, member.config.flat)
+    checkpoints.wait()
+
+
+def _write_finished(
+    members: Sequence[Member], runs: Sequence[RunState], simulation: Simulation, timing: Timing
+) -> None:
+    """The results of the members that have ended; they need no checkpoint any more."""
+    ended = [(member, run) for member, run in zip(members, runs, strict=True) if run.stopped]
+    if not ended:
+        return
+    baselines = summarise_baselines(simulation.dataset, simulation.config.evaluation)
+    for member, run in ended:
         if run.stopped == NOT_FINITE:
             leave_out(member.directory, f"stopped at {NOT_FINITE}")
             continue
         seed = member.config.run.seed
         summary, users = summarise_run(simulation, run, timing, seed=seed, baselines=baselines)
-        directory = RunDirectory.create(member.directory, overwrite=True)
-        directory.write_config(describe(member.config, simulation.dataset))
-        directory.write_metrics(run.evaluations)
-        write_results(directory, summary, users)
+        write_results(_begin_directory(member, run, simulation.dataset), summary, users)
+        _checkpoints(member).clear()
 
 
 class Run(Protocol):

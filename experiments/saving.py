@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -73,18 +74,25 @@ class Saver:
     def _save(self, run: RunState) -> None:
         self._has_saved = True
         self._began = time.perf_counter()
-        # Between two evaluations a state has no score.
-        scored = [e["valid"] for e in run.evaluations if e["round"] == run.round]
-        score = scored[0].get(SELECTION_METRIC, 0.0) if scored else 0.0
-        tree, meta = _tree(self._simulation, run), _meta(self._simulation, run)
-        self._checkpoints.save(run.round, tree, meta, score=score)
+        save_run(self._simulation, self._checkpoints, run, self._simulation.config.flat)
         self._saved_at = _position(run)
 
 
-def _meta(simulation: Simulation, run: RunState) -> dict[str, Any]:
+def save_run(
+    simulation: Simulation, checkpoints: Checkpoints, run: RunState, flags: Mapping[str, Any]
+) -> None:
+    """Begins to save the run that these `flags` name; see `Checkpoints.save`."""
+    # Between two evaluations a state has no score.
+    scored = [e["valid"] for e in run.evaluations if e["round"] == run.round]
+    score = scored[0].get(SELECTION_METRIC, 0.0) if scored else 0.0
+    tree, meta = _tree(simulation, run), _meta(simulation, run, flags)
+    checkpoints.save(run.round, tree, meta, score=score)
+
+
+def _meta(simulation: Simulation, run: RunState, flags: Mapping[str, Any]) -> dict[str, Any]:
     before = run.before_end
     return {
-        "flags": simulation.config.flat,
+        "flags": dict(flags),
         "fingerprint": simulation.dataset.fingerprint,
         "evaluations": run.evaluations,
         "best_round": run.best_round,

@@ -134,13 +134,19 @@ def open_run(simulation: Simulation) -> tuple[RunDirectory, Checkpoints, bool]:
     """The run directory, its checkpoints, and whether they hold a run to take up.
 
     Raises:
-      InputError: they hold a run of other flags or data.
+      InputError: they hold a run of other flags or data, or checkpoints of an unknown one.
     """
     config = simulation.config
     path = Path(config.workdir)
     keep, keep_best = config.run.keep_checkpoints, config.run.keep_best
     checkpoints = Checkpoints(path / "checkpoints", keep=keep, keep_best=keep_best)
-    held = (path / "config.json").exists() and not config.run.overwrite
+    known = (path / "config.json").exists()
+    if checkpoints.rounds() and not (known or config.run.overwrite):
+        raise InputError(
+            f"--workdir={path}: holds checkpoints, but no config.json that says of which run; give "
+            "another directory, or --overwrite to remove them"
+        )
+    held = known and not config.run.overwrite
     if not held or config.run.resume == "never":
         directory = RunDirectory.create(path, overwrite=config.run.overwrite)
         if is_first():

@@ -17,6 +17,7 @@ Only within a checkpoint is what is the same stored once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -327,10 +328,12 @@ class Checkpoints:
             return -np.inf
 
     def clear(self) -> None:
-        """Removes every checkpoint."""
+        """Removes every checkpoint, and the directory where it holds nothing else."""
         self.wait()
         for round_number in self.rounds():
             self._remove(self.path(round_number))
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
 
     @staticmethod
     def _remove(step: Path) -> None:

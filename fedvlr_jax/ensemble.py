@@ -65,12 +65,19 @@ def train_members(
     seeds: Sequence[int],
     rates: Sequence[Rates],
     *,
+    runs: Sequence[RunState] | None = None,
     at_once: int = 1,
     on_evaluation: Callable[[list[RunState], float], None] = lambda runs, rounds_per_s: None,
+    leave: Callable[[], bool] = lambda: False,
 ) -> tuple[list[RunState], Timing]:
     """Trains one member for each (seed, rates), with its own early stopping.
 
     A member that met a non-finite number stops there, `stopped` saying so; the others go on.
+
+    Args:
+      runs: where the members go on from, all after the same round; by default new runs.
+      leave: asked before every block of rounds; once it says so, the members are returned as they
+        stand, `stopped` empty where they have not ended.
 
     Returns:
       runs: of each member, as `train` returns it; the states are on the host.
@@ -78,7 +85,9 @@ def train_members(
     """
     clock = Clock()
     num_members = len(seeds)
-    states = _stack([simulation.init(seed) for seed in seeds])
+    begun = [simulation.init(seed) for seed in seeds] if runs is None else [r.state for r in runs]
+    states = _stack(begun)
+    del begun
     stacked_rates = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
     histories, features = simulation.histories, simulation.features
     lists = simulation.targets["valid"]
@@ -117,11 +126,14 @@ def train_members(
                 after.append(run._replace(stopped=NOT_FINITE))
         return after
 
-    finished = 0
-    none = RunState(None, None, 0, (), None, "")  # type: ignore[arg-type]
-    runs = evaluated([none] * num_members, None)
-    on_evaluation(runs, clock.rounds_per_s)
-    while not all(run.stopped for run in runs):
+    if runs is None:
+        finished = 0
+        none = RunState(None, None, 0, (), None, "")  # type: ignore[arg-type]
+        runs = evaluated([none] * num_members, None)
+        on_evaluation(runs, clock.rounds_per_s)
+    else:
+        (finished,) = {run.round for run in runs}
+    while not all(run.stopped for run in runs) and not leave():
         num_rounds = block_length(simulation.config, finished)
         schedules = [simulation.schedule(seed, finished, num_rounds, num_rounds) for seed in seeds]
         schedule = None if schedules[0] is None else _stack_schedules(simulation, schedules)
@@ -133,7 +145,7 @@ def train_members(
         metrics = jax.device_get(metrics)
         trained = time.perf_counter()
         finished += num_rounds
-        runs = evaluated(runs, metrics)
+        runs = evaluated(list(runs), metrics)
         clock.block(num_rounds, trained - began, time.perf_counter() - trained)
         on_evaluation(runs, clock.rounds_per_s)
     return [run._replace(state=member(i)) for i, run in enumerate(runs)], clock.read()

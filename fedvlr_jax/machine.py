@@ -43,9 +43,10 @@ def memory_limit(
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     limits = [MemoryLimit(physical, "the machine")]
     limits += [*control_group_limits(root), *slurm_limits(environment)]
-    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if address_space != resource.RLIM_INFINITY:
-        limits.append(MemoryLimit(float(address_space), "ulimit -v (RLIMIT_AS)"))
+    for option, name in (("v", "RLIMIT_AS"), ("d", "RLIMIT_DATA")):
+        soft, _ = resource.getrlimit(getattr(resource, name))
+        if soft != resource.RLIM_INFINITY:
+            limits.append(MemoryLimit(float(soft), f"ulimit -{option} ({name})"))
     return min(limits, key=lambda limit: limit.size)
 
 
@@ -111,10 +112,12 @@ def _hierarchy_limits(
             r"^hierarchical_memory_limit (\d+)$", _text(folder / "memory.stat"), re.M
         ):
             yield MemoryLimit(float(size), f"the control group, {shown(folder / 'memory.stat')}")
-    name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+    # Above memory.high the kernel slows a process down until it hardly runs.
+    names = ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",)
     while True:
-        if (size := _text(folder / name).strip()).isdigit():
-            yield MemoryLimit(float(size), f"the control group, {shown(folder / name)}")
+        for name in names:
+            if (size := _text(folder / name).strip()).isdigit():
+                yield MemoryLimit(float(size), f"the control group, {shown(folder / name)}")
         if folder == mount:
             return
         folder = folder.parent
@@ -124,18 +127,36 @@ def _hierarchy_limits(
 
 
 def slurm_limits(environment: Mapping[str, str]) -> list[MemoryLimit]:
-    """The memory that Slurm allots to the job on this node; [] outside a job. 0 means all."""
+    """The memory that Slurm allots to this process on this node; [] outside a job. 0 means all.
+
+    The tasks of a job step on one node share what the node gives.
+    """
     limits = []
     node, cpu, cpus = (
         environment.get(f"SLURM_{name}", "")
         for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
     )
+    tasks = _slurm_tasks(environment)
+    shared = f" / {tasks} tasks of this step" if tasks > 1 else ""
     if size := _slurm_bytes(node):
-        limits.append(MemoryLimit(size, f"Slurm, SLURM_MEM_PER_NODE={node}"))
+        limits.append(MemoryLimit(size / tasks, f"Slurm, SLURM_MEM_PER_NODE={node}{shared}"))
     if (size := _slurm_bytes(cpu)) and cpus.isdigit() and int(cpus):
-        source = f"Slurm, SLURM_MEM_PER_CPU={cpu} x SLURM_CPUS_ON_NODE={cpus}"
-        limits.append(MemoryLimit(size * int(cpus), source))
+        source = f"Slurm, SLURM_MEM_PER_CPU={cpu} x SLURM_CPUS_ON_NODE={cpus}{shared}"
+        limits.append(MemoryLimit(size * int(cpus) / tasks, source))
     return limits
+
+
+def _slurm_tasks(environment: Mapping[str, str]) -> int:
+    """How many tasks of this job step run on this node; 1 where it is not known.
+
+    SLURM_STEP_TASKS_PER_NODE is such as "4(x2),1": 4 on each of two nodes, 1 on the third.
+    """
+    counts: list[int] = []
+    for entry in environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        if found := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", entry.strip()):
+            counts += [int(found[1])] * int(found[2] or 1)
+    node = environment.get("SLURM_NODEID", "0")
+    return max(1, counts[int(node)]) if node.isdigit() and int(node) < len(counts) else 1
 
 
 def _slurm_bytes(size: str) -> float:

@@ -57,3 +57,19 @@ def test_a_diverging_member_stops_alone(dataset):
     runs, _ = train_members(simulation, [0, 0], [bad, good])
     assert runs[0].stopped == NOT_FINITE
     assert runs[1].stopped in ("rounds", "patience") and len(runs[1].evaluations) > 0
+
+
+def test_members_that_were_left_continue_to_the_bit(dataset):
+    config = Config.from_flat(**SMALL | dict(patience=0))
+    rates = [config.federation.rates, config.federation.rates._replace(client_lr=0.5)]
+    simulation = make_simulation(config, dataset)
+    whole, _ = train_members(simulation, [3, 4], rates)
+    asked = iter([False, True])
+    left, _ = train_members(simulation, [3, 4], rates, leave=lambda: next(asked))
+    assert [(run.round, run.stopped) for run in left] == [(2, ""), (2, "")]
+    continued, _ = train_members(simulation, [3, 4], rates, runs=left)
+    for run, other in zip(whole, continued, strict=True):
+        assert run.evaluations == other.evaluations and other.stopped == "rounds"
+        for part in ("state", "best_state"):
+            pairs = zip(leaves(getattr(run, part)), leaves(getattr(other, part)), strict=True)
+            assert all(np.array_equal(a, b) for a, b in pairs)

@@ -132,6 +132,11 @@ def test_without_control_groups_the_machine_is_the_limit(tmp_path):
         ({"MEM_PER_NODE": "2G"}, 2**31),
         ({"MEM_PER_CPU": "512", "CPUS_ON_NODE": "4"}, 2**31),
         ({"MEM_PER_NODE": "4096", "MEM_PER_CPU": "512", "CPUS_ON_NODE": "4"}, 2**31),
+        ({"MEM_PER_NODE": "8G", "STEP_TASKS_PER_NODE": "4"}, 2**31),
+        ({"MEM_PER_NODE": "8G", "STEP_TASKS_PER_NODE": "4(x2),1", "NODEID": "1"}, 2**31),
+        ({"MEM_PER_NODE": "2G", "STEP_TASKS_PER_NODE": "4(x2),1", "NODEID": "2"}, 2**31),
+        ({"MEM_PER_CPU": "1G", "CPUS_ON_NODE": "4", "STEP_TASKS_PER_NODE": "2"}, 2**31),
+        ({"MEM_PER_NODE": "2G", "STEP_TASKS_PER_NODE": "?", "NODEID": "7"}, 2**31),
     ],
 )
 def test_slurm(variables, expected):
@@ -160,5 +165,14 @@ def test_the_smallest_limit_is_the_one_that_applies(tmp_path, monkeypatch):
         "Slurm, SLURM_MEM_PER_NODE=1024"
     )
     assert memory_limit(root, {"SLURM_MEM_PER_NODE": "2048"}).size == 3 * 2**29
-    monkeypatch.setattr(machine.resource, "getrlimit", lambda kind: (2**28, resource.RLIM_INFINITY))
-    assert memory_limit(root, {"SLURM_MEM_PER_NODE": "1024"}) == (2**28, "ulimit -v (RLIMIT_AS)")
+    for name, source in (("AS", "ulimit -v (RLIMIT_AS)"), ("DATA", "ulimit -d (RLIMIT_DATA)")):
+        limits = {getattr(resource, f"RLIMIT_{name}"): 2**28}
+        limit = lambda kind, limits=limits: (limits.get(kind, -1), resource.RLIM_INFINITY)
+        monkeypatch.setattr(machine.resource, "getrlimit", limit)
+        assert memory_limit(root, {"SLURM_MEM_PER_NODE": "1024"}) == (2**28, source)
+
+
+def test_a_group_that_is_slowed_down_above_a_size(tmp_path):
+    files = {"sys/fs/cgroup/memory.max": 2**31, "sys/fs/cgroup/memory.high": 2**30}
+    root = tree(tmp_path, ["0::/"], [v2()], files)
+    assert smallest(root) == (2**30, "the control group, /sys/fs/cgroup/memory.high")

@@ -141,6 +141,17 @@ def test_a_flag_that_the_run_did_not_know_is_named(simulation, tmp_path):
         go(at(simulation, tmp_path / "w"))
 
 
+def test_checkpoints_of_an_unknown_run_are_not_removed_in_silence(simulation, tmp_path):
+    go(at(simulation, tmp_path / "w", rounds=1))
+    (tmp_path / "w/config.json").unlink()
+    (tmp_path / "w/summary.json").unlink()
+    held = Checkpoints(tmp_path / "w/checkpoints").rounds()
+    with pytest.raises(InputError, match=r"holds checkpoints, but no config\.json"):
+        go(at(simulation, tmp_path / "w", rounds=1))
+    assert Checkpoints(tmp_path / "w/checkpoints").rounds() == held == [1]
+    go(at(simulation, tmp_path / "w", rounds=1, overwrite=True))
+
+
 def test_the_price_decides_when_is_saved_and_not_what(simulation, whole, tmp_path):
     go(at(simulation, tmp_path, checkpoint_share=1e-9, keep_checkpoints=ROUNDS))
     # The end alone: no minute lies before it.

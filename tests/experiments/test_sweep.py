@@ -2,10 +2,13 @@
 
 import json
 import os
+import types
 
 import pandas as pd
 import pytest
 
+from experiments import members
+from experiments.faults import Interrupted
 from experiments.members import make_members, parse_over, parse_seeds
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
@@ -138,3 +141,50 @@ def test_nothing_can_be_chosen_without_a_validation_part(run, tmp_path):
     assert not (tmp_path / "w/default").exists()
     alone = run("train", *data, "--workdir=alone")
     assert alone.returncode == 0 and "the last state is tested" in alone.stdout
+
+
+class Signal:
+    """In place of StopRequest: asks to stop once `asked` was looked at `calm` times."""
+
+    name = "SIGTERM"
+
+    def __init__(self, calm):
+        self._calm = calm
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def asked(self):
+        self._calm -= 1
+        return self._calm < 0
+
+
+def results(folder):
+    for path in sorted(folder.glob("*/seed*")):
+        summary = json.loads((path / "summary.json").read_text())
+        assert not (path / "checkpoints").exists()
+        lines = (path / "metrics.jsonl").read_text()
+        yield path.parent.name, path.name, summary["valid"], summary["test"], lines
+
+
+def test_a_signal_loses_no_member_of_a_sweep(monkeypatch, tmp_path):
+    """The sweep is stopped after the first blocks of rounds of its first and second program."""
+    monkeypatch.setattr(members, "FLAGS", types.SimpleNamespace(members_at_once=1))
+    small = dict(synthetic_users=40, synthetic_items=60, width=8, rounds=4, eval_every=2)
+
+    def train(name, calm):
+        monkeypatch.setattr(members, "StopRequest", lambda: Signal(calm))
+        base = Config.from_flat(**small, workdir=str(tmp_path / name), baselines=False)
+        members.train_waiting(make_members(base, ["fusion=none,vbpr", "client_lr=1,0.1"], [0]))
+
+    train("whole", 10**9)
+    for calm, saved in ((1, 2), (3, 2)):
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            train("w", calm)
+        assert len(list((tmp_path / "w").glob("*/seed0/checkpoints/round_00000002"))) == saved
+    train("w", 10**9)
+    assert list(results(tmp_path / "w")) == list(results(tmp_path / "whole"))
