@@ -2,9 +2,9 @@
 
     python -m benchmarks.peers --dataset=KU --data_root=../shared/data
 
-- `literal`: Algorithm 1 as it is printed and as federated simulators are usually written: a
-  Python loop, one jitted client at a time, each differentiating through the operators by
-  itself and uploading the gradient of the ID table and of the operators.
+- `literal`: Algorithm 1 as it is printed (`federated/algorithm1.py`), and as federated simulators
+  are usually written: a Python loop, one jitted client at a time. Each client differentiates
+  through the operators, works on all items, and uploads the gradient of table and operators.
 - `loop`: the same loop, but a client's upload is the gradient of the views it touched, and
   the operators are pulled back through once (not timed): this project's identity alone.
 - `vmap`: all clients in one vmap, every history padded to the longest.
@@ -31,13 +31,12 @@ from rich.table import Table
 from benchmarks.datasets import named_dataset
 from benchmarks.rounds import median_seconds
 from experiments.launch import define_path, launch
-from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.gathered import make_slots
-from fedvlr_jax.federated.local import Broadcast, client_keys, num_rows
+from fedvlr_jax.federated.algorithm1 import examples_of, train_client
+from fedvlr_jax.federated.local import Broadcast
 from fedvlr_jax.federated.participation import make_cohort
 from fedvlr_jax.federated.round import make_train
 from fedvlr_jax.simulation import make_simulation
@@ -66,47 +65,27 @@ def client_inputs(config: Config, dataset: Dataset):
 def time_literal(config: Config, dataset: Dataset, repeats: int) -> float:
     """Median seconds of one pass over all clients by Algorithm 1 as printed."""
     simulation = make_simulation(config, dataset)
-    model, state = simulation.model, simulation.init()
-    shared, rates = state.server.shared, config.federation.rates
-    task, epochs = simulation.task, config.federation.local_epochs
+    state, task, rates = simulation.init(), simulation.task, config.federation.rates
     histories = pad_histories(dataset.train, np.arange(dataset.num_users))
-
-    def loss_of(common, private, slots, count, epoch):
-        views = model.fusion.views(common["fusion"], common["items"], simulation.features)
-        rows = views.at[slots.item].get(mode="fill", fill_value=0)
-        pooled = jnp.einsum("m,mgd->gd", slots.positive, rows).reshape(-1) / count
-        weights = model.fusion.route(private["router"], pooled)
-        vectors = jnp.einsum("g,mgd->md", weights, rows)
-        scores = model.backbone.score(common["head"], private["head"], vectors)
-        by_row = slots.positive * jax.nn.softplus(-scores)
-        by_row += slots.negative[epoch] * jax.nn.softplus(scores)
-        return jnp.sum(by_row) / num_rows(count, task.pool, config.federation.num_negatives)
+    key = state.server.key
 
     @jax.jit
-    def train_one(common, private, history, keys):
-        slots = make_slots(task, history, keys)
-        step = {"head": rates.client_lr, "router": rates.router_lr}
-
-        def one_epoch(carry, epoch):
-            private, total = carry
-            gradient = jax.grad(loss_of, (0, 1))(common, private, slots, history.count, epoch)
-            private = {k: trees.axpy(-step[k], gradient[1][k], private[k]) for k in private}
-            return (private, trees.axpy(1.0, gradient[0], total)), None
-
-        zeros = jax.tree.map(jnp.zeros_like, common)
-        return jax.lax.scan(one_epoch, (private, zeros), jnp.arange(epochs))[0]
+    def train_one(private, history):
+        examples = examples_of(task, history, key)
+        epochs = config.federation.local_epochs
+        return train_client(
+            task, simulation.features, state.server, private, examples, epochs, rates
+        )
 
     add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
-    keys = client_keys(state.server.key, histories.client, epochs)
-    key = state.server.key
-    each = [model.init_private(jax.random.fold_in(key, u)) for u in range(dataset.num_users)]
+    init = lambda u: task.model.init_private(jax.random.fold_in(key, u))
     take = lambda u: jax.tree.map(lambda leaf: np.asarray(leaf[u]), histories)
-    of_each = [take(u) for u in range(len(each))]
+    clients = [(init(u), take(u)) for u in range(dataset.num_users)]
 
     def everyone():
         total = None
-        for private, history, own_keys in zip(each, of_each, keys, strict=True):
-            _, upload = train_one(shared, private, history, own_keys)
+        for private, history in clients:
+            _, upload = train_one(private, history)
             total = upload if total is None else add(total, upload)
         return total
 
