@@ -117,14 +117,11 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(known)}
 
 
-def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What config.json holds: flags, versions, commit, device, environment, data."""
+def describe_code() -> dict[str, Any]:
+    """The command, and all that it ran on: versions, commit, device, environment."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    groups = {name: vars(group) for name, group in vars(config).items()}
+    module = Path(sys.argv[0])
     return {
-        "flags": config.flat,
-        "groups": groups,
-        "defaults": Config().flat,
         "versions": {
             "fedvlr_jax": fedvlr_jax.__version__,
             "python": platform.python_version(),
@@ -133,7 +130,17 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
         "commit": _commit(),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "environment": _environment(),
-        "command": " ".join([f"python -m experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join([f"python -m {module.parent.name}.{module.stem}", *sys.argv[1:]]),
+    }
+
+
+def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What config.json holds: flags, data, and `describe_code`."""
+    return {
+        "flags": config.flat,
+        "groups": {name: vars(group) for name, group in vars(config).items()},
+        "defaults": Config().flat,
+        **describe_code(),
         "dataset": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,

@@ -129,6 +129,12 @@ def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
     return constrain(jax.lax.optimization_barrier(constrain(tree, everywhere)), everywhere)
 
 
+# By backend: "branch" (the default, a conditional) or "barrier". A barrier is cheaper where a
+# conditional has to ask the host, but XLA's CPU compiler fuses across it. benchmarks.accelerator
+# measures both.
+BOUNDARY: dict[str, str] = {}
+
+
 def compiled_alone(always: jax.Array, function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
     """function(*operands), compiled by itself: its bits do not depend on what surrounds it.
 
@@ -137,11 +143,14 @@ def compiled_alone(always: jax.Array, function: Callable[..., PyTree], *operands
     A compiler contracts a product and a sum into one rounding, or does not, by what it fuses;
     so the same mathematics in another program may differ in its last bits. A branch that is
     never left out is a boundary to fusion: what is inside is compiled alike wherever it
-    stands, in a scan over rounds or called once a chunk.
+    stands, in a scan over rounds or called once a chunk. See BOUNDARY.
 
     Args:
       always: bool [], True, but not known to the compiler.
     """
+    if BOUNDARY.get(jax.default_backend()) == "barrier":
+        with full_precision():
+            return jax.lax.optimization_barrier(function(*jax.lax.optimization_barrier(operands)))
     structure: list[Any] = []
 
     def flat(*operands: PyTree) -> list[jax.Array]:

@@ -59,6 +59,26 @@ def test_scaling(tmp_path):
     assert [(row["clients"], row["cohort"]) for row in rows] == [(20, 10), (30, 10)]
 
 
+def test_accelerator(tmp_path):
+    """From the repository's root, for it runs the reference of the tests."""
+    page = tmp_path / "page.md"
+    sizes = ["--datasets=nothing,synthetic:20:60", "--population=300:60", f"--page={page}"]
+    result, written = benchmark("accelerator", *sizes, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    plans, rounds, population, checks, boundaries = written["parts"]
+    assert [row["plan"] for row in plans["rows"]] == ["catalogue", "dense", "factored", "gathered"]
+    assert plans["problem"] == "" and all(row["agrees"] for row in plans["rows"])
+    assert rounds["rows"] == [] and "nothing" in rounds["problem"]
+    assert [row["cohort"] for row in population["rows"]] == [3, 3]
+    found = {row["what"]: row["found"] for row in checks["rows"]}
+    assert found["two runs give the same bits"] is True
+    donated, given = found["leaves of the state that were donated"].split(" of ")
+    assert donated == given
+    assert [row["boundary"] for row in boundaries["rows"]] == ["branch", "barrier"]
+    text = page.read_text()
+    assert "Not complete: InputError" in text and "| branch |" in text
+
+
 @pytest.mark.parametrize("size", ["synthetic:a:b", "synthetic:1:2:3", "KU:3", "synthetic:0"])
 def test_a_size_that_is_none(size, tmp_path):
     result, written = benchmark("peers", f"--dataset={size}", folder=tmp_path)
