@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(STAMP)
 	$(RUN) -m experiments.train --workdir=runs/demo --overwrite
@@ -17,6 +17,10 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+docs: $(STAMP)
+	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
 
 bench: $(STAMP)
 	$(RUN) -m benchmarks.rounds
