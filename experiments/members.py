@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments.finished import complete_results, read_results, write_results
+from experiments.finished import complete_results, read_results, validation, write_results
 from experiments.launch import define_config_flags
 from experiments.runs import check_same, describe, load
 from fedvlr_jax.config import FREE_FLAGS, Config, DataConfig, EvaluationConfig
@@ -327,14 +327,15 @@ def tuned(
 ) -> tuple[list[AnyRun], list[dict[str, Any]]]:
     """Trains every choice with the first seed, and the best of them with the others too.
 
-    The best is the one with the highest validation NDCG@50; test numbers are not looked at.
+    The best is the one with the highest validation value of --select; test numbers are not looked
+    at.
 
     Args:
       make: the run of a choice and a seed. train: trains those of the runs that are not done.
 
     Returns:
       The runs of the best choice, one a seed, and what was tried: {"choice",
-      "valid_ndcg@50" (None: diverged)} each.
+      "valid" (None: diverged)} each.
 
     Raises:
       InputError: every choice diverged.
@@ -343,7 +344,7 @@ def tuned(
     train(first)
     reached = [_validation(run) for run in first]
     tried = [
-        {"choice": label_of(run.choice), "valid_ndcg@50": value}
+        {"choice": label_of(run.choice), "valid": value}
         for run, value in zip(first, reached, strict=True)
     ]
     best = max(range(len(first)), key=lambda place: reached[place] or 0.0)
@@ -357,4 +358,4 @@ def tuned(
 def _validation(run: Run) -> float | None:
     if not (run.directory / "summary.json").exists():
         return None
-    return float(RunDirectory.open(run.directory).read_summary()["valid"]["ndcg@50"])
+    return validation(RunDirectory.open(run.directory).read_summary())

@@ -20,6 +20,7 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.data.titles import read_titles
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.selection import for_dataset
 
 
 def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
@@ -40,6 +41,8 @@ def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
     )
     for line in dataset.notes:
         note(line)
+    # A slice without targets is refused before anything is written.
+    for_dataset(config.evaluation.selection, dataset)
     return dataset
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.devices import agreed
 from fedvlr_jax.simulation import Simulation, State
-from fedvlr_jax.training import SELECTION_METRIC, RunState
+from fedvlr_jax.training import RunState
 from fedvlr_jax.types import METRIC_TYPES, RoundMetrics
 
 # However dear a save is: for the sake of the price no run that is killed loses more than a
@@ -75,7 +76,9 @@ class Saver:
         self._began = time.perf_counter()
         # Between two evaluations a state has no score.
         scored = [e["valid"] for e in run.evaluations if e["round"] == run.round]
-        score = scored[0].get(SELECTION_METRIC, 0.0) if scored else 0.0
+        evaluation, dataset = self._simulation.config.evaluation, self._simulation.dataset
+        selection = for_dataset(evaluation.selection, dataset)
+        score = (selection.value(scored[0]) if scored else None) or 0.0
         tree, meta = _tree(self._simulation, run), _meta(self._simulation, run)
         self._checkpoints.save(run.round, tree, meta, score=score)
         self._saved_at = _position(run)

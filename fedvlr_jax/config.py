@@ -13,6 +13,7 @@ import os
 from typing import Any
 
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.selection import HEADLINE, Selection, parse_selection
 from fedvlr_jax.types import Rates
 
 SPLIT_NAMES = ("auto", "predefined", "leave-one-out", "global-time")
@@ -391,14 +392,28 @@ class EvaluationConfig:
         "paper: mask train, negatives only from items seen in train.",
         ("paper", "strict"),
     )
-    ks: str = _field("10,20,50", "Cut-offs K of the metrics, comma-separated; must hold 50.")
+    ks: str = _field(
+        "10,20,50", "Cut-offs K of the metrics, comma-separated; 50, the headline, is always added."
+    )
+    select: str = _field(
+        "auto",
+        "What rounds and settings are chosen by on validation: a metric at a cut-off, of the slice "
+        "that the data set is judged on (warm targets where there are cold ones), or of a named "
+        "one, e.g. ndcg@20, warm_hr@10, all_ndcg@50; auto: ndcg@50.",
+    )
     eval_every: int = _field(5, "Rounds between two evaluations on the validation part.")
     patience: int = _field(
         10,
-        "Stop after this many evaluations without a better validation NDCG@50; 0 never stops.",
+        "Stop after this many evaluations without a better value of --select; 0 never stops.",
         free=True,
     )
-    baselines: bool = _field(True, "Also evaluate the trivial baselines, kNN and EASE.", free=True)
+    baselines: bool = _field(True, "Also evaluate the baselines.", free=True)
+    tune_baselines: bool = _field(
+        True,
+        "Choose the setting of each baseline among nine on validation, by --select; false: its "
+        "default, for speed.",
+        free=True,
+    )
 
     def __post_init__(self):
         _check_fields(self)
@@ -408,12 +423,19 @@ class EvaluationConfig:
             ks = self.cutoffs
         except ValueError:
             ks = ()
-        if not ks or min(ks) < 1 or 50 not in ks:
-            raise InputError(f"--ks={self.ks}: give positive integers that hold 50, e.g. 10,20,50")
+        if not ks or min(ks) < 1:
+            raise InputError(f"--ks={self.ks}: give positive integers, e.g. 10,20,50")
 
     @property
     def cutoffs(self) -> tuple[int, ...]:
-        return tuple(sorted({int(k) for k in self.ks.split(",")}))
+        """Those of --ks, the headline's and that of --select, ascending."""
+        asked = {int(k) for k in self.ks.split(",")}
+        return tuple(sorted({*asked, HEADLINE, self.selection.cutoff}))
+
+    @property
+    def selection(self) -> Selection:
+        """--select; its slice may be "auto", see `evaluation.selection.for_dataset`."""
+        return parse_selection(self.select)
 
     @property
     def mask(self) -> str:
@@ -485,7 +507,7 @@ class RunConfig:
     )
     keep_best: int = _field(
         1,
-        "How many older checkpoints are kept as well, those of the best validation NDCG@50.",
+        "How many older checkpoints are kept as well, those of the best value of --select.",
         free=True,
     )
 

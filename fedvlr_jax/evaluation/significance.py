@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+RESAMPLED_AT_ONCE = 1 << 18
+
 
 def bootstrap_interval(
     values: np.ndarray, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
@@ -16,9 +18,12 @@ def bootstrap_interval(
     values = values[~np.isnan(values)]
     generator = np.random.default_rng(seed)
     # In slices, so that a million users do not need resamples * N numbers at once.
-    means = [
-        values[generator.integers(0, len(values), len(values))].mean() for _ in range(resamples)
-    ]
+    at_once = max(1, RESAMPLED_AT_ONCE // max(1, len(values)))
+    means = []
+    for first in range(0, resamples, at_once):
+        count = min(at_once, resamples - first)
+        drawn = generator.integers(0, len(values), (count, len(values)))
+        means.extend(values[drawn].mean(axis=1))
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
