@@ -19,7 +19,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.selection import for_dataset, judged_slice
-from fedvlr_jax.evaluation.significance import bootstrap_interval, paired_test
+from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_test
 from fedvlr_jax.report import RunDirectory, replace_file
 
 # Baselines that tables of choices leave out: the report of each run has them.
@@ -70,13 +70,34 @@ def _test_ranks(users: Mapping[str, np.ndarray], dataset: Dataset) -> tuple[np.n
     return ahead, tied
 
 
+# What stands below every table of gains.
+ON_GAINS = (
+    "Gains: ± is the difference that the t-test would have seen in 80 % of repetitions; Holm is "
+    "the p of t, corrected over the gains of the table. Runs with equal ranks count as one."
+)
+
+
+def different_runs(ranks: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[int]:
+    """The first place of each different result: seeds of a deterministic run are one run."""
+    first: dict[tuple[bytes, ...], int] = {}
+    for place, found in enumerate(ranks):
+        key = tuple(np.ascontiguousarray(array, np.int64).tobytes() for array in found)
+        first.setdefault(key, place)
+    return sorted(first.values())
+
+
 def compare_summaries(
     label: str,
     summaries: Sequence[Mapping[str, Any]],
     ranks: Sequence[tuple[np.ndarray, np.ndarray]],
     dataset: Dataset,
 ) -> Compared:
-    """Of one or more seeds: summaries with "valid" and "test", test ranks (ahead, tied)."""
+    """Of one or more seeds: summaries with "valid" and "test", test ranks (ahead, tied).
+
+    Runs with the same ranks of all test targets count once.
+    """
+    places = different_runs(ranks)
+    summaries, ranks = [summaries[p] for p in places], [ranks[p] for p in places]
     judged = judged_slice(dataset)
     line: dict[str, Any] = {"choice": label, "seeds": len(summaries), "slice": judged}
     line["valid"] = float(np.mean([validation(s) for s in summaries]))
@@ -125,7 +146,14 @@ def gain(compared: Compared, reference: Compared) -> dict[str, Any]:
         "gain_relative": 100 * test.relative_difference,
         "p_value": test.p_value,
         "p_mean": test.p_mean,
+        "detectable": 100 * test.detectable,
     }
+
+
+def correct(gains: Sequence[dict[str, Any]]) -> None:
+    """Adds "p_holm" to each dict of `gain`: the p of the mean, corrected over all of them."""
+    for entry, corrected in zip(gains, holm([e["p_mean"] for e in gains]), strict=True):
+        entry["p_holm"] = corrected
 
 
 def compare(
@@ -142,11 +170,12 @@ def compare(
     max(choices, key=lambda choice: choice.line["valid"]).line["chosen"] = True
     for compared in (*choices[1:], *baselines):
         compared.line.update(gain(compared, choices[0]))
+    correct([compared.line for compared in (*choices[1:], *baselines)])
     return [compared.line for compared in (*choices, *baselines)]
 
 
 # Of gain_cells; what it means stands with `significance.PairedTest`.
-TESTS = "p: Wilcoxon / t"
+TESTS = "p: Wilcoxon / t / Holm"
 
 HEADINGS = (
     "choice",
@@ -189,12 +218,15 @@ def name_cell(line: Mapping[str, Any]) -> str:
 
 
 def gain_cells(line: Mapping[str, Any]) -> list[str]:
-    """The gain in points (and percent), and both p, of what `gain` returned or of nothing."""
+    """The gain in points (and percent), what could have been seen, and the p, of what `gain` found.
+
+    Dashes where there was no such comparison.
+    """
     if "gain" not in line:
         return ["-", "-"]
     return [
-        f"{line['gain']:+.2f} ({line['gain_relative']:+.0f}%)",
-        f"{line['p_value']:.2g} / {line['p_mean']:.2g}",
+        f"{line['gain']:+.2f} ± {line['detectable']:.2f} ({line['gain_relative']:+.0f}%)",
+        f"{line['p_value']:.2g} / {line['p_mean']:.2g} / {line['p_holm']:.2g}",
     ]
 
 
@@ -220,7 +252,7 @@ def write_comparison(
     caption = (
         f"Test part, percent, mean ± sd over seeds; NDCG@10 and @20, interval and tests (NDCG@50) "
         f"on {lines[0]['slice']} targets; * best on validation ({lines[0]['select']}). Against a "
-        "single run, a mean over seeds is judged by t."
+        f"single run, a mean over seeds is judged by t. {ON_GAINS}"
     )
     finished = {line["choice"] for line in lines}
     missing = [label for label in labels if label not in finished]

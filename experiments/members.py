@@ -42,7 +42,8 @@ FLAGS = flags.FLAGS
 Choice = tuple[tuple[str, Any], ...]
 
 # A sweep compares users, so all its members have the same ones and the same targets.
-OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} - {"recency"} | {"protocol"}
+OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} | {"protocol"}
+OF_USERS -= {"recency", "permute_features"}
 
 
 # Members have their seeds from --seeds, are trained together on the device, and are not saved

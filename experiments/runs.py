@@ -27,6 +27,7 @@ def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
     """The data set that `config` names; `note` gets each of its notes."""
     data = config.data
     synthetic = {
+        "kind": data.synthetic_kind,
         "users": data.synthetic_users,
         "items": data.synthetic_items,
         "seed": data.synthetic_seed,
@@ -37,6 +38,7 @@ def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
         split=data.split,
         duplicates=data.duplicates,
         recency=data.recency,
+        permute_features=data.permute_features,
         synthetic=synthetic if data.dataset == "synthetic" else None,
     )
     for line in dataset.notes:

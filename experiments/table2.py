@@ -34,8 +34,10 @@ from rich.console import Console
 
 from experiments import centralized
 from experiments.comparison import (
+    ON_GAINS,
     TESTS,
     Compared,
+    correct,
     gain,
     gain_cells,
     metric_cells,
@@ -149,6 +151,14 @@ def table_of(dataset: Dataset, base: Config, methods: list[Method], seeds: list[
             compared.line["vanilla"] = gain(compared, found[method.vanilla])
         if compared is not best:
             compared.line["baseline"] = gain(compared, best)
+    correct(
+        [
+            compared.line[kind]
+            for compared in found.values()
+            for kind in ("vanilla", "baseline")
+            if kind in compared.line
+        ]
+    )
     lines = [compared.line for compared in (*baselines, *found.values())]
     return [{"dataset": dataset.name, **line} for line in lines], tuning
 
@@ -195,7 +205,7 @@ def main() -> None:
             caption = (
                 f"Protocol {base.evaluation.protocol}, test part, percent, mean ± sd over seeds "
                 f"{FLAGS.seeds}; interval, gains in points (percent) and p are of "
-                "NDCG@50, on warm targets where a data set has cold ones, else on all."
+                f"NDCG@50, on warm targets where a data set has cold ones, else on all. {ON_GAINS}"
             )
             rows = [cells(line) for line in lines]
             write_table(HEADINGS, rows, lines, folder / "table2", "Table 2", caption)

@@ -19,7 +19,7 @@ from fedvlr_jax.types import Rates
 SPLIT_NAMES = ("auto", "predefined", "leave-one-out", "global-time")
 DUPLICATE_NAMES = ("merge", "error")
 BACKBONE_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
-FUSION_NAMES = ("none", "vbpr", "mlp", "bilevel")
+FUSION_NAMES = ("none", "vbpr", "mlp", "shared", "bilevel")
 PLAN_NAMES = ("auto", "dense", "factored", "catalogue", "gathered")
 PRECISION_NAMES = ("float32", "tf32", "bf16")
 OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
@@ -30,6 +30,7 @@ AGGREGATION_NAMES = (
     *_SUMS,
     *("median", "trimmed_mean", "krum", "multi_krum", "geometric_median"),
 )
+SYNTHETIC_KINDS = ("planted", "additive", "equal", "no-content")
 START_NAMES = ("random", "spectral")
 START_ROUTER_NAMES = ("uniform", "history")
 
@@ -129,13 +130,24 @@ class DataConfig:
         "history and its vector at --start=spectral: an item with a newer ones counts as "
         "(1 + a)^-recency, scaled to a mean of 1; 0: all count alike.",
     )
+    permute_features: int = _field(
+        0,
+        "Above 0: the rows of all features change places, by this seed. A control: what is gained "
+        "with such features is no gain by content.",
+    )
+    synthetic_kind: str = _field(
+        "planted",
+        "planted: each user weighs id, text and image, by clusters; additive: the same weights "
+        "without clusters; equal: all users weigh alike; no-content: features say nothing.",
+        SYNTHETIC_KINDS,
+    )
     synthetic_users: int = _field(1000, "Users of the synthetic data.")
     synthetic_items: int = _field(2000, "Items of the synthetic data.")
     synthetic_seed: int = _field(0, "Seed of the synthetic data (apart from the run's seed).")
 
     def __post_init__(self):
         _check_fields(self)
-        for name in ("synthetic_users", "synthetic_items", "synthetic_seed"):
+        for name in ("permute_features", "synthetic_users", "synthetic_items", "synthetic_seed"):
             _check_range(self, name, 0)
         _check_range(self, "recency", 0, 2)
 
@@ -145,10 +157,15 @@ class ModelConfig:
     """The backbone, the fusion in front of it, and their sizes."""
 
     backbone: str = _field("fcf", "Where each leaf lives, and the score.", BACKBONE_NAMES)
-    fusion: str = _field("bilevel", "How an item's vector is made of its views.", FUSION_NAMES)
+    fusion: str = _field(
+        "bilevel",
+        "How an item's vector is made of its views. shared, the control of bilevel, weighs the "
+        "same views by one learned mixture for all clients.",
+        FUSION_NAMES,
+    )
     views: str = _field(
         "auto",
-        "Views of fusion=bilevel; auto: id and every modality of the data set. Or, "
+        "Views of fusion=bilevel and shared; auto: id and every modality of the data set. Or, "
         "comma-separated: sum, mixture, mlp, gate, attention, "
         "cross_attention, id, the name of a modality of the data set, or table (the rows of "
         "the ID table as they are, where id maps and normalises them).",
