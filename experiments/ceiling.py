@@ -25,6 +25,11 @@ from experiments.runs import load
 from fedvlr_jax.data.synthetic import BACKGROUND, FAVOURITE, SOURCES, Catalogue
 from fedvlr_jax.evaluation.metrics import activity_groups
 
+# Flags of the data that say nothing here: the recipe is that of --synthetic_kind=planted.
+NOT_READ = (
+    *("dataset", "data_root", "split", "duplicates", "recency"),
+    *("synthetic_kind", "permute_features"),
+)
 PRIOR = 0.5  # The planted weights are Dirichlet(1/2, 1/2, 1/2).
 MOST_CLUSTERS = 5  # Of a source, those with most of the history are candidates.
 
@@ -100,6 +105,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_config_flags("data", without=("dataset", "data_root", "split", "duplicates", "recency"))
+    define_config_flags("data", without=NOT_READ)
     flags.DEFINE_integer("seed", 0, "Of the sampler.")
     launch(main, __doc__)

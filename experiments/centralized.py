@@ -4,7 +4,7 @@
 
 Models: vbpr, bm3, mgcn, pgl. Splits, ranking, ties, mask, negatives and slices are those of
 experiments.train; --eval_every and --patience count epochs. By default the learning rate and
-one weight of the loss are chosen on validation NDCG@50 at the first seed, from a grid of nine
+one weight of the loss are chosen on validation by --select at the first seed, from a grid of nine
 for every model; --tune=false trains with --learning_rate and --weights alone.
 
 Each run leaves a run directory below --workdir, and is not trained again when the command is
@@ -28,7 +28,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments.comparison import compare, write_comparison, write_text
-from experiments.finished import write_results
+from experiments.finished import validation, write_results
 from experiments.launch import config_from_flags, define_config_flags, define_path, launch
 from experiments.members import (
     Choice,
@@ -51,6 +51,7 @@ from fedvlr_jax.centralized import (
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.summary import peak_rss_mb, summarise_baselines, summarise_ranks
 
@@ -141,7 +142,7 @@ def train_waiting(runs: Sequence[CentralizedRun], trainer: Trainer, dataset: Dat
         directory.write_metrics(result.evaluations)
         write_results(directory, summary, users)
         console.print(
-            f"{run.directory}: validation NDCG@50 {summary['valid']['ndcg@50']:.2f} at epoch "
+            f"{run.directory}: validation {summary['select']} {validation(summary):.2f} at epoch "
             f"{result.best_epoch}, {seconds:.1f} s",
             markup=False,
             highlight=False,
@@ -163,6 +164,7 @@ def _summarise(
         "backbone": run.model.model,
         "fusion": "none",
         "seed": run.seed,
+        "select": str(for_dataset(run.base.evaluation.selection, dataset)),
         "selected_round": result.best_epoch,
         "rounds_run": result.epochs_run,
         "stopped": result.stopped,

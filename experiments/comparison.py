@@ -12,16 +12,21 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from experiments.finished import validation
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
-from fedvlr_jax.evaluation.significance import bootstrap_interval, paired_test
+from fedvlr_jax.evaluation.selection import for_dataset, judged_slice
+from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_test
 from fedvlr_jax.report import RunDirectory, replace_file
 
-# What tables of choices show below them.
-BASELINES = ("popularity", "item_knn", "item_knn_recent", "ease", "ease_recent")
+# Baselines that tables of choices leave out: the report of each run has them.
+NOT_SHOWN = ("random", "least_popular", "ascending_id", "unseen_first")
+
+
+SHOWN_METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20", "hr@50", "ndcg@50")
 
 
 class Compared(NamedTuple):
@@ -35,11 +40,6 @@ class Compared(NamedTuple):
 
     line: dict[str, Any]
     ndcg: np.ndarray
-
-
-def judged_slice(dataset: Dataset) -> str:
-    """ "warm" for a data set with cold test targets, else "all"."""
-    return "warm" if slices(dataset, "test")["cold"].any() else "all"
 
 
 def read_choice(label: str, folders: Sequence[Path], dataset: Dataset) -> Compared | None:
@@ -70,17 +70,39 @@ def _test_ranks(users: Mapping[str, np.ndarray], dataset: Dataset) -> tuple[np.n
     return ahead, tied
 
 
+# What stands below every table of gains.
+ON_GAINS = (
+    "Gains: ± is the difference that the t-test would have seen in 80 % of repetitions; Holm is "
+    "the p of t, corrected over the gains of the table. Runs with equal ranks count as one."
+)
+
+
+def different_runs(ranks: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[int]:
+    """The first place of each different result: seeds of a deterministic run are one run."""
+    first: dict[tuple[bytes, ...], int] = {}
+    for place, found in enumerate(ranks):
+        key = tuple(np.ascontiguousarray(array, np.int64).tobytes() for array in found)
+        first.setdefault(key, place)
+    return sorted(first.values())
+
+
 def compare_summaries(
     label: str,
     summaries: Sequence[Mapping[str, Any]],
     ranks: Sequence[tuple[np.ndarray, np.ndarray]],
     dataset: Dataset,
 ) -> Compared:
-    """Of one or more seeds: summaries with "valid" and "test", test ranks (ahead, tied)."""
+    """Of one or more seeds: summaries with "valid" and "test", test ranks (ahead, tied).
+
+    Runs with the same ranks of all test targets count once.
+    """
+    places = different_runs(ranks)
+    summaries, ranks = [summaries[p] for p in places], [ranks[p] for p in places]
     judged = judged_slice(dataset)
     line: dict[str, Any] = {"choice": label, "seeds": len(summaries), "slice": judged}
-    line["valid_ndcg@50"] = float(np.mean([s["valid"]["ndcg@50"] for s in summaries]))
-    for metric in ("hr@50", "ndcg@50"):
+    line["valid"] = float(np.mean([validation(s) for s in summaries]))
+    line["select"] = summaries[0].get("select", "all_ndcg@50")
+    for metric in SHOWN_METRICS:
         for name in ("all", "warm", "cold"):
             parts = [s["test"] if name == "all" else s["test"][name] for s in summaries]
             if all(metric in part for part in parts):
@@ -95,14 +117,23 @@ def compare_summaries(
 
 
 def read_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> list[Compared]:
-    """Those of `BASELINES` that the data set has, as choices of one seed."""
-    results = evaluate_baselines(dataset, evaluation.mask, evaluation.cutoffs)
+    """The baselines that the data set has, but for `NOT_SHOWN`, as choices of one seed."""
+    results = evaluate_baselines(
+        dataset,
+        evaluation.mask,
+        evaluation.cutoffs,
+        tuned=evaluation.tune_baselines,
+        selection=for_dataset(evaluation.selection, dataset),
+    )
     found = []
-    for name in BASELINES:
-        if name in results.ranks:
-            test = results.ranks[name]["test"]
-            ranks = [(test.ahead, test.tied)]
-            found.append(compare_summaries(name, [results.summary[name]], ranks, dataset))
+    for name, of_name in results.ranks.items():
+        if name not in NOT_SHOWN:
+            ranks = [(of_name["test"].ahead, of_name["test"].tied)]
+            summary = results.summary[name]
+            compared = compare_summaries(name, [summary], ranks, dataset)
+            keys = ("title", "trained", "content", "settings_tried")
+            compared.line["baseline_of"] = {key: summary[key] for key in keys}
+            found.append(compared)
     return found
 
 
@@ -115,7 +146,14 @@ def gain(compared: Compared, reference: Compared) -> dict[str, Any]:
         "gain_relative": 100 * test.relative_difference,
         "p_value": test.p_value,
         "p_mean": test.p_mean,
+        "detectable": 100 * test.detectable,
     }
+
+
+def correct(gains: Sequence[dict[str, Any]]) -> None:
+    """Adds "p_holm" to each dict of `gain`: the p of the mean, corrected over all of them."""
+    for entry, corrected in zip(gains, holm([e["p_mean"] for e in gains]), strict=True):
+        entry["p_holm"] = corrected
 
 
 def compare(
@@ -129,23 +167,26 @@ def compare(
     choices = [compared for compared in found if compared is not None]
     if not choices:
         return []
-    max(choices, key=lambda choice: choice.line["valid_ndcg@50"]).line["chosen"] = True
+    max(choices, key=lambda choice: choice.line["valid"]).line["chosen"] = True
     for compared in (*choices[1:], *baselines):
         compared.line.update(gain(compared, choices[0]))
+    correct([compared.line for compared in (*choices[1:], *baselines)])
     return [compared.line for compared in (*choices, *baselines)]
 
 
 # Of gain_cells; what it means stands with `significance.PairedTest`.
-TESTS = "p: Wilcoxon / t"
+TESTS = "p: Wilcoxon / t / Holm"
 
 HEADINGS = (
     "choice",
     "seeds",
-    "valid NDCG",
+    "validation",
     "HR@50",
     "NDCG@50",
     "warm HR@50",
     "warm NDCG@50",
+    "NDCG@10",
+    "NDCG@20",
     "95% CI",
     "against first",
     TESTS,
@@ -160,23 +201,42 @@ def mean_cell(line: Mapping[str, Any], name: str) -> str:
     return f"{line[name]:.2f}{spread}"
 
 
+def metric_cells(line: Mapping[str, Any]) -> list[str]:
+    """HR@50 and NDCG@50 of all and of warm targets, then NDCG@10 and @20 of the judged slice."""
+    names = ("all_hr@50", "all_ndcg@50", "warm_hr@50", "warm_ndcg@50")
+    judged = (f"{line['slice']}_ndcg@{k}" for k in (10, 20))
+    return [mean_cell(line, name) for name in (*names, *judged)]
+
+
+def name_cell(line: Mapping[str, Any]) -> str:
+    """The choice; * where validation chose it. A baseline has its full name and its kind."""
+    if (kind := line.get("baseline_of")) is None:
+        return line["choice"] + (" *" if line.get("chosen") else "")
+    content = ", content-aware" if kind["content"] else ""
+    tried = f", {kind['settings_tried']} settings" if kind["settings_tried"] > 1 else ""
+    return f"{kind['title']} [{kind['trained']}{content}{tried}]"
+
+
 def gain_cells(line: Mapping[str, Any]) -> list[str]:
-    """The gain in points (and percent), and both p, of what `gain` returned or of nothing."""
+    """The gain in points (and percent), what could have been seen, and the p, of what `gain` found.
+
+    Dashes where there was no such comparison.
+    """
     if "gain" not in line:
         return ["-", "-"]
     return [
-        f"{line['gain']:+.2f} ({line['gain_relative']:+.0f}%)",
-        f"{line['p_value']:.2g} / {line['p_mean']:.2g}",
+        f"{line['gain']:+.2f} ± {line['detectable']:.2f} ({line['gain_relative']:+.0f}%)",
+        f"{line['p_value']:.2g} / {line['p_mean']:.2g} / {line['p_holm']:.2g}",
     ]
 
 
 def cells(line: Mapping[str, Any]) -> list[str]:
     """The line of a choice, under HEADINGS."""
     return [
-        line["choice"] + (" *" if line.get("chosen") else ""),
+        name_cell(line),
         str(line["seeds"]),
-        f"{line['valid_ndcg@50']:.2f}",
-        *(mean_cell(line, n) for n in ("all_hr@50", "all_ndcg@50", "warm_hr@50", "warm_ndcg@50")),
+        f"{line['valid']:.2f}",
+        *metric_cells(line),
         "{:.2f}–{:.2f}".format(*line["ci95"]),
         *gain_cells(line),
     ]
@@ -190,9 +250,9 @@ def write_comparison(
     Those of the `labels` that have no line are named below the table.
     """
     caption = (
-        f"Test part, percent, mean ± sd over seeds; interval and tests on NDCG@50 of "
-        f"{lines[0]['slice']} targets; * best on validation. Against a single run, a mean over "
-        "seeds is judged by t."
+        f"Test part, percent, mean ± sd over seeds; NDCG@10 and @20, interval and tests (NDCG@50) "
+        f"on {lines[0]['slice']} targets; * best on validation ({lines[0]['select']}). Against a "
+        f"single run, a mean over seeds is judged by t. {ON_GAINS}"
     )
     finished = {line["choice"] for line in lines}
     missing = [label for label in labels if label not in finished]

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, render_report
+from fedvlr_jax.selection import parse_selection
 
 # Free flags that change what a finished run says of itself.
 OF_RESULTS = ("rounds", "patience", "baselines")
@@ -47,6 +48,15 @@ def read_results(directory: RunDirectory, note: Callable[[str], None]) -> Result
     except InputError as error:
         note(f"the run had finished, but {error}")
         return None
+
+
+def validation(summary: Mapping[str, Any]) -> float:
+    """The validation value that the run was selected by, in percent; 0 without such a target.
+
+    Earlier versions selected by NDCG@50 of all targets, and did not say so.
+    """
+    selection = parse_selection(summary.get("select", "all_ndcg@50"))
+    return selection.value(summary["valid"]) or 0.0
 
 
 def complete_results(

@@ -21,7 +21,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments.faults import Interrupted, StopRequest
-from experiments.finished import complete_results, read_results, write_results
+from experiments.finished import complete_results, read_results, validation, write_results
 from experiments.launch import define_config_flags
 from experiments.runs import check_same, describe, load
 from experiments.saving import load_run, save_run
@@ -48,7 +48,8 @@ FLAGS = flags.FLAGS
 Choice = tuple[tuple[str, Any], ...]
 
 # A sweep compares users, so all its members have the same ones and the same targets.
-OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} - {"recency"} | {"protocol"}
+OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} | {"protocol"}
+OF_USERS -= {"recency", "permute_features"}
 
 
 # Members have their seeds from --seeds, are trained together on the device, and are saved before
@@ -405,14 +406,15 @@ def tuned(
 ) -> tuple[list[AnyRun], list[dict[str, Any]]]:
     """Trains every choice with the first seed, and the best of them with the others too.
 
-    The best is the one with the highest validation NDCG@50; test numbers are not looked at.
+    The best is the one with the highest validation value of --select; test numbers are not looked
+    at.
 
     Args:
       make: the run of a choice and a seed. train: trains those of the runs that are not done.
 
     Returns:
       The runs of the best choice, one a seed, and what was tried: {"choice",
-      "valid_ndcg@50" (None: diverged)} each.
+      "valid" (None: diverged)} each.
 
     Raises:
       InputError: every choice diverged.
@@ -421,7 +423,7 @@ def tuned(
     train(first)
     reached = [_validation(run) for run in first]
     tried = [
-        {"choice": label_of(run.choice), "valid_ndcg@50": value}
+        {"choice": label_of(run.choice), "valid": value}
         for run, value in zip(first, reached, strict=True)
     ]
     best = max(range(len(first)), key=lambda place: reached[place] or 0.0)
@@ -435,4 +437,4 @@ def tuned(
 def _validation(run: Run) -> float | None:
     if not (run.directory / "summary.json").exists():
         return None
-    return float(RunDirectory.open(run.directory).read_summary()["valid"]["ndcg@50"])
+    return validation(RunDirectory.open(run.directory).read_summary())

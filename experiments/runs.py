@@ -20,12 +20,14 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.data.titles import read_titles
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.selection import for_dataset
 
 
 def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
     """The data set that `config` names; `note` gets each of its notes."""
     data = config.data
     synthetic = {
+        "kind": data.synthetic_kind,
         "users": data.synthetic_users,
         "items": data.synthetic_items,
         "seed": data.synthetic_seed,
@@ -36,10 +38,13 @@ def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
         split=data.split,
         duplicates=data.duplicates,
         recency=data.recency,
+        permute_features=data.permute_features,
         synthetic=synthetic if data.dataset == "synthetic" else None,
     )
     for line in dataset.notes:
         note(line)
+    # A slice without targets is refused before anything is written.
+    for_dataset(config.evaluation.selection, dataset)
     return dataset
 
 

@@ -4,10 +4,10 @@
 
 A method is BACKBONE+FUSION, BACKBONE+FUSION+local (no server step: clients on their own), or
 a centralized model (vbpr, bm3, mgcn, pgl); --methods takes a part of them. Each is tuned over
-nine settings with the first seed, on validation NDCG@50 alone, and the best is trained with
+nine settings with the first seed, on validation alone (--select), and the best is trained with
 all seeds: federated methods over the server's step and its decay (local ones over the
 client's), centralized ones over the learning rate and one weight of the loss. Flags of
-experiments.train set the rest. Popularity, item-kNN and EASE stand beside them.
+experiments.train set the rest. The baselines, nine settings each, stand beside them.
 
 Every method is tested against its backbone without fusion and against the best baseline
 (trivial or centralized, by validation) with Wilcoxon and t-tests over users, seeds averaged; gains
@@ -34,11 +34,14 @@ from rich.console import Console
 
 from experiments import centralized
 from experiments.comparison import (
+    ON_GAINS,
     TESTS,
     Compared,
+    correct,
     gain,
     gain_cells,
-    mean_cell,
+    metric_cells,
+    name_cell,
     read_baselines,
     read_choice,
     write_table,
@@ -139,7 +142,7 @@ def table_of(dataset: Dataset, base: Config, methods: list[Method], seeds: list[
         if compared is not None:
             found[method.name] = compared
     pooled = [found[m.name] for m in methods if m.name in found and not m.flags]
-    best = max((*baselines, *pooled), key=lambda compared: compared.line["valid_ndcg@50"])
+    best = max((*baselines, *pooled), key=lambda compared: compared.line["valid"])
     for method in methods:
         if method.name not in found:
             continue
@@ -148,13 +151,21 @@ def table_of(dataset: Dataset, base: Config, methods: list[Method], seeds: list[
             compared.line["vanilla"] = gain(compared, found[method.vanilla])
         if compared is not best:
             compared.line["baseline"] = gain(compared, best)
+    correct(
+        [
+            compared.line[kind]
+            for compared in found.values()
+            for kind in ("vanilla", "baseline")
+            if kind in compared.line
+        ]
+    )
     lines = [compared.line for compared in (*baselines, *found.values())]
     return [{"dataset": dataset.name, **line} for line in lines], tuning
 
 
 HEADINGS = (
-    *("data", "method", "seeds", "valid NDCG", "HR@50", "NDCG@50", "warm HR@50", "warm NDCG@50"),
-    *("95% CI", "against none", TESTS, "against best baseline", TESTS),
+    *("data", "method", "seeds", "validation", "HR@50", "NDCG@50", "warm HR@50", "warm NDCG@50"),
+    *("NDCG@10", "NDCG@20", "95% CI", "against none", TESTS, "against best baseline", TESTS),
 )
 
 
@@ -162,10 +173,10 @@ def cells(line: Mapping[str, Any]) -> list[str]:
     """A line under HEADINGS."""
     return [
         line["dataset"],
-        line["choice"],
+        name_cell(line),
         str(line["seeds"]),
-        f"{line['valid_ndcg@50']:.2f}",
-        *(mean_cell(line, n) for n in ("all_hr@50", "all_ndcg@50", "warm_hr@50", "warm_ndcg@50")),
+        f"{line['valid']:.2f}",
+        *metric_cells(line),
         "{:.2f}–{:.2f}".format(*line["ci95"]),
         *gain_cells(line.get("vanilla", {})),
         *gain_cells(line.get("baseline", {})),
@@ -194,7 +205,7 @@ def main() -> None:
             caption = (
                 f"Protocol {base.evaluation.protocol}, test part, percent, mean ± sd over seeds "
                 f"{FLAGS.seeds}; interval, gains in points (percent) and p are of "
-                "NDCG@50, on warm targets where a data set has cold ones, else on all."
+                f"NDCG@50, on warm targets where a data set has cold ones, else on all. {ON_GAINS}"
             )
             rows = [cells(line) for line in lines]
             write_table(HEADINGS, rows, lines, folder / "table2", "Table 2", caption)

@@ -16,6 +16,7 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.evaluation.metrics import activity_groups, summarise, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.start import sources_of
 from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.training import RunState, Timing
@@ -49,6 +50,7 @@ def summarise_run(
         "backbone": config.model.backbone,
         "fusion": config.model.fusion,
         "seed": config.run.seed if seed is None else seed,
+        "select": str(for_dataset(config.evaluation.selection, dataset)),
         "selected_round": run.best_round,
         "rounds_run": int(run.state.server.round),
         "stopped": run.stopped,
@@ -107,7 +109,13 @@ def summarise_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> dict[
     """Each baseline's test summary, with its validation summary under "valid"; {} if off."""
     if not evaluation.baselines:
         return {}
-    results = evaluate_baselines(dataset, evaluation.mask, evaluation.cutoffs)
+    results = evaluate_baselines(
+        dataset,
+        evaluation.mask,
+        evaluation.cutoffs,
+        tuned=evaluation.tune_baselines,
+        selection=for_dataset(evaluation.selection, dataset),
+    )
     flat = {}
     for name, entry in results.summary.items():
         entry = dict(entry)

@@ -22,11 +22,11 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.devices import agreed
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.types import RoundMetrics
 
-SELECTION_METRIC = "ndcg@50"
 PIECE_S = 1.0
 
 
@@ -38,8 +38,8 @@ class RunState(NamedTuple):
         "loss" (over the block of rounds before it, mean over all who took part; None if nobody
         did), "participants" (mean over the rounds), "clipped" (share of those who took part),
         "valid" (averages in percent, with "warm" and "cold"), "best_round" (as below, by then).
-      best_round: the round with the highest validation NDCG@50 so far, the earliest such. Where
-        no user has a validation target, the newest: nothing can be selected on.
+      best_round: the round with the highest validation value of --select so far, the earliest
+        such. Where no user has a validation target, the newest: nothing can be selected on.
       since: metrics of the rounds since the last evaluation, [rounds]; None for none.
       stopped: why the run is over: "rounds", "patience" or, while it goes on, "".
       before_end: the run before its last evaluation, if that one is off the multiples of
@@ -200,10 +200,11 @@ def record(
     config = simulation.config
     cutoffs = config.evaluation.cutoffs
     valid = averages(ranks.ahead, ranks.tied, simulation.dataset, "valid", cutoffs)
-    reached = {e["round"]: e["valid"].get(SELECTION_METRIC, 0.0) for e in run.evaluations}
-    better = SELECTION_METRIC not in valid or (
-        valid[SELECTION_METRIC] > reached.get(run.best_round, -1.0)
-    )
+    selection = for_dataset(config.evaluation.selection, simulation.dataset)
+    value = selection.value(valid)
+    reached = {entry["round"]: selection.value(entry["valid"]) for entry in run.evaluations}
+    highest = reached.get(run.best_round)
+    better = value is None or highest is None or value > highest
     best_round = finished if better else run.best_round
     entry = {
         "round": finished,
@@ -271,7 +272,7 @@ def train(
     on_rounds: Callable[[RunState], None] = lambda run: None,
     leave: Callable[[], bool] = lambda: False,
 ) -> tuple[RunState, Timing]:
-    """Trains until the rounds are done or patience ends; selects on validation NDCG@50.
+    """Trains until the rounds are done or patience ends; selects on validation by --select.
 
     Args:
       run: where to go on from, also with more rounds or patience than it ended with; its

@@ -16,6 +16,7 @@ LEVELS = {
     "sealing": 1,
     "trees": 1,
     "config": 1,
+    "selection": 0.5,
     "settings": 1,
     "data": 2,
     "models": 2,

@@ -83,9 +83,11 @@ def test_evaluations_fall_on_multiples_and_on_the_end():
     assert [block_length(config, finished) for finished in (0, 5, 7, 10, 12)] == [5, 5, 3, 2, 0]
 
 
-def test_the_earliest_round_with_the_best_validation_ndcg_is_selected(dataset):
+@pytest.mark.parametrize(("select", "best"), [("auto", 0), ("all_hr@50", 1), ("all_hr@10", 0)])
+def test_the_earliest_round_with_the_best_validation_ndcg_is_selected(dataset, select, best):
     """HR and NDCG disagree: half of the users at rank 1, then all at rank 50, then as at first."""
-    simulation = types.SimpleNamespace(config=Config.from_flat(patience=0), dataset=dataset)
+    config = Config.from_flat(patience=0, select=select)
+    simulation = types.SimpleNamespace(config=config, dataset=dataset)
     targets = np.zeros(dataset.num_users, np.int32)
     half = np.where(np.arange(dataset.num_users) % 2, 59, targets)
     run = RunState(None, None, 0, (), None, "")
@@ -96,7 +98,30 @@ def test_the_earliest_round_with_the_best_validation_ndcg_is_selected(dataset):
         *((e["valid"]["hr@50"], e["valid"]["ndcg@50"]) for e in run.evaluations), strict=True
     )
     assert hr == (50, 100, 50) and ndcg[0] == 50 > ndcg[1]
-    assert run.best_round == run.best_state == 0
+    assert run.best_round == run.best_state == best
+
+
+def test_rounds_are_selected_by_the_warm_targets_where_some_are_cold(dataset):
+    """Cold targets do better in the later round; warm ones, which are judged, do worse."""
+    cold = dataset.train.item_counts[dataset.valid.item] == 0
+    cold[:3] = True
+    counts = dataset.train.item_counts.copy()
+    counts[dataset.valid.item[cold]] = 0
+    train_part = dataset.train.of_users(np.arange(dataset.num_users))
+    train_part.__dict__["item_counts"] = counts
+    mixed = dataclasses.replace(dataset, train=train_part, test=dataset.valid)
+    simulation = types.SimpleNamespace(config=Config.from_flat(patience=0), dataset=mixed)
+    run = RunState(None, None, 0, (), None, "")
+    warm = counts[dataset.valid.item] > 0
+    for finished, (of_warm, of_cold) in enumerate([(10, 59), (20, 0)]):
+        ahead = np.where(warm, of_warm, of_cold).astype(np.int32)
+        ranks = Ranks(ahead, np.zeros_like(ahead), np.ones(dataset.num_users, bool))
+        run = record(run, simulation, finished, None, ranks, lambda at=finished: at)
+    assert (
+        run.evaluations[0]["valid"]["warm"]["ndcg@50"]
+        > (run.evaluations[1]["valid"]["warm"]["ndcg@50"])
+    )
+    assert run.best_round == 0
 
 
 def test_the_initial_state_is_a_candidate(dataset):

@@ -24,10 +24,10 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import rank
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.settings import compiled, key_of, under_own_settings
 from fedvlr_jax.types import PyTree
 
-SELECTION_METRIC = "ndcg@50"
 # The learning rates that tuning tries, for every model.
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 
@@ -141,6 +141,7 @@ def make_centralized(
     """
     if not len(dataset.valid):
         raise InputError(f"{dataset.name}: no validation interaction to choose an epoch by")
+    selection = for_dataset(evaluation.selection, dataset)
     model = CENTRALIZED[config.model](dataset, width=config.width)
     pairs = make_pairs(dataset.train, evaluation.negative_pool)
     longest = int(dataset.train.counts.max())
@@ -173,8 +174,9 @@ def make_centralized(
             found = ranks_of(vectors, "valid")
             valid = averages(found.ahead, found.tied, dataset, "valid", evaluation.cutoffs)
             since_best += 1
-            if valid[SELECTION_METRIC] > highest:
-                highest, best_vectors = valid[SELECTION_METRIC], vectors
+            value = selection.value(valid)
+            if value is not None and value > highest:
+                highest, best_vectors = value, vectors
                 best, since_best = number, 0
             evaluations.append(
                 {"round": number, "loss": float(loss), "valid": valid, "best_round": best}

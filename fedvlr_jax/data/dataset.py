@@ -54,6 +54,19 @@ class Interactions:
         """int32 [count]: the items of one user, ascending."""
         return self.item[self.indptr[user] : self.indptr[user + 1]]
 
+    def of_users(self, users: np.ndarray) -> Interactions:
+        """The entries of some users, int [U]: user k of the result is users[k]."""
+        counts = self.counts[users]
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        entry = np.repeat(self.indptr[users] - indptr[:-1], counts) + np.arange(indptr[-1])
+        return dataclasses.replace(
+            self,
+            indptr=indptr,
+            item=self.item[entry],
+            time=self.time[entry],
+            weight=None if self.weight is None else self.weight[entry],
+        )
+
     @functools.cached_property
     def item_counts(self) -> np.ndarray:
         """int64 [num_items]: how many users have each item."""

@@ -27,6 +27,7 @@ def load_dataset(
     split: str = "auto",
     duplicates: str = "merge",
     recency: float = 0.0,
+    permute_features: int = 0,
     synthetic: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Loads a data set by name.
@@ -38,12 +39,16 @@ def load_dataset(
       duplicates: see `mmrec.load`. The synthetic data have none.
       recency: how fast the older items of a history lose weight, see
         `Interactions.weighted_by_recency`; 0: all count alike.
+      permute_features: above 0, the seed by which the rows of all features change places, by one
+        permutation: a control of what content is worth.
       synthetic: the arguments of the generator; only with the name "synthetic".
 
     Raises:
       InputError: the data cannot be used as asked; one line says where and why.
     """
     dataset = _load(name, data_root, split, duplicates, synthetic)
+    if permute_features:
+        dataset = _permuted(dataset, permute_features)
     if not recency:
         return dataset
     if np.all(dataset.train.time == dataset.train.time[:1]):
@@ -51,6 +56,17 @@ def load_dataset(
             f"--recency={recency}: the data set {name!r} has no times by which items are recent"
         )
     return dataclasses.replace(dataset, train=dataset.train.weighted_by_recency(recency))
+
+
+def _permuted(dataset: Dataset, seed: int) -> Dataset:
+    if not dataset.features:
+        raise InputError(
+            f"--permute_features={seed}: the data set {dataset.name!r} has no item features"
+        )
+    order = np.random.Generator(np.random.Philox(seed)).permutation(dataset.num_items)
+    features = {name: rows[order] for name, rows in dataset.features.items()}
+    note = f"the rows of all features are permuted, seed {seed}"
+    return dataclasses.replace(dataset, features=features, notes=(*dataset.notes, note))
 
 
 def _load(

@@ -21,6 +21,7 @@ import math
 
 import numpy as np
 
+from fedvlr_jax.config import SYNTHETIC_KINDS as KINDS
 from fedvlr_jax.data import splits
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
@@ -42,6 +43,7 @@ _LENGTH, _WEIGHTS, _CLUSTERS, _SLOTS, _POPULARITY, _PARTITION, _FEATURE = range(
 
 def generate(
     *,
+    kind: str = "planted",
     users: int = 1000,
     items: int = 2000,
     seed: int = 0,
@@ -52,6 +54,10 @@ def generate(
     """Generates a data set, split leave-one-out in draw order.
 
     Args:
+      kind: "planted" as above. Three kinds tell whether a method claims too much. "additive": the
+        same weights act in another form, without clusters (`additive.py`). "equal": all users
+        weigh the sources alike, so that nothing personal is in the weights. "no-content": the
+        features belong to other clusters than those that the interactions show.
       users: number of users, 10 to 10 million. Time and memory grow with users * mean_history
         and with items; users x items is never built. A million users take about a minute.
       items: size of the catalogue, 50 to 10 million.
@@ -64,7 +70,8 @@ def generate(
     Returns:
       A data set with `features` "text" and "image" (float32, rows of unit norm),
       `planted` float32 [users, 3] over ("id", "text", "image"), each row drawn from
-      Dirichlet(1/2, 1/2, 1/2), and times that count the draws of each user from 0.
+      Dirichlet(1/2, 1/2, 1/2); None for the kinds "equal" and "no-content", which have no
+      truth that a router could find. Times count the draws of each user from 0.
 
     Raises:
       InputError: names the argument that is out of range.
@@ -75,24 +82,42 @@ def generate(
     _whole("text_width", text_width, least=2, most=2**14)
     _whole("image_width", image_width, least=2, most=2**14)
     _check_mean_history(mean_history)
-    catalogue = Catalogue(seed, items)
+    if kind not in KINDS:
+        raise InputError(f"synthetic kind: found {kind!r}, expected one of {', '.join(KINDS)}")
     planted = _planted_weights(seed, users)
-    parts = _draw_interactions(seed, catalogue, planted, mean_history)
+    if kind == "equal":
+        planted = np.full_like(planted, 1 / len(SOURCES))
     widths = {"text": text_width, "image": image_width}
+    if kind == "additive":
+        from fedvlr_jax.data import additive
+
+        parts = additive.interactions(seed, items, planted, mean_history)
+        features = {
+            name: additive.features(seed, items, SOURCES.index(name), width)
+            for name, width in widths.items()
+        }
+    else:
+        parts = _draw_interactions(seed, Catalogue(seed, items), planted, mean_history)
+        # Of another seed, the clusters of the features are independent of the interactions.
+        shown_seed = (seed + 1) % 2**64 if kind == "no-content" else seed
+        shown = Catalogue(shown_seed, items)
+        features = {
+            name: _features(shown_seed, SOURCES.index(name), shown.cluster_of(name), width)
+            for name, width in widths.items()
+        }
+    has_truth = kind in ("planted", "additive")
+    described = f"synthetic: {users} users, {items} items, seed {seed}"
     return Dataset(
         name="synthetic",
         train=parts[splits.TRAIN],
         valid=parts[splits.VALID],
         test=parts[splits.TEST],
-        features={
-            name: _features(seed, SOURCES.index(name), catalogue.cluster_of(name), width)
-            for name, width in widths.items()
-        },
+        features=features,
         user_ids=np.arange(users).astype(f"U{len(str(users))}"),
         item_ids=np.arange(items).astype(f"U{len(str(items))}"),
         split="leave-one-out",
-        notes=(f"synthetic: {users} users, {items} items, seed {seed}",),
-        planted=planted.astype(np.float32),
+        notes=(described if kind == "planted" else f"{described}, kind {kind}",),
+        planted=planted.astype(np.float32) if has_truth else None,
     )
 
 
@@ -116,24 +141,24 @@ def _check_mean_history(value: float) -> None:
 # Random numbers.
 
 
-def _uniforms(seed: int, stream: int, start: int, count: int) -> np.ndarray:
+def uniforms(seed: int, stream: int, start: int, count: int) -> np.ndarray:
     """Entries start to start + count of a stream: float64 in [0, 1), any part at a time."""
     philox = np.random.Philox(key=np.array([seed, stream], np.uint64))
     philox.advance(start // 4)  # One step of the counter yields four numbers.
     return np.random.Generator(philox).random(start % 4 + count)[start % 4 :]
 
 
-def _normals(seed: int, stream: int, count: int) -> np.ndarray:
+def normals(seed: int, stream: int, count: int) -> np.ndarray:
     """Near-normal float64 [count]: twelve uniforms less six, exact on every machine."""
     total = np.full(count, -6.0)
     for term in range(12):
-        total += _uniforms(seed, stream, term * count, count)
+        total += uniforms(seed, stream, term * count, count)
     return total
 
 
 def _planted_weights(seed: int, users: int) -> np.ndarray:
     """Dirichlet(1/2) rows, float64 [users, 3]: squared normals are Gamma(1/2) variables."""
-    gamma = np.square(_normals(seed, _WEIGHTS, users * len(SOURCES))) + 1e-12
+    gamma = np.square(normals(seed, _WEIGHTS, users * len(SOURCES))) + 1e-12
     gamma = gamma.reshape(users, len(SOURCES))
     return gamma / (gamma[:, 0] + gamma[:, 1] + gamma[:, 2])[:, None]
 
@@ -149,7 +174,7 @@ class Catalogue:
     """
 
     def __init__(self, seed: int, items: int) -> None:
-        rank = np.argsort(_uniforms(seed, _POPULARITY, 0, items), kind="stable") + 1.0
+        rank = np.argsort(uniforms(seed, _POPULARITY, 0, items), kind="stable") + 1.0
         self.items = items
         popularity = rank**-_POPULARITY_EXPONENT
         self.popularity = popularity
@@ -160,7 +185,7 @@ class Catalogue:
         self.bounds: list[np.ndarray] = []
         self.cumulative: list[np.ndarray] = []
         for source, clusters in enumerate(self.num_clusters):
-            order = np.argsort(_uniforms(seed, _PARTITION + source, 0, items), kind="stable")
+            order = np.argsort(uniforms(seed, _PARTITION + source, 0, items), kind="stable")
             self.order.append(order)
             self.bounds.append(np.arange(clusters + 1) * items // clusters)
             self.cumulative.append(np.concatenate([[0.0], np.cumsum(popularity[order])]))
@@ -187,9 +212,9 @@ def _features(seed: int, source: int, cluster: np.ndarray, width: int) -> np.nda
     """float32 [items, width]: (cluster centre + noise), projected, rows of unit norm."""
     stream = _FEATURE + 3 * source
     clusters, items = int(cluster.max()) + 1, len(cluster)
-    centre = _normals(seed, stream, clusters * _CENTRE_WIDTH).reshape(clusters, _CENTRE_WIDTH)
-    noise = _normals(seed, stream + 1, items * _CENTRE_WIDTH).reshape(items, _CENTRE_WIDTH)
-    projection = _normals(seed, stream + 2, _CENTRE_WIDTH * width).reshape(_CENTRE_WIDTH, width)
+    centre = normals(seed, stream, clusters * _CENTRE_WIDTH).reshape(clusters, _CENTRE_WIDTH)
+    noise = normals(seed, stream + 1, items * _CENTRE_WIDTH).reshape(items, _CENTRE_WIDTH)
+    projection = normals(seed, stream + 2, _CENTRE_WIDTH * width).reshape(_CENTRE_WIDTH, width)
     latent = centre[cluster] + _NOISE * noise
     projected = np.zeros((items, width))
     for axis in range(_CENTRE_WIDTH):
@@ -207,7 +232,7 @@ def _draw_interactions(
     seed: int, catalogue: Catalogue, planted: np.ndarray, mean_history: float
 ) -> list[Interactions]:
     """Train, valid and test, drawn over chunks of users."""
-    wanted = _history_lengths(seed, len(planted), catalogue.items, mean_history)
+    wanted = history_lengths(seed, len(planted), catalogue.items, mean_history)
     slots = 2 * wanted + 8 + _FEWEST_ITEMS_A_USER
     first_slot = np.concatenate([[0], np.cumsum(slots)])
     chunk_of = first_slot[:-1] // _SLOTS_A_CHUNK
@@ -218,14 +243,14 @@ def _draw_interactions(
         item = _draw_items(
             seed, catalogue, planted[begin:end], user, begin, first_slot[begin : end + 1]
         )
-        chunks.append(_first_distinct(user, item, wanted[begin:end], catalogue.items))
-    return [_concatenate([chunk[part] for chunk in chunks]) for part in range(3)]
+        chunks.append(first_distinct(user, item, wanted[begin:end], catalogue.items))
+    return [concatenate([chunk[part] for chunk in chunks]) for part in range(3)]
 
 
-def _history_lengths(seed: int, users: int, items: int, mean: float) -> np.ndarray:
+def history_lengths(seed: int, users: int, items: int, mean: float) -> np.ndarray:
     """int64 [users], log-normal, at least 5 and at most a quarter of the catalogue."""
     log_length = math.log(mean) - _ACTIVITY_SPREAD**2 / 2
-    length = np.exp(log_length + _ACTIVITY_SPREAD * _normals(seed, _LENGTH, users))
+    length = np.exp(log_length + _ACTIVITY_SPREAD * normals(seed, _LENGTH, users))
     return np.clip(length.astype(np.int64), _FEWEST_ITEMS_A_USER, items // _LARGEST_SHARE)
 
 
@@ -244,7 +269,7 @@ def _draw_items(
     """
     begin, count = int(first_slot[0]), len(user)
     by_source, by_cluster, by_item = (
-        _uniforms(seed, _SLOTS + draw, begin, count) for draw in range(3)
+        uniforms(seed, _SLOTS + draw, begin, count) for draw in range(3)
     )
     edge = np.cumsum(planted, axis=1)[:, :2]
     source = (by_source[:, None] >= edge[user]).sum(axis=1)
@@ -268,13 +293,13 @@ def _favourite_clusters(
     seed: int, source: int, first_user: int, users: int, clusters: int
 ) -> np.ndarray:
     """int64 [users, 2]: the two different preferred clusters of every user in a source."""
-    u = _uniforms(seed, _CLUSTERS + source, 2 * first_user, 2 * users).reshape(users, 2)
+    u = uniforms(seed, _CLUSTERS + source, 2 * first_user, 2 * users).reshape(users, 2)
     first = (u[:, 0] * clusters).astype(np.int64)
     second = (first + 1 + (u[:, 1] * (clusters - 1)).astype(np.int64)) % clusters
     return np.stack([first, second], axis=1)
 
 
-def _first_distinct(
+def first_distinct(
     user: np.ndarray, item: np.ndarray, wanted: np.ndarray, num_items: int
 ) -> list[Interactions]:
     """Drops repeats, keeps the first `wanted` items of each user, and splits them."""
@@ -297,7 +322,7 @@ def _first_distinct(
     ]
 
 
-def _concatenate(chunks: list[Interactions]) -> Interactions:
+def concatenate(chunks: list[Interactions]) -> Interactions:
     counts = np.concatenate([chunk.counts for chunk in chunks])
     return Interactions(
         indptr=np.concatenate([[0], np.cumsum(counts)]),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedvlr_jax.data.dataset import Dataset, Interactions
-from fedvlr_jax.evaluation.baselines import content_knn, rank
+from fedvlr_jax.evaluation.baselines import content_knn, rank, scores_of
 
 PERMUTATIONS = 19
 # Users whose targets are ranked once per permutation of the feature rows.
@@ -102,7 +102,7 @@ def _percentile(dataset: Dataset, name: str, seed: int, draw: int | None = None)
     sample = dataclasses.replace(
         dataset, train=train, valid=valid, test=test, features={name: feature}
     )
-    scorer = content_knn(sample, name)
+    scorer = scores_of(content_knn(sample, (name,))(), sample)
     behind = []
     for part in ("valid", "test"):
         held_out = getattr(sample, part)

@@ -14,8 +14,8 @@ from scipy.special import gammaln
 
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.evaluation.significance import bootstrap_interval
+from fedvlr_jax.selection import METRICS
 
-METRICS = ("hr", "recall", "precision", "ndcg", "mrr", "map")
 ACTIVITY_GROUPS = ((0, 10), (11, 20), (21, 50), (51, 100), (101, 200), (201, 500), (501, None))
 
 
@@ -178,7 +178,12 @@ def _percent_means(metrics: dict[str, np.ndarray], users: np.ndarray) -> dict[st
 
 def slices(dataset: Dataset, part: str) -> dict[str, np.ndarray]:
     """bool [P] each, in the order of the part: all targets, and which are warm and cold."""
-    warm = dataset.train.item_counts[getattr(dataset, part).item] > 0
+    return slices_of(dataset.train, getattr(dataset, part))
+
+
+def slices_of(train: Interactions, held_out: Interactions) -> dict[str, np.ndarray]:
+    """bool [P] each: all targets of `held_out`, those with an entry in `train`, and the others."""
+    warm = train.item_counts[held_out.item] > 0
     return {"all": np.ones(len(warm), bool), "warm": warm, "cold": ~warm}
 
 

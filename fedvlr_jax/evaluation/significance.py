@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+RESAMPLED_AT_ONCE = 1 << 18
 
 
 def bootstrap_interval(
@@ -16,9 +19,12 @@ def bootstrap_interval(
     values = values[~np.isnan(values)]
     generator = np.random.default_rng(seed)
     # In slices, so that a million users do not need resamples * N numbers at once.
-    means = [
-        values[generator.integers(0, len(values), len(values))].mean() for _ in range(resamples)
-    ]
+    at_once = max(1, RESAMPLED_AT_ONCE // max(1, len(values)))
+    means = []
+    for first in range(0, resamples, at_once):
+        count = min(at_once, resamples - first)
+        drawn = generator.integers(0, len(values), (count, len(values)))
+        means.extend(values[drawn].mean(axis=1))
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
@@ -33,6 +39,10 @@ class PairedTest(NamedTuple):
     zero evenly. They do not where one side is a mean over seeds and the other a single run,
     for the mean has few zeros among its users and many small values: against a single run of
     itself, a method averaged over five seeds is "better" by Wilcoxon in one case of nine.
+
+    `detectable` is the mean difference that the t-test would have found significant at 5 % in 80 %
+    of repetitions, with as many users and differences that vary as much; NaN below two users. "No
+    difference" means: none as large as this.
     """
 
     mean_difference: float
@@ -40,6 +50,29 @@ class PairedTest(NamedTuple):
     p_value: float
     p_mean: float
     users: int
+    detectable: float
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number by Holm's step-down method, in the same order.
+
+    An adjusted value below 0.05 is significant with a probability of at most 5 % of any false one
+    in the family, whatever the dependence of the tests.
+    """
+    p = np.asarray(p_values, np.float64)
+    order = np.argsort(p, kind="stable")
+    scaled = p[order] * (len(p) - np.arange(len(p)))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return [float(value) for value in adjusted]
+
+
+def _detectable(difference: np.ndarray) -> float:
+    users = len(difference)
+    if users < 2:
+        return float("nan")
+    quantiles = stats.t.ppf(0.975, users - 1) + stats.t.ppf(0.8, users - 1)
+    return float(quantiles * difference.std(ddof=1) / np.sqrt(users))
 
 
 def paired_test(a: np.ndarray, b: np.ndarray) -> PairedTest:
@@ -64,4 +97,4 @@ def paired_test(a: np.ndarray, b: np.ndarray) -> PairedTest:
     mean = float(difference.mean()) if len(b) else float("nan")
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = float(np.divide(mean, base))
-    return PairedTest(mean, relative, p_value, p_mean, len(b))
+    return PairedTest(mean, relative, p_value, p_mean, len(b), _detectable(difference))

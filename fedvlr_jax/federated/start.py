@@ -77,6 +77,7 @@ def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
     )
     # Views other than the table's rows are silent, so that it alone speaks, by its weight.
     speaks = weights[:, names.index("table") if "table" in names else 0, None]
+    speaks = speaks * model.fusion.table_weight
     # The scores stay, and the table is as large as a drawn one.
     size = np.sqrt(np.mean(np.square(items)))
     items, vectors = items / size, vectors * size
@@ -199,7 +200,7 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
             f"{asked}: learns from all clients, which --server_optimizer=none excludes"
         )
     of_views = f"--fusion={config.model.fusion} " + f"--views={config.model.views} " * (
-        config.model.fusion == "bilevel"
+        config.model.fusion in ("shared", "bilevel")
     )
     if spectral and not model.has_private_vector:
         raise InputError(

@@ -35,6 +35,7 @@ class Fusion(NamedTuple):
         logits whatever the history, until it is trained; None where there is no router.
       silent: gamma -> the same gamma but that all views are 0, except those that are the rows of
         the ID table; None where no view is. Training can make them speak.
+      table_weight: the weight of the ID table's rows within their view, before training.
     """
 
     names: tuple[str, ...]
@@ -45,6 +46,7 @@ class Fusion(NamedTuple):
     after_first: Callable[[PyTree, jax.Array], jax.Array] | None = None
     prefer: Callable[[PyTree, jax.Array], PyTree] | None = None
     silent: Callable[[PyTree], PyTree] | None = None
+    table_weight: float = 1.0
 
 
 class MultiView(nn.Module):
@@ -70,6 +72,21 @@ class MultiView(nn.Module):
             for name in self.names
         ]
         return jnp.stack(views, axis=1)
+
+
+class SharedMixture(nn.Module):
+    """The views of `MultiView`, weighed by softmax(a) with one learned a for all clients.
+
+    Weights start uniform, as those of a router do.
+    """
+
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, items: jax.Array, features: Mapping[str, jax.Array]) -> jax.Array:
+        views = MultiView(names=self.names, name="of_views")(items, features)
+        logits = self.param("logits", nn.initializers.zeros, (len(self.names),))
+        return jnp.einsum("g,igd->id", softmax(logits), views)[:, None, :]
 
 
 class WithContent(nn.Module):
@@ -157,6 +174,37 @@ def mlp(width: int, widths: Mapping[str, int]) -> Fusion:
     return Fusion(("mlp",), init_shared, views, _no_router, _only_view)
 
 
+def shared(names: tuple[str, ...], width: int, widths: Mapping[str, int]) -> Fusion:
+    """The views of `bilevel` and one mixture of them for all clients: its control."""
+    init_shared, views = _server_side(SharedMixture(names=names), width, widths)
+
+    def silent(gamma: PyTree) -> PyTree:
+        return {**gamma, "of_views": _without_content(gamma["of_views"])}
+
+    return Fusion(
+        ("shared",),
+        init_shared,
+        views,
+        _no_router,
+        _only_view,
+        silent=silent if _table_and_content(names, widths) else None,
+        table_weight=1 / len(names),
+    )
+
+
+def _without_content(gamma: PyTree) -> PyTree:
+    """Parameters of `MultiView` with which all views of content are 0."""
+    # A LayerNorm's scale at 0 still has a gradient, and so starts to move.
+    return {
+        name: jax.tree.map(jnp.zeros_like, layer) if name.startswith("norm_") else layer
+        for name, layer in gamma.items()
+    }
+
+
+def _table_and_content(names: tuple[str, ...], widths: Mapping[str, int]) -> bool:
+    return "table" in names and set(names) <= {"table", *widths}
+
+
 def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str, int]) -> Fusion:
     """Several views on the server, a private router on every client."""
     init_shared, views = _server_side(MultiView(names=names), width, widths)
@@ -175,14 +223,6 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
         # The kernel of the last layer begins at zero: what is left is its bias.
         return {**params, "last": {**params["last"], "bias": logits}}
 
-    def silent(gamma: PyTree) -> PyTree:
-        # A LayerNorm's scale at 0 still has a gradient, and so starts to move.
-        return {
-            name: jax.tree.map(jnp.zeros_like, layer) if name.startswith("norm_") else layer
-            for name, layer in gamma.items()
-        }
-
-    table_and_content = "table" in names and set(names) <= {"table", *widths}
     return Fusion(
         names,
         init_shared,
@@ -191,7 +231,7 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
         route,
         after_first,
         prefer,
-        silent if table_and_content else None,
+        _without_content if _table_and_content(names, widths) else None,
     )
 
 
@@ -216,7 +256,7 @@ def describe_views(fusion: Fusion, modalities: Iterable[str]) -> list[str]:
             "one view: every router weight is 1, so this run has no personal fusion; give two or "
             "more --views"
         )
-    fused = {"mlp", "vbpr", *OPERATORS} & set(fusion.names)
+    fused = {"mlp", "vbpr", "shared", *OPERATORS} & set(fusion.names)
     unused = [] if fused else [name for name in modalities if name not in fusion.names]
     if unused:
         lines.append(f"no view has the features {', '.join(unused)}: this run does not use them")
@@ -238,7 +278,7 @@ def make_fusion(
             f"modality {taken[0]!r}: is the name of another view; rename its file of features"
         )
     known = (*OPERATORS, "id", "table", *widths)
-    for view in views if name == "bilevel" else ():
+    for view in views if name in ("shared", "bilevel") else ():
         if view not in known:
             raise InputError(
                 f"--views={','.join(views)}: {view!r} is no view of this data set; "
@@ -251,5 +291,6 @@ FUSIONS: dict[str, Callable[..., Fusion]] = {
     "none": lambda *, views, width, hidden, widths: none(),
     "vbpr": lambda *, views, width, hidden, widths: vbpr(width, widths),
     "mlp": lambda *, views, width, hidden, widths: mlp(width, widths),
+    "shared": lambda *, views, width, hidden, widths: shared(views, width, widths),
     "bilevel": lambda *, views, width, hidden, widths: bilevel(views, width, hidden, widths),
 }

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 METRIC_LABELS = {"hr@50": "HR@50", "ndcg@50": "NDCG@50"}
 SLICE_LABELS = {"all": "all targets", "warm": "warm targets", "cold": "cold targets"}
-# Numbers about a baseline's own summary; every other scalar of it is an option it ran with.
-_NOT_OPTIONS = ("users", "skipped")
+# What a baseline's own summary says of itself; every other scalar of it is an option it ran with.
+_NOT_OPTIONS = ("users", "skipped", "title", "trained", "content", "settings_tried", "select")
 
 
 class Estimate(NamedTuple):
@@ -72,7 +72,8 @@ def methods(summary: Mapping[str, Any]) -> list[Method]:
     rows = [Method(model_name(summary), "", True, summary.get("test") or {})]
     for name, baseline in (summary.get("baselines") or {}).items():
         if "skipped" not in baseline:
-            rows.append(Method(str(name), _options(baseline), False, baseline))
+            title = str(baseline.get("title", name))
+            rows.append(Method(title, _options(baseline), False, baseline))
     judged = judged_slice(summary)
 
     def order(row: Method) -> tuple[bool, float, str]:
@@ -85,7 +86,11 @@ def methods(summary: Mapping[str, Any]) -> list[Method]:
 def skipped_baselines(summary: Mapping[str, Any]) -> dict[str, str]:
     """{baseline: why it was not run}."""
     baselines = summary.get("baselines") or {}
-    return {str(name): str(b["skipped"]) for name, b in baselines.items() if "skipped" in b}
+    return {
+        str(b.get("title", name)): str(b["skipped"])
+        for name, b in baselines.items()
+        if "skipped" in b
+    }
 
 
 def _options(baseline: Mapping[str, Any]) -> str:
@@ -94,4 +99,7 @@ def _options(baseline: Mapping[str, Any]) -> str:
         for key, value in baseline.items()
         if isinstance(value, int | float | str) and "@" not in key and key not in _NOT_OPTIONS
     )
-    return ", ".join(chosen)
+    # Where it can be computed, and whether it reads features: see `evaluation.baselines.Baseline`.
+    kind = [str(baseline["trained"])] if baseline.get("trained") not in (None, "none") else []
+    kind += ["content-aware"] if baseline.get("content") else []
+    return ", ".join([*chosen, *kind])

@@ -17,6 +17,7 @@ from fedvlr_jax.report.results import (
     methods,
     model_name,
 )
+from fedvlr_jax.selection import parse_selection
 
 # What each protocol masks when the test part is ranked, and where negatives come from.
 PROTOCOLS = {
@@ -50,7 +51,7 @@ def headline(config: Mapping[str, Any], summary: Mapping[str, Any], users: Mappi
     text += f", {rule}; " if rule else "; "
     selected = summary.get("selected_round", "?")
     text += (
-        f"selected at round {selected} on validation NDCG@50; "
+        f"selected at round {selected} on validation {_selection(summary)}; "
         if can_select(summary)
         else f"the state of round {selected}, the last, for no user has a validation target; "
     )
@@ -59,6 +60,10 @@ def headline(config: Mapping[str, Any], summary: Mapping[str, Any], users: Mappi
     if error is not None:
         text += f" One standard error of HR@50 is ± {error:.1f} points."
     return text
+
+
+def _selection(summary: Mapping[str, Any]) -> str:
+    return parse_selection(str(summary.get("select", "all_ndcg@50"))).label
 
 
 def standard_error(test: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> float | None:

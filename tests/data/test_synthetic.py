@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from fedvlr_jax.data import load_dataset, splits, synthetic
+from fedvlr_jax.data import additive, load_dataset, splits, synthetic
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.baselines import baselines_of, rank, scores_of
+from fedvlr_jax.evaluation.metrics import user_metrics
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +137,63 @@ def test_load_dataset_reaches_the_generator():
         load_dataset("synthetic", data_root="unused", split="global-time")
     with pytest.raises(InputError, match="takes no synthetic options"):
         load_dataset("other", data_root="unused", synthetic={"users": 20})
+
+
+def skill(data, name):
+    """NDCG@50 of a baseline at its default setting, [users]."""
+    scorer = scores_of(baselines_of(data)[name].prepare(data)(), data)
+    ranks = rank(scorer, data, "test")
+    return user_metrics(ranks.ahead, ranks.tied, data.test, ks=(50,))["ndcg@50"]
+
+
+@pytest.mark.parametrize("kind", ["planted", "additive", "equal", "no-content"])
+def test_what_each_kind_can_show(kind):
+    data = synthetic.generate(kind=kind, users=400, items=300)
+    assert data.num_users == 400 and (data.valid.counts == 1).all()
+    assert (data.planted is None) == (kind in ("equal", "no-content"))
+    chance, content = skill(data, "random").mean(), skill(data, "content_knn_all").mean()
+    assert content < 1.3 * chance if kind == "no-content" else content > 1.5 * chance
+    assert skill(data, "ease").mean() > 1.5 * chance
+
+
+def test_in_the_additive_kind_content_helps_those_who_weigh_it():
+    data = synthetic.generate(kind="additive", users=800, items=300)
+    ndcg, weight = skill(data, "content_knn_all"), data.planted[:, 1:].sum(axis=1)
+    assert ndcg[weight > 0.8].mean() > 1.5 * ndcg[weight < 0.4].mean()
+
+
+def test_kinds_share_what_they_do_not_change():
+    kinds = ("planted", "no-content")
+    planted, without = (synthetic.generate(kind=kind, users=50, items=80) for kind in kinds)
+    np.testing.assert_array_equal(planted.train.item, without.train.item)
+    assert not np.array_equal(planted.features["text"], without.features["text"])
+
+
+def test_the_additive_kind_does_not_depend_on_its_chunks(monkeypatch):
+    whole = synthetic.generate(kind="additive", users=33, items=60)
+    monkeypatch.setattr(additive, "_SCORES_A_CHUNK", 60 * 5)
+    assert synthetic.generate(kind="additive", users=33, items=60).fingerprint == whole.fingerprint
+
+
+def test_what_a_kind_cannot_be(monkeypatch):
+    with pytest.raises(InputError, match="synthetic kind: found 'odd', expected one of planted"):
+        synthetic.generate(kind="odd")
+    monkeypatch.setattr(additive, "MOST_SCORES", 100)
+    with pytest.raises(InputError, match="10 users x 50 items are more than 100 scores"):
+        synthetic.generate(kind="additive", users=10, items=50)
+
+
+def test_permuted_features_change_places_and_nothing_else():
+    options = {"users": 30, "items": 60}
+    plain = load_dataset("synthetic", data_root="", synthetic=options)
+    permuted = load_dataset("synthetic", data_root="", synthetic=options, permute_features=2)
+    np.testing.assert_array_equal(plain.train.item, permuted.train.item)
+    for name, rows in permuted.features.items():
+        assert not np.array_equal(rows, plain.features[name])
+        np.testing.assert_array_equal(np.sort(rows, axis=0), np.sort(plain.features[name], axis=0))
+    # One permutation for all modalities.
+    place = lambda name: [
+        int(np.flatnonzero((plain.features[name] == row).all(axis=1))[0])
+        for row in permuted.features[name]
+    ]
+    assert place("text") == place("image")

@@ -6,16 +6,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from fedvlr_jax.data import load_dataset
 from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation import baselines
-from fedvlr_jax.evaluation.baselines import BASELINES, evaluate_baselines, rank
+from fedvlr_jax.evaluation.baselines import (
+    baselines_of,
+    evaluate_baselines,
+    evaluating,
+    rank,
+    registry,
+    scores_of,
+)
+from fedvlr_jax.evaluation.baselines.factors import least_squares
+from fedvlr_jax.evaluation.baselines.model import BUDGET
+from fedvlr_jax.evaluation.baselines.neighbours import _partly_whitened
 from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.evaluation.significance import paired_test
+from fedvlr_jax.selection import Selection
 
 EVERYONE = slice(None)
+TRIVIAL = ("random", "popularity", "least_popular", "ascending_id", "unseen_first")
+
+
+def scorer(data, name, *, recent=False, **setting):
+    """The scorer of one baseline at a setting, by default its own."""
+    return scores_of(baselines_of(data)[name].prepare(data)(**setting), data, recent=recent)
+
+
+def scores(data, name, *, recent=False, **setting):
+    return scorer(data, name, recent=recent, **setting)(EVERYONE)
 
 
 def interactions(rows, num_items):
@@ -60,7 +82,7 @@ def toy():
 
 
 @pytest.mark.parametrize(
-    ("name", "scores"),
+    ("name", "expected"),
     [
         ("random", [0, 0, 0, 0, 0]),
         ("popularity", [1, 3, 1, 2, 0]),
@@ -69,8 +91,8 @@ def toy():
         ("unseen_first", [0, 0, 0, 0, 1]),
     ],
 )
-def test_scores_that_are_the_same_for_all_users(toy, name, scores):
-    np.testing.assert_array_equal(BASELINES[name](toy)(EVERYONE), [scores] * 3)
+def test_scores_that_are_the_same_for_all_users(toy, name, expected):
+    np.testing.assert_array_equal(scores(toy, name), [expected] * 3)
 
 
 def literal_knn(train, similarity):
@@ -99,15 +121,15 @@ def test_item_knn_by_hand(toy):
     # Item 1 has users {0, 1, 2}, item 3 users {1, 2}, item 0 user 0, item 2 user 2.
     # User 0 has items 0 and 1. Item 2: cos(2, 0) + cos(2, 1) = 0 + 1 / sqrt(1 * 3);
     # item 3: 0 + 2 / sqrt(2 * 3); item 4 is like nothing.
-    scores = BASELINES["item_knn"](toy)(slice(0, 1))[0]
-    np.testing.assert_allclose(scores[2:], [1 / np.sqrt(3), 2 / np.sqrt(6), 0])
+    found = scorer(toy, "item_knn")(slice(0, 1))[0]
+    np.testing.assert_allclose(found[2:], [1 / np.sqrt(3), 2 / np.sqrt(6), 0])
 
 
 def test_item_knn_against_a_literal_loop():
     data = random_dataset(12, 15)
     train = dense(data.train)
     expected = literal_knn(train, lambda i, j: cosine(train[:, i], train[:, j]))
-    np.testing.assert_allclose(baselines.item_knn(data)(EVERYONE), expected, atol=1e-12)
+    np.testing.assert_allclose(scores(data, "item_knn"), expected, atol=1e-12)
 
 
 def test_content_knn_against_a_literal_loop():
@@ -115,7 +137,7 @@ def test_content_knn_against_a_literal_loop():
     feature = data.features["text"].astype(float)
     feature -= feature.mean(axis=0)
     expected = literal_knn(dense(data.train), lambda i, j: cosine(feature[i], feature[j]))
-    found = baselines.content_knn(data, "text")(EVERYONE)
+    found = scores(data, "content_knn_text")
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
@@ -124,7 +146,7 @@ def test_content_knn_knows_nothing_of_an_item_that_has_the_mean_feature():
     feature = data.features["text"].copy()
     feature[3] = np.delete(feature, 3, axis=0).mean(axis=0)
     data = dataclasses.replace(data, features={"text": feature})
-    assert not baselines.content_knn(data, "text")(EVERYONE)[:, 3].any()
+    assert not scores(data, "content_knn_text")[:, 3].any()
 
 
 def literal_ease(train, l2):
@@ -143,36 +165,36 @@ def literal_ease(train, l2):
 def test_ease_is_the_ridge_regression_of_each_item_on_the_others(num_users, l2):
     data = random_dataset(num_users, 15)
     expected = literal_ease(dense(data.train), l2)
-    np.testing.assert_allclose(baselines.ease(data, l2)(EVERYONE), expected, atol=1e-10)
+    np.testing.assert_allclose(scores(data, "ease", l2=l2), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("num_users", [12, 40])
-@pytest.mark.parametrize("make", [baselines.item_knn, lambda data: baselines.ease(data, 10)])
-def test_what_train_cannot_tell_apart_ties(make, num_users):
+@pytest.mark.parametrize("name", ["item_knn", "ease", "rp3beta", "puresvd", "ials"])
+def test_what_train_cannot_tell_apart_ties(name, num_users):
     data = random_dataset(num_users, 15)
     # Item 0 has the train column of item 1, and item 14 has none.
     without = dense(data.train)[:, :2].sum(axis=1) == 0
     assert without.any()
-    scores = np.asarray(make(data)(EVERYONE), np.float32)
-    np.testing.assert_array_equal(scores[without, 0], scores[without, 1])
-    assert not scores[:, 14].any()
+    found = np.asarray(scores(data, name), np.float32)
+    if name in ("item_knn", "ease"):
+        np.testing.assert_array_equal(found[without, 0], found[without, 1])
+    assert not found[:, 14].any()
 
 
 def test_only_train_interactions_and_features_are_used():
     data, other = random_dataset(12, 15), random_dataset(12, 15, seed=1)
     changed = dataclasses.replace(data, valid=other.valid, test=other.test)
-    makers = [*BASELINES.values(), lambda d: baselines.content_knn(d, "text")]
-    for make in [*makers, lambda d: baselines.ease(d, 10)]:
-        np.testing.assert_array_equal(make(data)(EVERYONE), make(changed)(EVERYONE))
+    for name in baselines_of(data):
+        np.testing.assert_array_equal(scores(data, name), scores(changed, name))
 
 
 def test_the_mask_of_validation_and_of_test(toy):
-    scorer = BASELINES["random"](toy)
+    constant = scorer(toy, "random")
     # User 0: five items, two of them in train, one more in valid; the target is not its
     # own rival. So 5 - 2 - 1 = 2 tied rivals, and one fewer where valid is masked too.
-    assert rank(scorer, toy, "valid", "train+valid").tied[0] == 2
-    assert rank(scorer, toy, "test", "train").tied[0] == 2
-    assert rank(scorer, toy, "test", "train+valid").tied[0] == 1
+    assert rank(constant, toy, "valid", "train+valid").tied[0] == 2
+    assert rank(constant, toy, "test", "train").tied[0] == 2
+    assert rank(constant, toy, "test", "train+valid").tied[0] == 1
 
 
 def test_an_unknown_mask_is_named(toy):
@@ -189,16 +211,17 @@ def test_features_that_are_not_finite_are_named():
 
 def test_the_size_of_the_chunks_does_not_matter(monkeypatch):
     data = random_dataset(13, 15)
-    whole = rank(baselines.ease(data, 10), data, "test")
-    monkeypatch.setattr(baselines, "CHUNK_BYTES", 24 * 15 * 5)
-    for part, expected in zip(rank(baselines.ease(data, 10), data, "test"), whole, strict=True):
+    whole = rank(scorer(data, "ease"), data, "test")
+    monkeypatch.setattr(evaluating, "CHUNK_BYTES", 24 * 15 * 5)
+    for part, expected in zip(rank(scorer(data, "ease"), data, "test"), whole, strict=True):
         np.testing.assert_array_equal(part, expected)
 
 
 def test_every_baseline_has_a_summary_and_ranks_of_every_user():
     data = random_dataset(12, 15)
     results = evaluate_baselines(data, "train", (10, 50))
-    names = [*BASELINES, "content_knn_text", "content_knn_image", "ease"]
+    names = [*TRIVIAL, "item_knn", "rp3beta", "puresvd", "ials", "ease"]
+    names += ["content_knn_text", "content_knn_image", "content_knn_all", "ease_content"]
     assert list(results.summary) == list(results.ranks) == names
     for name in names:
         assert {"valid", "test"} <= results.summary[name].keys()
@@ -215,17 +238,147 @@ def test_random_earns_exactly_chance():
     assert found["precision@10"] == pytest.approx(100 * np.mean(1 / candidates))
 
 
-def test_the_l2_of_ease_has_the_best_validation_ndcg():
+@pytest.mark.parametrize("name", ["ease", "rp3beta", "content_knn_all"])
+@pytest.mark.parametrize("select", [Selection("all", "ndcg", 50), Selection("cold", "hr", 10)])
+def test_the_setting_of_a_baseline_is_the_best_on_validation(name, select):
     data = random_dataset(40, 80)
-    ndcg = []
-    for l2 in baselines.EASE_L2:
-        ranks = rank(baselines.ease(data, l2), data, "valid")
-        metrics = user_metrics(ranks.ahead, ranks.tied, data.valid, ks=(50,))
-        ndcg.append(metrics["ndcg@50"].mean())
-    best = baselines.EASE_L2[int(np.argmax(ndcg))]
-    entry = evaluate_baselines(data).summary["ease"]
-    assert entry["l2"] == best
-    assert entry["valid"]["ndcg@50"] == pytest.approx(100 * max(ndcg))
+    # Item 79 has no train interaction: the first validation target of every fifth user.
+    rows = [[79] if u % 5 == 0 else data.valid.of(u).tolist() for u in range(40)]
+    data = dataclasses.replace(data, valid=interactions(rows, 80))
+    cold = data.train.item_counts[data.valid.item] == 0
+    chosen = cold if select.slice == "cold" else None
+    reached = []
+    for setting in baselines_of(data)[name].settings:
+        ranks = rank(scorer(data, name, **setting), data, "valid")
+        metrics = user_metrics(ranks.ahead, ranks.tied, data.valid, chosen, (select.cutoff,))
+        reached.append(np.nanmean(metrics[select.metric_name]))
+    best = baselines_of(data)[name].settings[int(np.argmax(reached))]
+    entry = evaluate_baselines(data, selection=select).summary[name]
+    assert {key: entry[key] for key in best} == best
+    assert entry["settings_tried"] == 9
+    if select.slice == "all":
+        assert entry["valid"]["ndcg@50"] == pytest.approx(100 * max(reached))
+
+
+def test_budgets_are_equal_and_no_setting_is_tried_twice():
+    for name, baseline in baselines_of(random_dataset(12, 15)).items():
+        assert len(baseline.settings) == (1 if name in TRIVIAL else BUDGET), name
+        assert all(baseline.settings.count(setting) == 1 for setting in baseline.settings)
+
+
+def test_untuned_baselines_have_their_default_setting():
+    data = random_dataset(40, 80)
+    summary = evaluate_baselines(data, tuned=False).summary
+    for name, baseline in baselines_of(data).items():
+        default = baseline.settings[0]
+        assert {key: summary[name][key] for key in default} == default
+        assert summary[name]["settings_tried"] == 1
+
+
+def test_a_sample_of_the_users_tunes_where_there_are_many(monkeypatch):
+    data = random_dataset(40, 80)
+    monkeypatch.setattr(evaluating, "MOST_TUNING_USERS", 7)
+    sample = evaluating._sample(data)
+    users = [0, 6, 13, 19, 26, 32, 39]
+    assert [sample.train.of(row).tolist() for row in range(7)] == [
+        data.train.of(user).tolist() for user in users
+    ]
+    assert [sample.valid.of(row).tolist() for row in range(7)] == [
+        data.valid.of(user).tolist() for user in users
+    ]
+    assert evaluate_baselines(data).summary["ease"]["test"]["users"] == 40
+
+
+def test_rp3beta_against_a_literal_walk():
+    data = random_dataset(12, 15)
+    train = dense(data.train)
+    expected = np.zeros((12, 15))
+    for u in range(12):
+        for j in np.flatnonzero(train[u]):
+            for v in np.flatnonzero(train[:, j]):
+                for i in np.flatnonzero(train[v]):
+                    back = (1 / train[:, j].sum()) ** 1.5 * (1 / train[v].sum()) ** 1.5
+                    expected[u, i] += back / train[:, i].sum() ** 0.3
+    np.testing.assert_allclose(scores(data, "rp3beta", alpha=1.5, beta=0.3), expected, atol=1e-12)
+
+
+def test_pure_svd_is_the_best_approximation_of_its_rank():
+    data = random_dataset(20, 15)
+    left, values, right = np.linalg.svd(dense(data.train))
+    expected = (left[:, :4] * values[:4]) @ right[:4]
+    np.testing.assert_allclose(scores(data, "puresvd", rank=4), expected, atol=1e-9)
+
+
+def test_least_squares_against_a_dense_solve():
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(300, 5))
+    # Rows of none, one, a few and more entries than one product takes.
+    entries = np.zeros((6, 300))
+    for row, count in enumerate((0, 1, 3, 7, 70, 290)):
+        entries[row, rng.permutation(300)[:count]] = rng.uniform(0.5, 1.5, count)
+    found = least_squares(sparse.csr_array(entries), factors, l2=2.0, alpha=3.0)
+    for row, weight in zip(found, entries, strict=True):
+        confidence = 1 + 3.0 * weight
+        system = factors.T @ (confidence[:, None] * factors) + 2.0 * np.eye(5)
+        expected = np.linalg.solve(system, factors.T @ (confidence * (weight > 0)))
+        np.testing.assert_allclose(row, expected, atol=1e-12)
+
+
+def test_ials_agrees_with_the_implicit_library():
+    implicit_als = pytest.importorskip("implicit.cpu.als")
+    data = random_dataset(30, 25)
+    train = data.train.matrix
+    width = 8
+    factors = np.random.default_rng(0).normal(size=(25, width)).astype(np.float32)
+    model = implicit_als.AlternatingLeastSquares(
+        factors=width,
+        regularization=2.0,
+        alpha=1.0,
+        iterations=3,
+        use_cg=False,
+        dtype=np.float64,
+        num_threads=1,
+    )
+    model.item_factors = factors.astype(np.float64)
+    model.user_factors = np.zeros((30, width))
+    # Its entries are confidences c: ours is 1 + alpha.
+    model.fit(sparse.csr_matrix(4.0 * train), show_progress=False)
+    items = factors.astype(float)
+    for _ in range(3):
+        users = least_squares(train, items, l2=2.0, alpha=3.0)
+        items = least_squares(sparse.csr_array(train.T), users, l2=2.0, alpha=3.0)
+    np.testing.assert_allclose(
+        users @ items.T, model.user_factors @ model.item_factors.T, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("num_users", [5, 40], ids=["fewer rows", "fewer items"])
+def test_ease_with_content_is_ridge_regression_over_users_and_features(num_users):
+    data = random_dataset(num_users, 25)
+    features = []
+    for rows in data.features.values():
+        centred = rows.astype(float) - rows.astype(float).mean(axis=0)
+        features.append(centred / np.linalg.norm(centred, axis=1, keepdims=True))
+    train = dense(data.train)
+    weight = np.sqrt(0.3 * len(data.train) / 25)
+    rows = np.concatenate([train, weight * np.concatenate(features, axis=1).T])
+    inverse = np.linalg.inv(rows.T @ rows + 7 * np.eye(25))
+    expected = train @ (np.eye(25) - inverse / inverse.diagonal())
+    found = scores(data, "ease_content", l2=7, content_weight=0.3)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert found[:, 24].any()  # The item without a train interaction is scored by content.
+
+
+def test_whitening_keeps_the_cosine_at_0_and_removes_the_correlations_at_1():
+    rows = np.random.default_rng(0).normal(size=(60, 5)) @ np.diag([9, 3, 1, 1, 0.1])
+    whiten = _partly_whitened(rows)
+    unit = centred_unit_rows(rows)
+    np.testing.assert_allclose(whiten(0.0) @ whiten(0.0).T, unit @ unit.T, atol=1e-9)
+    # With all axes at one deviation, the rows are those of unit @ axes / deviation, at unit length.
+    values, axes = np.linalg.eigh(unit.T @ unit)
+    flat = unit @ axes / np.sqrt(values)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    np.testing.assert_allclose(whiten(1.0) @ whiten(1.0).T, flat @ flat.T, atol=1e-7)
 
 
 @pytest.mark.parametrize("num_users", [12, 40])
@@ -236,18 +389,25 @@ def test_recent_baselines_score_the_weighted_histories(num_users):
     train, weighted = data.train.matrix.toarray(), data.train.weighted_matrix.toarray()
     inverse = np.linalg.inv(train.T @ train + 3 * np.eye(20))
     expected = weighted @ (np.eye(20) - inverse / inverse.diagonal())
-    found = baselines.ease(data, 3, recent=True)(EVERYONE)
+    found = scores(data, "ease", recent=True, l2=3)
     np.testing.assert_allclose(found, expected, atol=1e-9)
     unit = train / np.sqrt(np.maximum(train.sum(axis=0), 1))
-    found = baselines.item_knn(data, recent=True)(EVERYONE)
+    found = scores(data, "item_knn", recent=True)
     np.testing.assert_allclose(found, weighted @ (unit.T @ unit), atol=1e-9)
-    assert list(evaluate_baselines(data).summary)[-2:] == ["item_knn_recent", "ease_recent"]
+    names = set(evaluate_baselines(data).summary)
+    personal = set(baselines_of(data)) - set(TRIVIAL)
+    assert names == {*TRIVIAL, *personal, *(f"{name}_recent" for name in personal)}
 
 
-def test_a_large_catalogue_skips_what_would_not_fit(monkeypatch):
-    monkeypatch.setattr(baselines, "LARGEST_CATALOGUE", {"item_knn": 14, "ease": 15})
-    results = evaluate_baselines(random_dataset(12, 15))
-    assert results.summary["item_knn"] == {"skipped": "15 items; item_knn is evaluated up to 14"}
+def test_a_large_data_set_skips_what_would_not_fit(monkeypatch):
+    table = registry.COLLABORATIVE
+    monkeypatch.setitem(table, "item_knn", table["item_knn"]._replace(most_items=14))
+    monkeypatch.setitem(table, "ials", table["ials"]._replace(most_entries=50))
+    data = random_dataset(12, 15)
+    results = evaluate_baselines(data)
+    why = "15 items; Item-kNN is evaluated up to 14"
+    assert results.summary["item_knn"] == {"title": "Item-kNN", "skipped": why}
+    assert results.summary["ials"]["skipped"].startswith(f"{len(data.train)} train interactions;")
     assert "item_knn" not in results.ranks
     assert "ease" in results.ranks
 
@@ -262,12 +422,13 @@ def real(name):
 
 @pytest.fixture(scope="module")
 def ku():
-    return evaluate_baselines(real("KU"), "train")
+    return evaluate_baselines(real("KU"), "train", selection=Selection("warm", "ndcg", 50))
 
 
 @pytest.fixture(scope="module")
 def ml():
-    return evaluate_baselines(real("ML"), "train")
+    # The defaults, for time: docs/baselines.md has the tuned ones.
+    return evaluate_baselines(real("ML"), "train", tuned=False)
 
 
 def headline(summary):
@@ -282,7 +443,6 @@ KU = {
     "least_popular": (69.41, 21.92, 46.20, 9.60),
     "ascending_id": (55.39, 15.97, 42.24, 11.20),
     "unseen_first": (46.88, 17.21, 6.59, 1.32),
-    "item_knn": (40.70, 18.64, 66.76, 31.72),
 }
 ML = {
     "random": (1.43, 0.37),
@@ -315,9 +475,34 @@ def test_known_numbers_of_ease_on_ku(ku):
     assert headline(found["warm"]) == pytest.approx((81.51, 34.09), abs=0.9)
 
 
-def test_known_numbers_of_ease_on_ml(ml):
-    assert ml.summary["ease"]["l2"] == 300
-    assert headline(ml.summary["ease"]["test"]) == pytest.approx((27.87, 7.65), abs=0.2)
+# HR@50 and NDCG@50 on warm targets, within the noise of a setting: all are tuned on validation.
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("item_knn", (66, 30)),
+        ("puresvd", (79, 34)),
+        ("ials", (80, 35)),
+        ("rp3beta", (72, 32.5)),
+        ("ease_content", (76, 33)),
+        ("content_knn_all", (24, 7)),
+    ],
+)
+def test_tuned_baselines_of_ku_reach_what_they_are_known_for(ku, name, expected):
+    found = ku.summary[name]["test"]["warm"]
+    assert headline(found) == pytest.approx(expected, abs=2.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("puresvd", (25.4, 7.3)),
+        ("rp3beta", (24.9, 7.2)),
+        ("ials", (26, 7.3)),
+        ("ease", (26.4, 7.6)),
+    ],
+)
+def test_baselines_of_ml_reach_what_they_are_known_for(ml, name, expected):
+    assert headline(ml.summary[name]["test"]) == pytest.approx(expected, abs=0.6)
 
 
 def test_the_ranks_serve_paired_tests(ml):
@@ -328,5 +513,5 @@ def test_the_ranks_serve_paired_tests(ml):
     )
     result = paired_test(ease, popularity)
     assert result.users == 610
-    assert result.mean_difference == pytest.approx(0.0765 - 0.0351, abs=0.003)
+    assert result.mean_difference == pytest.approx(0.0760 - 0.0351, abs=0.003)
     assert result.p_value < 1e-6

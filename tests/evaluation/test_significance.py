@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fedvlr_jax.evaluation.significance import bootstrap_interval, paired_test
+from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_test
 
 
 def test_the_interval_of_equal_values_is_that_value():
@@ -65,7 +65,7 @@ def test_paired_test_by_hand():
 def test_equal_users_say_nothing():
     rng = np.random.default_rng(0)
     values = rng.random(20)
-    assert paired_test(values, values) == (0.0, 0.0, 1.0, 1.0, 20)
+    assert paired_test(values, values) == (0.0, 0.0, 1.0, 1.0, 20, 0.0)
     # Zero differences are dropped: p stays, while the mean is shared by twice the users.
     a, b = rng.random(60), rng.random(60)
     alone, padded = paired_test(a, b), paired_test(np.append(a, b), np.append(b, b))
@@ -147,3 +147,21 @@ def test_a_shift_of_one_standard_deviation_is_found():
     rng = np.random.default_rng(0)
     noise = rng.normal(size=60)
     assert paired_test(noise + rng.normal(1.0, 1.0, 60), noise).p_value < 1e-4
+
+
+def test_holm_by_hand():
+    # Sorted: .01 x 4, .02 x 3, .04 x 2, .5 x 1; none below the one before it, none above 1.
+    assert holm([0.04, 0.01, 0.5, 0.02]) == pytest.approx([0.08, 0.04, 0.5, 0.06])
+    assert holm([0.03, 0.02]) == pytest.approx([0.04, 0.04])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_detectable_difference_is_found_in_four_of_five_repetitions():
+    rng = np.random.default_rng(0)
+    found = paired_test(rng.normal(size=200), np.zeros(200))
+    # (1.972 + 0.843) / sqrt(200) in deviations of the differences.
+    assert found.detectable == pytest.approx(0.199, rel=0.1)
+    samples = rng.normal(found.detectable, 1.0, (400, 200))
+    seen = np.mean([paired_test(sample, np.zeros(200)).p_mean < 0.05 for sample in samples])
+    assert seen == pytest.approx(0.8, abs=0.08)

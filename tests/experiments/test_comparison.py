@@ -5,7 +5,7 @@ import pytest
 
 from experiments.comparison import read_choice
 from fedvlr_jax.data.dataset import Dataset, Interactions
-from fedvlr_jax.evaluation.baselines import popularity, rank
+from fedvlr_jax.evaluation.baselines import baselines_of, rank, scores_of
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.summary import summarise_ranks
 
@@ -47,7 +47,7 @@ def padded(counts, values):
 
 
 def test_runs_of_earlier_versions_compare_as_they_did(dataset, tmp_path):
-    scorer = popularity(dataset)
+    scorer = scores_of(baselines_of(dataset)["popularity"].prepare(dataset)(), dataset)
     ranks = {part: rank(scorer, dataset, part) for part in ("valid", "test")}
     summary, users = summarise_ranks(dataset, ranks, (10, 50))
     new = read_choice("x", [finished(tmp_path / "new", summary, users)], dataset)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.ablation import PARTS, variants
+from experiments.ablation import CLAIMS, controls, make_member
 from experiments.table2 import GRID, LOCAL_GRID, METHODS, parse_method, settings_of
 from experiments.table3 import client_costs
 from fedvlr_jax.centralized import CENTRALIZED, LEARNING_RATES, CentralizedConfig, make_centralized
@@ -29,7 +29,7 @@ def test_methods_are_named_by_their_parts():
     for name in ("vbqr", "fcf", "fcf+magic", "fcf+mlp+far"):
         with pytest.raises(InputError, match="--methods="):
             parse_method(name)
-    assert len(METHODS) == len(set(METHODS)) == 25
+    assert len(METHODS) == len(set(METHODS)) == 30
 
 
 def test_budgets_are_equal(dataset):
@@ -46,22 +46,28 @@ def test_table2_compares_every_method_with_its_references(run, tmp_path):
     done = run("table2", *SMALL, *short, f"--methods={methods}")
     assert done.returncode == 0, done.stderr
     lines = {e["choice"]: e for e in json.loads((tmp_path / "w/table2.json").read_text())}
-    assert list(lines) == ["popularity", "item_knn", "ease", *methods.split(",")]
+    known = ["popularity", "item_knn", "rp3beta", "puresvd", "ials", "ease", "ease_content"]
+    known += [f"content_knn_{name}" for name in ("text", "image", "all")]
+    assert set(lines) == {*known, *methods.split(",")}
     fused = lines["fcf+vbpr"]
     assert fused["vanilla"]["against"] == "fcf+none" and "vanilla" not in lines["fcf+none"]
     difference = fused["all_ndcg@50"] - lines["fcf+none"]["all_ndcg@50"]
     assert fused["vanilla"]["gain"] == pytest.approx(difference)
-    pooled = ("popularity", "item_knn", "ease", "vbpr")
-    best = max(pooled, key=lambda name: lines[name]["valid_ndcg@50"])
+    assert (
+        "EASE + content [centralized, content-aware, 9 settings]"
+        in (tmp_path / "w/table2.md").read_text()
+    )
+    pooled = (*known, "vbpr")
+    best = max(pooled, key=lambda name: lines[name]["valid"])
     assert fused["baseline"]["against"] == best and "baseline" not in lines[best]
     tuning = json.loads((tmp_path / "w/tuning.json").read_text())["synthetic"]
     assert {name: len(tried) for name, tried in tuning.items()} == dict.fromkeys(
         methods.split(","), 9
     )
     for name, tried in tuning.items():
-        highest = max(entry["valid_ndcg@50"] for entry in tried)
-        assert lines[name]["valid_ndcg@50"] == pytest.approx(highest)
-    assert len(list(csv.reader((tmp_path / "w/table2.csv").open()))) == 7
+        highest = max(entry["valid"] for entry in tried)
+        assert lines[name]["valid"] == pytest.approx(highest)
+    assert len(list(csv.reader((tmp_path / "w/table2.csv").open()))) == 14
     assert "fcf+vbpr" in (tmp_path / "w/table2.md").read_text()
     assert "<svg" in (tmp_path / "w/table2-synthetic.svg").read_text()
 
@@ -87,26 +93,46 @@ def test_costs_by_hand(dataset):
     assert (shared["broadcast"], shared["private"]) == (489, 0)
 
 
-def test_ablations_are_what_they_are_called(dataset):
+def test_controls_are_what_they_are_called(dataset):
     base = Config.from_flat()
-    parts = variants(base, ("image", "text"))
-    assert tuple(parts) == PARTS
-    found = {name: dict(choice) for part in parts.values() for name, choice in part.items()}
+    of_claim = controls(base, ("image", "text"))
+    assert tuple(of_claim) == CLAIMS
+    found = {name: dict(choice) for part in of_claim.values() for name, choice in part.items()}
+    assert found["the ID alone"]["views"] == "id"
+    assert found["permuted feature rows"] == {"fusion": "bilevel", "permute_features": 1}
+    assert found["one shared mixture"]["fusion"] == "shared"
+    assert found["frozen uniform routers"]["router_lr"] == 0
+    assert found["local only"]["server_optimizer"] == "none"
     assert found["without text"]["views"] == "id,image"
-    assert found["without id"]["views"] == "image,text"
-    assert found["server fusion alone"]["router_lr"] == 0
     assert found["client refinement alone"]["server_lr_fusion"] == 0
     for choice in found.values():
         assert Config.from_flat(**choice)
+    spectral = Config.from_flat(start="spectral", views="table,image,text")
+    of_claim = controls(spectral, ("image", "text"))
+    assert dict(of_claim["content"]["the ID alone"])["views"] == "table"
+    assert dict(of_claim["federation"]["local only"])["start"] == "random"
     with pytest.raises(InputError, match="no item features"):
-        variants(base, ())
+        controls(base, ())
+    second = make_member(base, "permuted", (("permute_features", 1),), 1)
+    assert second.config.data.permute_features == 2
 
 
-def test_ablation_compares_with_both(run, tmp_path):
-    arguments = ("--rounds=2", "--seeds=0", "--backbones=fedavg", "--parts=router", "--workdir=w")
+def test_claims_are_compared_with_their_controls(run, tmp_path):
+    arguments = ("--rounds=2", "--seeds=0,1", "--claims=content,personal", "--workdir=w")
     done = run("ablation", *SMALL, *arguments)
     assert done.returncode == 0, done.stderr
-    both, shared = json.loads((tmp_path / "w/ablation-fedavg.json").read_text())
-    assert both["choice"] == "both" == shared["against"]
-    assert shared["choice"] == "one router for all"
-    assert "<svg" in (tmp_path / "w/ablation-fedavg.svg").read_text()
+    method, *lines = json.loads((tmp_path / "w/ablation.json").read_text())
+    assert [(line["claim"], line["choice"]) for line in lines] == [
+        ("content", "the ID alone"),
+        ("content", "permuted feature rows"),
+        ("personal", "one shared mixture"),
+        ("personal", "frozen uniform routers"),
+    ]
+    for line in lines:
+        judged = f"{method['slice']}_ndcg@50"
+        assert line["gain"] == pytest.approx(method[judged] - line[judged])
+        assert line["p_mean"] <= line["p_holm"] <= 1 and line["detectable"] > 0
+    permuted = tmp_path / "w/permuted-feature-rows"
+    flags = [json.loads((permuted / f"seed{s}/config.json").read_text())["flags"] for s in (0, 1)]
+    assert [of_seed["permute_features"] for of_seed in flags] == [1, 2]
+    assert "<svg" in (tmp_path / "w/ablation.svg").read_text()

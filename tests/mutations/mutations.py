@@ -56,7 +56,7 @@ GRAM = "fedvlr_jax/reduce/gram.py"
 SCORING = "fedvlr_jax/federated/scoring.py"
 METRICS = "fedvlr_jax/evaluation/metrics.py"
 RANKING = "fedvlr_jax/evaluation/ranking.py"
-BASELINES = "fedvlr_jax/evaluation/baselines.py"
+BASELINES = "fedvlr_jax/evaluation/baselines/"
 SPLITS = "fedvlr_jax/data/splits.py"
 TRAINING = "fedvlr_jax/training.py"
 STORE = "fedvlr_jax/federated/store.py"
@@ -929,8 +929,8 @@ EVALUATION = [
     Mutation(
         "cold targets are warm",
         METRICS,
-        "warm = dataset.train.item_counts[getattr(dataset, part).item] > 0",
-        "warm = dataset.train.item_counts[getattr(dataset, part).item] >= 0",
+        "warm = train.item_counts[held_out.item] > 0",
+        "warm = train.item_counts[held_out.item] >= 0",
         TEST_METRICS,
     ),
     Mutation(
@@ -943,15 +943,15 @@ EVALUATION = [
     Mutation(
         "the worst round is selected",
         TRAINING,
-        "valid[SELECTION_METRIC] > reached.get(run.best_round, -1.0)",
-        "valid[SELECTION_METRIC] < reached.get(run.best_round, 101.0)",
+        "highest is None or value > highest",
+        "highest is None or value < highest",
         training("the_earliest_round_with_the_best_validation_ndcg_is_selected"),
     ),
     Mutation(
         "selection on HR",
-        TRAINING,
-        'SELECTION_METRIC = "ndcg@50"',
-        'SELECTION_METRIC = "hr@50"',
+        "fedvlr_jax/selection.py",
+        'return Selection("auto", "ndcg", HEADLINE)',
+        'return Selection("auto", "hr", HEADLINE)',
         training("the_earliest_round_with_the_best_validation_ndcg_is_selected"),
     ),
     Mutation(
@@ -1008,51 +1008,65 @@ DATA_AND_BASELINES = [
     ),
     Mutation(
         "EASE without its diagonal",
-        BASELINES,
-        "history[users] @ inverse / inverse.diagonal()",
-        "history[users] @ inverse",
+        BASELINES + "linear.py",
+        "history @ inverse / diagonal",
+        "history @ inverse",
         baselines("ease_is_the_ridge_regression_of_each_item_on_the_others"),
     ),
     Mutation(
         "EASE of few users without its diagonal",
-        BASELINES,
-        "diagonal = (1 - (train * product).sum(axis=0)) / l2",
-        "diagonal = np.full(dataset.num_items, 1 / l2)",
+        BASELINES + "linear.py",
+        "diagonal = (1 - (rows * product).sum(axis=0)) / l2",
+        "diagonal = np.full(rows.shape[1], 1 / l2)",
         baselines("ease_is_the_ridge_regression_of_each_item_on_the_others"),
     ),
     Mutation(
         "item-kNN divides by counts in place of their roots",
-        BASELINES,
-        "scale = 1 / np.sqrt(np.maximum(dataset.train.item_counts, 1))",
-        "scale = 1 / np.maximum(dataset.train.item_counts, 1)",
+        BASELINES + "neighbours.py",
+        "def fit(*, own: float = 0.5, other: float = 0.5)",
+        "def fit(*, own: float = 1.0, other: float = 1.0)",
         baselines("item_knn_by_hand"),
     ),
     Mutation(
         "content-kNN without unit rows",
-        BASELINES,
-        "unit = centred_unit_rows(dataset.features[modality])",
-        "unit = dataset.features[modality].astype(float)",
+        BASELINES + "neighbours.py",
+        "plain = np.concatenate([centred_unit_rows(rows) for rows in features], axis=1)",
+        "plain = np.concatenate([rows.astype(float) for rows in features], axis=1)",
         baselines("content_knn_against_a_literal_loop"),
     ),
     Mutation(
         "baselines are validated with the validation items masked",
-        BASELINES,
+        BASELINES + "evaluating.py",
         'if part == "test" and mask == "train+valid":',
         'if mask == "train+valid":',
         baselines("the_mask_of_validation_and_of_test"),
     ),
     Mutation(
-        "EASE takes its worst l2",
-        BASELINES,
-        "return max(EASE_L2, key=ndcg)",
-        "return min(EASE_L2, key=ndcg)",
-        baselines("the_l2_of_ease_has_the_best_validation_ndcg"),
+        "baselines take their worst setting",
+        BASELINES + "evaluating.py",
+        "for best in values.argmax(axis=0)",
+        "for best in values.argmin(axis=0)",
+        baselines("the_setting_of_a_baseline_is_the_best_on_validation"),
+    ),
+    Mutation(
+        "iALS weighs the entries of a history by alpha alone",
+        BASELINES + "factors.py",
+        'np.einsum("rp,rpd->rd", 1 + alpha * weight, gathered)',
+        'np.einsum("rp,rpd->rd", alpha * weight, gathered)',
+        baselines("least_squares_against_a_dense_solve"),
+    ),
+    Mutation(
+        "RP3beta penalises no popular item",
+        BASELINES + "neighbours.py",
+        "to_items = (to_items * _inverse_power(counts, beta)[None, :]).tocsr()",
+        "to_items = to_items.tocsr()",
+        baselines("rp3beta_against_a_literal_walk"),
     ),
     Mutation(
         "the interval is of the users and not of their mean",
         "fedvlr_jax/evaluation/significance.py",
-        "values[generator.integers(0, len(values), len(values))].mean()",
-        "values[generator.integers(0, len(values), 1)].mean()",
+        "generator.integers(0, len(values), (count, len(values)))",
+        "generator.integers(0, len(values), (count, 1))",
         ("tests/evaluation/test_significance.py",),
     ),
 ]

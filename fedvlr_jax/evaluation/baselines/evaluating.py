@@ -1,0 +1,181 @@
+"""Tunes the baselines on validation, and ranks and measures them exactly as a model is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.pairs import Pairs, chunk_lists, in_part_order
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.baselines.model import Baseline, Model, Scorer, Setting, scores_of
+from fedvlr_jax.evaluation.baselines.registry import baselines_of
+from fedvlr_jax.evaluation.metrics import slices_of, summarise, user_metrics
+from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
+from fedvlr_jax.selection import Selection
+from fedvlr_jax.settings import compiled
+
+MASKS = ("train", "train+valid")
+# Bytes that the scores of one chunk of users and their companions may take.
+CHUNK_BYTES = 1 << 28
+BY_NDCG = Selection("all", "ndcg", 50)
+# Users whose validation targets choose the setting of a baseline.
+MOST_TUNING_USERS = 5_000
+
+_count_ahead = compiled(count_ahead)
+
+
+class BaselineResults(NamedTuple):
+    """What `evaluate_baselines` found, by name of the baseline.
+
+    Attributes:
+      summary: {"valid": ..., "test": ...} as `summarise` returns them, the setting chosen on
+        validation, such as "l2", and "title", "trained", "content" (see `Baseline`) and
+        "settings_tried"; or {"title", "skipped": why}.
+      ranks: {"valid": Ranks, "test": Ranks} of all users, for paired tests; a skipped
+        baseline is absent.
+    """
+
+    summary: dict[str, dict[str, Any]]
+    ranks: dict[str, dict[str, Ranks]]
+
+
+def rank(scorer: Scorer, dataset: Dataset, part: str, mask: str = "train+valid") -> Ranks:
+    """Ranks every user's held-out items of `part` among all items, in chunks of users.
+
+    Args:
+      part: "valid" or "test".
+      mask: what is no candidate at test: "train" or "train+valid". At validation it is
+        always train.
+
+    Returns:
+      `Ranks` of NumPy arrays: ahead, tied [P] in the order of the part, finite [N].
+
+    Raises:
+      InputError: an unknown mask, or a score that is not finite.
+    """
+    if mask not in MASKS:
+        raise InputError(f"mask: found {mask!r}, expected one of {list(MASKS)}")
+    held_out: Interactions = getattr(dataset, part)
+    hidden = dataset.train.matrix
+    if part == "test" and mask == "train+valid":
+        hidden = hidden + dataset.valid.matrix
+    chunk = max(1, CHUNK_BYTES // (24 * dataset.num_items))
+    bounds = np.append(np.arange(0, dataset.num_users, chunk), dataset.num_users)
+    (targets,) = chunk_lists([held_out], np.arange(dataset.num_users), bounds)
+    chunks = []
+    for number, users in enumerate(map(slice, bounds[:-1], bounds[1:])):
+        scores = np.asarray(scorer(users), np.float32)
+        masked = hidden[users].toarray() > 0
+        own = Pairs(*(array[number] for array in targets.pairs))
+        chunks.append(jax.device_get(_count_ahead(scores, own, masked)))
+    finite = np.concatenate([ranks.finite for ranks in chunks])
+    if not finite.all():
+        raise InputError(
+            f"{dataset.name}: the baseline's scores of user {int(np.argmin(finite))} are "
+            "not finite; check that all item features are"
+        )
+    ahead, tied = (
+        in_part_order(targets.entry, [getattr(ranks, name) for ranks in chunks], len(held_out))
+        for name in ("ahead", "tied")
+    )
+    return Ranks(ahead, tied, finite)
+
+
+def evaluate_baselines(
+    dataset: Dataset,
+    mask: str = "train+valid",
+    ks: tuple[int, ...] = (10, 20, 50),
+    *,
+    tuned: bool = True,
+    selection: Selection = BY_NDCG,
+) -> BaselineResults:
+    """Tunes every baseline on validation, and measures it on validation and test.
+
+    Where the train part is weighted by recency, each personal baseline also stands as
+    "<name>_recent", tuned by itself: the same fit scores the weighted histories.
+
+    Args:
+      mask: "train" or "train+valid", see `rank`.
+      ks: the cut-offs.
+      tuned: try all settings of a baseline; else its default alone, as also where no user has a
+        validation target.
+      selection: what the setting is chosen by. Equal values: the first setting.
+
+    Raises:
+      InputError: an unknown mask, or item features that are not finite.
+    """
+    results = BaselineResults({}, {})
+    for name, baseline in baselines_of(dataset).items():
+        if why := baseline.why_skipped(dataset):
+            results.summary[name] = {"title": baseline.title, "skipped": why}
+            continue
+        fit = baseline.prepare(dataset)
+        variants = (False, True) if _has_recent(baseline, dataset) else (False,)
+        chosen = _choose(baseline, fit, dataset, variants, tuned, selection)
+        for recent, (setting, tried) in zip(variants, chosen, strict=True):
+            scorer = scores_of(fit(**setting), dataset, recent=recent)
+            ranks = {part: rank(scorer, dataset, part, mask) for part in ("valid", "test")}
+            own_name = f"{name}_recent" if recent else name
+            results.ranks[own_name] = ranks
+            results.summary[own_name] = {
+                **{
+                    part: summarise(found.ahead, found.tied, dataset, part, ks)
+                    for part, found in ranks.items()
+                },
+                **setting,
+                "title": f"{baseline.title}, recent items first" if recent else baseline.title,
+                "trained": baseline.trained,
+                "content": baseline.content,
+                "settings_tried": tried,
+                "select": str(selection),
+            }
+    return results
+
+
+def _has_recent(baseline: Baseline, dataset: Dataset) -> bool:
+    return baseline.personal and dataset.train.weight is not None
+
+
+def _choose(
+    baseline: Baseline,
+    fit: Callable[..., Model],
+    dataset: Dataset,
+    variants: Sequence[bool],
+    tuned: bool,
+    selection: Selection,
+) -> list[tuple[Setting, int]]:
+    """For every variant (recent or not): the best setting on validation; how many were tried."""
+    settings = baseline.settings
+    if not tuned or len(settings) == 1 or not len(dataset.valid):
+        return [(settings[0], 1) for _ in variants]
+    sample = _sample(dataset)
+    # Targets are warm or cold by the whole train part, also where users are a sample.
+    select = slices_of(dataset.train, sample.valid)[selection.slice]
+    values = np.full((len(settings), len(variants)), -np.inf)
+    for row, setting in enumerate(settings):
+        model = fit(**setting)
+        for column, recent in enumerate(variants):
+            found = rank(scores_of(model, sample, recent=recent), sample, "valid")
+            metrics = user_metrics(
+                found.ahead, found.tied, sample.valid, select, ks=(selection.cutoff,)
+            )
+            values[row, column] = np.nansum(metrics[selection.metric_name])
+    return [(settings[best], len(settings)) for best in values.argmax(axis=0)]
+
+
+def _sample(dataset: Dataset) -> Dataset:
+    """At most MOST_TUNING_USERS of the users, evenly spaced."""
+    if dataset.num_users <= MOST_TUNING_USERS:
+        return dataset
+    users = np.linspace(0, dataset.num_users - 1, MOST_TUNING_USERS).astype(np.int64)
+    return dataclasses.replace(
+        dataset,
+        **{part: getattr(dataset, part).of_users(users) for part in ("train", "valid", "test")},
+        user_ids=dataset.user_ids[users],
+        planted=None,
+    )

@@ -1,0 +1,85 @@
+"""Linear autoencoders in closed form: EASE, and EASE that also reconstructs the features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.features import centred_unit_rows
+from fedvlr_jax.evaluation.baselines.model import Model
+
+# Principal axes of a modality that EASE + content keeps: its cost is that of as many more users.
+CONTENT_AXES = 128
+
+
+def _from_items(gram: np.ndarray, l2: float) -> Model:
+    """EASE (Steck 2019, arXiv 1905.03375, eq. 8) of the Gram matrix of the items, R^T R [I, I].
+
+    A history h is scored h B with B = I - P diag(P)^-1 and P = (R^T R + l2 I)^-1: ridge regression
+    of every column of R on the other ones.
+    """
+    inverse = np.linalg.inv(gram + l2 * np.eye(len(gram)))
+    diagonal = inverse.diagonal()
+    return lambda history: history.toarray() - history @ inverse / diagonal
+
+
+def _from_rows(rows: Any, l2: float) -> Model:
+    """The same of R itself [R, I], sparse or dense, for fewer rows than items.
+
+    The smaller system is inverted: P = (I - R^T (R R^T + l2 I)^-1 R) / l2.
+    """
+    gram = rows @ rows.T
+    gram = gram.toarray() if sparse.issparse(gram) else gram
+    product = np.linalg.inv(gram + l2 * np.eye(len(gram))) @ rows
+    diagonal = (1 - (rows * product).sum(axis=0)) / l2
+
+    def model(history: sparse.csr_array) -> np.ndarray:
+        entries = history.toarray()
+        return entries - (entries - (history @ rows.T) @ product) / (l2 * diagonal)
+
+    return model
+
+
+def ease(dataset: Dataset) -> Callable[..., Model]:
+    """EASE: ridge regression of every item on the others, over the users."""
+    train = dataset.train.matrix
+    if dataset.num_users < dataset.num_items:
+        return lambda *, l2=100: _from_rows(train, l2)
+    gram = (train.T @ train).toarray()
+    return lambda *, l2=100: _from_items(gram, l2)
+
+
+def ease_content(dataset: Dataset) -> Callable[..., Model]:
+    """EASE + content: ridge regression of every item on the others, over users and features.
+
+    EASE on X^T X + c F F^T, where the rows of F are the items' centred unit features on their
+    leading principal axes, modalities side by side. So an item without train interactions gets a
+    score from the items that are like it. The content weighs `content_weight` times the mean item
+    count.
+    """
+    train = dataset.train.matrix
+    features = np.concatenate([_leading(rows) for rows in dataset.features.values()], axis=1)
+    mean_count = len(dataset.train) / dataset.num_items
+    if dataset.num_users + features.shape[1] < dataset.num_items:
+        entries = train.toarray()
+
+        def fit_rows(*, l2: float = 100, content_weight: float = 1.0) -> Model:
+            scale = np.sqrt(content_weight * mean_count)
+            return _from_rows(np.concatenate([entries, scale * features.T]), l2)
+
+        return fit_rows
+    gram, likeness = (train.T @ train).toarray(), features @ features.T
+    return lambda *, l2=100, content_weight=1.0: _from_items(
+        gram + content_weight * mean_count * likeness, l2
+    )
+
+
+def _leading(rows: np.ndarray) -> np.ndarray:
+    """float64 [I, at most CONTENT_AXES]: the centred unit rows on their principal axes."""
+    unit = centred_unit_rows(rows)
+    _, axes = np.linalg.eigh(unit.T @ unit)
+    return unit @ axes[:, -CONTENT_AXES:]

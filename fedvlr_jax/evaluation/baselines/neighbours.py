@@ -1,0 +1,94 @@
+"""Neighbourhoods: of items by their users, of items by their content, and by random walks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from scipy import sparse
+
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.features import centred_unit_rows
+from fedvlr_jax.evaluation.baselines.model import Model
+
+
+def _inverse_power(counts: np.ndarray, power: float) -> np.ndarray:
+    """counts^-power, 0 where the count is 0."""
+    return np.where(counts > 0, np.maximum(counts, 1.0) ** -power, 0.0)
+
+
+def item_knn(dataset: Dataset) -> Callable[..., Model]:
+    """Item-kNN: likeness of two items' train columns, summed over the history.
+
+    With X the train matrix and D its diagonal of item counts, the scores are
+    X D^-own X^T X D^-other; 1/2 and 1/2 give the cosine. All items are neighbours. Computed from
+    left to right, so that no item x item matrix is needed.
+    """
+    train, counts = dataset.train.matrix, dataset.train.item_counts
+
+    def fit(*, own: float = 0.5, other: float = 0.5) -> Model:
+        left = (train * _inverse_power(counts, own)[None, :]).tocsr()
+        right = (train * _inverse_power(counts, other)[None, :]).tocsr()
+        return lambda history: (history @ left.T @ right).toarray()
+
+    return fit
+
+
+def rp3beta(dataset: Dataset) -> Callable[..., Model]:
+    """RP3beta: random walks of three steps, popular items penalised (Paudel et al. 2016).
+
+    A walk goes from the user to an item of its history, to a user of that item, to an item of that
+    user. Each transition probability is raised to the power `alpha`, and the score of an item is
+    divided by its count to the power `beta`.
+    """
+    train = dataset.train.matrix
+    counts, lengths = dataset.train.item_counts, dataset.train.counts
+
+    def fit(*, alpha: float = 1.0, beta: float = 0.6) -> Model:
+        to_users = (train * _inverse_power(counts, alpha)[None, :]).tocsr()
+        to_items = sparse.csr_array(train * _inverse_power(lengths, alpha)[:, None])
+        to_items = (to_items * _inverse_power(counts, beta)[None, :]).tocsr()
+        return lambda history: (history @ to_users.T @ to_items).toarray()
+
+    return fit
+
+
+def _partly_whitened(rows: np.ndarray) -> Callable[[float], np.ndarray]:
+    """power -> unit rows [I, d] whose principal axes are divided by their deviation^power.
+
+    The rows are centred first; a row at the centre is 0. Directions without variance are left
+    out. Power 0 gives the centred rows, up to a rotation.
+    """
+    unit = centred_unit_rows(rows)
+    values, axes = np.linalg.eigh(unit.T @ unit)
+    kept = values > 1e-8 * values.max()
+    turned, deviation = unit @ axes[:, kept], np.sqrt(values[kept])
+
+    def whiten(power: float) -> np.ndarray:
+        scaled = turned * (deviation / deviation.max()) ** -power
+        length = np.linalg.norm(scaled, axis=1, keepdims=True)
+        return scaled / np.where(length > 0, length, 1.0)
+
+    return whiten
+
+
+def content_knn(dataset: Dataset, modalities: Iterable[str]) -> Callable[..., Model]:
+    """Content-kNN: cosine of two items' features, summed over the modalities and the history.
+
+    All items are neighbours. Features are centred; an item at the centre of a modality has
+    similarity 0 to all by it. `whitening` divides the principal axes by their standard deviation
+    to that power: 0 is the plain cosine.
+    """
+    features = [dataset.features[name] for name in modalities]
+    plain = np.concatenate([centred_unit_rows(rows) for rows in features], axis=1)
+    turned: list[Callable[[float], np.ndarray]] = []
+
+    def fit(*, whitening: float = 0.0) -> Model:
+        if not whitening:
+            return lambda history: (history @ plain) @ plain.T
+        if not turned:
+            turned.extend(_partly_whitened(rows) for rows in features)
+        unit = np.concatenate([whiten(whitening) for whiten in turned], axis=1)
+        return lambda history: (history @ unit) @ unit.T
+
+    return fit

@@ -1,0 +1,56 @@
+"""Scores that look at no history, or at counts alone: some data sets are won by one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.evaluation.baselines.model import Baseline, Model
+
+
+def _same_for_all(score: np.ndarray) -> Model:
+    """Gives every user the item scores `score` [I]."""
+    return lambda history: np.broadcast_to(score, history.shape)
+
+
+def random(dataset: Dataset) -> np.ndarray:
+    """A constant: the expectation over its ties is, exactly, what random scores earn."""
+    return np.zeros(dataset.num_items)
+
+
+def popularity(dataset: Dataset) -> np.ndarray:
+    """How many users have the item in train."""
+    return dataset.train.item_counts
+
+
+def least_popular(dataset: Dataset) -> np.ndarray:
+    """The reverse of popularity: items without a train interaction come first."""
+    return -dataset.train.item_counts
+
+
+def ascending_id(dataset: Dataset) -> np.ndarray:
+    """The order of the catalogue: what a constant score earns where ties break by index."""
+    return -np.arange(dataset.num_items)
+
+
+def unseen_first(dataset: Dataset) -> np.ndarray:
+    """1 for an item without a train interaction, else 0."""
+    return dataset.train.item_counts == 0
+
+
+def _baseline(title: str, score: Callable[[Dataset], np.ndarray], trained: str) -> Baseline:
+    def prepare(dataset: Dataset) -> Callable[..., Model]:
+        return lambda: _same_for_all(score(dataset))
+
+    return Baseline(title, prepare, trained, personal=False)
+
+
+TRIVIAL = {
+    "random": _baseline("Random order", random, "none"),
+    "popularity": _baseline("Popularity", popularity, "federated"),
+    "least_popular": _baseline("Least popular first", least_popular, "federated"),
+    "ascending_id": _baseline("Ascending item id", ascending_id, "none"),
+    "unseen_first": _baseline("Unseen items first", unseen_first, "federated"),
+}
