@@ -185,7 +185,7 @@ def introduce(simulation: Simulation, progress: Progress) -> None:
     if not len(dataset.valid):
         progress.note("no validation part: all --rounds are run, and the last state is tested")
     if simulation.start is not None:
-        for line in describe_start(config, simulation.model, dataset.num_users):
+        for line in describe_start(config, simulation.model, dataset, simulation.start):
             progress.note(line)
 
 

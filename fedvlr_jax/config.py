@@ -31,7 +31,7 @@ AGGREGATION_NAMES = (
     *("median", "trimmed_mean", "krum", "multi_krum", "geometric_median"),
 )
 SYNTHETIC_KINDS = ("planted", "additive", "equal", "no-content")
-START_NAMES = ("random", "spectral")
+START_NAMES = ("random", "spectral", "ease")
 START_ROUTER_NAMES = ("uniform", "history")
 
 
@@ -312,7 +312,7 @@ class StartConfig:
         "random",
         "random: everything is drawn; spectral: the ID table and the clients' vectors in closed "
         "form, by federated subspace iteration (fcf, pfedrec and fedrap, where an item's ID row "
-        "is among its views).",
+        "is among its views); ease: the same of a low-rank EASE over histories and features.",
         START_NAMES,
     )
     start_router: str = _field(
@@ -329,7 +329,7 @@ class StartConfig:
         12.0, "start_router=history: how sharply an item speaks for those alike in a modality."
     )
     start_exchanges: int = _field(
-        8, "start=spectral: exchanges with all clients before the first round."
+        8, "start=spectral, ease: exchanges with all clients for one table."
     )
     start_user_power: float = _field(
         0.25, "start=spectral: a history counts as its length to the power of minus this."
@@ -337,12 +337,25 @@ class StartConfig:
     start_item_power: float = _field(
         0.25, "start=spectral: an item counts as its number of clients to the power of minus this."
     )
+    start_ridge: float = _field(
+        10.0,
+        "start=ease: ridge weight, in units of the mean diagonal of the matrix that is inverted.",
+    )
+    start_content: float = _field(
+        -1.0,
+        "start=ease: weight of the features beside the histories, in units of an item's mean "
+        "number of clients; -1: chosen on validation.",
+    )
+    start_recency: float = _field(
+        -1.0,
+        "start=ease: as --recency, which it takes the place of, but -1: chosen on validation.",
+    )
     start_shrinkage: float = _field(
         0.3, "start=spectral: ridge weight, in units of the mean squared singular value."
     )
     start_score: float = _field(
         3.0,
-        "start=spectral: mean score of a client's own items at the start, without what "
+        "start=spectral, ease: mean score of a client's own items at the start, without what "
         "--history_weight adds.",
     )
 
@@ -354,6 +367,10 @@ class StartConfig:
         for name in ("start_user_power", "start_item_power"):
             _check_range(self, name, 0, 1)
         _check_range(self, "start_shrinkage", 0)
+        _check_range(self, "start_ridge", 0)
+        for name, most in (("start_content", math.inf), ("start_recency", 2)):
+            if getattr(self, name) != -1:
+                _check_range(self, name, 0, most)
         if not 0 < self.start_score < math.inf:
             raise InputError(f"--start_score={self.start_score}: give a finite number above 0")
 

@@ -91,6 +91,8 @@ class Simulation:
       histories: of each bucket, and rows of no client up to a multiple of GROUPS.
       plan: a name of `round.PLANS`, how local epochs are executed.
       start: what training begins with in closed form; None where all is drawn.
+      train: the train part as the clients have it: that of the data set, its histories weighted
+        by age where the start says so.
       mesh: the devices that share the clients; None for one.
     """
 
@@ -103,6 +105,7 @@ class Simulation:
     features: dict[str, jax.Array]
     plan: str
     start: Start | None
+    train: Interactions
     mesh: Mesh | None
 
     def init(self, seed: int | None = None) -> State:

@@ -56,7 +56,11 @@ def make_simulation(
         aggregator = make_aggregator(config, dataset.num_users)
     mesh = client_mesh(config.run.devices, exact=aggregator.reduce.exact)
     pool = negative_pool(dataset.train, config.evaluation.negative_pool)
-    weighted = dataset.train.weight is not None
+    start = make_start(config, model, dataset)
+    train = dataset.train
+    if start is not None and start.recency:
+        train = train.weighted_by_recency(float(start.recency))
+    weighted = train.weight is not None
     task = Task(model, config, pool, aggregator, weighted=weighted)
     # Only where rows are gathered does the padding of a history cost anything.
     by_length = bucket_clients(dataset.train, by_length=True)
@@ -66,7 +70,7 @@ def make_simulation(
     per_history = plan == "gathered" or config.federation.negatives == "sampled"
     buckets = by_length if per_history else bucket_clients(dataset.train, by_length=False)
     resident = config.run.store == "device"
-    rows = (pad_histories(dataset.train, b, size=padded(len(b))) for b in buckets)
+    rows = (pad_histories(train, b, size=padded(len(b))) for b in buckets)
     return (Simulation if resident else StreamedSimulation)(
         config=config,
         dataset=dataset,
@@ -76,6 +80,7 @@ def make_simulation(
         histories=tuple(put(b, by_client(mesh)) for b in rows) if resident else (),
         features=put(dict(dataset.features), on_all(mesh)),
         plan=plan,
-        start=make_start(config, model, dataset),
+        start=start,
+        train=train,
         mesh=mesh,
     )

@@ -216,7 +216,7 @@ class StreamedSimulation(Simulation):
         """Padded histories of a chunk's or a cohort's clients, N where there is none."""
         real = clients[clients < self.dataset.num_users]
         length = self._lengths[bucket]
-        return pad_histories(self.dataset.train, real, size=len(clients), length=length)
+        return pad_histories(self.train, real, size=len(clients), length=length)
 
     def _even_chunks(self, num_clients: int, at_once: int) -> tuple[int, int]:
         """(number of chunks, clients in each), which the devices share evenly."""

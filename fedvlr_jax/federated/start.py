@@ -28,9 +28,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.config import Config
+from fedvlr_jax.config import Config, StartConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.ease import Ease, ease_start, tried_contents, tried_recencies
 from fedvlr_jax.federated.local import Model
 from fedvlr_jax.federated.preferences import EXCHANGES, preferences
 
@@ -42,13 +43,18 @@ class Start(NamedTuple):
     """Where training begins; what is not here is drawn.
 
     Attributes:
-      items: float32 [I, d], the ID table, or None; rows of items that nobody has are 0.
+      items: float32 [I, d], the ID table, or None; rows of items that nobody has are 0, unless
+        the start knows them by their content.
       clients: by name, a row for each client: "vector" float32 [N, d], the client's vector;
         "logits" float32 [N, G], of its router's weights.
+      recency: float64 [], the exponent that weighs the histories from here on; 0 leaves them.
+      content: float64 [], the weight of the features; 0 where the start has none.
     """
 
     items: np.ndarray | None
     clients: dict[str, np.ndarray]
+    recency: np.float64 = np.float64(0)
+    content: np.float64 = np.float64(0)
 
 
 def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
@@ -67,14 +73,18 @@ def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
         clients["logits"] = np.log(weights).astype(np.float32)
     if start.start == "random":
         return Start(None, clients)
-    items, vectors = spectral_start(
-        train,
-        model.width,
-        exchanges=start.start_exchanges,
-        user_power=start.start_user_power,
-        item_power=start.start_item_power,
-        shrinkage=start.start_shrinkage,
-    )
+    content = recency = 0.0
+    if start.start == "ease":
+        items, vectors, content, recency = _ease(start, model.width, dataset)
+    else:
+        items, vectors = spectral_start(
+            train,
+            model.width,
+            exchanges=start.start_exchanges,
+            user_power=start.start_user_power,
+            item_power=start.start_item_power,
+            shrinkage=start.start_shrinkage,
+        )
     # Views other than the table's rows are silent, so that it alone speaks, by its weight.
     speaks = weights[:, names.index("table") if "table" in names else 0, None]
     speaks = speaks * model.fusion.table_weight
@@ -87,13 +97,33 @@ def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
     with np.errstate(over="ignore"):
         items = (items * scale).astype(np.float32)
         vectors = (vectors * (to_score / scale) / speaks).astype(np.float32)
+    strength = f"start_shrinkage={start.start_shrinkage}"
+    if start.start == "ease":
+        strength = f"start_ridge={start.start_ridge}"
     if not (own > 0 and np.isfinite(items).all() and np.isfinite(vectors).all()):
         raise InputError(
-            f"--start=spectral: not finite in float32 with --start_score={start.start_score}"
-            f", --start_shrinkage={start.start_shrinkage} and "
-            f"--init_scale={model.init_scale}; give moderate ones"
+            f"--start={start.start}: not finite in float32 with --start_score={start.start_score}"
+            f", --{strength} and --init_scale={model.init_scale}; give moderate ones"
         )
-    return Start(items, {"vector": vectors, **clients})
+    return Start(
+        items, {"vector": vectors, **clients}, np.float64(recency), np.float64(content)
+    )
+
+
+def _ease(start: StartConfig, width: int, dataset: Dataset) -> Ease:
+    return ease_start(
+        dataset,
+        width,
+        ridge=start.start_ridge,
+        exchanges=start.start_exchanges,
+        content=_given(start.start_content),
+        recency=_given(start.start_recency),
+    )
+
+
+def _given(value: float) -> float | None:
+    """None for the -1 of a flag that is chosen on validation."""
+    return None if value == -1 else value
 
 
 def sources_of(views: Sequence[str]) -> list[str]:
@@ -152,16 +182,33 @@ def spectral_start(
     return np.pad(items, missing), np.pad((own @ directions) * kept, missing)
 
 
-def describe_start(config: Config, model: Model, num_clients: int) -> list[str]:
-    """A line for each thing that a start asks of every client first, in float32."""
+def describe_start(
+    config: Config, model: Model, dataset: Dataset, begun: Start | None = None
+) -> list[str]:
+    """A line for each thing that a start asks of every client first, in float32.
+
+    Args:
+      begun: what `make_start` returned, for what it chose.
+    """
     start, lines = config.start, []
     if start.start == "spectral":
-        columns = min(model.width + OVERSAMPLING, num_clients, model.num_items)
+        columns = min(model.width + OVERSAMPLING, dataset.num_users, model.num_items)
         # The counts of the items first, and at last the table for a client's vector.
         down = model.num_items * (1 + start.start_exchanges * columns + model.width)
         lines.append(
             f"start spectral: counts, {start.start_exchanges} exchanges and a mean score, "
             + _sizes(down, start.start_exchanges * columns)
+        )
+    if start.start == "ease":
+        tried = len(tried_contents(dataset, _given(start.start_content)))
+        columns = start.start_exchanges * min(model.width + OVERSAMPLING, model.num_items)
+        # Beside the counts and the table: each model that clients compare has two tables.
+        compared = tried * 2 * model.width if tried > 1 else 0
+        down = model.num_items * (1 + tried * columns + compared + model.width)
+        chosen = "" if begun is None else f", content {begun.content:g}, recency {begun.recency:g}"
+        lines.append(
+            f"start ease{chosen}: counts, {tried} x {start.start_exchanges} exchanges and a mean "
+            "score, " + _sizes(down, tried * columns)
         )
     if start.start_router == "history":
         topics = start.start_topics if "id" in sources_of(model.fusion.names) else 0
@@ -184,8 +231,8 @@ def _sizes(down: int, row: int) -> str:
 def _check(config: Config, model: Model, dataset: Dataset) -> None:
     """Refuses a start that the model cannot hold or the federation forbids."""
     start, fusion = config.start, model.fusion
-    spectral = start.start == "spectral"
-    asked = "--start=spectral" if spectral else f"--start_router={start.start_router}"
+    closed = start.start != "random"
+    asked = f"--start={start.start}" if closed else f"--start_router={start.start_router}"
     if config.privacy.clip_norm:
         raise InputError(
             f"{asked}: its exchanges carry neither --clip_norm nor noise; start at random"
@@ -202,15 +249,20 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
     of_views = f"--fusion={config.model.fusion} " + f"--views={config.model.views} " * (
         config.model.fusion in ("shared", "bilevel")
     )
-    if spectral and not model.has_private_vector:
+    if closed and not model.has_private_vector:
         raise InputError(
-            f"--start=spectral: --backbone={config.model.backbone} has no private vector for an "
+            f"{asked}: --backbone={config.model.backbone} has no private vector for an "
             "item's row; those that have are fcf, pfedrec and fedrap"
         )
-    if spectral and fusion.silent is None:
+    if closed and fusion.silent is None:
         raise InputError(
-            f"--start=spectral: {of_views}hides the rows of the ID table; use none, vbpr, or "
+            f"{asked}: {of_views}hides the rows of the ID table; use none, vbpr, or "
             "bilevel with the views table and names of modalities, as --views=table,text,image"
+        )
+    if start.start == "ease" and config.data.recency and start.start_recency > 0:
+        raise InputError(
+            f"--start_recency={start.start_recency}: the histories are weighted already, by "
+            f"--recency={config.data.recency}; give one of them"
         )
     sources = {"id", "table", *dataset.features}
     if start.start_router == "history" and (fusion.prefer is None or {*fusion.names} - sources):

@@ -94,7 +94,7 @@ def test_a_simulation_begins_with_its_scores(choices, dataset):
 
 def test_what_it_exchanges_is_said(dataset):
     config = Config.from_flat(width=5, start="spectral", start_exchanges=2, fusion="none")
-    (line,) = describe_start(config, make_simulation(config, dataset).model, 50)
+    (line,) = describe_start(config, make_simulation(config, dataset).model, dataset)
     # 60 items: their counts, 2 x 37 columns, 5 of the table; 2 x 37 numbers a row sent.
     assert "2 exchanges" in line and "0.0192 MB to each" in line and "0.296 kB from it" in line
 
@@ -127,7 +127,7 @@ def test_the_table_counts_as_the_id():
 def test_routers_over_modalities_need_no_exchange(dataset):
     config = Config.from_flat(width=WIDTH, views="text,image", start_router="history")
     simulation = make_simulation(config, dataset)
-    (line,) = describe_start(config, simulation.model, 50)
+    (line,) = describe_start(config, simulation.model, dataset)
     assert "counts, with every client" in line and "0 kB from it" in line
     contents = [dataset.features[name] for name in ("text", "image")]
     found = preferences(dataset.train, contents, sharpness=12.0, topics=0)

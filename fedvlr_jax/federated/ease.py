@@ -1,0 +1,218 @@
+"""A low-rank linear autoencoder of histories and features, in closed form, by sums over clients.
+
+EASE (Steck 2019) scores item j for a history by sum over i in O of B_ij, B = I - P diag(P)^-1 and
+P = (M + l I)^-1, M = X^T X the co-occurrences of items. Here the features count as more rows,
+
+    M = X^T X + c m sum over modalities of F F^T,
+
+with rows of F about their mean at unit length and m the mean number of clients of an item. So
+items that nobody has are scored by their content. With the eigenvectors V and eigenvalues s of M
+and f = s / (s + l), P is (I - V f V^T) / l, and for items outside O
+
+    score_j = <D_j, theta>,  D_j = sqrt(f) V_j / (1 - h_j),  theta = sqrt(f) V^T w,
+    h_j = sum over k of f_k V_jk^2,
+
+w the client's history, its items weighted by their age where recency says so. Only the d largest
+s are kept: this is EASE where d is I, and a further regularisation below.
+
+V is found by subspace iteration, see `start.py`. A client answers with x (x V), which has rows
+for its own items only; the server needs the sum of the answers, X^T X V, and adds c m F (F^T V),
+which is its own. The ridge l is `ridge` times the mean of the diagonal of M, which the server
+knows from the counts of the items.
+
+The content weight c and the recency are chosen on validation. For each setting a client ranks its
+own validation items and contributes its NDCG@50's difference from that of the first setting, and
+the square of it, to two sums. A setting is taken for its gain over the first, the plainest one,
+only where that is more than SURE standard errors: validation parts are small, and of many settings
+one is always ahead. Recency is chosen after the content weight, which is then chosen once more.
+
+Here the sums are taken in float64 on the host; they are the same for every seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.features import centred_unit_rows
+from fedvlr_jax.evaluation.metrics import user_metrics
+
+# Columns iterated beyond d: the last of d directions converge by the gap to those left out.
+OVERSAMPLING = 32
+CONTENTS = (0.0, 0.25, 1.0, 4.0)
+RECENCIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Standard errors by which a setting has to be ahead of the first one.
+SURE = 2.0
+# The content weight where there are features and no validation part to choose it on.
+UNSEEN_CONTENT = 0.25
+# Clients that are asked for their validation items at most, and scores held at once.
+MOST_ASKED = 10_000
+SCORES_AT_ONCE = 1 << 24
+
+
+class Autoencoder(NamedTuple):
+    """sqrt(f) V, what a history is mapped by, and D of the module's docstring; float64 [I, d].
+
+    Columns beyond the number of eigenvalues above 0 are 0.
+    """
+
+    encoder: np.ndarray
+    items: np.ndarray
+
+
+class Ease(NamedTuple):
+    """The start, and what was chosen for it.
+
+    Attributes:
+      items: float64 [I, d]. vectors: float64 [N, d].
+      content, recency: c, and the exponent by which the histories are weighted.
+    """
+
+    items: np.ndarray
+    vectors: np.ndarray
+    content: float
+    recency: float
+
+
+def ease_start(
+    dataset: Dataset,
+    width: int,
+    *,
+    ridge: float,
+    exchanges: int,
+    content: float | None,
+    recency: float | None,
+) -> Ease:
+    """The items' table and the clients' vectors.
+
+    Args:
+      content, recency: see the module's docstring; None to choose on the validation part. A
+        history that has weights already keeps them, and `recency` is then to be 0 or None.
+    """
+    train, rows = dataset.train, [centred_unit_rows(x) for x in dataset.features.values()]
+    fit = lambda c: autoencoder(train, rows, width, content=c, ridge=ridge, exchanges=exchanges)
+    contents = tried_contents(dataset, content)
+    models = [fit(c) for c in contents]
+    recencies = tried_recencies(dataset, recency)
+    histories = [train.weighted_by_recency(r) if r else train for r in recencies]
+    asked = _asked(dataset)
+    best = chosen = 0
+    if len(models) > 1:
+        best = _chosen([_gains(model, histories[0], asked) for model in models])
+    if len(histories) > 1:
+        chosen = _chosen([_gains(models[best], history, asked) for history in histories])
+    if chosen and len(models) > 1:
+        best = _chosen([_gains(model, histories[chosen], asked) for model in models])
+    vectors = histories[chosen].weighted_matrix @ models[best].encoder
+    return Ease(models[best].items, vectors, contents[best], recencies[chosen])
+
+
+def tried_contents(dataset: Dataset, content: float | None) -> tuple[float, ...]:
+    """The content weights among which validation chooses; one where there is nothing to choose."""
+    if not dataset.features:
+        return (0.0,)
+    if content is not None:
+        return (content,)
+    return CONTENTS if len(_asked(dataset)) else (UNSEEN_CONTENT,)
+
+
+def tried_recencies(dataset: Dataset, recency: float | None) -> tuple[float, ...]:
+    """As `tried_contents`: none is tried where times say nothing, or the histories are weighted."""
+    train = dataset.train
+    if recency is not None:
+        return (recency,)
+    if train.weight is not None or not len(_asked(dataset)) or np.ptp(train.time) == 0:
+        return (0.0,)
+    return RECENCIES
+
+
+def autoencoder(
+    train: Interactions,
+    features: Sequence[np.ndarray],
+    width: int,
+    *,
+    content: float,
+    ridge: float,
+    exchanges: int,
+) -> Autoencoder:
+    """The d largest directions of M.
+
+    Args:
+      features: float64 [I, d_m] of each modality, centred, at unit length or 0.
+    """
+    histories = train.matrix
+    mean_count = len(train) / train.num_items
+    scale = content * mean_count
+    # What a modality has at most: its own width. Beyond the rank there is nothing to find.
+    rank = train.num_users + (sum(rows.shape[1] for rows in features) if scale else 0)
+    columns = min(width + OVERSAMPLING, rank, train.num_items)
+
+    def exchanged(basis: np.ndarray) -> np.ndarray:
+        total = histories.T @ (histories @ basis)
+        for rows in features if scale else ():
+            total += scale * (rows @ (rows.T @ basis))
+        return total
+
+    drawn = np.random.default_rng(0).standard_normal((train.num_items, columns))
+    basis = np.linalg.qr(drawn)[0]
+    for _ in range(exchanges - 1):
+        basis = np.linalg.qr(exchanged(basis))[0]
+    # Rayleigh-Ritz: M on the span of what was sent last.
+    eigenvalues, turn = np.linalg.eigh(basis.T @ exchanged(basis))
+    directions = (basis @ turn)[:, ::-1][:, :width]
+    eigenvalues = np.maximum(eigenvalues[::-1][:width], 0.0)
+    diagonal = mean_count + scale * sum(np.sum(np.square(rows)) for rows in features) / len(drawn)
+    kept = eigenvalues / (eigenvalues + ridge * diagonal + 1e-12 * eigenvalues[0])
+    encoder = directions * np.sqrt(kept)
+    # Exactly, where the exchanges leave rounding: items without anything tie.
+    described = np.zeros(train.num_items, bool)
+    for rows in features if scale else ():
+        described |= rows.any(axis=1)
+    encoder[(train.item_counts == 0) & ~described] = 0.0
+    items = encoder / (1 - np.sum(np.square(encoder), axis=1, keepdims=True))
+    missing = ((0, 0), (0, width - len(kept)))
+    return Autoencoder(np.pad(encoder, missing), np.pad(items, missing))
+
+
+def _asked(dataset: Dataset) -> Interactions:
+    """Warm validation items of at most MOST_ASKED clients, evenly spaced; rows for all clients."""
+    valid = dataset.valid
+    warm = dataset.train.item_counts[valid.item] > 0
+    holders = np.unique(valid.users[warm])
+    if len(holders) > MOST_ASKED:
+        holders = holders[np.linspace(0, len(holders) - 1, MOST_ASKED).astype(int)]
+    chosen = warm & np.isin(valid.users, holders)
+    return Interactions.from_pairs(
+        user=valid.users[chosen],
+        item=valid.item[chosen],
+        num_users=valid.num_users,
+        num_items=valid.num_items,
+    )
+
+
+def _gains(model: Autoencoder, history: Interactions, asked: Interactions) -> np.ndarray:
+    """NDCG@50 of every client that has an item in `asked`, train items masked."""
+    weights, own = history.weighted_matrix, history.matrix
+    holders = np.flatnonzero(asked.counts)
+    ahead, tied = np.zeros((2, len(asked)), np.int64)
+    step = max(1, SCORES_AT_ONCE // asked.num_items)
+    for clients in np.split(holders, np.arange(step, len(holders), step)):
+        scores = ((weights[clients] @ model.encoder) @ model.items.T).astype(np.float32)
+        scores[own[clients].toarray() > 0] = np.nan
+        for row, client in zip(scores, clients, strict=True):
+            places = slice(asked.indptr[client], asked.indptr[client + 1])
+            targets = row[asked.item[places]][:, None]
+            ahead[places] = np.sum(row > targets, axis=1)
+            tied[places] = np.sum(row == targets, axis=1) - 1
+    return user_metrics(ahead, tied, asked, ks=(50,))["ndcg@50"][holders]
+
+
+def _chosen(gains: Sequence[np.ndarray]) -> int:
+    """The place of the best setting, or 0 where it is not ahead of the first beyond doubt."""
+    best = int(np.argmax([np.mean(each) for each in gains]))
+    ahead = gains[best] - gains[0]
+    error = np.std(ahead, ddof=1) / np.sqrt(len(ahead)) if len(ahead) > 1 else np.inf
+    return best if np.mean(ahead) > SURE * error else 0

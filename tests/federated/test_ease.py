@@ -1,0 +1,269 @@
+"""The start by a low-rank EASE: against its literal formulas, and what validation chooses."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.baselines import ease
+from fedvlr_jax.federated import ease as module
+from fedvlr_jax.federated.ease import autoencoder, ease_start, tried_contents, tried_recencies
+from fedvlr_jax.federated.start import describe_start
+from fedvlr_jax.simulation import make_simulation
+
+USERS, ITEMS = 40, 30
+OPTIONS = dict(ridge=2.0, exchanges=200)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Random histories with times; the last two items are in nobody's train part."""
+    rng = np.random.default_rng(3)
+    user, item = np.nonzero(rng.random((USERS, ITEMS - 2)) < 0.3)
+    part = rng.permutation(len(user)) % 8
+    part[np.unique(user, return_index=True)[1]] = 7  # Everyone has a train item.
+    pairs = lambda chosen: Interactions.from_pairs(
+        user=user[chosen],
+        item=item[chosen],
+        time=rng.permutation(len(user))[chosen],
+        num_users=USERS,
+        num_items=ITEMS,
+    )
+    features = {name: rng.standard_normal((ITEMS, 4)).astype(np.float32) for name in ("a", "b")}
+    features["b"][-1] = 0.0
+    return Dataset(
+        name="random",
+        train=pairs(part > 1),
+        valid=pairs(part == 1),
+        test=pairs(part == 0),
+        features=features,
+        user_ids=np.arange(USERS).astype(str),
+        item_ids=np.arange(ITEMS).astype(str),
+        split="predefined",
+    )
+
+
+def unit_rows(rows):
+    rows = rows.astype(float)
+    rows = rows - rows.mean(axis=0)
+    return np.stack([row / np.linalg.norm(row) for row in rows])
+
+
+def literal_matrix(dataset, content):
+    """M of the docstring, entry by entry."""
+    train, rows = dataset.train, [unit_rows(x) for x in dataset.features.values()]
+    mean_count = len(train) / ITEMS
+    matrix = np.zeros((ITEMS, ITEMS))
+    for u in range(USERS):
+        for i in train.of(u):
+            for j in train.of(u):
+                matrix[i, j] += 1
+    for i in range(ITEMS):
+        for j in range(ITEMS):
+            matrix[i, j] += content * mean_count * sum(x[i] @ x[j] for x in rows)
+    return matrix
+
+
+def literal_scores(dataset, content, width, recency=0.0):
+    """EASE by inversion of M, its eigenvalues beyond the largest `width` set to zero.
+
+    Of items outside the history only: elsewhere the diagonal of B is zero.
+    """
+    matrix = literal_matrix(dataset, content)
+    ridge = OPTIONS["ridge"] * np.trace(matrix) / ITEMS
+    eigenvalues, vectors = np.linalg.eigh(matrix)
+    eigenvalues[: ITEMS - width] = 0.0
+    low = vectors @ np.diag(eigenvalues) @ vectors.T
+    inverse = np.linalg.inv(low + ridge * np.eye(ITEMS))
+    scores = np.full((USERS, ITEMS), np.nan)
+    for u in range(USERS):
+        own = dataset.train.of(u)
+        times = dataset.train.time[dataset.train.users == u]
+        age = np.array([sum(times > time) for time in times])
+        weight = (1 + age) ** -recency
+        weight = weight / weight.mean()
+        for j in set(range(ITEMS)) - set(own.tolist()):
+            scores[u, j] = sum(
+                w * -inverse[i, j] / inverse[j, j] for w, i in zip(weight, own, strict=True)
+            )
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("content", "recency", "width"), [(0.0, 0.0, ITEMS), (0.5, 0.7, ITEMS), (2.0, 0.5, 6)]
+)
+def test_scores_are_those_of_the_formulas(dataset, content, recency, width):
+    expected = literal_scores(dataset, content, width, recency)
+    found = ease_start(dataset, width, content=content, recency=recency, **OPTIONS)
+    assert found.items.shape == (ITEMS, width) and found.vectors.shape == (USERS, width)
+    scores = np.where(np.isnan(expected), np.nan, found.vectors @ found.items.T)
+    # The weights of a history are float32.
+    np.testing.assert_allclose(scores, expected, atol=1e-6 if recency else 1e-9)
+
+
+def test_at_full_width_without_content_it_is_the_baseline(dataset):
+    plain = dataclasses.replace(dataset, features={})
+    found = ease_start(plain, ITEMS, content=None, recency=0.0, **OPTIONS)
+    own = dataset.train.matrix.toarray() > 0
+    baseline = ease(plain, OPTIONS["ridge"] * len(dataset.train) / ITEMS)(slice(None))
+    np.testing.assert_allclose((found.vectors @ found.items.T)[~own], baseline[~own], atol=1e-9)
+
+
+def test_content_scores_items_that_nobody_has(dataset):
+    with_content, without = (
+        ease_start(dataset, 8, content=c, recency=0.0, **OPTIONS) for c in (1.0, 0.0)
+    )
+    assert not without.items[-2:].any()
+    assert np.ptp(with_content.vectors @ with_content.items[-2], axis=0) > 1e-3
+
+
+def test_an_item_that_nothing_describes_ties_at_zero(dataset):
+    rows = [np.concatenate([unit_rows(dataset.features["a"])[:-1], np.zeros((1, 4))])]
+    found = autoencoder(dataset.train, rows, 8, content=1.0, **OPTIONS)
+    assert not found.items[-1].any() and found.items[-2].any()
+
+
+def test_beyond_the_rank_there_is_nothing(dataset):
+    few = dataclasses.replace(
+        dataset,
+        train=Interactions.from_pairs(user=[0, 0, 1], item=[0, 1, 1], num_users=2, num_items=ITEMS),
+    )
+    found = autoencoder(few.train, [], 7, content=0.0, **OPTIONS)
+    assert found.items[:, :2].any(axis=0).all() and not found.items[:, 2:].any()
+
+
+def literal_ndcg(scores, dataset):
+    """Of every client with a warm validation item, ties at their mean."""
+    train, valid, gains = dataset.train, dataset.valid, []
+    for u in range(USERS):
+        targets = [j for j in valid.of(u) if train.item_counts[j] > 0]
+        others = [j for j in range(ITEMS) if j not in train.of(u)]
+        gain = sum(1 / np.log2(2 + sum(scores[u, others] > scores[u, j])) for j in targets)
+        if targets:
+            gains.append(gain / sum(1 / np.log2(2 + place) for place in range(len(targets))))
+    return np.array(gains)
+
+
+@pytest.mark.parametrize("sure", [0.0, 1.0, 1e6])
+def test_validation_chooses_what_is_ahead_of_the_plainest(dataset, sure, monkeypatch):
+    monkeypatch.setattr(module, "SURE", sure)
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", 3 * ITEMS)
+
+    def best(tried, scores_of):
+        gains = [literal_ndcg(scores_of(value), dataset) for value in tried]
+        most = max(range(len(tried)), key=lambda place: gains[place].mean())
+        ahead = gains[most] - gains[0]
+        return tried[most if ahead.mean() > sure * ahead.std(ddof=1) / len(ahead) ** 0.5 else 0]
+
+    content = best(module.CONTENTS, lambda c: literal_scores(dataset, c, 6))
+    recency = best(module.RECENCIES, lambda r: literal_scores(dataset, content, 6, r))
+    if recency:
+        content = best(module.CONTENTS, lambda c: literal_scores(dataset, c, 6, recency))
+    found = ease_start(dataset, 6, content=None, recency=None, **OPTIONS)
+    assert (found.content, found.recency) == (content, recency)
+    assert sure < 1e6 or (content, recency) == (0.0, 0.0)
+
+
+def test_planted_content_and_recency_are_chosen():
+    """Clients walk through a catalogue in which an item's content says what follows it."""
+    rng = np.random.default_rng(0)
+    begin = rng.integers(0, 200, 300)
+    place = np.arange(9)
+    item = (begin[:, None] + place) % 200
+    angle = 2 * np.pi * np.arange(200) / 200
+    part = lambda chosen: Interactions.from_pairs(
+        user=np.repeat(np.arange(300), len(place[chosen])),
+        item=item[:, chosen].ravel(),
+        time=np.tile(place[chosen], 300),
+        num_users=300,
+        num_items=200,
+    )
+    walked = Dataset(
+        name="walks",
+        train=part(slice(0, 7)),
+        valid=part(slice(7, 8)),
+        test=part(slice(8, 9)),
+        features={"text": np.stack([np.sin(angle), np.cos(angle)], 1).astype(np.float32)},
+        user_ids=np.arange(300).astype(str),
+        item_ids=np.arange(200).astype(str),
+        split="predefined",
+    )
+    found = ease_start(walked, 8, ridge=10.0, exchanges=8, content=None, recency=None)
+    assert found.recency > 0
+    noise = {"text": rng.standard_normal((200, 2)).astype(np.float32)}
+    noisy = dataclasses.replace(walked, features=noise)
+    assert ease_start(noisy, 8, ridge=10.0, exchanges=8, content=None, recency=0.0).content == 0
+
+
+def test_what_is_tried_without_a_reason_to_choose(dataset):
+    nobody = Interactions.from_pairs(user=[], item=[], num_users=USERS, num_items=ITEMS)
+    unjudged = dataclasses.replace(dataset, valid=nobody)
+    assert tried_contents(unjudged, None) == (module.UNSEEN_CONTENT,)
+    assert tried_contents(dataclasses.replace(unjudged, features={}), None) == (0.0,)
+    assert tried_contents(dataset, 0.3) == (0.3,)
+    timeless = dataclasses.replace(dataset.train, time=np.zeros(len(dataset.train), np.int64))
+    for data in (
+        unjudged,
+        dataclasses.replace(dataset, train=timeless),
+        dataclasses.replace(dataset, train=dataset.train.weighted_by_recency(1.0)),
+    ):
+        assert tried_recencies(data, None) == (0.0,)
+    assert tried_recencies(dataset, None) == module.RECENCIES
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 50, "items": 60})
+
+
+@pytest.mark.parametrize("store", ["device", "host"])
+def test_a_simulation_begins_with_its_scores(synthetic, store):
+    choices = dict(width=5, views="table,text,image", start="ease", start_recency=0.5, store=store)
+    simulation = make_simulation(Config.from_flat(**choices, start_content=1.0), synthetic)
+    found = ease_start(synthetic, 5, ridge=10.0, exchanges=8, content=1.0, recency=0.5)
+    scores = found.vectors @ found.items.T
+    scores[synthetic.train.matrix.toarray() > 0] = -np.inf
+    scores[synthetic.valid.matrix.toarray() > 0] = -np.inf
+    items, _ = simulation.recommend(simulation.init(), 5)
+    np.testing.assert_array_equal(items, np.argsort(-scores, axis=1)[:, :5])
+    # The histories are weighted in training too.
+    assert simulation.task.weighted
+    np.testing.assert_array_equal(
+        simulation.train.weight, synthetic.train.weighted_by_recency(0.5).weight
+    )
+    assert simulation.dataset.train.weight is None
+
+
+def test_what_it_exchanges_and_chose_is_said(synthetic):
+    config = Config.from_flat(width=5, start="ease", start_exchanges=2, fusion="none")
+    simulation = make_simulation(config, synthetic)
+    (line,) = describe_start(config, simulation.model, synthetic, simulation.start)
+    assert f"content {simulation.start.content:g}" in line
+    # 60 items: their counts, for each of 4 content weights 2 x 37 columns and 10 of its model, and
+    # 5 of the table; 4 x 2 x 37 numbers a row sent.
+    assert "4 x 2 exchanges" in line and "0.0821 MB to each" in line and "1.18 kB from it" in line
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (dict(backbone="fedavg"), "--start=ease: --backbone=fedavg has no private vector"),
+        (dict(views="id,text"), "--start=ease: .*--views=id,text hides the rows"),
+        (dict(start_score=1e300), "--start=ease: not finite .* --start_ridge=10"),
+        (dict(recency=0.5, start_recency=0.5), "--start_recency=0.5: .*--recency=0.5"),
+    ],
+)
+def test_where_it_has_no_place(choices, message, synthetic):
+    config = Config.from_flat(**{"start": "ease", "views": "table,text", "width": 5, **choices})
+    with pytest.raises(InputError, match=message):
+        make_simulation(config, synthetic)
+
+
+@pytest.mark.parametrize("flag", ["start_content", "start_recency"])
+def test_a_weight_below_zero_is_refused(flag):
+    with pytest.raises(InputError, match=f"--{flag}=-0.5: out of range"):
+        Config.from_flat(**{flag: -0.5})
