@@ -1,6 +1,6 @@
 """From a client's upload to the aggregation rule: representations, clipping, noise."""
 
-from fedvlr_jax.uplink.clip import adaptive_clip, fixed_clip
+from fedvlr_jax.uplink.clip import adaptive_clip, fixed_clip, private_adaptive_clip
 from fedvlr_jax.uplink.noise import Noise, central_noise, client_noise, no_noise
 from fedvlr_jax.uplink.transform import UplinkTransform, chain, identity
 from fedvlr_jax.uplink.uploads import JoinedUploads, Needs, Upload, Uploads
@@ -19,4 +19,5 @@ __all__ = [
     "fixed_clip",
     "identity",
     "no_noise",
+    "private_adaptive_clip",
 ]
