@@ -31,7 +31,9 @@ PRIVACY, LEDGER = "privacy.json", "ledger.json"
 # Of users.npz: where each user's targets begin, and the arrays with one row a target.
 TARGETS, PER_TARGET = "target_indptr", ("ahead", "tied")
 # In the order in which an overwritten run is removed: what says "finished" goes first.
-RUN_FILES = (SUMMARY, REPORT, USERS, PRIVACY, LEDGER, METRICS, CONFIG)
+RUN_FILES = (SUMMARY, REPORT, USERS, METRICS, CONFIG)
+# Removed with it, where it has them.
+PRIVATE_FILES = (PRIVACY, LEDGER)
 
 
 class RunDirectory:
@@ -71,7 +73,7 @@ class RunDirectory:
         def replace() -> None:
             path.mkdir(parents=True, exist_ok=True)
             _check_free(path, overwrite)
-            for name in RUN_FILES:
+            for name in (*RUN_FILES, *PRIVATE_FILES):
                 (path / name).unlink(missing_ok=True)
                 for left_over in path.glob(f".{name}.*.tmp"):
                     left_over.unlink()

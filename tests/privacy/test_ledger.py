@@ -4,6 +4,7 @@ import pytest
 
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.privacy.ledger import Ledger
+from fedvlr_jax.report import RunDirectory
 
 
 def test_it_never_goes_back(tmp_path):
@@ -30,3 +31,10 @@ def test_a_damaged_one_is_refused(tmp_path, content):
     (tmp_path / "ledger.json").write_text(content)
     with pytest.raises(InputError, match=r"ledger.json: damaged, so what the run has spent"):
         Ledger(tmp_path)
+
+
+def test_a_run_that_replaces_another_begins_at_nothing(tmp_path):
+    RunDirectory.create(tmp_path, overwrite=False).write_config({"flags": {}})
+    Ledger(tmp_path).begin(7, 1.5)
+    RunDirectory.create(tmp_path, overwrite=True).write_config({"flags": {}})
+    assert Ledger(tmp_path).rounds == 0
