@@ -29,7 +29,7 @@ import importlib.metadata
 import logging
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dp_accounting
 from dp_accounting import pld, rdp
@@ -47,7 +47,7 @@ MOST_NOISE = 1e4
 TOLERANCE = 1e-3
 
 
-def relation(release: Release) -> Relation:
+def relation(release: Release) -> Any:
     """The neighbouring relation under which the release is accounted."""
     replaces = release.sampler in ("fixed", "local")
     return Relation.REPLACE_ONE if replaces else Relation.ADD_OR_REMOVE_ONE
