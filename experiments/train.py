@@ -23,6 +23,7 @@ import jax
 from experiments.faults import Interrupted, StopRequest, memory_explained
 from experiments.finished import Results, complete_results, read_results, write_results
 from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.private import Accounts, budget_note, with_held_noise
 from experiments.processes import (
     any_process,
     define_process_flags,
@@ -39,6 +40,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.start import describe_start
 from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import check_fits, describe_plan
+from fedvlr_jax.privacy.statement import lines
 from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary
 from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
@@ -82,8 +84,11 @@ def main() -> None:
     if jax.process_count() > 1 and config.run.store != "device":
         raise InputError(f"--store={config.run.store}: several processes keep rows on the device")
     dataset = load(config)
+    config = with_held_noise(config)
     simulation = make_simulation(config, dataset)
     check_fits(simulation)
+    if limited := budget_note(config, simulation):
+        print(limited)
     with (
         Progress(config.federation.rounds) as progress,
         StopRequest() as stop,
@@ -93,6 +98,8 @@ def main() -> None:
             simulation, progress, leave=lambda: any_process(stop.asked)
         )
     print_summary(summary)
+    for line in [limited] * bool(limited) + lines(summary["privacy"]) * ("privacy" in summary):
+        print(line)
     print(f"report: {directory.path / 'report.html'}")
 
 
@@ -231,18 +238,24 @@ def train_and_summarise(
         measured = _measured(directory, run.round)
     elif run is not None:
         progress.note(f"going on after round {run.round}")
+    # Before anything is written: a damaged ledger is refused.
+    accounts = Accounts(simulation, directory, checkpoints)
     run = start(simulation) if run is None else run
     if is_first():
         directory.remove_results()
         directory.write_config(describe(config, simulation.dataset))
         directory.write_metrics(run.evaluations)
-    run, timing = train_and_save(simulation, directory, checkpoints, run, progress, leave)
+    accounts.publish(progress.note)
+    run, timing = train_and_save(simulation, directory, checkpoints, run, progress, leave, accounts)
+    accounts.publish(lambda line: None)
     if not run.stopped:
         raise Interrupted(
             f"left after round {run.round} of {config.federation.rounds}; the same command goes on"
         )
     summary, users = summarise_run(simulation, run, timing)
     summary |= measured
+    if stated := accounts.stated:
+        summary["privacy"] = stated
     if is_first():
         write_results(directory, summary, users)
     return summary
@@ -266,6 +279,7 @@ def train_and_save(
     run: RunState,
     progress: Progress,
     leave: Callable[[], bool],
+    accounts: Accounts,
 ) -> tuple[RunState, Timing]:
     """Trains to the end, or until `leave`; what is returned is saved."""
     saver = Saver(simulation, checkpoints, run)
@@ -279,7 +293,9 @@ def train_and_save(
         progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
 
     try:
-        run, timing = train(simulation, run, on_evaluation, saver.after_rounds, leave)
+        run, timing = train(
+            simulation, run, on_evaluation, saver.after_rounds, leave, accounts.before_rounds
+        )
     except NonFiniteError as error:
         checkpoints.wait()
         kept = checkpoints.newest()

@@ -31,6 +31,8 @@ AGGREGATION_NAMES = (
     *("median", "trimmed_mean", "krum", "multi_krum", "geometric_median"),
 )
 SYNTHETIC_KINDS = ("planted", "additive", "equal", "no-content")
+SAMPLING_NAMES = ("fixed", "poisson")
+PRIVACY_NAMES = ("none", "central", "local")
 START_NAMES = ("random", "spectral", "ease")
 START_ROUTER_NAMES = ("uniform", "history")
 
@@ -204,6 +206,17 @@ class FederationConfig:
 
     rounds: int = _field(300, "Most rounds to run.", free=True)
     cohort: int = _field(0, "Clients asked per round, drawn anew each round; 0 asks everyone.")
+    sampling: str = _field(
+        "fixed",
+        "fixed: exactly --cohort clients, drawn without replacement; poisson: each client by "
+        "itself, with probability --cohort / clients.",
+        SAMPLING_NAMES,
+    )
+    cohort_places: int = _field(
+        0,
+        "sampling=poisson: the most clients of a round, a random subset of a larger sample; 0: so "
+        "many that fewer than 1 of 1e12 samples are larger.",
+    )
     dropout: float = _field(0.0, "Probability that an asked client does not answer.")
     local_epochs: int = _field(5, "Local epochs A of a client in a round.")
     min_local_epochs: int = _field(
@@ -280,7 +293,14 @@ class FederationConfig:
         _check_fields(self)
         for name in ("rounds", "local_epochs", "num_negatives"):
             _check_range(self, name, 1)
-        for name in ("cohort", "min_local_epochs", "chunk", "client_decay", "server_decay"):
+        for name in (
+            "cohort",
+            "cohort_places",
+            "min_local_epochs",
+            "chunk",
+            "client_decay",
+            "server_decay",
+        ):
             _check_range(self, name, 0)
         for name in ("client_lr", "router_lr", "item_lr", "copy_lr"):
             _check_range(self, name, 0)
@@ -293,6 +313,18 @@ class FederationConfig:
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"--dropout={self.dropout}: give a probability in [0, 1)")
+        if self.sampling == "poisson" and not self.cohort:
+            raise InputError("--sampling=poisson: needs --cohort above 0, the expected clients")
+        if self.cohort_places and self.sampling != "poisson":
+            raise InputError(
+                f"--cohort_places={self.cohort_places}: --sampling=fixed needs no more places than "
+                "--cohort; give --sampling=poisson or 0"
+            )
+        if 0 < self.cohort_places < self.cohort:
+            raise InputError(
+                f"--cohort_places={self.cohort_places}: fewer than the --cohort={self.cohort} "
+                "clients that a round expects; give more, or 0"
+            )
         if self.min_local_epochs > self.local_epochs:
             raise InputError(
                 f"--min_local_epochs={self.min_local_epochs}: more than "
@@ -375,10 +407,35 @@ class StartConfig:
             raise InputError(f"--start_score={self.start_score}: give a finite number above 0")
 
 
+# Flags that say nothing without a statement.
+_OF_STATEMENT = ("target_epsilon", "noise_cohort_size", "population")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
     """What protects an upload."""
 
+    privacy: str = _field(
+        "none",
+        "none: no statement; central: a trusted server adds the noise once to the sum; local: each "
+        "client adds it to its own upload. With a statement (epsilon, delta) of the whole run, and "
+        "a ledger of what was spent.",
+        PRIVACY_NAMES,
+    )
+    target_epsilon: float = _field(
+        0.0,
+        "The budget. Alone, it sets the noise for the planned --rounds; with --noise_multiplier, "
+        "training stops before the budget is passed.",
+    )
+    target_delta: float = _field(1e-5, "The chance that epsilon does not hold; below 1 / users.")
+    noise_cohort_size: int = _field(
+        0,
+        "privacy=central, sampling=poisson: the noise is that of a deployment with so many clients "
+        "a round, and the statement is about it; 0: about this run.",
+    )
+    population: int = _field(
+        0, "Users of the deployment that --noise_cohort_size stands for; 0: those of the data set."
+    )
     clip_norm: float = _field(
         0.0, "Joint L2 bound of one client's upload in a round; 0 does not clip."
     )
@@ -392,7 +449,8 @@ class PrivacyConfig:
     noise: str = _field(
         "client",
         "client: each client adds the noise to its upload; central: the server adds it once to the "
-        "sum, divided by the number of expected clients (--aggregation=fixed_mean).",
+        "sum, divided by the number of expected clients (--aggregation=fixed_mean). --privacy "
+        "decides it for itself.",
         ("client", "central"),
     )
 
@@ -400,6 +458,10 @@ class PrivacyConfig:
         _check_fields(self)
         _check_range(self, "clip_norm", 0)
         _check_range(self, "noise_multiplier", 0)
+        _check_range(self, "target_epsilon", 0)
+        for name in ("noise_cohort_size", "population"):
+            _check_range(self, name, 0)
+        self._check_statement()
         if not 0 <= self.clip_quantile < 1:
             raise InputError(
                 f"--clip_quantile={self.clip_quantile}: give a share above 0 and below 1, or 0 for "
@@ -413,6 +475,37 @@ class PrivacyConfig:
             raise InputError(
                 f"--noise_multiplier={self.noise_multiplier}: needs --clip_norm above 0, "
                 "for without a bound the noise protects nothing"
+            )
+
+    def _check_statement(self) -> None:
+        """Refuses flags of --privacy that have no statement."""
+        if self.privacy == "none":
+            given = {name: getattr(self, name) for name in _OF_STATEMENT if getattr(self, name)}
+            for name, value in given.items():
+                raise InputError(f"--{name}={value}: needs --privacy=central or local")
+            return
+        if not 0 < self.target_delta < 1:
+            raise InputError(f"--target_delta={self.target_delta}: give a number between 0 and 1")
+        if not (self.target_epsilon or self.noise_multiplier):
+            raise InputError(
+                f"--privacy={self.privacy}: give --target_epsilon, which sets the noise, or "
+                "--noise_multiplier"
+            )
+        if not self.clip_norm:
+            raise InputError(
+                f"--privacy={self.privacy}: needs --clip_norm above 0, the bound on one upload"
+            )
+        if self.privacy == "local" and self.noise == "central":
+            raise InputError("--privacy=local: the clients add the noise; give --noise=client")
+        if self.privacy == "local" and self.clip_quantile:
+            raise InputError(
+                f"--privacy=local: --clip_quantile={self.clip_quantile} is a bound that the server "
+                "learns from the clients; give 0, a bound that stays"
+            )
+        if self.population and not self.noise_cohort_size:
+            raise InputError(
+                f"--population={self.population}: needs --noise_cohort_size, the clients of its "
+                "rounds"
             )
 
 
@@ -575,6 +668,9 @@ class Config:
 
     def __post_init__(self):
         privacy, rule = self.privacy, self.federation.aggregation
+        if privacy.privacy != "none":
+            self._check_private()
+            return
         if privacy.noise_multiplier and privacy.noise == "central" and rule != "fixed_mean":
             raise InputError(
                 f"--noise=central: --aggregation={rule} has no fixed bound on what one client "
@@ -585,6 +681,27 @@ class Config:
                 f"--noise_multiplier={privacy.noise_multiplier}: the noise of the clients is drawn "
                 f"as the noise of their sum, which --aggregation={rule} does not take; use one of "
                 f"{', '.join(_SUMS)}"
+            )
+
+    def _check_private(self) -> None:
+        """Refuses combinations with --privacy whose rounds have no bounded sensitivity."""
+        privacy, federation = self.privacy, self.federation
+        if federation.aggregation != "fixed_mean":
+            raise InputError(
+                f"--privacy={privacy.privacy}: with --aggregation={federation.aggregation} what "
+                "one client changes depends on the others; use --aggregation=fixed_mean"
+            )
+        if privacy.noise_cohort_size and not (
+            privacy.privacy == "central" and federation.sampling == "poisson"
+        ):
+            raise InputError(
+                f"--noise_cohort_size={privacy.noise_cohort_size}: stands for a Poisson cohort "
+                "under central privacy; give --privacy=central --sampling=poisson, or 0"
+            )
+        if 0 < privacy.noise_cohort_size < federation.cohort:
+            raise InputError(
+                f"--noise_cohort_size={privacy.noise_cohort_size}: fewer than "
+                f"--cohort={federation.cohort}"
             )
 
     @property

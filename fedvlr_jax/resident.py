@@ -33,6 +33,8 @@ from fedvlr_jax.federated.participation import (
     asked_clients,
     bucket_capacities,
     make_cohorts,
+    poisson_capacities,
+    poisson_clients,
     seed_of,
     stream,
 )
@@ -47,6 +49,7 @@ from fedvlr_jax.federated.scoring import (
 )
 from fedvlr_jax.federated.start import Start
 from fedvlr_jax.federated.store import in_parts
+from fedvlr_jax.privacy.release import places_of
 from fedvlr_jax.settings import compiled, key_of, shapes_of
 from fedvlr_jax.types import METRIC_TYPES, Histories, PyTree, RoundMetrics, ServerState
 
@@ -235,7 +238,10 @@ class Simulation:
         cohort, num_clients = self.config.federation.cohort, self.dataset.num_users
         if not self.samples:
             return [np.arange(len(clients)) for clients in self.buckets]
-        asked = asked_clients(seed, round_number, num_clients, cohort)
+        if self.config.federation.sampling == "poisson":
+            asked = poisson_clients(seed, round_number, num_clients, cohort, self.places)
+        else:
+            asked = asked_clients(seed, round_number, num_clients, cohort)
         bucket, row = (of[asked] for of in self._place)
         return [row[bucket == b] for b in range(len(self.buckets))]
 
@@ -245,11 +251,24 @@ class Simulation:
         return 0 < self.config.federation.cohort < self.dataset.num_users
 
     @functools.cached_property
+    def places(self) -> int:
+        """The most clients of a round."""
+        federation, num_clients = self.config.federation, self.dataset.num_users
+        if not self.samples:
+            return num_clients
+        if federation.sampling == "fixed":
+            return federation.cohort
+        return places_of(federation, num_clients)
+
+    @functools.cached_property
     def capacities(self) -> list[int]:
         """Rows that one round keeps for each bucket, a multiple of GROUPS."""
         sizes = [len(clients) for clients in self.buckets]
-        if self.samples:
-            sizes = bucket_capacities(sizes, self.config.federation.cohort)
+        federation = self.config.federation
+        if self.samples and federation.sampling == "poisson":
+            sizes = poisson_capacities(sizes, federation.cohort, self.places)
+        elif self.samples:
+            sizes = bucket_capacities(sizes, federation.cohort)
         return [padded(size) for size in sizes]
 
     def schedule(

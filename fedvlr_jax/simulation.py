@@ -20,6 +20,7 @@ from fedvlr_jax.federated.round import choose_plan
 from fedvlr_jax.federated.start import make_start
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
+from fedvlr_jax.privacy.plan import resolved
 from fedvlr_jax.resident import NonFiniteError, Simulation, State
 from fedvlr_jax.settings import under_own_settings
 from fedvlr_jax.streaming import StreamedSimulation
@@ -48,11 +49,17 @@ def make_simulation(
     """
     widths = {name: feature.shape[1] for name, feature in dataset.features.items()}
     model = make_model(config, dataset.num_items, widths, backbone=backbone, fusion=fusion)
+    if aggregator is not None and config.privacy.privacy != "none":
+        raise InputError(
+            f"--privacy={config.privacy.privacy}: nothing is known of the noise of an aggregator "
+            "that was made elsewhere; give one or the other"
+        )
     if config.federation.cohort > dataset.num_users:
         raise InputError(
             f"--cohort={config.federation.cohort}: the data set has {dataset.num_users} users"
         )
     if aggregator is None:
+        config = resolved(config, dataset.num_users)
         aggregator = make_aggregator(config, dataset.num_users)
     mesh = client_mesh(config.run.devices, exact=aggregator.reduce.exact)
     pool = negative_pool(dataset.train, config.evaluation.negative_pool)

@@ -18,6 +18,7 @@ from fedvlr_jax.evaluation.metrics import activity_groups, summarise, user_metri
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.start import sources_of
+from fedvlr_jax.privacy.statement import statement
 from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.training import RunState, Timing
 
@@ -64,6 +65,8 @@ def summarise_run(
         "timing": timing._asdict(),
         "peak_rss_mb": peak_rss_mb(),
     }
+    if stated := statement(config, dataset.num_users, int(run.state.server.round)):
+        summary["privacy"] = stated
     if config.model.fusion == "bilevel":
         users["router_weights"] = weights
         summary["router"] = _router_means(weights, dataset.train.counts)

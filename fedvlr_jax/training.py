@@ -28,6 +28,8 @@ from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.types import RoundMetrics
 
 PIECE_S = 1.0
+# Of an evaluation: what the rounds before it tell of the clients.
+OF_ROUNDS = ("loss", "participants", "clipped")
 
 
 class RunState(NamedTuple):
@@ -38,6 +40,7 @@ class RunState(NamedTuple):
         "loss" (over the block of rounds before it, mean over all who took part; None if nobody
         did), "participants" (mean over the rounds), "clipped" (share of those who took part),
         "valid" (averages in percent, with "warm" and "cold"), "best_round" (as below, by then).
+        With --privacy the three of OF_ROUNDS are None.
       best_round: the round with the highest validation value of --select so far, the earliest
         such. Where no user has a validation target, the newest: nothing can be selected on.
       since: metrics of the rounds since the last evaluation, [rounds]; None for none.
@@ -169,7 +172,7 @@ def taken_up(config: Config, run: RunState) -> RunState:
 def _over_rounds(rounds: RoundMetrics | None) -> dict[str, float | None]:
     """What an evaluation says of the rounds before it."""
     if rounds is None:
-        return dict.fromkeys(("loss", "participants", "clipped"))
+        return dict.fromkeys(OF_ROUNDS)
     answered = rounds.participants
     over_clients = lambda values: (
         float(np.average(values.astype(np.float64), weights=answered)) if answered.any() else None
@@ -208,7 +211,8 @@ def record(
     best_round = finished if better else run.best_round
     entry = {
         "round": finished,
-        **_over_rounds(rounds),
+        # They carry no noise, so that a private run reports none of them.
+        **_over_rounds(rounds if config.privacy.privacy == "none" else None),
         "valid": valid,
         "best_round": best_round,
     }
@@ -271,6 +275,7 @@ def train(
     on_evaluation: Callable[[RunState, float], None] = lambda run, rounds_per_s: None,
     on_rounds: Callable[[RunState], None] = lambda run: None,
     leave: Callable[[], bool] = lambda: False,
+    before_rounds: Callable[[int], None] = lambda until: None,
 ) -> tuple[RunState, Timing]:
     """Trains until the rounds are done or patience ends; selects on validation by --select.
 
@@ -282,6 +287,7 @@ def train(
       on_rounds: called after every piece of a block, and after its evaluation.
       leave: asked before every piece; once it says so, the run is returned as it stands,
         its `stopped` empty.
+      before_rounds: called before every piece of a block, with the rounds finished after it.
 
     Raises:
       NonFiniteError: with the last good state; see `Simulation.run_rounds`.
@@ -311,6 +317,7 @@ def train(
         # Devices of several processes must be given the same work.
         num_rounds = min(ahead, agreed(max(1, int(PIECE_S / max(round_s, 1e-9)))))
         if num_rounds:
+            before_rounds(run.round + num_rounds)
             began = time.perf_counter()
             state, rounds = simulation.run_rounds(run.state, num_rounds)
             spent = time.perf_counter() - began

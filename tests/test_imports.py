@@ -27,6 +27,7 @@ LEVELS = {
     "prepare": 3,
     "encoding": 3,
     "report": 3,
+    "privacy": 4,
     "centralized": 4,
     "federated": 5,
     "checkpointing": 5,
@@ -49,6 +50,7 @@ ONLY_IN = {
     "polars": {"prepare", "benchmarks"},
     "torch": {"encoding"},
     "PIL": {"encoding"},
+    "dp_accounting": {"privacy"},
 }
 FILES = sorted(
     path

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import optax
 
 from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.server_optimizer import server_optimizer
+from fedvlr_jax.privacy.plan import SHARE_DEVIATION, upload_multiplier
 from fedvlr_jax.reduce import REDUCTIONS, Reduce
 from fedvlr_jax.reduce.registry import RuleOptions
 from fedvlr_jax.types import Rates
@@ -27,6 +29,7 @@ from fedvlr_jax.uplink import (
     fixed_clip,
     identity,
     no_noise,
+    private_adaptive_clip,
 )
 
 
@@ -61,7 +64,9 @@ def make_aggregator(config: Config, num_users: int) -> Aggregator:
     elif privacy.clip_norm:
         uplink = fixed_clip(privacy.clip_norm)
     noise = no_noise()
-    if privacy.noise_multiplier and privacy.noise == "central":
+    if privacy.privacy != "none":
+        uplink, noise = _private_parts(config, expected)
+    elif privacy.noise_multiplier and privacy.noise == "central":
         noise = central_noise(privacy.noise_multiplier, expected)
     elif privacy.noise_multiplier:
         noise = client_noise(privacy.noise_multiplier)
@@ -71,3 +76,28 @@ def make_aggregator(config: Config, num_users: int) -> Aggregator:
         noise=noise,
         server=lambda rates: server_optimizer(federation.server_optimizer, rates),
     )
+
+
+def _private_parts(config: Config, expected: float) -> tuple[UplinkTransform, Noise]:
+    """Clipping and noise whose round is the release that `privacy.release_of` describes."""
+    privacy, federation = config.privacy, config.federation
+    if not privacy.noise_multiplier:
+        raise InputError(
+            "--target_epsilon: its noise is not known yet; see `privacy.plan.resolved`"
+        )
+    if privacy.privacy == "local":
+        return fixed_clip(privacy.clip_norm), client_noise(privacy.noise_multiplier)
+    accounted = expected
+    if privacy.noise_cohort_size:
+        accounted = privacy.noise_cohort_size * (1 - federation.dropout)
+    # Of the clients that a round samples: that some do not respond is no part of the statement.
+    sampled = accounted / (1 - federation.dropout)
+    multiplier = upload_multiplier(config, privacy.noise_multiplier, sampled)
+    uplink = fixed_clip(privacy.clip_norm)
+    if privacy.clip_quantile:
+        # In units of the responses that are expected, the same noise on the count.
+        deviation = SHARE_DEVIATION / (1 - federation.dropout)
+        uplink = private_adaptive_clip(
+            privacy.clip_norm, privacy.clip_quantile, expected, deviation
+        )
+    return uplink, central_noise(multiplier, accounted, always=True)

@@ -12,7 +12,7 @@ from fedvlr_jax.config import FederationConfig
 from fedvlr_jax.types import Cohort, Histories, ServerState
 
 # Each use of randomness folds its own number into the run's key.
-INIT, LOCAL, PRESENT, EPOCHS, NOISE = range(5)
+INIT, LOCAL, PRESENT, EPOCHS, NOISE, CLIP_SHARE = range(6)
 
 
 def stream(key: jax.Array, purpose: int, *numbers: jax.Array | int) -> jax.Array:
@@ -31,6 +31,32 @@ def asked_clients(seed: int, round_number: int, num_clients: int, cohort: int) -
     """int64 [cohort]: a uniform draw without replacement, ascending; equal for equal seeds."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, round_number))))
     return np.sort(generator.choice(num_clients, cohort, replace=False, shuffle=False))
+
+
+def poisson_clients(
+    seed: int, round_number: int, num_clients: int, cohort: int, places: int
+) -> np.ndarray:
+    """int64 [at most places]: each client with probability cohort / num_clients, ascending.
+
+    Of a sample of more than `places` a uniformly drawn subset is kept. Equal for equal seeds.
+    """
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, round_number))))
+    asked = np.flatnonzero(generator.random(num_clients) < cohort / num_clients)
+    if len(asked) > places:
+        asked = np.sort(generator.choice(asked, places, replace=False, shuffle=False))
+    return asked
+
+
+def poisson_capacities(bucket_sizes: list[int], cohort: int, places: int) -> list[int]:
+    """Places to keep for each bucket in a Poisson cohort of at most `places`.
+
+    The number of a bucket's clients is binomial; seven standard deviations above its mean are
+    kept. A cohort that needs more compiles once more.
+    """
+    chance = cohort / sum(bucket_sizes)
+    deviations = [(size * chance * (1 - chance)) ** 0.5 for size in bucket_sizes]
+    pairs = zip(bucket_sizes, deviations, strict=True)
+    return [min(n, places, int(np.ceil(n * chance + 7 * s)) + 1) for n, s in pairs]
 
 
 def bucket_capacities(bucket_sizes: list[int], cohort: int) -> list[int]:

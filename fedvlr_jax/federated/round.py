@@ -39,7 +39,7 @@ from fedvlr_jax.federated.factored import (
 )
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
 from fedvlr_jax.federated.local import Broadcast, LocalUpdate, Settle, Task
-from fedvlr_jax.federated.participation import LOCAL, NOISE, stream
+from fedvlr_jax.federated.participation import CLIP_SHARE, LOCAL, NOISE, stream
 from fedvlr_jax.federated.server_optimizer import server_step
 from fedvlr_jax.federated.trained import TrainCohort, Trained, join_chunks
 from fedvlr_jax.settings import key_of, shapes_of
@@ -331,7 +331,8 @@ def close_round(
     """The server's step on the sum of the uploads, or on what the rule makes of all of them.
 
     Where nobody responded, only the round's number moves: momentum and decay of the optimizer are
-    part of a step, and there is nothing to step by. If a number is not finite, nothing moves.
+    part of a step, and there is nothing to step by (but see `Noise.always`). If a number is not
+    finite, nothing moves.
     """
     uplink, reduce, noise, make_optimizer = task.aggregator
 
@@ -364,9 +365,11 @@ def close_round(
         bad_client=jnp.where(bad[worst], reports.client[worst], -1),
         bad_leaf=bad_leaf,
     )
-    uplink_state = uplink.update(server.uplink, reports.clipped, reports.present)
+    share_key = stream(server.key, CLIP_SHARE, server.round)
+    uplink_state = uplink.next_state(share_key, server.uplink, reports.clipped, reports.present)
+    steps = finite if noise.always else finite & (participants > 0)
     shared, optimizer_state, uplink_state = trees.select(
-        finite & (participants > 0), (*after, uplink_state), (*before, server.uplink)
+        steps, (*after, uplink_state), (*before, server.uplink)
     )
     state = ServerState(
         server.round + finite.astype(jnp.int32), server.key, shared, optimizer_state, uplink_state

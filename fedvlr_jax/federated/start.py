@@ -105,9 +105,7 @@ def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
             f"--start={start.start}: not finite in float32 with --start_score={start.start_score}"
             f", --{strength} and --init_scale={model.init_scale}; give moderate ones"
         )
-    return Start(
-        items, {"vector": vectors, **clients}, np.float64(recency), np.float64(content)
-    )
+    return Start(items, {"vector": vectors, **clients}, np.float64(recency), np.float64(content))
 
 
 def _ease(start: StartConfig, width: int, dataset: Dataset) -> Ease:

@@ -21,6 +21,10 @@ The files it reads and writes, all percentages unrounded:
   "round_s_median", "eval_s_median", "total_s"}, "peak_rss_mb"}; S is what
   `evaluation.metrics.summarise` returns, in percent.
 
+  with --privacy also "privacy", the statement, as `privacy.statement` returns it; `privacy.json`
+  is the same by itself, there before training, and `ledger.json` {"rounds", "noise_multiplier"}
+  the rounds spent.
+
 `users.npz`, one row a user, but for the ranks of the test targets
   "user_id" str [N], "history_length" int [N], "hr@50" and "ndcg@50" float [N] of the test
   part, in [0, 1], NaN for a user without a test target; "ahead" and "tied" int [P], how

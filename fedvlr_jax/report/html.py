@@ -56,6 +56,7 @@ def render_report(
         bars=_figures(plots.method_bars(summary, metric) for metric in results.METRIC_LABELS),
         activity=_figures([plots.activity_bars(summary)]),
         router=_router(summary, users),
+        privacy=_privacy(summary),
         dataset=_dataset_rows(config, summary),
         notes=list((config.get("dataset") or {}).get("notes") or []),
         flags=_flag_groups(config),
@@ -165,6 +166,41 @@ def _router(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> dict
             {"view": v, "mean": f"{m:.3f}", "sd": f"{s:.3f}", "leading": f"{100 * top:.0f} %"}
             for v, m, s, top in rows
         ],
+    }
+
+
+def _privacy(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The statement of --privacy as rows and lists; None where a run has none."""
+    stated = summary.get("privacy")
+    if not stated:
+        return None
+    sampler, clipping, rounds = stated["sampler"], stated["clipping"], stated["rounds"]
+    rows = [
+        ("trust model", stated["trust_model"]),
+        ("unit", stated["unit"]),
+        ("neighbouring data sets", stated["neighbouring"]),
+        ("sampling", f"{sampler['name']}, q = {sampler['probability']:.4g}"),
+        ("users", _shown(sampler["population"])),
+        ("places of a round", _shown(sampler["places"])),
+        ("noise multiplier", f"{stated['noise_multiplier']:.5g}"),
+        ("of it on the uploads", f"{stated['upload_noise_multiplier']:.5g}"),
+        ("clipping", f"{clipping['norm']:g}" + (", adaptive" if clipping["quantile"] else "")),
+        ("delta", f"{stated['delta']:g}"),
+        ("budget", _shown(stated["target_epsilon"])),
+        ("library", stated["library"]),
+    ]
+    if stated["simulated"]:
+        rows.insert(0, ("about", stated["simulated"]))
+    epsilons = [
+        {"rounds": rounds[when], "when": name, **stated["epsilon"][when]}
+        for when, name in (("spent", "spent"), ("planned", "planned"))
+    ]
+    return {
+        "rows": rows,
+        "epsilons": epsilons,
+        "covered": stated["covered"],
+        "not_reported": stated["not_reported"],
+        "not_covered": stated["not_covered"],
     }
 
 

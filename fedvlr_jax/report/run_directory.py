@@ -26,10 +26,14 @@ from fedvlr_jax.errors import InputError
 LOCK = ".lock"
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 USERS, REPORT = "users.npz", "report.html"
+# The statement of a run with --privacy, and the rounds that it has spent.
+PRIVACY, LEDGER = "privacy.json", "ledger.json"
 # Of users.npz: where each user's targets begin, and the arrays with one row a target.
 TARGETS, PER_TARGET = "target_indptr", ("ahead", "tied")
 # In the order in which an overwritten run is removed: what says "finished" goes first.
 RUN_FILES = (SUMMARY, REPORT, USERS, METRICS, CONFIG)
+# Removed with it, where it has them.
+PRIVATE_FILES = (PRIVACY, LEDGER)
 
 
 class RunDirectory:
@@ -69,7 +73,7 @@ class RunDirectory:
         def replace() -> None:
             path.mkdir(parents=True, exist_ok=True)
             _check_free(path, overwrite)
-            for name in RUN_FILES:
+            for name in (*RUN_FILES, *PRIVATE_FILES):
                 (path / name).unlink(missing_ok=True)
                 for left_over in path.glob(f".{name}.*.tmp"):
                     left_over.unlink()
@@ -98,6 +102,10 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json. Raises ValueError, naming the field, for NaN or infinity."""
         self._write(SUMMARY, _dump(SUMMARY, summary, indent=2))
+
+    def write_privacy(self, stated: Mapping[str, Any]) -> None:
+        """Writes privacy.json. Raises ValueError, naming the field, for NaN or infinity."""
+        self._write(PRIVACY, _dump(PRIVACY, stated, indent=2))
 
     def write_report(self, html: str) -> None:
         """Writes report.html."""

@@ -40,7 +40,8 @@ def adaptive_clip(bound: float, quantile: float, rate: float = 0.2) -> UplinkTra
     After each round the server multiplies the bound by exp(-rate * (b - quantile)), b being the
     share of the clients who responded whose upload was within the bound (Andrew et al. 2021,
     "Differentially Private Learning with Adaptive Clipping", section 3). Without a response the
-    bound stays. The share is exact here, so no privacy statement covers it.
+    bound stays. The share is exact here, so no privacy statement covers it; see
+    `private_adaptive_clip`.
 
     Args:
       bound: in the first round.
@@ -66,3 +67,25 @@ def adaptive_clip(bound: float, quantile: float, rate: float = 0.2) -> UplinkTra
         update=update,
         bound=lambda state: state,
     )
+
+
+def private_adaptive_clip(
+    bound: float, quantile: float, clients: float, deviation: float, rate: float = 0.2
+) -> UplinkTransform:
+    """`adaptive_clip` whose share is noisy and has a fixed denominator.
+
+    b = (number of uploads within the bound + N(0, (deviation * clients)^2)) / clients, so that one
+    client moves b by at most 1 / clients, and the noise does not depend on who responds.
+
+    Args:
+      clients: that a round expects to respond.
+      deviation: of the noise on b.
+    """
+    plain = adaptive_clip(bound, quantile, rate)
+
+    def noisy_update(key, state, clipped, present):
+        within = jnp.sum(present & ~clipped).astype(jnp.float32) / clients
+        within += deviation * jax.random.normal(key)
+        return state * jnp.exp(-rate * (within - quantile))
+
+    return plain._replace(noisy_update=noisy_update)

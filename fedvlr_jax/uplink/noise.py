@@ -17,9 +17,12 @@ class Noise(NamedTuple):
     Attributes:
       add: (key, upload, weight [K], bound []) -> the noisy upload. `weight` is what each client
         counts in the sum, 0 where it did not respond; `bound` the L2 bound of each upload.
+      always: whether the server takes a step on the noise alone in a round that nobody responds
+        to. Otherwise that nobody did would be seen.
     """
 
     add: Callable[[jax.Array, PyTree, jax.Array, float | jax.Array], PyTree]
+    always: bool = False
 
 
 def no_noise() -> Noise:
@@ -41,7 +44,7 @@ def client_noise(multiplier: float) -> Noise:
     return Noise(add)
 
 
-def central_noise(multiplier: float, denominator: float) -> Noise:
+def central_noise(multiplier: float, denominator: float, *, always: bool = False) -> Noise:
     """The server adds Gaussian noise of `multiplier * bound / denominator` to the sum.
 
     For a sum in which each client counts 1 / `denominator`, bound / denominator is the most that
@@ -51,7 +54,7 @@ def central_noise(multiplier: float, denominator: float) -> Noise:
     def add(key, upload, weight, bound):
         return add_gaussian(key, upload, jnp.asarray(multiplier * bound / denominator))
 
-    return Noise(add)
+    return Noise(add, always)
 
 
 def add_gaussian(key: jax.Array, tree: PyTree, deviation: jax.Array) -> PyTree:

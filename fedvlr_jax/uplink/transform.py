@@ -28,6 +28,8 @@ class UplinkTransform(NamedTuple):
         multiplies the client's upload; `clipped` says whether it shortened the upload.
       update: (state, clipped bool [K], present bool [K]) -> the state of the next round.
       bound: state -> [], an L2 norm that no upload exceeds after `weigh`; infinity for none.
+      noisy_update: (key, state, clipped, present) -> the state of the next round; in place of
+        `update` where it draws random numbers.
     """
 
     needs: Needs
@@ -35,6 +37,13 @@ class UplinkTransform(NamedTuple):
     weigh: Callable[[jax.Array | None, Cohort, PyTree], tuple[jax.Array, jax.Array]]
     update: Callable[[PyTree, Array, Array], PyTree]
     bound: Callable[[PyTree], float | jax.Array]
+    noisy_update: Callable[[jax.Array, PyTree, Array, Array], PyTree] | None = None
+
+    def next_state(self, key: jax.Array, state: PyTree, clipped: Array, present: Array) -> PyTree:
+        """The state of the next round, by `noisy_update` where there is one, else by `update`."""
+        if self.noisy_update is None:
+            return self.update(state, clipped, present)
+        return self.noisy_update(key, state, clipped, present)
 
 
 def unchanged(state: PyTree, clipped: Array, present: Array) -> PyTree:
@@ -78,10 +87,17 @@ def chain(*transforms: UplinkTransform) -> UplinkTransform:
         pairs = zip(transforms, state, strict=True)
         return tuple(transform.update(own, clipped, present) for transform, own in pairs)
 
+    def noisy_update(key, state, clipped, present):
+        keys = jax.random.split(key, len(transforms))
+        each = zip(transforms, keys, state, strict=True)
+        return tuple(t.next_state(own_key, own, clipped, present) for t, own_key, own in each)
+
+    draws = any(transform.noisy_update is not None for transform in transforms)
     return UplinkTransform(
         needs=max(transform.needs for transform in transforms),
         init=lambda: tuple(transform.init() for transform in transforms),
         weigh=weigh,
         update=update,
         bound=lambda state: transforms[-1].bound(state[-1]),
+        noisy_update=noisy_update if draws else None,
     )

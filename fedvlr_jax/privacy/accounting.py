@@ -1,0 +1,220 @@
+"""The differential privacy event of a run, and what it costs, by dp-accounting.
+
+A `Release` says what one round publishes: a noisy sum over a sampled cohort. `event` gives the
+event of dp-accounting, and `epsilon` evaluates it.
+
+| sampler | event of one round | relation | accountants |
+|---|---|---|---|
+| everyone | Gaussian(z) | add or remove one | exact, RDP |
+| poisson | PoissonSampled(q, Gaussian(z)); with places for fewer than all clients, TruncatedSubsampledGaussian | add or remove one | PLD, RDP |
+| fixed | SampledWithoutReplacement(n of N, Gaussian(z / 2)) | replace one | RDP |
+| local | Gaussian, no amplification | replace one | exact, RDP |
+
+Guarantees and traps:
+- z is the standard deviation of the noise over the L2 bound of ONE upload. Replacing a user moves
+  a sum by up to twice that bound. The PLD accountant doubles the sensitivity of a Gaussian for
+  REPLACE_ONE by itself. The RDP accountant does not, so it is given z / 2.
+- Rounds of an unsampled Gaussian are one Gaussian, whose epsilon is known exactly (Balle & Wang
+  2018). It stands for PLD, which approximates it from above and takes minutes where it is large.
+- dp-accounting has no RDP event for a truncated Poisson sample. With p the chance that a round's
+  sample exceeds its places, the truncated run differs from the untruncated one with a probability
+  of at most T p. An untruncated bound (epsilon, delta') therefore holds for it with
+  delta = delta' + (1 + e^epsilon) T p; `epsilon` solves for delta'.
+"""  # noqa: E501 (rows of a table)
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import dp_accounting
+from dp_accounting import pld, rdp
+
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.privacy.release import Release
+
+# It tells of every RDP order that it leaves out, which makes a bound no less true.
+logging.getLogger("absl").addFilter(lambda record: "dp_accounting" not in record.pathname)
+
+Relation = dp_accounting.NeighboringRelation
+# Beyond this, no training is left; a target that asks for more is refused.
+MOST_NOISE = 1e4
+# Relative tolerance of a calibrated noise multiplier.
+TOLERANCE = 1e-3
+
+
+def relation(release: Release) -> Any:
+    """The neighbouring relation under which the release is accounted."""
+    replaces = release.sampler in ("fixed", "local")
+    return Relation.REPLACE_ONE if replaces else Relation.ADD_OR_REMOVE_ONE
+
+
+class Epsilon(NamedTuple):
+    """Epsilon by either accountant; None where it has no event for the release.
+
+    Attributes:
+      pld: by privacy loss distributions, or exact for an unsampled Gaussian.
+      rdp: by Renyi differential privacy.
+    """
+
+    pld: float | None
+    rdp: float | None
+
+    @property
+    def best(self) -> float:
+        """The smaller one: both are upper bounds."""
+        return min(x for x in self if x is not None)
+
+
+def library() -> str:
+    """The accountant's name and version."""
+    return f"dp-accounting {importlib.metadata.version('dp-accounting')}"
+
+
+def event(release: Release, multiplier: float, rounds: int, *, truncated: bool = True):
+    """The `DpEvent` of `rounds` rounds.
+
+    Args:
+      multiplier: z, the standard deviation of the noise over the bound on one upload.
+      truncated: whether a Poisson sample is truncated to the places.
+    """
+    if rounds == 0:
+        return dp_accounting.NoOpDpEvent()
+    gaussian = dp_accounting.GaussianDpEvent(multiplier)
+    one = gaussian
+    if release.sampler == "poisson" and truncated and release.places < release.population:
+        one = dp_accounting.TruncatedSubsampledGaussianDpEvent(
+            release.population, release.probability, release.places, multiplier
+        )
+    elif release.sampler == "poisson":
+        one = dp_accounting.PoissonSampledDpEvent(release.probability, gaussian)
+    elif release.sampler == "fixed":
+        halved = dp_accounting.GaussianDpEvent(multiplier / 2)
+        one = dp_accounting.SampledWithoutReplacementDpEvent(
+            release.population, release.cohort, halved
+        )
+    return dp_accounting.SelfComposedDpEvent(one, rounds)
+
+
+def _pld(release: Release, multiplier: float, rounds: int, delta: float) -> float | None:
+    if release.sampler == "fixed":
+        return None
+    if release.sampler in ("everyone", "local"):
+        own = multiplier / 2 if release.sampler == "local" else multiplier
+        return float(dp_accounting.get_epsilon_gaussian(own / math.sqrt(rounds), delta))
+    accountant = pld.PLDAccountant(relation(release))
+    accountant.compose(event(release, multiplier, rounds))
+    return float(accountant.get_epsilon(delta))
+
+
+def _rdp(release: Release, multiplier: float, rounds: int, delta: float) -> float | None:
+    # See the module's docstring: a replaced user, and the truncation.
+    own = multiplier / 2 if release.sampler == "local" else multiplier
+    accountant = rdp.RdpAccountant(neighboring_relation=relation(release))
+    accountant.compose(event(release, own, rounds, truncated=False))
+    differs = rounds * release.overflow
+    value = float(accountant.get_epsilon(delta))
+    for _ in range(20 if differs else 0):
+        # The left-over delta falls with epsilon, and epsilon rises as it falls: from below.
+        left = delta - (1 + math.exp(min(value, 700.0))) * differs
+        if left <= 0:
+            return None
+        before, value = value, float(accountant.get_epsilon(left))
+        if math.isclose(before, value, rel_tol=1e-9):
+            break
+    if differs and delta < (1 + math.exp(min(value * (1 + 1e-9), 700.0))) * differs:
+        return None
+    return value
+
+
+@functools.lru_cache(maxsize=512)
+def epsilon(release: Release, multiplier: float, rounds: int, delta: float) -> Epsilon:
+    """Upper bounds of epsilon of `rounds` rounds at `delta`, by PLD and by RDP.
+
+    Edge cases: no rounds cost 0; a multiplier of 0 costs infinity.
+    """
+    if rounds == 0:
+        return Epsilon(0.0, 0.0)
+    if multiplier == 0:
+        return Epsilon(math.inf, math.inf)
+    of = release, multiplier, rounds, delta
+    return Epsilon(_pld(*of), _rdp(*of))
+
+
+def _tight(release: Release) -> Callable[[Release, float, int, float], float | None]:
+    """The accountant that budgets are held by: PLD where it has an event."""
+    return _rdp if release.sampler == "fixed" else _pld
+
+
+def spent(release: Release, multiplier: float, rounds: int, delta: float) -> float:
+    """The epsilon that budgets are held by: PLD where there is one, else RDP."""
+    if rounds == 0:
+        return 0.0
+    value = _tight(release)(release, multiplier, rounds, delta)
+    assert value is not None
+    return value
+
+
+@functools.lru_cache(maxsize=64)
+def calibrate(release: Release, rounds: int, target: float, delta: float) -> float:
+    """The least noise multiplier (to a relative 1e-3, from above) that keeps to the target.
+
+    Raises:
+      InputError: no multiplier up to MOST_NOISE does.
+    """
+    if spent(release, MOST_NOISE, rounds, delta) > target:
+        raise InputError(
+            f"--target_epsilon={target}: not reached in {rounds} rounds with --target_delta="
+            f"{delta} by any noise multiplier up to {MOST_NOISE:g}; give more, or fewer --rounds"
+        )
+    # RDP is far cheaper than PLD, and close: the search for the tight one begins there.
+    whole = release._replace(places=release.population)
+    cheap = lambda z: (_rdp(whole, z, rounds, delta) or math.inf) <= target
+    start = _crossing(cheap, 1e-2, MOST_NOISE) if cheap(MOST_NOISE) else MOST_NOISE
+    if release.sampler == "fixed":
+        return start
+    value = _search(whole, rounds, target, delta, start)
+    # A truncated sample costs nothing where its places suffice, and PLD of it takes seconds.
+    if release != whole and spent(release, value, rounds, delta) > target:
+        value = _search(release, rounds, target, delta, value)
+    return value
+
+
+def _crossing(fits: Callable[[float], bool], low: float, high: float) -> float:
+    """Where `fits` becomes true between `low` and `high`, by bisection of the logarithm."""
+    while high / low > 1 + TOLERANCE:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def _search(release: Release, rounds: int, target: float, delta: float, start: float) -> float:
+    """The least multiplier that keeps to the target, looked for around `start`."""
+    fits = lambda z: spent(release, z, rounds, delta) <= target
+    low = high = start
+    if fits(start):
+        while fits(low := low / 1.15):
+            high = low
+    else:
+        while not fits(high := min(1.15 * high, MOST_NOISE)):
+            low = high
+    return _crossing(fits, low, high)
+
+
+@functools.lru_cache(maxsize=64)
+def affordable(
+    release: Release, multiplier: float, target: float, delta: float, planned: int
+) -> int:
+    """The most rounds, up to `planned`, whose epsilon does not pass the target."""
+    fits = lambda rounds: spent(release, multiplier, rounds, delta) <= target
+    if fits(planned):
+        return planned
+    low, high = 0, planned
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

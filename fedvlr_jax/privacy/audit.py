@@ -1,0 +1,220 @@
+"""An audit: is the epsilon that is claimed at least the one that can be measured?
+
+An audit runs a release many times with and without one client, the canary, chosen to be seen. A
+score is learned on one half of the trials: the release projected on the difference of the means,
+each coordinate by its variance. On the other half the best threshold of the first gives the rates
+of true and of false alarms, and with them, at the stated confidence (Clopper & Pearson 1934),
+
+    epsilon >= log((TPR_low - delta) / FPR_high),
+
+since every (epsilon, delta) private release has TPR <= e^epsilon FPR + delta. A bound above the
+claim refutes the claim. A bound below it proves nothing: an attack may have been too weak.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from fedvlr_jax.types import Array
+from fedvlr_jax.uplink import Noise, SlotUploads, UplinkTransform, Upload
+
+# (key, whether the canary takes part) -> all numbers that are published [D].
+Release = Callable[[jax.Array, bool], jax.Array]
+# Numbers of trials that are held at once.
+NUMBERS_AT_ONCE = 1 << 24
+
+
+class Audit(NamedTuple):
+    """What was measured.
+
+    Attributes:
+      lower: epsilon is at least this, with `confidence`.
+      claimed: the epsilon that was claimed. delta: of both.
+      true_alarms, false_alarms: rates at the threshold, as measured.
+    """
+
+    lower: float
+    claimed: float
+    delta: float
+    confidence: float
+    true_alarms: float
+    false_alarms: float
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the claim is wrong, with the confidence."""
+        return self.lower > self.claimed
+
+
+def audit(
+    release: Release,
+    claimed: float,
+    delta: float,
+    *,
+    trials: int = 100_000,
+    confidence: float = 0.99,
+    seed: int = 0,
+    score: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Audit:
+    """Measures a lower bound of the epsilon of `release`.
+
+    Args:
+      release: traceable by JAX; its second argument is static.
+      trials: with the canary, and as many without. The bound cannot exceed about
+        log(trials / 10).
+      score: of releases [n, D] -> [n], higher with the canary; by default it is learned.
+    """
+    keys = jax.random.split(jax.random.key(seed), 2)
+    seen = {there: _trials(release, there, keys[int(there)], trials) for there in (False, True)}
+    half = trials // 2
+    if score is None:
+        score = _projection(seen[True][:half], seen[False][:half])
+    inside, outside = score(seen[True]), score(seen[False])
+    threshold = _best_threshold(inside[:half], outside[:half], delta, confidence)
+    true, false = inside[half:] > threshold, outside[half:] > threshold
+    return Audit(
+        lower=lower_bound(int(true.sum()), int(false.sum()), len(true), delta, confidence),
+        claimed=claimed,
+        delta=delta,
+        confidence=confidence,
+        true_alarms=float(true.mean()),
+        false_alarms=float(false.mean()),
+    )
+
+
+def lower_bound(true: int, false: int, trials: int, delta: float, confidence: float) -> float:
+    """Epsilon that `true` and `false` alarms of `trials` each prove, both rates at half the
+    error; 0 where they prove nothing."""
+    error = (1 - confidence) / 2
+    low = stats.beta.ppf(error, true, trials - true + 1) if true else 0.0
+    high = stats.beta.ppf(1 - error, false + 1, trials - false) if false < trials else 1.0
+    return max(0.0, math.log((low - delta) / high)) if low > delta else 0.0
+
+
+def _trials(release: Release, there: bool, key: jax.Array, trials: int) -> np.ndarray:
+    one = jax.jit(jax.vmap(lambda k: release(k, there)))
+    size = jax.eval_shape(one, jax.random.split(key, 1)).shape[1]
+    at_once = max(1, min(trials, NUMBERS_AT_ONCE // size))
+    keys = jax.random.split(key, trials)
+    parts = [np.asarray(one(keys[i : i + at_once])) for i in range(0, trials, at_once)]
+    return np.concatenate(parts)
+
+
+def _projection(inside: np.ndarray, outside: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Fisher's discriminant with independent coordinates."""
+    difference = inside.mean(axis=0, dtype=np.float64) - outside.mean(axis=0, dtype=np.float64)
+    spread = np.maximum(outside.var(axis=0, dtype=np.float64), inside.var(axis=0)) + 1e-30
+    weight = difference / spread
+    scale = np.abs(weight).max() or 1.0
+    return lambda releases: releases @ (weight / scale)
+
+
+def _best_threshold(
+    inside: np.ndarray, outside: np.ndarray, delta: float, confidence: float
+) -> float:
+    """The threshold with the highest bound on these trials, the quantiles of `outside` tried."""
+    ordered, trials = np.sort(outside), len(outside)
+    places = np.unique(np.geomspace(1, trials, 60).astype(int))
+    thresholds = ordered[trials - places]
+    sorted_inside = np.sort(inside)
+    above = lambda values, t: len(values) - int(np.searchsorted(values, t, side="right"))
+    bound = lambda t: lower_bound(
+        above(sorted_inside, t), above(ordered, t), trials, delta, confidence
+    )
+    return float(max(thresholds, key=bound))
+
+
+def round_release(
+    uplink: UplinkTransform,
+    weights: Callable[[jax.Array, jax.Array], jax.Array],
+    noise: Noise,
+    *,
+    clients: int,
+    responding: int,
+    strength: float,
+) -> Release:
+    """One round of an aggregator's parts, as it is audited.
+
+    All clients but the canary upload nothing on the canary's item. Its upload is one row of its
+    own item, `strength` times the bound long.
+
+    Args:
+      weights: those of a `Reduce`. clients: K that are sampled, the canary last.
+      responding: how many of the others respond.
+    """
+    items, width = 4, 4
+    rows = np.zeros((clients, 1, 1, width), np.float32)
+    uploads = SlotUploads(
+        item=jnp.full((clients, 1), items, jnp.int32).at[-1, 0].set(1),
+        rows_of_views=jnp.asarray(rows).at[-1, 0, 0, 0].set(strength),
+        head={},
+        scale=jnp.ones(clients),
+        num_items=items,
+        whole=False,
+    )
+
+    def release(key: jax.Array, there: bool) -> jax.Array:
+        state = uplink.init()
+        present = (jnp.arange(clients) < responding).at[-1].set(there)
+        bound = uplink.bound(state)
+        factor, _ = uplink.weigh(uploads.norms() * bound, _Sampled(present), state)  # type: ignore[arg-type]
+        alpha = weights(jnp.ones(clients), present)
+        total = uploads.scaled(factor * bound).total(alpha)
+        noisy = noise.add(key, Upload(total.views, ()), alpha, bound)
+        return noisy.views.reshape(-1)
+
+    return release
+
+
+class _Sampled(NamedTuple):
+    """What `UplinkTransform.weigh` reads of a cohort."""
+
+    present: Array
+
+
+def sampled_rounds(
+    sampler: str, *, population: int, cohort: int, rounds: int, multiplier: float
+) -> Release:
+    """The worst case of sampling: everybody uploads -1 along the canary's direction, the canary +1.
+
+    A fixed cohort that takes the canary leaves another client out, so that the sum moves by 2. In
+    a Poisson cohort the number of the others is random, and it moves by 1.
+
+    Args:
+      sampler: "poisson" or "fixed". Without the canary, its place is a client like the others.
+
+    Returns:
+      Of each round the noisy sum, less what is expected of it [rounds].
+    """
+    q = cohort / population
+
+    def release(key: jax.Array, there: bool) -> jax.Array:
+        who, others, noise = jax.random.split(key, 3)
+        taken = jax.random.bernoulli(who, q, (rounds,)) & there
+        if sampler == "fixed":
+            count = jnp.full(rounds, float(cohort))
+            moved = jnp.where(taken, 2.0, 0.0)
+        else:
+            count = jax.random.binomial(others, population - 1.0, q, (rounds,))
+            moved = jnp.where(taken, 1.0, 0.0)
+        return moved - count + cohort + multiplier * jax.random.normal(noise, (rounds,))
+
+    return release
+
+
+def mixture_score(q: float, shift: float, deviation: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The log likelihood ratio of N(0, s^2) against its mixture with N(shift, s^2), summed over
+    rounds [n, T] -> [n]."""
+
+    def score(releases: np.ndarray) -> np.ndarray:
+        exponent = (releases * shift - shift**2 / 2) / deviation**2
+        return np.sum(np.log1p(q * np.expm1(np.minimum(exponent, 500.0))), axis=1)
+
+    return score

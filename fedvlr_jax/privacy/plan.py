@@ -1,0 +1,85 @@
+"""What the flags of --privacy come to, before any training: the noise, and how many rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.privacy.release import release_of
+
+# Standard deviation of the noise on the share of unclipped uploads (Andrew et al. 2021).
+SHARE_DEVIATION = 1 / 20
+
+
+def resolved(config: Config, num_users: int) -> Config:
+    """`config` with the noise that --target_epsilon asks for, and no more rounds than it affords.
+
+    What has its noise already keeps it, so that a run that goes on draws what it drew before.
+    Without --privacy, `config` itself.
+
+    Raises:
+      InputError: there is no statement for these flags and so many users.
+    """
+    privacy = config.privacy
+    if privacy.privacy == "none":
+        return config
+    release, delta, target = release_of(config, num_users), privacy.target_delta, _target(config)
+    if release.cohort > release.population:
+        raise InputError(
+            f"--noise_cohort_size={release.cohort}: more than the {release.population} users; "
+            "give fewer, or --population"
+        )
+    if delta >= 1 / release.population:
+        raise InputError(
+            f"--target_delta={delta}: one of {release.population} users may be revealed whole; "
+            f"give less than 1 / {release.population} = {1 / release.population:.3g}"
+        )
+    # Imported where it is needed: it takes a second or two.
+    from fedvlr_jax.privacy import accounting
+
+    rounds = config.federation.rounds
+    multiplier = privacy.noise_multiplier or accounting.calibrate(release, rounds, target, delta)
+    upload_multiplier(config, multiplier, release.cohort)
+    if math.isfinite(target):
+        rounds = accounting.affordable(release, multiplier, target, delta, rounds)
+    if not rounds:
+        raise InputError(
+            f"--target_epsilon={target}: one round with --noise_multiplier={multiplier:g} passes "
+            "it; give more noise, or 0 for as much as the target needs"
+        )
+    return dataclasses.replace(
+        config,
+        federation=dataclasses.replace(config.federation, rounds=rounds),
+        privacy=dataclasses.replace(privacy, noise_multiplier=multiplier),
+    )
+
+
+def _target(config: Config) -> float:
+    return config.privacy.target_epsilon or math.inf
+
+
+def upload_multiplier(config: Config, multiplier: float, clients: float) -> float:
+    """The noise on the uploads themselves, in units of their bound.
+
+    With adaptive clipping a round also releases the share of unclipped uploads, with noise of
+    sigma_b = clients / 20 on the count. Both together are one Gaussian release of `multiplier` z
+    (Andrew et al. 2021, Theorem 1) where the uploads have (z^-2 - (2 sigma_b)^-2)^-1/2.
+
+    Args:
+      clients: that a round expects.
+
+    Raises:
+      InputError: the share leaves no noise budget for the uploads.
+    """
+    if not config.privacy.clip_quantile:
+        return multiplier
+    count = 2 * SHARE_DEVIATION * clients
+    if count <= multiplier:
+        raise InputError(
+            f"--clip_quantile={config.privacy.clip_quantile}: with {clients:g} clients a round, "
+            f"its share needs a noise multiplier below {count:g}, but it is {multiplier:.4g}; give "
+            "0, or a larger cohort"
+        )
+    return (multiplier**-2 - count**-2) ** -0.5

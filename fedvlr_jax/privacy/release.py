@@ -1,0 +1,65 @@
+"""What one round of a run publishes about its clients."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scipy import stats
+
+from fedvlr_jax.config import Config, FederationConfig
+
+
+class Release(NamedTuple):
+    """A noisy sum over the cohort of one round.
+
+    Attributes:
+      sampler: "everyone"; "poisson", each client by itself; "fixed", so many without replacement;
+        "local", every client's own upload, whoever is sampled.
+      population: N, users that the statement is about.
+      cohort: expected clients of a round; of sampler "fixed" the exact number.
+      places: most clients that a round can take; N for no truncation.
+    """
+
+    sampler: str
+    population: int
+    cohort: int
+    places: int
+
+    @property
+    def probability(self) -> float:
+        """q, the chance of one user to be in a round."""
+        return self.cohort / self.population
+
+    @property
+    def overflow(self) -> float:
+        """The chance that the sample of a round exceeds its places."""
+        if self.sampler != "poisson" or self.places >= self.population:
+            return 0.0
+        return float(stats.binom.sf(self.places, self.population, self.probability))
+
+
+def places_of(federation: FederationConfig, num_users: int) -> int:
+    """The most clients of a Poisson cohort: --cohort_places, or `places_for` where it is 0."""
+    chosen = federation.cohort_places or places_for(num_users, federation.cohort)
+    return min(chosen, num_users)
+
+
+def places_for(population: int, cohort: int) -> int:
+    """Places of a Poisson cohort that overflow with a probability below 1e-12."""
+    return min(population, int(stats.binom.isf(1e-12, population, cohort / population)) + 1)
+
+
+def release_of(config: Config, num_users: int) -> Release:
+    """What a round of `config` publishes, with --privacy=central or local."""
+    federation, privacy = config.federation, config.privacy
+    cohort = federation.cohort or num_users
+    if privacy.privacy == "local":
+        return Release("local", num_users, cohort, num_users)
+    population = privacy.population or num_users
+    if privacy.noise_cohort_size:
+        return Release("poisson", population, privacy.noise_cohort_size, population)
+    if cohort >= num_users:
+        return Release("everyone", num_users, num_users, num_users)
+    if federation.sampling == "fixed":
+        return Release("fixed", num_users, cohort, num_users)
+    return Release("poisson", num_users, cohort, places_of(federation, num_users))

@@ -1,0 +1,152 @@
+"""The privacy statement of a run: what holds, for whom, and what it does not cover."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.privacy.release import Release, release_of
+
+TRUST = {
+    "central": "central: the server sees every upload, and adds the noise to their sum",
+    "local": "local: each client adds the noise to its own upload; the server is not trusted",
+}
+SAMPLERS = {
+    "everyone": "everyone in every round",
+    "poisson": "Poisson: each client by itself",
+    "fixed": "fixed: so many clients, without replacement",
+    "local": "not counted: the server sees who uploads",
+}
+RELATIONS = {
+    "central": "add or remove one user",
+    "fixed": "replace one user",
+    "local": "replace one user",
+}
+COVERED = {
+    "central": "the server's state after every round (ID table, operators, shared head, optimizer)",
+    "local": "every upload, and with it the server's state after every round",
+}
+NOT_REPORTED = "training losses, the share of clipped uploads, and how many clients took part"
+NOT_COVERED = (
+    "the selected round, and where --patience stops: by the clients' validation items",
+    "metrics, baselines and figures of this run, users.npz: measured on the clients' data",
+    "that a number was not finite: training stops and names the client",
+    "private rows (heads, routers, item rows): they stay with the client; checkpoints of this "
+    "simulation hold them",
+    "other runs on the same data, with other flags or seeds: their epsilons add up",
+)
+
+
+def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | None:
+    """The statement of a run that has spent `rounds` rounds; None without --privacy.
+
+    Args:
+      config: as `plan.resolved` returned it.
+
+    Returns:
+      {"trust_model", "unit", "neighbouring", "sampler": {...}, "noise_multiplier",
+      "upload_noise_multiplier", "clipping": {...}, "rounds": {"spent", "planned"}, "delta",
+      "epsilon": {"spent": {"pld", "rdp"}, "planned": {...}}, "target_epsilon", "covered",
+      "not_reported", "not_covered", "simulated", "library"}; an epsilon is None where the
+      accountant has no event for the release.
+    """
+    privacy = config.privacy
+    if privacy.privacy == "none":
+        return None
+    from fedvlr_jax.privacy import accounting  # It takes a second or two.
+    from fedvlr_jax.privacy.plan import upload_multiplier
+
+    release, z, planned = release_of(config, num_users), privacy.noise_multiplier, rounds
+    planned = max(rounds, config.federation.rounds)
+    epsilon = lambda n: _finite(accounting.epsilon(release, z, n, privacy.target_delta)._asdict())
+    relation = "fixed" if release.sampler == "fixed" else privacy.privacy
+    return {
+        "trust_model": TRUST[privacy.privacy],
+        "unit": "user: everything that one client has",
+        "neighbouring": RELATIONS[relation],
+        "sampler": {
+            "name": SAMPLERS[release.sampler],
+            **release._asdict(),
+            "probability": release.probability,
+        },
+        "noise_multiplier": z,
+        "upload_noise_multiplier": upload_multiplier(config, z, release.cohort),
+        "clipping": {"norm": privacy.clip_norm, "quantile": privacy.clip_quantile or None},
+        "rounds": {"spent": rounds, "planned": planned},
+        "delta": privacy.target_delta,
+        "epsilon": {"spent": epsilon(rounds), "planned": epsilon(planned)},
+        "target_epsilon": privacy.target_epsilon or None,
+        "covered": _covered(config),
+        "not_reported": NOT_REPORTED,
+        "not_covered": _not_covered(config),
+        "simulated": _simulated(config, release, num_users),
+        "library": accounting.library(),
+    }
+
+
+def _finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The values; None for those that JSON has no number for."""
+    return {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
+
+
+def _covered(config: Config) -> list[str]:
+    covered = [COVERED[config.privacy.privacy]]
+    if config.privacy.clip_quantile:
+        covered.append("the bound of clipping, by a noisy share of unclipped uploads")
+    return covered
+
+
+def _not_covered(config: Config) -> list[str]:
+    listed = list(NOT_COVERED)
+    if config.evaluation.negative_pool == "seen":
+        listed.append("--protocol=paper: which items have a train interaction at all")
+    if config.privacy.privacy == "local" and config.federation.cohort:
+        listed.append("who is sampled in a round: counted as if every client were in all of them")
+    if config.federation.dropout:
+        listed.append("who responds: taken to be independent of the clients' data")
+    return listed
+
+
+def _simulated(config: Config, release: Release, num_users: int) -> str | None:
+    """What --noise_cohort_size stands for; None where the statement is about this run."""
+    if not config.privacy.noise_cohort_size:
+        return None
+    return (
+        f"a deployment of {release.population} users with {release.cohort} clients a round; this "
+        f"run has {num_users} users and {config.federation.cohort} a round with noise for that "
+        "deployment, and is itself NOT covered"
+    )
+
+
+def lines(stated: Mapping[str, Any]) -> list[str]:
+    """The statement for a terminal, the most important line first."""
+    rounds, sampler = stated["rounds"], stated["sampler"]
+    adaptive = ", adaptive" if stated["clipping"]["quantile"] else ""
+    target = stated["target_epsilon"]
+    text = [
+        f"privacy: {stated['trust_model']}",
+        f"  now, after {rounds['spent']} rounds: {_guarantee(stated, 'spent')}",
+        f"  after {rounds['planned']} rounds: {_guarantee(stated, 'planned')}"
+        + (f"; budget {target:g}" if target else ""),
+        f"  {stated['neighbouring']} ({stated['unit']}); sampling {sampler['name']}, "
+        f"q = {sampler['probability']:.4g} of {sampler['population']} users; noise multiplier "
+        f"{stated['noise_multiplier']:.4g}, clipping at {stated['clipping']['norm']:g}{adaptive}",
+        f"  covered: {'; '.join(stated['covered'])}",
+        f"  not reported: {stated['not_reported']}",
+        *(f"  NOT COVERED: {name}" for name in stated["not_covered"]),
+    ]
+    if stated["simulated"]:
+        text.insert(1, f"  about {stated['simulated']}")
+    if stated["trust_model"] == TRUST["local"]:
+        text.append("  a local epsilon is not comparable with a central one")
+    return [*text, f"  by {stated['library']}"]
+
+
+def _guarantee(stated: Mapping[str, Any], when: str) -> str:
+    found = stated["epsilon"][when]
+    values = [
+        f"{found[name]:.4g} by {name.upper()}" for name in ("pld", "rdp") if found[name] is not None
+    ]
+    return f"epsilon {', '.join(values) or 'infinite'} at delta {stated['delta']:g}"

@@ -1,0 +1,144 @@
+"""A private run that is killed, continued, extended or walked back keeps what it has spent."""
+
+import dataclasses
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments.private import budget_note, with_held_noise
+from experiments.train import run_experiment
+from fedvlr_jax import training
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import Progress
+from fedvlr_jax.simulation import Simulation, make_simulation
+
+USERS, ROUNDS = 60, 20
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    sizes = {"users": USERS, "items": 60, "seed": 0}
+    return load_dataset("synthetic", data_root="", synthetic=sizes)
+
+
+def config(workdir, **flags):
+    small = dict(width=8, local_epochs=1, eval_every=5, baselines=False, fusion="none", patience=0)
+    private = dict(privacy="central", aggregation="fixed_mean", clip_norm=0.1)
+    saving = dict(checkpoint_every=3, checkpoint_share=1.0, rounds=ROUNDS, workdir=str(workdir))
+    spending = {} if "target_epsilon" in flags else {"noise_multiplier": 2.0}
+    return Config.from_flat(**(small | private | saving | spending | flags))
+
+
+def start(asked, dataset):
+    """`python -m experiments.train` with these flags: (simulation, summary, what it printed)."""
+    simulation = make_simulation(with_held_noise(asked), dataset)
+    told = io.StringIO()
+    with Progress(ROUNDS, console=Console(file=told)) as progress:
+        summary, _ = run_experiment(simulation, progress)
+    return simulation, summary, told.getvalue()
+
+
+def ledger(path):
+    return json.loads((path / "ledger.json").read_text())
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_within(monkeypatch, last):
+    """Training dies in the round that would be the `last`."""
+    run_rounds = Simulation.run_rounds
+
+    def dies(self, state, num_rounds):
+        if int(state.server.round) + num_rounds >= last:
+            raise Killed
+        return run_rounds(self, state, num_rounds)
+
+    monkeypatch.setattr(Simulation, "run_rounds", dies)
+
+
+def test_twenty_kills_and_the_ledger_never_goes_back(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "PIECE_S", 1e-9)  # Every round is a piece of its own.
+    start(config(tmp_path / "whole"), dataset)
+    divided = tmp_path / "divided"
+    simulation = make_simulation(config(divided), dataset)
+    monkeypatch.setattr(
+        "tests.experiments.test_private_runs.make_simulation", lambda *_: simulation
+    )
+    for last in range(1, ROUNDS + 1):
+        with monkeypatch.context() as patch:
+            killed_within(patch, last)
+            with pytest.raises(Killed):
+                start(config(divided), dataset)
+        assert ledger(divided)["rounds"] == last
+    _, summary, _ = start(config(divided), dataset)
+    assert ledger(divided) == ledger(tmp_path / "whole") == {"rounds": 20, "noise_multiplier": 2.0}
+    assert summary["privacy"]["rounds"] == {"spent": 20, "planned": 20}
+    stated = [json.loads((p / "privacy.json").read_text()) for p in (divided, tmp_path / "whole")]
+    assert stated[0] == stated[1] and stated[0]["epsilon"]["spent"]["pld"] > 1
+    ends = [np.load(p / "users.npz")["ahead"] for p in (divided, tmp_path / "whole")]
+    np.testing.assert_array_equal(*ends)
+
+
+def test_an_older_checkpoint_or_none_does_not_give_back(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "PIECE_S", 1e-9)
+    with monkeypatch.context() as patch:
+        killed_within(patch, 11)
+        with pytest.raises(Killed):
+            start(config(tmp_path), dataset)
+    kept = sorted((tmp_path / "checkpoints").glob("round_*"))
+    assert ledger(tmp_path)["rounds"] == 11 and len(kept) >= 2
+    (kept[-1] / "meta.json").write_text("{")
+    with monkeypatch.context() as patch:
+        killed_within(patch, int(kept[-2].name[6:]) + 1)
+        with pytest.raises(Killed):
+            start(config(tmp_path), dataset)
+    stated = json.loads((tmp_path / "privacy.json").read_text())
+    assert ledger(tmp_path)["rounds"] == stated["rounds"]["spent"] == 11
+    # The ledger is lost: the checkpoints, whole or not, prove what was spent at least.
+    (tmp_path / "ledger.json").unlink()
+    with monkeypatch.context() as patch:
+        killed_within(patch, 1)
+        with pytest.raises(Killed):
+            start(config(tmp_path), dataset)
+    assert ledger(tmp_path)["rounds"] >= int(kept[-1].name[6:]) == 9
+    # No checkpoint is left: the run begins again, its spending does not.
+    shutil.rmtree(tmp_path / "checkpoints")
+    with monkeypatch.context() as patch:
+        killed_within(patch, 1)
+        with pytest.raises(Killed):
+            start(config(tmp_path), dataset)
+    assert ledger(tmp_path)["rounds"] >= 9
+
+
+def test_more_rounds_than_the_budget_are_not_run(dataset, tmp_path):
+    first, summary, told = start(config(tmp_path, target_epsilon=4.0), dataset)
+    noise = first.config.privacy.noise_multiplier
+    assert summary["privacy"]["epsilon"]["spent"]["pld"] <= 4.0 < 1.1 * 4.0
+    assert told.index("NOT COVERED") < told.index("round 5/20")
+    asked = config(tmp_path, target_epsilon=4.0, rounds=60)
+    again, summary, told = start(asked, dataset)
+    assert again.config.privacy.noise_multiplier == noise
+    stopped = again.config.federation.rounds
+    assert ROUNDS <= stopped < 22 and summary["rounds_run"] == stopped
+    assert summary["privacy"]["epsilon"]["spent"]["pld"] <= 4.0
+    assert f"stops after round {stopped} of --rounds=60" in budget_note(asked, again)
+    assert budget_note(dataclasses.replace(again.config), again) == ""
+
+
+def test_a_damaged_ledger_is_refused_before_anything_is_written(dataset, tmp_path, monkeypatch):
+    killed_within(monkeypatch, 6)
+    with pytest.raises(Killed):
+        start(config(tmp_path), dataset)
+    (tmp_path / "ledger.json").write_text("{}")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.json*")}
+    with pytest.raises(InputError, match=r"ledger\.json: damaged"):
+        start(config(tmp_path), dataset)
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.json*")}

@@ -1,0 +1,188 @@
+"""Epsilon against published numbers, and against dp-accounting called by hand."""
+
+import dp_accounting as dp
+import numpy as np
+import pytest
+from dp_accounting import pld, rdp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.privacy import accounting
+from fedvlr_jax.privacy.accounting import affordable, calibrate, epsilon
+from fedvlr_jax.privacy.release import Release, places_for
+
+REPLACE = dp.NeighboringRelation.REPLACE_ONE
+
+
+def poisson(q, size=1_000_000, places=None):
+    return Release("poisson", size, round(q * size), size if places is None else places)
+
+
+# The numbers that PLD and RDP give for these runs elsewhere, to four digits.
+ORACLES = [
+    (poisson(0.01), 4.0, 10_000, 1e-5, 0.9470, 1.0355),
+    (Release("poisson", 60_000, 250, 60_000), 1.3, 3600, 1e-5, 0.8530, 0.9422),
+    (poisson(0.1), 1.0, 100, 1e-4, 5.9659, 6.8216),
+    (Release("everyone", 1000, 1000, 1000), 1.0, 1, 1e-5, 4.3772, 4.7285),
+    (Release("poisson", 1000, 100, 100), 1.0, 100, 1e-4, 21.7339, None),
+]
+
+
+@pytest.mark.parametrize(("release", "z", "rounds", "delta", "by_pld", "by_rdp"), ORACLES)
+def test_oracles(release, z, rounds, delta, by_pld, by_rdp):
+    found = epsilon(release, z, rounds, delta)
+    assert found.pld == pytest.approx(by_pld, abs=5e-5)
+    assert found.rdp is None if by_rdp is None else found.rdp == pytest.approx(by_rdp, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("q", "z", "rounds", "expected"),
+    [(0.01, 4.0, 10_000, 1.2586), (250 / 60_000, 1.3, 3600, 1.1799)],
+)
+def test_the_classic_conversion_of_the_same_orders(q, z, rounds, expected):
+    """Abadi et al. 2016 and TF-Privacy's tutorial: rdp + log(1 / delta) / (order - 1)."""
+    release = Release("poisson", 60_000, round(q * 60_000), 60_000)
+    orders = np.arange(2, 200)
+    deltas = []
+    for order in orders:
+        accountant = rdp.RdpAccountant(orders=[float(order)])
+        accountant.compose(accounting.event(release, z, rounds))
+        # Of one order: epsilon = rdp + log1p(-1/a) - log(delta a) / (a - 1), (Balle et al. 2020).
+        tight = accountant.get_epsilon(1e-5)
+        own = tight - np.log1p(-1 / order) + np.log(1e-5 * order) / (order - 1)
+        deltas.append(own + np.log(1e5) / (order - 1))
+    assert min(deltas) == pytest.approx(expected, abs=5e-5)
+
+
+def test_the_analytic_gaussian():
+    found = epsilon(Release("everyone", 10, 10, 10), 1.0, 1, 1e-5)
+    assert found.pld == pytest.approx(dp.get_epsilon_gaussian(1.0, 1e-5), abs=1e-6)
+
+
+CELLS = [
+    (sampler, q, z, rounds)
+    for sampler in ("poisson", "fixed", "everyone", "local")
+    for q in (0.01, 0.1)
+    for z in (0.8, 1.5, 4.0, 20.0)
+    for rounds in (1, 30, 1000)
+]
+
+
+@pytest.mark.parametrize(("sampler", "q", "z", "rounds"), CELLS)
+def test_rdp_cells(sampler, q, z, rounds):
+    n = 1000
+    by_hand = {
+        "poisson": dp.PoissonSampledDpEvent(q, dp.GaussianDpEvent(z)),
+        "fixed": dp.SampledWithoutReplacementDpEvent(n, round(q * n), dp.GaussianDpEvent(z / 2)),
+        "everyone": dp.GaussianDpEvent(z),
+        "local": dp.GaussianDpEvent(z / 2),
+    }[sampler]
+    relation = REPLACE if sampler in ("fixed", "local") else dp.NeighboringRelation(1)
+    accountant = rdp.RdpAccountant(neighboring_relation=relation)
+    accountant.compose(dp.SelfComposedDpEvent(by_hand, rounds))
+    ours = accounting._rdp(Release(sampler, n, round(q * n), n), z, rounds, 1e-4)
+    assert ours == accountant.get_epsilon(1e-4)
+
+
+def test_there_are_96_rdp_cells():
+    assert len(CELLS) == 96
+
+
+@pytest.mark.parametrize("sampler", ["poisson", "everyone", "local"])
+@pytest.mark.parametrize("z", [3.0, 8.0, 30.0])
+@pytest.mark.parametrize("rounds", [1, 10, 100])
+def test_27_pld_cells(sampler, z, rounds):
+    by_hand = dp.GaussianDpEvent(z)
+    if sampler == "poisson":
+        by_hand = dp.PoissonSampledDpEvent(0.1, by_hand)
+    relation = REPLACE if sampler == "local" else dp.NeighboringRelation(1)
+    accountant = pld.PLDAccountant(relation)
+    accountant.compose(dp.SelfComposedDpEvent(by_hand, rounds))
+    ours = accounting._pld(Release(sampler, 1000, 100, 1000), z, rounds, 1e-4)
+    # Exact where nothing is sampled, which PLD approximates.
+    assert accountant.get_epsilon(1e-4) == pytest.approx(ours, rel=1e-5)
+
+
+def test_trap_replacing_doubles_the_sensitivity_in_pld_alone():
+    """If dp-accounting changes this, `_rdp` and the module's table must change."""
+    gaussian = dp.GaussianDpEvent(1.0)
+    by = lambda kind, event: kind(neighboring_relation=REPLACE).compose(event).get_epsilon(1e-5)
+    assert by(pld.PLDAccountant, gaussian) == pytest.approx(9.99726, abs=1e-4)
+    assert by(rdp.RdpAccountant, gaussian) == pytest.approx(4.72851, abs=1e-4)
+    ours = epsilon(Release("local", 10, 10, 10), 1.0, 1, 1e-5)
+    assert ours.pld == pytest.approx(9.99726, abs=1e-4)
+    # RDP is an upper bound of the same thing.
+    assert ours.pld < ours.rdp < 1.2 * ours.pld
+
+
+def test_trap_pld_ignores_the_count_of_randomised_response():
+    """The reason why nothing here is accounted as randomised response."""
+    answer = dp.RandomizedResponseDpEvent(0.5, 2)
+    ten = pld.PLDAccountant(REPLACE).compose(answer, 10).get_epsilon(1e-5)
+    assert ten == pld.PLDAccountant(REPLACE).compose(answer, 1).get_epsilon(1e-5)
+
+
+def test_a_fixed_cohort_is_not_poisson():
+    poisson_ = epsilon(poisson(0.1, 1000), 1.0, 100, 1e-4)
+    fixed = epsilon(Release("fixed", 1000, 100, 1000), 1.0, 100, 1e-4)
+    assert fixed.pld is None and fixed.rdp > 8 * poisson_.pld
+
+
+def test_places_that_suffice_cost_nothing_and_others_do():
+    at = lambda places: epsilon(Release("poisson", 1000, 100, places), 1.0, 100, 1e-4)
+    assert at(150).pld == pytest.approx(5.9660, abs=5e-5)
+    ample = at(places_for(1000, 100))
+    assert ample.pld == pytest.approx(5.9659, abs=5e-5)
+    assert ample.rdp == pytest.approx(6.8216, abs=1e-3)
+    assert at(100).rdp is None
+
+
+def test_rdp_of_a_truncated_sample_pays_for_the_truncation():
+    """delta = delta' + (1 + e^epsilon) T p, with p = P(Binomial(1000, .1) > 160) by hand."""
+    release = Release("poisson", 1000, 100, 160)
+    p = release.overflow
+    assert 1e-9 < p < 1e-8
+    found = accounting._rdp(release, 2.0, 100, 1e-4)
+    left = 1e-4 - (1 + np.exp(found)) * 100 * p
+    accountant = rdp.RdpAccountant()
+    accountant.compose(accounting.event(release, 2.0, 100, truncated=False))
+    assert accountant.get_epsilon(left) == pytest.approx(found, rel=1e-6)
+    assert found > accountant.get_epsilon(1e-4)
+
+
+@pytest.mark.parametrize("target", [0.5, 2.0])
+@pytest.mark.parametrize("sampler", ["poisson", "fixed", "everyone", "local"])
+def test_calibration_is_the_least_noise_that_fits(sampler, target):
+    release = Release(sampler, 10_000, 500, 10_000)
+    z = calibrate(release, 50, target, 1e-5)
+    assert accounting.spent(release, z, 50, 1e-5) <= target
+    assert accounting.spent(release, z / 1.002, 50, 1e-5) > target
+
+
+def test_calibration_with_places():
+    release = Release("poisson", 1000, 100, 172)
+    assert epsilon(release, calibrate(release, 5, 3.0, 1e-4), 5, 1e-4).pld <= 3.0
+    # Too few places need more noise than a whole Poisson sample.
+    tight = Release("poisson", 1000, 100, 100)
+    assert calibrate(tight, 5, 3.0, 1e-4) > 1.05 * calibrate(release, 5, 3.0, 1e-4)
+
+
+def test_a_target_that_no_noise_reaches():
+    with pytest.raises(InputError, match="--target_epsilon=1e-06: not reached in 500 rounds"):
+        calibrate(poisson(0.1), 500, 1e-6, 1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(2.0, 30.0), st.floats(0.1, 6.0))
+def test_affordable_rounds_fit_and_one_more_does_not(z, target):
+    release = Release("everyone", 1000, 1000, 1000)
+    rounds = affordable(release, z, target, 1e-5, 60)
+    assert accounting.spent(release, z, rounds, 1e-5) <= target
+    assert rounds == 60 or accounting.spent(release, z, rounds + 1, 1e-5) > target
+
+
+def test_edge_cases():
+    release = poisson(0.1)
+    assert epsilon(release, 1.0, 0, 1e-5) == (0.0, 0.0)
+    assert epsilon(release, 0.0, 5, 1e-5).best == np.inf

@@ -1,0 +1,90 @@
+"""The audit passes honest releases and flags six planted bugs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedvlr_jax.privacy import accounting
+from fedvlr_jax.privacy.audit import (
+    audit,
+    lower_bound,
+    mixture_score,
+    round_release,
+    sampled_rounds,
+)
+from fedvlr_jax.privacy.release import Release
+from fedvlr_jax.reduce.mean import fixed_denominator_mean, weighted_mean
+from fedvlr_jax.uplink import Noise, central_noise, fixed_clip, identity
+
+DELTA = 1e-5
+# z = 1, one round of everyone: 4.3772 (the analytic Gaussian).
+CLAIMED = accounting.epsilon(Release("everyone", 20, 20, 20), 1.0, 1, DELTA).best
+BOUND, CLIENTS = 0.5, 20
+
+
+def parts(**planted):
+    honest = {
+        "uplink": fixed_clip(BOUND),
+        "weights": fixed_denominator_mean(CLIENTS).weights,
+        "noise": central_noise(1.0, CLIENTS),
+        "clients": CLIENTS,
+        "responding": 19,
+        "strength": 100.0,
+    }
+    return round_release(**(honest | planted))
+
+
+def touched_rows_only(key, upload, weight, bound):
+    noisy = central_noise(1.0, CLIENTS).add(key, upload, weight, bound)
+    return jax.tree.map(lambda new, old: jnp.where(old != 0, new, old), noisy, upload)
+
+
+def with_start(key, there):
+    """A round, and before it a sum over the clients' histories without noise."""
+    return jnp.append(parts()(key, there), jnp.float32(19.0 + there))
+
+
+# The clip that is missing leaves the canary 100 times too long; the bound is still claimed.
+unclipped = identity()._replace(bound=lambda state: BOUND)
+RELEASES = {
+    "honest": parts(),
+    "honest, few respond": parts(responding=1),
+    "halved noise": parts(noise=central_noise(0.5, CLIENTS)),
+    "no clip": parts(uplink=unclipped),
+    "noise on touched rows": parts(noise=Noise(touched_rows_only)),
+    "normalised mean": parts(weights=weighted_mean().weights, responding=1),
+    "start without noise": with_start,
+}
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_honest_rounds_pass_and_planted_bugs_do_not(name):
+    found = audit(RELEASES[name], CLAIMED, DELTA, trials=60_000)
+    assert found.refuted != name.startswith("honest"), found
+    # The attack is not a weak one: it finds a part of what an honest round gives away.
+    assert found.lower > 1.5
+
+
+@pytest.mark.parametrize(("sampler", "shift"), [("poisson", 1.0), ("fixed", 2.0)])
+def test_a_fixed_cohort_that_is_accounted_as_poisson(sampler, shift):
+    rounds, z, q = 100, 1.0, 0.1
+    release = Release("poisson", 1000, 100, 1000)
+    claimed = accounting.epsilon(release, z, rounds, 1e-4).pld
+    rounds_ = sampled_rounds(sampler, population=1000, cohort=100, rounds=rounds, multiplier=z)
+    # The number of the others is noise as well: of variance 1000 q (1 - q) = 90.
+    deviation = z if sampler == "fixed" else (z**2 + 90) ** 0.5
+    score = mixture_score(q, shift, deviation)
+    # Binomial draws are slow, and with the other's noise there is nothing to be found.
+    trials = 20_000 if sampler == "fixed" else 1000
+    found = audit(rounds_, claimed, 1e-4, trials=trials, score=score)
+    assert found.refuted == (sampler == "fixed"), found
+
+
+def test_lower_bound_by_hand():
+    """0 of 100: p <= 1 - (error)^(1/100); all of 100: p >= error^(1/100)."""
+    error = 0.025
+    low, high = error ** (1 / 100), 1 - error ** (1 / 100)
+    assert lower_bound(100, 0, 100, 0.0, 0.95) == pytest.approx(np.log(low / high))
+    assert lower_bound(5, 5, 100, 0.0, 0.95) == 0.0
+    assert lower_bound(0, 0, 100, 1e-5, 0.95) == 0.0
