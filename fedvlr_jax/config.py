@@ -28,6 +28,13 @@ _SUMS = ("float32", "int32", "fixed_mean")
 AGGREGATION_NAMES = (
     *_SUMS,
     *("median", "trimmed_mean", "krum", "multi_krum", "geometric_median"),
+    *("norm_bound", "bulyan", "row_median"),
+)
+ATTACK_NAMES = (
+    "none",
+    "honest",
+    *("sign_flip", "scaling", "label_flip", "not_a_number", "alie", "ipm", "ua_fedrec"),
+    *("spattack", "cluster", "a_ra", "a_hum", "fedrec", "pieck_ipe", "pieck_uea"),
 )
 START_NAMES = ("random", "spectral")
 START_ROUTER_NAMES = ("uniform", "history")
@@ -234,13 +241,15 @@ class FederationConfig:
         "How the server combines the uploads. float32: weighted mean; int32: weighted mean in "
         "fixed point, the same to the bit on 1, 2, 4 and 8 devices; fixed_mean: the sum over the "
         "number of expected clients; median, trimmed_mean: coordinate by coordinate; krum, "
-        "multi_krum: the uploads with the nearest neighbours; geometric_median: RFA.",
+        "multi_krum: the uploads with the nearest neighbours; geometric_median: RFA; norm_bound: "
+        "the mean of uploads shortened to the median norm; bulyan: Krum, then coordinates; "
+        "row_median: item by item over the clients that touched it.",
         AGGREGATION_NAMES,
     )
     byzantine_share: float = _field(
         0.1,
         "Share of the clients that may be hostile: what trimmed_mean removes at each end, and "
-        "f / n of krum and multi_krum.",
+        "f / n of krum, multi_krum, bulyan and row_median.",
     )
     plan: str = _field(
         "auto",
@@ -272,6 +281,11 @@ class FederationConfig:
             raise InputError(
                 f"--byzantine_share={self.byzantine_share}: give a share of at least 0 and below "
                 "0.5; no rule withstands a majority"
+            )
+        if self.aggregation == "bulyan" and self.byzantine_share >= 0.25:
+            raise InputError(
+                f"--byzantine_share={self.byzantine_share}: --aggregation=bulyan withstands less "
+                "than a quarter of the clients; give a share below 0.25"
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"--dropout={self.dropout}: give a probability in [0, 1)")
@@ -378,6 +392,43 @@ class PrivacyConfig:
             raise InputError(
                 f"--noise_multiplier={self.noise_multiplier}: needs --clip_norm above 0, "
                 "for without a bound the noise protects nothing"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """Hostile clients beside the honest ones; docs/robustness.md describes the attacks."""
+
+    attack: str = _field(
+        "none",
+        "What the hostile clients do; none: there are none; honest: they do not attack.",
+        ATTACK_NAMES,
+    )
+    hostile_share: float = _field(
+        0.05, "Hostile clients, as a share of the honest ones; at least one client."
+    )
+    target_items: str = _field(
+        "cold",
+        "cold: targets are drawn from the tenth of the items with the fewest train interactions; "
+        "popular: from the tenth with the most.",
+        ("cold", "popular"),
+    )
+    num_targets: int = _field(1, "Items that the hostile clients promote.")
+    attack_strength: float = _field(
+        1.0,
+        "Length of a forged upload, in units of what the hostile clients train themselves; the "
+        "factor of sign_flip and ipm, a tenth of that of scaling, the deviations of ua_fedrec.",
+    )
+    attack_seed: int = _field(0, "Seed of targets, hostile histories and public interactions.")
+
+    def __post_init__(self):
+        _check_fields(self)
+        _check_range(self, "num_targets", 1)
+        _check_range(self, "attack_strength", 0)
+        _check_range(self, "attack_seed", 0)
+        if not 0 < self.hostile_share <= 1:
+            raise InputError(
+                f"--hostile_share={self.hostile_share}: give a share above 0 and at most 1"
             )
 
 
@@ -514,6 +565,7 @@ class Config:
     federation: FederationConfig = dataclasses.field(default_factory=FederationConfig)
     start: StartConfig = dataclasses.field(default_factory=StartConfig)
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
+    attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
@@ -529,6 +581,15 @@ class Config:
                 f"--noise_multiplier={privacy.noise_multiplier}: the noise of the clients is drawn "
                 f"as the noise of their sum, which --aggregation={rule} does not take; use one of "
                 f"{', '.join(_SUMS)}"
+            )
+
+        share = self.attack.hostile_share / (1 + self.attack.hostile_share)
+        most = {"bulyan": 0.25, "norm_bound": 1.0}.get(rule, 1.0 if rule in _SUMS else 0.5)
+        if self.attack.attack != "none" and share >= most:
+            raise InputError(
+                f"--hostile_share={self.attack.hostile_share}: {share:.0%} of all clients, and "
+                f"--aggregation={rule} withstands less than {most:.0%}; give a share below "
+                f"{most / (1 - most):.2g}"
             )
 
     @property

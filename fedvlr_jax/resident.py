@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedvlr_jax import trees
+from fedvlr_jax.attacks import Hostile
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.pairs import ChunkLists, Pairs, chunk_lists, in_part_order
@@ -92,6 +93,7 @@ class Simulation:
       plan: a name of `round.PLANS`, how local epochs are executed.
       start: what training begins with in closed form; None where all is drawn.
       mesh: the devices that share the clients; None for one.
+      hostile: the hostile clients, who are the last of `dataset`; None without them.
     """
 
     config: Config
@@ -104,6 +106,7 @@ class Simulation:
     plan: str
     start: Start | None
     mesh: Mesh | None
+    hostile: Hostile | None = None
 
     def init(self, seed: int | None = None) -> State:
         """The state before the first round; `seed` defaults to the config's."""
@@ -118,6 +121,11 @@ class Simulation:
         return State(server, self._init_private(server.key, clients, begun))
 
     @property
+    def views_shape(self) -> tuple[int, int, int]:
+        """(I, G, d) of the broadcast views."""
+        return self.model.num_items, len(self.model.fusion.names), self.model.width
+
+    @property
     def _start_items(self) -> np.ndarray | None:
         return None if self.start is None else self.start.items
 
@@ -125,6 +133,7 @@ class Simulation:
     def _init_server(self):
         aggregator = self.task.aggregator
         optimizer = aggregator.server(self.config.federation.rates)
+        attack = aggregator.attack
 
         def init(seed: jax.Array, items: jax.Array | None) -> ServerState:
             key = key_of(seed)
@@ -139,6 +148,7 @@ class Simulation:
                 shared=shared,
                 optimizer=optimizer.init(shared),
                 uplink=aggregator.uplink.init(),
+                attack=() if attack is None else attack.init(self.views_shape),
             )
 
         return compiled(init, out_shardings=on_all(self.mesh))

@@ -8,6 +8,7 @@ ranks = simulation.evaluate(state, "valid")
 
 from __future__ import annotations
 
+from fedvlr_jax.attacks import make_attack, plan_hostile, with_hostile
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import bucket_clients, negative_pool, pad_histories
 from fedvlr_jax.data.dataset import Dataset
@@ -43,9 +44,15 @@ def make_simulation(
       aggregator: what the server does with the uploads, in place of what `config` says of clipping,
         noise, aggregation and the server's optimizer.
 
+    Hostile clients, where --attack names what they do, join the population behind the users.
+
     Raises:
       InputError: choices that do not fit the data set.
     """
+    hostile = None
+    if config.attack.attack != "none":
+        hostile = plan_hostile(config.attack, dataset)
+        dataset = with_hostile(config.attack, dataset, hostile)
     widths = {name: feature.shape[1] for name, feature in dataset.features.items()}
     model = make_model(config, dataset.num_items, widths, backbone=backbone, fusion=fusion)
     if config.federation.cohort > dataset.num_users:
@@ -54,6 +61,8 @@ def make_simulation(
         )
     if aggregator is None:
         aggregator = make_aggregator(config, dataset.num_users)
+    if hostile is not None:
+        aggregator = aggregator.attacked(make_attack(config.attack, hostile))
     mesh = client_mesh(config.run.devices, exact=aggregator.reduce.exact)
     pool = negative_pool(dataset.train, config.evaluation.negative_pool)
     weighted = dataset.train.weight is not None
@@ -78,4 +87,5 @@ def make_simulation(
         plan=plan,
         start=make_start(config, model, dataset),
         mesh=mesh,
+        hostile=hostile,
     )

@@ -22,6 +22,7 @@ LEVELS = {
     "fusion": 2,
     "uplink": 3,
     "reduce": 4,
+    "attacks": 4,
     "evaluation": 3,
     "prepare": 3,
     "encoding": 3,
