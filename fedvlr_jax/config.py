@@ -433,6 +433,55 @@ class AttackConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FleetConfig:
+    """Clients as devices, and the simulated clock; docs/fleet.md describes them."""
+
+    participation: str = _field(
+        "always",
+        "When clients are available. always; uniform: each with --available_share, drawn per "
+        "round; diurnal: sessions by day and night as in a published trace; trace: those of "
+        "--trace. All but always run a simulated clock, and so do --deadline_s and "
+        "--over_selection.",
+        ("always", "uniform", "diurnal", "trace"),
+    )
+    available_share: float = _field(0.5, "participation=uniform: the share that is available.")
+    trace: str = _field(
+        "", "participation=trace: a CSV file of client,start,end in seconds.", path=True
+    )
+    over_selection: float = _field(
+        1.0,
+        "Clients asked, per upload of --cohort; the round ends when --cohort of them have "
+        "reported, and the others worked in vain.",
+    )
+    deadline_s: float = _field(
+        0.0, "Simulated seconds after which a round ends; later uploads do not count. 0: never."
+    )
+    speed_activity_correlation: float = _field(
+        0.0, "Correlation of a device's speed and its user's activity, in [-1, 1]."
+    )
+    upload_format: str = _field(
+        "dense",
+        "How uploads are counted and timed: dense, every row; sparse, touched rows with their "
+        "numbers; bitmask, touched rows and a bit for every row.",
+        ("dense", "sparse", "bitmask"),
+    )
+
+    def __post_init__(self):
+        _check_fields(self)
+        _check_range(self, "deadline_s", 0)
+        _check_range(self, "over_selection", 1)
+        _check_range(self, "speed_activity_correlation", -1, 1)
+        if not 0 < self.available_share <= 1:
+            raise InputError(
+                f"--available_share={self.available_share}: give a share above 0 and at most 1"
+            )
+        if (self.participation == "trace") != bool(self.trace):
+            raise InputError(
+                f"--trace={self.trace}: goes with --participation=trace, and that needs it"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How a state is judged. The protocol sets mask and negative pool together."""
 
@@ -566,6 +615,7 @@ class Config:
     start: StartConfig = dataclasses.field(default_factory=StartConfig)
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
     attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
+    fleet: FleetConfig = dataclasses.field(default_factory=FleetConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from fedvlr_jax.config import EvaluationConfig
+from fedvlr_jax.costs import metrics_by_tier, summarise_costs
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.evaluation.exposure import exposure
@@ -63,6 +64,12 @@ def summarise_run(
         "timing": timing._asdict(),
         "peak_rss_mb": peak_rss_mb(),
     }
+    run_seed = int(summary["seed"])
+    rounds = int(summary["rounds_run"])
+    summary["costs"] = summarise_costs(simulation, run_seed, rounds, run.evaluations)
+    if simulation.participation is not None:
+        test = ranks["test"]
+        summary["tiers"] = metrics_by_tier(simulation, run_seed, test.ahead, test.tied)
     if simulation.hostile is not None:
         summary["attack"] = summarise_attack(simulation, run)
     if config.model.fusion == "bilevel":
