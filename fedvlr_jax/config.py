@@ -29,6 +29,13 @@ _SUMS = ("float32", "int32", "fixed_mean")
 AGGREGATION_NAMES = (
     *_SUMS,
     *("median", "trimmed_mean", "krum", "multi_krum", "geometric_median"),
+    *("norm_bound", "bulyan", "row_median"),
+)
+ATTACK_NAMES = (
+    "none",
+    "honest",
+    *("sign_flip", "scaling", "label_flip", "not_a_number", "alie", "ipm", "ua_fedrec"),
+    *("spattack", "cluster", "a_ra", "a_hum", "fedrec", "pieck_ipe", "pieck_uea"),
 )
 SYNTHETIC_KINDS = ("planted", "additive", "equal", "no-content")
 SAMPLING_NAMES = ("fixed", "poisson")
@@ -265,13 +272,15 @@ class FederationConfig:
         "How the server combines the uploads. float32: weighted mean; int32: weighted mean in "
         "fixed point, the same to the bit on 1, 2, 4 and 8 devices; fixed_mean: the sum over the "
         "number of expected clients; median, trimmed_mean: coordinate by coordinate; krum, "
-        "multi_krum: the uploads with the nearest neighbours; geometric_median: RFA.",
+        "multi_krum: the uploads with the nearest neighbours; geometric_median: RFA; norm_bound: "
+        "the mean of uploads shortened to the median norm; bulyan: Krum, then coordinates; "
+        "row_median: item by item over the clients that touched it.",
         AGGREGATION_NAMES,
     )
     byzantine_share: float = _field(
         0.1,
         "Share of the clients that may be hostile: what trimmed_mean removes at each end, and "
-        "f / n of krum and multi_krum.",
+        "f / n of krum, multi_krum, bulyan and row_median.",
     )
     plan: str = _field(
         "auto",
@@ -310,6 +319,11 @@ class FederationConfig:
             raise InputError(
                 f"--byzantine_share={self.byzantine_share}: give a share of at least 0 and below "
                 "0.5; no rule withstands a majority"
+            )
+        if self.aggregation == "bulyan" and self.byzantine_share >= 0.25:
+            raise InputError(
+                f"--byzantine_share={self.byzantine_share}: --aggregation=bulyan withstands less "
+                "than a quarter of the clients; give a share below 0.25"
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"--dropout={self.dropout}: give a probability in [0, 1)")
@@ -510,6 +524,98 @@ class PrivacyConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """Hostile clients beside the honest ones; docs/robustness.md describes the attacks."""
+
+    attack: str = _field(
+        "none",
+        "What the hostile clients do; none: there are none; honest: they do not attack.",
+        ATTACK_NAMES,
+    )
+    hostile_share: float = _field(
+        0.05, "Hostile clients, as a share of the honest ones; at least one client."
+    )
+    target_items: str = _field(
+        "cold",
+        "cold: targets are drawn from the tenth of the items with the fewest train interactions; "
+        "popular: from the tenth with the most.",
+        ("cold", "popular"),
+    )
+    num_targets: int = _field(1, "Items that the hostile clients promote.")
+    attack_strength: float = _field(
+        1.0,
+        "Length of a forged upload, in units of what the hostile clients train themselves; the "
+        "factor of sign_flip and ipm, a tenth of that of scaling, the deviations of ua_fedrec.",
+    )
+    attack_seed: int = _field(0, "Seed of targets, hostile histories and public interactions.")
+
+    def __post_init__(self):
+        _check_fields(self)
+        _check_range(self, "num_targets", 1)
+        _check_range(self, "attack_strength", 0)
+        _check_range(self, "attack_seed", 0)
+        if not 0 < self.hostile_share <= 1:
+            raise InputError(
+                f"--hostile_share={self.hostile_share}: give a share above 0 and at most 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FleetConfig:
+    """Clients as devices, and the simulated clock; docs/fleet.md describes them."""
+
+    participation: str = _field(
+        "always",
+        "When clients are available. always; uniform: each with --available_share, drawn per "
+        "round; diurnal: sessions by day and night as in a published trace; trace: those of "
+        "--trace. All but always run a simulated clock, and so do --deadline_s and "
+        "--over_selection.",
+        ("always", "uniform", "diurnal", "trace"),
+    )
+    available_share: float = _field(0.5, "participation=uniform: the share that is available.")
+    trace: str = _field(
+        "", "participation=trace: a CSV file of client,start,end in seconds.", path=True
+    )
+    over_selection: float = _field(
+        1.0,
+        "Clients asked, per upload of --cohort; the round ends when --cohort of them have "
+        "reported, and the others worked in vain.",
+    )
+    deadline_s: float = _field(
+        0.0, "Simulated seconds after which a round ends; later uploads do not count. 0: never."
+    )
+    speed_activity_correlation: float = _field(
+        0.0, "Correlation of a device's speed and its user's activity, in [-1, 1]."
+    )
+    upload_format: str = _field(
+        "dense",
+        "How uploads are counted and timed: dense, every row; sparse, touched rows with their "
+        "numbers; bitmask, touched rows and a bit for every row.",
+        ("dense", "sparse", "bitmask"),
+    )
+
+    def __post_init__(self):
+        _check_fields(self)
+        _check_range(self, "deadline_s", 0)
+        _check_range(self, "over_selection", 1)
+        _check_range(self, "speed_activity_correlation", -1, 1)
+        if not 0 < self.available_share <= 1:
+            raise InputError(
+                f"--available_share={self.available_share}: give a share above 0 and at most 1"
+            )
+        if (self.participation == "trace") != bool(self.trace):
+            raise InputError(
+                f"--trace={self.trace}: goes with --participation=trace, and that needs it"
+            )
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether a simulated clock decides who takes part."""
+        plain = self.participation == "always" and self.over_selection == 1
+        return not plain or self.deadline_s > 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How a state is judged. The protocol sets mask and negative pool together."""
 
@@ -663,10 +769,18 @@ class Config:
     federation: FederationConfig = dataclasses.field(default_factory=FederationConfig)
     start: StartConfig = dataclasses.field(default_factory=StartConfig)
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
+    attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
+    fleet: FleetConfig = dataclasses.field(default_factory=FleetConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self):
+        self._check_hostile()
+        if self.fleet.has_clock and self.federation.sampling == "poisson":
+            raise InputError(
+                "--sampling=poisson: a simulated clock decides who takes part; give "
+                "--sampling=fixed"
+            )
         privacy, rule = self.privacy, self.federation.aggregation
         if privacy.privacy != "none":
             self._check_private()
@@ -683,9 +797,32 @@ class Config:
                 f"{', '.join(_SUMS)}"
             )
 
+    def _check_hostile(self) -> None:
+        """Refuses hostile clients that the rule cannot withstand."""
+        rule, share = self.federation.aggregation, self.attack.hostile_share
+        share /= 1 + share
+        most = {"bulyan": 0.25, "norm_bound": 1.0}.get(rule, 1.0 if rule in _SUMS else 0.5)
+        if self.attack.attack != "none" and share >= most:
+            raise InputError(
+                f"--hostile_share={self.attack.hostile_share}: {share:.0%} of all clients, and "
+                f"--aggregation={rule} withstands less than {most:.0%}; give a share below "
+                f"{most / (1 - most):.2g}"
+            )
+
     def _check_private(self) -> None:
         """Refuses combinations with --privacy whose rounds have no bounded sensitivity."""
         privacy, federation = self.privacy, self.federation
+        if self.attack.attack != "none":
+            raise InputError(
+                f"--privacy={privacy.privacy}: --attack={self.attack.attack} forges uploads after "
+                "they were clipped, so that no bound holds; give one or the other"
+            )
+        if self.fleet.has_clock:
+            raise InputError(
+                f"--privacy={privacy.privacy}: who is available on a simulated clock is no "
+                "sampling that can be accounted; use --participation=always without --deadline_s "
+                "and --over_selection"
+            )
         if federation.aggregation != "fixed_mean":
             raise InputError(
                 f"--privacy={privacy.privacy}: with --aggregation={federation.aggregation} what "

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedvlr_jax import trees
+from fedvlr_jax.attacks import Hostile
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.pairs import ChunkLists, Pairs, chunk_lists, in_part_order
@@ -27,6 +28,7 @@ from fedvlr_jax.federated.devices import (
     padded,
     put,
 )
+from fedvlr_jax.federated.gathered import num_slots
 from fedvlr_jax.federated.local import ClientNumbers, Model, Task
 from fedvlr_jax.federated.participation import (
     INIT,
@@ -49,6 +51,8 @@ from fedvlr_jax.federated.scoring import (
 )
 from fedvlr_jax.federated.start import Start
 from fedvlr_jax.federated.store import in_parts
+from fedvlr_jax.fleet import Hardware, Participation, make_hardware
+from fedvlr_jax.fleet.transfer import Shape
 from fedvlr_jax.privacy.release import places_of
 from fedvlr_jax.settings import compiled, key_of, shapes_of
 from fedvlr_jax.types import METRIC_TYPES, Histories, PyTree, RoundMetrics, ServerState
@@ -97,6 +101,8 @@ class Simulation:
       train: the train part as the clients have it: that of the data set, its histories weighted
         by age where the start says so.
       mesh: the devices that share the clients; None for one.
+      hostile: the hostile clients, who are the last of `dataset`; None without them.
+      participation: the simulated clock; None where the compiled round draws who takes part.
     """
 
     config: Config
@@ -110,6 +116,8 @@ class Simulation:
     start: Start | None
     train: Interactions
     mesh: Mesh | None
+    hostile: Hostile | None = None
+    participation: Participation | None = None
 
     def init(self, seed: int | None = None) -> State:
         """The state before the first round; `seed` defaults to the config's."""
@@ -124,6 +132,36 @@ class Simulation:
         return State(server, self._init_private(server.key, clients, begun))
 
     @property
+    def views_shape(self) -> tuple[int, int, int]:
+        """(I, G, d) of the broadcast views."""
+        return self.model.num_items, len(self.model.fusion.names), self.model.width
+
+    @property
+    def upload_shape(self) -> Shape:
+        """The size of an upload, which is that of the broadcast."""
+        head = shapes_of(self.model.init_shared, key_of(0))["head"]
+        items, views, width = self.views_shape
+        return Shape(items, views * width, sum(leaf.size for leaf in jax.tree.leaves(head)))
+
+    @property
+    def touched_rows(self) -> np.ndarray:
+        """int64 [N]: the rows of each client's upload that may not be zero.
+
+        Draws are counted as if none came twice. Noise is on every row.
+        """
+        if self.config.privacy.noise_multiplier:
+            return np.full(self.dataset.num_users, self.model.num_items)
+        counts = self.dataset.train.counts
+        lengths, place = np.unique(counts, return_inverse=True)
+        return np.array([num_slots(self.task, int(n)) for n in lengths])[place]
+
+    @property
+    def hardware(self) -> Hardware:
+        """The clients' devices."""
+        correlation = self.config.fleet.speed_activity_correlation
+        return make_hardware(self.dataset.train.counts, correlation)
+
+    @property
     def _start_items(self) -> np.ndarray | None:
         return None if self.start is None else self.start.items
 
@@ -131,6 +169,7 @@ class Simulation:
     def _init_server(self):
         aggregator = self.task.aggregator
         optimizer = aggregator.server(self.config.federation.rates)
+        attack = aggregator.attack
 
         def init(seed: jax.Array, items: jax.Array | None) -> ServerState:
             key = key_of(seed)
@@ -145,6 +184,7 @@ class Simulation:
                 shared=shared,
                 optimizer=optimizer.init(shared),
                 uplink=aggregator.uplink.init(),
+                attack=() if attack is None else attack.init(self.views_shape),
             )
 
         return compiled(init, out_shardings=on_all(self.mesh))
@@ -234,21 +274,34 @@ class Simulation:
         return bucket, row
 
     def asked_rows(self, seed: int, round_number: int) -> list[np.ndarray]:
-        """Of each bucket, the rows of the clients that a round asks, ascending."""
+        """Of each bucket, the rows of the clients that a round asks, ascending.
+
+        With a simulated clock, of those that report in time: the others change nothing.
+        """
         cohort, num_clients = self.config.federation.cohort, self.dataset.num_users
+        if self.participation is not None:
+            schedule = self.participation.round(seed, round_number)
+            return self._rows_of(schedule.asked[schedule.responded])
         if not self.samples:
             return [np.arange(len(clients)) for clients in self.buckets]
         if self.config.federation.sampling == "poisson":
             asked = poisson_clients(seed, round_number, num_clients, cohort, self.places)
         else:
             asked = asked_clients(seed, round_number, num_clients, cohort)
-        bucket, row = (of[asked] for of in self._place)
+        return self._rows_of(asked)
+
+    def _rows_of(self, clients: np.ndarray) -> list[np.ndarray]:
+        """Of each bucket, the rows of those of `clients` that are in it."""
+        bucket, row = (of[clients] for of in self._place)
         return [row[bucket == b] for b in range(len(self.buckets))]
 
     @property
     def samples(self) -> bool:
         """Whether a round asks only some clients."""
-        return 0 < self.config.federation.cohort < self.dataset.num_users
+        return (
+            self.participation is not None
+            or 0 < self.config.federation.cohort < self.dataset.num_users
+        )
 
     @functools.cached_property
     def places(self) -> int:
@@ -264,8 +317,10 @@ class Simulation:
     def capacities(self) -> list[int]:
         """Rows that one round keeps for each bucket, a multiple of GROUPS."""
         sizes = [len(clients) for clients in self.buckets]
-        federation = self.config.federation
-        if self.samples and federation.sampling == "poisson":
+        federation, clock = self.config.federation, self.participation
+        if clock is not None:
+            sizes = bucket_capacities(sizes, clock.expected)
+        elif self.samples and federation.sampling == "poisson":
             sizes = poisson_capacities(sizes, federation.cohort, self.places)
         elif self.samples:
             sizes = bucket_capacities(sizes, federation.cohort)

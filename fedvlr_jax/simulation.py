@@ -8,6 +8,9 @@ ranks = simulation.evaluate(state, "valid")
 
 from __future__ import annotations
 
+import dataclasses
+
+from fedvlr_jax.attacks import make_attack, plan_hostile, with_hostile
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import bucket_clients, negative_pool, pad_histories
 from fedvlr_jax.data.dataset import Dataset
@@ -18,6 +21,8 @@ from fedvlr_jax.federated.local import Task, make_model
 from fedvlr_jax.federated.precision import check_precision
 from fedvlr_jax.federated.round import choose_plan
 from fedvlr_jax.federated.start import make_start
+from fedvlr_jax.fleet import Participation, make_participation, round_bytes
+from fedvlr_jax.fleet.participation import Work
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
 from fedvlr_jax.privacy.plan import resolved
@@ -36,6 +41,7 @@ def make_simulation(
     backbone: Backbone | None = None,
     fusion: Fusion | None = None,
     aggregator: Aggregator | None = None,
+    participation: Participation | None = None,
 ) -> Simulation:
     """Prepares `dataset` for the federation that `config` describes.
 
@@ -43,16 +49,23 @@ def make_simulation(
       backbone, fusion: in place of those that `config` names.
       aggregator: what the server does with the uploads, in place of what `config` says of clipping,
         noise, aggregation and the server's optimizer.
+      participation: who takes part in each round, in place of the flags' simulated clock.
+
+    Hostile clients, where --attack names what they do, join the population behind the users.
 
     Raises:
       InputError: choices that do not fit the data set.
     """
+    hostile = None
+    if config.attack.attack != "none":
+        hostile = plan_hostile(config.attack, dataset)
+        dataset = with_hostile(config.attack, dataset, hostile)
     widths = {name: feature.shape[1] for name, feature in dataset.features.items()}
     model = make_model(config, dataset.num_items, widths, backbone=backbone, fusion=fusion)
-    if aggregator is not None and config.privacy.privacy != "none":
+    if config.privacy.privacy != "none" and not (aggregator is None and participation is None):
         raise InputError(
-            f"--privacy={config.privacy.privacy}: nothing is known of the noise of an aggregator "
-            "that was made elsewhere; give one or the other"
+            f"--privacy={config.privacy.privacy}: nothing is known of the noise or the sampling of "
+            "an aggregator or a participation that was made elsewhere; give one or the other"
         )
     if config.federation.cohort > dataset.num_users:
         raise InputError(
@@ -61,6 +74,8 @@ def make_simulation(
     if aggregator is None:
         config = resolved(config, dataset.num_users)
         aggregator = make_aggregator(config, dataset.num_users)
+    if hostile is not None:
+        aggregator = aggregator.attacked(make_attack(config.attack, hostile))
     mesh = client_mesh(config.run.devices, exact=aggregator.reduce.exact)
     pool = negative_pool(dataset.train, config.evaluation.negative_pool)
     start = make_start(config, model, dataset)
@@ -78,7 +93,7 @@ def make_simulation(
     buckets = by_length if per_history else bucket_clients(dataset.train, by_length=False)
     resident = config.run.store == "device"
     rows = (pad_histories(train, b, size=padded(len(b))) for b in buckets)
-    return (Simulation if resident else StreamedSimulation)(
+    simulation = (Simulation if resident else StreamedSimulation)(
         config=config,
         dataset=dataset,
         model=model,
@@ -90,4 +105,21 @@ def make_simulation(
         start=start,
         train=train,
         mesh=mesh,
+        hostile=hostile,
+    )
+    if participation is None:
+        participation = make_participation(config, dataset, work_of(simulation))
+    return dataclasses.replace(simulation, participation=participation)
+
+
+def work_of(simulation: Simulation) -> Work:
+    """What a round asks of each client."""
+    federation, shape = simulation.config.federation, simulation.upload_shape
+    rows = simulation.dataset.train.counts * (1 + federation.num_negatives)
+    return Work(
+        bytes_down=float(round_bytes(shape, shape.items, "dense")),
+        bytes_up=round_bytes(
+            shape, simulation.touched_rows, simulation.config.fleet.upload_format
+        ).astype(float),
+        rows=rows * federation.local_epochs,
     )

@@ -171,12 +171,14 @@ class StreamedSimulation(Simulation):
 
     @functools.cached_property
     def _finish(self):
-        """(server, pull_back, uploads by bucket, alpha, reports, rates) -> (server, metrics)."""
+        """(server, what `open_round` returned, uploads by bucket, alpha, reports, rates) ->
+        (server, metrics)."""
 
-        def finish(server, pull_back, uploads, alpha, reports, rates):
-            upload = join_buckets(uploads)
+        def finish(server, opened, uploads, alpha, reports, rates):
+            broadcast, pull_back = opened
+            upload, views = join_buckets(uploads), broadcast.views
             return close_round(
-                self.task, server, pull_back, upload, alpha, reports, rates, self.mesh
+                self.task, server, pull_back, views, upload, alpha, reports, rates, self.mesh
             )
 
         return compiled(finish)
@@ -267,7 +269,7 @@ class StreamedSimulation(Simulation):
         histories = tuple(self._histories(b, part.clients) for b, part in enumerate(parts))
         asked = tuple(part.clients < num_clients for part in parts)
         opened, cohorts, alpha = self._begin(server, histories, asked, self.features, rates)
-        broadcast, pull_back = opened
+        broadcast, _ = opened
         cohorts, weights = jax.device_get((cohorts, alpha))
         sums = self.task.aggregator.reduce.combine is None
         uploads, heard, start = [], [], 0
@@ -306,7 +308,7 @@ class StreamedSimulation(Simulation):
             clipped=clipped,
             bad_leaf=bad_leaf,
         )
-        server, metrics = self._finish(server, pull_back, tuple(uploads), alpha, reports, rates)
+        server, metrics = self._finish(server, opened, tuple(uploads), alpha, reports, rates)
         return server, jax.device_get(metrics)
 
     # All clients, chunk by chunk.

@@ -12,14 +12,16 @@ import numpy as np
 from scipy import stats
 
 from fedvlr_jax.config import EvaluationConfig
+from fedvlr_jax.costs import metrics_by_tier, summarise_costs
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
-from fedvlr_jax.evaluation.metrics import activity_groups, summarise, user_metrics
+from fedvlr_jax.evaluation.exposure import exposure
+from fedvlr_jax.evaluation.metrics import activity_groups, averages, summarise, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.start import sources_of
 from fedvlr_jax.privacy.statement import statement
-from fedvlr_jax.simulation import Simulation
+from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import RunState, Timing
 
 
@@ -67,6 +69,14 @@ def summarise_run(
     }
     if stated := statement(config, dataset.num_users, int(run.state.server.round)):
         summary["privacy"] = stated
+    run_seed = int(summary["seed"])
+    rounds = int(summary["rounds_run"])
+    summary["costs"] = summarise_costs(simulation, run_seed, rounds, run.evaluations)
+    if simulation.participation is not None:
+        test = ranks["test"]
+        summary["tiers"] = metrics_by_tier(simulation, run_seed, test.ahead, test.tied)
+    if simulation.hostile is not None:
+        summary["attack"] = summarise_attack(simulation, run)
     if config.model.fusion == "bilevel":
         users["router_weights"] = weights
         summary["router"] = _router_means(weights, dataset.train.counts)
@@ -79,6 +89,30 @@ def summarise_run(
                 if not np.isnan(planted[:, g]).any() and np.ptp(weights[:, g]) > 0
             }
     return summary, users
+
+
+def summarise_attack(simulation: Simulation, run: RunState) -> dict[str, Any]:
+    """ER@K of the last state and of the one that validation selected, over honest users; and the
+    test metrics of the last state.
+
+    An attack is judged where training ended: the server cannot select against it, but a state of
+    an early round would hide it.
+    """
+    hostile, dataset, config = simulation.hostile, simulation.dataset, simulation.config
+    assert hostile is not None
+    ks = [k for k in (5, 10, 20) if k <= dataset.num_items]
+
+    def of_state(state: State) -> dict[str, Any]:
+        recommended, _ = simulation.recommend(state, max(ks))
+        return exposure(recommended, hostile.targets, dataset, hostile.first, ks)
+
+    test = simulation.evaluate(run.state, "test")
+    return {
+        "hostile": hostile.count,
+        "test": averages(test.ahead, test.tied, dataset, "test", config.evaluation.cutoffs),
+        **of_state(run.state),
+        "selected": of_state(run.best_state),
+    }
 
 
 def summarise_ranks(

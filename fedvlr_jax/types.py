@@ -82,6 +82,7 @@ class ServerState(NamedTuple):
       shared: {"items": [I, d], "fusion": gamma, "head": the backbone's shared head}.
       optimizer: optax state over `shared`.
       uplink: the state of the aggregator's uplink transform; () where it has none.
+      attack: what the hostile clients remember; () without them. The server never reads it.
     """
 
     round: jax.Array
@@ -89,6 +90,7 @@ class ServerState(NamedTuple):
     shared: PyTree
     optimizer: PyTree
     uplink: PyTree = ()
+    attack: PyTree = ()
 
 
 class RoundMetrics(NamedTuple):

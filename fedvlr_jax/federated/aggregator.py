@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import optax
 
+from fedvlr_jax.attacks import Attack
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.server_optimizer import server_optimizer
 from fedvlr_jax.privacy.plan import SHARE_DEVIATION, upload_multiplier
 from fedvlr_jax.reduce import REDUCTIONS, Reduce
 from fedvlr_jax.reduce.registry import RuleOptions
+from fedvlr_jax.reduce.robust import finite_only
 from fedvlr_jax.types import Rates
 from fedvlr_jax.uplink import (
     Needs,
@@ -40,17 +42,24 @@ class Aggregator(NamedTuple):
       uplink: weighs each upload. reduce: makes one upload out of all.
       noise: what is added to that one, before the pull-back through the operators.
       server: rates -> the optimizer of the server's state.
+      attack: what hostile clients make of their uploads, after `uplink`, which honest clients
+        apply themselves; None without hostile clients.
     """
 
     uplink: UplinkTransform
     reduce: Reduce
     noise: Noise
     server: Callable[[Rates], optax.GradientTransformation]
+    attack: Attack | None = None
 
     @property
     def needs(self) -> Needs:
         """What a plan must give."""
         return max(self.uplink.needs, self.reduce.needs)
+
+    def attacked(self, attack: Attack) -> Aggregator:
+        """The same with hostile clients. The server then discards uploads that are not finite."""
+        return self._replace(attack=attack, reduce=finite_only(self.reduce))
 
 
 def make_aggregator(config: Config, num_users: int) -> Aggregator:

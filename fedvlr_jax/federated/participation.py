@@ -12,7 +12,7 @@ from fedvlr_jax.config import FederationConfig
 from fedvlr_jax.types import Cohort, Histories, ServerState
 
 # Each use of randomness folds its own number into the run's key.
-INIT, LOCAL, PRESENT, EPOCHS, NOISE, CLIP_SHARE = range(6)
+INIT, LOCAL, PRESENT, EPOCHS, NOISE, CLIP_SHARE, ATTACK = range(7)
 
 
 def stream(key: jax.Array, purpose: int, *numbers: jax.Array | int) -> jax.Array:

@@ -39,7 +39,7 @@ from fedvlr_jax.federated.factored import (
 )
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
 from fedvlr_jax.federated.local import Broadcast, LocalUpdate, Settle, Task
-from fedvlr_jax.federated.participation import CLIP_SHARE, LOCAL, NOISE, stream
+from fedvlr_jax.federated.participation import ATTACK, CLIP_SHARE, LOCAL, NOISE, stream
 from fedvlr_jax.federated.server_optimizer import server_step
 from fedvlr_jax.federated.trained import TrainCohort, Trained, join_chunks
 from fedvlr_jax.settings import key_of, shapes_of
@@ -322,6 +322,7 @@ def close_round(
     task: Task,
     server: ServerState,
     pull_back: Callable[[jax.Array], tuple[PyTree, PyTree]],
+    views: jax.Array,
     upload: Upload | Uploads,
     alpha: jax.Array,
     reports: Reports,
@@ -334,7 +335,12 @@ def close_round(
     part of a step, and there is nothing to step by (but see `Noise.always`). If a number is not
     finite, nothing moves.
     """
-    uplink, reduce, noise, make_optimizer = task.aggregator
+    uplink, reduce, noise, make_optimizer, attack = task.aggregator
+    memory = server.attack
+    if attack is not None:
+        key = stream(server.key, ATTACK, server.round)
+        seen = reports.client, reports.present, views, server.round, key, memory
+        upload, memory = compiled_alone(server.round >= 0, attack.replace, upload, *seen)
 
     def step(upload, alpha, present, pull_back, shared, optimizer_state, uplink_state, rates):
         if reduce.combine is not None:
@@ -368,11 +374,15 @@ def close_round(
     share_key = stream(server.key, CLIP_SHARE, server.round)
     uplink_state = uplink.next_state(share_key, server.uplink, reports.clipped, reports.present)
     steps = finite if noise.always else finite & (participants > 0)
-    shared, optimizer_state, uplink_state = trees.select(
-        steps, (*after, uplink_state), (*before, server.uplink)
+    shared, optimizer_state, uplink_state, memory = trees.select(
+        steps, (*after, uplink_state, memory), (*before, server.uplink, server.attack)
     )
-    state = ServerState(
-        server.round + finite.astype(jnp.int32), server.key, shared, optimizer_state, uplink_state
+    state = server._replace(
+        round=server.round + finite.astype(jnp.int32),
+        shared=shared,
+        optimizer=optimizer_state,
+        uplink=uplink_state,
+        attack=memory,
     )
     return state, metrics
 
@@ -423,7 +433,7 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
             bad_leaf=join(lambda result: result.bad_leaf, results),
         )
         new_server, metrics = close_round(
-            task, server, pull_back, upload, alpha, reports, rates, mesh
+            task, server, pull_back, broadcast.views, upload, alpha, reports, rates, mesh
         )
         new_private = tuple(
             make_settle(plan, at_once(cohort), mesh)(

@@ -31,7 +31,7 @@ import numpy as np
 from fedvlr_jax.config import Config, StartConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.ease import Ease, ease_start, tried_contents, tried_recencies
+from fedvlr_jax.federated.ease import Ease, ease_start, tried_contents
 from fedvlr_jax.federated.local import Model
 from fedvlr_jax.federated.preferences import EXCHANGES, preferences
 

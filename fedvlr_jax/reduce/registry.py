@@ -8,6 +8,7 @@ from typing import NamedTuple
 from fedvlr_jax.reduce.coordinates import median, trimmed_mean
 from fedvlr_jax.reduce.gram import geometric_median, multi_krum
 from fedvlr_jax.reduce.mean import fixed_denominator_mean, fixed_point_mean, weighted_mean
+from fedvlr_jax.reduce.robust import bulyan, norm_bound, row_median
 from fedvlr_jax.reduce.rule import Reduce
 
 
@@ -32,4 +33,7 @@ REDUCTIONS: dict[str, Callable[[RuleOptions], Reduce]] = {
     "krum": lambda options: multi_krum(options.byzantine_share, None),
     "multi_krum": lambda options: multi_krum(options.byzantine_share, 1.0),
     "geometric_median": lambda options: geometric_median(),
+    "norm_bound": lambda options: norm_bound(),
+    "bulyan": lambda options: bulyan(options.byzantine_share),
+    "row_median": lambda options: row_median(options.byzantine_share),
 }

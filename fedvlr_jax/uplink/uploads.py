@@ -101,6 +101,53 @@ class Uploads(abc.ABC):
         total, _ = self._over_blocks(step, start)
         return total + head_products(self.scaled_head())
 
+    def inner(self, other: Upload) -> jax.Array:
+        """[K]: the inner product of each upload and `other`, over the views and the head."""
+        clients = self.shape[0]
+
+        def step(carry: tuple, rows: jax.Array) -> tuple[tuple, None]:
+            total, start = carry
+            place = start + jnp.arange(rows.shape[1])
+            part = other.views.at[place].get(mode="fill", fill_value=0)
+            total += jnp.einsum("kigd,igd->k", rows, part)
+            return (total, start + rows.shape[1]), None
+
+        begin = jnp.zeros(clients, other.views.dtype), jnp.zeros((), jnp.int32)
+        (total, _), _ = self._over_blocks(step, begin)
+        leaves = zip(jax.tree.leaves(self.scaled_head()), jax.tree.leaves(other.head), strict=True)
+        for own, part in leaves:
+            total += own.reshape(clients, -1) @ part.reshape(-1)
+        return total
+
+    def masked(self, kept: jax.Array) -> Uploads:
+        """The uploads, with zeros in those of clients outside `kept`, bool [K].
+
+        A factor of 0 would not do: it leaves a number that is not finite as it is.
+        """
+
+        def zero(leaf: jax.Array, axis: int) -> jax.Array:
+            shape = [1] * leaf.ndim
+            shape[axis] = kept.shape[0]
+            return jnp.where(kept.reshape(shape), leaf, jnp.zeros((), leaf.dtype))
+
+        return jax.tree.map(zero, self, self.client_axes())
+
+    def rowwise(self, combine: Callable[[jax.Array], jax.Array]) -> Upload:
+        """One upload out of all, item by item: `combine` maps [K, B, C] to [B, C].
+
+        B items have C coordinates each; a leaf of the shared head is one such item.
+        """
+
+        def step(carry: None, rows: jax.Array) -> tuple[None, jax.Array]:
+            flat = rows.reshape(*rows.shape[:2], -1)
+            return None, combine(flat).reshape(rows.shape[1:])
+
+        _, blocks = self._over_blocks(step, None)
+        _, items, *rest = self.shape
+        one = lambda leaf: combine(leaf.reshape(leaf.shape[0], 1, -1)).reshape(leaf.shape[1:])
+        views = blocks.reshape(-1, *rest)[:items]
+        return Upload(views, jax.tree.map(one, self.scaled_head()))
+
     def coordinatewise(self, combine: Callable[[jax.Array], jax.Array]) -> Upload:
         """One upload out of all: `combine` maps [K, B] to [B], for coordinates of any slice."""
 
@@ -312,6 +359,10 @@ class JoinedUploads(Uploads):
     def scaled(self, factor: jax.Array) -> Uploads:
         pairs = zip(self.parts, self._cut(factor), strict=True)
         return JoinedUploads(parts=tuple(part.scaled(f) for part, f in pairs))
+
+    def masked(self, kept: jax.Array) -> Uploads:
+        pairs = zip(self.parts, self._cut(kept), strict=True)
+        return JoinedUploads(parts=tuple(part.masked(own) for part, own in pairs))
 
     def client_axes(self) -> Uploads:
         return JoinedUploads(parts=tuple(part.client_axes() for part in self.parts))

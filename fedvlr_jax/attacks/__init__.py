@@ -1,0 +1,15 @@
+"""Hostile clients: who they are, what they know, and what they upload."""
+
+from fedvlr_jax.attacks.attack import Attack, Seen
+from fedvlr_jax.attacks.population import Hostile, plan_hostile, with_hostile
+from fedvlr_jax.attacks.registry import ATTACKS, make_attack
+
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Hostile",
+    "Seen",
+    "make_attack",
+    "plan_hostile",
+    "with_hostile",
+]

@@ -1,0 +1,135 @@
+"""What an attack is, and what hostile clients can see.
+
+The hostile clients are the last of the population. They are asked like any other, train on a
+history of their own, and keep private rows of their own. In each round those of them that the
+server asks share what they trained and the broadcast, and replace their uploads. What they
+remember from round to round is `ServerState.attack`: it stands there because checkpoints hold
+that state, not because the server reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.types import PyTree
+from fedvlr_jax.uplink.altered import AlteredUploads
+from fedvlr_jax.uplink.uploads import Upload, Uploads
+
+
+class Seen(NamedTuple):
+    """What the hostile clients of one cohort know.
+
+    Attributes:
+      views: [I, G, d], as broadcast. round: int32 [].
+      uploads: of the whole cohort. An attack may read those of `hostile` clients alone.
+      hostile: bool [K], the clients that are hostile and responded.
+      key: of the attack in this round.
+    """
+
+    views: jax.Array
+    round: jax.Array
+    uploads: Uploads
+    hostile: jax.Array
+    key: jax.Array
+
+    @property
+    def weight(self) -> jax.Array:
+        """[K]: 1 / m for each of the m hostile clients, else 0."""
+        weight = self.hostile.astype(self.views.dtype)
+        return weight / jnp.maximum(jnp.sum(weight), 1.0)
+
+    def own_norm(self) -> jax.Array:
+        """[]: the mean L2 norm of what the hostile clients trained."""
+        return jnp.sum(self.weight * self.uploads.norms())
+
+    def own_mean(self) -> Upload:
+        """The mean of what the hostile clients trained."""
+        return self.uploads.total(self.weight)
+
+
+class Forged(NamedTuple):
+    """What the hostile clients send: keep times what each trained, plus one common upload.
+
+    Attributes:
+      keep: []. common: an `Upload`, or None for nothing.
+    """
+
+    keep: float | jax.Array
+    common: Upload | None
+
+
+class Attack(NamedTuple):
+    """A way to forge uploads.
+
+    Attributes:
+      init: views' shape (I, G, d) -> the memory before the first round, a pytree of arrays.
+      forge: (seen, memory) -> (`Forged`, memory after the round).
+      first: the first hostile client; all from it on are hostile.
+    """
+
+    init: Callable[[tuple[int, ...]], PyTree]
+    forge: Callable[[Seen, PyTree], tuple[Forged, PyTree]]
+    first: int
+
+    def replace(
+        self,
+        uploads: Uploads,
+        client: jax.Array,
+        present: jax.Array,
+        views: jax.Array,
+        round_number: jax.Array,
+        key: jax.Array,
+        memory: PyTree,
+    ) -> tuple[Uploads, PyTree]:
+        """The cohort's uploads after the attack, and the memory.
+
+        Uploads of honest clients keep their values. Without a hostile client in the cohort,
+        nobody remembers the round.
+
+        Args:
+          client: int32 [K], the clients' numbers. present: bool [K], who responded.
+        """
+        hostile = present & (client >= self.first)
+        seen = Seen(views, round_number, uploads, hostile, key)
+        (keep, common), after = self.forge(seen, memory)
+        any_hostile = jnp.any(hostile)
+        memory = jax.tree.map(lambda new, old: jnp.where(any_hostile, new, old), after, memory)
+        if common is None:
+            return uploads.scaled(jnp.where(hostile, keep, 1.0)), memory
+        # Without a hostile client there may be nothing to divide by.
+        clean = lambda leaf: jnp.where(any_hostile, leaf, jnp.zeros_like(leaf))
+        return AlteredUploads(
+            honest=uploads,
+            keep=jnp.where(hostile, keep, 1.0),
+            forged=jax.tree.map(clean, common),
+            share=hostile.astype(views.dtype),
+            scale=jnp.ones(hostile.shape, views.dtype),
+        ), memory
+
+
+def no_memory(shape: tuple[int, ...]) -> PyTree:
+    """The `init` of an attack that remembers nothing."""
+    return ()
+
+
+def of_length(upload: Upload, norm: jax.Array) -> Upload:
+    """`upload` scaled to the joint L2 norm `norm`; zeros stay zeros."""
+    square = sum((jnp.sum(jnp.square(x)) for x in jax.tree.leaves(upload)), jnp.zeros(()))
+    factor = norm / jnp.maximum(jnp.sqrt(square), 1e-30)
+    return jax.tree.map(lambda x: factor * x, upload)
+
+
+def at_rows(shape: tuple[int, ...], rows: jax.Array, values: jax.Array) -> jax.Array:
+    """[I, G, d]: `values` [R, G * d] at the items `rows` int32 [R], each once; else 0."""
+    _, views, width = shape
+    return jnp.zeros(shape, values.dtype).at[rows].set(values.reshape(-1, views, width))
+
+
+def on_views(views: jax.Array, seen: Seen) -> Upload:
+    """An upload of these views that leaves the shared head alone."""
+    head = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), seen.uploads.head)
+    return Upload(views, head)

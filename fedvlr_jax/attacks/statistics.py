@@ -1,0 +1,124 @@
+"""Attacks that need no target: they turn what hostile clients trained against the federation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.stats import norm as normal
+
+from fedvlr_jax.attacks.attack import Attack, Forged, Seen, no_memory, of_length
+from fedvlr_jax.types import PyTree
+from fedvlr_jax.uplink.uploads import Upload
+
+
+def scaled(factor: float, first: int) -> Attack:
+    """Each hostile client sends `factor` times what it trained.
+
+    Below 0 this is the sign flip. Above 1 it is the scaling of Bagdasaryan et al. 2020, for
+    clients whose history holds the targets. With NaN the uploads are not finite.
+    """
+    forge = lambda seen, memory: (Forged(factor, None), memory)
+    return Attack(no_memory, forge, first)
+
+
+def own_moments(seen: Seen) -> tuple[Upload, Upload]:
+    """Mean and standard deviation, coordinate by coordinate, of what hostile clients trained."""
+    mean = seen.own_mean()
+    second = seen.uploads.coordinatewise(lambda values: seen.weight @ jnp.square(values))
+    deviation = lambda square, m: jnp.sqrt(jnp.maximum(square - jnp.square(m), 0.0))
+    return mean, jax.tree.map(deviation, second, mean)
+
+
+def alie(first: int, clients: int) -> Attack:
+    """A little is enough (Baruch et al. 2019): mean - z deviations, coordinate by coordinate.
+
+    z is the largest number of deviations that s more honest clients exceed, s = n // 2 + 1 - m,
+    for n expected clients of whom m are hostile. Mean and deviation are those of the hostile
+    clients' own training, as the published attack estimates them. It is at most 3.
+
+    Args:
+      clients: the size of the population, hostile clients included.
+    """
+    hostile = clients - first
+    others = max(clients - hostile, 1)
+    supporters = max(clients // 2 + 1 - hostile, 0)
+    z = float(jnp.clip(normal.ppf((others - supporters) / others), 0.3, 3.0))
+
+    def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
+        mean, deviation = own_moments(seen)
+        common = jax.tree.map(lambda m, d: m - z * d, mean, deviation)
+        return Forged(0.0, common), memory
+
+    return Attack(no_memory, forge, first)
+
+
+def ipm(strength: float, first: int) -> Attack:
+    """Inner product manipulation (Xie et al. 2020): -strength times the mean."""
+
+    def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
+        return Forged(0.0, jax.tree.map(lambda m: -strength * m, seen.own_mean())), memory
+
+    return Attack(no_memory, forge, first)
+
+
+def ua_fedrec(deviations: float, first: int) -> Attack:
+    """UA-FedRec (Yi et al. 2023), the part on item vectors: mean - k sign(mean) deviation."""
+
+    def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
+        mean, deviation = own_moments(seen)
+        common = jax.tree.map(lambda m, d: m - deviations * jnp.sign(m) * d, mean, deviation)
+        return Forged(0.0, common), memory
+
+    return Attack(no_memory, forge, first)
+
+
+def spattack(strength: float, rows: int, first: int) -> Attack:
+    """Spattack (Chen et al. 2024): the opposite of the mean, on the `rows` items whose mean row is
+    shortest alone, as long as `strength` honest uploads.
+
+    Few honest clients move those rows, so that hostile ones are many among those that do.
+    """
+
+    def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
+        mean = seen.own_mean()
+        items = mean.views.shape[0]
+        length = jnp.sum(jnp.square(mean.views.reshape(items, -1)), axis=1)
+        _, chosen = jax.lax.top_k(-length, min(rows, items))
+        mask = jnp.zeros(items, mean.views.dtype).at[chosen].set(-1.0)
+        common = Upload(mask[:, None, None] * mean.views, jax.tree.map(jnp.zeros_like, mean.head))
+        return Forged(0.0, of_length(common, strength * seen.own_norm())), memory
+
+    return Attack(no_memory, forge, first)
+
+
+def cluster(strength: float, clusters: int, first: int) -> Attack:
+    """ClusterAttack (Yu et al. 2023): makes the items of each cluster equal.
+
+    The gradient of the sum of squared distances of the item vectors to the centre of their
+    cluster, so that rankings within a cluster are lost. As long as `strength` honest uploads.
+    *choice*: the centres are found from drawn items by five steps of k-means in each round; the
+    published attack adapts their number.
+    """
+
+    def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
+        items = seen.views.shape[0]
+        vectors = seen.views.reshape(items, -1)
+        centres = vectors[
+            jax.random.permutation(seen.key, items)[: min(clusters, max(1, items // 10))]
+        ]
+        for _ in range(5):
+            member = nearest(vectors, centres)
+            size = jnp.maximum(jnp.sum(member, axis=0), 1.0)
+            centres = (member.T @ vectors) / size[:, None]
+        away = vectors - nearest(vectors, centres) @ centres
+        head = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), seen.uploads.head)
+        common = Upload(away.reshape(seen.views.shape), head)
+        return Forged(0.0, of_length(common, strength * seen.own_norm())), memory
+
+    return Attack(no_memory, forge, first)
+
+
+def nearest(vectors: jax.Array, centres: jax.Array) -> jax.Array:
+    """[I, C]: 1 at the nearest of `centres` [C, D] to each of `vectors` [I, D]."""
+    distance = jnp.sum(jnp.square(centres), axis=1)[None, :] - 2 * vectors @ centres.T
+    return jax.nn.one_hot(jnp.argmin(distance, axis=1), len(centres), dtype=vectors.dtype)

@@ -1,0 +1,145 @@
+"""What a run cost: bytes, simulated hours, client time, an estimate of energy; who took part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedvlr_jax.evaluation.metrics import user_metrics
+from fedvlr_jax.fleet import SCHEMES, RoundSchedule, round_bytes
+from fedvlr_jax.fleet.hardware import TIERS
+from fedvlr_jax.simulation import Simulation
+
+# Assumptions of the estimate. A phone that trains or transfers: 3 W. The network: 60 Wh a GB.
+# The server: 45 W at a PUE of 1.09 while a round runs (Yousefpour et al. 2023). The grid: 436 g of
+# CO2e a kWh, the world's mean of 2022.
+CLIENT_W, NETWORK_WH_A_GB, SERVER_W, PUE, GRID_G_A_KWH = 3.0, 60.0, 45.0, 1.09, 436.0
+
+
+def gini(values: np.ndarray) -> float:
+    """The Gini coefficient of values >= 0: 0 where all are equal, 1 - 1 / N where one has all."""
+    ordered = np.sort(np.asarray(values, float))
+    total = ordered.sum()
+    if not total:
+        return 0.0
+    place = np.arange(1, len(ordered) + 1)
+    return float(
+        2 * (place * ordered).sum() / (len(ordered) * total) - (len(ordered) + 1) / len(ordered)
+    )
+
+
+def energy(client_s: float, transferred_bytes: float, simulated_s: float) -> dict[str, float]:
+    """Wh by part and g of CO2e, an estimate from the constants of this module."""
+    parts = {
+        "clients_wh": CLIENT_W * client_s / 3600,
+        "network_wh": NETWORK_WH_A_GB * transferred_bytes / 1e9,
+        "server_wh": SERVER_W * PUE * simulated_s / 3600,
+    }
+    total = sum(parts.values())
+    return {**parts, "total_wh": total, "co2e_g": GRID_G_A_KWH * total / 1000}
+
+
+def client_bytes(simulation: Simulation) -> dict[str, Any]:
+    """Bytes of one client in one round: down, and up by scheme (mean over clients)."""
+    shape, touched = simulation.upload_shape, simulation.touched_rows
+    up = {scheme: float(round_bytes(shape, touched, scheme).mean()) for scheme in SCHEMES}
+    return {"down": float(round_bytes(shape, shape.items, "dense")), "up": up}
+
+
+def summarise_costs(
+    simulation: Simulation, seed: int, rounds: int, evaluations: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The "costs" of summary.json.
+
+    Returns:
+      "client_round_bytes": as `client_bytes`; with a simulated clock also "asked", "responded",
+      "dropped_share" (of those asked), "bytes_down", "bytes_up", "simulated_h", "client_h",
+      "wasted_share" (of the clients' time, for rounds that did not count them), "energy",
+      "participation_gini", and "curve": of each evaluation its round, hours, bytes, Wh and
+      validation NDCG@50, and "hours_to_90_percent" of the best one.
+    """
+    costs: dict[str, Any] = {"client_round_bytes": client_bytes(simulation)}
+    if simulation.participation is None:
+        return costs
+    up = round_bytes(
+        simulation.upload_shape, simulation.touched_rows, simulation.config.fleet.upload_format
+    )
+    down = costs["client_round_bytes"]["down"]
+    took_part = np.zeros(simulation.dataset.num_users, np.int64)
+    ledger = np.zeros((rounds + 1, 6))
+    for number in range(rounds):
+        schedule = simulation.participation.round(seed, number)
+        took_part[schedule.asked[schedule.responded]] += 1
+        ledger[number + 1] = _entry(schedule, down, up)
+    total = np.cumsum(ledger, axis=0)
+    asked, responded, moved_up, busy, wasted, _ = total[-1]
+    end = total[:, 5]
+    wh = [energy(t[3], down * t[0] + t[2], t[5])["total_wh"] for t in total]
+    curve = [
+        {
+            "round": entry["round"],
+            "hours": end[entry["round"]] / 3600,
+            "bytes": down * total[entry["round"], 0] + total[entry["round"], 2],
+            "wh": wh[entry["round"]],
+            "ndcg@50": entry["valid"].get("ndcg@50"),
+        }
+        for entry in evaluations
+    ]
+    reached = [point["ndcg@50"] or 0.0 for point in curve]
+    first = next((p for p, v in zip(curve, reached, strict=True) if v >= 0.9 * max(reached)), None)
+    return costs | {
+        "asked": int(asked),
+        "responded": int(responded),
+        "dropped_share": 1 - responded / max(asked, 1),
+        "bytes_down": down * asked,
+        "bytes_up": moved_up,
+        "simulated_h": end[-1] / 3600,
+        "client_h": busy / 3600,
+        "wasted_share": wasted / max(busy, 1e-9),
+        "energy": energy(busy, down * asked + moved_up, end[-1]),
+        "participation_gini": gini(took_part),
+        "never_took_part": float(np.mean(took_part == 0)),
+        "curve": curve,
+        "hours_to_90_percent": None if first is None else first["hours"],
+    }
+
+
+def _entry(schedule: RoundSchedule, down: float, up: np.ndarray) -> list[float]:
+    """Asked, responded, bytes up, busy s, wasted s, and the length of one round in s."""
+    responded = schedule.responded
+    return [
+        len(schedule.asked),
+        responded.sum(),
+        up[schedule.asked[responded]].sum(),
+        schedule.busy_s.sum(),
+        schedule.busy_s[~responded].sum(),
+        schedule.end_s - schedule.start_s,
+    ]
+
+
+def metrics_by_tier(
+    simulation: Simulation, seed: int, ahead: np.ndarray, tied: np.ndarray
+) -> dict[str, Any]:
+    """Test metrics of the clients of each tier of speed, in percent.
+
+    "largest_difference" is (best - worst) / mean of the tiers' NDCG@50 (after RF^2, Maeng et al.
+    2022, who compare changes against training without tiers).
+    """
+    dataset = simulation.dataset
+    tier = simulation.hardware.tier(seed, np.arange(dataset.num_users))
+    values = user_metrics(ahead, tied, dataset.test)
+    result: dict[str, Any] = {}
+    for number, name in enumerate(TIERS):
+        chosen = (tier == number) & ~np.isnan(values["ndcg@50"])
+        result[name] = {"users": int(chosen.sum())}
+        if chosen.any():
+            result[name] |= {
+                metric: 100 * float(values[metric][chosen].mean())
+                for metric in ("hr@50", "ndcg@50")
+            }
+    found = [part["ndcg@50"] for part in result.values() if "ndcg@50" in part]
+    mean = float(np.mean(found)) if found else 0.0
+    result["largest_difference"] = (max(found) - min(found)) / mean if mean else 0.0
+    return result

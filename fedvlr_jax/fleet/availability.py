@@ -1,0 +1,249 @@
+"""When clients are available: always, at random, by day and night, or as a trace says.
+
+An availability answers one question: until when each of some clients is available, at a
+simulated time. It is a function of (seed, client, time), so that a run resumes anywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.fleet import draws
+
+DAY_S, HOUR_S = 86400.0, 3600.0
+
+
+class Availability(NamedTuple):
+    """Who is available, and for how long.
+
+    Attributes:
+      until: (seed, clients int64 [K], time in s) -> float64 [K]: the time at which the client's
+        session ends; at most `time` where it is not available.
+      share: about which share of the clients is available at a time, to draw enough candidates.
+    """
+
+    until: Callable[[int, np.ndarray, float], np.ndarray]
+    share: float
+
+
+def always() -> Availability:
+    """Every client, without end."""
+    return Availability(lambda seed, clients, time: np.full(len(clients), np.inf), 1.0)
+
+
+def uniform(share: float) -> Availability:
+    """Each client with probability `share`, drawn anew for each simulated second."""
+
+    def until(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
+        drawn = draws.draw(seed, draws.CHECK_IN, clients, int(time))
+        return np.where(drawn < share, np.inf, time)
+
+    return Availability(until, share)
+
+
+# The FLASH trace, 1,000 devices; available: idle, on WiFi and charging (Yang et al. 2021; fitted).
+NEVER_ELIGIBLE = 0.296
+SHARE_OF_TIME = (0.55, 5.18)
+SESSIONS_A_DAY = (0.5, 3.0, 9.9)
+# Of the logarithm of a session's length within one client, and the correlation of share of time
+# and sessions a day: with these the pooled lengths have the published median of 2.3 minutes, mean
+# of 32 and sigma of the logarithm of 2.6.
+LENGTH_SIGMA, SHARE_SESSIONS_CORRELATION = 1.88, 0.3
+LONGEST_SESSION_S = DAY_S
+# The weight of an hour: its largest and smallest, and when.
+PEAK, LOW = (4.0, 1.46), (13.0, 0.69)
+
+
+class Habits(NamedTuple):
+    """What a client does on average; [K] each.
+
+    Attributes:
+      share: of the time that it is available; 0 for clients that never are.
+      arrivals: sessions that begin in a day; some overlap, and are then one.
+      log_length: the mean of the logarithm of a session's length in s.
+    """
+
+    share: np.ndarray
+    arrivals: np.ndarray
+    log_length: np.ndarray
+
+
+def hour_weights(hours: np.ndarray) -> np.ndarray:
+    """How much more likely a session begins at an hour in [0, 24) than on average.
+
+    Between the peak and the low it follows a cosine, raised to the power that makes the mean 1.
+    """
+    down = (hours - PEAK[0]) % 24
+    falling = LOW[0] - PEAK[0]
+    phase = np.where(down <= falling, down / falling, 1 - (down - falling) / (24 - falling))
+    power = 1.68
+    return LOW[1] + (PEAK[1] - LOW[1]) * ((1 + np.cos(np.pi * phase)) / 2) ** power
+
+
+@functools.cache
+def _start_table() -> tuple[np.ndarray, np.ndarray]:
+    """(probability, hour) at which a session has begun by then."""
+    hours = np.linspace(0, 24, 961)
+    middle = hour_weights((hours[1:] + hours[:-1]) / 2)
+    return np.append(0, np.cumsum(middle) / middle.sum()), hours
+
+
+@functools.cache
+def _share_table() -> tuple[np.ndarray, np.ndarray]:
+    """(normal score, share of time) of the Beta distribution: its quantile is slow."""
+    scores = np.linspace(-5, 5, 4001)
+    return scores, stats.beta(*SHARE_OF_TIME).ppf(special.ndtr(scores))
+
+
+@functools.cache
+def _length_table() -> tuple[np.ndarray, np.ndarray]:
+    """(logarithm of the mean length in s, mean of the logarithm), lengths cut at a day."""
+    mean = np.linspace(-60, 16, 4000)
+    edge = (np.log(LONGEST_SESSION_S) - mean) / LENGTH_SIGMA
+    inside = np.exp(mean + LENGTH_SIGMA**2 / 2) * special.ndtr(edge - LENGTH_SIGMA)
+    return np.log(inside + LONGEST_SESSION_S * special.ndtr(-edge)), mean
+
+
+def habits(seed: int, clients: np.ndarray) -> Habits:
+    """The habits of some clients, functions of (seed, client).
+
+    Sessions begin as a Poisson process and last independently, so the client is available for a
+    share 1 - exp(-load) of the time, and a session that overlaps no earlier one begins
+    arrivals * exp(-load) times a day. Both are solved for the published numbers.
+    """
+    first = draws.normal(seed, draws.SHARE, clients)
+    other = draws.normal(seed, draws.SESSIONS, clients)
+    share = np.interp(first, *_share_table())
+    score = SHARE_SESSIONS_CORRELATION * first
+    score += np.sqrt(1 - SHARE_SESSIONS_CORRELATION**2) * other
+    low, middle, high = np.log(SESSIONS_A_DAY)
+    spread = np.where(score < 0, middle - low, high - middle) / special.ndtri(0.9)
+    sessions = np.exp(middle + spread * score)
+    load = -np.log1p(-share)
+    # Sessions of more than a day would be needed else.
+    arrivals = np.maximum(sessions / (1 - share), load * DAY_S / (0.8 * LONGEST_SESSION_S))
+    arrivals = np.minimum(arrivals, 200.0)
+    log_length = np.interp(np.log(load * DAY_S / arrivals + 1e-24), *_length_table())
+    eligible = draws.draw(seed, draws.ELIGIBLE, clients) >= NEVER_ELIGIBLE
+    return Habits(np.where(eligible, share, 0.0), np.where(eligible, arrivals, 0.0), log_length)
+
+
+def sessions(
+    seed: int, clients: np.ndarray, day: int, own: Habits
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sessions that begin on one day: (place in `clients`, begin, end in s), in no order.
+
+    Days count from 0 at the start of the run; the day before it is -1.
+    """
+    arrived = draws.draw(seed, draws.ARRIVALS, clients, day)
+    counts = draws.poisson(arrived, own.arrivals)
+    place = np.repeat(np.arange(len(clients)), counts)
+    number = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+    who = clients[place]
+    hour = np.interp(draws.draw(seed, draws.START, who, day, number), *_start_table())
+    log_length = own.log_length[place]
+    log_length = log_length + LENGTH_SIGMA * draws.normal(seed, draws.LENGTH, who, day, number)
+    begin = day * DAY_S + hour * HOUR_S
+    return place, begin, begin + np.minimum(np.exp(log_length), LONGEST_SESSION_S)
+
+
+def diurnal() -> Availability:
+    """Sessions as in the FLASH trace, with the published swing between day and night.
+
+    Time 0 is midnight, for all clients in one time zone.
+    """
+
+    def until(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
+        own = habits(seed, clients)
+        able = np.flatnonzero(own.arrivals > 0)
+        chosen = Habits(*(values[able] for values in own))
+        end = np.full(len(clients), -np.inf)
+        today = int(time // DAY_S)
+        for day in (today - 1, today):
+            place, begin, finish = sessions(seed, clients[able], day, chosen)
+            now = (begin <= time) & (finish > time)
+            np.maximum.at(end, able[place[now]], finish[now])
+        return np.maximum(end, np.minimum(end, time))
+
+    return Availability(until, (1 - NEVER_ELIGIBLE) * stats.beta(*SHARE_OF_TIME).mean())
+
+
+def from_trace(path: str, num_clients: int) -> Availability:
+    """Sessions from a CSV file with the columns client, start, end; times in s from 0.
+
+    Clients are numbered from 0 on, in the order of the data set. After the last end of all, the
+    trace begins again.
+
+    Raises:
+      InputError: names the row that cannot be used, or the first client without a session.
+    """
+    table = _read_trace(Path(path), num_clients)
+    client, start, end = (table[name].to_numpy() for name in ("client", "start", "end"))
+    order = np.lexsort((start, client))
+    client, start, end = client[order], start[order], end[order]
+    same = client[1:] == client[:-1]
+    overlap = np.flatnonzero(same & (start[1:] < end[:-1]))
+    if len(overlap):
+        row = int(order[overlap[0] + 1])
+        raise InputError(
+            f"--trace={path}: row {row + 1}: begins before the client's session before it ends; "
+            "join the two"
+        )
+    missing = np.setdiff1d(np.arange(num_clients), client)
+    if len(missing):
+        raise InputError(
+            f"--trace={path}: {len(missing)} of {num_clients} clients have no session, the first "
+            f"is {missing[0]}; give each client at least one"
+        )
+    period = float(end.max())
+    # One sorted array over all clients: client c's starts lie in [2 c period, 2 c period + period).
+    key = 2 * client * period + start
+    share = float((end - start).sum() / (period * num_clients))
+
+    def until(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
+        within = time % period
+        last = np.searchsorted(key, 2 * clients * period + within, side="right") - 1
+        last = np.maximum(last, 0)
+        inside = (client[last] == clients) & (start[last] <= within) & (end[last] > within)
+        return np.where(inside, time - within + end[last], time)
+
+    return Availability(until, max(share, 1e-6))
+
+
+def _read_trace(path: Path, num_clients: int) -> pd.DataFrame:
+    """The rows of a trace, each by itself held to what it must be."""
+    where = f"--trace={path}"
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{where}: cannot be read: {reason}") from None
+    if list(table.columns) != ["client", "start", "end"]:
+        found = ",".join(map(str, table.columns))
+        raise InputError(f"{where}: found the columns {found}; expected client,start,end")
+    if not len(table):
+        raise InputError(f"{where}: holds no session")
+    numbers = table.apply(pd.to_numeric, errors="coerce")
+    whole = np.isfinite(numbers.to_numpy(float)).all(axis=1)
+    checks = {
+        "a value is missing or no finite number": ~whole,
+        f"the client is unknown; clients are 0 to {num_clients - 1}": (numbers["client"] < 0)
+        | (numbers["client"] >= num_clients)
+        | (numbers["client"] % 1 != 0),
+        "the start is below 0, or the end is not after it": (numbers["start"] < 0)
+        | (numbers["end"] <= numbers["start"]),
+    }
+    for what, wrong in checks.items():
+        rows = np.flatnonzero(np.asarray(wrong))
+        if len(rows):
+            found = ",".join(map(str, table.iloc[rows[0]].tolist()))
+            raise InputError(f"{where}: row {rows[0] + 1} ({found}): {what}")
+    return numbers.astype({"client": np.int64, "start": float, "end": float})

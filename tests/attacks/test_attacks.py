@@ -1,0 +1,144 @@
+"""What each attack sends, by hand or by its definition; and what stays as it was."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from fedvlr_jax.attacks import ATTACKS
+from fedvlr_jax.attacks.registry import AttackOptions
+from fedvlr_jax.attacks.targeted import popularity_enhancement, user_approximation
+from fedvlr_jax.config import ATTACK_NAMES
+from fedvlr_jax.uplink.uploads import SlotUploads
+
+CLIENTS, ITEMS, WIDTH, FIRST = 8, 12, 3, 5
+TARGETS = np.array([2, 9])
+# Client 6 is hostile and does not respond.
+PRESENT = np.array([True, True, False, True, True, True, False, True])
+HOSTILE = [5, 7]
+
+
+def uploads():
+    rng = np.random.default_rng(0)
+    return SlotUploads(
+        item=jnp.tile(jnp.arange(ITEMS, dtype=jnp.int32), (CLIENTS, 1)),
+        rows_of_views=jnp.asarray(rng.normal(size=(CLIENTS, ITEMS, 1, WIDTH)), jnp.float32),
+        head={"bias": jnp.asarray(rng.normal(size=(CLIENTS, 1)), jnp.float32)},
+        scale=jnp.ones(CLIENTS),
+        num_items=ITEMS,
+        whole=True,
+    )
+
+
+def views(seed=1):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(ITEMS, 1, WIDTH)), jnp.float32)
+
+
+def make(name, strength=1.0):
+    public = np.array([[0, 0, 1, 3], [4, 5, 4, 7]])
+    return ATTACKS[name](AttackOptions(FIRST, CLIENTS, strength, TARGETS, public))
+
+
+def sent(attack, memory=None, present=PRESENT, shown=None):
+    """([K, I * d + 1] what every client sends, the memory)."""
+    shown = views() if shown is None else shown
+    memory = attack.init(shown.shape) if memory is None else memory
+    given, memory = attack.replace(
+        uploads(),
+        jnp.arange(CLIENTS),
+        jnp.asarray(present),
+        shown,
+        jnp.asarray(3),
+        jax.random.key(0),
+        memory,
+    )
+    rows = given.rows()
+    flat = [np.asarray(x, np.float64).reshape(CLIENTS, -1) for x in (rows.views, rows.head["bias"])]
+    return np.concatenate(flat, axis=1), memory
+
+
+def trained():
+    rows = uploads().rows()
+    flat = [np.asarray(x, np.float64).reshape(CLIENTS, -1) for x in (rows.views, rows.head["bias"])]
+    return np.concatenate(flat, axis=1)
+
+
+def test_every_name_has_an_attack():
+    assert set(ATTACK_NAMES) == {"none", *ATTACKS}
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_honest_uploads_keep_their_values(name):
+    attack = make(name)
+    memory = None
+    for seed in (1, 2):
+        found, memory = sent(attack, memory, shown=views(seed))
+        honest = [u for u in range(CLIENTS) if u not in HOSTILE]
+        np.testing.assert_allclose(found[honest], trained()[honest], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_without_a_hostile_client_in_the_cohort_nothing_happens(name):
+    attack = make(name)
+    present = PRESENT & (np.arange(CLIENTS) < FIRST)
+    start = attack.init(views().shape)
+    found, memory = sent(attack, start, present)
+    np.testing.assert_array_equal(found, trained().astype(np.float32))
+    for before, after in zip(jax.tree.leaves(start), jax.tree.leaves(memory), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_factors():
+    for name, factor in (("sign_flip", -2), ("scaling", 20), ("label_flip", 1), ("honest", 1)):
+        found, _ = sent(make(name, strength=2.0))
+        np.testing.assert_allclose(found[HOSTILE], factor * trained()[HOSTILE], rtol=1e-6)
+    assert np.isnan(sent(make("not_a_number"))[0][HOSTILE]).all()
+
+
+def test_moments_of_the_hostile_clients_own_training():
+    own = trained()[HOSTILE]
+    mean, deviation = own.mean(axis=0), own.std(axis=0)
+    both = lambda row: np.tile(row, (2, 1))
+    close = lambda name, expected: np.testing.assert_allclose(
+        sent(make(name, strength=1.5))[0][HOSTILE], both(expected), rtol=1e-4, atol=1e-5
+    )
+    close("ipm", -1.5 * mean)
+    close("ua_fedrec", mean - 1.5 * np.sign(mean) * deviation)
+    # n = 8 clients, m = 3 hostile: s = 4 + 1 - 3 = 2 supporters among 5 honest clients.
+    close("alie", mean - stats.norm.ppf((5 - 2) / 5).clip(0.3, 3) * deviation)
+
+
+@pytest.mark.parametrize("name", ["spattack", "cluster", "a_ra", "a_hum", "fedrec"])
+def test_forged_uploads_are_as_long_as_trained_ones(name):
+    found, _ = sent(make(name, strength=2.0))
+    length = 2 * np.linalg.norm(trained()[HOSTILE], axis=1).mean()
+    np.testing.assert_allclose(np.linalg.norm(found[HOSTILE], axis=1), length, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["a_ra", "a_hum"])
+def test_imagined_users_move_the_targets_alone(name):
+    found, _ = sent(make(name))
+    rows = found[HOSTILE, : ITEMS * WIDTH].reshape(2, ITEMS, WIDTH)
+    assert set(np.flatnonzero(np.abs(rows[0]).sum(axis=1))) == set(TARGETS)
+
+
+def test_pieck_knows_popular_items_from_the_second_broadcast_on():
+    attack = make("pieck_uea")
+    first, memory = sent(attack)
+    np.testing.assert_allclose(first, trained(), rtol=1e-6)
+    moving = views().at[jnp.asarray([4, 7])].add(5.0)
+    found, memory = sent(attack, memory, shown=moving)
+    assert set(np.argsort(np.asarray(memory["moved"]))[-2:]) == {4, 7}
+    rows = found[HOSTILE, : ITEMS * WIDTH].reshape(2, ITEMS, WIDTH)
+    assert set(np.flatnonzero(np.abs(rows[0]).sum(axis=1))) == set(TARGETS)
+
+
+def test_the_losses_of_pieck_by_numbers():
+    target, popular = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[0.0, 2.0], [3.0, 0.0]])
+    # Scores 0 and 3: -sum over k of sigmoid(-score) times the popular vector.
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    expected = [[-3 * sigmoid(-3.0), -2 * sigmoid(0.0)]]
+    np.testing.assert_allclose(user_approximation(target, popular), expected, rtol=1e-5)
+    # The cosine with the first grows along its direction; the second is reached already.
+    np.testing.assert_allclose(popularity_enhancement(target, popular), [[0.0, -1.0]], atol=1e-5)

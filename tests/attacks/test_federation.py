@@ -1,0 +1,151 @@
+"""Hostile clients inside whole rounds."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from fedvlr_jax.attacks import plan_hostile, with_hostile
+from fedvlr_jax.config import AttackConfig, Config
+from fedvlr_jax.contracts import check_dataset
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.exposure import exposure
+from fedvlr_jax.reduce import REDUCTIONS
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.summary import summarise_run
+from fedvlr_jax.training import train
+
+
+@functools.cache
+def dataset(users=40, items=60):
+    return load_dataset("synthetic", data_root="", synthetic={"users": users, "items": items})
+
+
+def small(**choices):
+    plain = dict(fusion="none", width=4, local_epochs=2, rounds=4, eval_every=2, baselines=False)
+    plain |= dict(server_optimizer="sgd", server_lr_items=30.0, server_decay=0.0)
+    return Config.from_flat(**{**plain, "hostile_share": 0.2, **choices})
+
+
+def after(config, rounds=2):
+    simulation = make_simulation(config, dataset())
+    state, _ = simulation.run_rounds(simulation.init(), rounds)
+    return simulation, jax.device_get(state)
+
+
+@pytest.mark.parametrize("rule", sorted(REDUCTIONS))
+def test_nan_uploads_never_enter_the_state(rule):
+    _, state = after(small(attack="not_a_number", aggregation=rule))
+    _, clean = after(small(attack="honest", aggregation=rule))
+    for leaf in jax.tree.leaves((state.server.shared, state.server.optimizer, state.private)):
+        assert np.isfinite(leaf).all()
+    moved = lambda s: np.abs(s.server.shared["items"]).sum()
+    assert moved(state) != moved(clean)
+    assert int(state.server.round) == 2
+
+
+@pytest.mark.parametrize("rule", ["float32", "median"])
+def test_a_round_with_discarded_uploads_is_one_without_those_clients(rule):
+    """From one state, a round's table with NaN uploads is that of the honest clients alone."""
+    flags = dict(aggregation=rule, rounds=1)
+    _, state = after(small(attack="not_a_number", **flags), rounds=1)
+    alone = make_simulation(small(**flags), dataset())
+    expected, _ = alone.run_rounds(alone.init(), 1)
+    np.testing.assert_allclose(
+        state.server.shared["items"], expected.server.shared["items"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_population_keeps_the_contract_and_its_honest_part():
+    config = AttackConfig(attack="scaling", hostile_share=0.1, num_targets=2)
+    hostile = plan_hostile(config, dataset())
+    larger = with_hostile(config, dataset(), hostile)
+    check_dataset(dataclasses.replace(larger))
+    assert (hostile.first, hostile.count, larger.num_users) == (40, 4, 44)
+    end = len(dataset().train)
+    np.testing.assert_array_equal(larger.train.item[:end], dataset().train.item)
+    for user in range(40, 44):
+        assert set(hostile.targets) <= set(larger.train.of(user))
+        assert not len(larger.test.of(user)) and not len(larger.valid.of(user))
+    assert larger.fingerprint == dataset().fingerprint
+
+
+def test_label_flip_trains_on_what_the_history_is_not():
+    hostile = plan_hostile(AttackConfig(), dataset())
+    plain = with_hostile(AttackConfig(attack="sign_flip"), dataset(), hostile)
+    flipped = with_hostile(AttackConfig(attack="label_flip"), dataset(), hostile)
+    for user in range(hostile.first, hostile.first + hostile.count):
+        one, other = plain.train.of(user), flipped.train.of(user)
+        assert len(one) == len(other) and not set(one) & set(other)
+
+
+def test_targets_are_cold_or_popular():
+    counts = dataset().train.item_counts
+    of = lambda kind: plan_hostile(AttackConfig(target_items=kind, num_targets=3), dataset())
+    assert counts[of("cold").targets].max() <= np.quantile(counts, 0.1)
+    assert counts[of("popular").targets].min() >= np.quantile(counts, 0.9)
+    with pytest.raises(InputError, match="--num_targets=7"):
+        plan_hostile(AttackConfig(num_targets=7), dataset())
+
+
+def test_exposure_by_hand():
+    """Of 40 honest users those without the target count; one hostile row more does not."""
+    data = dataset()
+    target = int(np.argmax(data.train.item_counts + data.valid.item_counts))
+    own = {int(u) for part in (data.train, data.valid) for u in part.users[part.item == target]}
+    others = [user for user in range(40) if user not in own]
+    recommended = np.full((41, 3), -1)
+    recommended[others[0], 2] = recommended[others[1], 0] = target
+    recommended[40] = target
+    found = exposure(recommended, [target], data, 40, [1, 3])
+    assert found["users"] == len(others)
+    assert found["er@1"] == pytest.approx(1 / len(others))
+    assert found["er@3"] == pytest.approx(2 / len(others))
+
+
+@pytest.mark.parametrize("name", ["pieck_uea", "fedrec"])
+def test_stores_plans_and_divided_runs_agree(name):
+    config = small(attack=name, aggregation="median", cohort=30)
+    simulation, whole = after(config, rounds=4)
+    halves = make_simulation(config, dataset())
+    state, _ = halves.run_rounds(halves.init(), 2)
+    state, _ = halves.run_rounds(halves.unpack(halves.pack(state)), 2)
+    for one, other in zip(
+        jax.tree.leaves(simulation.pack(whole)["server"].attack),
+        jax.tree.leaves(halves.pack(state)["server"].attack),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+    items = whole.server.shared["items"]
+    np.testing.assert_array_equal(items, state.server.shared["items"])
+    for choices in (dict(store="host"), dict(plan="gathered")):
+        other = make_simulation(
+            small(attack=name, aggregation="median", cohort=30, **choices), dataset()
+        )
+        found, _ = other.run_rounds(other.init(), 4)
+        np.testing.assert_allclose(found.server.shared["items"], items, rtol=2e-4, atol=2e-4)
+
+
+def test_a_run_reports_the_attack():
+    simulation = make_simulation(small(attack="fedrec"), dataset())
+    run, timing = train(simulation)
+    summary, users = summarise_run(simulation, run, timing)
+    attack = summary["attack"]
+    assert attack["hostile"] == 8 and 0 <= attack["er@5"] <= attack["er@10"] <= 1
+    assert attack["test"]["users"] == summary["test"]["users"]
+    assert summary["test"]["users"] <= 40 and len(users["ndcg@50"]) == 48
+
+
+@pytest.mark.parametrize("name", ["fedrec", "pieck_uea", "pieck_ipe"])
+def test_published_attacks_reach_half_of_the_users_against_the_mean(name):
+    """A cold target of 1,700 items, 50 hostile clients beside 1,000 honest ones, five rounds."""
+    config = small(attack=name, hostile_share=0.05, width=16, local_epochs=5, server_lr_items=300.0)
+    simulation = make_simulation(config, dataset(1000, 1700))
+    state, _ = simulation.run_rounds(simulation.init(), 5)
+    recommended, _ = simulation.recommend(state, 10)
+    hostile = simulation.hostile
+    found = exposure(recommended, hostile.targets, simulation.dataset, hostile.first, [10])
+    assert found["er@10"] >= 0.5, found

@@ -1,0 +1,246 @@
+"""The timeline of rounds: by hand, by properties, and inside whole runs."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.costs import gini
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.fleet import Availability, always, diurnal, make_hardware, uniform
+from fedvlr_jax.fleet.participation import RoundSchedule, Rules, SimulatedParticipation, Work
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.summary import summarise_run
+from fedvlr_jax.training import train
+
+
+def timeline(clients, availability, cohort=0, over=1.0, deadline=0.0, duration=None):
+    work = Work(1000.0, np.full(clients, 1000.0), np.full(clients, 50))
+    hardware = make_hardware(np.arange(1, clients + 1), 0.0)
+    found = SimulatedParticipation(
+        clients, availability, hardware, work, Rules(cohort, over, deadline)
+    )
+    if duration is not None:
+        found.duration_s = lambda seed, asked, number: np.asarray(duration, float)[asked]
+    return found
+
+
+def test_a_deadline_by_hand():
+    """Five clients need 1, 9, 3, 20 and 2 s; client 4's session ends after 1 s."""
+    ends = np.array([np.inf, np.inf, np.inf, np.inf, 1.0])
+    sessions = Availability(lambda seed, clients, time: time + ends[clients], 1.0)
+    rounds = timeline(5, sessions, deadline=10.0, duration=[1, 9, 3, 20, 2])
+    first = rounds.round(0, 0)
+    np.testing.assert_array_equal(first.asked, np.arange(5))
+    np.testing.assert_array_equal(first.responded, [True, True, True, False, False])
+    np.testing.assert_array_equal(first.busy_s, [1, 9, 3, 10, 1])
+    # Not all reported, so the server waited for the deadline.
+    assert (first.start_s, first.end_s) == (0, 10) and rounds.round(0, 1).start_s == 10
+
+
+def test_over_selection_by_hand():
+    """Two uploads end the round of four that are asked; the others worked until then."""
+    rounds = timeline(4, always(), cohort=2, over=2.0, duration=[4, 1, 3, 8])
+    first = rounds.round(0, 0)
+    np.testing.assert_array_equal(first.responded, [False, True, True, False])
+    np.testing.assert_array_equal(first.busy_s, [3, 1, 3, 3])
+    assert first.end_s == 3
+
+
+def test_rounds_do_not_depend_on_the_order_in_which_they_are_asked_for():
+    make = lambda: timeline(3000, diurnal(), cohort=30, over=1.3, deadline=240.0)
+    one, other = make(), make()
+    forward = [one.round(3, r) for r in range(6)]
+    for number in (5, 2, 0, 4):
+        again = other.round(3, number)
+        for a, b in zip(forward[number], again, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(one.round(4, 5).asked, forward[5].asked)
+    for schedule in forward:
+        assert len(np.unique(schedule.asked)) == len(schedule.asked) == 39
+        assert schedule.responded.sum() <= 30
+
+
+def test_a_uniform_draw_among_the_available():
+    """Each of 40 clients, half of them available, is asked equally often."""
+    able = np.arange(40) % 2 == 0
+    sessions = Availability(lambda seed, c, time: np.where(able[c], np.inf, time), 0.5)
+    rounds = timeline(40, sessions, cohort=5, duration=np.ones(40))
+    count = np.zeros(40)
+    for number in range(800):
+        count[rounds.round(0, number).asked] += 1
+    assert not count[~able].any()
+    # 200 expected of each, with a standard deviation of 12.2.
+    assert abs(count[able] - 200).max() < 5 * 12.2
+
+
+def test_a_cohort_is_found_without_a_look_at_everyone():
+    """Of a million clients, about one in twenty available; 1,300 are wanted."""
+    plain, looked_at = diurnal(), []
+
+    def until(seed, clients, time):
+        looked_at.append(len(clients))
+        return plain.until(seed, clients, time)
+
+    rounds = timeline(1_000_000, plain._replace(until=until), cohort=1000, over=1.3, deadline=240.0)
+    for number in range(3):
+        assert len(rounds.round(0, number).asked) == 1300
+    assert sum(looked_at) / 3 < 1300 / 0.03
+
+
+def test_three_rounds_without_a_report_end_the_run():
+    rounds = timeline(5, always(), deadline=0.5, duration=np.ones(5))
+    rounds.round(0, 1)
+    with pytest.raises(InputError, match="nobody reported in time in rounds 0 to 2"):
+        rounds.round(0, 2)
+
+
+def test_gini_by_hand():
+    assert gini(np.array([2, 2, 2])) == pytest.approx(0)
+    assert gini(np.array([0, 0, 0, 4])) == pytest.approx(0.75)
+    assert gini(np.array([1, 3])) == pytest.approx(0.25)
+
+
+@functools.cache
+def dataset():
+    return load_dataset("synthetic", data_root="", synthetic={"users": 60, "items": 50})
+
+
+def small(**choices):
+    plain = dict(width=4, router_hidden=3, local_epochs=1, rounds=4, eval_every=2, baselines=False)
+    return Config.from_flat(**{**plain, **choices})
+
+
+class Given:
+    """The clients that a test says."""
+
+    expected = 8
+
+    def __init__(self, *rounds):
+        self._rounds = rounds
+
+    def round(self, seed, round_number):
+        asked = np.asarray(self._rounds[round_number])
+        time = float(round_number)
+        return RoundSchedule(asked, asked % 7 != 0, np.ones(len(asked)), time, time + 1)
+
+
+@pytest.mark.parametrize("store", ["device", "host"])
+def test_clients_that_do_not_report_keep_every_bit(store):
+    given = Given([3, 7, 14, 20, 41], [0, 7])
+    simulation = make_simulation(small(store=store), dataset(), participation=given)
+    start = simulation.pack(simulation.init())
+    state, metrics = simulation.run_rounds(simulation.init(), 2)
+    assert metrics.participants.tolist() == [3, 0]
+    packed = simulation.pack(state)
+    rows = {int(c): place for place, c in enumerate(packed["clients"])}
+    if store == "host":
+        assert set(rows) == {3, 20, 41}
+        return
+    changed = [
+        client
+        for client, place in rows.items()
+        if any(
+            not np.array_equal(a[place], b[place])
+            for a, b in zip(
+                jax.tree.leaves(start["private"]), jax.tree.leaves(packed["private"]), strict=True
+            )
+        )
+    ]
+    assert changed == [3, 20, 41]
+    # Nobody reported in the second round: the server's table stays.
+    assert int(packed["server"].round) == 2
+
+
+def test_the_plain_clock_changes_nothing_of_what_is_learnt():
+    """A deadline that all meet: the clock runs, and the rounds are those without one."""
+    plain = make_simulation(small(), dataset())
+    timed = make_simulation(small(deadline_s=1e9), dataset())
+    assert plain.participation is None and timed.participation is not None
+    one, _ = plain.run_rounds(plain.init(), 2)
+    other, _ = timed.run_rounds(timed.init(), 2)
+    for a, b in zip(
+        jax.tree.leaves(plain.pack(one)["server"].shared),
+        jax.tree.leaves(timed.pack(other)["server"].shared),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_divided_run_is_a_whole_one_to_the_bit():
+    config = small(participation="uniform", available_share=0.4, cohort=12, over_selection=1.5)
+    whole, parts = make_simulation(config, dataset()), make_simulation(config, dataset())
+    one, _ = whole.run_rounds(whole.init(), 4)
+    first, _ = parts.run_rounds(parts.init(), 1)
+    packed = parts.pack(first)
+    again = make_simulation(config, dataset())
+    other, _ = again.run_rounds(again.unpack(packed), 3)
+    for a, b in zip(
+        jax.tree.leaves(whole.pack(one)["server"].shared),
+        jax.tree.leaves(again.pack(other)["server"].shared),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_reports_what_it_cost():
+    config = small(participation="uniform", available_share=0.5, cohort=10, over_selection=1.2)
+    simulation = make_simulation(config, dataset())
+    run, timing = train(simulation)
+    summary, _ = summarise_run(simulation, run, timing)
+    costs = summary["costs"]
+    # 12 are asked, 10 uploads end a round.
+    assert (costs["asked"], costs["responded"]) == (48, 40)
+    per_client = costs["client_round_bytes"]
+    assert costs["bytes_down"] == 48 * per_client["down"]
+    assert costs["bytes_up"] == pytest.approx(40 * per_client["up"]["dense"])
+    assert 0 < costs["simulated_h"] and 0 < costs["wasted_share"] < 1
+    assert [point["round"] for point in costs["curve"]] == [0, 2, 4]
+    hours = [point["hours"] for point in costs["curve"]]
+    assert hours[0] == 0 and hours[-1] == pytest.approx(costs["simulated_h"])
+    assert set(summary["tiers"]) == {"low", "mid", "high", "largest_difference"}
+
+
+@pytest.mark.parametrize(
+    "choices, piece",
+    [
+        (dict(participation="diurnal", dropout=0.1), "--dropout=0.1"),
+        (dict(over_selection=1.5), "needs --cohort"),
+        (dict(over_selection=2.0, cohort=50), "asks for more than the 60 clients"),
+        (dict(participation="trace"), "--trace="),
+        (dict(trace="x.csv"), "--trace=x.csv"),
+        (dict(over_selection=0.5), "--over_selection=0.5"),
+        (dict(available_share=0.0), "--available_share=0.0"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(choices, piece):
+    with pytest.raises(InputError) as caught:
+        make_simulation(small(**choices), dataset())
+    assert piece in str(caught.value)
+
+
+def test_tiers_follow_activity():
+    length = np.arange(1, 3001)
+    clients = np.arange(3000)
+    tied = make_hardware(length, 0.9).tier(0, clients)
+    free = make_hardware(length, 0.0).tier(0, clients)
+    assert np.corrcoef(tied, length)[0, 1] > 0.7 and abs(np.corrcoef(free, length)[0, 1]) < 0.06
+    for tier in (tied, free):
+        np.testing.assert_allclose(np.bincount(tier) / 3000, 1 / 3, atol=0.04)
+
+
+def test_network_by_the_published_fit():
+    down, up = make_hardware(np.arange(20_000), 0.0).bytes_a_second(0, np.arange(20_000), 0)
+    transfer = np.log1p(0.37**2)
+    for rate, (mean, sigma) in ((down, (8.55, 0.47)), (up, (8.04, 0.68))):
+        log = np.log(rate / 125)
+        assert abs(log.mean() - (mean - transfer / 2)) < 0.02
+        assert abs(log.std() - np.sqrt(sigma**2 + transfer)) < 0.02
+
+
+def test_uniform_is_not_tied_to_a_place():
+    at = lambda clients: uniform(0.5).until(1, np.array(clients), 5.0) > 5
+    np.testing.assert_array_equal(at([4, 9, 2])[[2, 0, 1]], at([2, 4, 9]))

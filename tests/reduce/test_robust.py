@@ -1,0 +1,127 @@
+"""The rules against hostile clients, written out with loops in float64."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.reduce import REDUCTIONS
+from fedvlr_jax.reduce.registry import RuleOptions
+from fedvlr_jax.reduce.robust import bulyan, finite_only, norm_bound, row_median
+from fedvlr_jax.uplink.uploads import SlotUploads
+
+CLIENTS, ITEMS, WIDTH = 9, 4, 2
+PRESENT = np.arange(CLIENTS) != 3
+NAMES = sorted(REDUCTIONS)
+
+
+def uploads(values, scale=1.0):
+    item = np.tile(np.arange(ITEMS, dtype=np.int32), (CLIENTS, 1))
+    return SlotUploads(
+        item=item,
+        rows_of_views=jnp.asarray(values, jnp.float32).reshape(CLIENTS, ITEMS, 1, WIDTH),
+        head={},
+        scale=jnp.full(CLIENTS, scale),
+        num_items=ITEMS,
+        whole=True,
+    )
+
+
+def drawn():
+    values = np.random.default_rng(5).normal(size=(CLIENTS, ITEMS * WIDTH))
+    values[7] *= 50
+    return values
+
+
+def combined(rule, values, present=PRESENT, alpha=None):
+    present = jnp.asarray(present)
+    alpha = rule.weights(jnp.ones(CLIENTS), present) if alpha is None else alpha
+    return np.asarray(rule.combine(uploads(values), alpha, present).views).reshape(-1)
+
+
+def test_norm_bound_shortens_to_the_median_norm():
+    values = drawn()
+    norms = np.linalg.norm(values, axis=1)
+    bound = np.median(norms[PRESENT])
+    short = values * np.minimum(1, bound / norms)[:, None]
+    np.testing.assert_allclose(
+        combined(norm_bound(), values), short[PRESENT].mean(axis=0), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.13, 0.24])
+def test_bulyan(share):
+    values = drawn()
+    there = np.flatnonzero(PRESENT)
+    byzantine = int(share * len(there))
+    score = {}
+    for u in there:
+        far = sorted(((values[u] - values[v]) ** 2).sum() for v in there if v != u)
+        score[u] = sum(far[: max(1, len(there) - byzantine - 2)])
+    selected = sorted(score, key=score.get)[: len(there) - 2 * byzantine]
+    expected = []
+    for column in values[selected].T:
+        distance = np.abs(column - np.median(column))
+        nearest = np.argsort(distance)[: max(1, len(selected) - 2 * byzantine)]
+        expected.append(column[nearest].mean())
+    np.testing.assert_allclose(combined(bulyan(share), values), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_row_median_by_hand():
+    """Item 0: touched by all; 1: by four of eight; 2: by two, below the floor; 3: by nobody."""
+    values = np.zeros((CLIENTS, ITEMS, WIDTH))
+    values[:, 0] = [1.0, 2.0]
+    values[8, 0] = [100.0, -100.0]
+    values[[0, 1, 2, 4], 1] = [[1, 0], [3, 0], [1, 0], [1, 0]]
+    values[[0, 8], 2] = 7.0
+    found = combined(row_median(0.13), values.reshape(CLIENTS, -1)).reshape(ITEMS, WIDTH)
+    # Four of the eight that responded touched item 1, so half of its median.
+    np.testing.assert_allclose(found, [[1, 2], [0.5, 0], [0, 0], [0, 0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_uploads_that_are_not_finite_are_as_if_they_had_not_come(name):
+    rule = REDUCTIONS[name](RuleOptions(expected=8.0, byzantine_share=0.2))
+    checked = finite_only(rule)
+    values = drawn()
+    for bad in (np.nan, np.inf, 1e30):
+        hostile = values.copy()
+        hostile[[0, 5], 2] = bad
+        hostile[5] = bad
+        without = PRESENT.copy()
+        without[[0, 5]] = False
+        found = combined(checked, hostile)
+        expected = combined(checked, np.where(without[:, None], values, 0), without)
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "int32"])
+def test_the_check_leaves_finite_uploads_to_the_rule(name):
+    rule = REDUCTIONS[name](RuleOptions(expected=8.0, byzantine_share=0.2))
+    values, present = drawn(), jnp.asarray(PRESENT)
+    alpha = rule.weights(jnp.ones(CLIENTS), present)
+    plain = (
+        uploads(values).total(alpha)
+        if rule.combine is None
+        else rule.combine(uploads(values), alpha, present)
+    )
+    found = combined(finite_only(rule), values, alpha=alpha)
+    np.testing.assert_allclose(found, np.ravel(plain.views), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "flags, pieces",
+    [
+        (dict(aggregation="bulyan", byzantine_share=0.25), ["--byzantine_share", "quarter"]),
+        (dict(aggregation="krum", attack="alie", hostile_share=1.0), ["--hostile_share", "50%"]),
+        (dict(aggregation="bulyan", attack="alie", hostile_share=0.4), ["--hostile_share", "25%"]),
+        (dict(hostile_share=0.0), ["--hostile_share=0.0", "above 0"]),
+    ],
+)
+def test_shares_that_a_rule_cannot_bear_are_refused(flags, pieces):
+    with pytest.raises(InputError) as caught:
+        Config.from_flat(**flags)
+    for piece in pieces:
+        assert piece in str(caught.value)
