@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import flags
 
 from experiments.faults import Interrupted, StopRequest, memory_explained
 from experiments.finished import Results, complete_results, read_results, write_results
-from experiments.launch import config_from_flags, define_config_flags, launch
+from experiments.launch import config_from_flags, define_config_flags, define_path, launch
 from experiments.private import Accounts, budget_note, with_held_noise
 from experiments.processes import (
     any_process,
@@ -44,7 +45,10 @@ from fedvlr_jax.privacy.statement import lines
 from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary
 from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
+from fedvlr_jax.tracking import TensorBoard, Tracker
 from fedvlr_jax.training import RunState, Timing, position, start, taken_up, train
+
+FLAGS = flags.FLAGS
 
 
 def resume(
@@ -95,7 +99,10 @@ def main() -> None:
         memory_explained(simulation),
     ):
         summary, directory = run_experiment(
-            simulation, progress, leave=lambda: any_process(stop.asked)
+            simulation,
+            progress,
+            leave=lambda: any_process(stop.asked),
+            tracker=make_tracker(simulation),
         )
     print_summary(summary)
     for line in [limited] * bool(limited) + lines(summary["privacy"]) * ("privacy" in summary):
@@ -103,13 +110,24 @@ def main() -> None:
     print(f"report: {directory.path / 'report.html'}")
 
 
+def make_tracker(simulation: Simulation) -> Tracker | None:
+    """What --tensorboard asks for; of several processes the first one tracks."""
+    if not FLAGS.tensorboard or not is_first():
+        return None
+    return TensorBoard(FLAGS.tensorboard, simulation.model.fusion.names)
+
+
 def run_experiment(
-    simulation: Simulation, progress: Progress, leave: Callable[[], bool] = lambda: False
+    simulation: Simulation,
+    progress: Progress,
+    leave: Callable[[], bool] = lambda: False,
+    tracker: Tracker | None = None,
 ) -> tuple[dict[str, Any], RunDirectory]:
     """Trains, or goes on, and writes everything into the run directory.
 
     Args:
       leave: asked before every piece of a block of rounds; once it says so, the run is saved.
+      tracker: is told of every evaluation of the rounds that are trained.
 
     Raises:
       InputError: the directory cannot be used, or holds something else; nothing was changed.
@@ -133,7 +151,9 @@ def run_experiment(
         if results is not None and stopped:
             summary = keep_results(simulation, directory, results, stopped, progress)
         else:
-            summary = train_and_summarise(simulation, directory, checkpoints, run, progress, leave)
+            summary = train_and_summarise(
+                simulation, directory, checkpoints, run, progress, leave, tracker
+            )
     return summary, directory
 
 
@@ -225,6 +245,7 @@ def train_and_summarise(
     run: RunState | None,
     progress: Progress,
     leave: Callable[[], bool],
+    tracker: Tracker | None,
 ) -> dict[str, Any]:
     """Begins a run (None) or continues it, tests its best state, and writes the results.
 
@@ -241,12 +262,16 @@ def train_and_summarise(
     # Before anything is written: a damaged ledger is refused.
     accounts = Accounts(simulation, directory, checkpoints)
     run = start(simulation) if run is None else run
+    if tracker is not None:
+        tracker.begin(config.flat, run.round)
     if is_first():
         directory.remove_results()
         directory.write_config(describe(config, simulation.dataset))
         directory.write_metrics(run.evaluations)
     accounts.publish(progress.note)
-    run, timing = train_and_save(simulation, directory, checkpoints, run, progress, leave, accounts)
+    run, timing = train_and_save(
+        simulation, directory, checkpoints, run, progress, leave, accounts, tracker
+    )
     accounts.publish(lambda line: None)
     if not run.stopped:
         raise Interrupted(
@@ -258,6 +283,8 @@ def train_and_summarise(
         summary["privacy"] = stated
     if is_first():
         write_results(directory, summary, users)
+    if tracker is not None:
+        tracker.end(summary)
     return summary
 
 
@@ -280,9 +307,12 @@ def train_and_save(
     progress: Progress,
     leave: Callable[[], bool],
     accounts: Accounts,
+    tracker: Tracker | None,
 ) -> tuple[RunState, Timing]:
     """Trains to the end, or until `leave`; what is returned is saved."""
     saver = Saver(simulation, checkpoints, run)
+    # Of several processes all would have to compute the routers' weights.
+    routed = simulation.model.fusion.prefer is not None and jax.process_count() == 1
     for entry in run.evaluations:
         progress.remember(entry["round"], entry["valid"])
 
@@ -290,6 +320,8 @@ def train_and_save(
         entry = run.evaluations[-1]
         if is_first():
             directory.append_metrics(entry)
+        if tracker is not None:
+            tracker.evaluation(entry, simulation.router_weights(run.state) if routed else None)
         progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
 
     try:
@@ -311,4 +343,5 @@ def train_and_save(
 if __name__ == "__main__":
     define_config_flags()
     define_process_flags()
+    define_path("tensorboard", "", "Folder for TensorBoard's event files; needs tensorboardX.")
     launch(main, __doc__)

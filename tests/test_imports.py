@@ -41,6 +41,7 @@ LEVELS = {
     "costs": 9,
     "ensemble": 10,
     "summary": 10,
+    "tracking": 1,
     "contracts": 10,
 }
 ONLY_IN = {
@@ -51,6 +52,7 @@ ONLY_IN = {
     "rich": {"report", "experiments", "benchmarks"},
     "pandas": {"data", "prepare", "experiments", "fleet"},
     "polars": {"prepare", "benchmarks"},
+    "tensorboardX": {"tracking"},
     "torch": {"encoding"},
     "PIL": {"encoding"},
     "dp_accounting": {"privacy"},

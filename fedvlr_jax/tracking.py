@@ -1,0 +1,109 @@
+"""Runs in the tools that people watch training with: TensorBoard, or one of your own.
+
+A tracker is told of every evaluation of a run. Give `evaluation` to `training.train`, and any other
+tool is a few lines:
+
+    class Wandb:
+        def begin(self, flags, first_round):
+            wandb.init(mode="offline", config=dict(flags))
+
+        def evaluation(self, entry, weights=None):
+            wandb.log(scalars_of(entry), step=entry["round"])
+
+        def end(self, summary):
+            wandb.summary.update(scalars_of(summary))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fedvlr_jax.errors import InputError
+
+
+class Tracker(Protocol):
+    """What is told of a run, in this order."""
+
+    def begin(self, flags: Mapping[str, Any], first_round: int) -> None:
+        """`flags`: as config.json has them; `first_round`: 0, or where the run continues."""
+
+    def evaluation(self, entry: Mapping[str, Any], weights: np.ndarray | None = None) -> None:
+        """`entry`: as `training.RunState.evaluations` has it; `weights`: float32 [N, G], those
+        of the clients' routers."""
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        """`summary`: as summary.json has it."""
+
+
+def scalars_of(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The finite numbers of nested JSON values: {"valid": {"ndcg@50": 3.0}} -> {"valid/ndcg@50":
+    3.0}. Other values are left out."""
+    scalars: dict[str, float] = {}
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            scalars |= scalars_of(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
+            scalars[f"{prefix}{name}"] = float(value)
+    return scalars
+
+
+class TensorBoard:
+    """Writes scalars, histograms of router weights and the options of a run as event files.
+
+    A run that continues replaces what was written of later rounds. Tags are the names of
+    metrics.jsonl with _ for @: "valid/ndcg_50".
+
+    Args:
+      folder: where the event files lie; made when missing.
+      views: the names of the views, for the histograms.
+
+    Raises:
+      InputError: tensorboardX is not installed, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, views: tuple[str, ...] = ()):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise InputError(
+                "--tensorboard: needs tensorboardX; pip install tensorboardX"
+            ) from None
+        self._make, self._folder, self._views = SummaryWriter, Path(folder), views
+        self._writer: Any = None
+
+    def begin(self, flags: Mapping[str, Any], first_round: int) -> None:
+        try:
+            self._writer = self._make(
+                str(self._folder), purge_step=first_round + 1 if first_round else None
+            )
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"--tensorboard={self._folder}: cannot be written: {reason}") from None
+        lines = [f"| {name} | {value} |" for name, value in flags.items()]
+        table = "\n".join(["| option | value |", "|---|---|", *lines])
+        self._writer.add_text("options", table, first_round)
+
+    def evaluation(self, entry: Mapping[str, Any], weights: np.ndarray | None = None) -> None:
+        step = entry["round"]
+        for name, value in scalars_of(entry).items():
+            if name != "round":
+                self._writer.add_scalar(_tag(name), value, step)
+        if weights is not None:
+            for view, of_view in zip(self._views, weights.T, strict=True):
+                self._writer.add_histogram(f"router/{view}", of_view, step)
+        self._writer.flush()
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        step = int(summary["rounds_run"])
+        for name, value in scalars_of({"test": summary["test"]}).items():
+            self._writer.add_scalar(_tag(name), value, step)
+        self._writer.close()
+
+
+def _tag(name: str) -> str:
+    """Tags have no @: "valid/ndcg_50"."""
+    return name.replace("@", "_")

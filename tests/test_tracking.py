@@ -1,0 +1,59 @@
+"""What TensorBoard reads of a run is what the run's own files have."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from experiments.train import run_experiment
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import Progress
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.tracking import TensorBoard, scalars_of
+
+SMALL = dict(width=8, router_hidden=8, eval_every=2, baselines=False)
+
+
+def read(folder):
+    events = EventAccumulator(str(folder))
+    return events.Reload()
+
+
+def test_a_run_in_two_starts(tmp_path):
+    dataset = load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 60})
+    for rounds in (2, 4):
+        config = Config.from_flat(**SMALL, rounds=rounds, workdir=str(tmp_path / "w"))
+        simulation = make_simulation(config, dataset)
+        tracker = TensorBoard(tmp_path / "t", simulation.model.fusion.names)
+        with Progress(rounds) as progress:
+            run_experiment(simulation, progress, tracker=tracker)
+    lines = [json.loads(line) for line in (tmp_path / "w/metrics.jsonl").read_text().splitlines()]
+    events = read(tmp_path / "t")
+    found = [(e.step, e.value) for e in events.Scalars("valid/ndcg_50")]
+    assert [step for step, _ in found] == [0, 2, 4]
+    expected = [line["valid"]["ndcg@50"] for line in lines]
+    np.testing.assert_allclose([value for _, value in found], expected, rtol=1e-6)
+    summary = json.loads((tmp_path / "w/summary.json").read_text())
+    assert events.Scalars("test/ndcg_50")[-1].value == pytest.approx(summary["test"]["ndcg@50"])
+    histogram = events.Histograms("router/text")[-1].histogram_value
+    assert histogram.num == 40 and 0 < histogram.min <= histogram.max < 1
+    options = events.Tensors("options/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| width | 8 |" in options
+
+
+def test_scalars_of_an_entry():
+    entry = {"round": 3, "loss": None, "ok": True, "valid": {"hr@50": 2.0, "warm": {"n": np.nan}}}
+    assert scalars_of(entry) == {"round": 3.0, "valid/hr@50": 2.0}
+
+
+def test_what_cannot_be_tracked_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=f"--tensorboard={tmp_path}/file: cannot be written"):
+        TensorBoard(tmp_path / "file").begin({}, 0)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(InputError, match="pip install tensorboardX"):
+        TensorBoard(tmp_path)
