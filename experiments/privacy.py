@@ -82,7 +82,7 @@ def client_uploads(simulation: Simulation, state: State) -> tuple[np.ndarray, np
 
     def uploads(state: State):
         server = state.server
-        asked = [history.count > 0 for history in simulation.histories]
+        asked = [jnp.asarray(history.count) > 0 for history in simulation.histories]
         weight = simulation.model.backbone.weight
         cohorts = make_cohorts(server, simulation.histories, asked, weight, task.config.federation)
         broadcast, _ = open_round(task, plan, server, simulation.features, rates)
@@ -151,10 +151,9 @@ def line(base: Config, dataset: Dataset, defence: Defence) -> dict[str, Any]:
     """One line of the table."""
     config = Config.from_flat(**(base.flat | defence.flags))
     member = np.random.default_rng(base.run.seed).permutation(dataset.num_users) % 2 == 0
-    tables = []
-    for inside, shadow in ((member, False), (~member, True)):
-        _, state = trained(config, dataset, inside, shadow=shadow)
-        tables.append(np.asarray(state.server.shared["items"], np.float64))
+    _, target = trained(config, dataset, member)
+    _, shadow = trained(config, dataset, ~member, shadow=True)
+    table = lambda state: np.asarray(state.server.shared["items"], np.float64)
     simulation, state = trained(config, dataset)
     ranks = simulation.evaluate(state, "test")
     test = averages(ranks.ahead, ranks.tied, dataset, "test", config.evaluation.cutoffs)
@@ -163,7 +162,9 @@ def line(base: Config, dataset: Dataset, defence: Defence) -> dict[str, Any]:
     return {
         "defence": defence.name,
         **by_sign(config, dataset, defence),
-        "membership_auc": membership_auc(*tables, dataset.train.matrix, member),
+        "membership_auc": membership_auc(
+            table(target), table(shadow), dataset.train.matrix, member
+        ),
         "hr@50": test["hr@50"],
         "ndcg@50": test["ndcg@50"],
         "epsilon": stated and stated["epsilon"]["spent"]["pld"],

@@ -164,8 +164,8 @@ def secure_sum(
             "server cannot learn both seeds of a client, and at most all"
         )
     draws = np.random.default_rng([seed, 1])
-    own = [int(x) for x in draws.integers(0, 2**32, clients)]
-    secrets = [int(x) for x in draws.integers(0, 2**60, clients)]
+    own: list[int] = np.asarray(draws.integers(0, 2**32, size=clients)).tolist()
+    secrets: list[int] = np.asarray(draws.integers(0, 2**60, size=clients)).tolist()
     total = np.zeros(size, np.uint32)
     alive = set(range(clients)) - set(dropped)
     for u in sorted(alive):
