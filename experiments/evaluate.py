@@ -4,8 +4,11 @@
 
 The best state of the newest whole checkpoint is ranked on validation and test, and must
 give the numbers of summary.json. --export writes the best --k items of every user that
-it has neither in train nor in validation, with the original ids: user,rank,item,score, and
-title where the data set has an items.csv.
+it has neither in train nor in validation, with the original ids: user,rank,item,score,tie, and
+title where the data set has an items.csv. tie is 1 where another candidate of the user has exactly
+the same score, so that the order of the two says nothing. Items without a train interaction that
+tie with another such item are left out: the model cannot tell them apart, and by their number they
+would fill lists in the order of their ids.
 
 The run may come from another machine: devices, store and memory are those of this one. --store
 is as the run had it, or disk where that does not fit here. Give --data_root if the data moved.
@@ -37,6 +40,8 @@ from fedvlr_jax.simulation import Simulation, State, make_simulation
 
 FLAGS = flags.FLAGS
 
+# Places beyond --k that an export looks at, to fill those of items that it leaves out.
+MOST_SPARE_PLACES = 10_000
 
 # Flags of the machine and not of the run: by default those of this machine, whatever the run had.
 OF_MACHINE = ("devices", "store", "store_dir", "memory_budget_gb")
@@ -108,27 +113,56 @@ def load_run(workdir: str, **given: Any) -> tuple[Simulation, State, int]:
     return simulation, best, meta["best_round"]
 
 
-def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
-    """Writes the k best items of every user as CSV, with titles where the data set has them.
+def listed(
+    items: np.ndarray, scores: np.ndarray, cold: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(places int [at most k], tie bool) of one user's list, best first.
 
-    A place without a candidate is left out.
+    Args:
+      items, scores: [m] of one user, best first; a place without a candidate has -inf.
+      cold: bool [num_items], items without a train interaction. A cold item that ties with its
+        neighbour is left out if that one is cold too.
+    """
+    size = int(np.isfinite(scores).sum())
+    items, scores = items[:size], scores[:size]
+    tie = np.zeros(size, bool)
+    if size:
+        equal = scores[1:] == scores[:-1]
+        tie[1:] |= equal
+        tie[:-1] |= equal
+    # Of the candidates with one score, how many are cold: such a group cannot be ordered.
+    _, group, count = np.unique(scores[cold[items]], return_inverse=True, return_counts=True)
+    left_out = np.zeros(size, bool)
+    left_out[cold[items]] = count[group] > 1
+    places = np.flatnonzero(~left_out)[:k]
+    return places, tie[places]
+
+
+def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
+    """Writes at most k items of every user as CSV, with titles where the data set has them.
+
+    See `listed` for what is left out. A list that runs short stays short.
     """
     dataset = simulation.dataset
     titles = titles_of(simulation.config, dataset)
-    items, scores = simulation.recommend(state, k)
+    cold = dataset.train.item_counts == 0
+    # Room for what is left out, and one more place to see a tie at the end.
+    places = min(dataset.num_items, k + min(int(cold.sum()), MOST_SPARE_PLACES) + 1)
+    items, scores = simulation.recommend(state, places)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             writer = csv.writer(codecs.getwriter("utf-8")(file))
             writer.writerow(
-                ["user", "rank", "item", "score", *([] if titles is None else ["title"])]
+                ["user", "rank", "item", "score", "tie", *([] if titles is None else ["title"])]
             )
             for user in range(dataset.num_users):
-                for place in range(int(np.isfinite(scores[user]).sum())):
+                chosen = zip(*listed(items[user], scores[user], cold, k), strict=True)
+                for number, (place, tie) in enumerate(chosen, 1):
                     item = dataset.item_ids[items[user, place]]
                     score = f"{scores[user, place]:.6g}"
                     title = [] if titles is None else [titles[items[user, place]]]
-                    writer.writerow([dataset.user_ids[user], place + 1, item, score, *title])
+                    writer.writerow([dataset.user_ids[user], number, item, score, int(tie), *title])
     except OSError as error:
         raise InputError(f"--export={path}: cannot be written: {error.strerror}") from error
 

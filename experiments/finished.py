@@ -15,7 +15,7 @@ from fedvlr_jax.report import RunDirectory, render_report
 from fedvlr_jax.selection import parse_selection
 
 # Free flags that change what a finished run says of itself.
-OF_RESULTS = ("rounds", "patience", "baselines")
+OF_RESULTS = ("rounds", "patience", "baselines", "tune_baselines")
 
 
 class Results(NamedTuple):
@@ -70,7 +70,8 @@ def complete_results(
 ) -> dict[str, Any]:
     """Adds what the flags ask for and the directory lacks: baselines, the report.
 
-    Baselines that are there stay, whatever --baselines says.
+    Baselines that are there stay, whatever --baselines says; with another --tune_baselines they are
+    evaluated again.
 
     Args:
       flags: as they are given now. describe: makes the config.json of them.
@@ -81,11 +82,13 @@ def complete_results(
       The summary, as it is on disk by now.
     """
     summary = dict(results.summary)
-    if flags["baselines"] and not summary.get("baselines"):
+    saved = directory.read_config()["flags"]
+    # Runs of earlier versions do not say how their baselines were tuned: they stay.
+    retuned = saved.get("tune_baselines") not in (None, flags.get("tune_baselines"))
+    if flags["baselines"] and (retuned or not summary.get("baselines")):
         summary["baselines"] = baselines()
     if stopped is not None:
         summary["stopped"] = stopped
-    saved = directory.read_config()["flags"]
     told = all(saved.get(name) == flags.get(name) for name in OF_RESULTS)
     if told and summary == results.summary and directory.has_report():
         return summary

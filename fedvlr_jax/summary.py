@@ -16,7 +16,13 @@ from fedvlr_jax.costs import metrics_by_tier, summarise_costs
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import evaluate_baselines
 from fedvlr_jax.evaluation.exposure import exposure
-from fedvlr_jax.evaluation.metrics import activity_groups, averages, summarise, user_metrics
+from fedvlr_jax.evaluation.metrics import (
+    activity_groups,
+    averages,
+    slices,
+    summarise,
+    user_metrics,
+)
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.start import sources_of
@@ -61,6 +67,7 @@ def summarise_run(
         "baselines": summarise_baselines(dataset, config.evaluation)
         if baselines is None
         else baselines,
+        "cold_items": _cold_items(dataset, ranks["test"]),
         "views": list(simulation.model.fusion.names),
         "router": None,
         "planted_spearman": None,
@@ -159,6 +166,21 @@ def summarise_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> dict[
         test = entry.pop("test", {})
         flat[name] = {**test, **entry}
     return flat
+
+
+def _cold_items(dataset: Dataset, test: Ranks) -> dict[str, Any]:
+    """How the model treats items without a train interaction.
+
+    Returns:
+      {"items": how many there are, "share_tied": the share of the cold test targets whose score
+      another candidate has too, None without such targets}.
+    """
+    cold = slices(dataset, "test")["cold"]
+    tied = np.asarray(test.tied)[cold] > 0
+    return {
+        "items": int((dataset.train.item_counts == 0).sum()),
+        "share_tied": float(tied.mean()) if len(tied) else None,
+    }
 
 
 def _router_means(weights: np.ndarray, history_length: np.ndarray) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_commands(folder):
         run([sys.executable, *arguments], folder)
     assert (folder / "runs/first/report.html").stat().st_size > 50_000
     exported = (folder / "runs/device/recommendations.csv").read_text()
-    assert exported.startswith("user,rank,item,score\n")
+    assert exported.startswith("user,rank,item,score,tie\n")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

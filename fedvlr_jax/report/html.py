@@ -50,6 +50,7 @@ def render_report(
         warnings=verdicts.warnings(summary),
         cards=_cards(config, summary),
         results=_results_table(summary),
+        cutoffs=tables.cutoff_table(summary),
         cold=_cold_note(summary),
         can_select=verdicts.can_select(summary),
         curves=_curves(summary, metrics),

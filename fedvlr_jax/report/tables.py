@@ -17,6 +17,7 @@ from fedvlr_jax.report.results import (
     Estimate,
     Method,
     estimate,
+    judged_slice,
     methods,
     shown_slices,
     skipped_baselines,
@@ -88,6 +89,34 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def cutoff_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row a method: HR and NDCG at every cut-off, on the judged slice."""
+    rows, judged = methods(summary), judged_slice(summary)
+    known = slice_of(summary.get("test") or {}, judged)
+    cutoffs = sorted(int(name[3:]) for name in known if name.startswith("hr@"))
+    shown = [f"{metric}@{k}" for k in cutoffs for metric in ("hr", "ndcg")]
+    cells = []
+    for row in rows:
+        found = [estimate(row.test, metric, judged) for metric in shown]
+        cells.append([row.name, *("–" if e is None else f"{e.value:.1f}" for e in found)])
+    return ["method", *(metric.upper() for metric in shown)], cells
+
+
+def _terminal_cutoffs(summary: Mapping[str, Any]) -> Table:
+    headings, rows = cutoff_table(summary)
+    table = Table(
+        title=Text(f"Every cut-off, {judged_slice(summary)} targets, percent"),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
 def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints `summary_table` to the console, stdout by default."""
     if console is None:
@@ -96,6 +125,8 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
             # A log has no width of its own, and names are not to be cut for one.
             console = Console(width=120)
     console.print(summary_table(summary))
+    if len(cutoff_table(summary)[0]) > 3:
+        console.print(_terminal_cutoffs(summary))
 
 
 def markdown_table(summary: Mapping[str, Any]) -> str:

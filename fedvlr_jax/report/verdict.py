@@ -13,6 +13,7 @@ from fedvlr_jax.report.results import (
     Estimate,
     Method,
     estimate,
+    has_cold_targets,
     judged_slice,
     methods,
     model_name,
@@ -121,6 +122,7 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
             "whether --rounds was too few or too many."
         )
         return found
+    found += _on_cold_items(summary)
     last = summary.get("rounds_run")
     if summary.get("stopped") == "rounds" and last and summary.get("selected_round") == last:
         found.append(
@@ -129,6 +131,26 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
         )
     if not summary.get("selected_round", 1):
         found.append("The selected round is 0: training never improved on the initial state.")
+    return found
+
+
+def _on_cold_items(summary: Mapping[str, Any]) -> list[str]:
+    """How the method treats items without a train interaction; nothing where none is a target."""
+    if not has_cold_targets(summary):
+        return []
+    found = []
+    if summary.get("protocol") == "paper":
+        found.append(
+            "Cold targets: negatives come from items seen in train, so that training never lowers "
+            "an unseen item. Judge cold targets under --protocol=strict, beside Unseen items first "
+            "and Content-kNN."
+        )
+    share = (summary.get("cold_items") or {}).get("share_tied")
+    if share is not None and share > 0.5:
+        found.append(
+            f"Cold items: {100 * share:.0f} % of the cold targets have the same score as another "
+            "item: the method does not tell most cold items apart."
+        )
     return found
 
 

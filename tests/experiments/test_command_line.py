@@ -53,8 +53,9 @@ def test_a_run_leaves_everything_and_goes_on(run, tmp_path):
     exported = run("evaluate", "--workdir=w", "--export=out/best.csv", "--k=5")
     assert exported.returncode == 0, exported.stderr
     table = pd.read_csv(tmp_path / "out/best.csv")
-    assert list(table.columns) == ["user", "rank", "item", "score"]
+    assert list(table.columns) == ["user", "rank", "item", "score", "tie"]
     assert (table.groupby("user")["rank"].max() == 5).all() and table["user"].nunique() == 60
+    assert set(table["tie"]) <= {0, 1}
     assert not table.duplicated(["user", "item"]).any()
     assert (table.groupby("user")["score"].diff().dropna() <= 0).all()
 

@@ -97,13 +97,16 @@ def test_baselines_are_added_and_stay(simulation, folder, finished):
     assert "ease" in summary["baselines"]
     assert summary == json.loads((folder / "summary.json").read_text())
     reports = [(path / "report.html").read_text() for path in (folder, finished)]
-    assert ["popularity" in report for report in reports] == [True, False]
+    assert ["EASE (linear" in report for report in reports] == [True, False]
     was = json.loads((finished / "summary.json").read_text())
     assert {**summary, "baselines": {}} == was
     before = content(folder)
     assert untrained(simulation, folder, baselines=True) == summary
     assert content(folder) == before
     assert untrained(simulation, folder, baselines=False) == summary
+    retuned = untrained(simulation, folder, baselines=True, tune_baselines=False)
+    tried = [of["baselines"]["ease"]["settings_tried"] for of in (summary, retuned)]
+    assert tried == [9, 1]
 
 
 def test_while_more_rounds_are_trained_there_is_no_summary_of_fewer(simulation, folder, tmp_path):

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from fedvlr_jax.report import results
-from fedvlr_jax.report.tables import markdown_table, print_summary
+from fedvlr_jax.report.tables import cutoff_table, markdown_table, print_summary
 
 
 def printed(summary: dict, width: int = 80) -> str:
@@ -93,3 +93,29 @@ def test_without_fusion_the_model_is_the_backbone(run):
 
 def test_an_empty_summary_is_a_table_of_dashes():
     assert "| **model** | – | – |" in markdown_table({})
+
+
+def test_every_cutoff_has_a_column_on_the_judged_slice(run):
+    summary = run["summary"]
+    assert cutoff_table(summary)[0] == ["method", "HR@50", "NDCG@50"]
+    summary["test"]["warm"] |= {"hr@10": 31.26, "ndcg@10": 12.34}
+    headings, rows = cutoff_table(summary)
+    assert headings == ["method", "HR@10", "NDCG@10", "HR@50", "NDCG@50"]
+    model = next(row for row in rows if row[0] == "fcf + bilevel")
+    assert model[1:3] == ["31.3", "12.3"]
+    assert next(row for row in rows if row[0] == "EASE")[1:3] == ["–", "–"]
+    assert "31.3" in printed(summary) and max(map(len, printed(summary).splitlines())) <= 80
+
+
+def test_a_baseline_has_its_full_name_and_its_kind(run):
+    baselines = run["summary"]["baselines"]
+    baselines["EASE"] |= {
+        "title": "EASE (linear autoencoder)",
+        "trained": "centralized",
+        "content": True,
+        "settings_tried": 9,
+        "select": "warm_ndcg@50",
+    }
+    row = results.methods(run["summary"])[0]
+    assert row.name == "EASE (linear autoencoder)"
+    assert row.options == "l2=10, centralized, content-aware"

@@ -109,7 +109,18 @@ def test_no_sentence_says_that_one_method_beats_another(run):
 
 def test_a_best_last_round_is_a_warning(run):
     summary = run["summary"]
+    summary["protocol"] = "strict"
     assert warnings(summary) == []
     summary |= {"stopped": "rounds", "selected_round": 100}
     assert "cut by --rounds" in warnings(summary)[0]
     assert "never improved" in warnings(summary | {"selected_round": 0})[0]
+
+
+def test_how_cold_items_are_treated_is_said(run):
+    summary = run["summary"]
+    (line,) = warnings(summary)
+    assert "negatives come from items seen in train" in line and "--protocol=strict" in line
+    strict = summary | {"protocol": "strict", "cold_items": {"items": 16, "share_tied": 0.9}}
+    assert "90 % of the cold targets have the same score" in warnings(strict)[0]
+    strict["cold_items"]["share_tied"] = 0.1
+    assert warnings(strict) == []
