@@ -31,7 +31,7 @@ import numpy as np
 from fedvlr_jax.config import Config, StartConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.ease import Ease, ease_start, tried_contents, tried_recencies
+from fedvlr_jax.federated.ease import Ease, ease_start, tried_contents
 from fedvlr_jax.federated.local import Model
 from fedvlr_jax.federated.preferences import EXCHANGES, preferences
 
@@ -104,9 +104,7 @@ def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
             f"--start={start.start}: not finite in float32 with --start_score={start.start_score}"
             f", --{strength} and --init_scale={model.init_scale}; give moderate ones"
         )
-    return Start(
-        items, {"vector": vectors, **clients}, np.float64(recency), np.float64(content)
-    )
+    return Start(items, {"vector": vectors, **clients}, np.float64(recency), np.float64(content))
 
 
 def _ease(start: StartConfig, width: int, dataset: Dataset) -> Ease:

@@ -148,19 +148,28 @@ def literal_ndcg(scores, dataset):
     return np.array(gains)
 
 
+def test_validation_items_that_nobody_has_are_not_judged_on(dataset):
+    cold = Interactions.from_pairs(
+        user=[0, 0, 1], item=[5, ITEMS - 1, ITEMS - 2], num_users=USERS, num_items=ITEMS
+    )
+    asked = module._asked(dataclasses.replace(dataset, valid=cold))
+    assert asked.item.tolist() == [5] and asked.users.tolist() == [0]
+
+
 @pytest.mark.parametrize("sure", [0.0, 1.0, 1e6])
 def test_validation_chooses_what_is_ahead_of_the_plainest(dataset, sure, monkeypatch):
-    monkeypatch.setattr(module, "SURE", sure)
+    monkeypatch.setattr(module, "CONTENT_SURE", sure)
+    monkeypatch.setattr(module, "RECENCY_SURE", sure / 2)
     monkeypatch.setattr(module, "SCORES_AT_ONCE", 3 * ITEMS)
 
-    def best(tried, scores_of):
+    def best(tried, scores_of, sure=sure):
         gains = [literal_ndcg(scores_of(value), dataset) for value in tried]
         most = max(range(len(tried)), key=lambda place: gains[place].mean())
         ahead = gains[most] - gains[0]
         return tried[most if ahead.mean() > sure * ahead.std(ddof=1) / len(ahead) ** 0.5 else 0]
 
     content = best(module.CONTENTS, lambda c: literal_scores(dataset, c, 6))
-    recency = best(module.RECENCIES, lambda r: literal_scores(dataset, content, 6, r))
+    recency = best(module.RECENCIES, lambda r: literal_scores(dataset, content, 6, r), sure / 2)
     if recency:
         content = best(module.CONTENTS, lambda c: literal_scores(dataset, c, 6, recency))
     found = ease_start(dataset, 6, content=None, recency=None, **OPTIONS)
@@ -222,12 +231,13 @@ def synthetic():
 
 @pytest.mark.parametrize("store", ["device", "host"])
 def test_a_simulation_begins_with_its_scores(synthetic, store):
-    choices = dict(width=5, views="table,text,image", start="ease", start_recency=0.5, store=store)
+    choices = dict(width=5, start="ease", start_recency=0.5, store=store)
     simulation = make_simulation(Config.from_flat(**choices, start_content=1.0), synthetic)
     found = ease_start(synthetic, 5, ridge=10.0, exchanges=8, content=1.0, recency=0.5)
     scores = found.vectors @ found.items.T
     scores[synthetic.train.matrix.toarray() > 0] = -np.inf
     scores[synthetic.valid.matrix.toarray() > 0] = -np.inf
+    assert simulation.model.fusion.names == ("table", "text", "image")
     items, _ = simulation.recommend(simulation.init(), 5)
     np.testing.assert_array_equal(items, np.argsort(-scores, axis=1)[:, :5])
     # The histories are weighted in training too.
