@@ -1,15 +1,18 @@
 """The start by a low-rank EASE: against its literal formulas, and what validation chooses."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from experiments.train import introduce
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.baselines import ease
+from fedvlr_jax.evaluation.baselines import ease, rank
+from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.federated import ease as module
 from fedvlr_jax.federated.ease import autoencoder, ease_start, tried_contents, tried_recencies
 from fedvlr_jax.federated.start import describe_start
@@ -258,6 +261,14 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
     assert "4 x 2 exchanges" in line and "0.0821 MB to each" in line and "1.18 kB from it" in line
 
 
+@pytest.mark.parametrize("content", [0.0, 1.0])
+def test_features_of_the_start_are_not_called_unused(synthetic, content):
+    config = Config.from_flat(width=5, start="ease", start_content=content, fusion="none")
+    lines: list[str] = []
+    introduce(make_simulation(config, synthetic), SimpleNamespace(note=lines.append))
+    assert any("does not use them" in line for line in lines) == (content == 0)
+
+
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
@@ -277,3 +288,18 @@ def test_where_it_has_no_place(choices, message, synthetic):
 def test_a_weight_below_zero_is_refused(flag):
     with pytest.raises(InputError, match=f"--{flag}=-0.5: out of range"):
         Config.from_flat(**{flag: -0.5})
+
+
+@pytest.mark.parametrize("name", ["KU", "Beauty"])
+def test_one_setting_is_not_below_ease_on_real_data(name, data_root):
+    real = load_dataset(name, data_root=data_root)
+    found = ease_start(real, 128, ridge=10.0, exchanges=8, content=None, recency=None)
+    (warm,) = np.nonzero(real.train.item_counts[real.test.item] > 0)
+
+    def ndcg(scorer):
+        ranks = rank(scorer, real, "test", "train")
+        select = np.isin(np.arange(len(real.test)), warm)
+        return np.nanmean(user_metrics(ranks.ahead, ranks.tied, real.test, select)["ndcg@50"])
+
+    by_ease = max(ndcg(ease(real, l2)) for l2 in (30, 100))
+    assert ndcg(lambda users: found.vectors[users] @ found.items.T) > by_ease - 0.002
