@@ -28,6 +28,7 @@ from experiments.runs import load, required_workdir
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.federated.gathered import num_slots
+from fedvlr_jax.federated.local import identity_view
 from fedvlr_jax.fusion import view_names
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.types import PyTree
@@ -80,7 +81,7 @@ def main() -> None:
         for line in lines
     ]
     title = f"{dataset.name}: one client, one round"
-    views = view_names(base.model.views, dataset.features)
+    views = view_names(base.model.views, dataset.features, identity_view(base))
     caption = f"{dataset.num_items} items, width {base.model.width}, views {', '.join(views)}."
     write_table(headings, rows, lines, folder / "table3", title, caption)
 

@@ -206,13 +206,16 @@ def introduce(simulation: Simulation, progress: Progress) -> None:
         f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
         f"{len(dataset.train)} train interactions"
     )
-    for line in describe_views(simulation.model.fusion, dataset.features):
+    begun = simulation.start
+    # The features that a start has in its table are used without a view of their own.
+    in_views = () if begun is not None and begun.content else dataset.features
+    for line in describe_views(simulation.model.fusion, in_views):
         progress.note(line)
     progress.note(describe_plan(simulation))
     if not len(dataset.valid):
         progress.note("no validation part: all --rounds are run, and the last state is tested")
-    if simulation.start is not None:
-        for line in describe_start(config, simulation.model, dataset, simulation.start):
+    if begun is not None:
+        for line in describe_start(config, simulation.model, dataset, begun):
             progress.note(line)
 
 

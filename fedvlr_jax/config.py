@@ -174,7 +174,8 @@ class ModelConfig:
     )
     views: str = _field(
         "auto",
-        "Views of fusion=bilevel and shared; auto: id and every modality of the data set. Or, "
+        "Views of fusion=bilevel and shared; auto: id, or table where --start is not random, and "
+        "every modality of the data set. Or, "
         "comma-separated: sum, mixture, mlp, gate, attention, "
         "cross_attention, id, the name of a modality of the data set, or table (the rows of "
         "the ID table as they are, where id maps and normalises them).",

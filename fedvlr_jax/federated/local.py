@@ -71,6 +71,11 @@ class Model:
         return private
 
 
+def identity_view(config: Config) -> str:
+    """The view of the ID table that --views=auto means: a start in closed form needs its rows."""
+    return "id" if config.start.start == "random" else "table"
+
+
 def make_model(
     config: Config,
     num_items: int,
@@ -88,7 +93,7 @@ def make_model(
     if fusion is None:
         fusion = make_fusion(
             model.fusion,
-            views=view_names(model.views, widths),
+            views=view_names(model.views, widths, identity_view(config)),
             width=model.width,
             hidden=model.router_hidden,
             widths=widths,

@@ -235,10 +235,14 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
     )
 
 
-def view_names(views: str, modalities: Iterable[str]) -> tuple[str, ...]:
-    """The views that --views names; "auto" are the ID and every modality of the data set."""
+def view_names(views: str, modalities: Iterable[str], identity: str = "id") -> tuple[str, ...]:
+    """The views that --views names; "auto" are `identity` and every modality of the data set.
+
+    Args:
+      identity: the view of the ID table, "id" or "table".
+    """
     if views == "auto":
-        return ("id", *modalities)
+        return (identity, *modalities)
     return tuple(name.strip() for name in views.split(","))
 
 

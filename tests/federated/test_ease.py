@@ -1,15 +1,18 @@
 """The start by a low-rank EASE: against its literal formulas, and what validation chooses."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from experiments.train import introduce
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.baselines import ease
+from fedvlr_jax.evaluation.baselines import ease, rank
+from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.federated import ease as module
 from fedvlr_jax.federated.ease import autoencoder, ease_start, tried_contents, tried_recencies
 from fedvlr_jax.federated.start import describe_start
@@ -148,19 +151,28 @@ def literal_ndcg(scores, dataset):
     return np.array(gains)
 
 
+def test_validation_items_that_nobody_has_are_not_judged_on(dataset):
+    cold = Interactions.from_pairs(
+        user=[0, 0, 1], item=[5, ITEMS - 1, ITEMS - 2], num_users=USERS, num_items=ITEMS
+    )
+    asked = module._asked(dataclasses.replace(dataset, valid=cold))
+    assert asked.item.tolist() == [5] and asked.users.tolist() == [0]
+
+
 @pytest.mark.parametrize("sure", [0.0, 1.0, 1e6])
 def test_validation_chooses_what_is_ahead_of_the_plainest(dataset, sure, monkeypatch):
-    monkeypatch.setattr(module, "SURE", sure)
+    monkeypatch.setattr(module, "CONTENT_SURE", sure)
+    monkeypatch.setattr(module, "RECENCY_SURE", sure / 2)
     monkeypatch.setattr(module, "SCORES_AT_ONCE", 3 * ITEMS)
 
-    def best(tried, scores_of):
+    def best(tried, scores_of, sure=sure):
         gains = [literal_ndcg(scores_of(value), dataset) for value in tried]
         most = max(range(len(tried)), key=lambda place: gains[place].mean())
         ahead = gains[most] - gains[0]
         return tried[most if ahead.mean() > sure * ahead.std(ddof=1) / len(ahead) ** 0.5 else 0]
 
     content = best(module.CONTENTS, lambda c: literal_scores(dataset, c, 6))
-    recency = best(module.RECENCIES, lambda r: literal_scores(dataset, content, 6, r))
+    recency = best(module.RECENCIES, lambda r: literal_scores(dataset, content, 6, r), sure / 2)
     if recency:
         content = best(module.CONTENTS, lambda c: literal_scores(dataset, c, 6, recency))
     found = ease_start(dataset, 6, content=None, recency=None, **OPTIONS)
@@ -222,12 +234,13 @@ def synthetic():
 
 @pytest.mark.parametrize("store", ["device", "host"])
 def test_a_simulation_begins_with_its_scores(synthetic, store):
-    choices = dict(width=5, views="table,text,image", start="ease", start_recency=0.5, store=store)
+    choices = dict(width=5, start="ease", start_recency=0.5, store=store)
     simulation = make_simulation(Config.from_flat(**choices, start_content=1.0), synthetic)
     found = ease_start(synthetic, 5, ridge=10.0, exchanges=8, content=1.0, recency=0.5)
     scores = found.vectors @ found.items.T
     scores[synthetic.train.matrix.toarray() > 0] = -np.inf
     scores[synthetic.valid.matrix.toarray() > 0] = -np.inf
+    assert simulation.model.fusion.names == ("table", "text", "image")
     items, _ = simulation.recommend(simulation.init(), 5)
     np.testing.assert_array_equal(items, np.argsort(-scores, axis=1)[:, :5])
     # The histories are weighted in training too.
@@ -246,6 +259,14 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
     # 60 items: their counts, for each of 4 content weights 2 x 37 columns and 10 of its model, and
     # 5 of the table; 4 x 2 x 37 numbers a row sent.
     assert "4 x 2 exchanges" in line and "0.0821 MB to each" in line and "1.18 kB from it" in line
+
+
+@pytest.mark.parametrize("content", [0.0, 1.0])
+def test_features_of_the_start_are_not_called_unused(synthetic, content):
+    config = Config.from_flat(width=5, start="ease", start_content=content, fusion="none")
+    lines: list[str] = []
+    introduce(make_simulation(config, synthetic), SimpleNamespace(note=lines.append))
+    assert any("does not use them" in line for line in lines) == (content == 0)
 
 
 @pytest.mark.parametrize(
@@ -267,3 +288,18 @@ def test_where_it_has_no_place(choices, message, synthetic):
 def test_a_weight_below_zero_is_refused(flag):
     with pytest.raises(InputError, match=f"--{flag}=-0.5: out of range"):
         Config.from_flat(**{flag: -0.5})
+
+
+@pytest.mark.parametrize("name", ["KU", "Beauty"])
+def test_one_setting_is_not_below_ease_on_real_data(name, data_root):
+    real = load_dataset(name, data_root=data_root)
+    found = ease_start(real, 128, ridge=10.0, exchanges=8, content=None, recency=None)
+    (warm,) = np.nonzero(real.train.item_counts[real.test.item] > 0)
+
+    def ndcg(scorer):
+        ranks = rank(scorer, real, "test", "train")
+        select = np.isin(np.arange(len(real.test)), warm)
+        return np.nanmean(user_metrics(ranks.ahead, ranks.tied, real.test, select)["ndcg@50"])
+
+    by_ease = max(ndcg(ease(real, l2)) for l2 in (30, 100))
+    assert ndcg(lambda users: found.vectors[users] @ found.items.T) > by_ease - 0.002
