@@ -466,8 +466,15 @@ class FleetConfig:
         ("dense", "sparse", "bitmask"),
     )
 
+    upload_rank: int = _field(
+        0,
+        "Above 0: clients upload each item's gradient times a basis of so many columns, drawn for "
+        "the round and shared by all (CoLR); 0: the whole gradient.",
+    )
+
     def __post_init__(self):
         _check_fields(self)
+        _check_range(self, "upload_rank", 0)
         _check_range(self, "deadline_s", 0)
         _check_range(self, "over_selection", 1)
         _check_range(self, "speed_activity_correlation", -1, 1)
@@ -633,6 +640,15 @@ class Config:
                 f"{', '.join(_SUMS)}"
             )
 
+        if self.fleet.upload_rank and rule not in _SUMS:
+            raise InputError(
+                f"--upload_rank={self.fleet.upload_rank}: --aggregation={rule} does not commute "
+                f"with the projection; use one of {', '.join(_SUMS)}"
+            )
+        if self.fleet.upload_rank and self.attack.attack != "none":
+            raise InputError(
+                f"--upload_rank={self.fleet.upload_rank}: forged uploads are not compressed; give 0"
+            )
         share = self.attack.hostile_share / (1 + self.attack.hostile_share)
         most = {"bulyan": 0.25, "norm_bound": 1.0}.get(rule, 1.0 if rule in _SUMS else 0.5)
         if self.attack.attack != "none" and share >= most:

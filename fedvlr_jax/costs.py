@@ -45,7 +45,8 @@ def client_bytes(simulation: Simulation) -> dict[str, Any]:
     """Bytes of one client in one round: down, and up by scheme (mean over clients)."""
     shape, touched = simulation.upload_shape, simulation.touched_rows
     up = {scheme: float(round_bytes(shape, touched, scheme).mean()) for scheme in SCHEMES}
-    return {"down": float(round_bytes(shape, shape.items, "dense")), "up": up}
+    whole = simulation.broadcast_shape
+    return {"down": float(round_bytes(whole, whole.items, "dense")), "up": up}
 
 
 def summarise_costs(
