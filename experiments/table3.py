@@ -71,7 +71,13 @@ def main() -> None:
         client_costs(Config.from_flat(**{**base.flat, "backbone": b, "fusion": f}), dataset)
         for b, f in itertools.product(BACKBONE_NAMES, FUSION_NAMES)
     ]
-    headings = ("backbone", "fusion", "held, thousands", "of it private", "kB down")
+    headings: tuple[str, ...] = (
+        "backbone",
+        "fusion",
+        "held, thousands",
+        "of it private",
+        "kB down",
+    )
     headings += tuple(f"kB up, {scheme}" for scheme in SCHEMES)
     rows = [
         [

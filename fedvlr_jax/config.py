@@ -456,6 +456,9 @@ class FleetConfig:
     deadline_s: float = _field(
         0.0, "Simulated seconds after which a round ends; later uploads do not count. 0: never."
     )
+    pause_s: float = _field(
+        0.0, "Simulated seconds between a round and the next; needs a simulated clock."
+    )
     speed_activity_correlation: float = _field(
         0.0, "Correlation of a device's speed and its user's activity, in [-1, 1]."
     )
@@ -476,16 +479,28 @@ class FleetConfig:
         _check_fields(self)
         _check_range(self, "upload_rank", 0)
         _check_range(self, "deadline_s", 0)
+        _check_range(self, "pause_s", 0)
         _check_range(self, "over_selection", 1)
         _check_range(self, "speed_activity_correlation", -1, 1)
         if not 0 < self.available_share <= 1:
             raise InputError(
                 f"--available_share={self.available_share}: give a share above 0 and at most 1"
             )
+        if self.pause_s and not self.has_clock:
+            raise InputError(
+                f"--pause_s={self.pause_s:g}: without a simulated clock there is no pause; give "
+                "--participation, --deadline_s or --over_selection too"
+            )
         if (self.participation == "trace") != bool(self.trace):
             raise InputError(
                 f"--trace={self.trace}: goes with --participation=trace, and that needs it"
             )
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether rounds run on a simulated clock."""
+        timed = self.deadline_s > 0 or self.over_selection > 1
+        return timed or self.participation != "always"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
