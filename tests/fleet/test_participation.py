@@ -83,6 +83,16 @@ def test_a_uniform_draw_among_the_available():
     assert abs(count[able] - 200).max() < 5 * 12.2
 
 
+def test_candidates_of_a_second_draw_are_new():
+    """Two in five are available, where all were expected: the first draw is too small."""
+    able = np.arange(4000) % 5 < 2
+    sessions = Availability(lambda seed, c, time: np.where(able[c], np.inf, time), 1.0)
+    rounds = timeline(4000, sessions, cohort=300, duration=np.ones(4000))
+    for number in range(5):
+        asked = rounds.round(0, number).asked
+        assert len(np.unique(asked)) == 300 and able[asked].all()
+
+
 def test_a_cohort_is_found_without_a_look_at_everyone():
     """Of a million clients, about one in twenty available; 1,300 are wanted."""
     plain, looked_at = diurnal(), []
