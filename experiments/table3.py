@@ -5,7 +5,9 @@
 For every backbone and fusion: the parameters that a client holds in a round (the broadcast
 views and shared head, its private rows) and, beyond the paper, the bytes of a round: down,
 the broadcast; up, the gradient of the view rows that the client touches and of the shared
-head, in float32 and averaged over the clients. With --negatives=expected a client touches
+head, in float32 and averaged over the clients. Up is counted three ways: dense, every row; sparse,
+touched rows with their numbers; bitmask, touched rows and a bit for every row. The .json and .csv
+also hold the touched values alone. With --negatives=expected a client touches
 every row; with sampled, its history and its draws (counted as if none came twice, at most
 all rows). Nothing is trained; it takes a few seconds.
 
@@ -20,15 +22,15 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments.comparison import write_table
 from experiments.launch import config_from_flags, define_config_flags, define_path, launch
 from experiments.runs import load, required_workdir
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
+from fedvlr_jax.costs import client_bytes
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.federated.gathered import num_slots
 from fedvlr_jax.federated.local import identity_view
+from fedvlr_jax.fleet import SCHEMES
 from fedvlr_jax.fusion import view_names
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.types import PyTree
@@ -48,18 +50,17 @@ def client_costs(config: Config, dataset: Dataset) -> dict[str, Any]:
     head = num_parameters(jax.eval_shape(model.init_shared, key)["head"])
     private = num_parameters(jax.eval_shape(model.init_private, key))
     row = len(model.fusion.names) * model.width
-    touched = float(np.mean([num_slots(simulation.task, int(n)) for n in dataset.train.counts]))
-    if config.privacy.noise_multiplier:
-        # Noise is on every row: on some alone it would tell which were touched.
-        touched = dataset.num_items
+    sizes = client_bytes(simulation)
+    touched = float(simulation.touched_rows.mean())
     return {
         "backbone": config.model.backbone,
         "fusion": config.model.fusion,
         "broadcast": dataset.num_items * row + head,
         "private": private,
         "held": dataset.num_items * row + head + private,
-        "bytes_down": FLOAT_BYTES * (dataset.num_items * row + head),
-        "bytes_up": float(FLOAT_BYTES * (touched * row + head)),
+        "bytes_down": sizes["down"],
+        "bytes_up": FLOAT_BYTES * (touched * row + head),
+        **{f"bytes_up_{scheme}": size for scheme, size in sizes["up"].items()},
     }
 
 
@@ -71,12 +72,20 @@ def main() -> None:
         client_costs(Config.from_flat(**{**base.flat, "backbone": b, "fusion": f}), dataset)
         for b, f in itertools.product(BACKBONE_NAMES, FUSION_NAMES)
     ]
-    headings = ("backbone", "fusion", "held, thousands", "of it private", "kB down", "kB up")
+    headings: tuple[str, ...] = (
+        "backbone",
+        "fusion",
+        "held, thousands",
+        "of it private",
+        "kB down",
+    )
+    headings += tuple(f"kB up, {scheme}" for scheme in SCHEMES)
     rows = [
         [
             *(line["backbone"], line["fusion"]),
             *(f"{line[name] / 1000:,.1f}" for name in ("held", "private")),
-            *(f"{line[name] / 1000:,.1f}" for name in ("bytes_down", "bytes_up")),
+            f"{line['bytes_down'] / 1000:,.1f}",
+            *(f"{line[f'bytes_up_{scheme}'] / 1000:,.1f}" for scheme in SCHEMES),
         ]
         for line in lines
     ]

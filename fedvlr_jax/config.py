@@ -585,6 +585,9 @@ class FleetConfig:
     deadline_s: float = _field(
         0.0, "Simulated seconds after which a round ends; later uploads do not count. 0: never."
     )
+    pause_s: float = _field(
+        0.0, "Simulated seconds between a round and the next; needs a simulated clock."
+    )
     speed_activity_correlation: float = _field(
         0.0, "Correlation of a device's speed and its user's activity, in [-1, 1]."
     )
@@ -595,14 +598,27 @@ class FleetConfig:
         ("dense", "sparse", "bitmask"),
     )
 
+    upload_rank: int = _field(
+        0,
+        "Above 0: clients upload each item's gradient times a basis of so many columns, drawn for "
+        "the round and shared by all (CoLR); 0: the whole gradient.",
+    )
+
     def __post_init__(self):
         _check_fields(self)
+        _check_range(self, "upload_rank", 0)
         _check_range(self, "deadline_s", 0)
+        _check_range(self, "pause_s", 0)
         _check_range(self, "over_selection", 1)
         _check_range(self, "speed_activity_correlation", -1, 1)
         if not 0 < self.available_share <= 1:
             raise InputError(
                 f"--available_share={self.available_share}: give a share above 0 and at most 1"
+            )
+        if self.pause_s and not self.has_clock:
+            raise InputError(
+                f"--pause_s={self.pause_s:g}: without a simulated clock there is no pause; give "
+                "--participation, --deadline_s or --over_selection too"
             )
         if (self.participation == "trace") != bool(self.trace):
             raise InputError(
@@ -799,8 +815,18 @@ class Config:
             )
 
     def _check_hostile(self) -> None:
-        """Refuses hostile clients that the rule cannot withstand."""
+        """Refuses hostile clients that the rule cannot withstand, and what forged or compressed
+        uploads do not go with."""
         rule, share = self.federation.aggregation, self.attack.hostile_share
+        if self.fleet.upload_rank and rule not in _SUMS:
+            raise InputError(
+                f"--upload_rank={self.fleet.upload_rank}: --aggregation={rule} does not commute "
+                f"with the projection; use one of {', '.join(_SUMS)}"
+            )
+        if self.fleet.upload_rank and self.attack.attack != "none":
+            raise InputError(
+                f"--upload_rank={self.fleet.upload_rank}: forged uploads are not compressed; give 0"
+            )
         share /= 1 + share
         most = {"bulyan": 0.25, "norm_bound": 1.0}.get(rule, 1.0 if rule in _SUMS else 0.5)
         if self.attack.attack != "none" and share >= most:
@@ -817,6 +843,11 @@ class Config:
             raise InputError(
                 f"--privacy={privacy.privacy}: --attack={self.attack.attack} forges uploads after "
                 "they were clipped, so that no bound holds; give one or the other"
+            )
+        if self.fleet.upload_rank:
+            raise InputError(
+                f"--privacy={privacy.privacy}: --upload_rank={self.fleet.upload_rank} has no "
+                "entry in the ledger; give 0"
             )
         if self.fleet.has_clock:
             raise InputError(

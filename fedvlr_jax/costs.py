@@ -30,12 +30,12 @@ def gini(values: np.ndarray) -> float:
     )
 
 
-def energy(client_s: float, transferred_bytes: float, simulated_s: float) -> dict[str, float]:
+def energy(client_s: float, transferred_bytes: float, server_s: float) -> dict[str, float]:
     """Wh by part and g of CO2e, an estimate from the constants of this module."""
     parts = {
         "clients_wh": CLIENT_W * client_s / 3600,
         "network_wh": NETWORK_WH_A_GB * transferred_bytes / 1e9,
-        "server_wh": SERVER_W * PUE * simulated_s / 3600,
+        "server_wh": SERVER_W * PUE * server_s / 3600,
     }
     total = sum(parts.values())
     return {**parts, "total_wh": total, "co2e_g": GRID_G_A_KWH * total / 1000}
@@ -45,7 +45,8 @@ def client_bytes(simulation: Simulation) -> dict[str, Any]:
     """Bytes of one client in one round: down, and up by scheme (mean over clients)."""
     shape, touched = simulation.upload_shape, simulation.touched_rows
     up = {scheme: float(round_bytes(shape, touched, scheme).mean()) for scheme in SCHEMES}
-    return {"down": float(round_bytes(shape, shape.items, "dense")), "up": up}
+    whole = simulation.broadcast_shape
+    return {"down": float(round_bytes(whole, whole.items, "dense")), "up": up}
 
 
 def summarise_costs(
@@ -68,14 +69,14 @@ def summarise_costs(
     )
     down = costs["client_round_bytes"]["down"]
     took_part = np.zeros(simulation.dataset.num_users, np.int64)
-    ledger = np.zeros((rounds + 1, 6))
+    ledger, end = np.zeros((rounds + 1, 6)), np.zeros(rounds + 1)
     for number in range(rounds):
         schedule = simulation.participation.round(seed, number)
         took_part[schedule.asked[schedule.responded]] += 1
-        ledger[number + 1] = _entry(schedule, down, up)
+        ledger[number + 1] = _entry(schedule, up)
+        end[number + 1] = schedule.end_s
     total = np.cumsum(ledger, axis=0)
-    asked, responded, moved_up, busy, wasted, _ = total[-1]
-    end = total[:, 5]
+    asked, responded, moved_up, busy, wasted, working = total[-1]
     wh = [energy(t[3], down * t[0] + t[2], t[5])["total_wh"] for t in total]
     curve = [
         {
@@ -98,7 +99,7 @@ def summarise_costs(
         "simulated_h": end[-1] / 3600,
         "client_h": busy / 3600,
         "wasted_share": wasted / max(busy, 1e-9),
-        "energy": energy(busy, down * asked + moved_up, end[-1]),
+        "energy": energy(busy, down * asked + moved_up, working),
         "participation_gini": gini(took_part),
         "never_took_part": float(np.mean(took_part == 0)),
         "curve": curve,
@@ -106,7 +107,7 @@ def summarise_costs(
     }
 
 
-def _entry(schedule: RoundSchedule, down: float, up: np.ndarray) -> list[float]:
+def _entry(schedule: RoundSchedule, up: np.ndarray) -> list[float]:
     """Asked, responded, bytes up, busy s, wasted s, and the length of one round in s."""
     responded = schedule.responded
     return [

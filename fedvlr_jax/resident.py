@@ -137,11 +137,17 @@ class Simulation:
         return self.model.num_items, len(self.model.fusion.names), self.model.width
 
     @property
-    def upload_shape(self) -> Shape:
-        """The size of an upload, which is that of the broadcast."""
+    def broadcast_shape(self) -> Shape:
+        """The size of what the server sends."""
         head = shapes_of(self.model.init_shared, key_of(0))["head"]
         items, views, width = self.views_shape
         return Shape(items, views * width, sum(leaf.size for leaf in jax.tree.leaves(head)))
+
+    @property
+    def upload_shape(self) -> Shape:
+        """The size of an upload: that of the broadcast, or with --upload_rank numbers a row."""
+        shape = self.broadcast_shape
+        return shape._replace(row=self.config.fleet.upload_rank or shape.row)
 
     @property
     def touched_rows(self) -> np.ndarray:

@@ -67,6 +67,12 @@ def make_simulation(
             f"--privacy={config.privacy.privacy}: nothing is known of the noise or the sampling of "
             "an aggregator or a participation that was made elsewhere; give one or the other"
         )
+    row = model.width * len(model.fusion.names)
+    if config.fleet.upload_rank > row:
+        raise InputError(
+            f"--upload_rank={config.fleet.upload_rank}: a row of the views has {row} numbers; give "
+            "fewer, or 0 to send them all"
+        )
     if config.federation.cohort > dataset.num_users:
         raise InputError(
             f"--cohort={config.federation.cohort}: the data set has {dataset.num_users} users"
@@ -114,12 +120,12 @@ def make_simulation(
 
 def work_of(simulation: Simulation) -> Work:
     """What a round asks of each client."""
-    federation, shape = simulation.config.federation, simulation.upload_shape
+    federation, shape = simulation.config.federation, simulation.broadcast_shape
     rows = simulation.dataset.train.counts * (1 + federation.num_negatives)
     return Work(
         bytes_down=float(round_bytes(shape, shape.items, "dense")),
         bytes_up=round_bytes(
-            shape, simulation.touched_rows, simulation.config.fleet.upload_format
+            simulation.upload_shape, simulation.touched_rows, simulation.config.fleet.upload_format
         ).astype(float),
         rows=rows * federation.local_epochs,
     )

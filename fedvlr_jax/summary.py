@@ -115,7 +115,7 @@ def summarise_attack(simulation: Simulation, run: RunState) -> dict[str, Any]:
 
     test = simulation.evaluate(run.state, "test")
     return {
-        "hostile": hostile.count,
+        "hostile": hostile.size,
         "test": averages(test.ahead, test.tied, dataset, "test", config.evaluation.cutoffs),
         **of_state(run.state),
         "selected": of_state(run.best_state),

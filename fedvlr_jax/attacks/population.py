@@ -21,13 +21,13 @@ class Hostile(NamedTuple):
     """The hostile clients of a population.
 
     Attributes:
-      first: the first of them, which is the number of honest users. count: how many.
+      first: the first of them, which is the number of honest users. size: how many.
       targets: int64 [T], the items that they promote, ascending.
       public: int64 [2, P], user and item of the interactions that anybody can see.
     """
 
     first: int
-    count: int
+    size: int
     targets: np.ndarray
     public: np.ndarray
 
@@ -69,7 +69,7 @@ def histories(config: AttackConfig, dataset: Dataset, hostile: Hostile) -> list[
     counts = dataset.train.item_counts.astype(float) + 1e-9
     length = max(1, min(int(np.median(dataset.train.counts)), dataset.num_items // 2))
     found = []
-    for number in range(hostile.count):
+    for number in range(hostile.size):
         generator = np.random.default_rng((config.attack_seed, 12, number))
         # Gumbel's trick: a draw without replacement by weight.
         order = np.argsort(-(np.log(counts) + generator.gumbel(size=len(counts))))
@@ -98,12 +98,12 @@ def with_hostile(config: AttackConfig, dataset: Dataset, hostile: Hostile) -> Da
         if train.weight is None
         else np.concatenate([train.weight, np.ones(lengths.sum(), train.weight.dtype)]),
     )
-    names = np.array([f"hostile-{number}" for number in range(hostile.count)])
+    names = np.array([f"hostile-{number}" for number in range(hostile.size)])
     larger = dataclasses.replace(
         dataset,
         train=extended,
-        valid=_without_items(dataset.valid, hostile.count),
-        test=_without_items(dataset.test, hostile.count),
+        valid=_without_items(dataset.valid, hostile.size),
+        test=_without_items(dataset.test, hostile.size),
         user_ids=np.concatenate([np.asarray(dataset.user_ids, np.str_), names]),
         planted=None,
     )

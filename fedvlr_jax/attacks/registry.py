@@ -58,7 +58,7 @@ def make_attack(config: AttackConfig, hostile: Hostile) -> Attack:
     """The attack that the flags describe."""
     options = AttackOptions(
         first=hostile.first,
-        clients=hostile.first + hostile.count,
+        clients=hostile.first + hostile.size,
         strength=config.attack_strength,
         targets=hostile.targets,
         public=hostile.public,

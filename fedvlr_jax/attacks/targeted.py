@@ -7,7 +7,7 @@ that a score is <q, x_i>; heads that are not linear are attacked through their i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def liked_gradient(queries: jax.Array, targets: jax.Array) -> jax.Array:
     return -left @ queries
 
 
-def imagined(targets: Sequence[int], strength: float, first: int, *, hard: bool) -> Attack:
+def imagined(targets: np.ndarray, strength: float, first: int, *, hard: bool) -> Attack:
     """A-ra, or A-hum where `hard` (Rong et al. 2022, "Poisoning deep learning based recommender
     model in federated learning scenarios").
 
@@ -64,7 +64,7 @@ def imagined(targets: Sequence[int], strength: float, first: int, *, hard: bool)
     return Attack(no_memory, forge, first)
 
 
-def fedrec(public: np.ndarray, targets: Sequence[int], strength: float, first: int) -> Attack:
+def fedrec(public: np.ndarray, targets: np.ndarray, strength: float, first: int) -> Attack:
     """FedRecAttack (Rong et al. 2022): the users are estimated from public interactions.
 
     Each round the vectors of the users with a public interaction are fitted to it, the item
@@ -119,7 +119,7 @@ def fedrec(public: np.ndarray, targets: Sequence[int], strength: float, first: i
 
 def pieck(
     loss_gradient: Callable[[jax.Array, jax.Array], jax.Array],
-    targets: Sequence[int],
+    targets: np.ndarray,
     strength: float,
     first: int,
 ) -> Attack:

@@ -30,6 +30,7 @@ from fedvlr_jax.uplink import (
     client_noise,
     fixed_clip,
     identity,
+    low_rank,
     no_noise,
     private_adaptive_clip,
 )
@@ -79,6 +80,8 @@ def make_aggregator(config: Config, num_users: int) -> Aggregator:
         noise = central_noise(privacy.noise_multiplier, expected)
     elif privacy.noise_multiplier:
         noise = client_noise(privacy.noise_multiplier)
+    if config.fleet.upload_rank:
+        noise = low_rank(config.fleet.upload_rank, noise)
     return Aggregator(
         uplink=uplink,
         reduce=REDUCTIONS[federation.aggregation](options),

@@ -69,15 +69,17 @@ class Rules(NamedTuple):
       cohort: uploads that end a round; 0: every available client is asked, and none is late.
       over_selection: clients asked, per upload that is wanted; at least 1.
       deadline_s: the longest round; 0: no deadline.
+      pause_s: between the end of a round and the start of the next.
     """
 
     cohort: int
     over_selection: float
     deadline_s: float
+    pause_s: float = 0.0
 
 
 class SimulatedParticipation:
-    """Rounds one after the other: the next begins when the one before it ends."""
+    """Rounds one after the other."""
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class SimulatedParticipation:
         if kept is not None and kept[0] == round_number:
             return kept[1]
         for number in range(min(len(known), round_number), round_number + 1):
-            start = known[number - 1][0] if number else 0.0
+            start = known[number - 1][0] + self._rules.pause_s if number else 0.0
             schedule = self._simulate(seed, number, start)
             if number == len(known):
                 known.append((schedule.end_s, not schedule.responded.any()))
@@ -188,8 +190,7 @@ class SimulatedParticipation:
 
 
 def make_participation(config: Config, dataset: Dataset, work: Work) -> Participation | None:
-    """What the flags say; None for --participation=always with neither deadline nor over-selection,
-    which the compiled round draws itself.
+    """What the flags say; None without a clock: the compiled round draws who takes part itself.
 
     Raises:
       InputError: flags that do not go together, or a trace that cannot be used.
@@ -222,5 +223,5 @@ def make_participation(config: Config, dataset: Dataset, work: Work) -> Particip
         kinds[fleet.participation](),
         make_hardware(dataset.train.counts, fleet.speed_activity_correlation),
         work,
-        Rules(federation.cohort, fleet.over_selection, fleet.deadline_s),
+        Rules(federation.cohort, fleet.over_selection, fleet.deadline_s, fleet.pause_s),
     )

@@ -60,6 +60,7 @@ def parsed(data: bytes, shape: Shape, scheme: str) -> tuple[np.ndarray, np.ndarr
     body, head = data[:split], np.frombuffer(data[split:], np.float32)
     if scheme == "dense":
         return np.frombuffer(body, np.float32).reshape(views.shape), head
+    touched: np.ndarray
     if scheme == "sparse":
         count = len(body) // (VALUE_BYTES * shape.row + INDEX_BYTES)
         touched = np.frombuffer(body[: INDEX_BYTES * count], np.uint32)

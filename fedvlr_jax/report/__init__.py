@@ -18,7 +18,9 @@ The files it reads and writes, all percentages unrounded:
   "stopped": "patience" | "rounds", "valid": S, "test": S, "baselines": {name: {test S's keys,
   "valid": S, options such as "l2"} or {"skipped": reason}}, "views": [G names], "router":
   {"mean": [G]} or null, "planted_spearman": {view: rho} or null, "timing": {"first_block_s",
-  "round_s_median", "eval_s_median", "total_s"}, "peak_rss_mb"}; S is what
+  "round_s_median", "eval_s_median", "total_s"}, "peak_rss_mb", "costs": what
+  `costs.summarise_costs` returns; with a simulated clock "tiers": of `costs.metrics_by_tier`;
+  with hostile clients "attack": of `summary.summarise_attack`}; S is what
   `evaluation.metrics.summarise` returns, in percent.
 
   with --privacy also "privacy", the statement, as `privacy.statement` returns it; `privacy.json`

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from fedvlr_jax.report import plots, results, tables
 from fedvlr_jax.report import verdict as verdicts
+from fedvlr_jax.report.costs import cost_curves, cost_rows
 
 _TIMING_LABELS = {
     "total_s": ("training, in the last session", "s"),
@@ -62,6 +63,7 @@ def render_report(
         notes=list((config.get("dataset") or {}).get("notes") or []),
         flags=_flag_groups(config),
         timing=_timing_rows(summary, metrics),
+        costs=cost_rows(summary),
         versions=_version_rows(config),
         command=config.get("command"),
         summary=summary,
@@ -145,7 +147,8 @@ def _cold_note(summary: Mapping[str, Any]) -> dict[str, Any] | None:
 def _curves(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[Markup]:
     selected = summary.get("selected_round")
     validation = [plots.validation_curve(metrics, m, selected) for m in ("ndcg@50", "hr@50")]
-    return _figures([*validation, plots.loss_curve(metrics), plots.clipped_curve(metrics)])
+    training = [plots.loss_curve(metrics), plots.clipped_curve(metrics)]
+    return _figures([*validation, *training, *cost_curves(summary)])
 
 
 def _router(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> dict[str, Any] | None:

@@ -49,18 +49,18 @@ class AlteredUploads(Uploads):
         own = self.honest.total(weight * self.keep)
         return jax.tree.map(lambda a, b: a + forged * b, own, self.forged)
 
-    def inner(self) -> jax.Array:
+    def _crossed(self) -> jax.Array:
         """[K]: the inner product of each honest upload and the forged one."""
         return self.honest.inner(self.forged)
 
     def squared_norms(self) -> jax.Array:
         own = jnp.square(self.honest.norms())
-        crossed = 2 * self.keep * self.share * self.inner()
+        crossed = 2 * self.keep * self.share * self._crossed()
         return jnp.square(self.keep) * own + crossed + jnp.square(self.share) * self._forged()
 
     def products(self) -> jax.Array:
         outer = lambda left, right: left[:, None] * right[None, :]
-        crossed = outer(self.keep * self.inner(), self.share)
+        crossed = outer(self.keep * self._crossed(), self.share)
         total = outer(self.keep, self.keep) * self.honest.products() + crossed + crossed.T
         total += outer(self.share, self.share) * self._forged()
         return outer(self.scale, self.scale) * total

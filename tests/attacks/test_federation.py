@@ -64,7 +64,7 @@ def test_the_population_keeps_the_contract_and_its_honest_part():
     hostile = plan_hostile(config, dataset())
     larger = with_hostile(config, dataset(), hostile)
     check_dataset(dataclasses.replace(larger))
-    assert (hostile.first, hostile.count, larger.num_users) == (40, 4, 44)
+    assert (hostile.first, hostile.size, larger.num_users) == (40, 4, 44)
     end = len(dataset().train)
     np.testing.assert_array_equal(larger.train.item[:end], dataset().train.item)
     for user in range(40, 44):
@@ -77,7 +77,7 @@ def test_label_flip_trains_on_what_the_history_is_not():
     hostile = plan_hostile(AttackConfig(), dataset())
     plain = with_hostile(AttackConfig(attack="sign_flip"), dataset(), hostile)
     flipped = with_hostile(AttackConfig(attack="label_flip"), dataset(), hostile)
-    for user in range(hostile.first, hostile.first + hostile.count):
+    for user in range(hostile.first, hostile.first + hostile.size):
         one, other = plain.train.of(user), flipped.train.of(user)
         assert len(one) == len(other) and not set(one) & set(other)
 

@@ -50,6 +50,12 @@ def test_over_selection_by_hand():
     assert first.end_s == 3
 
 
+def test_a_pause_stands_between_rounds():
+    rounds = timeline(3, always(), duration=[4, 1, 3])
+    rounds._rules = rounds._rules._replace(pause_s=100.0)
+    assert (rounds.round(0, 2).start_s, rounds.round(0, 2).end_s) == (208, 212)
+
+
 def test_rounds_do_not_depend_on_the_order_in_which_they_are_asked_for():
     make = lambda: timeline(3000, diurnal(), cohort=30, over=1.3, deadline=240.0)
     one, other = make(), make()
@@ -75,6 +81,16 @@ def test_a_uniform_draw_among_the_available():
     assert not count[~able].any()
     # 200 expected of each, with a standard deviation of 12.2.
     assert abs(count[able] - 200).max() < 5 * 12.2
+
+
+def test_candidates_of_a_second_draw_are_new():
+    """Two in five are available, where all were expected: the first draw is too small."""
+    able = np.arange(4000) % 5 < 2
+    sessions = Availability(lambda seed, c, time: np.where(able[c], np.inf, time), 1.0)
+    rounds = timeline(4000, sessions, cohort=300, duration=np.ones(4000))
+    for number in range(5):
+        asked = rounds.round(0, number).asked
+        assert len(np.unique(asked)) == 300 and able[asked].all()
 
 
 def test_a_cohort_is_found_without_a_look_at_everyone():
@@ -212,6 +228,7 @@ def test_a_run_reports_what_it_cost():
         (dict(over_selection=2.0, cohort=50), "asks for more than the 60 clients"),
         (dict(participation="trace"), "--trace="),
         (dict(trace="x.csv"), "--trace=x.csv"),
+        (dict(pause_s=5.0), "--pause_s=5: without a simulated clock"),
         (dict(over_selection=0.5), "--over_selection=0.5"),
         (dict(available_share=0.0), "--available_share=0.0"),
     ],

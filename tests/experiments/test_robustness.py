@@ -1,0 +1,56 @@
+"""The table of attacks and rules: its command, its interval, and what it refuses."""
+
+import json
+
+import pytest
+
+from experiments.robustness import ATTACKS, RULES, parse_names, parse_shares, wilson
+from fedvlr_jax.attacks import ATTACKS as REGISTRY
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.reduce import REDUCTIONS
+from tests.experiments.commands import SMALL, refused
+
+
+def test_every_attack_and_every_rule_is_in_the_table():
+    assert set(ATTACKS) == set(REGISTRY)
+    assert set(RULES) == set(REDUCTIONS) - {"int32", "fixed_mean"}
+
+
+def test_the_interval_by_wilsons_numbers():
+    # 10 of 50: the 95 % interval of the method is 0.112 to 0.330.
+    assert wilson(0.2, 50) == pytest.approx([0.1124, 0.3304], abs=1e-4)
+    assert wilson(0.0, 100)[0] == 0.0 and wilson(1.0, 100)[1] == 1.0
+
+
+@pytest.mark.parametrize(
+    "parse, piece",
+    [
+        (lambda: parse_names("attacks", "fedrec,magic", ATTACKS), "--attacks=magic"),
+        (lambda: parse_names("rules", "median,median", RULES), "--rules=median,median"),
+        (lambda: parse_shares("0.05,2"), "--shares=0.05,2"),
+        (lambda: parse_shares("a"), "--shares=a"),
+    ],
+)
+def test_bad_lists_are_refused(parse, piece):
+    with pytest.raises(InputError) as caught:
+        parse()
+    assert piece in str(caught.value)
+
+
+def test_the_command_trains_each_cell_once(run, tmp_path):
+    arguments = [*SMALL, "--rounds=2", "--attacks=honest,pieck_uea", "--rules=median"]
+    done = run("robustness", *arguments, "--workdir=w")
+    assert done.returncode == 0, done.stderr
+    lines = json.loads((tmp_path / "w/robustness.json").read_text())
+    assert [line["attack"] for line in lines] == ["honest", "pieck_uea"]
+    for line in lines:
+        low, high = line["ci95"]
+        assert 0 <= low <= line["er@10"] <= high <= 1 and line["seeds"] == 1
+    assert "pieck_uea" in (tmp_path / "w/robustness-0.05-cold.svg").read_text()
+    summaries = list(tmp_path.glob("w/*/seed0/summary.json"))
+    times = {path: path.stat().st_mtime_ns for path in summaries}
+    again = run("robustness", *arguments, "--workdir=w")
+    assert again.returncode == 0 and len(times) == 2
+    assert {path: path.stat().st_mtime_ns for path in summaries} == times
+    line = refused(run("robustness", *SMALL, "--rules=krum", "--shares=1", "--workdir=x"))
+    assert "--hostile_share=1.0" in line

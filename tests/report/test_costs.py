@@ -1,0 +1,53 @@
+"""What a report says of costs and attacks."""
+
+import numpy as np
+
+from fedvlr_jax.report.costs import cost_curves, cost_rows
+from fedvlr_jax.report.heat import heat_table
+
+COSTS = {
+    "client_round_bytes": {"down": 2000.0, "up": {"dense": 2000.0, "sparse": 512.0}},
+    "asked": 130,
+    "responded": 100,
+    "bytes_down": 260000.0,
+    "bytes_up": 200000.0,
+    "simulated_h": 1.25,
+    "client_h": 4.0,
+    "wasted_share": 0.25,
+    "energy": {"total_wh": 12.0, "co2e_g": 5.2},
+    "participation_gini": 0.4,
+    "curve": [
+        {"round": 0, "hours": 0.0, "bytes": 0.0, "wh": 0.0, "ndcg@50": 2.0},
+        {"round": 5, "hours": 1.25, "bytes": 4.6e5, "wh": 12.0, "ndcg@50": 7.0},
+    ],
+}
+
+
+def test_rows_of_a_run_with_a_clock_and_hostile_clients():
+    attack = {"hostile": 5, "er@10": 0.25, "selected": {"er@10": 0.125}}
+    tiers = {"largest_difference": 0.12}
+    rows = dict(cost_rows({"costs": COSTS, "attack": attack, "tiers": tiers}))
+    assert rows["up, sparse"] == "0.5 kB"
+    assert rows["client hours, of them in vain"] == "4.00, 25 %"
+    assert rows["energy, an estimate"] == "12 Wh" and rows["CO2e, an estimate"] == "5.2 g"
+    assert rows["ER@10 at the end"] == "0.250" and rows["largest difference of tiers"] == "12 %"
+
+
+def test_a_run_without_a_clock_says_bytes_alone():
+    rows = cost_rows({"costs": {"client_round_bytes": COSTS["client_round_bytes"]}})
+    assert [label for label, _ in rows] == ["down, a client and round", "up, dense", "up, sparse"]
+    assert cost_rows({}) == [] and cost_curves({}) == []
+
+
+def test_curves_name_their_axes():
+    figures = cost_curves({"costs": COSTS})
+    assert len(figures) == 3
+    for figure, axis in zip(figures, ("simulated hours", "bytes", "Wh"), strict=True):
+        assert axis in figure and figure.startswith("<svg")
+
+
+def test_a_table_in_colours_holds_its_numbers():
+    values = np.array([[0.97, 0.01], [np.nan, 0.5]])
+    figure = heat_table("ER@10", ["fedrec", "alie"], ["mean", "median"], values)
+    for text in ("fedrec", "median", "0.97", "0.01", "–"):
+        assert text in figure
