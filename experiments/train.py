@@ -41,7 +41,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.start import describe_start
 from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import check_fits, describe_plan
-from fedvlr_jax.privacy.statement import lines
+from fedvlr_jax.privacy.statement import lines as statement_lines
 from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary
 from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
@@ -105,8 +105,10 @@ def main() -> None:
             tracker=make_tracker(simulation),
         )
     print_summary(summary)
-    for line in [limited] * bool(limited) + lines(summary["privacy"]) * ("privacy" in summary):
-        print(line)
+    if limited:
+        print(limited)
+    if "privacy" in summary:
+        print("\n".join(statement_lines(summary["privacy"])))
     print(f"report: {directory.path / 'report.html'}")
 
 

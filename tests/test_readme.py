@@ -79,8 +79,8 @@ def test_flags_that_are_named_exist(page):
     code = "\n".join(source.read_text() for source in sources)
     known = set(Config().flat) | set(re.findall(r"(?:DEFINE_\w+|define_path)\(\s*\"(\w+)\"", code))
     known |= {"help", "flagfile"}
-    # Flags of other programs: srun's, XLA's.
-    known |= {"ntasks"}
+    # Flags of other programs: srun, TensorBoard, XLA.
+    known |= {"ntasks", "logdir"}
     named = set(re.findall(r"(?<![\w-])--(\w+)", page.read_text()))
     named = {name for name in named if not name.startswith("xla_")}
     assert named <= known, named - known
