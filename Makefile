@@ -1,16 +1,19 @@
-# Two commands: `make demo` runs the main job on the embedded data, `make test` the tests.
+# Two commands: `make demo` runs the main job on the embedded data, `make test` the fast tests.
 # The environment is made once; it is made again only when its files change.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test test-all lint docs bench clean
 
 demo: $(STAMP)
 	$(RUN) -m experiments.train --flagfile=experiments/presets/closed.flags --workdir=runs/demo --overwrite
 
 test: $(STAMP)
+	$(RUN) -m pytest -n auto -m "not slow"
+
+test-all: $(STAMP)
 	$(RUN) -m pytest -n auto
 
 lint: $(STAMP)

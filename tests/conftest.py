@@ -18,6 +18,18 @@ ROOT = pathlib.Path(__file__).parents[1]
 DATA = pathlib.Path(os.environ.get("FEDVLR_DATA_ROOT", ROOT.parent / "shared" / "data"))
 
 
+def mostly_slow(cases, every):
+    """One case of each `every` is for `make test`; the others are marked slow."""
+    return [
+        case if place % every == 0 else pytest.param(*_tuple(case), marks=pytest.mark.slow)
+        for place, case in enumerate(cases)
+    ]
+
+
+def _tuple(case):
+    return case if isinstance(case, tuple) else (case,)
+
+
 def printed_json(module, *arguments, xla_flags=""):
     """What `python -m module` prints, run with XLA_FLAGS of its own: they hold for a process."""
     result = subprocess.run(
@@ -26,7 +38,7 @@ def printed_json(module, *arguments, xla_flags=""):
         env={**os.environ, "XLA_FLAGS": xla_flags},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=3600,
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)

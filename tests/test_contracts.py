@@ -29,6 +29,7 @@ from fedvlr_jax.models import BACKBONES
 from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.uplink import Upload
+from tests.conftest import mostly_slow
 
 COMBINATIONS = list(itertools.product(BACKBONE_NAMES, FUSION_NAMES))
 
@@ -79,7 +80,7 @@ def test_config_names_are_the_registries():
     assert set(PLAN_NAMES) == {"auto", *PLANS}
 
 
-@pytest.mark.parametrize(("backbone", "fusion"), COMBINATIONS)
+@pytest.mark.parametrize(("backbone", "fusion"), mostly_slow(COMBINATIONS, 4))
 def test_combination(backbone, fusion, dataset, tmp_path):
     config = small(backbone, fusion, cohort=30, dropout=0.3, min_local_epochs=1)
     simulation = make_simulation(config, dataset)
@@ -176,6 +177,7 @@ def test_upload_holds_nothing_private(backbone, fusion, dataset):
 
 
 @pytest.mark.parametrize("name", sorted(OPERATORS))
+@pytest.mark.slow
 def test_operator(name, dataset):
     """A view has the table's width, depends on every modality, and has finite gradients."""
     simulation = make_simulation(small("fcf", "bilevel", views=name), dataset)

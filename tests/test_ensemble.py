@@ -25,6 +25,7 @@ def leaves(state):
 
 
 @pytest.mark.parametrize("cohort", [0, 15])
+@pytest.mark.slow
 def test_members_equal_their_own_runs(cohort, dataset):
     config = Config.from_flat(**SMALL, cohort=cohort, dropout=0.2, negatives="sampled")
     rates = config.federation.rates
@@ -49,6 +50,7 @@ def test_members_equal_their_own_runs(cohort, dataset):
         assert first["valid"]["ndcg@50"] == pytest.approx(second["valid"]["ndcg@50"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_diverging_member_stops_alone(dataset):
     config = Config.from_flat(**SMALL)
     rates = config.federation.rates

@@ -31,17 +31,20 @@ def test_importing_the_package_loads_no_jax():
 
 
 @pytest.mark.parametrize("example", [own_rule, own_backbone, own_dataset], ids=lambda e: e.__name__)
+@pytest.mark.slow
 def test_an_example_runs(example, capsys):
     assert np.isfinite(example.main(rounds=2))
     assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.slow
 def test_every_backbone_keeps_the_contract(name):
     fj.check_backbone(BACKBONES[name](apart=0.1, sparse=0.1))
 
 
 @pytest.mark.parametrize("name", sorted(REDUCTIONS))
+@pytest.mark.slow
 def test_every_rule_keeps_the_contract(name):
     config = fj.Config.from_flat(aggregation=name, clip_norm=0.5, clip_quantile=0.5)
     fj.check_aggregator(fj.make_aggregator(config, 6))

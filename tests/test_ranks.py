@@ -49,6 +49,7 @@ def literal_ranks(simulation, state):
 
 @pytest.mark.parametrize("store", ["device", "host"])
 @pytest.mark.parametrize("at_once", [7, 1000])
+@pytest.mark.slow
 def test_ranks_are_those_of_the_recommended_order(store, at_once, dataset, monkeypatch):
     monkeypatch.setattr(scoring, "SCORE_BYTES", at_once * 24 * ITEMS)
     config = Config.from_flat(width=8, router_hidden=8, negatives="sampled", store=store)

@@ -35,7 +35,7 @@ def run(arguments, folder):
     # Whole runs, as a user has them: here optimised programs are the faster ones.
     environment.pop("XLA_FLAGS", None)
     result = subprocess.run(
-        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=3600
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -50,6 +50,7 @@ def test_make_targets(line):
     subprocess.run([*line.split(), "-n"], cwd=ROOT, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_commands(folder):
     """In the README's order, for a later one may use what an earlier one wrote."""
     for line in COMMANDS:
@@ -62,6 +63,7 @@ def test_commands(folder):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.slow
 def test_programs(program, folder):
     printed = run([sys.executable, "-c", program], folder)
     assert "user 7 weighs" in printed and len(program.splitlines()) <= 12

@@ -11,6 +11,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.settings import SETTINGS, key_of, overruled
 from fedvlr_jax.simulation import make_simulation
+from tests.conftest import mostly_slow
 from tests.test_imports import PACKAGE
 
 HOSTILE = {
@@ -69,7 +70,7 @@ def expected(simulation):
     return bits_of(simulation)
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", mostly_slow(HOSTILE, 3))
 def test_no_setting_of_the_process_changes_a_bit(name, simulation, expected):
     """With one compiled program for all of them: a setting that reached it would compile anew."""
     with process_with(name, HOSTILE[name]):

@@ -21,6 +21,7 @@ def dataset():
     return load_dataset("synthetic", data_root="", synthetic={"users": 50, "items": 60})
 
 
+@pytest.mark.slow
 def test_stores_and_blocks_of_rounds_change_no_bit():
     # Optimised, as programs are not in these tests: it is those bits that matter.
     digests = printed_json("tests.streaming_bits")
@@ -32,6 +33,7 @@ def test_stores_and_blocks_of_rounds_change_no_bit():
 
 
 @pytest.mark.parametrize("stores", [("device", "disk"), ("host", "device"), ("disk", "host")])
+@pytest.mark.slow
 def test_a_packed_state_moves_to_another_store(stores, dataset):
     one, other = (simulate(dataset, cohort=20, store=store) for store in stores)
     state, _ = one.run_rounds(one.init(), 2)
@@ -43,6 +45,7 @@ def test_a_packed_state_moves_to_another_store(stores, dataset):
 
 
 @pytest.mark.parametrize("to", ["disk", "host", "device"])
+@pytest.mark.slow
 def test_rows_in_files_are_saved_and_loaded_by_blocks(to, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpointing, "BLOCK_BYTES", 1 << 12)
     monkeypatch.setattr(checkpointing, "SMALL_BYTES", 1 << 10)
@@ -65,6 +68,7 @@ def test_rows_in_files_are_saved_and_loaded_by_blocks(to, dataset, tmp_path, mon
 
 
 @pytest.mark.parametrize("store", ["host", "disk"])
+@pytest.mark.slow
 def test_a_failed_round_leaves_every_row(store, dataset):
     good = simulate(dataset, store=store)
     state, _ = good.run_rounds(good.init(), 1)

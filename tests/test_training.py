@@ -159,6 +159,7 @@ def test_without_validation_targets_the_last_state_counts_and_patience_does_not(
 
 
 @pytest.mark.parametrize("store", ["device", "host"])
+@pytest.mark.slow
 def test_a_round_that_nobody_answers_moves_nothing_but_its_number(store, dataset):
     config = Config.from_flat(**SMALL, cohort=1, dropout=0.7, store=store)
     simulation = make_simulation(config, dataset)
@@ -175,6 +176,7 @@ def test_a_round_that_nobody_answers_moves_nothing_but_its_number(store, dataset
     assert 0 < silent < 8
 
 
+@pytest.mark.slow
 def test_an_evaluation_means_over_those_who_took_part(dataset):
     config = Config.from_flat(**SMALL, cohort=1, dropout=0.7, rounds=8, eval_every=8)
     simulation = make_simulation(config, dataset)
@@ -188,6 +190,7 @@ def test_an_evaluation_means_over_those_who_took_part(dataset):
 
 
 @pytest.mark.parametrize("store", ["device", "host"])
+@pytest.mark.slow
 def test_after_a_round_that_is_not_finite_nothing_moves(store, dataset):
     """One client of 40 is poisoned; which round asks it is known, and the state is of before it."""
     config = Config.from_flat(**SMALL, cohort=5, store=store)
@@ -217,6 +220,7 @@ def test_after_a_round_that_is_not_finite_nothing_moves(store, dataset):
         assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_cohorts_are_of_the_seed_that_a_state_was_made_of(dataset):
     choices = dict(**SMALL, cohort=5)
     of_config = make_simulation(Config.from_flat(**choices, seed=5), dataset)

@@ -18,7 +18,7 @@ def benchmark(module, *arguments, folder):
         env={**os.environ, "PYTHONPATH": str(ROOT), "FEDVLR_CACHE_DIR": ""},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3600,
     )
     written = folder / "rows.json"
     return result, json.loads(written.read_text()) if written.exists() else None

@@ -25,7 +25,7 @@ def run(tmp_path, cache):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=3600,
         )
 
     return run

@@ -9,6 +9,7 @@ import pytest
 from tests.experiments.commands import SMALL, refused
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_and_goes_on(run, tmp_path):
     first = run("train", *SMALL, "--workdir=w")
     assert first.returncode == 0, first.stderr

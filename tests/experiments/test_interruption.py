@@ -85,6 +85,7 @@ def test_resume_after_every_round_is_exact_to_the_bit(simulation, tmp_path):
 
 
 @pytest.mark.parametrize("stores", [("disk", "disk"), ("host", "host"), ("disk", "device")])
+@pytest.mark.slow
 def test_a_run_off_the_device_goes_on_in_any_store(stores, dataset, tmp_path):
     def simulate(store, workdir):
         choices = {**CHOICES, "workdir": str(tmp_path / workdir), "store": store}
@@ -105,6 +106,7 @@ def test_a_run_off_the_device_goes_on_in_any_store(stores, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("store", ["device", "disk"])
+@pytest.mark.slow
 def test_a_run_of_several_starts_is_that_of_one_to_the_bit(store, dataset, tmp_path):
     """Also where the first ended off the grid with its best state, and patience ended the next."""
     flags = {**CHOICES, "eval_every": 3, "store": store, "patience": 0}
@@ -295,7 +297,7 @@ def test_memory_that_runs_out_after_the_check_is_one_line(simulation, whole, tmp
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=3600,
     )
     assert limited.returncode == 4, limited.stderr
     (line,) = limited.stderr.splitlines()
@@ -371,7 +373,7 @@ def test_a_signal_saves_and_leaves_with_its_own_status(number, eval_every, tmp_p
         while process.poll() is None and not checkpoints.rounds():
             time.sleep(0.05)
         process.send_signal(number)
-        printed = process.communicate(timeout=600)[0]
+        printed = process.communicate(timeout=3600)[0]
     finally:
         process.kill()
     assert process.returncode == 75, printed

@@ -2,12 +2,15 @@
 
 import csv
 
+import pytest
+
 from tests.experiments.commands import SMALL, refused
 from tests.prepare import forms
 
 TRAIN = [flag for flag in SMALL if "synthetic" not in flag]
 
 
+@pytest.mark.slow
 def test_raw_files_to_recommendations_with_titles(run, tmp_path):
     forms.recbole(tmp_path / "raw")
     prepared = run("prepare", "--input=raw", "--output=data/toy", "--min_rating=2")

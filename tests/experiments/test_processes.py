@@ -27,6 +27,7 @@ def started(folder, devices, *flags):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

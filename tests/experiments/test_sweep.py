@@ -66,6 +66,7 @@ def test_members_with_other_rates_share_a_program():
     assert len({m.directory for m in members}) == 8
 
 
+@pytest.mark.slow
 def test_a_sweep_compares_and_is_not_repeated(run, tmp_path):
     arguments = [*SMALL, "--seeds=0,1", "--over=fusion=none,bilevel", "--workdir=w"]
     first = run("sweep", *arguments)
@@ -99,6 +100,7 @@ def test_a_sweep_compares_and_is_not_repeated(run, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["sweep", "table2"])
+@pytest.mark.slow
 def test_a_second_process_in_one_folder_is_refused(command, run, tmp_path):
     with locked(tmp_path / "w"):
         line = refused(run(command, *SMALL, "--workdir=w"))
@@ -111,6 +113,7 @@ def test_a_value_that_is_there_twice_is_refused():
         make_members(Config.from_flat(workdir="w"), ["fusion=none,mlp,none"], [0])
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_members_is_refused_before_any_is_trained(run, tmp_path):
     arguments = [*SMALL, "--seeds=0", "--workdir=w", "--baselines=false"]
     assert run("sweep", *arguments, "--over=fusion=none").returncode == 0
@@ -122,6 +125,7 @@ def test_a_folder_of_other_members_is_refused_before_any_is_trained(run, tmp_pat
     assert run("sweep", *other, "--overwrite").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_choice_that_diverges_is_named_and_flags_of_one_run_are_unknown(run, tmp_path):
     arguments = [*SMALL, "--seeds=0", "--workdir=w", "--baselines=false"]
     done = run("sweep", *arguments, "--over=client_lr=1,1e30")
@@ -132,6 +136,7 @@ def test_a_choice_that_diverges_is_named_and_flags_of_one_run_are_unknown(run, t
     assert "--workdir=: empty" in refused(run("sweep", *SMALL))
 
 
+@pytest.mark.slow
 def test_nothing_can_be_chosen_without_a_validation_part(run, tmp_path):
     folder = tmp_path / "data/toy"
     folder.mkdir(parents=True)

@@ -40,6 +40,7 @@ def test_budgets_are_equal(dataset):
     assert budgets == {9}
 
 
+@pytest.mark.slow
 def test_table2_compares_every_method_with_its_references(run, tmp_path):
     methods = "vbpr,fcf+none,fcf+vbpr"
     short = ("--rounds=2", "--patience=1", "--seeds=0", "--workdir=w")

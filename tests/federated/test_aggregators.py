@@ -14,6 +14,7 @@ from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.reduce.mean import weighted_mean
 from fedvlr_jax.simulation import make_simulation
+from tests.conftest import mostly_slow
 
 WHOLE = [name for name in REDUCTIONS if name not in ("float32", "int32", "fixed_mean")]
 
@@ -48,7 +49,7 @@ def assert_same(one, other, tolerance=2e-5):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("rule", WHOLE)
+@pytest.mark.parametrize("rule", mostly_slow(WHOLE, 4))
 def test_a_rule_gives_one_result_by_any_plan_chunk_and_store(rule):
     common = dict(aggregation=rule, clip_norm=0.02, cohort=17, dropout=0.2)
     plain, metrics = after_a_round(small(plan="dense", **common))
@@ -62,6 +63,7 @@ def test_a_rule_gives_one_result_by_any_plan_chunk_and_store(rule):
         assert_same(plain, other)
 
 
+@pytest.mark.slow
 def test_a_rule_is_not_the_mean():
     plain, _ = after_a_round(small())
     for rule in WHOLE:
@@ -70,6 +72,7 @@ def test_a_rule_is_not_the_mean():
         assert moved > 1e-4, rule
 
 
+@pytest.mark.slow
 def test_an_aggregator_made_elsewhere_takes_the_place_of_the_flags():
     config = small()
     doubled = weighted_mean()
@@ -96,6 +99,7 @@ def test_the_adaptive_bound_is_state_that_moves_and_is_kept():
 
 
 @pytest.mark.parametrize("plan, backbone", [("dense", "fedavg"), ("gathered", "fedncf")])
+@pytest.mark.slow
 def test_clipped_uploads_move_the_server_by_at_most_the_bound(plan, backbone):
     """Jointly over the table and the shared head: without operators, a step of 1 is the mean."""
     config = small(

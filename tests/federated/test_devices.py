@@ -17,6 +17,7 @@ def close(loss, relative):
     return None if loss is None else pytest.approx(loss, rel=relative)
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_train_the_same_federation():
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     numbers = ",".join(map(str, DEVICES))
@@ -36,6 +37,7 @@ def test_one_device_and_eight_train_the_same_federation():
             assert b["loss"] == close(a["loss"], 1e-4), name
 
 
+@pytest.mark.slow
 def test_a_state_moves_from_one_to_four_devices_and_back(tmp_path):
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     results = printed_json("tests.federated.moving_bits", str(tmp_path), xla_flags=flags)

@@ -10,6 +10,7 @@ import pytest
 from fedvlr_jax.federated.local import Broadcast
 from fedvlr_jax.federated.round import in_chunks, make_broadcast, make_round, make_train
 from fedvlr_jax.types import Cohort
+from tests.conftest import mostly_slow
 from tests.federated.cases import assert_close, plans_of, random_state, random_task
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -51,7 +52,7 @@ def padded(task, private, cohort):
     return jax.tree.map(lambda x: np.concatenate([x, x[:1], x[:1]]), private), cohort
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("case", mostly_slow([(c,) for c in CASES], 4))
 def test_padding_order_and_buckets_change_nothing(case):
     """The clients padded, shuffled and split in two buckets, against one plain bucket."""
     task, server, private, cohort, features = make_case(*case)
@@ -69,6 +70,7 @@ def test_padding_order_and_buckets_change_nothing(case):
 
 
 @pytest.mark.parametrize("case", CASES[:3], ids="-".join)
+@pytest.mark.slow
 def test_chunks_change_nothing(case):
     task, server, private, cohort, features = make_case(*case)
     views = task.model.fusion.views(server.shared["fusion"], server.shared["items"], features)

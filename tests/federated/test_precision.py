@@ -22,6 +22,7 @@ def trained(dataset, **choices):
     return simulation.run_rounds(simulation.init(), 3)
 
 
+@pytest.mark.slow
 def test_bf16_rounds_operands_and_stays_near(dataset):
     (_, metrics), (state, rounded) = (
         trained(dataset, matmul_precision=precision) for precision in ("float32", "bf16")

@@ -73,6 +73,7 @@ def dataset():
         dict(backbone="fcf", fusion="bilevel", views="text,table", start_router="history"),
     ],
 )
+@pytest.mark.slow
 def test_a_simulation_begins_with_its_scores(choices, dataset):
     config = Config.from_flat(width=WIDTH, start="spectral", start_score=2.5, **choices)
     simulation = make_simulation(config, dataset)
@@ -100,6 +101,7 @@ def test_what_it_exchanges_is_said(dataset):
 
 
 @pytest.mark.parametrize("backbone", ["fcf", "fedavg"])
+@pytest.mark.slow
 def test_routers_begin_with_what_the_histories_say(backbone, dataset):
     choices = dict(backbone=backbone, width=WIDTH, views="image,id,text", start_router="history")
     simulation = make_simulation(Config.from_flat(**choices), dataset)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.conftest import mostly_slow
 from tests.oracle import adapter, reference
 from tests.oracle.federations import ALL, CHOICES, federations, numbers_with, pairwise
 
@@ -86,7 +87,7 @@ def assert_recommendations_agree(simulation, state, scores, tolerance):
         assert_close(score[items[user][: len(free)]], found[user][: len(free)], tolerance, "items")
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", mostly_slow(NUMBERS, 4))
 def test_rounds_scores_and_ranks(number):
     # Step by step: compiling every round as a whole takes several times as long. Sums over devices
     # cannot be run so.
@@ -96,6 +97,7 @@ def test_rounds_scores_and_ranks(number):
 
 
 @pytest.mark.parametrize("number", numbers_with(aggregation="int32"))
+@pytest.mark.slow
 def test_compiled_rounds(number):
     compare(number, federations()[number])
 

@@ -108,6 +108,7 @@ def test_without_baselines_the_model_stands_alone(run):
 
 @pytest.mark.parametrize("clients", [1, 30_000])
 @pytest.mark.parametrize("views", [1, 8])
+@pytest.mark.slow
 def test_any_number_of_clients_and_views(clients, views):
     weights = np.random.default_rng(0).dirichlet(np.ones(views), clients)
     users = {
