@@ -11,7 +11,8 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.baselines import ease, rank
+from fedvlr_jax.evaluation.baselines import rank, scores_of
+from fedvlr_jax.evaluation.baselines.linear import ease
 from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.federated import ease as module
 from fedvlr_jax.federated.ease import autoencoder, ease_start, tried_contents, tried_recencies
@@ -112,7 +113,8 @@ def test_at_full_width_without_content_it_is_the_baseline(dataset):
     plain = dataclasses.replace(dataset, features={})
     found = ease_start(plain, ITEMS, content=None, recency=0.0, **OPTIONS)
     own = dataset.train.matrix.toarray() > 0
-    baseline = ease(plain, OPTIONS["ridge"] * len(dataset.train) / ITEMS)(slice(None))
+    fitted = ease(plain)(l2=OPTIONS["ridge"] * len(dataset.train) / ITEMS)
+    baseline = scores_of(fitted, plain)(slice(None))
     np.testing.assert_allclose((found.vectors @ found.items.T)[~own], baseline[~own], atol=1e-9)
 
 
@@ -301,5 +303,5 @@ def test_one_setting_is_not_below_ease_on_real_data(name, data_root):
         select = np.isin(np.arange(len(real.test)), warm)
         return np.nanmean(user_metrics(ranks.ahead, ranks.tied, real.test, select)["ndcg@50"])
 
-    by_ease = max(ndcg(ease(real, l2)) for l2 in (30, 100))
+    by_ease = max(ndcg(scores_of(ease(real)(l2=l2), real)) for l2 in (30, 100))
     assert ndcg(lambda users: found.vectors[users] @ found.items.T) > by_ease - 0.002
