@@ -85,8 +85,10 @@ def save_run(
     """Begins to save the run that these `flags` name; see `Checkpoints.save`."""
     # Between two evaluations a state has no score.
     scored = [e["valid"] for e in run.evaluations if e["round"] == run.round]
-    selection = for_dataset(simulation.config.evaluation.selection, simulation.dataset)
-    score = (selection.value(scored[0]) if scored else None) or 0.0
+    score = 0.0
+    if scored:
+        selection = for_dataset(simulation.config.evaluation.selection, simulation.dataset)
+        score = selection.value(scored[0]) or 0.0
     tree, meta = _tree(simulation, run), _meta(simulation, run, flags)
     checkpoints.save(run.round, tree, meta, score=score)
 

@@ -669,6 +669,7 @@ class EvaluationConfig:
         _check_fields(self)
         _check_range(self, "eval_every", 1)
         _check_range(self, "patience", 0)
+        parse_selection(self.select)
         try:
             ks = self.cutoffs
         except ValueError:

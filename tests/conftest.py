@@ -21,7 +21,7 @@ DATA = pathlib.Path(os.environ.get("FEDVLR_DATA_ROOT", ROOT.parent / "shared" / 
 def mostly_slow(cases, every):
     """One case of each `every` is for `make test`; the others are marked slow."""
     return [
-        case if place % every == 0 else pytest.param(*_tuple(case), marks=pytest.mark.slow)
+        pytest.param(*_tuple(case), marks=[pytest.mark.slow] if place % every else [])
         for place, case in enumerate(cases)
     ]
 

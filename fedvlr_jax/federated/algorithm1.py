@@ -21,6 +21,7 @@ from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives
 from fedvlr_jax.federated.local import Task, num_rows, row_penalty
 from fedvlr_jax.federated.participation import LOCAL, stream
 from fedvlr_jax.federated.server_optimizer import server_optimizer, server_step
+from fedvlr_jax.settings import compiled
 from fedvlr_jax.types import Array, Cohort, Histories, PyTree, Rates, ServerState
 
 
@@ -133,7 +134,7 @@ def play_round(
     """
     key = stream(server.key, LOCAL, server.round)
 
-    @jax.jit
+    @compiled
     def run_client(rows: PyTree, history: Histories, local_epochs: jax.Array):
         examples = examples_of(task, history, key)
         return train_client(task, features, server, rows, examples, local_epochs, rates)

@@ -27,9 +27,14 @@ def seed_of(key: jax.Array) -> int:
     return int(jax.device_get(jax.random.key_data(key))[-1])
 
 
+def _sampler(seed: int, round_number: int) -> np.random.Generator:
+    """What a round draws its cohort from; equal for equal seeds."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, round_number))))
+
+
 def asked_clients(seed: int, round_number: int, num_clients: int, cohort: int) -> np.ndarray:
     """int64 [cohort]: a uniform draw without replacement, ascending; equal for equal seeds."""
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, round_number))))
+    generator = _sampler(seed, round_number)
     return np.sort(generator.choice(num_clients, cohort, replace=False, shuffle=False))
 
 
@@ -40,7 +45,7 @@ def poisson_clients(
 
     Of a sample of more than `places` a uniformly drawn subset is kept. Equal for equal seeds.
     """
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, round_number))))
+    generator = _sampler(seed, round_number)
     asked = np.flatnonzero(generator.random(num_clients) < cohort / num_clients)
     if len(asked) > places:
         asked = np.sort(generator.choice(asked, places, replace=False, shuffle=False))

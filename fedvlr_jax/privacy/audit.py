@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from fedvlr_jax.settings import compiled, key_of
 from fedvlr_jax.types import Array
 from fedvlr_jax.uplink import Noise, SlotUploads, UplinkTransform, Upload
 
@@ -71,7 +72,7 @@ def audit(
         log(trials / 10).
       score: of releases [n, D] -> [n], higher with the canary; by default it is learned.
     """
-    keys = jax.random.split(jax.random.key(seed), 2)
+    keys = jax.random.split(key_of(seed), 2)
     seen = {there: _trials(release, there, keys[int(there)], trials) for there in (False, True)}
     half = trials // 2
     if score is None:
@@ -99,7 +100,7 @@ def lower_bound(true: int, false: int, trials: int, delta: float, confidence: fl
 
 
 def _trials(release: Release, there: bool, key: jax.Array, trials: int) -> np.ndarray:
-    one = jax.jit(jax.vmap(lambda k: release(k, there)))
+    one = compiled(jax.vmap(lambda k: release(k, there)))
     size = jax.eval_shape(one, jax.random.split(key, 1)).shape[1]
     at_once = max(1, min(trials, NUMBERS_AT_ONCE // size))
     keys = jax.random.split(key, trials)

@@ -12,7 +12,8 @@ from fedvlr_jax.centralized.sampling import draw_batch, make_pairs
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation import baselines
+from fedvlr_jax.evaluation.baselines import rank, scores_of
+from fedvlr_jax.evaluation.baselines.registry import baselines_of
 from fedvlr_jax.evaluation.metrics import averages
 
 WIDTH = 8
@@ -104,7 +105,8 @@ def test_shapes_and_finite_gradients_of_all_parameters(name, dataset):
 
 @pytest.mark.parametrize("name", CENTRALIZED)
 def test_learns_what_popularity_cannot_know(name, dataset, results):
-    popular = ndcg_at_10(baselines.rank(baselines.popularity(dataset), dataset, "test"), dataset)
+    popularity = baselines_of(dataset)["popularity"].prepare(dataset)()
+    popular = ndcg_at_10(rank(scores_of(popularity, dataset), dataset, "test"), dataset)
     # Who knows the group, and nothing else, ranks the target among the 9 items of it that are
     # not masked: the mean of 1 / log2(1 + r) over r = 1..9 is 0.47.
     assert popular < 15 < 25 < ndcg_at_10(results[name].ranks["test"], dataset)

@@ -62,7 +62,7 @@ def test_a_run_leaves_everything_and_goes_on(run, tmp_path):
 
 
 BAD = {
-    "--fusion=magic": "choose one of none, vbpr, mlp, bilevel",
+    "--fusion=magic": "choose one of none, vbpr, mlp, shared, bilevel",
     "--rounds=many": "rounds=many",
     "--round=3": "round",
     "--rounds=0": "at least 1",

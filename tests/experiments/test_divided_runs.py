@@ -29,7 +29,8 @@ class Trained:
 
     def __init__(self, scores, **flags):
         self.config = Config.from_flat(**flags)
-        self.dataset = SimpleNamespace(fingerprint="")
+        one = SimpleNamespace(item=np.zeros(1, int), item_counts=np.ones(1, int))
+        self.dataset = SimpleNamespace(fingerprint="", name="", train=one, valid=one, test=one)
         self._scores = scores
 
     def init(self):

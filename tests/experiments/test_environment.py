@@ -17,7 +17,7 @@ from fedvlr_jax.federated.store import ClientStore
 from tests.conftest import ROOT
 from tests.experiments.commands import SMALL, refused
 
-PATHS = {"workdir", "data_root", "store_dir", "export", "json", "page"}
+PATHS = {"workdir", "data_root", "store_dir", "trace", "export", "json", "page", "tensorboard"}
 PATHS |= {"input", "output", "titles", "images", "folder", "file"}
 
 
@@ -37,7 +37,7 @@ def test_a_home_that_is_not_known_is_named():
 
 def test_every_flag_of_a_path_is_one():
     fields = {f.name for group in launch._groups().values() for f in group if f.metadata["path"]}
-    assert fields == {"workdir", "data_root", "store_dir"}
+    assert fields == {"workdir", "data_root", "store_dir", "trace"}
     for path in [*ROOT.glob("experiments/*.py"), *ROOT.glob("benchmarks/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and "DEFINE" in ast.unparse(node.func):

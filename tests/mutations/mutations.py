@@ -741,15 +741,15 @@ AGGREGATORS = [
     Mutation(
         "the adaptive bound moves the wrong way",
         CLIP,
-        "jnp.exp(-rate * (within - quantile))",
-        "jnp.exp(rate * (within - quantile))",
+        "moved = state * jnp.exp(-rate * (within - quantile))",
+        "moved = state * jnp.exp(rate * (within - quantile))",
         TEST_TRANSFORMS,
     ),
     Mutation(
         "absent clients are within the adaptive bound",
         CLIP,
-        "jnp.sum(present & ~clipped)",
-        "jnp.sum(~clipped)",
+        "jnp.sum(present & ~clipped).astype(jnp.float32) / count",
+        "jnp.sum(~clipped).astype(jnp.float32) / count",
         TEST_TRANSFORMS,
     ),
     Mutation(
