@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.attacks.attack import Attack, Forged, Seen, at_rows, no_memory, of_length, on_views
+from fedvlr_jax.settings import key_of
 from fedvlr_jax.types import PyTree
 
 IMAGINED_USERS, HARD_STEPS = 10, 30
@@ -51,7 +52,7 @@ def imagined(targets: np.ndarray, strength: float, first: int, *, hard: bool) ->
         wanted = _flat(seen.views)[rows]
         # Of no round: the same users throughout.
         queries = 0.01 * jax.random.normal(
-            jax.random.PRNGKey(7), (IMAGINED_USERS, wanted.shape[1]), wanted.dtype
+            key_of(7), (IMAGINED_USERS, wanted.shape[1]), wanted.dtype
         )
         if hard:
 
