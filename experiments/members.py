@@ -35,8 +35,10 @@ from fedvlr_jax.ensemble import (
     train_members,
 )
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.memory import check_fits, memory_budget
 from fedvlr_jax.report import Progress, RunDirectory
+from fedvlr_jax.selection import SLICES
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
 from fedvlr_jax.training import RunState, Timing
@@ -317,7 +319,8 @@ def _train_together(
     runs = None
     if saved_round is not None:
         runs = [_on_host(load_run(simulation, _checkpoints(m), saved_round)) for m in members]
-    with Progress(config.federation.rounds) as progress:
+    selection = for_dataset(config.evaluation.selection, simulation.dataset)
+    with Progress(config.federation.rounds, selection=selection) as progress:
         runs, timing = train_members(
             simulation,
             [m.config.run.seed for m in members],
@@ -344,12 +347,19 @@ def _show(progress: Progress, runs: Sequence[RunState], rounds_per_s: float) -> 
     """One line: the means over the members that have an evaluation."""
     entries = [run.evaluations[-1] for run in runs if run.evaluations]
     if entries:
-        names = ("hr@50", "ndcg@50")
-        mean = {n: float(np.mean([e["valid"].get(n, 0.0) for e in entries])) for n in names}
+        mean = _mean_validation([entry["valid"] for entry in entries])
         losses = [e["loss"] for e in entries if e["loss"] is not None]
         loss = float(np.mean(losses)) if losses else None
         newest = max(entry["round"] for entry in entries)
         progress.update(newest, loss, mean, None, rounds_per_s)
+
+
+def _mean_validation(averages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over members of HR@50 and NDCG@50, of each slice that all of them have."""
+    names = ("hr@50", "ndcg@50")
+    of = lambda parts: {n: float(np.mean([p.get(n, 0.0) for p in parts])) for n in names}
+    slices = [name for name in SLICES if all(name in each for each in averages)]
+    return of(averages) | {name: of([each[name] for each in averages]) for name in slices}
 
 
 def _begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDirectory:

@@ -11,6 +11,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from fedvlr_jax.selection import Selection
+
+OF_ALL = Selection("all", "ndcg", 50)
+
 
 class Progress:
     """Shows rounds as they finish.
@@ -24,11 +28,22 @@ class Progress:
     the bar. Text is printed as it is; brackets in it are no markup.
     """
 
-    def __init__(self, total_rounds: int, *, console: Console | None = None):
-        """Args: total_rounds: most rounds to run; console: where to print, else stdout."""
+    def __init__(
+        self,
+        total_rounds: int,
+        *,
+        selection: Selection = OF_ALL,
+        console: Console | None = None,
+    ):
+        """Args:
+        total_rounds: most rounds to run.
+        selection: what the best round is chosen by; the numbers of its slice are shown.
+        console: where to print, else stdout.
+        """
+        self._selection = selection
         self._total = total_rounds
         self._console = Console() if console is None else console
-        self._ndcg: dict[int, float] = {}
+        self._reached: dict[int, float] = {}
         self._live: Live | None = None
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("round {task.completed:.0f}/{task.total:.0f}"),
@@ -68,8 +83,9 @@ class Progress:
         Args:
           round: rounds finished.
           loss: mean training loss over the rounds since the last evaluation, if there was any.
-          metrics: a validation summary in percent; "hr@50" and "ndcg@50" are shown.
-          best_round: the round with the best validation NDCG@50 so far, if any.
+          metrics: a validation summary in percent; HR@50 and NDCG@50 of the selection's slice are
+            shown.
+          best_round: the best round so far by the selection, if any.
           rounds_per_s: speed, for the time left.
         """
         self.remember(round, metrics)
@@ -87,18 +103,23 @@ class Progress:
 
     def remember(self, round: int, metrics: Mapping[str, Any]) -> None:
         """An evaluation of before: told of no more, but it may be the best so far."""
-        if "ndcg@50" in metrics:
-            self._ndcg[round] = metrics["ndcg@50"]
+        value = self._selection.value(metrics)
+        if value is not None:
+            self._reached[round] = value
 
     def note(self, text: str) -> None:
         """Prints a line that stays."""
         self._print(text)
 
     def _scores(self, metrics: Mapping[str, Any], best_round: int | None) -> list[str]:
-        named = (("valid HR@50", "hr@50"), ("NDCG@50", "ndcg@50"))
-        fields = [f"{label} {metrics[key]:.1f}" for label, key in named if key in metrics]
+        chosen = self._selection
+        of_all = chosen.slice in ("all", "auto")
+        shown = metrics if of_all else metrics.get(chosen.slice, {})
+        valid = "valid" if of_all else f"valid {chosen.slice}"
+        named = ((f"{valid} HR@50", "hr@50"), ("NDCG@50", "ndcg@50"))
+        fields = [f"{label} {shown[key]:.1f}" for label, key in named if key in shown]
         if best_round is not None:
-            value = f"{self._ndcg[best_round]:.1f} " if best_round in self._ndcg else ""
+            value = f"{self._reached[best_round]:.1f} " if best_round in self._reached else ""
             fields.append(f"best {value}@ {best_round}")
         return fields
 

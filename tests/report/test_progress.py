@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from fedvlr_jax.report.progress import Progress
+from fedvlr_jax.selection import Selection
 
 VALID = {"hr@50": 41.23, "ndcg@50": 16.31, "warm": {}}
 
@@ -64,3 +65,13 @@ def test_the_bar_goes_away_when_the_run_fails():
     with pytest.raises(RuntimeError), Progress(100, console=console):
         raise RuntimeError
     assert console.file.getvalue().endswith("\x1b[?25h")  # The cursor is shown again.
+
+
+def test_the_numbers_are_those_of_the_slice_that_rounds_are_chosen_by():
+    console = Console(file=io.StringIO(), width=200)
+    warm = Selection("warm", "ndcg", 50)
+    valid = {"hr@50": 9.0, "ndcg@50": 9.0, "warm": {"hr@50": 7.0, "ndcg@50": 5.0}}
+    with Progress(4, selection=warm, console=console) as progress:
+        progress.remember(1, {"ndcg@50": 9.0, "warm": {"ndcg@50": 6.0}})
+        progress.update(2, None, valid, 1, None)
+    assert console.file.getvalue() == "round 2/4  valid warm HR@50 7.0  NDCG@50 5.0  best 6.0 @ 1\n"
