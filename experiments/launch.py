@@ -133,7 +133,8 @@ def _note(text: object) -> None:
 
 
 def _print_help(description: str) -> None:
-    print(description.strip() + "\n\nFlags (--flagfile=FILE reads them from a file):")
+    sources = "--flagfile=FILE reads them from a file, --preset=NAME from a preset"
+    print(f"{description.strip()}\n\nFlags ({sources}):")
     names: dict[str, list[str]] = {}
     for module, defined in FLAGS.flags_by_module_dict().items():
         if module in _groups() or module == sys.argv[0] or module == "__main__":
@@ -159,6 +160,22 @@ def fail(status: int, error: object) -> None:
     sys.exit(status)
 
 
+def _with_preset(argument: str) -> str:
+    """--preset=NAME as the --flagfile of that preset; any other argument as it is.
+
+    Raises:
+      InputError: there is no such preset.
+    """
+    flag, found, name = argument.partition("=")
+    if flag not in ("--preset", "-preset"):
+        return argument
+    folder = Path(__file__).parent / "presets"
+    known = sorted(path.stem for path in folder.glob("*.flags"))
+    if not found or name not in known:
+        raise InputError(f"{argument}: no such preset; known are {', '.join(known)}")
+    return f"--flagfile={folder / f'{name}.flags'}"
+
+
 def launch(main: Callable[[], None], description: str) -> None:
     """Parses the command line, then runs `main`; bad input ends in one line and status 2.
 
@@ -170,7 +187,7 @@ def launch(main: Callable[[], None], description: str) -> None:
             _print_help(description)
             sys.exit(0)
         try:
-            rest = FLAGS(arguments)
+            rest = FLAGS([_with_preset(argument) for argument in arguments])
             if len(rest) > 1:
                 raise InputError(f"{rest[1]!r}: not a flag; flags look like --rounds=50")
         except (flags.Error, InputError, OSError, UnicodeError) as error:

@@ -80,7 +80,7 @@ def test_flags_that_are_named_exist(page):
     sources = [*(ROOT / "experiments").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     code = "\n".join(source.read_text() for source in sources)
     known = set(Config().flat) | set(re.findall(r"(?:DEFINE_\w+|define_path)\(\s*\"(\w+)\"", code))
-    known |= {"help", "flagfile"}
+    known |= {"help", "flagfile", "preset", "version"}
     # Flags of other programs: srun, TensorBoard, XLA.
     known |= {"ntasks", "logdir"}
     named = set(re.findall(r"(?<![\w-])--(\w+)", page.read_text()))

@@ -1,0 +1,50 @@
+"""`fedvlr NAME --flag=value`: every command under one name, from any folder."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import runpy
+import sys
+import textwrap
+from pathlib import Path
+
+import fedvlr_jax
+
+COMMANDS = (
+    *("train", "evaluate", "inspect", "sweep", "validate", "prepare", "features"),
+    *("ablation", "table2", "table3", "centralized", "heterogeneity", "convergence", "ceiling"),
+    *("privacy", "robustness", "results"),
+)
+
+
+def summary(name: str) -> str:
+    """The first paragraph of a command's help; the command is not imported."""
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    text = ast.get_docstring(ast.parse(source)) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def _print_commands() -> None:
+    print("fedvlr COMMAND --flag=value ...; fedvlr COMMAND --help lists the flags\n")
+    width = max(map(len, COMMANDS)) + 4
+    for name in COMMANDS:
+        line = f"  {name}".ljust(width) + summary(name)
+        print(textwrap.fill(line, 96, subsequent_indent=" " * width))
+
+
+def main() -> None:
+    """Runs the command that the first argument names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h", "help"):
+        _print_commands()
+    elif name == "--version":
+        print(fedvlr_jax.__version__)
+    elif name in COMMANDS:
+        del sys.argv[1]
+        runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        print(f"error: {name!r}: no such command{meant}; fedvlr --help lists them", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,75 @@
+"""One name for every command, and what a built wheel leaves in an empty folder."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from experiments import cli, launch
+from fedvlr_jax.errors import InputError
+from tests.conftest import ROOT
+from tests.experiments.commands import SMALL
+
+
+def test_every_module_with_a_main_part_is_a_command():
+    modules = [p for p in (ROOT / "experiments").glob("*.py") if p.stem != "cli"]
+    assert set(cli.COMMANDS) == {p.stem for p in modules if "if __name__ ==" in p.read_text()}
+
+
+def call(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["fedvlr", *arguments])
+    try:
+        cli.main()
+        status = 0
+    except SystemExit as left:
+        status = left.code
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_the_list_of_commands(monkeypatch, capsys):
+    status, out, _ = call(monkeypatch, capsys, "--help")
+    assert status == 0 and all(f"\n  {name} " in out for name in cli.COMMANDS)
+    assert max(map(len, out.splitlines())) <= 96
+
+
+def test_an_unknown_command_is_one_line(monkeypatch, capsys):
+    status, _, err = call(monkeypatch, capsys, "trian")
+    assert status == 2
+    assert err == "error: 'trian': no such command; did you mean train?; fedvlr --help lists them\n"
+
+
+def test_a_preset_by_its_name():
+    (preset,) = {launch._with_preset("--preset=closed")}
+    assert preset.startswith("--flagfile=") and preset.endswith("closed.flags")
+    assert launch._with_preset("--rounds=3") == "--rounds=3"
+    for wrong in ("--preset=magic", "--preset", "--preset="):
+        with pytest.raises(InputError, match="no such preset; known are closed, ku"):
+            launch._with_preset(wrong)
+
+
+@pytest.mark.slow
+def test_a_wheel_trains_in_another_folder(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    built = [*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}"]
+    copy = tmp_path / "source"
+    for name in ("fedvlr_jax", "experiments"):
+        shutil.copytree(ROOT / name, copy / name)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    subprocess.run([*built, str(copy)], check=True, timeout=3600)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", f"--target={site}", str(wheel)], check=True)
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1))\nfrom experiments import cli; cli.main()"
+    )
+    flags = [*SMALL, "--rounds=2", "--preset=tuned", "--baselines=false", "--workdir=w"]
+    command = [sys.executable, "-c", program, str(site), "train", *flags]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = subprocess.run(command, cwd=empty, capture_output=True, text=True, timeout=3600)
+    assert result.returncode == 0, result.stderr
+    assert (empty / "w/report.html").exists()
+    assert (site / "bin/fedvlr").exists() and (site / "fedvlr_jax/py.typed").exists()
