@@ -62,9 +62,8 @@ def test_a_wheel_trains_in_another_folder(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", f"--target={site}", str(wheel)], check=True)
-    program = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1))\nfrom experiments import cli; cli.main()"
-    )
+    run_cli = "import sys; sys.path.insert(0, sys.argv.pop(1)); from experiments.cli import main"
+    program = f"{run_cli}; main()"
     flags = [*SMALL, "--rounds=2", "--preset=tuned", "--baselines=false", "--workdir=w"]
     command = [sys.executable, "-c", program, str(site), "train", *flags]
     empty = tmp_path / "empty"
