@@ -20,8 +20,8 @@ PAGES = {
 }
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("own_*.py"))
 REFERENCE = dict(fedvlr_jax._HOMES)
-GUIDES = ("data", "runs", "experiments", "scaling")
-EXPLANATIONS = ("results", "notes")
+GUIDES = ("data", "runs", "experiments", "privacy", "fleet", "robustness", "scaling")
+EXPLANATIONS = ("results", "evidence", "method", "notes")
 
 
 def on_config(config: Any) -> None:
