@@ -13,7 +13,7 @@ from tests.experiments.commands import SMALL, refused
 def test_a_run_leaves_everything_and_goes_on(run, tmp_path):
     first = run("train", *SMALL, "--workdir=w")
     assert first.returncode == 0, first.stderr
-    assert "round 6/6" in first.stdout and "ease" in first.stdout
+    assert "round 6/6" in first.stdout and "EASE" in first.stdout
     summary = json.loads((tmp_path / "w/summary.json").read_text())
     for part in ("test", "valid"):
         assert 0 <= summary[part]["ndcg@50"] <= summary[part]["hr@50"] <= 100
