@@ -24,6 +24,7 @@ def benchmark(module, *arguments, folder):
     return result, json.loads(written.read_text()) if written.exists() else None
 
 
+@pytest.mark.slow
 def test_rounds(tmp_path):
     result, written = benchmark(
         "rounds",
@@ -44,6 +45,7 @@ def test_rounds(tmp_path):
         assert row["round_s"] > 0 and row["flops"] > 0
 
 
+@pytest.mark.slow
 def test_peers(tmp_path):
     result, rows = benchmark("peers", "--dataset=synthetic:20:60", "--repeats=1", folder=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -51,6 +53,7 @@ def test_peers(tmp_path):
     assert all(row[name] > 0 for row in rows for name in ("literal", "loop", "vmap", "simulation"))
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     result, rows = benchmark(
         "scaling", "--clients=20,30", "--items=60", "--cohort=10", "--rounds=1", folder=tmp_path
@@ -59,6 +62,7 @@ def test_scaling(tmp_path):
     assert [(row["clients"], row["cohort"]) for row in rows] == [(20, 10), (30, 10)]
 
 
+@pytest.mark.slow
 def test_accelerator(tmp_path):
     """From the repository's root, for it runs the reference of the tests."""
     page = tmp_path / "page.md"

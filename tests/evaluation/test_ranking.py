@@ -122,6 +122,7 @@ def ragged_cases(draw):
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(case=ragged_cases(), block=st.sampled_from([1, 20, 1 << 24]))
+@pytest.mark.slow
 def test_ragged_cases_against_a_literal_loop(case, block):
     scores, targets, masked = case
     with pytest.MonkeyPatch.context() as patch:

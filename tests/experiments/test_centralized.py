@@ -12,6 +12,7 @@ from tests.experiments.commands import refused
 SMALL = ("--synthetic_users=60", "--synthetic_items=80", "--width=4", "--epochs=2")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_a_federated_one_does(run, tmp_path):
     arguments = (*SMALL, "--tune=false", "--weights=l2=0.1", "--seeds=0,1", "--workdir=w")
     first = run("centralized", *arguments)

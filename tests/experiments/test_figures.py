@@ -21,6 +21,7 @@ def dataset():
 
 
 @pytest.mark.parametrize("backbone", ["fcf", "fedavg"])
+@pytest.mark.slow
 def test_the_gradient_norm_is_that_of_the_written_objective(backbone, dataset):
     config = Config.from_flat(backbone=backbone, fusion="bilevel", width=4, local_epochs=3)
     simulation = make_simulation(config, dataset)

@@ -383,6 +383,7 @@ def test_a_signal_saves_and_leaves_with_its_own_status(number, eval_every, tmp_p
     assert 0 < newest < 50_000 and evaluated[-1] == (newest if eval_every == 1 else 0)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(tmp_path):
     """A limit on the size of files is met as a full disk is, and needs no disk of its own."""
     command = [sys.executable, "-m", "experiments.train", *SMALL, "--checkpoint_every=1"]

@@ -94,6 +94,7 @@ def test_progress_goes_on_without_its_terminal(monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.slow
 def test_a_run_outlives_its_output(tmp_path):
     """A full disk behind stdout, a narrow encoding, nowhere to keep programs, debugging on."""
     hostile = {"PYTHONIOENCODING": "ascii", "FEDVLR_CACHE_DIR": "/dev/null/cache"}

@@ -33,6 +33,7 @@ def test_raw_files_to_recommendations_with_titles(run, tmp_path):
     assert len(rows) > 10 and all(row["title"] == titles[row["item"]] for row in rows)
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line(run, tmp_path):
     forms.put(tmp_path / "raw.csv", "user_id,item_id,rating,timestamp\nu,i,good,1\n")
     line = refused(run("prepare", "--input=raw.csv", "--output=data/toy"))

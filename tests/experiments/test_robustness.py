@@ -37,6 +37,7 @@ def test_bad_lists_are_refused(parse, piece):
     assert piece in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_trains_each_cell_once(run, tmp_path):
     arguments = [*SMALL, "--rounds=2", "--attacks=honest,pieck_uea", "--rules=median"]
     done = run("robustness", *arguments, "--workdir=w")

@@ -118,6 +118,7 @@ def test_controls_are_what_they_are_called(dataset):
     assert second.config.data.permute_features == 2
 
 
+@pytest.mark.slow
 def test_claims_are_compared_with_their_controls(run, tmp_path):
     arguments = ("--rounds=2", "--seeds=0,1", "--claims=content,personal", "--workdir=w")
     done = run("ablation", *SMALL, *arguments)

@@ -160,6 +160,7 @@ def test_calibration_is_the_least_noise_that_fits(sampler, target):
     assert accounting.spent(release, z / 1.002, 50, 1e-5) > target
 
 
+@pytest.mark.slow
 def test_calibration_with_places():
     release = Release("poisson", 1000, 100, 172)
     assert epsilon(release, calibrate(release, 5, 3.0, 1e-4), 5, 1e-4).pld <= 3.0
