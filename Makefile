@@ -22,7 +22,7 @@ lint: $(STAMP)
 	$(RUN) -m mypy
 
 docs: $(STAMP)
-	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[docs]"
+	$(RUN) -m pip install --quiet --requirement docs/requirements.txt
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
 
 bench: $(STAMP)
