@@ -16,9 +16,9 @@ from experiments.finished import validation
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.baselines import evaluate_baselines
+from fedvlr_jax.evaluation.baselines import evaluate_as_config
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
-from fedvlr_jax.evaluation.selection import for_dataset, judged_slice
+from fedvlr_jax.evaluation.selection import judged_slice
 from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_test
 from fedvlr_jax.report import RunDirectory, replace_file
 
@@ -118,13 +118,7 @@ def compare_summaries(
 
 def read_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> list[Compared]:
     """The baselines that the data set has, but for `NOT_SHOWN`, as choices of one seed."""
-    results = evaluate_baselines(
-        dataset,
-        evaluation.mask,
-        evaluation.cutoffs,
-        tuned=evaluation.tune_baselines,
-        selection=for_dataset(evaluation.selection, dataset),
-    )
+    results = evaluate_as_config(dataset, evaluation)
     found = []
     for name, of_name in results.ranks.items():
         if name not in NOT_SHOWN:

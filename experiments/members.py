@@ -35,7 +35,6 @@ from fedvlr_jax.ensemble import (
     train_members,
 )
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.memory import check_fits, memory_budget
 from fedvlr_jax.report import Progress, RunDirectory
 from fedvlr_jax.selection import SLICES
@@ -48,6 +47,8 @@ FLAGS = flags.FLAGS
 
 # Values of flags by name, in the order in which they are written.
 Choice = tuple[tuple[str, Any], ...]
+# What summary.json says of the baselines, by data and evaluation.
+Baselines = Callable[[DataConfig, EvaluationConfig], dict[str, Any]]
 
 # A sweep compares users, so all its members have the same ones and the same targets.
 OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} | {"protocol"}
@@ -239,20 +240,23 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
             done.append(member)
         else:
             waiting.setdefault(member.program, []).append(member)
-    _complete(done, datasets)
-    with StopRequest() as stop:
-        for group in waiting.values():
-            _train_group(group, datasets[group[0].config.data], stop)
-    return datasets
 
-
-def _complete(members: Sequence[Member], datasets: Mapping[DataConfig, Dataset]) -> None:
-    """Adds what the flags ask for and the folders of finished members lack."""
-
+    # Members share the test part, so that their baselines are evaluated once.
     @functools.cache
     def baselines(data: DataConfig, evaluation: EvaluationConfig) -> dict[str, Any]:
         return summarise_baselines(datasets[data], evaluation)
 
+    _complete(done, datasets, baselines)
+    with StopRequest() as stop:
+        for group in waiting.values():
+            _train_group(group, datasets[group[0].config.data], baselines, stop)
+    return datasets
+
+
+def _complete(
+    members: Sequence[Member], datasets: Mapping[DataConfig, Dataset], baselines: Baselines
+) -> None:
+    """Adds what the flags ask for and the folders of finished members lack."""
     for member in members:
         config = member.config
         complete(
@@ -281,7 +285,9 @@ def _saved_round(member: Member) -> int | None:
     return newest if meta["since"] is None and meta["before_end"] is None else None
 
 
-def _train_group(members: Sequence[Member], dataset: Dataset, stop: StopRequest) -> None:
+def _train_group(
+    members: Sequence[Member], dataset: Dataset, baselines: Baselines, stop: StopRequest
+) -> None:
     """Trains members of one program, as many together as memory takes."""
     simulation = make_simulation(members[0].config, dataset)
     alone = sum(check_fits(simulation, saves=False).values())
@@ -294,7 +300,7 @@ def _train_group(members: Sequence[Member], dataset: Dataset, stop: StopRequest)
         for first in range(0, len(group), size):
             part = group[first : first + size]
             at_once = FLAGS.members_at_once or members_at_once(simulation, len(part), left)
-            _train_together(part, simulation, at_once, saved_round, stop)
+            _train_together(part, simulation, at_once, saved_round, baselines, stop)
 
 
 def _train_together(
@@ -302,6 +308,7 @@ def _train_together(
     simulation: Simulation,
     at_once: int,
     saved_round: int | None,
+    baselines: Baselines,
     stop: StopRequest,
 ) -> None:
     """Trains members of one program, and writes their run directories.
@@ -319,8 +326,7 @@ def _train_together(
     runs = None
     if saved_round is not None:
         runs = [_on_host(load_run(simulation, _checkpoints(m), saved_round)) for m in members]
-    selection = for_dataset(config.evaluation.selection, simulation.dataset)
-    with Progress(config.federation.rounds, selection=selection) as progress:
+    with Progress(config.federation.rounds, selection=simulation.selection) as progress:
         runs, timing = train_members(
             simulation,
             [m.config.run.seed for m in members],
@@ -333,7 +339,7 @@ def _train_together(
     for member, run in zip(members, runs, strict=True):
         if not run.stopped:
             _save(member, run, simulation)
-    _write_finished(members, runs, simulation, timing)
+    _write_finished(members, runs, simulation, timing, baselines)
     if stop.asked:
         raise Interrupted(f"stopped by {stop.name}; the same command continues")
 
@@ -379,19 +385,24 @@ def _save(member: Member, run: RunState, simulation: Simulation) -> None:
 
 
 def _write_finished(
-    members: Sequence[Member], runs: Sequence[RunState], simulation: Simulation, timing: Timing
+    members: Sequence[Member],
+    runs: Sequence[RunState],
+    simulation: Simulation,
+    timing: Timing,
+    baselines: Baselines,
 ) -> None:
     """The results of the members that have ended; they need no checkpoint any more."""
-    ended = [(member, run) for member, run in zip(members, runs, strict=True) if run.stopped]
-    if not ended:
-        return
-    baselines = summarise_baselines(simulation.dataset, simulation.config.evaluation)
-    for member, run in ended:
+    for member, run in zip(members, runs, strict=True):
+        if not run.stopped:
+            continue
         if run.stopped == NOT_FINITE:
             leave_out(member.directory, f"stopped at {NOT_FINITE}")
             continue
-        seed = member.config.run.seed
-        summary, users = summarise_run(simulation, run, timing, seed=seed, baselines=baselines)
+        config = member.config
+        found = baselines(config.data, config.evaluation)
+        summary, users = summarise_run(
+            simulation, run, timing, seed=config.run.seed, baselines=found
+        )
         write_results(_begin_directory(member, run, simulation.dataset), summary, users)
         _checkpoints(member).clear()
 

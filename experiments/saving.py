@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.devices import agreed
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import RunState
@@ -85,10 +84,7 @@ def save_run(
     """Begins to save the run that these `flags` name; see `Checkpoints.save`."""
     # Between two evaluations a state has no score.
     scored = [e["valid"] for e in run.evaluations if e["round"] == run.round]
-    score = 0.0
-    if scored:
-        selection = for_dataset(simulation.config.evaluation.selection, simulation.dataset)
-        score = selection.value(scored[0]) or 0.0
+    score = (simulation.selection.value(scored[0]) if scored else None) or 0.0
     tree, meta = _tree(simulation, run), _meta(simulation, run, flags)
     checkpoints.save(run.round, tree, meta, score=score)
 

@@ -38,7 +38,6 @@ from experiments.saving import Saver, load_run
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.start import describe_start
 from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import check_fits, describe_plan
@@ -92,11 +91,10 @@ def main() -> None:
     config = with_held_noise(config)
     simulation = make_simulation(config, dataset)
     check_fits(simulation)
-    selection = for_dataset(config.evaluation.selection, dataset)
     if limited := budget_note(config, simulation):
         print(limited)
     with (
-        Progress(config.federation.rounds, selection=selection) as progress,
+        Progress(config.federation.rounds, selection=simulation.selection) as progress,
         StopRequest() as stop,
         memory_explained(simulation),
     ):
@@ -341,11 +339,8 @@ def train_and_save(
         held = "no checkpoint yet" if kept is None else f"the newest checkpoint is of round {kept}"
         raise NonFiniteError(f"{error}; {held}", error.state) from error
     if run.stopped == "patience":
-        evaluation = simulation.config.evaluation
-        selection = for_dataset(evaluation.selection, simulation.dataset)
-        progress.note(
-            f"stopped: no better validation {selection.label} for {evaluation.patience} evaluations"
-        )
+        patience, label = simulation.config.evaluation.patience, simulation.selection.label
+        progress.note(f"stopped: no better validation {label} for {patience} evaluations")
     saver.finish(run)
     return run, timing
 

@@ -19,6 +19,7 @@ from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.pairs import ChunkLists, Pairs, chunk_lists, in_part_order
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.devices import (
     by_client,
     constrain,
@@ -54,6 +55,7 @@ from fedvlr_jax.federated.store import in_parts
 from fedvlr_jax.fleet import Hardware, Participation, make_hardware
 from fedvlr_jax.fleet.transfer import Shape
 from fedvlr_jax.privacy.release import places_of
+from fedvlr_jax.selection import Selection
 from fedvlr_jax.settings import compiled, key_of, shapes_of
 from fedvlr_jax.types import METRIC_TYPES, Histories, PyTree, RoundMetrics, ServerState
 
@@ -215,6 +217,11 @@ class Simulation:
             return rows
 
         return compiled(init, out_shardings=by_client(self.mesh))
+
+    @functools.cached_property
+    def selection(self) -> Selection:
+        """What rounds are chosen by on validation, its slice settled for the data set."""
+        return for_dataset(self.config.evaluation.selection, self.dataset)
 
     @property
     def num_devices(self) -> int:

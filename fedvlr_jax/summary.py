@@ -14,7 +14,7 @@ from scipy import stats
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.costs import metrics_by_tier, summarise_costs
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.evaluation.baselines import evaluate_baselines
+from fedvlr_jax.evaluation.baselines import evaluate_as_config
 from fedvlr_jax.evaluation.exposure import exposure
 from fedvlr_jax.evaluation.metrics import (
     activity_groups,
@@ -24,7 +24,6 @@ from fedvlr_jax.evaluation.metrics import (
     user_metrics,
 )
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.start import sources_of
 from fedvlr_jax.privacy.statement import statement
 from fedvlr_jax.simulation import Simulation, State
@@ -59,7 +58,7 @@ def summarise_run(
         "backbone": config.model.backbone,
         "fusion": config.model.fusion,
         "seed": config.run.seed if seed is None else seed,
-        "select": str(for_dataset(config.evaluation.selection, dataset)),
+        "select": str(simulation.selection),
         "selected_round": run.best_round,
         "rounds_run": int(run.state.server.round),
         "stopped": run.stopped,
@@ -153,13 +152,7 @@ def summarise_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> dict[
     """Each baseline's test summary, with its validation summary under "valid"; {} if off."""
     if not evaluation.baselines:
         return {}
-    results = evaluate_baselines(
-        dataset,
-        evaluation.mask,
-        evaluation.cutoffs,
-        tuned=evaluation.tune_baselines,
-        selection=for_dataset(evaluation.selection, dataset),
-    )
+    results = evaluate_as_config(dataset, evaluation)
     flat = {}
     for name, entry in results.summary.items():
         entry = dict(entry)

@@ -22,7 +22,6 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.devices import agreed
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.types import RoundMetrics
@@ -203,7 +202,7 @@ def record(
     config = simulation.config
     cutoffs = config.evaluation.cutoffs
     valid = averages(ranks.ahead, ranks.tied, simulation.dataset, "valid", cutoffs)
-    selection = for_dataset(config.evaluation.selection, simulation.dataset)
+    selection = simulation.selection
     value = selection.value(valid)
     reached = {entry["round"]: selection.value(entry["valid"]) for entry in run.evaluations}
     highest = reached.get(run.best_round)

@@ -13,6 +13,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.resident import NonFiniteError
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import (
@@ -83,11 +84,17 @@ def test_evaluations_fall_on_multiples_and_on_the_end():
     assert [block_length(config, finished) for finished in (0, 5, 7, 10, 12)] == [5, 5, 3, 2, 0]
 
 
+def as_judged(config, dataset):
+    """What `record` asks of a simulation."""
+    selection = for_dataset(config.evaluation.selection, dataset)
+    return types.SimpleNamespace(config=config, dataset=dataset, selection=selection)
+
+
 @pytest.mark.parametrize(("select", "best"), [("auto", 0), ("all_hr@50", 1), ("all_hr@10", 0)])
 def test_the_earliest_round_with_the_best_validation_ndcg_is_selected(dataset, select, best):
     """HR and NDCG disagree: half of the users at rank 1, then all at rank 50, then as at first."""
     config = Config.from_flat(patience=0, select=select)
-    simulation = types.SimpleNamespace(config=config, dataset=dataset)
+    simulation = as_judged(config, dataset)
     targets = np.zeros(dataset.num_users, np.int32)
     half = np.where(np.arange(dataset.num_users) % 2, 59, targets)
     run = RunState(None, None, 0, (), None, "")
@@ -110,7 +117,7 @@ def test_rounds_are_selected_by_the_warm_targets_where_some_are_cold(dataset):
     train_part = dataset.train.of_users(np.arange(dataset.num_users))
     train_part.__dict__["item_counts"] = counts
     mixed = dataclasses.replace(dataset, train=train_part, test=dataset.valid)
-    simulation = types.SimpleNamespace(config=Config.from_flat(patience=0), dataset=mixed)
+    simulation = as_judged(Config.from_flat(patience=0), mixed)
     run = RunState(None, None, 0, (), None, "")
     warm = counts[dataset.valid.item] > 0
     for finished, (of_warm, of_cold) in enumerate([(10, 59), (20, 0)]):

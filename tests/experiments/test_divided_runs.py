@@ -14,6 +14,7 @@ from experiments.saving import Saver, load_run
 from fedvlr_jax import training
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.selection import Selection
 from fedvlr_jax.simulation import State
 from fedvlr_jax.trees import named_leaves
 from fedvlr_jax.types import METRIC_TYPES, RoundMetrics, ServerState
@@ -29,8 +30,7 @@ class Trained:
 
     def __init__(self, scores, **flags):
         self.config = Config.from_flat(**flags)
-        one = SimpleNamespace(item=np.zeros(1, int), item_counts=np.ones(1, int))
-        self.dataset = SimpleNamespace(fingerprint="", name="", train=one, valid=one, test=one)
+        self.dataset, self.selection = SimpleNamespace(fingerprint=""), Selection("all", "ndcg", 50)
         self._scores = scores
 
     def init(self):

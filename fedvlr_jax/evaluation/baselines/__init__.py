@@ -8,6 +8,7 @@ from fedvlr_jax.evaluation.baselines.evaluating import (
     CHUNK_BYTES,
     MASKS,
     BaselineResults,
+    evaluate_as_config,
     evaluate_baselines,
     rank,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Scorer",
     "baselines_of",
     "content_knn",
+    "evaluate_as_config",
     "evaluate_baselines",
     "rank",
     "scores_of",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.pairs import Pairs, chunk_lists, in_part_order
 from fedvlr_jax.errors import InputError
@@ -16,6 +17,7 @@ from fedvlr_jax.evaluation.baselines.model import Baseline, Model, Scorer, Setti
 from fedvlr_jax.evaluation.baselines.registry import baselines_of
 from fedvlr_jax.evaluation.metrics import slices_of, summarise, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
+from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.selection import Selection
 from fedvlr_jax.settings import compiled
 
@@ -135,6 +137,17 @@ def evaluate_baselines(
                 "select": str(selection),
             }
     return results
+
+
+def evaluate_as_config(dataset: Dataset, evaluation: EvaluationConfig) -> BaselineResults:
+    """`evaluate_baselines` by the mask, cut-offs, tuning and selection of a run's options."""
+    return evaluate_baselines(
+        dataset,
+        evaluation.mask,
+        evaluation.cutoffs,
+        tuned=evaluation.tune_baselines,
+        selection=for_dataset(evaluation.selection, dataset),
+    )
 
 
 def _has_recent(baseline: Baseline, dataset: Dataset) -> bool:
