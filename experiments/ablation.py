@@ -51,6 +51,7 @@ from fedvlr_jax.centralized import CentralizedConfig
 from fedvlr_jax.config import Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.local import identity_view
 from fedvlr_jax.fusion.operators import OPERATORS
 from fedvlr_jax.report import locked
 from fedvlr_jax.report.plots import interval_bars
@@ -74,14 +75,18 @@ def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, C
             f"--dataset={base.data.dataset}: has no item features, so that no claim about content "
             "or fusion has a control"
         )
-    spectral = base.start.start == "spectral"
-    views = ("table" if spectral else "id", *modalities)
+    identity, start = identity_view(base), base.start.start
+    views = (identity, *modalities)
+    # The table of --start=ease holds content, unless its weight is 0.
+    no_content = (("start_content", 0.0),) if start == "ease" else ()
+    # An operator hides the rows that a start in closed form gives.
+    no_start = () if start == "random" else (("start", "random"),)
     without = lambda name: ",".join(view for view in views if view != name)
     # What learns from all clients before the first round is not local.
     local = (("server_optimizer", "none"), ("start", "random"), ("start_router", "uniform"))
     return {
         "content": {
-            "the ID alone": (*METHOD, ("views", views[0])),
+            "the ID alone": (*METHOD, ("views", identity), *no_content),
             "permuted feature rows": (*METHOD, ("permute_features", 1)),
         },
         "personal": {
@@ -91,7 +96,7 @@ def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, C
         "federation": {"local only": (*METHOD, *local), TWIN: ()},
         "levels": {
             # Uniform weights: the server's operators learn, the clients do not choose.
-            "server fusion alone": (*METHOD, ("router_lr", 0.0)),
+            "server fusion alone": (*METHOD, ("router_lr", 0.0), ("start_router", "uniform")),
             # The operators stay as they were drawn: only the clients' weights learn.
             "client refinement alone": (*METHOD, ("server_lr_fusion", 0.0)),
             "neither": (("fusion", "none"),),
@@ -99,9 +104,9 @@ def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, C
         "modalities": {
             f"without {name}": (*METHOD, ("views", without(name)))
             for name in views
-            if not (spectral and name == "table")
+            if name != "table"
         },
-        "operators": {f"only {name}": (*METHOD, ("views", name)) for name in OPERATORS},
+        "operators": {f"only {name}": (*METHOD, ("views", name), *no_start) for name in OPERATORS},
     }
 
 

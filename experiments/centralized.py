@@ -20,7 +20,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +117,14 @@ def grid(trainer: Trainer) -> list[Choice]:
     return [(("learning_rate", rate), (weight, value)) for rate, value in pairs]
 
 
-def train_waiting(runs: Sequence[CentralizedRun], trainer: Trainer, dataset: Dataset) -> None:
+def train_waiting(
+    runs: Sequence[CentralizedRun],
+    trainer: Trainer,
+    dataset: Dataset,
+    baselines: Callable[[], dict[str, Any]],
+) -> None:
     """Trains those of the runs that are not done, and writes their directories."""
     console = Console()
-    # All runs are of one data set and one way to evaluate.
-    baselines = functools.cache(lambda: summarise_baselines(dataset, runs[0].base.evaluation))
     waiting = []
     for run in runs:
         if run.base.run.overwrite or not is_done(run.directory, run.flat, dataset.fingerprint):
@@ -185,7 +188,10 @@ def run_model(
     trainer = make_centralized(model, base.evaluation, dataset)
     choices: list[Choice] = grid(trainer) if tune else [()]
     make = lambda choice, seed: make_run(base, model, choice, seed)
-    return tuned(choices, seeds, make, lambda runs: train_waiting(runs, trainer, dataset))
+    # All runs are of one data set and one way to evaluate.
+    baselines = functools.cache(lambda: summarise_baselines(dataset, base.evaluation))
+    train = lambda runs: train_waiting(runs, trainer, dataset, baselines)
+    return tuned(choices, seeds, make, train)
 
 
 def main() -> None:

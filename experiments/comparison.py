@@ -21,6 +21,7 @@ from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.selection import judged_slice
 from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_test
 from fedvlr_jax.report import RunDirectory, replace_file
+from fedvlr_jax.selection import selection_of
 
 # Baselines that tables of choices leave out: the report of each run has them.
 NOT_SHOWN = ("random", "least_popular", "ascending_id", "unseen_first")
@@ -101,7 +102,7 @@ def compare_summaries(
     judged = judged_slice(dataset)
     line: dict[str, Any] = {"choice": label, "seeds": len(summaries), "slice": judged}
     line["valid"] = float(np.mean([validation(s) for s in summaries]))
-    line["select"] = summaries[0].get("select", "all_ndcg@50")
+    line["select"] = str(selection_of(summaries[0]))
     for metric in SHOWN_METRICS:
         for name in ("all", "warm", "cold"):
             parts = [s["test"] if name == "all" else s["test"][name] for s in summaries]

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, render_report
-from fedvlr_jax.selection import parse_selection
+from fedvlr_jax.selection import selection_of
 
 # Free flags that change what a finished run says of itself.
 OF_RESULTS = ("rounds", "patience", "baselines", "tune_baselines")
@@ -51,12 +51,8 @@ def read_results(directory: RunDirectory, note: Callable[[str], None]) -> Result
 
 
 def validation(summary: Mapping[str, Any]) -> float:
-    """The validation value that the run was selected by, in percent; 0 without such a target.
-
-    Earlier versions selected by NDCG@50 of all targets, and did not say so.
-    """
-    selection = parse_selection(summary.get("select", "all_ndcg@50"))
-    return selection.value(summary["valid"]) or 0.0
+    """The validation value that the run was selected by, in percent; 0 without such a target."""
+    return selection_of(summary).value(summary["valid"]) or 0.0
 
 
 def complete_results(

@@ -290,6 +290,9 @@ def _train_group(
 ) -> None:
     """Trains members of one program, as many together as memory takes."""
     simulation = make_simulation(members[0].config, dataset)
+    if simulation.hostile is not None:
+        # Hostile clients are part of the data that baselines see.
+        baselines = functools.cache(lambda _, by: summarise_baselines(simulation.dataset, by))
     alone = sum(check_fits(simulation, saves=False).values())
     left = memory_budget(simulation.config).size - alone
     size = members_in_memory(simulation, left)
@@ -447,7 +450,9 @@ def tuned(
         {"choice": label_of(run.choice), "valid": value}
         for run, value in zip(first, reached, strict=True)
     ]
-    best = max(range(len(first)), key=lambda place: reached[place] or 0.0)
+    # One that diverged is behind one that ranks nothing.
+    values = [-1.0 if value is None else value for value in reached]
+    best = values.index(max(values))
     if reached[best] is None:
         raise InputError(f"{first[best].directory}: diverged, as every other choice did")
     others = [make(choices[best], seed) for seed in seeds[1:]]

@@ -51,6 +51,17 @@ class Selection(NamedTuple):
         return None if found is None else float(found)
 
 
+OF_ALL = Selection("all", "ndcg", HEADLINE)
+
+
+def selection_of(summary: Mapping[str, Any]) -> Selection:
+    """What the run of a summary was selected by.
+
+    Earlier versions selected by NDCG@50 of all targets, and did not say so.
+    """
+    return parse_selection(str(summary.get("select", OF_ALL)))
+
+
 def parse_selection(text: str) -> Selection:
     """The Selection that --select names; "auto" is NDCG@50 of the slice a data set is judged on.
 

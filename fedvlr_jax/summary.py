@@ -49,6 +49,7 @@ def summarise_run(
       users: the arrays of users.npz, as `report` documents them.
     """
     config, dataset = simulation.config, simulation.dataset
+    run_seed = config.run.seed if seed is None else seed
     valid, weights = simulation.ranks_and_weights(run.best_state, "valid")
     ranks = {"valid": valid, "test": simulation.evaluate(run.best_state, "test")}
     parts, users = summarise_ranks(dataset, ranks, config.evaluation.cutoffs)
@@ -57,10 +58,10 @@ def summarise_run(
         "protocol": config.evaluation.protocol,
         "backbone": config.model.backbone,
         "fusion": config.model.fusion,
-        "seed": config.run.seed if seed is None else seed,
+        "seed": run_seed,
         "select": str(simulation.selection),
         "selected_round": run.best_round,
-        "rounds_run": int(run.state.server.round),
+        "rounds_run": run.round,
         "stopped": run.stopped,
         **parts,
         "baselines": summarise_baselines(dataset, config.evaluation)
@@ -73,11 +74,9 @@ def summarise_run(
         "timing": timing._asdict(),
         "peak_rss_mb": peak_rss_mb(),
     }
-    if stated := statement(config, dataset.num_users, int(run.state.server.round)):
+    if stated := statement(config, dataset.num_users, run.round):
         summary["privacy"] = stated
-    run_seed = int(summary["seed"])
-    rounds = int(summary["rounds_run"])
-    summary["costs"] = summarise_costs(simulation, run_seed, rounds, run.evaluations)
+    summary["costs"] = summarise_costs(simulation, run_seed, run.round, run.evaluations)
     if simulation.participation is not None:
         test = ranks["test"]
         summary["tiers"] = metrics_by_tier(simulation, run_seed, test.ahead, test.tied)

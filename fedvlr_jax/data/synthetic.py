@@ -97,10 +97,11 @@ def generate(
             for name, width in widths.items()
         }
     else:
-        parts = _draw_interactions(seed, Catalogue(seed, items), planted, mean_history)
+        catalogue = Catalogue(seed, items)
+        parts = _draw_interactions(seed, catalogue, planted, mean_history)
         # Of another seed, the clusters of the features are independent of the interactions.
         shown_seed = (seed + 1) % 2**64 if kind == "no-content" else seed
-        shown = Catalogue(shown_seed, items)
+        shown = catalogue if shown_seed == seed else Catalogue(shown_seed, items)
         features = {
             name: _features(shown_seed, SOURCES.index(name), shown.cluster_of(name), width)
             for name, width in widths.items()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import content_knn, rank, scores_of
 
 PERMUTATIONS = 19
@@ -96,12 +96,8 @@ def _percentile(dataset: Dataset, name: str, seed: int, draw: int | None = None)
     if draw is not None:
         feature = np.random.default_rng((seed, draw)).permutation(feature)
     users = np.random.default_rng(seed).permutation(dataset.num_users)[:MOST_USERS]
-    train, valid, test = (
-        _of_users(part, users) for part in (dataset.train, dataset.valid, dataset.test)
-    )
-    sample = dataclasses.replace(
-        dataset, train=train, valid=valid, test=test, features={name: feature}
-    )
+    parts = {part: getattr(dataset, part).of_users(users) for part in ("train", "valid", "test")}
+    sample = dataclasses.replace(dataset, **parts, features={name: feature})
     scorer = scores_of(content_knn(sample, (name,))(), sample)
     behind = []
     for part in ("valid", "test"):
@@ -114,15 +110,6 @@ def _percentile(dataset: Dataset, name: str, seed: int, draw: int | None = None)
         place = ranks.ahead + ranks.tied / 2.0
         behind.append(1 - place / np.maximum(others, 1)[held_out.users])
     return 100 * float(np.mean(np.concatenate(behind))) if behind else 50.0
-
-
-def _of_users(part: Interactions, users: np.ndarray) -> Interactions:
-    """The rows of some users, numbered anew."""
-    user = np.repeat(np.arange(len(users)), part.counts[users])
-    item = np.concatenate([part.of(u) for u in users])
-    return Interactions.from_pairs(
-        user=user, item=item, num_users=len(users), num_items=part.num_items
-    )
 
 
 def _absent_items(dataset: Dataset) -> np.ndarray:

@@ -32,6 +32,7 @@ Here the sums are taken in float64 on the host; they are the same for every seed
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,9 +41,8 @@ import numpy as np
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.evaluation.metrics import user_metrics
+from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
 
-# Columns iterated beyond d: the last of d directions converge by the gap to those left out.
-OVERSAMPLING = 32
 CONTENTS = (0.0, 0.25, 1.0, 4.0)
 RECENCIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Standard errors by which a setting has to be ahead of the first one. Recency needs more: it has
@@ -102,14 +102,14 @@ def ease_start(
     recencies = tried_recencies(dataset, recency)
     histories = [train.weighted_by_recency(r) if r else train for r in recencies]
     asked = _asked(dataset)
+    gains = functools.cache(lambda m, h: _gains(models[m], histories[h], asked))
     best = chosen = 0
     if len(models) > 1:
-        best = _chosen([_gains(model, histories[0], asked) for model in models], CONTENT_SURE)
+        best = _chosen([gains(m, 0) for m in range(len(models))], CONTENT_SURE)
     if len(histories) > 1:
-        by_recency = [_gains(models[best], history, asked) for history in histories]
-        chosen = _chosen(by_recency, RECENCY_SURE)
+        chosen = _chosen([gains(best, h) for h in range(len(histories))], RECENCY_SURE)
     if chosen and len(models) > 1:
-        best = _chosen([_gains(model, histories[chosen], asked) for model in models], CONTENT_SURE)
+        best = _chosen([gains(m, chosen) for m in range(len(models))], CONTENT_SURE)
     vectors = histories[chosen].weighted_matrix @ models[best].encoder
     return Ease(models[best].items, vectors, contents[best], recencies[chosen])
 
@@ -160,15 +160,11 @@ def autoencoder(
             total += scale * (rows @ (rows.T @ basis))
         return total
 
-    drawn = np.random.default_rng(0).standard_normal((train.num_items, columns))
-    basis = np.linalg.qr(drawn)[0]
-    for _ in range(exchanges - 1):
-        basis = np.linalg.qr(exchanged(basis))[0]
-    # Rayleigh-Ritz: M on the span of what was sent last.
-    eigenvalues, turn = np.linalg.eigh(basis.T @ exchanged(basis))
-    directions = (basis @ turn)[:, ::-1][:, :width]
-    eigenvalues = np.maximum(eigenvalues[::-1][:width], 0.0)
-    diagonal = mean_count + scale * sum(np.sum(np.square(rows)) for rows in features) / len(drawn)
+    eigenvalues, directions = leading(
+        exchanged, train.num_items, columns, exchanges=exchanges, width=width
+    )
+    content_norm = sum(np.sum(np.square(rows)) for rows in features)
+    diagonal = mean_count + scale * content_norm / train.num_items
     kept = eigenvalues / (eigenvalues + ridge * diagonal + 1e-12 * eigenvalues[0])
     encoder = directions * np.sqrt(kept)
     # Exactly, where the exchanges leave rounding: items without anything tie.

@@ -34,9 +34,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.ease import Ease, ease_start, tried_contents
 from fedvlr_jax.federated.local import Model
 from fedvlr_jax.federated.preferences import EXCHANGES, preferences
-
-# Columns iterated beyond d: the last of d directions converge by the gap to those left out.
-OVERSAMPLING = 32
+from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
 
 
 class Start(NamedTuple):
@@ -162,14 +160,10 @@ def spectral_start(
     scaled = lambda matrix: (matrix * by_user[:, None] * by_item[None, :]).tocsr()
     rows = scaled(train.matrix)
     columns = min(width + OVERSAMPLING, *rows.shape)
-    drawn = np.random.default_rng(0).standard_normal((train.num_items, columns))
-    basis = np.linalg.qr(drawn)[0]
-    for _ in range(exchanges - 1):
-        basis = np.linalg.qr(rows.T @ (rows @ basis))[0]
-    # Rayleigh-Ritz: A^T A on the span of what was sent last.
-    squares, turn = np.linalg.eigh(basis.T @ (rows.T @ (rows @ basis)))
-    directions = (basis @ turn)[:, ::-1][:, :width]
-    squares = np.maximum(squares[::-1][:width], 0.0)
+    exchanged = lambda basis: rows.T @ (rows @ basis)
+    squares, directions = leading(
+        exchanged, train.num_items, columns, exchanges=exchanges, width=width
+    )
     kept = np.sqrt(squares / (squares + shrinkage * np.mean(squares) + 1e-12 * squares[0]))
     items = directions / by_item[:, None] * kept
     # Exactly, where the exchanges leave rounding: they tie.

@@ -196,8 +196,8 @@ def _privacy(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     if stated["simulated"]:
         rows.insert(0, ("about", stated["simulated"]))
     epsilons = [
-        {"rounds": rounds[when], "when": name, **stated["epsilon"][when]}
-        for when, name in (("spent", "spent"), ("planned", "planned"))
+        {"rounds": rounds[when], "when": when, **stated["epsilon"][when]}
+        for when in ("spent", "planned")
     ]
     return {
         "rows": rows,

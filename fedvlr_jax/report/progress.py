@@ -11,9 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from fedvlr_jax.selection import Selection
-
-OF_ALL = Selection("all", "ndcg", 50)
+from fedvlr_jax.selection import OF_ALL, Selection
 
 
 class Progress:

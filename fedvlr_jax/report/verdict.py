@@ -18,7 +18,7 @@ from fedvlr_jax.report.results import (
     methods,
     model_name,
 )
-from fedvlr_jax.selection import parse_selection
+from fedvlr_jax.selection import selection_of
 
 # What each protocol masks when the test part is ranked, and where negatives come from.
 PROTOCOLS = {
@@ -64,7 +64,7 @@ def headline(config: Mapping[str, Any], summary: Mapping[str, Any], users: Mappi
 
 
 def _selection(summary: Mapping[str, Any]) -> str:
-    return parse_selection(str(summary.get("select", "all_ndcg@50"))).label
+    return selection_of(summary).label
 
 
 def standard_error(test: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> float | None:

@@ -1088,7 +1088,7 @@ STARTS_AND_STATES = [
     ),
     Mutation(
         "spectral start takes the smallest directions",
-        START,
+        "fedvlr_jax/federated/subspace.py",
         "directions = (basis @ turn)[:, ::-1][:, :width]",
         "directions = (basis @ turn)[:, :width]",
         TEST_START,

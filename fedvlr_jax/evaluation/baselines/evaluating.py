@@ -18,13 +18,12 @@ from fedvlr_jax.evaluation.baselines.registry import baselines_of
 from fedvlr_jax.evaluation.metrics import slices_of, summarise, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
 from fedvlr_jax.evaluation.selection import for_dataset
-from fedvlr_jax.selection import Selection
+from fedvlr_jax.selection import OF_ALL, Selection
 from fedvlr_jax.settings import compiled
 
 MASKS = ("train", "train+valid")
 # Bytes that the scores of one chunk of users and their companions may take.
 CHUNK_BYTES = 1 << 28
-BY_NDCG = Selection("all", "ndcg", 50)
 # Users whose validation targets choose the setting of a baseline.
 MOST_TUNING_USERS = 5_000
 
@@ -94,7 +93,7 @@ def evaluate_baselines(
     ks: tuple[int, ...] = (10, 20, 50),
     *,
     tuned: bool = True,
-    selection: Selection = BY_NDCG,
+    selection: Selection = OF_ALL,
 ) -> BaselineResults:
     """Tunes every baseline on validation, and measures it on validation and test.
 
