@@ -47,7 +47,8 @@ def titles_of(dataset: Dataset, folder: Path, notes: list[str]) -> np.ndarray:
         raise InputError(f"--titles={path}: no such file")
     known = read_items(path, id_column=FLAGS.item_id, title_column=FLAGS.title, notes=notes)
     ids = dataset.item_ids.tolist()
-    others = [key for key in known if key not in set(ids)]
+    of_dataset = set(ids)
+    others = [key for key in known if key not in of_dataset]
     if len(others) == len(known):
         raise InputError(
             f"{path}: none of its {len(known)} items is of the data set; it has {others[0]!r} and "

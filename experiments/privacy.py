@@ -40,7 +40,7 @@ from fedvlr_jax.privacy.statement import statement
 from fedvlr_jax.report.plots import attack_bars
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation import Simulation, State, make_simulation
-from fedvlr_jax.uplink import Uploads
+from fedvlr_jax.uplink import Needs, Uploads
 
 FLAGS = flags.FLAGS
 
@@ -76,7 +76,9 @@ def defences(bound: float, multiplier: float) -> list[Defence]:
 def client_uploads(simulation: Simulation, state: State) -> tuple[np.ndarray, np.ndarray]:
     """What every client sends in the next round, after clipping: (views [N, I, G * d], norms [N]
     before it), by user."""
-    task, plan = simulation.task, simulation.plan
+    # The plans that give sums alone compute the same uploads.
+    task, gives = simulation.task, PLANS[simulation.plan].gives
+    plan = simulation.plan if gives == Needs.WHOLE else "gathered"
     update, uplink = PLANS[plan].make_update(task), task.aggregator.uplink
     rates = simulation.config.federation.rates
 
@@ -130,9 +132,9 @@ def trained(
     return simulation, state
 
 
-def by_sign(config: Config, dataset: Dataset, defence: Defence) -> dict[str, float]:
+def by_sign(simulation: Simulation, defence: Defence) -> dict[str, float]:
     """The sign attack on the first round."""
-    simulation = make_simulation(config, dataset)
+    config, dataset = simulation.config, simulation.dataset
     views, _ = client_uploads(simulation, simulation.init())
     deviation = config.privacy.noise_multiplier * config.privacy.clip_norm
     draws = np.random.default_rng(config.run.seed)
@@ -161,7 +163,7 @@ def line(base: Config, dataset: Dataset, defence: Defence) -> dict[str, Any]:
     stated = statement(Config.from_flat(**private), dataset.num_users, config.federation.rounds)
     return {
         "defence": defence.name,
-        **by_sign(config, dataset, defence),
+        **by_sign(simulation, defence),
         "membership_auc": membership_auc(
             table(target), table(shadow), dataset.train.matrix, member
         ),

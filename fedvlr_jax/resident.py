@@ -245,9 +245,7 @@ class Simulation:
           NonFiniteError: a loss or an update was not finite. The error carries the state
             before that round as `.state`.
         """
-        first = int(jax.device_get(state.server.round))
-        if num_rounds < 1:
-            raise InputError(f"num_rounds={num_rounds}: give at least 1")
+        first = self._first_round(state, num_rounds)
         # One program for every number of rounds up to an evaluation.
         places = max(num_rounds, self.config.evaluation.eval_every)
         schedule = self.schedule(seed_of(state.server.key), first, num_rounds, places)
@@ -261,6 +259,13 @@ class Simulation:
             failed = jax.tree.map(lambda x: x[at], metrics)
             raise NonFiniteError(self._describe_failure(first + at, failed, state), state)
         return state, metrics
+
+    @staticmethod
+    def _first_round(state: State, num_rounds: int) -> int:
+        """The number of the next round; InputError where none is asked for."""
+        if num_rounds < 1:
+            raise InputError(f"num_rounds={num_rounds}: give at least 1")
+        return int(jax.device_get(state.server.round))
 
     def _describe_failure(self, round_number: int, metrics: RoundMetrics, state: State) -> str:
         """The round, the client and the leaf of the failure that one round's metrics tell of."""
@@ -416,11 +421,16 @@ class Simulation:
 
             def step(number, carried):
                 # After a round that was not finite nobody is asked any more, which leaves every
-                # leaf as it is; a conditional would copy the private rows.
+                # leaf as it is; a conditional would copy the private rows. Noise that is added
+                # without any upload would still move the server.
                 state, collected, ok = carried
-                before = state.server.round
+                before = state.server
                 state, metrics = one(state, number, ok)
-                server = state.server._replace(round=jnp.where(ok, state.server.round, before))
+                server = state.server._replace(
+                    round=jnp.where(ok, state.server.round, before.round)
+                )
+                if self.task.aggregator.noise.always:
+                    server = trees.select(ok, server, before)
                 collected = jax.tree.map(lambda x, y: x.at[number].set(y), collected, metrics)
                 return state._replace(server=server), collected, ok & metrics.finite
 

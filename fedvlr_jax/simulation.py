@@ -113,7 +113,7 @@ def make_simulation(
         mesh=mesh,
         hostile=hostile,
     )
-    if participation is None:
+    if participation is None and config.fleet.has_clock:
         participation = make_participation(config, dataset, work_of(simulation))
     return dataclasses.replace(simulation, participation=participation)
 

@@ -241,7 +241,7 @@ class StreamedSimulation(Simulation):
 
     def run_rounds(self, state: State, num_rounds: int) -> tuple[State, RoundMetrics]:
         """As `Simulation.run_rounds`; the state's store is changed in place."""
-        first, seed = int(jax.device_get(state.server.round)), seed_of(state.server.key)
+        first, seed = self._first_round(state, num_rounds), seed_of(state.server.key)
         rounds = [self._parts(seed, first + r) for r in range(num_rounds)]
         chunks = [chunk for parts in rounds for part in parts for chunk in part.chunks]
         server, store, collected = state.server, state.private, []

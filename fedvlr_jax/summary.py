@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.costs import metrics_by_tier, summarise_costs
@@ -86,6 +85,8 @@ def summarise_run(
         users["router_weights"] = weights
         summary["router"] = _router_means(weights, dataset.train.counts)
         if dataset.planted is not None:
+            from scipy import stats  # Takes most of a second to load.
+
             planted = _planted_by_view(simulation)
             users["planted"] = planted
             summary["planted_spearman"] = {

@@ -133,3 +133,10 @@ def test_a_row_goes_over_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwritev", lambda file, views, at: 0)
     with pytest.raises(InputError, match="only 0 of the 200 bytes"):
         store.stage(np.array([0]), {"v": rows["v"][:1]})
+
+
+def test_no_rounds_are_refused_in_every_store(dataset):
+    for store in ("device", "host"):
+        simulation = simulate(dataset, store=store)
+        with pytest.raises(InputError, match="num_rounds=0: give at least 1"):
+            simulation.run_rounds(simulation.init(), 0)

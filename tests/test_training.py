@@ -196,11 +196,17 @@ def test_an_evaluation_means_over_those_who_took_part(dataset):
     assert entry["participants"] == metrics.participants.mean()
 
 
-@pytest.mark.parametrize("store", ["device", "host"])
+PRIVATE = dict(
+    **dict(privacy="central", sampling="poisson", aggregation="fixed_mean", noise="central"),
+    **dict(clip_norm=1.0, noise_multiplier=1.0, target_delta=1e-3),
+)
+
+
+@pytest.mark.parametrize(("store", "more"), [("device", {}), ("host", {}), ("device", PRIVATE)])
 @pytest.mark.slow
-def test_after_a_round_that_is_not_finite_nothing_moves(store, dataset):
+def test_after_a_round_that_is_not_finite_nothing_moves(store, more, dataset):
     """One client of 40 is poisoned; which round asks it is known, and the state is of before it."""
-    config = Config.from_flat(**SMALL, cohort=5, store=store)
+    config = Config.from_flat(**SMALL, cohort=5, store=store, **more)
     simulation = make_simulation(config, dataset)
     asked = [simulation.asked_rows(0, number)[0] for number in range(12)]
     at = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.stats import norm as normal
+from jax.scipy.special import ndtri
 
 from fedvlr_jax.attacks.attack import Attack, Forged, Seen, no_memory, of_length
 from fedvlr_jax.types import PyTree
@@ -42,7 +42,7 @@ def alie(first: int, clients: int) -> Attack:
     hostile = clients - first
     others = max(clients - hostile, 1)
     supporters = max(clients // 2 + 1 - hostile, 0)
-    z = float(jnp.clip(normal.ppf((others - supporters) / others), 0.3, 3.0))
+    z = float(jnp.clip(ndtri((others - supporters) / others), 0.3, 3.0))
 
     def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
         mean, deviation = own_moments(seen)

@@ -95,6 +95,8 @@ def encode_titles(
         rows = hashed_rows([texts[place] for place in present], settings.width)
         empty = np.logical_not(rows.any(axis=1))
         present = np.array(present)[~empty].tolist()
+        if not present:
+            raise InputError(f"{folder / 'items.csv'}: no title has a word; give --titles=FILE")
         model = _hashing_described(rows.shape[1])
         return _write(target, rows[~empty], present, len(texts), {**described, **model}, source, ())
     return _encode(folder, settings, "text", texts, present, described, source, progress, ())
@@ -127,6 +129,8 @@ def encode_pictures(
         present = [place for place in present if _can_be_decoded(files, place)]
         if len(present) < len(files):
             notes.append(f"{images.name}: {len(files) - len(present)} pictures cannot be decoded")
+        if not present:
+            raise InputError(f"--images={images}: none of the {len(files)} pictures can be decoded")
     sizes = [(files[place].name, files[place].stat().st_size) for place in present]
     source = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
     read = _Pictures(files, len(item_ids))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.encoding.encoder import TILE, Encoder
+from fedvlr_jax.machine import memory_limit
 
 _MOST_BATCH = 512
 _DECODED_BYTES = 4 * 3 * 1024 * 1024
@@ -21,7 +22,8 @@ _FRACTION_OF_MEMORY = 0.1
 def batch_size_by_memory() -> int:
     """How many decoded pictures fit a tenth of the free memory, a multiple of `TILE`."""
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = min(available, memory_limit().size)
     except (ValueError, OSError):
         return 4 * TILE
     fits = int(free * _FRACTION_OF_MEMORY / _DECODED_BYTES)

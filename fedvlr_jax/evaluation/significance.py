@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 RESAMPLED_AT_ONCE = 1 << 18
 
@@ -71,6 +70,8 @@ def _detectable(difference: np.ndarray) -> float:
     users = len(difference)
     if users < 2:
         return float("nan")
+    from scipy import stats  # Takes most of a second to load; only comparisons need it.
+
     quantiles = stats.t.ppf(0.975, users - 1) + stats.t.ppf(0.8, users - 1)
     return float(quantiles * difference.std(ddof=1) / np.sqrt(users))
 
@@ -81,6 +82,8 @@ def paired_test(a: np.ndarray, b: np.ndarray) -> PairedTest:
     Users with NaN in either are left out. Zero differences are dropped from the signed ranks
     (Wilcoxon's own rule); if all are zero, both p are 1.
     """
+    from scipy import stats
+
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     both = ~(np.isnan(a) | np.isnan(b))
     a, b = a[both], b[both]

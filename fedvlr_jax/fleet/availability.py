@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.fleet import draws
@@ -99,6 +99,8 @@ def _start_table() -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def _share_table() -> tuple[np.ndarray, np.ndarray]:
     """(normal score, share of time) of the Beta distribution: its quantile is slow."""
+    from scipy import stats  # Takes most of a second to load; only this clock needs it.
+
     scores = np.linspace(-5, 5, 4001)
     return scores, stats.beta(*SHARE_OF_TIME).ppf(special.ndtr(scores))
 
@@ -173,7 +175,8 @@ def diurnal() -> Availability:
             np.maximum.at(end, able[place[now]], finish[now])
         return np.maximum(end, np.minimum(end, time))
 
-    return Availability(until, (1 - NEVER_ELIGIBLE) * stats.beta(*SHARE_OF_TIME).mean())
+    a, b = SHARE_OF_TIME
+    return Availability(until, (1 - NEVER_ELIGIBLE) * a / (a + b))
 
 
 def from_trace(path: str, num_clients: int) -> Availability:

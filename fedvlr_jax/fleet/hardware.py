@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from fedvlr_jax.fleet import draws
 
@@ -65,5 +65,7 @@ def make_hardware(history_length: np.ndarray, correlation: float) -> Hardware:
     Args:
       correlation: of activity and speed; 0 for none.
     """
+    from scipy import stats  # Takes most of a second to load; only a clock needs it.
+
     rank = stats.rankdata(history_length) / (len(history_length) + 1)
     return Hardware(special.ndtri(rank), correlation)

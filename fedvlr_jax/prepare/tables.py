@@ -164,9 +164,10 @@ def small_rows(
             if line.strip():
                 yield number, json_object(table.path, number, line)
         return
-    for number, fields in records(table, text, 1):
-        if table.header and number == 1:
-            continue
+    numbered = records(table, text, 1)
+    if table.header:
+        next(numbered, None)
+    for number, fields in numbered:
         yield number, dict(zip(table.columns, fields, strict=True))
 
 

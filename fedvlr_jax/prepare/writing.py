@@ -52,8 +52,9 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         yield folder
         folder.chmod(0o755)
         if target.exists():
-            target.rename(folder / "replaced")
-            (folder / "replaced").rename(old := folder.with_name(folder.name + ".old"))
+            # Beside the temporary folder: that one is removed where anything fails.
+            old = folder.with_name(folder.name + ".old")
+            target.rename(old)
             folder.rename(target)
             shutil.rmtree(old)
         else:

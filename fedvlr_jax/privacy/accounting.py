@@ -100,6 +100,7 @@ def event(release: Release, multiplier: float, rounds: int, *, truncated: bool =
     return dp_accounting.SelfComposedDpEvent(one, rounds)
 
 
+@functools.lru_cache(maxsize=512)
 def _pld(release: Release, multiplier: float, rounds: int, delta: float) -> float | None:
     if release.sampler == "fixed":
         return None
@@ -111,6 +112,7 @@ def _pld(release: Release, multiplier: float, rounds: int, delta: float) -> floa
     return float(accountant.get_epsilon(delta))
 
 
+@functools.lru_cache(maxsize=512)
 def _rdp(release: Release, multiplier: float, rounds: int, delta: float) -> float | None:
     # See the module's docstring: a replaced user, and the truncation.
     own = multiplier / 2 if release.sampler == "local" else multiplier
@@ -131,7 +133,6 @@ def _rdp(release: Release, multiplier: float, rounds: int, delta: float) -> floa
     return value
 
 
-@functools.lru_cache(maxsize=512)
 def epsilon(release: Release, multiplier: float, rounds: int, delta: float) -> Epsilon:
     """Upper bounds of epsilon of `rounds` rounds at `delta`, by PLD and by RDP.
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from scipy import stats
-
 from fedvlr_jax.config import Config, FederationConfig
 
 
@@ -35,6 +33,8 @@ class Release(NamedTuple):
         """The chance that the sample of a round exceeds its places."""
         if self.sampler != "poisson" or self.places >= self.population:
             return 0.0
+        from scipy import stats  # Takes a second to load; only private runs need it.
+
         return float(stats.binom.sf(self.places, self.population, self.probability))
 
 
@@ -46,6 +46,8 @@ def places_of(federation: FederationConfig, num_users: int) -> int:
 
 def places_for(population: int, cohort: int) -> int:
     """Places of a Poisson cohort that overflow with a probability below 1e-12."""
+    from scipy import stats
+
     return min(population, int(stats.binom.isf(1e-12, population, cohort / population)) + 1)
 
 

@@ -58,7 +58,7 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
     from fedvlr_jax.privacy import accounting  # It takes a second or two.
     from fedvlr_jax.privacy.plan import upload_multiplier
 
-    release, z, planned = release_of(config, num_users), privacy.noise_multiplier, rounds
+    release, z = release_of(config, num_users), privacy.noise_multiplier
     planned = max(rounds, config.federation.rounds)
     epsilon = lambda n: _finite(accounting.epsilon(release, z, n, privacy.target_delta)._asdict())
     relation = "fixed" if release.sampler == "fixed" else privacy.privacy

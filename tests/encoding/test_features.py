@@ -89,8 +89,10 @@ def test_pictures_that_cannot_be_used(model, tmp_path):
     picture(images / "zzz.png", (0, 0, 0))
     with pytest.raises(InputError, match=r"none is named after an item, such as a\.jpg"):
         encode()
-    picture(images / "a.png", (1, 1, 1))
     put(images / "c.jpg", "no picture")
+    with pytest.raises(InputError, match="none of the 1 pictures can be decoded"):
+        encode(skip_bad=True)
+    picture(images / "a.png", (1, 1, 1))
     with pytest.raises(InputError, match=r"c\.jpg: cannot be decoded .* --bad_images=missing"):
         encode()
     assert not (tmp_path / "image_features.npy").exists()
@@ -160,6 +162,9 @@ def test_settings_that_do_not_fit(settings, found, tmp_path):
 def test_other_refusals(tmp_path):
     with pytest.raises(InputError, match="no item has a title"):
         encode_titles(tmp_path, ["", ""], Settings(encoder="hashing"))
+    with pytest.raises(InputError, match="no title has a word"):
+        encode_titles(tmp_path, ["!!!", "???"], Settings(encoder="hashing"))
+    assert not list(tmp_path.glob("*.npy"))
     with pytest.raises(InputError, match=r"has no \{title\}"):
         encode_titles(tmp_path, ["a"], Settings(encoder="hashing"), prompt="x")
 

@@ -7,6 +7,7 @@ import pytest
 
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import Options, prepare
+from fedvlr_jax.prepare.items import read_items
 from tests.prepare.forms import put
 
 HEADER = "user_id,item_id,rating,timestamp\n"
@@ -172,3 +173,9 @@ def test_columns_that_are_not_used_are_named(tmp_path):
     raw = put(tmp_path / "toy.csv", "user,item,timestamp,mood\nu,i,1,x\n")
     prepared = prepare(raw, tmp_path / "out", Options(min_user_interactions=1))
     assert "toy.csv: columns not used: mood" in prepared.notes
+
+
+@pytest.mark.parametrize("before", ["", "\n", "\n \n"])
+def test_the_header_of_items_is_no_item(before, tmp_path):
+    items = put(tmp_path / "items.csv", f"{before}item,title\n1,One\n2,Two\n")
+    assert set(read_items(items, notes=[])) == {"1", "2"}

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from experiments.privacy import by_sign, defences
+from experiments.privacy import by_sign, client_uploads, defences
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.federated.round import PLANS
 from fedvlr_jax.privacy.attacks import coherence, membership_auc, positives_by_sign, score_of
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.uplink import Needs
 
 
 def test_the_side_of_fewer_rows_is_the_history():
@@ -60,7 +63,7 @@ DEFENCES = {each.name: each for each in defences(0.1, 1.0)}
 def test_the_sign_attack_on_real_uploads(name, dataset):
     base = dict(width=8, fusion="none", local_epochs=2, baselines=False)
     config = Config.from_flat(**(base | DEFENCES[name].flags))
-    found = by_sign(config, dataset, DEFENCES[name])
+    found = by_sign(make_simulation(config, dataset), DEFENCES[name])
     if name in ("none", "sampled negatives"):
         assert found["sign_f1"] >= 0.95
     elif name == "local noise":
@@ -68,3 +71,12 @@ def test_the_sign_attack_on_real_uploads(name, dataset):
     else:
         # The sum shows what is popular, and no client's own items.
         assert found["sign_f1"] < 0.3
+
+
+@pytest.mark.parametrize("backbone", ["fedncf", "fedrap"])
+def test_uploads_are_seen_one_by_one_whatever_the_plan(backbone, dataset):
+    config = Config.from_flat(width=4, fusion="none", local_epochs=1, backbone=backbone)
+    simulation = make_simulation(config, dataset)
+    assert PLANS[simulation.plan].gives == Needs.SUM
+    views, norms = client_uploads(simulation, simulation.init())
+    assert views.shape == (60, 200, 4) and (norms > 0).all()
