@@ -10,7 +10,7 @@ import numpy as np
 from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.fleet import SCHEMES, RoundSchedule, round_bytes
 from fedvlr_jax.fleet.hardware import TIERS
-from fedvlr_jax.simulation import Simulation
+from fedvlr_jax.simulation import Simulation, work_of
 
 # Assumptions of the estimate. A phone that trains or transfers: 3 W. The network: 60 Wh a GB.
 # The server: 45 W at a PUE of 1.09 while a round runs (Yousefpour et al. 2023). The grid: 436 g of
@@ -64,10 +64,8 @@ def summarise_costs(
     costs: dict[str, Any] = {"client_round_bytes": client_bytes(simulation)}
     if simulation.participation is None:
         return costs
-    up = round_bytes(
-        simulation.upload_shape, simulation.touched_rows, simulation.config.fleet.upload_format
-    )
-    down = costs["client_round_bytes"]["down"]
+    work = work_of(simulation)
+    up, down = work.bytes_up, work.bytes_down
     took_part = np.zeros(simulation.dataset.num_users, np.int64)
     ledger, end = np.zeros((rounds + 1, 6)), np.zeros(rounds + 1)
     for number in range(rounds):

@@ -37,7 +37,7 @@ def seal(directory: Path, **facts: Any) -> None:
     paths = _files(directory)
     _sync_all(paths)
     files = {
-        path.relative_to(directory).as_posix(): [path.stat().st_size, _digest(path)]
+        path.relative_to(directory).as_posix(): [path.stat().st_size, file_sha256(path)]
         for path in paths
     }
     body = json.dumps({"schema": SCHEMA, **facts, "files": files})
@@ -94,7 +94,7 @@ def _verify(directory: Path) -> dict[str, Any]:
         what = "is missing" if name in manifest["files"] else "does not belong here"
         raise Damaged(f"{directory / name}: {what}")
     for name, (size, expected) in manifest["files"].items():
-        if found[name].stat().st_size != size or _digest(found[name]) != expected:
+        if found[name].stat().st_size != size or file_sha256(found[name]) != expected:
             raise Damaged(f"{directory / name}: differs from what was written")
     return manifest
 
@@ -118,6 +118,7 @@ def _files(directory: Path) -> list[Path]:
     return sorted(p for p in directory.rglob("*") if not p.is_dir() or p.is_symlink())
 
 
-def _digest(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of the file as it lies on disk."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

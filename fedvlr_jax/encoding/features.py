@@ -18,6 +18,7 @@ from fedvlr_jax.encoding.models import load_encoder
 from fedvlr_jax.encoding.pictures import decode, find_pictures
 from fedvlr_jax.encoding.rows import batch_size_by_memory, encode_rows, key_of
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.sealing import file_sha256
 
 Progress = Callable[[int, int], None]
 
@@ -181,7 +182,7 @@ def _encode(
     weights = weights_folder(settings.weights, settings.encoder)
     encoder = load_encoder(settings.encoder, kind, weights, settings.device)
     files = {
-        str(path.relative_to(weights)): _digest(path)
+        str(path.relative_to(weights)): file_sha256(path)
         for path in sorted(weights.rglob("*"))
         if path.is_file()
     }
@@ -201,11 +202,6 @@ def _encode(
         path.unlink()
     partial.rmdir()
     return features
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _target(folder: Path, settings: Settings) -> Path:
@@ -253,7 +249,7 @@ def _write(
     unfinished = target.with_name(f".{target.name}")
     with unfinished.open("wb") as file:
         np.save(file, whole)
-    manifest["sha256"] = _digest(unfinished)
+    manifest["sha256"] = file_sha256(unfinished)
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
     target.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     unfinished.replace(target)

@@ -19,8 +19,8 @@ from fedvlr_jax.prepare.columns import KNOWN, ROLES, UNUSED, choose_columns
 from fedvlr_jax.prepare.items import Item, read_items
 from fedvlr_jax.prepare.reading import TimeFormat, read_interactions
 from fedvlr_jax.prepare.rows import Rows
-from fedvlr_jax.prepare.sources import sha256
 from fedvlr_jax.prepare.tables import HEADER_NAMES, plain_column, table_of
+from fedvlr_jax.sealing import file_sha256
 
 # Instead of a column of times: the order of the lines.
 LINES = "lines"
@@ -143,7 +143,7 @@ def prepare(
         ThreadPoolExecutor(1) as beside,
     ):
         paths = [interactions, *([item_file] if item_file else [])]
-        digests = beside.submit(lambda: [sha256(path) for path in paths])
+        digests = beside.submit(lambda: [file_sha256(path) for path in paths])
         items = _read_items(item_file, options, notes)
         rows, chosen = _read(interactions, items, options, notes)
         rows, part, steps = _filter(rows, options)

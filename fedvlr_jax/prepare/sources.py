@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import hashlib
 import lzma
 import re
 import zlib
@@ -140,9 +139,3 @@ def read_text(path: Path, *, fallback: str | None = None) -> str:
         if fallback is None:
             check_text(path, content, 1)
         return content.decode(fallback or "utf-8")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 (hex) of the file as it lies on disk."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
