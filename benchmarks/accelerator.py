@@ -34,9 +34,9 @@ from absl import flags
 
 from benchmarks.datasets import named_dataset
 from benchmarks.rounds import ceilings, measure
-from experiments.launch import define_path, launch, one_line
-from experiments.runs import describe_code
-from fedvlr_jax.config import Config
+from fedvlr_jax.commands.shared.launch import define_path, launch, one_line
+from fedvlr_jax.commands.shared.runs import describe_code
+from fedvlr_jax.config import DATA_ROOT, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated import devices
@@ -45,7 +45,7 @@ from fedvlr_jax.settings import SETTINGS
 from fedvlr_jax.simulation import make_simulation
 
 FLAGS = flags.FLAGS
-DATA_FOLDERS = ("../shared/data", "shared/data")
+DATA_FOLDERS = (DATA_ROOT, "../shared/data", "shared/data")
 PRECISIONS = ("float32", "tf32", "bf16")
 BOUNDARIES = ("branch", "barrier")
 

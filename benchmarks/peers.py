@@ -1,6 +1,6 @@
 """The same federated work done three ways, in one process.
 
-    python -m benchmarks.peers --dataset=KU --data_root=../shared/data
+    python -m benchmarks.peers --dataset=KU
 
 - `literal`: Algorithm 1 as it is printed (`federated/algorithm1.py`), and as federated simulators
   are usually written: a Python loop, one jitted client at a time. Each client differentiates
@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.datasets import named_dataset
 from benchmarks.rounds import median_seconds
-from experiments.launch import define_path, launch
+from fedvlr_jax.commands.shared.launch import define_config_flags, define_path, launch
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Dataset
@@ -166,7 +166,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("dataset", "synthetic", "Data set; synthetic:USERS:ITEMS sets a size.")
-    define_path("data_root", "../shared/data", "Folder that holds the data sets.")
+    define_config_flags("data", only=("data_root",))
     flags.DEFINE_string("backbone", "fcf", "Backbone.")
     flags.DEFINE_string("fusion", "bilevel", "Fusion.")
     flags.DEFINE_integer("repeats", 3, "Timed passes; the median is shown.")

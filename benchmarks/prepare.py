@@ -28,7 +28,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.launch import define_path, launch, whole_numbers
+from fedvlr_jax.commands.shared.launch import define_path, launch, whole_numbers
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import prepare
 from fedvlr_jax.summary import peak_rss_mb

@@ -28,8 +28,8 @@ from rich.table import Table
 
 from benchmarks.counting import product_flops
 from benchmarks.datasets import named_dataset
-from experiments.launch import define_path, launch
 from fedvlr_jax import trees
+from fedvlr_jax.commands.shared.launch import define_config_flags, define_path, launch
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
@@ -188,7 +188,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "datasets", "synthetic", "Comma-separated; synthetic:USERS:ITEMS sets a size."
     )
-    define_path("data_root", "../shared/data", "Folder that holds the data sets.")
+    define_config_flags("data", only=("data_root",))
     flags.DEFINE_string("combinations", "fcf+bilevel", "E.g. fcf+bilevel,fedncf+mlp, or all.")
     flags.DEFINE_string("precisions", "float32", "Values of --matmul_precision, comma-separated.")
     flags.DEFINE_integer("cohort", 0, "Clients asked a round; 0 asks everyone.")

@@ -27,9 +27,9 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.launch import define_path, launch
-from experiments.saving import Saver
 from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.commands.shared.launch import define_config_flags, define_path, launch
+from fedvlr_jax.commands.shared.saving import Saver
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.simulation import Simulation, make_simulation
@@ -378,7 +378,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 60, "Rounds of the run that is killed.")
     flags.DEFINE_integer("corruptions", 90, "Damages to checkpoints.")
     flags.DEFINE_string("datasets", "", "Data sets to measure the price on, such as KU,ML.")
-    define_path("data_root", "../shared/data", "Folder that holds the data sets.")
+    define_config_flags("data", only=("data_root",))
     flags.DEFINE_float("overhead_seconds", 7.0, "About what one timed run takes.")
     flags.DEFINE_integer("repeats", 5, "Pairs of timed runs; medians and quartiles are shown.")
     flags.DEFINE_integer("clients", 0, "Clients of the large state, such as 100000.")

@@ -42,6 +42,7 @@ SAMPLING_NAMES = ("fixed", "poisson")
 PRIVACY_NAMES = ("none", "central", "local")
 START_NAMES = ("random", "spectral", "ease")
 START_ROUTER_NAMES = ("uniform", "history")
+DATA_ROOT = os.environ.get("FEDVLR_DATA") or "data"
 
 
 def _field(
@@ -125,7 +126,10 @@ class DataConfig:
         "synthetic", "Folder below --data_root to read, or 'synthetic' for the embedded data."
     )
     data_root: str = _field(
-        "../shared/data", "Folder that holds the data sets.", free=True, path=True
+        DATA_ROOT,
+        "Folder that holds the data sets; the environment variable FEDVLR_DATA sets the default.",
+        free=True,
+        path=True,
     )
     split: str = _field(
         "auto",

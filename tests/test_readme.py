@@ -77,7 +77,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_that_are_named_exist(page):
-    sources = [*(ROOT / "experiments").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    sources = [*(ROOT / "fedvlr_jax/commands").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     code = "\n".join(source.read_text() for source in sources)
     known = set(Config().flat) | set(re.findall(r"(?:DEFINE_\w+|define_path)\(\s*\"(\w+)\"", code))
     known |= {"help", "flagfile", "preset", "version"}

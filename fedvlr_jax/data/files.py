@@ -47,15 +47,15 @@ _DECOMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
 }
 # First bytes -> what a file is that is not read here.
 _OTHER_FORMATS = {
-    b"\x28\xb5\x2f\xfd": "a Zstandard archive; decompress it, or use experiments.prepare",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive; decompress it, or use fedvlr prepare",
     b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save it as CSV",
-    b"PAR1": "a Parquet file; experiments.prepare reads it",
+    b"PAR1": "a Parquet file; fedvlr prepare reads it",
     b"ARROW1": "an Arrow file; save it as CSV",
     b"\x89HDF": "an HDF5 file; save it as CSV",
     b"SQLite format 3": "an SQLite database; save the table as CSV",
     b"\x93NUMPY": "a NumPy array; save it as CSV",
     b"\x80": "a pickle; save it as CSV",
-    b"{": "JSON lines; experiments.prepare reads them",
+    b"{": "JSON lines; fedvlr prepare reads them",
     b"[": "a JSON list; save it as CSV or as JSON lines",
 }
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -245,7 +245,7 @@ def read_table(path: Path, *, names: Collection[str] = (), text_only: bool = Fal
     if "::" in first_line:
         raise InputError(
             f"{path}, row 1: found fields parted by '::', expected commas or tabs; "
-            "experiments.prepare reads this form"
+            "fedvlr prepare reads this form"
         )
     header = [column.strip().strip('"') for column in first_line.split(separator)]
     for column in header:

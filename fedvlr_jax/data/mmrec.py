@@ -178,7 +178,7 @@ def _check_columns(table: Table, split: str) -> str | None:
             raise InputError(
                 f"{path}, row 1: no column {column}; found the columns {found}, expected a header "
                 "with userID, itemID and, separated by commas or tabs, any others; "
-                "experiments.prepare reads the other forms"
+                "fedvlr prepare reads the other forms"
             )
     if split == "predefined" and split_column is None:
         raise InputError(
@@ -205,7 +205,7 @@ def _unused_columns(table: Table, split_column: str | None, split: str) -> list[
         unused.remove("rating")
         notes.append(
             f"{name}: column rating is not used, every interaction counts the same; "
-            "experiments.prepare --min_rating=R keeps the rows with at least R"
+            "fedvlr prepare --min_rating=R keeps the rows with at least R"
         )
     if unused:
         listed = ", ".join(column if column.isprintable() else shown(column) for column in unused)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.ceiling import preferences
+from fedvlr_jax.commands.ceiling import preferences
 
 
 def test_sources_that_explain_an_item_alone_are_counted():

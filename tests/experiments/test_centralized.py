@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.centralized import parse_weights
+from fedvlr_jax.commands.centralized import parse_weights
 from fedvlr_jax.errors import InputError
 from tests.experiments.commands import refused
 

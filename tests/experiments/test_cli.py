@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from experiments import cli, launch
+from fedvlr_jax.commands import cli
+from fedvlr_jax.commands.shared import launch
 from fedvlr_jax.errors import InputError
 from tests.conftest import ROOT
 from tests.experiments.commands import SMALL
@@ -54,7 +55,7 @@ def test_a_wheel_trains_in_another_folder(tmp_path):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     built = [*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}"]
     copy = tmp_path / "source"
-    for name in ("fedvlr_jax", "experiments"):
+    for name in ("fedvlr_jax",):
         shutil.copytree(ROOT / name, copy / name)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
@@ -62,7 +63,9 @@ def test_a_wheel_trains_in_another_folder(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", f"--target={site}", str(wheel)], check=True)
-    run_cli = "import sys; sys.path.insert(0, sys.argv.pop(1)); from experiments.cli import main"
+    run_cli = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from fedvlr_jax.commands.cli import main"
+    )
     program = f"{run_cli}; main()"
     flags = [*SMALL, "--rounds=2", "--preset=tuned", "--baselines=false", "--workdir=w"]
     command = [sys.executable, "-c", program, str(site), "train", *flags]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.comparison import read_choice
+from fedvlr_jax.commands.shared.comparison import read_choice
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.evaluation.baselines import baselines_of, rank, scores_of
 from fedvlr_jax.report import RunDirectory

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import launch
-from experiments.faults import missing_platform
-from experiments.processes import missing_variable
+from fedvlr_jax.commands.shared import launch
+from fedvlr_jax.commands.shared.faults import missing_platform
+from fedvlr_jax.commands.shared.processes import missing_variable
 from fedvlr_jax.config import Config, expanded
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.store import ClientStore
@@ -38,7 +38,7 @@ def test_a_home_that_is_not_known_is_named():
 def test_every_flag_of_a_path_is_one():
     fields = {f.name for group in launch._groups().values() for f in group if f.metadata["path"]}
     assert fields == {"workdir", "data_root", "store_dir", "trace"}
-    for path in [*ROOT.glob("experiments/*.py"), *ROOT.glob("benchmarks/*.py")]:
+    for path in [*ROOT.glob("fedvlr_jax/commands/*.py"), *ROOT.glob("benchmarks/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and "DEFINE" in ast.unparse(node.func):
                 name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None

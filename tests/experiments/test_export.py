@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.evaluate import listed
+from fedvlr_jax.commands.evaluate import listed
 
 COLD = np.array([False, False, False, True, True, True])
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.convergence import make_gradient_norm, measure, summarise
-from experiments.heterogeneity import by_activity, over_seeds
-from experiments.launch import whole_numbers
+from fedvlr_jax.commands.convergence import make_gradient_norm, measure, summarise
+from fedvlr_jax.commands.heterogeneity import by_activity, over_seeds
+from fedvlr_jax.commands.shared.launch import whole_numbers
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.data.registry import load_dataset

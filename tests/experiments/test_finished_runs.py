@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import evaluate
-from experiments.faults import Interrupted
-from experiments.members import complete, is_done
 from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.commands import evaluate
+from fedvlr_jax.commands.shared.faults import Interrupted
+from fedvlr_jax.commands.shared.members import complete, is_done
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

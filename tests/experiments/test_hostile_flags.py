@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import launch
+from fedvlr_jax.commands.shared import launch
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from tests.data.test_hostile_files import fuzz

@@ -2,11 +2,11 @@
 
 import pytest
 
-from experiments.members import parse_value
+from fedvlr_jax.commands.shared.members import parse_value
 from fedvlr_jax.config import Config
 from tests.conftest import ROOT
 
-PRESETS = sorted((ROOT / "experiments/presets").glob("*.flags"))
+PRESETS = sorted((ROOT / "fedvlr_jax/presets").glob("*.flags"))
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

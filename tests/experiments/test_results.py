@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.results import filled
+from fedvlr_jax.commands.results import filled
 from fedvlr_jax.errors import InputError
 
 PAGE = """# Title

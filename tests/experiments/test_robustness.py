@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from experiments.robustness import ATTACKS, RULES, parse_names, parse_shares, wilson
 from fedvlr_jax.attacks import ATTACKS as REGISTRY
+from fedvlr_jax.commands.robustness import ATTACKS, RULES, parse_names, parse_shares, wilson
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.reduce import REDUCTIONS
 from tests.experiments.commands import SMALL, refused

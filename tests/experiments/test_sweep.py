@@ -7,9 +7,9 @@ import types
 import pandas as pd
 import pytest
 
-from experiments import members
-from experiments.faults import Interrupted
-from experiments.members import make_members, parse_over, parse_seeds
+from fedvlr_jax.commands.shared import members
+from fedvlr_jax.commands.shared.faults import Interrupted
+from fedvlr_jax.commands.shared.members import make_members, parse_over, parse_seeds
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import locked

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from experiments.privacy import by_sign, client_uploads, defences
+from fedvlr_jax.commands.privacy import by_sign, client_uploads, defences
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated.round import PLANS

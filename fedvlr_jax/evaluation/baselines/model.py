@@ -17,7 +17,7 @@ Model = Callable[[sparse.csr_array], np.ndarray]
 Scorer = Callable[[slice], np.ndarray]
 Setting = Mapping[str, Any]
 
-# Settings that a baseline may try on validation: as many as each method of experiments.table2.
+# Settings that a baseline may try on validation: as many as each method of fedvlr table2.
 BUDGET = 9
 
 

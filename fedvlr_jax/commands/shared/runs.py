@@ -122,10 +122,17 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(known)}
 
 
+def _program() -> str:
+    """How this process was started, up to the flags: `fedvlr NAME`, or `python -m FOLDER.NAME`."""
+    program = sys.argv[0]
+    if program.startswith("fedvlr "):
+        return program
+    return f"python -m {Path(program).parent.name}.{Path(program).stem}"
+
+
 def describe_code() -> dict[str, Any]:
     """The command, and all that it ran on: versions, commit, device, environment."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    module = Path(sys.argv[0])
     return {
         "versions": {
             "fedvlr_jax": fedvlr_jax.__version__,
@@ -135,7 +142,7 @@ def describe_code() -> dict[str, Any]:
         "commit": _commit(),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "environment": _environment(),
-        "command": " ".join([f"python -m {module.parent.name}.{module.stem}", *sys.argv[1:]]),
+        "command": " ".join([_program(), *sys.argv[1:]]),
     }
 
 

@@ -15,14 +15,16 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments.faults import Interrupted, OutOfMemory, missing_platform, ran_out
-from experiments.output import output_survives
+import fedvlr_jax
+from fedvlr_jax.commands.shared.faults import Interrupted, OutOfMemory, missing_platform, ran_out
+from fedvlr_jax.commands.shared.output import output_survives
 from fedvlr_jax.config import Config, expanded
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.settings import overruled, own_settings
 from fedvlr_jax.simulation import NonFiniteError
 
 FLAGS = flags.FLAGS
+COMMANDS_PACKAGE = "fedvlr_jax.commands."
 
 # INTERRUPTED is EX_TEMPFAIL of sysexits: come again. Schedulers know it.
 BAD_INPUT, NOT_FINITE, OUT_OF_MEMORY, INTERRUPTED = 2, 3, 4, 75
@@ -54,14 +56,20 @@ def define_path(name: str, default: str | None, help: str) -> None:
     flags.DEFINE(_PathParser(), name, default, help, serializer=flags.ArgumentSerializer())
 
 
-def define_config_flags(*groups: str, without: Collection[str] = ()) -> None:
+def define_config_flags(
+    *groups: str, without: Collection[str] = (), only: Collection[str] = ()
+) -> None:
     """One flag for every field of `Config`, or of the named groups of it, grouped as there.
 
-    `without`: those that would do nothing here, for the command sets them itself.
+    Args:
+      without: fields that the command sets itself.
+      only: if not empty, define these fields alone.
     """
     for group, fields in _groups().items():
         for field in fields:
             if (groups and group not in groups) or field.name in without:
+                continue
+            if only and field.name not in only:
                 continue
             define = _DEFINE[type(field.default)]
             define(field.name, field.default, _help(field), module_name=group)
@@ -137,7 +145,7 @@ def _print_help(description: str) -> None:
     print(f"{description.strip()}\n\nFlags ({sources}):")
     names: dict[str, list[str]] = {}
     for module, defined in FLAGS.flags_by_module_dict().items():
-        if module in _groups() or module == sys.argv[0] or module == "__main__":
+        if module in _groups() or module.startswith(COMMANDS_PACKAGE):
             title = module if module in _groups() else "this command"
             names.setdefault(title, []).extend(flag.name for flag in defined)
     for title, listed in names.items():
@@ -169,7 +177,7 @@ def _with_preset(argument: str) -> str:
     flag, found, name = argument.partition("=")
     if flag not in ("--preset", "-preset"):
         return argument
-    folder = Path(__file__).parent / "presets"
+    folder = Path(fedvlr_jax.__file__).parent / "presets"
     known = sorted(path.stem for path in folder.glob("*.flags"))
     if not found or name not in known:
         raise InputError(f"{argument}: no such preset; known are {', '.join(known)}")

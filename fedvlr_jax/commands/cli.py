@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-import runpy
+import importlib
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -25,6 +26,15 @@ def summary(name: str) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
+def run(name: str) -> None:
+    """Runs the command `name` with the arguments of the process."""
+    command = importlib.import_module(f"fedvlr_jax.commands.{name}")
+    from fedvlr_jax.commands.shared.launch import launch
+
+    command.define_flags()
+    launch(command.main, command.__doc__ or "")
+
+
 def _print_commands() -> None:
     print("fedvlr COMMAND --flag=value ...; fedvlr COMMAND --help lists the flags\n")
     width = max(map(len, COMMANDS)) + 4
@@ -37,12 +47,17 @@ def main() -> None:
     """Runs the command that the first argument names."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
-        _print_commands()
+        try:
+            _print_commands()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader has left; without this, Python would complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     elif name == "--version":
         print(fedvlr_jax.__version__)
     elif name in COMMANDS:
-        del sys.argv[1]
-        runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+        sys.argv[:2] = [f"fedvlr {name}"]
+        run(name)
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""

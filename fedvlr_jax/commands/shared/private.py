@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.processes import is_first
 from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.commands.shared.processes import is_first
 from fedvlr_jax.config import Config
 from fedvlr_jax.privacy.ledger import Ledger
 from fedvlr_jax.privacy.statement import lines, statement

@@ -20,12 +20,17 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments.faults import Interrupted, StopRequest
-from experiments.finished import complete_results, read_results, validation, write_results
-from experiments.launch import define_config_flags
-from experiments.runs import check_same, describe, load
-from experiments.saving import load_run, save_run
 from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest
+from fedvlr_jax.commands.shared.finished import (
+    complete_results,
+    read_results,
+    validation,
+    write_results,
+)
+from fedvlr_jax.commands.shared.launch import define_config_flags
+from fedvlr_jax.commands.shared.runs import check_same, describe, load
+from fedvlr_jax.commands.shared.saving import load_run, save_run
 from fedvlr_jax.config import FREE_FLAGS, Config, DataConfig, EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.ensemble import (
@@ -229,7 +234,7 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
             if selects and not len(dataset.valid):
                 raise InputError(
                     f"{dataset.name}: no validation interaction to choose by; train each setting "
-                    "by experiments.train"
+                    "by fedvlr train"
                 )
     # All are looked at before the first is trained.
     waiting: dict[Config, list[Member]] = {}
@@ -280,7 +285,7 @@ def _saved_round(member: Member) -> int | None:
     newest = checkpoints.newest(_say)
     if newest is None:
         return None
-    # experiments.train can have saved it elsewhere than at an evaluation.
+    # fedvlr train can have saved it elsewhere than at an evaluation.
     meta = checkpoints.read_meta(newest)
     return newest if meta["since"] is None and meta["before_end"] is None else None
 

@@ -1,0 +1,1 @@
+"""The commands. Each is a module with a docstring (its help), `define_flags` and `main`."""

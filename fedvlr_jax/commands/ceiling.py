@@ -1,0 +1,110 @@
+"""How well anyone could recover the preferences that synthetic data have planted.
+
+    fedvlr ceiling --synthetic_users=1000 --synthetic_items=2000
+
+A history is a handful of draws from a mixture, so it leaves a preference uncertain, whoever
+reads it. The reader here knows what no model is told: every item's cluster in every source,
+the popularities and the shares of the recipe. It samples the posterior of each user's two
+favourite clusters a source, of the source of each train item and of the weights, and answers
+with the posterior mean. Its Spearman correlation with the planted weights is what a router
+can be measured against. Two minutes for a thousand users.
+
+Repeats that the recipe drops are ignored, so this is near the best reader, not exactly it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from fedvlr_jax.commands.shared.launch import config_from_flags, define_config_flags
+from fedvlr_jax.commands.shared.runs import load
+from fedvlr_jax.data.synthetic import BACKGROUND, FAVOURITE, SOURCES, Catalogue
+from fedvlr_jax.evaluation.metrics import activity_groups
+
+# Flags of the data that say nothing here: the recipe is that of --synthetic_kind=planted.
+NOT_READ = (
+    *("dataset", "data_root", "split", "duplicates", "recency"),
+    *("synthetic_kind", "permute_features"),
+)
+PRIOR = 0.5  # The planted weights are Dirichlet(1/2, 1/2, 1/2).
+MOST_CLUSTERS = 5  # Of a source, those with most of the history are candidates.
+
+
+def candidates(catalogue: Catalogue, source: int, items: np.ndarray) -> np.ndarray:
+    """float64 [pairs, n]: the chance of each item by `source`, for each pair of favourites.
+
+    The favourites are among the clusters of the history, or one that has none of it.
+    """
+    cluster = catalogue.cluster_of(SOURCES[source])
+    popularity = catalogue.popularity
+    mass = np.bincount(cluster, popularity)
+    found, count = np.unique(cluster[items], return_counts=True)
+    found = found[np.argsort(-count, kind="stable")[:MOST_CLUSTERS]]
+    inside = np.where(
+        cluster[items] == found[:, None], popularity[items] / mass[cluster[items]], 0.0
+    )
+    inside = np.concatenate([inside, np.zeros((1, len(items)))])
+    pairs = [(a, b) for a in range(len(inside)) for b in range(len(inside)) if a != b]
+    first, second = np.array(pairs).T
+    anywhere = BACKGROUND * popularity[items] / popularity.sum()
+    rest = 1 - FAVOURITE - BACKGROUND
+    return FAVOURITE * inside[first] + rest * inside[second] + anywhere
+
+
+def preferences(
+    chances: list[np.ndarray], rng: np.random.Generator, sweeps: int = 150, burn_in: int = 30
+) -> np.ndarray:
+    """float64 [sources]: posterior mean of the weights by Gibbs sampling.
+
+    Args:
+      chances: of each source, [pairs, n] as `candidates` returns it.
+    """
+    num_sources, num_items = len(chances), chances[0].shape[1]
+    weights, total = np.full(num_sources, 1 / num_sources), np.zeros(num_sources)
+    chosen = np.stack([chance[0] for chance in chances])
+    for sweep in range(sweeps):
+        for s, chance in enumerate(chances):
+            others = weights @ chosen - weights[s] * chosen[s]
+            log = np.log(np.maximum(others, 0) + weights[s] * chance).sum(axis=1)
+            share = np.exp(log - log.max())
+            chosen[s] = chance[rng.choice(len(share), p=share / share.sum())]
+        by_source = weights[:, None] * chosen
+        by_source /= by_source.sum(axis=0)
+        drawn = (rng.random(num_items) > np.cumsum(by_source, axis=0)[:-1]).sum(axis=0)
+        weights = rng.dirichlet(PRIOR + np.bincount(drawn, minlength=num_sources))
+        if sweep >= burn_in:
+            total += (PRIOR + by_source.sum(axis=1)) / (num_sources * PRIOR + num_items)
+    return total / (sweeps - burn_in)
+
+
+def main() -> None:
+    config = config_from_flags()
+    dataset = load(config)
+    assert dataset.planted is not None
+    catalogue = Catalogue(config.data.synthetic_seed, dataset.num_items)
+    rng = np.random.default_rng(config.run.seed)
+    found = np.empty(dataset.planted.shape)
+    for user in range(dataset.num_users):
+        items = dataset.train.of(user)
+        found[user] = preferences([candidates(catalogue, s, items) for s in range(3)], rng)
+    table = Table("history", "users", *SOURCES, title="Spearman of a reader who knows the recipe")
+    length = dataset.train.counts
+    everyone = {"all": np.ones(len(length), bool)}
+    for name, group in (everyone | activity_groups(length)).items():
+        if group.sum() > 2:
+            values = [
+                stats.spearmanr(dataset.planted[group, s], found[group, s]).statistic
+                for s in range(len(SOURCES))
+            ]
+            table.add_row(name, str(group.sum()), *(f"{value:.3f}" for value in values))
+    Console().print(table)
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_config_flags("data", without=NOT_READ)
+    flags.DEFINE_integer("seed", 0, "Of the sampler.")

@@ -1,0 +1,153 @@
+"""Turns the titles or the pictures of a data set's items into features that `train` reads.
+
+    fedvlr features --dataset=ml1m --data_root=data
+    fedvlr features --dataset=ml1m --data_root=data --images=posters \\
+        --encoder=open_clip --weights=local-dir:ViT-B-32
+
+Without further flags it encodes the titles of items.csv by hashed word n-grams and an SVD, which
+needs no model. --encoder takes a model from the folder --weights; nothing is downloaded. Items
+without a title or a picture get the mean row and are counted. A run that is stopped goes on when
+its command is given again. The rows are the same to the bit whatever --batch_size is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from rich.progress import Progress
+
+from fedvlr_jax.commands.shared.launch import define_config_flags, define_path
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.titles import read_titles
+from fedvlr_jax.encoding import Features, Settings, encode_pictures, encode_titles
+from fedvlr_jax.encoding.encoder import ENCODERS
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.items import read_items
+
+FLAGS = flags.FLAGS
+
+
+def titles_of(dataset: Dataset, folder: Path, notes: list[str]) -> np.ndarray:
+    """The title of every item: of --titles, or of the data set's own items.csv."""
+    if not FLAGS.titles:
+        for name in ("item_id", "title"):
+            if FLAGS[name].value:
+                raise InputError(f"--{name}: is a column of --titles=FILE; name that file")
+        titles = read_titles(folder, dataset.item_ids.tolist())
+        if titles is None:
+            raise InputError(
+                f"{folder}: no items.csv with titles; give --titles=FILE, or --images=FOLDER"
+            )
+        return titles
+    path = Path(FLAGS.titles)
+    if not path.is_file():
+        raise InputError(f"--titles={path}: no such file")
+    known = read_items(path, id_column=FLAGS.item_id, title_column=FLAGS.title, notes=notes)
+    ids = dataset.item_ids.tolist()
+    of_dataset = set(ids)
+    others = [key for key in known if key not in of_dataset]
+    if len(others) == len(known):
+        raise InputError(
+            f"{path}: none of its {len(known)} items is of the data set; it has {others[0]!r} and "
+            f"the data set {ids[0]!r}; give --item_id=COLUMN"
+        )
+    if others:
+        notes.append(f"{path.name}: {len(others)} items are not of the data set")
+    return np.array([known[key].title if key in known else "" for key in ids])
+
+
+def check_used() -> None:
+    """Refuses flags that would do nothing beside the others."""
+    of_titles = ("titles", "item_id", "title", "prompt", "missing_title")
+    of_models = ("weights", "batch_size", "device")
+    beside_images: tuple[str, tuple[str, ...]] = ("without --images", ("bad_images",))
+    if FLAGS.images:
+        beside_images = ("with --images", of_titles)
+    unused = ("width",) if FLAGS.encoder != "hashing" else of_models
+    for why, names in (beside_images, (f"with --encoder={FLAGS.encoder}", unused)):
+        given = [name for name in names if FLAGS[name].present]
+        if given:
+            raise InputError(f"--{given[0]}: does nothing {why}; leave it out")
+
+
+def main() -> None:
+    if not FLAGS.dataset:
+        raise InputError("--dataset: give the name of a folder below --data_root")
+    check_used()
+    folder = Path(FLAGS.data_root) / FLAGS.dataset
+    dataset = load_dataset(FLAGS.dataset, data_root=FLAGS.data_root)
+    kind = "image" if FLAGS.images else "text"
+    settings = Settings(
+        encoder=FLAGS.encoder,
+        weights=FLAGS.weights,
+        modality=FLAGS.modality or kind,
+        width=FLAGS.width,
+        batch_size=FLAGS.batch_size,
+        device=FLAGS.device,
+        overwrite=FLAGS.overwrite,
+    )
+    notes: list[str] = []
+    with Progress(transient=True) as bar:
+        task = bar.add_task(kind, total=None)
+        show = lambda done, total: bar.update(task, completed=done, total=total)
+        if FLAGS.images:
+            features = encode_pictures(
+                folder,
+                dataset.item_ids.tolist(),
+                Path(FLAGS.images),
+                settings,
+                skip_bad=FLAGS.bad_images == "missing",
+                progress=show,
+            )
+        else:
+            features = encode_titles(
+                folder,
+                titles_of(dataset, folder, notes).tolist(),
+                settings,
+                prompt=FLAGS.prompt,
+                missing_title=FLAGS.missing_title,
+                progress=show,
+            )
+    report(features, notes)
+
+
+def report(features: Features, notes: list[str]) -> None:
+    """Prints what was written, and what comes next."""
+    for note in (*notes, *features.notes):
+        print(note)
+    items, width = features.rows.shape
+    missing = features.manifest["missing"]
+    print(f"wrote {features.path}: {items:,} items, width {width}, {missing:,} missing (the mean)")
+    where = f"--dataset={FLAGS.dataset} --data_root={FLAGS.data_root}"
+    print(f"next: fedvlr train {where} --workdir=runs/{FLAGS.dataset}")
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("dataset", "", "Folder below --data_root.")
+    define_config_flags("data", only=("data_root",))
+    flags.DEFINE_enum("encoder", "hashing", list(ENCODERS), "What encodes.")
+    define_path("weights", "", "Folder of the encoder's files, such as local-dir:ViT-B-32.")
+    flags.DEFINE_string("modality", "", "Name of the features; text or image unless given.")
+    define_path("titles", "", "File with titles, if not the data set's items.csv.")
+    flags.DEFINE_string("item_id", "", "Column of the original item id in --titles.")
+    flags.DEFINE_string("title", "", "Column of the title in --titles.")
+    flags.DEFINE_string("prompt", "{title}", "Text to encode; {title} stands for the title.")
+    flags.DEFINE_string(
+        "missing_title", "", "Text for items without a title; empty: they get the mean row."
+    )
+    define_path("images", "", "Folder of pictures, named after the original item ids.")
+    flags.DEFINE_enum(
+        "bad_images",
+        "refuse",
+        ("refuse", "missing"),
+        "A picture that cannot be decoded ends the command, or counts as missing.",
+    )
+    flags.DEFINE_integer("width", 128, "Width of --encoder=hashing.", lower_bound=1)
+    flags.DEFINE_integer(
+        "batch_size", 0, "Items that are read at once; 0: as the memory allows.", lower_bound=0
+    )
+    flags.DEFINE_string("device", "cpu", "Device of the encoder, such as cpu or cuda.")
+    flags.DEFINE_boolean("overwrite", False, "Replace features of this name.")

@@ -1,0 +1,106 @@
+"""The paper's Figure 2 on your data: what clients prefer, and how it varies with activity.
+
+    fedvlr heterogeneity --dataset=KU --backbone=fedrap --workdir=runs/fig2
+
+Trains the backbone with bilevel fusion for all --seeds, and averages every client's router
+weights and test metrics over them. --workdir then holds heterogeneity.json, .csv and .md (an
+activity group a line: users, the mean weight of each view and its spread over clients, HR@50
+and NDCG@50), preferences.svg, preferences-by-activity.svg and metrics-by-activity.svg, and a
+run directory a run; nothing that is finished is trained again. On two cores it takes a minute
+on KU with fcf and a few with fedrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from fedvlr_jax.commands.shared.comparison import write_table, write_text
+from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.members import (
+    define_member_flags,
+    make_member,
+    parse_seeds,
+    train_waiting,
+)
+from fedvlr_jax.commands.shared.runs import required_workdir
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.metrics import activity_groups
+from fedvlr_jax.report import RunDirectory, locked
+from fedvlr_jax.report.plots import activity_bars, router_by_activity, router_strip
+
+FLAGS = flags.FLAGS
+
+
+def over_seeds(users: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Every user's router weights and test metrics, averaged over the seeds."""
+    mean = lambda name: np.mean([u[name] for u in users], axis=0)
+    averaged = {name: mean(name) for name in ("router_weights", "hr@50", "ndcg@50")}
+    return {"history_length": users[0]["history_length"], **averaged}
+
+
+def by_activity(users: Mapping[str, np.ndarray], views: Sequence[str]) -> list[dict[str, Any]]:
+    """One line an activity group that has clients; metrics in percent, None without targets."""
+    length, weights = users["history_length"], users["router_weights"]
+    lines = []
+    for name, chosen in activity_groups(length).items():
+        if not chosen.any():
+            continue
+        line: dict[str, Any] = {"group": name, "users": int(chosen.sum())}
+        for g, view in enumerate(views):
+            line[f"{view}_mean"] = float(weights[chosen, g].mean())
+            line[f"{view}_sd"] = float(weights[chosen, g].std())
+        for metric in ("hr@50", "ndcg@50"):
+            values = users[metric][chosen]
+            values = values[~np.isnan(values)]
+            line[metric] = 100 * float(values.mean()) if len(values) else None
+        lines.append(line)
+    return lines
+
+
+def main() -> None:
+    seeds = parse_seeds(FLAGS.seeds)
+    base = config_from_flags(fusion="bilevel", baselines=False)
+    folder = required_workdir(base, "runs/fig2")
+    members = [make_member(base, (), seed) for seed in seeds]
+    with locked(base.workdir):
+        dataset = train_waiting(members, selects=False)[base.data]
+    finished = [m.directory for m in members if (m.directory / "summary.json").exists()]
+    if not finished:
+        raise InputError("no run finished; lower the step sizes")
+    runs = [RunDirectory.open(directory) for directory in finished]
+    views = runs[0].read_summary()["views"]
+    users = over_seeds([run.read_users() for run in runs])
+    lines = by_activity(users, views)
+
+    headings = ("interactions", "users", *views, "HR@50", "NDCG@50")
+    percent = lambda value: "-" if value is None else f"{value:.2f}"
+    rows = [
+        [
+            *(line["group"], str(line["users"])),
+            *(f"{line[f'{view}_mean']:.3f} ± {line[f'{view}_sd']:.3f}" for view in views),
+            *(percent(line[metric]) for metric in ("hr@50", "ndcg@50")),
+        ]
+        for line in lines
+    ]
+    title = f"{base.model.backbone} + bilevel on {dataset.name}, {len(runs)} seeds"
+    caption = "Router weights: mean ± sd over clients; test metrics in percent."
+    write_table(headings, rows, lines, folder / "heterogeneity", title, caption)
+    groups = [line["group"] for line in lines]
+    activity = {line["group"]: line for line in lines if line["ndcg@50"] is not None}
+    figures = {
+        "preferences": router_strip(users, views),
+        "preferences-by-activity": router_by_activity(users, views, groups),
+        "metrics-by-activity": activity_bars({"test": {"activity": activity}}),
+    }
+    for name, figure in figures.items():
+        if figure is not None:
+            write_text(folder / f"{name}.svg", figure)
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_member_flags(overruled=("fusion", "baselines"))

@@ -1,0 +1,92 @@
+"""Prints what the checkpoints of a run hold.
+
+    fedvlr inspect --workdir=runs/ku --values
+
+First every checkpoint: its round, its bytes, its validation NDCG@50, and whether it is whole
+or what is wrong with it. Then the leaves of the newest whole one, or of --round. With
+--values each leaf is read, one at a time, for how much of it is finite, its mean and its
+standard deviation. Nothing is written. Exit status 2: no checkpoint is whole.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.commands.shared.launch import define_path
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.sealing import Damaged
+
+FLAGS = flags.FLAGS
+
+
+def survey(checkpoints: Checkpoints) -> tuple[Table, list[int]]:
+    """A row a checkpoint, and the rounds of the whole ones."""
+    table = Table(title=str(checkpoints.directory))
+    for name in ("round", "MB", "valid NDCG@50", "best round", "state"):
+        table.add_column(name, justify="left" if name == "state" else "right")
+    whole = []
+    for round_number in checkpoints.rounds():
+        step = checkpoints.path(round_number)
+        size = sum(p.stat().st_size for p in step.rglob("*") if p.is_file())
+        score, best, state = "-", "-", "whole"
+        try:
+            checkpoints.verify(round_number)
+            meta = checkpoints.read_meta(round_number)
+            score, best = f"{meta['score']:.2f}", str(meta["best_round"])
+            whole.append(round_number)
+        except Damaged as error:
+            state = f"damaged: {error}".replace(f"{step}/", "").replace(f"{step}: ", "")
+        table.add_row(str(round_number), f"{size / 1e6:.2f}", score, best, Text(state))
+    return table, whole
+
+
+def leaves(checkpoints: Checkpoints, round_number: int, values: bool) -> Table:
+    """A row a leaf: shape, dtype and bytes; with `values` its numbers too."""
+    table = Table(title=f"round {round_number}")
+    names = ["leaf", "shape", "dtype", "bytes"] + (["finite", "mean", "std"] if values else [])
+    for name in names:
+        table.add_column(name, justify="left" if name in names[:3] else "right")
+    total = 0
+    for name, (shape, dtype) in checkpoints.read_meta(round_number)["leaves"].items():
+        size = math.prod(shape) * jnp.dtype(dtype).itemsize
+        total += size
+        row = [name, "×".join(map(str, shape)) or "scalar", dtype, f"{size:,}"]
+        if values:
+            leaf = checkpoints.load_leaves(round_number, name)[""].astype(np.float64)
+            finite = leaf[np.isfinite(leaf)]
+            mean, std = (f"{f(finite):.4g}" if finite.size else "-" for f in (np.mean, np.std))
+            row += [f"{finite.size / max(1, leaf.size):.0%}", mean, std]
+        table.add_row(*map(Text, row))
+    table.caption = f"{total / 1e6:.2f} MB in all leaves"
+    return table
+
+
+def main() -> None:
+    if not FLAGS.workdir:
+        raise InputError("--workdir: give the directory of a run")
+    checkpoints = Checkpoints(RunDirectory.open(FLAGS.workdir).path / "checkpoints")
+    console = Console(width=None if Console().is_terminal else 160)
+    table, whole = survey(checkpoints)
+    console.print(table)
+    if FLAGS.round is not None and FLAGS.round not in whole:
+        raise InputError(f"--round={FLAGS.round}: no whole checkpoint; whole are {whole}")
+    if not whole:
+        raise InputError(f"--workdir={FLAGS.workdir}: no checkpoint is whole")
+    chosen = whole[-1] if FLAGS.round is None else FLAGS.round
+    console.print(leaves(checkpoints, chosen, FLAGS.values))
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_path("workdir", "", "The directory of a run.")
+    flags.DEFINE_integer("round", None, "Which checkpoint; by default the newest whole one.")
+    flags.DEFINE_boolean("values", False, "Also read every leaf: finite, mean, std.")

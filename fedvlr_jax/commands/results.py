@@ -1,0 +1,83 @@
+"""Fills a results page with the tables and plots of finished commands.
+
+    fedvlr results --workdir=runs/results --page=docs/results.md
+
+A page is Markdown with places in it, each between two lines:
+
+    <!-- from ku/table2.md -->
+    <!-- end -->
+
+What lies between them is replaced by the table (.md) in that file below --workdir, or by its
+plot (.svg), which is copied beside the page into figures/. All else on the page stays: the
+commands, and what the tables show, are written by hand. So do places whose folder (here ku) is
+not below --workdir: one command may be run again, and its part of the page filled, without the
+rest. A page that names a file that is missing from a folder that is there is left as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from fedvlr_jax.commands.shared.comparison import write_text
+from fedvlr_jax.commands.shared.launch import define_path
+from fedvlr_jax.errors import InputError
+
+FLAGS = flags.FLAGS
+PLACE = re.compile(r"^<!-- from (\S+) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILINE)
+
+
+def filled(page: str, workdir: Path, figures: Path) -> tuple[str, int]:
+    """The page's text with the places of the folders in `workdir` filled, and how many these are.
+
+    Plots are copied into `figures`.
+
+    Raises:
+      InputError: no folder that the page names is there, or one without a file that it names.
+    """
+    names = PLACE.findall(page)
+    present = [name for name in names if (workdir / name).parent.is_dir()]
+    if not present:
+        raise InputError(f"--workdir={workdir}: holds no folder that the page names: {names[0]}")
+    for name in present:
+        if not (workdir / name).is_file():
+            raise InputError(
+                f"--workdir={workdir}: the page asks for {workdir / name}, which is not there"
+            )
+
+    def fill(place: re.Match[str]) -> str:
+        if place[1] not in present:
+            return place[0]
+        source = workdir / place[1]
+        content = source.read_text(encoding="utf-8").strip()
+        if source.suffix == ".svg":
+            figures.mkdir(parents=True, exist_ok=True)
+            name = place[1].replace("/", "-")
+            shutil.copyfile(source, figures / name)
+            content = f"![{source.stem}](figures/{name})"
+        return f"<!-- from {place[1]} -->\n\n{content}\n\n<!-- end -->"
+
+    return PLACE.sub(fill, page), len(present)
+
+
+def main() -> None:
+    page = Path(FLAGS.page)
+    if not page.is_file():
+        raise InputError(f"--page={page}: no such file; write one with places to fill")
+    text = page.read_text(encoding="utf-8")
+    if not PLACE.search(text):
+        raise InputError(f"--page={page}: has no line like <!-- from ku/table2.md -->")
+    text, count = filled(text, Path(FLAGS.workdir), page.parent / "figures")
+    write_text(page, text)
+    places = len(PLACE.findall(text))
+    Console().print(f"{page}: {count} of {places} places filled", highlight=False)
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_path("workdir", "runs/results", "Folder below which the results lie.")
+    define_path("page", "docs/results.md", "The page to fill.")

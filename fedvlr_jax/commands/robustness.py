@@ -1,0 +1,189 @@
+"""Attacks against aggregation rules: what hostile clients reach, and what a rule costs.
+
+    fedvlr robustness --dataset=KU --seeds=0 --workdir=runs/robustness
+
+Trains every combination of --attacks, --rules, --shares (hostile clients per honest one) and
+--targets (cold, popular) for all --seeds. Each is a run directory of its own below --workdir; a
+finished one is not trained again, so the command can be stopped and repeated. "honest" stands for
+as many more clients without an attack: the row to compare with.
+
+robustness.json, .csv and .md hold one line a combination: ER@10 (the share of honest users who
+get the target among their ten best items, who do not have it) with a 95 % interval by Wilson over
+users, seeds averaged, and the honest users' HR@50 and NDCG@50, all of the last round.
+robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule. Flags of fedvlr train set the
+rest; the defaults here are a plain server step (--server_optimizer=sgd), as the attacks were
+published, and no early stop. With every attack and rule on KU it takes half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from fedvlr_jax.commands.shared.comparison import write_table, write_text
+from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.members import (
+    Member,
+    define_member_flags,
+    make_member,
+    parse_seeds,
+    train_waiting,
+)
+from fedvlr_jax.commands.shared.runs import required_workdir
+from fedvlr_jax.config import AGGREGATION_NAMES, ATTACK_NAMES, Config, check_choice
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import RunDirectory, locked
+from fedvlr_jax.report.heat import heat_table
+
+FLAGS = flags.FLAGS
+
+# int32 is the weighted mean again, and sums in fixed point need honest numbers.
+RULES = tuple(name for name in AGGREGATION_NAMES if name not in ("int32", "fixed_mean"))
+ATTACKS = tuple(name for name in ATTACK_NAMES if name != "none")
+TARGETS = ("cold", "popular")
+SET_HERE = ("attack", "aggregation", "hostile_share", "target_items", "baselines", "patience")
+DEFAULTS = {
+    "fusion": "none",
+    "width": 32,
+    "rounds": 20,
+    "eval_every": 20,
+    "server_optimizer": "sgd",
+    "server_lr_items": 100.0,
+    "server_decay": 0.0,
+}
+HEADINGS = (
+    *("attack", "rule", "hostile per honest", "targets", "seeds"),
+    *("ER@10", "95% CI", "HR@50", "NDCG@50"),
+)
+
+
+def parse_names(flag: str, text: str, known: Sequence[str]) -> list[str]:
+    """The comma-separated names; InputError for one that is not known or given twice."""
+    names = text.split(",")
+    for name in names:
+        check_choice(flag, name, tuple(known))
+    if len(set(names)) != len(names):
+        raise InputError(f"--{flag}={text}: give each name once")
+    return names
+
+
+def parse_shares(text: str) -> list[float]:
+    """[0.01, 0.05] of "0.01,0.05"."""
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if not shares or len(set(shares)) != len(shares) or not all(0 < s <= 1 for s in shares):
+        raise InputError(f"--shares={text}: give different shares above 0, at most 1")
+    return shares
+
+
+def make_cells(base: Config) -> list[list[Member]]:
+    """One list of members a combination, a member a seed.
+
+    Raises:
+      InputError: a rule cannot bear a share.
+    """
+    names = ("attack", "aggregation", "hostile_share", "target_items")
+    grid = itertools.product(
+        parse_names("attacks", FLAGS.attacks, ATTACKS),
+        parse_names("rules", FLAGS.rules, RULES),
+        parse_shares(FLAGS.shares),
+        parse_names("targets", FLAGS.targets, TARGETS),
+    )
+    seeds = parse_seeds(FLAGS.seeds)
+    return [
+        [make_member(base, tuple(zip(names, values, strict=True)), seed) for seed in seeds]
+        for values in grid
+    ]
+
+
+def wilson(share: float, count: float) -> list[float]:
+    """The 95 % interval of a share that was counted over `count` users (Wilson 1927)."""
+    z = 1.959964
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    spread = math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    half = z * spread / (1 + z**2 / count)
+    return [max(0.0, centre - half), min(1.0, centre + half)]
+
+
+def line_of(members: Sequence[Member]) -> dict[str, Any] | None:
+    """One combination; None if no seed has finished (the rule let the numbers diverge)."""
+    finished = [m for m in members if (m.directory / "summary.json").exists()]
+    if not finished:
+        return None
+    found = [RunDirectory.open(m.directory).read_summary()["attack"] for m in finished]
+    line: dict[str, Any] = {**dict(members[0].choice), "seeds": len(found)}
+    for name in ("er@5", "er@10", "er@20"):
+        line[name] = float(np.mean([f[name] for f in found]))
+    line["ci95"] = wilson(line["er@10"], found[0]["users"])
+    line["er@10_by_seed"] = [f["er@10"] for f in found]
+    for name in ("hr@50", "ndcg@50"):
+        line[name] = float(np.mean([f["test"][name] for f in found]))
+    line["targets"] = found[0]["targets"]
+    return line
+
+
+def row_of(line: dict[str, Any]) -> list[str]:
+    """The line, under HEADINGS."""
+    return [
+        *(line["attack"], line["aggregation"], f"{line['hostile_share']:g}", line["target_items"]),
+        *(str(line["seeds"]), f"{line['er@10']:.3f}"),
+        "{:.2f}–{:.2f}".format(*line["ci95"]),
+        *(f"{line['hr@50']:.1f}", f"{line['ndcg@50']:.2f}"),
+    ]
+
+
+def write_plots(lines: Sequence[dict[str, Any]], folder: Path) -> None:
+    """One table in colours for each share and kind of target."""
+    kinds = sorted({(line["hostile_share"], line["target_items"]) for line in lines})
+    for share, targets in kinds:
+        here = [x for x in lines if (x["hostile_share"], x["target_items"]) == (share, targets)]
+        attacks = list(dict.fromkeys(line["attack"] for line in here))
+        rules = list(dict.fromkeys(line["aggregation"] for line in here))
+        values = np.full((len(attacks), len(rules)), np.nan)
+        for line in here:
+            values[attacks.index(line["attack"]), rules.index(line["aggregation"])] = line["er@10"]
+        title = f"ER@10, {targets} targets, {share:g} hostile clients per honest one"
+        write_text(
+            folder / f"robustness-{share:g}-{targets}.svg",
+            heat_table(title, attacks, rules, values),
+        )
+
+
+def main() -> None:
+    base = config_from_flags(baselines=False, patience=0)
+    folder = required_workdir(base, "runs/robustness")
+    cells = make_cells(base)
+    with locked(base.workdir):
+        dataset = train_waiting([m for cell in cells for m in cell], selects=False)[base.data]
+        lines = [line for cell in cells if (line := line_of(cell)) is not None]
+        if not lines:
+            raise InputError("no run finished; lower --server_lr_items")
+        title = f"{dataset.name}, {base.evaluation.protocol}: attacks and rules"
+        caption = (
+            "ER@10: share of honest users; HR and NDCG in percent; after round "
+            f"{base.federation.rounds}. "
+            f"{len(cells) - len(lines)} of {len(cells)} combinations diverged."
+        )
+        rows = [row_of(line) for line in lines]
+        write_table(HEADINGS, rows, lines, folder / "robustness", title, caption)
+        write_plots(lines, folder)
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_member_flags(overruled=SET_HERE)
+    for name, value in DEFAULTS.items():
+        FLAGS.set_default(name, value)
+    FLAGS.set_default("seeds", "0")
+    flags.DEFINE_string("attacks", ",".join(ATTACKS), "Attacks, comma-separated.")
+    flags.DEFINE_string("rules", ",".join(RULES), "Values of --aggregation, comma-separated.")
+    flags.DEFINE_string("shares", "0.05", "Hostile clients per honest one, comma-separated.")
+    flags.DEFINE_string("targets", "cold", "Kinds of targets: cold, popular.")

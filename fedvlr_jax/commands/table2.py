@@ -1,0 +1,219 @@
+"""The paper's Table 2 on your data: every method on every data set, tuned alike, tested.
+
+    fedvlr table2 --dataset=KU,ML --protocol=paper --workdir=runs/table2
+
+A method is BACKBONE+FUSION, BACKBONE+FUSION+local (no server step: clients on their own), or
+a centralized model (vbpr, bm3, mgcn, pgl); --methods takes a part of them. Each is tuned over
+nine settings with the first seed, on validation alone (--select), and the best is trained with
+all seeds: federated methods over the server's step and its decay (local ones over the
+client's), centralized ones over the learning rate and one weight of the loss. Flags of
+fedvlr train set the rest. The baselines, nine settings each, stand beside them.
+
+Every method is tested against its backbone without fusion and against the best baseline
+(trivial or centralized, by validation) with Wilcoxon and t-tests over users, seeds averaged; gains
+are given in points and in percent. On a data set with cold targets, warm ones are judged.
+
+--workdir then holds table2.json, .csv and .md, tuning.json (everything that was tried), a
+plot table2-DATASET.svg each, and a run directory a run; nothing that is finished is trained
+again. On two cores, all of KU takes about 20 minutes: half a minute for a method whose score is
+linear (FedAvg, FCF, PFedRec) or centralized, one for FedRAP and two for FedNCF. On ML a method of
+FedAvg or FCF takes 4 minutes, of PFedRec or FedRAP 15, of FedNCF 45.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+
+from fedvlr_jax.centralized import CENTRALIZED, CentralizedConfig
+from fedvlr_jax.commands import centralized
+from fedvlr_jax.commands.shared.comparison import (
+    ON_GAINS,
+    TESTS,
+    Compared,
+    correct,
+    gain,
+    gain_cells,
+    metric_cells,
+    name_cell,
+    read_baselines,
+    read_choice,
+    write_table,
+    write_text,
+)
+from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.members import (
+    Choice,
+    Member,
+    define_member_flags,
+    make_member,
+    parse_seeds,
+    train_waiting,
+    tuned,
+)
+from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config, check_choice
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import locked
+from fedvlr_jax.report.plots import interval_bars
+
+FLAGS = flags.FLAGS
+
+Grid = Mapping[str, tuple[float, ...]]
+# As many settings as a centralized model has. The server's part moves every federated method;
+# without a server step, only the client's can.
+GRID: Grid = {"server_lr_items": (0.02, 0.05, 0.1), "server_decay": (2.0, 5.0, 10.0)}
+LOCAL_GRID: Grid = {"client_lr": (1.0, 3.0, 10.0), "client_decay": (0.005, 0.02, 0.08)}
+METHODS = (
+    *CENTRALIZED,
+    *(f"{b}+{f}" for b, f in itertools.product(BACKBONE_NAMES, FUSION_NAMES)),
+    "fcf+bilevel+local",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What --methods names: flags of a federation, or a centralized model (no flags)."""
+
+    name: str
+    flags: Choice
+
+    @property
+    def vanilla(self) -> str:
+        """The name of the same backbone without fusion; itself where that is what it is."""
+        return f"{dict(self.flags)['backbone']}+none" if self.flags else self.name
+
+
+def parse_method(name: str) -> Method:
+    """Raises InputError for what is no method."""
+    if name in CENTRALIZED:
+        return Method(name, ())
+    backbone, _, rest = name.partition("+")
+    fusion, _, local = rest.partition("+")
+    check_choice("methods", backbone, (*CENTRALIZED, *BACKBONE_NAMES))
+    check_choice("methods", fusion, FUSION_NAMES)
+    if local not in ("", "local"):
+        raise InputError(f"--methods={name}: give e.g. fcf+bilevel, fcf+bilevel+local or vbpr")
+    optimizer = (("server_optimizer", "none"),) if local else ()
+    return Method(name, (("backbone", backbone), ("fusion", fusion), *optimizer))
+
+
+def settings_of(grid: Grid) -> list[Choice]:
+    return [tuple(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def run_method(
+    method: Method, base: Config, dataset: Dataset, seeds: list[int]
+) -> tuple[Compared | None, list[dict[str, Any]]]:
+    """Tunes and trains one method on one data set; what it reached, and what was tried."""
+    workdir = str(Path(base.workdir) / dataset.name / method.name)
+    base = Config.from_flat(**{**base.flat, **dict(method.flags), "workdir": workdir})
+    if method.flags:
+        make = lambda choice, seed: make_member(base, choice, seed)
+        local = base.federation.server_optimizer == "none"
+        choices = settings_of(LOCAL_GRID if local else GRID)
+        members: list[Member]
+        members, tried = tuned(choices, seeds, make, train_waiting)
+        folders = [member.directory for member in members]
+    else:
+        model = CentralizedConfig(model=method.name, width=base.model.width)
+        runs, tried = centralized.run_model(base, model, dataset, seeds, tune=True)
+        folders = [run.directory for run in runs]
+    return read_choice(method.name, folders, dataset), tried
+
+
+def table_of(dataset: Dataset, base: Config, methods: list[Method], seeds: list[int]):
+    """(lines of one data set, {method: what was tried})."""
+    console = Console()
+    baselines = read_baselines(dataset, base.evaluation)
+    found: dict[str, Compared] = {}
+    tuning = {}
+    for method in methods:
+        console.print(f"[bold]{dataset.name}: {method.name}[/]", highlight=False)
+        compared, tuning[method.name] = run_method(method, base, dataset, seeds)
+        if compared is not None:
+            found[method.name] = compared
+    pooled = [found[m.name] for m in methods if m.name in found and not m.flags]
+    best = max((*baselines, *pooled), key=lambda compared: compared.line["valid"])
+    for method in methods:
+        if method.name not in found:
+            continue
+        compared = found[method.name]
+        if method.vanilla != method.name and method.vanilla in found:
+            compared.line["vanilla"] = gain(compared, found[method.vanilla])
+        if compared is not best:
+            compared.line["baseline"] = gain(compared, best)
+    correct(
+        [
+            compared.line[kind]
+            for compared in found.values()
+            for kind in ("vanilla", "baseline")
+            if kind in compared.line
+        ]
+    )
+    lines = [compared.line for compared in (*baselines, *found.values())]
+    return [{"dataset": dataset.name, **line} for line in lines], tuning
+
+
+HEADINGS = (
+    *("data", "method", "seeds", "validation", "HR@50", "NDCG@50", "warm HR@50", "warm NDCG@50"),
+    *("NDCG@10", "NDCG@20", "95% CI", "against none", TESTS, "against best baseline", TESTS),
+)
+
+
+def cells(line: Mapping[str, Any]) -> list[str]:
+    """A line under HEADINGS."""
+    return [
+        line["dataset"],
+        name_cell(line),
+        str(line["seeds"]),
+        f"{line['valid']:.2f}",
+        *metric_cells(line),
+        "{:.2f}–{:.2f}".format(*line["ci95"]),
+        *gain_cells(line.get("vanilla", {})),
+        *gain_cells(line.get("baseline", {})),
+    ]
+
+
+def main() -> None:
+    methods = [parse_method(name.strip()) for name in FLAGS.methods.split(",")]
+    seeds = parse_seeds(FLAGS.seeds)
+    # Baselines are evaluated once a data set, not once a run.
+    base = config_from_flags(baselines=False)
+    folder = required_workdir(base, "runs/table2")
+    lines: list[dict[str, Any]] = []
+    tuning = {}
+    with locked(base.workdir):
+        for name in base.data.dataset.split(","):
+            config = Config.from_flat(**{**base.flat, "dataset": name.strip()})
+            dataset = load(config)
+            of_dataset, tuning[dataset.name] = table_of(dataset, config, methods, seeds)
+            lines += of_dataset
+            judged = f"{of_dataset[0]['slice']}_ndcg@50"
+            title = f"{dataset.name}, {of_dataset[0]['slice']} targets: test NDCG@50"
+            bars = [(line["choice"], line[judged], line["ci95"]) for line in of_dataset]
+            write_text(folder / f"table2-{dataset.name}.svg", interval_bars(title, bars))
+            write_text(folder / "tuning.json", json.dumps(tuning, indent=2))
+            caption = (
+                f"Protocol {base.evaluation.protocol}, test part, percent, mean ± sd over seeds "
+                f"{FLAGS.seeds}; interval, gains in points (percent) and p are of "
+                f"NDCG@50, on warm targets where a data set has cold ones, else on all. {ON_GAINS}"
+            )
+            rows = [cells(line) for line in lines]
+            write_table(HEADINGS, rows, lines, folder / "table2", "Table 2", caption)
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_member_flags(overruled=("backbone", "fusion", "baselines"))
+    flags.DEFINE_string(
+        "methods", ",".join(METHODS), "Methods, comma-separated; --dataset may name several too."
+    )

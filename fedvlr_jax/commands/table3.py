@@ -1,0 +1,105 @@
+"""The paper's Table 3 on your data: what a client holds, and what it sends and receives.
+
+    fedvlr table3 --dataset=KU --workdir=runs/table3
+
+For every backbone and fusion: the parameters that a client holds in a round (the broadcast
+views and shared head, its private rows) and, beyond the paper, the bytes of a round: down,
+the broadcast; up, the gradient of the view rows that the client touches and of the shared
+head, in float32 and averaged over the clients. Up is counted three ways: dense, every row; sparse,
+touched rows with their numbers; bitmask, touched rows and a bit for every row. The .json and .csv
+also hold the touched values alone. With --negatives=expected a client touches
+every row; with sampled, its history and its draws (counted as if none came twice, at most
+all rows). Nothing is trained; it takes a few seconds.
+
+*choice*: views are fused on the server, so a client holds the fused views alone. The paper
+counts all three modality tables on the client, for its + MLP as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import jax
+
+from fedvlr_jax.commands.shared.comparison import write_table
+from fedvlr_jax.commands.shared.launch import (
+    config_from_flags,
+    define_config_flags,
+    define_path,
+)
+from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
+from fedvlr_jax.costs import client_bytes
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.federated.local import identity_view
+from fedvlr_jax.fleet import SCHEMES
+from fedvlr_jax.fusion import view_names
+from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.types import PyTree
+
+FLOAT_BYTES = 4
+
+
+def num_parameters(tree: PyTree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def client_costs(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Parameters held by one client, and bytes of one round, mean over clients."""
+    simulation = make_simulation(config, dataset)
+    model = simulation.model
+    key = jax.random.key(0)
+    head = num_parameters(jax.eval_shape(model.init_shared, key)["head"])
+    private = num_parameters(jax.eval_shape(model.init_private, key))
+    row = len(model.fusion.names) * model.width
+    sizes = client_bytes(simulation)
+    touched = float(simulation.touched_rows.mean())
+    return {
+        "backbone": config.model.backbone,
+        "fusion": config.model.fusion,
+        "broadcast": dataset.num_items * row + head,
+        "private": private,
+        "held": dataset.num_items * row + head + private,
+        "bytes_down": sizes["down"],
+        "bytes_up": FLOAT_BYTES * (touched * row + head),
+        **{f"bytes_up_{scheme}": size for scheme, size in sizes["up"].items()},
+    }
+
+
+def main() -> None:
+    base = config_from_flags()
+    folder = required_workdir(base, "runs/table3")
+    dataset = load(base)
+    lines = [
+        client_costs(Config.from_flat(**{**base.flat, "backbone": b, "fusion": f}), dataset)
+        for b, f in itertools.product(BACKBONE_NAMES, FUSION_NAMES)
+    ]
+    headings: tuple[str, ...] = (
+        "backbone",
+        "fusion",
+        "held, thousands",
+        "of it private",
+        "kB down",
+    )
+    headings += tuple(f"kB up, {scheme}" for scheme in SCHEMES)
+    rows = [
+        [
+            *(line["backbone"], line["fusion"]),
+            *(f"{line[name] / 1000:,.1f}" for name in ("held", "private")),
+            f"{line['bytes_down'] / 1000:,.1f}",
+            *(f"{line[f'bytes_up_{scheme}'] / 1000:,.1f}" for scheme in SCHEMES),
+        ]
+        for line in lines
+    ]
+    title = f"{dataset.name}: one client, one round"
+    views = view_names(base.model.views, dataset.features, identity_view(base))
+    caption = f"{dataset.num_items} items, width {base.model.width}, views {', '.join(views)}."
+    write_table(headings, rows, lines, folder / "table3", title, caption)
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_config_flags("data", "model", "federation", "privacy", without=("backbone", "fusion"))
+    define_path("workdir", "", "Folder for the table.")

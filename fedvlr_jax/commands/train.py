@@ -1,0 +1,361 @@
+"""Trains one federation and says how good it is.
+
+    fedvlr train --dataset=KU --protocol=paper --workdir=runs/ku
+
+Writes config.json, metrics.jsonl (a line an evaluation), checkpoints, summary.json,
+users.npz and report.html into --workdir, and goes on where an interrupted run stopped.
+The signals of terminals and batch systems (SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2,
+SIGXCPU) save and leave within a second, or a round where that is longer; a second one of the first
+three leaves at once. Exit status: 0 done, 2 bad input or a directory that cannot be written,
+3 a number was not finite, 4 out of memory, 74 done but output was lost, 75 stopped by a signal and
+saved, 128 + n left at once by signal n.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest, memory_explained
+from fedvlr_jax.commands.shared.finished import (
+    Results,
+    complete_results,
+    read_results,
+    write_results,
+)
+from fedvlr_jax.commands.shared.launch import (
+    config_from_flags,
+    define_config_flags,
+    define_path,
+)
+from fedvlr_jax.commands.shared.private import Accounts, budget_note, with_held_noise
+from fedvlr_jax.commands.shared.processes import (
+    any_process,
+    define_process_flags,
+    is_first,
+    join_processes,
+    only_first,
+    wait_for_all,
+)
+from fedvlr_jax.commands.shared.runs import check_same, describe, load
+from fedvlr_jax.commands.shared.saving import Saver, load_run
+from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.start import describe_start
+from fedvlr_jax.fusion import describe_views
+from fedvlr_jax.memory import check_fits, describe_plan
+from fedvlr_jax.privacy.statement import lines as statement_lines
+from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary
+from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
+from fedvlr_jax.summary import summarise_baselines, summarise_run
+from fedvlr_jax.tracking import TensorBoard, Tracker
+from fedvlr_jax.training import RunState, Timing, position, start, taken_up, train
+
+FLAGS = flags.FLAGS
+
+
+def resume(
+    simulation: Simulation,
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    note: Callable[[str], None],
+) -> RunState | None:
+    """The run as the newest whole checkpoint has it, taken up; None to begin it.
+
+    Raises:
+      InputError: it is of other flags or data, or further than the flags ask for; or no
+        checkpoint is whole, and the run has finished or --resume=must.
+    """
+    config = simulation.config
+    newest = checkpoints.newest(note)
+    if newest is None:
+        if config.run.resume == "must":
+            raise InputError(f"--resume=must: {checkpoints.directory} holds no whole checkpoint")
+        if directory.has_results():
+            raise InputError(
+                f"--workdir={config.workdir}: its run has finished and has no whole checkpoint, so "
+                "nothing can be added; give another directory, or --overwrite to train it again"
+            )
+        found = "is whole" if checkpoints.rounds() else "was saved"
+        note(f"no checkpoint {found}: starting anew")
+        return None
+    meta = checkpoints.read_meta(newest)
+    now = config.flat, simulation.dataset.fingerprint
+    check_same(f"--workdir={config.workdir}", (meta["flags"], meta["fingerprint"]), now)
+    return taken_up(config, load_run(simulation, checkpoints, newest))
+
+
+def main() -> None:
+    config = config_from_flags()
+    join_processes()
+    if jax.process_count() > 1 and config.run.store != "device":
+        raise InputError(f"--store={config.run.store}: several processes keep rows on the device")
+    dataset = load(config)
+    config = with_held_noise(config)
+    simulation = make_simulation(config, dataset)
+    check_fits(simulation)
+    if limited := budget_note(config, simulation):
+        print(limited)
+    with (
+        Progress(config.federation.rounds, selection=simulation.selection) as progress,
+        StopRequest() as stop,
+        memory_explained(simulation),
+    ):
+        summary, directory = run_experiment(
+            simulation,
+            progress,
+            leave=lambda: any_process(stop.asked),
+            tracker=make_tracker(simulation),
+        )
+    print_summary(summary)
+    if limited:
+        print(limited)
+    if "privacy" in summary:
+        print("\n".join(statement_lines(summary["privacy"])))
+    print(f"report: {directory.path / 'report.html'}")
+
+
+def make_tracker(simulation: Simulation) -> Tracker | None:
+    """What --tensorboard asks for; of several processes the first one tracks."""
+    if not FLAGS.tensorboard or not is_first():
+        return None
+    return TensorBoard(FLAGS.tensorboard, simulation.model.fusion.names)
+
+
+def run_experiment(
+    simulation: Simulation,
+    progress: Progress,
+    leave: Callable[[], bool] = lambda: False,
+    tracker: Tracker | None = None,
+) -> tuple[dict[str, Any], RunDirectory]:
+    """Trains, or goes on, and writes everything into the run directory.
+
+    Args:
+      leave: asked before every piece of a block of rounds; once it says so, the run is saved.
+      tracker: is told of every evaluation of the rounds that are trained.
+
+    Raises:
+      InputError: the directory cannot be used, or holds something else; nothing was changed.
+      NonFiniteError: training met a number that is not finite. The message names the newest
+        checkpoint, which is of before.
+      Interrupted: `leave` said so; the run is saved.
+    """
+    config, path = simulation.config, Path(simulation.config.workdir)
+    if config.run.resume == "must" and not (path / "config.json").exists():
+        raise InputError(f"--resume=must: --workdir={path} holds no run")
+    with only_first(lambda: locked(path)):
+        directory, checkpoints, held = open_run(simulation)
+        results = read_results(directory, progress.note) if held else None
+        stopped = "" if results is None else stopped_at(config, results)
+        introduce(simulation, progress)
+        run = None
+        if held and not stopped:
+            run = resume(simulation, directory, checkpoints, progress.note)
+        # Nothing is written before every process has read what it needs.
+        wait_for_all("opened")
+        if results is not None and stopped:
+            summary = keep_results(simulation, directory, results, stopped, progress)
+        else:
+            summary = train_and_summarise(
+                simulation, directory, checkpoints, run, progress, leave, tracker
+            )
+    return summary, directory
+
+
+def open_run(simulation: Simulation) -> tuple[RunDirectory, Checkpoints, bool]:
+    """The run directory, its checkpoints, and whether they hold a run to take up.
+
+    Raises:
+      InputError: they hold a run of other flags or data, or checkpoints of an unknown one.
+    """
+    config = simulation.config
+    path = Path(config.workdir)
+    keep, keep_best = config.run.keep_checkpoints, config.run.keep_best
+    checkpoints = Checkpoints(path / "checkpoints", keep=keep, keep_best=keep_best)
+    known = (path / "config.json").exists()
+    if checkpoints.rounds() and not (known or config.run.overwrite):
+        raise InputError(
+            f"--workdir={path}: holds checkpoints, but no config.json that says of which run; give "
+            "another directory, or --overwrite to remove them"
+        )
+    held = known and not config.run.overwrite
+    if not held or config.run.resume == "never":
+        directory = RunDirectory.create(path, overwrite=config.run.overwrite)
+        if is_first():
+            checkpoints.clear()
+        return directory, checkpoints, False
+    directory = RunDirectory.open(path)
+    saved = directory.read_config()
+    fingerprint = saved.get("dataset", {}).get("fingerprint")
+    now = config.flat, simulation.dataset.fingerprint
+    check_same(f"--workdir={path}", (saved["flags"], fingerprint), now)
+    return directory, checkpoints, True
+
+
+def stopped_at(config: Config, results: Results) -> str:
+    """Why the finished run is over by the flags given now; "" if they ask for more rounds.
+
+    Raises:
+      InputError: it has been trained further than they ask for.
+    """
+    metrics, rounds_run = results.metrics, results.summary.get("rounds_run")
+    if not metrics or metrics[-1]["round"] != rounds_run:
+        return ""  # They are not of one run, so its checkpoint has to tell.
+    return position(config, metrics, rounds_run)
+
+
+def introduce(simulation: Simulation, progress: Progress) -> None:
+    """Says what will be trained, on what data, and how."""
+    config, dataset = simulation.config, simulation.dataset
+    progress.note(
+        f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
+        f"{len(dataset.train)} train interactions"
+    )
+    begun = simulation.start
+    # The features that a start has in its table are used without a view of their own.
+    in_views = () if begun is not None and begun.content else dataset.features
+    for line in describe_views(simulation.model.fusion, in_views):
+        progress.note(line)
+    progress.note(describe_plan(simulation))
+    if not len(dataset.valid):
+        progress.note("no validation part: all --rounds are run, and the last state is tested")
+    if begun is not None:
+        for line in describe_start(config, simulation.model, dataset, begun):
+            progress.note(line)
+
+
+def keep_results(
+    simulation: Simulation,
+    directory: RunDirectory,
+    results: Results,
+    stopped: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The summary of a finished run that needs no more rounds, completed by the flags."""
+    config, dataset = simulation.config, simulation.dataset
+    progress.note(f"already finished after round {results.summary['rounds_run']}")
+    if not is_first():
+        return results.summary
+    return complete_results(
+        directory,
+        results,
+        config.flat,
+        functools.partial(describe, config, dataset),
+        functools.partial(summarise_baselines, dataset, config.evaluation),
+        stopped=stopped,
+    )
+
+
+def train_and_summarise(
+    simulation: Simulation,
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    run: RunState | None,
+    progress: Progress,
+    leave: Callable[[], bool],
+    tracker: Tracker | None,
+) -> dict[str, Any]:
+    """Begins a run (None) or continues it, tests its best state, and writes the results.
+
+    Raises:
+      Interrupted: `leave` said so; the run is saved.
+    """
+    config = simulation.config
+    measured = {}
+    if run is not None and run.stopped:
+        progress.note(f"already trained to round {run.round}: its results are made again")
+        measured = _measured(directory, run.round)
+    elif run is not None:
+        progress.note(f"going on after round {run.round}")
+    # Before anything is written: a damaged ledger is refused.
+    accounts = Accounts(simulation, directory, checkpoints)
+    run = start(simulation) if run is None else run
+    if tracker is not None:
+        tracker.begin(config.flat, run.round)
+    if is_first():
+        directory.remove_results()
+        directory.write_config(describe(config, simulation.dataset))
+        directory.write_metrics(run.evaluations)
+    accounts.publish(progress.note)
+    run, timing = train_and_save(
+        simulation, directory, checkpoints, run, progress, leave, accounts, tracker
+    )
+    accounts.publish(lambda line: None)
+    if not run.stopped:
+        raise Interrupted(
+            f"left after round {run.round} of {config.federation.rounds}; the same command goes on"
+        )
+    summary, users = summarise_run(simulation, run, timing)
+    summary |= measured
+    if stated := accounts.stated:
+        summary["privacy"] = stated
+    if is_first():
+        write_results(directory, summary, users)
+    if tracker is not None:
+        tracker.end(summary)
+    return summary
+
+
+def _measured(directory: RunDirectory, rounds_run: int) -> dict[str, Any]:
+    """Time and memory of the training, if there still is a summary of these rounds."""
+    try:
+        summary = directory.read_summary()
+    except InputError:
+        return {}
+    if summary.get("rounds_run") != rounds_run:
+        return {}
+    return {name: summary[name] for name in ("timing", "peak_rss_mb") if name in summary}
+
+
+def train_and_save(
+    simulation: Simulation,
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    run: RunState,
+    progress: Progress,
+    leave: Callable[[], bool],
+    accounts: Accounts,
+    tracker: Tracker | None,
+) -> tuple[RunState, Timing]:
+    """Trains to the end, or until `leave`; what is returned is saved."""
+    saver = Saver(simulation, checkpoints, run)
+    # Of several processes all would have to compute the routers' weights.
+    routed = simulation.model.fusion.prefer is not None and jax.process_count() == 1
+    for entry in run.evaluations:
+        progress.remember(entry["round"], entry["valid"])
+
+    def on_evaluation(run: RunState, rounds_per_s: float) -> None:
+        entry = run.evaluations[-1]
+        if is_first():
+            directory.append_metrics(entry)
+        if tracker is not None:
+            tracker.evaluation(entry, simulation.router_weights(run.state) if routed else None)
+        progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
+
+    try:
+        run, timing = train(
+            simulation, run, on_evaluation, saver.after_rounds, leave, accounts.before_rounds
+        )
+    except NonFiniteError as error:
+        checkpoints.wait()
+        kept = checkpoints.newest()
+        held = "no checkpoint yet" if kept is None else f"the newest checkpoint is of round {kept}"
+        raise NonFiniteError(f"{error}; {held}", error.state) from error
+    if run.stopped == "patience":
+        patience, label = simulation.config.evaluation.patience, simulation.selection.label
+        progress.note(f"stopped: no better validation {label} for {patience} evaluations")
+    saver.finish(run)
+    return run, timing
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_config_flags()
+    define_process_flags()
+    define_path("tensorboard", "", "Folder for TensorBoard's event files; needs tensorboardX.")

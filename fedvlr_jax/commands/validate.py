@@ -1,0 +1,113 @@
+"""Loads a data set and reports what it holds, before anything is trained on it.
+
+    fedvlr validate --dataset=KU --json=ku.json
+
+What cannot be used ends in one line that names the file, the row and the column, and in
+exit status 2. What can be is counted: users and items, targets that no one has in train,
+the order of the split in time, the features' norms and odd rows, and whether content-kNN
+beats the same features with their rows shuffled, that is, whether row i is item i.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedvlr_jax.commands.shared.launch import (
+    config_from_flags,
+    define_config_flags,
+    define_path,
+)
+from fedvlr_jax.commands.shared.runs import load
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.examination import Examination, examine
+
+FLAGS = flags.FLAGS
+
+
+def rows_of(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """(what, how much), in the order in which they are printed."""
+    history, without, cold = facts["history"], facts["users_without"], facts["cold_targets"]
+    late = facts["out_of_order"]
+    return [
+        ("users", f"{facts['users']:,}"),
+        (
+            "items",
+            f"{facts['items']:,}, of which {facts['items_without_train']:,} not in train, "
+            f"{facts['items_absent']:,} in no part",
+        ),
+        ("split", facts["split"]),
+        ("train, valid, test", " / ".join(f"{facts[p]:,}" for p in ("train", "valid", "test"))),
+        ("history length", f"{history['fewest']} to {history['most']}, median {history['median']}"),
+        ("users without valid, test", f"{without['valid']:,} / {without['test']:,}"),
+        ("cold valid, test targets", f"{cold['valid']:,} / {cold['test']:,}"),
+        ("users out of order in time", "no time stamps" if late is None else f"{late:,}"),
+    ]
+
+
+def feature_table(facts: dict[str, Any]) -> Table:
+    table = Table(title="item features")
+    names = ("modality", "width", "norm", "zero rows", "repeated", "kNN", "shuffled", "deviations")
+    for name in names:
+        table.add_column(name, justify="left" if name == "modality" else "right")
+    for modality, feature in facts["features"].items():
+        norm = feature["norm"]
+        table.add_row(
+            Text(modality),
+            str(feature["width"]),
+            f"{norm['least']:.3g} to {norm['most']:.3g}",
+            str(feature["zero_rows"]),
+            str(feature["repeated_rows"]),
+            f"{feature['knn_percentile']:.1f}%",
+            f"{feature['chance_percentile']:.1f}%",
+            f"{feature['deviations']:+.1f}",
+        )
+    table.caption = "kNN: items that content-kNN ranks behind a held-out one; all are finite"
+    return table
+
+
+def verdict(facts: dict[str, Any]) -> str:
+    return "usable" if facts["test"] else "not usable"
+
+
+def show(examination: Examination, console: Console) -> None:
+    facts = examination.facts
+    table = Table(title=Text(f"{facts['name']}: {facts['fingerprint'][:12]}"), show_header=False)
+    for row in rows_of(facts):
+        table.add_row(*row)
+    console.print(table)
+    if facts["features"]:
+        console.print(feature_table(facts))
+    for note in facts["notes"]:
+        console.print(Text(f"loader: {note}"), soft_wrap=True)
+    for warning in examination.warnings:
+        console.print(Text(f"look at: {warning}"), soft_wrap=True)
+    pause = "; read the lines above first" if examination.warnings else ""
+    console.print(Text(f"verdict: {verdict(facts)}{pause}"))
+
+
+def main() -> None:
+    examination = examine(load(config_from_flags(), note=lambda line: None))
+    show(examination, Console(width=None if Console().is_terminal else 120))
+    if FLAGS.json:
+        result = {
+            "verdict": verdict(examination.facts),
+            "warnings": examination.warnings,
+            **examination.facts,
+        }
+        try:
+            Path(FLAGS.json).write_text(json.dumps(result, indent=2), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--json={FLAGS.json}: cannot be written: {error.strerror}") from error
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_config_flags("data")
+    define_path("json", "", "Also write the report to this file.")
