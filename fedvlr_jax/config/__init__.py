@@ -1,0 +1,186 @@
+"""Everything that can be chosen, as frozen dataclasses validated when built.
+
+Each field carries its help text; the command-line flags are made from these fields, so
+that a choice has one name, one default and one explanation.
+
+A group of fields a file; `Config` holds the groups and checks what they say together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fedvlr_jax.config.attack import ATTACK_NAMES, AttackConfig
+from fedvlr_jax.config.data import (
+    DATA_ROOT,
+    DUPLICATE_NAMES,
+    SPLIT_NAMES,
+    SYNTHETIC_KINDS,
+    DataConfig,
+)
+from fedvlr_jax.config.evaluation import EvaluationConfig
+from fedvlr_jax.config.federation import AGGREGATION_NAMES, SUMS, FederationConfig
+from fedvlr_jax.config.fields import check_choice, expanded
+from fedvlr_jax.config.fleet import FleetConfig
+from fedvlr_jax.config.model import BACKBONE_NAMES, FUSION_NAMES, ModelConfig
+from fedvlr_jax.config.privacy import PrivacyConfig
+from fedvlr_jax.config.run import RunConfig
+from fedvlr_jax.config.start import StartConfig
+from fedvlr_jax.errors import InputError
+
+__all__ = [
+    "AGGREGATION_NAMES",
+    "ATTACK_NAMES",
+    "BACKBONE_NAMES",
+    "DATA_ROOT",
+    "DUPLICATE_NAMES",
+    "FREE_FLAGS",
+    "FUSION_NAMES",
+    "SPLIT_NAMES",
+    "SYNTHETIC_KINDS",
+    "AttackConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "FederationConfig",
+    "FleetConfig",
+    "ModelConfig",
+    "PrivacyConfig",
+    "RunConfig",
+    "StartConfig",
+    "check_choice",
+    "expanded",
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run: the groups above. Raises InputError for what cannot be combined."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    federation: FederationConfig = dataclasses.field(default_factory=FederationConfig)
+    start: StartConfig = dataclasses.field(default_factory=StartConfig)
+    privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
+    attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
+    fleet: FleetConfig = dataclasses.field(default_factory=FleetConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+    def __post_init__(self):
+        self._check_hostile()
+        if self.fleet.has_clock and self.federation.sampling == "poisson":
+            raise InputError(
+                "--sampling=poisson: a simulated clock decides who takes part; give "
+                "--sampling=fixed"
+            )
+        privacy, rule = self.privacy, self.federation.aggregation
+        if privacy.privacy != "none":
+            self._check_private()
+            return
+        if privacy.noise_multiplier and privacy.noise == "central" and rule != "fixed_mean":
+            raise InputError(
+                f"--noise=central: --aggregation={rule} has no fixed bound on what one client "
+                "changes; use --aggregation=fixed_mean"
+            )
+        if privacy.noise_multiplier and privacy.noise == "client" and rule not in SUMS:
+            raise InputError(
+                f"--noise_multiplier={privacy.noise_multiplier}: the noise of the clients is drawn "
+                f"as the noise of their sum, which --aggregation={rule} does not take; use one of "
+                f"{', '.join(SUMS)}"
+            )
+
+    def _check_hostile(self) -> None:
+        """Refuses hostile clients that the rule cannot withstand, and what forged or compressed
+        uploads do not go with."""
+        rule, share = self.federation.aggregation, self.attack.hostile_share
+        if self.fleet.upload_rank and rule not in SUMS:
+            raise InputError(
+                f"--upload_rank={self.fleet.upload_rank}: --aggregation={rule} does not commute "
+                f"with the projection; use one of {', '.join(SUMS)}"
+            )
+        if self.fleet.upload_rank and self.attack.attack != "none":
+            raise InputError(
+                f"--upload_rank={self.fleet.upload_rank}: forged uploads are not compressed; give 0"
+            )
+        share /= 1 + share
+        most = {"bulyan": 0.25, "norm_bound": 1.0}.get(rule, 1.0 if rule in SUMS else 0.5)
+        if self.attack.attack != "none" and share >= most:
+            raise InputError(
+                f"--hostile_share={self.attack.hostile_share}: {share:.0%} of all clients, and "
+                f"--aggregation={rule} withstands less than {most:.0%}; give a share below "
+                f"{most / (1 - most):.2g}"
+            )
+
+    def _check_private(self) -> None:
+        """Refuses combinations with --privacy whose rounds have no bounded sensitivity."""
+        privacy, federation = self.privacy, self.federation
+        if self.attack.attack != "none":
+            raise InputError(
+                f"--privacy={privacy.privacy}: --attack={self.attack.attack} forges uploads after "
+                "they were clipped, so that no bound holds; give one or the other"
+            )
+        if self.fleet.upload_rank:
+            raise InputError(
+                f"--privacy={privacy.privacy}: --upload_rank={self.fleet.upload_rank} has no "
+                "entry in the ledger; give 0"
+            )
+        if self.fleet.has_clock:
+            raise InputError(
+                f"--privacy={privacy.privacy}: who is available on a simulated clock is no "
+                "sampling that can be accounted; use --participation=always without --deadline_s "
+                "and --over_selection"
+            )
+        if federation.aggregation != "fixed_mean":
+            raise InputError(
+                f"--privacy={privacy.privacy}: with --aggregation={federation.aggregation} what "
+                "one client changes depends on the others; use --aggregation=fixed_mean"
+            )
+        if privacy.noise_cohort_size and not (
+            privacy.privacy == "central" and federation.sampling == "poisson"
+        ):
+            raise InputError(
+                f"--noise_cohort_size={privacy.noise_cohort_size}: stands for a Poisson cohort "
+                "under central privacy; give --privacy=central --sampling=poisson, or 0"
+            )
+        if 0 < privacy.noise_cohort_size < federation.cohort:
+            raise InputError(
+                f"--noise_cohort_size={privacy.noise_cohort_size}: fewer than "
+                f"--cohort={federation.cohort}"
+            )
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """{flag name: value} over all groups."""
+        return {k: v for group in dataclasses.asdict(self).values() for k, v in group.items()}
+
+    @property
+    def workdir(self) -> str:
+        """--workdir, or the folder named after the main choices."""
+        name = (
+            f"{self.data.dataset}-{self.evaluation.protocol}-{self.model.backbone}-"
+            f"{self.model.fusion}-seed{self.run.seed}"
+        )
+        return self.run.workdir or f"runs/{name}"
+
+    @classmethod
+    def from_flat(cls, **values: Any) -> Config:
+        """Builds a config out of flag names, e.g. Config.from_flat(dataset="KU", rounds=50)."""
+        groups = {}
+        for group in dataclasses.fields(cls):
+            kind: Any = group.default_factory
+            names = {field.name for field in dataclasses.fields(kind)}
+            groups[group.name] = kind(**{n: values.pop(n) for n in names & values.keys()})
+        if values:
+            known = ", ".join(sorted(cls().flat))
+            raise InputError(f"unknown option {', '.join(sorted(values))}; known are {known}")
+        return cls(**groups)
+
+
+FREE_FLAGS = frozenset(
+    field.name
+    for group in dataclasses.fields(Config)
+    for field in dataclasses.fields(getattr(Config(), group.name))
+    if field.metadata["free"]
+)

@@ -1,0 +1,84 @@
+"""A choice with its default, help text and bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+import os
+from typing import Any
+
+from fedvlr_jax.errors import InputError
+
+
+def choice(
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] | None = None,
+    *,
+    free: bool = False,
+    path: bool = False,
+) -> Any:
+    """A choice.
+
+    Args:
+      free: a saved run may go on with another value, for what was computed so far does not
+        depend on it.
+      path: it names a file or a folder; see `expanded`.
+    """
+    metadata = {"help": help, "choices": choices, "free": free, "path": path}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def expanded(path: str) -> str:
+    """The path with a leading ~ or ~user replaced by that user's home folder.
+
+    Raises:
+      InputError: no such folder is known.
+    """
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):
+        home = whole.split("/")[0]
+        raise InputError(f"no home folder is known for {home}; give the whole path, or ./{whole}")
+    return whole
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"--{name}={value}: not known; choose one of {', '.join(choices)}")
+
+
+# What counts as a value of a field whose default is of the type; numbers of NumPy do.
+_KINDS: dict[type, Any] = {
+    bool: bool,
+    int: numbers.Integral,
+    float: numbers.Real,
+    str: str,
+}
+
+
+def check_fields(group: Any) -> None:
+    """Holds every field to its type and, where it names them, to its choices."""
+    for field in dataclasses.fields(group):
+        value: Any = getattr(group, field.name)
+        kind = type(field.default)
+        if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f"--{field.name}={value!r}: give a value of type {kind.__name__}")
+        if field.metadata["choices"]:
+            check_choice(field.name, value, field.metadata["choices"])
+        if field.metadata["path"]:
+            try:
+                object.__setattr__(group, field.name, expanded(value))
+            except InputError as error:
+                raise InputError(f"--{field.name}={value}: {error}") from None
+
+
+def check_range(config: Any, name: str, low: float, high: float = math.inf) -> None:
+    value = getattr(config, name)
+    if isinstance(value, int):
+        high = min(high, 2**31 - 1)  # They are int32 on the device.
+    inside = low <= value <= high
+    if not (math.isfinite(value) and inside):
+        bound = f"at least {low:g}"
+        bound += f" and at most {high:.10g}" if math.isfinite(high) else ""
+        raise InputError(f"--{name}={value}: out of range; give a finite number of {bound}")
