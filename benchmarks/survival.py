@@ -33,7 +33,7 @@ from fedvlr_jax.commands.shared.saving import Saver
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.simulation import Simulation, make_simulation
-from fedvlr_jax.training import copy_state, start, train
+from fedvlr_jax.training import copy_state, new_run, train
 
 FLAGS = flags.FLAGS
 
@@ -233,7 +233,7 @@ class Counted(Checkpoints):
 def timed_run(simulation: Simulation, folder: Path, *, saves: bool) -> tuple[float, float, int]:
     """Seconds, CPU seconds and saves of one run, which ends with waiting for the last save."""
     checkpoints = Counted(folder / "price", keep=2, keep_best=1)
-    run = start(simulation)
+    run = new_run(simulation)
     saver = Saver(simulation, checkpoints, run)
     began, began_cpu = time.perf_counter(), cpu_seconds()
     if saves:

@@ -13,11 +13,11 @@ import fedvlr_jax as fj
 def unit_mean() -> fj.Reduce:
     """The mean of the uploads after each was scaled to an L2 norm of 1."""
 
-    def weights(weight, present):
-        responded = jnp.where(present, 1.0, 0.0)
-        return responded / jnp.maximum(jnp.sum(responded), 1.0)
+    def weights(weight, responded):
+        ones = jnp.where(responded, 1.0, 0.0)
+        return ones / jnp.maximum(jnp.sum(ones), 1.0)
 
-    def combine(uploads, alpha, present):
+    def combine(uploads, alpha, responded):
         return uploads.total(alpha / jnp.maximum(uploads.norms(), 1e-12))
 
     return fj.Reduce(needs=fj.Needs.WHOLE, weights=weights, combine=combine)

@@ -126,20 +126,20 @@ def check_aggregator(aggregator: Aggregator, rates: Rates | None = None) -> None
     Raises:
       InputError: names the first of these that does not hold.
     """
-    present = jnp.asarray([True, True, False, True, True, False])
+    responded = jnp.asarray([True, True, False, True, True, False])
     cohort = Cohort(
         histories=Histories(
             client=np.arange(_CLIENTS, dtype=np.int32),
             item=np.zeros((_CLIENTS, 1), np.int32),
             count=np.ones(_CLIENTS, np.int32),
         ),
-        present=present,
+        responded=responded,
         local_epochs=jnp.ones(_CLIENTS, jnp.int32),
         weight=jnp.arange(1.0, _CLIENTS + 1),
     )
-    alpha = aggregator.reduce.weights(jnp.asarray(cohort.weight), present)
+    alpha = aggregator.reduce.weights(jnp.asarray(cohort.weight), responded)
     _need(
-        alpha.shape == (_CLIENTS,) and not bool(jnp.where(present, 0.0, alpha).any()),
+        alpha.shape == (_CLIENTS,) and not bool(jnp.where(responded, 0.0, alpha).any()),
         "Reduce.weights: expected a weight for each client, 0 for those that did not respond",
     )
     state = aggregator.uplink.init()
@@ -155,10 +155,10 @@ def check_aggregator(aggregator: Aggregator, rates: Rates | None = None) -> None
         bool((jnp.abs(factor) * uploads.norms() <= bound * (1 + 1e-5)).all()),
         f"UplinkTransform.bound: an upload is longer than {bound:g} after `weigh`",
     )
-    after = aggregator.uplink.update(state, clipped, present)
+    after = aggregator.uplink.update(state, clipped, responded)
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (state, after)]
     _need(shapes[0] == shapes[1], "UplinkTransform.update: the state changes its shapes")
-    _check_rule(aggregator, factor, alpha, present)
+    _check_rule(aggregator, factor, alpha, responded)
     _check_server(aggregator, rates)
 
 
@@ -177,7 +177,7 @@ def _drawn_uploads(absent: float) -> SlotUploads:
 
 
 def _check_rule(
-    aggregator: Aggregator, factor: jax.Array, alpha: jax.Array, present: jax.Array
+    aggregator: Aggregator, factor: jax.Array, alpha: jax.Array, responded: jax.Array
 ) -> None:
     reduce = aggregator.reduce
     if reduce.combine is None:
@@ -185,7 +185,7 @@ def _check_rule(
         return
     _need(reduce.needs == Needs.WHOLE, "Reduce.needs: a rule with `combine` needs WHOLE")
     found = [
-        reduce.combine(_drawn_uploads(absent).scaled(factor), alpha, present)
+        reduce.combine(_drawn_uploads(absent).scaled(factor), alpha, responded)
         for absent in (0.0, 1e3)
     ]
     expected = Upload(jnp.zeros((_ITEMS, _VIEWS, 3)), {"bias": jnp.zeros(())})

@@ -55,8 +55,8 @@ def summarise_costs(
     """The "costs" of summary.json.
 
     Returns:
-      "client_round_bytes": as `client_bytes`; with a simulated clock also "asked", "responded",
-      "dropped_share" (of those asked), "bytes_down", "bytes_up", "simulated_h", "client_h",
+      "client_round_bytes": as `client_bytes`; with a simulated clock also "sampled", "responded",
+      "dropped_share" (of those sampled), "bytes_down", "bytes_up", "simulated_h", "client_h",
       "wasted_share" (of the clients' time, for rounds that did not count them), "energy",
       "participation_gini", and "curve": of each evaluation its round, hours, bytes, Wh and
       validation NDCG@50, and "hours_to_90_percent" of the best one.
@@ -70,11 +70,11 @@ def summarise_costs(
     ledger, end = np.zeros((rounds + 1, 6)), np.zeros(rounds + 1)
     for number in range(rounds):
         schedule = simulation.participation.round(seed, number)
-        took_part[schedule.asked[schedule.responded]] += 1
+        took_part[schedule.sampled[schedule.responded]] += 1
         ledger[number + 1] = _entry(schedule, up)
         end[number + 1] = schedule.end_s
     total = np.cumsum(ledger, axis=0)
-    asked, responded, moved_up, busy, wasted, working = total[-1]
+    sampled, responded, moved_up, busy, wasted, working = total[-1]
     wh = [energy(t[3], down * t[0] + t[2], t[5])["total_wh"] for t in total]
     curve = [
         {
@@ -89,15 +89,15 @@ def summarise_costs(
     reached = [point["ndcg@50"] or 0.0 for point in curve]
     first = next((p for p, v in zip(curve, reached, strict=True) if v >= 0.9 * max(reached)), None)
     return costs | {
-        "asked": int(asked),
+        "sampled": int(sampled),
         "responded": int(responded),
-        "dropped_share": 1 - responded / max(asked, 1),
-        "bytes_down": down * asked,
+        "dropped_share": 1 - responded / max(sampled, 1),
+        "bytes_down": down * sampled,
         "bytes_up": moved_up,
         "simulated_h": end[-1] / 3600,
         "client_h": busy / 3600,
         "wasted_share": wasted / max(busy, 1e-9),
-        "energy": energy(busy, down * asked + moved_up, working),
+        "energy": energy(busy, down * sampled + moved_up, working),
         "participation_gini": gini(took_part),
         "never_took_part": float(np.mean(took_part == 0)),
         "curve": curve,
@@ -109,9 +109,9 @@ def _entry(schedule: RoundSchedule, up: np.ndarray) -> list[float]:
     """Asked, responded, bytes up, busy s, wasted s, and the length of one round in s."""
     responded = schedule.responded
     return [
-        len(schedule.asked),
+        len(schedule.sampled),
         responded.sum(),
-        up[schedule.asked[responded]].sum(),
+        up[schedule.sampled[responded]].sum(),
         schedule.busy_s.sum(),
         schedule.busy_s[~responded].sum(),
         schedule.end_s - schedule.start_s,

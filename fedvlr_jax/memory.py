@@ -13,8 +13,8 @@ from fedvlr_jax.evaluation.ranking import BLOCK_BYTES
 from fedvlr_jax.federated.round import chunk_bytes, chunk_size
 from fedvlr_jax.federated.scoring import SCORE_BYTES, client_score_bytes
 from fedvlr_jax.machine import MemoryLimit, memory_limit
+from fedvlr_jax.offloaded import EVALUATED_BYTES, EVALUATED_COPIES
 from fedvlr_jax.simulation import Simulation
-from fedvlr_jax.streaming import EVALUATED_BYTES, EVALUATED_COPIES
 
 # What the runtime, the compiler and the libraries take themselves.
 FIXED_BYTES = 800e6
@@ -69,7 +69,7 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     # The clients themselves: their items with times, and what is held out as it is evaluated.
     entries = sum(len(part) for part in (dataset.train, dataset.valid, dataset.test))
     data = 12 * entries + 24 * dataset.num_users
-    data += trees.num_bytes((simulation.features, simulation.start, simulation.held_out))
+    data += trees.num_bytes((simulation.features, simulation.initialization, simulation.held_out))
     if config.run.store == "device":
         private, staged = dataset.num_users * row, asked * row
         data += trees.num_bytes((simulation.histories, simulation.targets))

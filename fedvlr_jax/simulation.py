@@ -17,18 +17,18 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
 from fedvlr_jax.federated.devices import by_client, client_mesh, on_all, padded, put
+from fedvlr_jax.federated.initialization import make_initialization
 from fedvlr_jax.federated.local import Task, make_model
-from fedvlr_jax.federated.precision import check_precision
+from fedvlr_jax.federated.matmul_precision import check_precision
 from fedvlr_jax.federated.round import choose_plan
-from fedvlr_jax.federated.start import make_start
 from fedvlr_jax.fleet import Participation, make_participation, round_bytes
 from fedvlr_jax.fleet.participation import Work
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
+from fedvlr_jax.offloaded import OffloadedSimulation
+from fedvlr_jax.on_device import NonFiniteError, Simulation, State
 from fedvlr_jax.privacy.plan import resolved
-from fedvlr_jax.resident import NonFiniteError, Simulation, State
 from fedvlr_jax.settings import under_own_settings
-from fedvlr_jax.streaming import StreamedSimulation
 
 __all__ = ["NonFiniteError", "Simulation", "State", "make_simulation"]
 
@@ -84,10 +84,10 @@ def make_simulation(
         aggregator = aggregator.attacked(make_attack(config.attack, hostile))
     mesh = client_mesh(config.run.devices, exact=aggregator.reduce.exact)
     pool = negative_pool(dataset.train, config.evaluation.negative_pool)
-    start = make_start(config, model, dataset)
+    initialization = make_initialization(config, model, dataset)
     train = dataset.train
-    if start is not None and start.recency:
-        train = train.weighted_by_recency(float(start.recency))
+    if initialization is not None and initialization.recency:
+        train = train.weighted_by_recency(float(initialization.recency))
     weighted = train.weight is not None
     task = Task(model, config, pool, aggregator, weighted=weighted)
     # Only where rows are gathered does the padding of a history cost anything.
@@ -99,7 +99,7 @@ def make_simulation(
     buckets = by_length if per_history else bucket_clients(dataset.train, by_length=False)
     resident = config.run.store == "device"
     rows = (pad_histories(train, b, size=padded(len(b))) for b in buckets)
-    simulation = (Simulation if resident else StreamedSimulation)(
+    simulation = (Simulation if resident else OffloadedSimulation)(
         config=config,
         dataset=dataset,
         model=model,
@@ -108,7 +108,7 @@ def make_simulation(
         histories=tuple(put(b, by_client(mesh)) for b in rows) if resident else (),
         features=put(dict(dataset.features), on_all(mesh)),
         plan=plan,
-        start=start,
+        initialization=initialization,
         train=train,
         mesh=mesh,
         hostile=hostile,

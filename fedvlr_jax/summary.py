@@ -23,7 +23,7 @@ from fedvlr_jax.evaluation.metrics import (
     user_metrics,
 )
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.federated.start import sources_of
+from fedvlr_jax.federated.initialization import sources_of
 from fedvlr_jax.privacy.statement import statement
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import RunState, Timing

@@ -79,7 +79,7 @@ def copy_state(state: State) -> State:
     return jax.tree.map(lambda leaf: leaf.copy(), state)
 
 
-def start(simulation: Simulation) -> RunState:
+def new_run(simulation: Simulation) -> RunState:
     """The beginning of a run; to be evaluated, which copies the state, before it is trained."""
     # Waited for, because to copy what found no memory never ends on a CPU.
     state = jax.block_until_ready(simulation.init())
@@ -293,7 +293,7 @@ def train(
       InputError: as `taken_up`.
     """
     clock, config = Clock(), simulation.config
-    run = start(simulation) if run is None else taken_up(config, run)
+    run = new_run(simulation) if run is None else taken_up(config, run)
 
     def evaluated(run: RunState) -> RunState:
         ranks = simulation.evaluate(run.state, "valid")

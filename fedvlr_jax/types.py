@@ -42,14 +42,14 @@ class Cohort:
 
     Attributes:
       histories: who they are and what they interacted with.
-      present: bool [K], whether the client answers; an absent client's private rows
+      responded: bool [K], whether the client answers; an absent client's private rows
         stay unchanged to the bit and it uploads nothing.
       local_epochs: int32 [K], how many local epochs it can afford, at most A.
       weight: float32 [K], its aggregation weight before normalisation.
     """
 
     histories: Histories
-    present: jax.Array
+    responded: jax.Array
     local_epochs: jax.Array
     weight: Array
 
@@ -64,7 +64,7 @@ class Rates(NamedTuple):
     client_lr: Any
     router_lr: Any
     item_lr: Any
-    copy_lr: Any
+    delta_lr: Any
     client_decay: Any
     server_lr_items: Any
     server_lr_fusion: Any
@@ -97,7 +97,7 @@ class RoundMetrics(NamedTuple):
     """What a round reports.
 
     Attributes:
-      loss: float32 [], mean of the present clients' losses, each at its first epoch.
+      loss: float32 [], mean of the responded clients' losses, each at its first epoch.
       participants: int32 [], clients that answered.
       clipped: float32 [], share of the participants whose upload was clipped.
       finite: bool [], False if the round met a non-finite number; its results, and

@@ -82,7 +82,7 @@ def test_config_names_are_the_registries():
 
 @pytest.mark.parametrize(("backbone", "fusion"), mostly_slow(COMBINATIONS, 4))
 def test_combination(backbone, fusion, dataset, tmp_path):
-    config = small(backbone, fusion, cohort=30, dropout=0.3, min_local_epochs=1)
+    config = small(backbone, fusion, cohort=30, client_dropout=0.3, min_local_epochs=1)
     simulation = make_simulation(config, dataset)
     state = simulation.init()
     before = jax.device_get(state.private)

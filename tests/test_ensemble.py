@@ -27,7 +27,7 @@ def leaves(state):
 @pytest.mark.parametrize("cohort", [0, 15])
 @pytest.mark.slow
 def test_members_equal_their_own_runs(cohort, dataset):
-    config = Config.from_flat(**SMALL, cohort=cohort, dropout=0.2, negatives="sampled")
+    config = Config.from_flat(**SMALL, cohort=cohort, client_dropout=0.2, negatives="sampled")
     rates = config.federation.rates
     members = [(3, rates), (4, rates), (3, rates._replace(client_lr=0.5, server_decay=0.0))]
     simulation = make_simulation(config, dataset)

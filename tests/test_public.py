@@ -83,9 +83,9 @@ def test_a_broken_backbone_is_named(piece):
 def broken_aggregators():
     plain = fj.make_aggregator(fj.Config.from_flat(aggregation="median"), 6)
     rule, clip = plain.reduce, fj.make_aggregator(fj.Config.from_flat(clip_norm=0.1), 6).uplink
-    everyone = lambda uploads, alpha, present: uploads.coordinatewise(lambda x: x.mean(axis=0))
-    nan = lambda uploads, alpha, present: uploads.total(alpha * jnp.nan)
-    views = lambda uploads, alpha, present: uploads.total(alpha).views
+    everyone = lambda uploads, alpha, responded: uploads.coordinatewise(lambda x: x.mean(axis=0))
+    nan = lambda uploads, alpha, responded: uploads.total(alpha * jnp.nan)
+    views = lambda uploads, alpha, responded: uploads.total(alpha).views
     return {
         "did not respond": plain._replace(reduce=rule._replace(weights=lambda w, p: w)),
         "longer than": plain._replace(uplink=clip._replace(bound=lambda state: 0.01)),

@@ -61,7 +61,9 @@ def bits_of(simulation):
 @pytest.fixture(scope="module")
 def simulation():
     dataset = load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 60})
-    choices = dict(width=8, router_hidden=8, local_epochs=2, dropout=0.2, negatives="sampled")
+    choices = dict(
+        width=8, router_hidden=8, local_epochs=2, client_dropout=0.2, negatives="sampled"
+    )
     return make_simulation(Config.from_flat(**choices), dataset)
 
 

@@ -14,7 +14,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import for_dataset
-from fedvlr_jax.resident import NonFiniteError
+from fedvlr_jax.on_device import NonFiniteError
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import (
     Clock,
@@ -134,7 +134,7 @@ def test_rounds_are_selected_by_the_warm_targets_where_some_are_cold(dataset):
 def test_the_initial_state_is_a_candidate(dataset):
     """Steps that only harm: what training began with is what is tested."""
     config = Config.from_flat(
-        **SMALL, fusion="none", start="spectral", rounds=4, eval_every=2, client_lr=1e4
+        **SMALL, fusion="none", init="spectral", rounds=4, eval_every=2, client_lr=1e4
     )
     simulation = make_simulation(config, dataset)
     run, _ = train(simulation)
@@ -168,7 +168,7 @@ def test_without_validation_targets_the_last_state_counts_and_patience_does_not(
 @pytest.mark.parametrize("store", ["device", "host"])
 @pytest.mark.slow
 def test_a_round_that_nobody_answers_moves_nothing_but_its_number(store, dataset):
-    config = Config.from_flat(**SMALL, cohort=1, dropout=0.7, store=store)
+    config = Config.from_flat(**SMALL, cohort=1, client_dropout=0.7, store=store)
     simulation = make_simulation(config, dataset)
     state, silent = simulation.init(), 0
     for number in range(8):
@@ -185,7 +185,7 @@ def test_a_round_that_nobody_answers_moves_nothing_but_its_number(store, dataset
 
 @pytest.mark.slow
 def test_an_evaluation_means_over_those_who_took_part(dataset):
-    config = Config.from_flat(**SMALL, cohort=1, dropout=0.7, rounds=8, eval_every=8)
+    config = Config.from_flat(**SMALL, cohort=1, client_dropout=0.7, rounds=8, eval_every=8)
     simulation = make_simulation(config, dataset)
     _, metrics = simulation.run_rounds(simulation.init(), 8)
     run, _ = train(simulation)
@@ -208,7 +208,7 @@ def test_after_a_round_that_is_not_finite_nothing_moves(store, more, dataset):
     """One client of 40 is poisoned; which round asks it is known, and the state is of before it."""
     config = Config.from_flat(**SMALL, cohort=5, store=store, **more)
     simulation = make_simulation(config, dataset)
-    asked = [simulation.asked_rows(0, number)[0] for number in range(12)]
+    asked = [simulation.sampled_rows(0, number)[0] for number in range(12)]
     at = 4
     poisoned = next(c for c in asked[at] if not any(c in rows for rows in asked[:at]))
     state, _ = simulation.run_rounds(simulation.init(), at)

@@ -79,7 +79,7 @@ class Attack(NamedTuple):
         self,
         uploads: Uploads,
         client: jax.Array,
-        present: jax.Array,
+        responded: jax.Array,
         views: jax.Array,
         round_number: jax.Array,
         key: jax.Array,
@@ -91,9 +91,9 @@ class Attack(NamedTuple):
         nobody remembers the round.
 
         Args:
-          client: int32 [K], the clients' numbers. present: bool [K], who responded.
+          client: int32 [K], the clients' numbers. responded: bool [K], who responded.
         """
-        hostile = present & (client >= self.first)
+        hostile = responded & (client >= self.first)
         seen = Seen(views, round_number, uploads, hostile, key)
         (keep, common), after = self.forge(seen, memory)
         any_hostile = jnp.any(hostile)

@@ -81,28 +81,28 @@ def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, C
             f"--dataset={base.data.dataset}: has no item features, so that no claim about content "
             "or fusion has a control"
         )
-    identity, start = identity_view(base), base.start.start
+    identity, start = identity_view(base), base.init.init
     views = (identity, *modalities)
-    # The table of --start=ease holds content, unless its weight is 0.
-    no_content = (("start_content", 0.0),) if start == "ease" else ()
+    # The table of --init=ease holds content, unless its weight is 0.
+    no_content = (("init_content", 0.0),) if start == "ease" else ()
     # An operator hides the rows that a start in closed form gives.
     no_start = () if start == "random" else (("start", "random"),)
     without = lambda name: ",".join(view for view in views if view != name)
     # What learns from all clients before the first round is not local.
-    local = (("server_optimizer", "none"), ("start", "random"), ("start_router", "uniform"))
+    local = (("server_optimizer", "none"), ("start", "random"), ("init_router", "uniform"))
     return {
         "content": {
             "the ID alone": (*METHOD, ("views", identity), *no_content),
             "permuted feature rows": (*METHOD, ("permute_features", 1)),
         },
         "personal": {
-            "one shared mixture": (("fusion", "shared"), ("start_router", "uniform")),
-            "frozen uniform routers": (*METHOD, ("router_lr", 0.0), ("start_router", "uniform")),
+            "one shared mixture": (("fusion", "shared"), ("init_router", "uniform")),
+            "frozen uniform routers": (*METHOD, ("router_lr", 0.0), ("init_router", "uniform")),
         },
         "federation": {"local only": (*METHOD, *local), TWIN: ()},
         "levels": {
             # Uniform weights: the server's operators learn, the clients do not choose.
-            "server fusion alone": (*METHOD, ("router_lr", 0.0), ("start_router", "uniform")),
+            "server fusion alone": (*METHOD, ("router_lr", 0.0), ("init_router", "uniform")),
             # The operators stay as they were drawn: only the clients' weights learn.
             "client refinement alone": (*METHOD, ("server_lr_fusion", 0.0)),
             "neither": (("fusion", "none"),),

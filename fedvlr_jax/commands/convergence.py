@@ -69,7 +69,12 @@ def probe_config(config: Config) -> Config:
     """One plain step with everything on the exact objective: its change is the gradient."""
     rates = dict.fromkeys(Rates._fields, STEP) | {"client_decay": 0.0, "server_decay": 0.0}
     changes: dict[str, Any] = {"local_epochs": 1, "min_local_epochs": 0, "upload": "gradient"}
-    changes |= {"negatives": "expected", "server_optimizer": "sgd", "cohort": 0, "dropout": 0.0}
+    changes |= {
+        "negatives": "expected",
+        "server_optimizer": "sgd",
+        "cohort": 0,
+        "client_dropout": 0.0,
+    }
     return Config.from_flat(
         **{**config.flat, **rates, **changes, "clip_norm": 0.0, "noise_multiplier": 0.0}
     )

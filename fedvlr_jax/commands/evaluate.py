@@ -30,7 +30,7 @@ from rich.table import Table
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.shared.launch import define_config_flags, define_path
 from fedvlr_jax.commands.shared.runs import load, titles_of
-from fedvlr_jax.config import FREE_FLAGS, Config, RunConfig
+from fedvlr_jax.config import RESUMABLE_FLAGS, Config, RunConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
@@ -58,7 +58,7 @@ def config_here(workdir: str, **given: Any) -> Config:
     """
     saved = RunDirectory.open(workdir).read_config()["flags"]
     taken = {"rounds", "data_root", "store"}
-    values = {n: value for n, value in saved.items() if n not in FREE_FLAGS or n in taken}
+    values = {n: value for n, value in saved.items() if n not in RESUMABLE_FLAGS or n in taken}
     chosen = {name: value for name, value in given.items() if value is not None}
     return Config.from_flat(**{**values, "workdir": workdir, **chosen})
 

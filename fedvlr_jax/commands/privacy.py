@@ -90,7 +90,7 @@ def client_uploads(simulation: Simulation, state: State) -> tuple[np.ndarray, np
         broadcast, _ = open_round(task, plan, server, simulation.features, rates)
         key, found = stream(server.key, LOCAL, server.round), []
         for cohort, rows in zip(cohorts, state.private, strict=True):
-            alpha = jnp.ones(cohort.present.shape)
+            alpha = jnp.ones(cohort.responded.shape)
             sent = update(broadcast, cohort, alpha, rows, key).uploads
             assert isinstance(sent, Uploads)
             factor, _ = uplink.weigh(sent.norms(), cohort, server.uplink)

@@ -47,7 +47,7 @@ from fedvlr_jax.commands.shared.runs import check_same, describe, load
 from fedvlr_jax.commands.shared.saving import Saver, load_run
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.start import describe_start
+from fedvlr_jax.federated.initialization import describe_initialization
 from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import check_fits, describe_plan
 from fedvlr_jax.privacy.statement import lines as statement_lines
@@ -55,7 +55,7 @@ from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary
 from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
 from fedvlr_jax.tracking import TensorBoard, Tracker
-from fedvlr_jax.training import RunState, Timing, position, start, taken_up, train
+from fedvlr_jax.training import RunState, Timing, new_run, position, taken_up, train
 
 FLAGS = flags.FLAGS
 
@@ -217,7 +217,7 @@ def introduce(simulation: Simulation, progress: Progress) -> None:
         f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
         f"{len(dataset.train)} train interactions"
     )
-    begun = simulation.start
+    begun = simulation.initialization
     # The features that a start has in its table are used without a view of their own.
     in_views = () if begun is not None and begun.content else dataset.features
     for line in describe_views(simulation.model.fusion, in_views):
@@ -226,7 +226,7 @@ def introduce(simulation: Simulation, progress: Progress) -> None:
     if not len(dataset.valid):
         progress.note("no validation part: all --rounds are run, and the last state is tested")
     if begun is not None:
-        for line in describe_start(config, simulation.model, dataset, begun):
+        for line in describe_initialization(config, simulation.model, dataset, begun):
             progress.note(line)
 
 
@@ -275,7 +275,7 @@ def train_and_summarise(
         progress.note(f"going on after round {run.round}")
     # Before anything is written: a damaged ledger is refused.
     accounts = Accounts(simulation, directory, checkpoints)
-    run = start(simulation) if run is None else run
+    run = new_run(simulation) if run is None else run
     if tracker is not None:
         tracker.begin(config.flat, run.round)
     if is_first():

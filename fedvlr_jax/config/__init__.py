@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from fedvlr_jax.config.aliases import ALIASES, with_current_names
 from fedvlr_jax.config.attack import ATTACK_NAMES, AttackConfig
 from fedvlr_jax.config.data import (
     DATA_ROOT,
@@ -23,20 +24,21 @@ from fedvlr_jax.config.evaluation import EvaluationConfig
 from fedvlr_jax.config.federation import AGGREGATION_NAMES, SUMS, FederationConfig
 from fedvlr_jax.config.fields import check_choice, expanded
 from fedvlr_jax.config.fleet import FleetConfig
+from fedvlr_jax.config.init import InitConfig
 from fedvlr_jax.config.model import BACKBONE_NAMES, FUSION_NAMES, ModelConfig
 from fedvlr_jax.config.privacy import PrivacyConfig
 from fedvlr_jax.config.run import RunConfig
-from fedvlr_jax.config.start import StartConfig
 from fedvlr_jax.errors import InputError
 
 __all__ = [
     "AGGREGATION_NAMES",
+    "ALIASES",
     "ATTACK_NAMES",
     "BACKBONE_NAMES",
     "DATA_ROOT",
     "DUPLICATE_NAMES",
-    "FREE_FLAGS",
     "FUSION_NAMES",
+    "RESUMABLE_FLAGS",
     "SPLIT_NAMES",
     "SYNTHETIC_KINDS",
     "AttackConfig",
@@ -45,12 +47,13 @@ __all__ = [
     "EvaluationConfig",
     "FederationConfig",
     "FleetConfig",
+    "InitConfig",
     "ModelConfig",
     "PrivacyConfig",
     "RunConfig",
-    "StartConfig",
     "check_choice",
     "expanded",
+    "with_current_names",
 ]
 
 
@@ -61,7 +64,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     federation: FederationConfig = dataclasses.field(default_factory=FederationConfig)
-    start: StartConfig = dataclasses.field(default_factory=StartConfig)
+    init: InitConfig = dataclasses.field(default_factory=InitConfig)
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
     attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
     fleet: FleetConfig = dataclasses.field(default_factory=FleetConfig)
@@ -166,8 +169,11 @@ class Config:
 
     @classmethod
     def from_flat(cls, **values: Any) -> Config:
-        """Builds a config out of flag names, e.g. Config.from_flat(dataset="KU", rounds=50)."""
-        groups = {}
+        """Builds a config out of flag names, e.g. Config.from_flat(dataset="KU", rounds=50).
+
+        Earlier names of flags (`ALIASES`) are accepted.
+        """
+        values, groups = with_current_names(values), {}
         for group in dataclasses.fields(cls):
             kind: Any = group.default_factory
             names = {field.name for field in dataclasses.fields(kind)}
@@ -178,9 +184,9 @@ class Config:
         return cls(**groups)
 
 
-FREE_FLAGS = frozenset(
+RESUMABLE_FLAGS = frozenset(
     field.name
     for group in dataclasses.fields(Config)
     for field in dataclasses.fields(getattr(Config(), group.name))
-    if field.metadata["free"]
+    if field.metadata["resumable"]
 )

@@ -23,7 +23,7 @@ class DataConfig:
     data_root: str = choice(
         DATA_ROOT,
         "Folder that holds the data sets; the environment variable FEDVLR_DATA sets the default.",
-        free=True,
+        resumable=True,
         path=True,
     )
     split: str = choice(
@@ -35,7 +35,7 @@ class DataConfig:
     recency: float = choice(
         0.0,
         "How fast the older items of a client's history lose weight, in its loss, its pooled "
-        "history and its vector at --start=spectral: an item with a newer ones counts as "
+        "history and its vector at --init=spectral: an item with a newer ones counts as "
         "(1 + a)^-recency, scaled to a mean of 1; 0: all count alike.",
     )
     permute_features: int = choice(

@@ -32,14 +32,14 @@ class EvaluationConfig:
     patience: int = choice(
         10,
         "Stop after this many evaluations without a better value of --select; 0 never stops.",
-        free=True,
+        resumable=True,
     )
-    baselines: bool = choice(True, "Also evaluate the baselines.", free=True)
+    baselines: bool = choice(True, "Also evaluate the baselines.", resumable=True)
     tune_baselines: bool = choice(
         True,
         "Choose the setting of each baseline among nine on validation, by --select; false: its "
         "default, for speed.",
-        free=True,
+        resumable=True,
     )
 
     def __post_init__(self):

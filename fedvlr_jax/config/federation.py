@@ -26,7 +26,7 @@ AGGREGATION_NAMES = (
 class FederationConfig:
     """Who takes part, what a client does in a round, and what the server does with it."""
 
-    rounds: int = choice(300, "Most rounds to run.", free=True)
+    rounds: int = choice(300, "Most rounds to run.", resumable=True)
     cohort: int = choice(0, "Clients asked per round, drawn anew each round; 0 asks everyone.")
     sampling: str = choice(
         "fixed",
@@ -39,7 +39,7 @@ class FederationConfig:
         "sampling=poisson: the most clients of a round, a random subset of a larger sample; 0: so "
         "many that fewer than 1 of 1e12 samples are larger.",
     )
-    dropout: float = choice(0.0, "Probability that an asked client does not answer.")
+    client_dropout: float = choice(0.0, "Probability that an asked client does not answer.")
     local_epochs: int = choice(5, "Local epochs A of a client in a round.")
     min_local_epochs: int = choice(
         0, "Where above 0: each client affords between this and --local_epochs, drawn per round."
@@ -66,7 +66,7 @@ class FederationConfig:
     client_lr: float = choice(3.0, "Client SGD step for the private head.")
     router_lr: float = choice(0.003, "Client SGD step for the router.")
     item_lr: float = choice(1.0, "Client SGD step for private item rows (PFedRec, FedRAP).")
-    copy_lr: float = choice(
+    delta_lr: float = choice(
         1.0, "upload=delta: client SGD step for its copy of the views and of the shared head."
     )
     client_decay: float = choice(0.02, "L2 decay of the private head, per unit of client_lr.")
@@ -111,7 +111,7 @@ class FederationConfig:
         "sums are in float32, and so is all else.",
         PRECISION_NAMES,
     )
-    chunk: int = choice(0, "Clients trained at once; 0 chooses by memory.", free=True)
+    chunk: int = choice(0, "Clients trained at once; 0 chooses by memory.", resumable=True)
 
     def __post_init__(self):
         check_fields(self)
@@ -126,7 +126,7 @@ class FederationConfig:
             "server_decay",
         ):
             check_range(self, name, 0)
-        for name in ("client_lr", "router_lr", "item_lr", "copy_lr"):
+        for name in ("client_lr", "router_lr", "item_lr", "delta_lr"):
             check_range(self, name, 0)
         for name in ("server_lr_items", "server_lr_fusion", "server_lr_head"):
             check_range(self, name, 0)
@@ -140,8 +140,10 @@ class FederationConfig:
                 f"--byzantine_share={self.byzantine_share}: --aggregation=bulyan withstands less "
                 "than a quarter of the clients; give a share below 0.25"
             )
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"--dropout={self.dropout}: give a probability in [0, 1)")
+        if not 0 <= self.client_dropout < 1:
+            raise InputError(
+                f"--client_dropout={self.client_dropout}: give a probability in [0, 1)"
+            )
         if self.sampling == "poisson" and not self.cohort:
             raise InputError("--sampling=poisson: needs --cohort above 0, the expected clients")
         if self.cohort_places and self.sampling != "poisson":

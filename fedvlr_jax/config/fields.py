@@ -16,17 +16,17 @@ def choice(
     help: str,
     choices: tuple[str, ...] | None = None,
     *,
-    free: bool = False,
+    resumable: bool = False,
     path: bool = False,
 ) -> Any:
     """A choice.
 
     Args:
-      free: a saved run may go on with another value, for what was computed so far does not
+      resumable: a saved run may go on with another value, for what was computed so far does not
         depend on it.
       path: it names a file or a folder; see `expanded`.
     """
-    metadata = {"help": help, "choices": choices, "free": free, "path": path}
+    metadata = {"help": help, "choices": choices, "resumable": resumable, "path": path}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -24,7 +24,7 @@ class ModelConfig:
     )
     views: str = choice(
         "auto",
-        "Views of fusion=bilevel and shared; auto: id, or table where --start is not random, and "
+        "Views of fusion=bilevel and shared; auto: id, or table where --init is not random, and "
         "every modality of the data set. Or, "
         "comma-separated: sum, mixture, mlp, gate, attention, "
         "cross_attention, id, the name of a modality of the data set, or table (the rows of "
@@ -38,10 +38,10 @@ class ModelConfig:
         "Weight c of an item's likeness to the client's history O in its score: f(v_i) + c <v_i, "
         "sum of v_j over j in O but i> / |O|. Above 0 there is no plan=dense.",
     )
-    fedrap_apart: float = choice(
+    fedrap_repulsion: float = choice(
         0.01, "FedRAP: weight of pushing the personal rows away from the common ones."
     )
-    fedrap_sparse: float = choice(
+    fedrap_l1: float = choice(
         0.01, "FedRAP: weight of the L1 norm of the common rows, view by view."
     )
 
@@ -54,5 +54,5 @@ class ModelConfig:
             )
         check_range(self, "width", 1)
         check_range(self, "router_hidden", 1)
-        for name in ("history_weight", "init_scale", "fedrap_apart", "fedrap_sparse"):
+        for name in ("history_weight", "init_scale", "fedrap_repulsion", "fedrap_l1"):
             check_range(self, name, 0)

@@ -16,59 +16,61 @@ class RunConfig:
     workdir: str = choice(
         "",
         "Folder for results; empty: runs/<dataset>-<protocol>-<backbone>-<fusion>-seed<seed>.",
-        free=True,
+        resumable=True,
         path=True,
     )
-    overwrite: bool = choice(False, "Replace the run that --workdir holds.", free=True)
+    overwrite: bool = choice(False, "Replace the run that --workdir holds.", resumable=True)
     resume: str = choice(
         "auto",
         "auto: go on with the run that --workdir holds, refuse if its flags differ; "
         "never: refuse a folder that holds a run; must: refuse one that holds none.",
         ("auto", "never", "must"),
-        free=True,
+        resumable=True,
     )
     checkpoint_every: int = choice(
         50,
         "Save at the first chance after each multiple of this many rounds that "
         "--checkpoint_share allows, and at the end.",
-        free=True,
+        resumable=True,
     )
     checkpoint_share: float = choice(
         0.03,
         "The most of a run's time that saves before the end may take, by what the last one took; "
         "they are at most 60 s further apart for it. 1: every --checkpoint_every rounds to the "
         "letter.",
-        free=True,
+        resumable=True,
     )
-    keep_checkpoints: int = choice(2, "How many of the newest checkpoints are kept.", free=True)
+    keep_checkpoints: int = choice(
+        2, "How many of the newest checkpoints are kept.", resumable=True
+    )
     store: str = choice(
         "device",
         "Where private rows lie: device; host, in its memory, only a cohort's rows travel; disk, "
         "in sparse files.",
         ("device", "host", "disk"),
-        free=True,
+        resumable=True,
     )
     store_dir: str = choice(
         "",
         "Folder for the files of --store=disk; empty: the system's temporary folder.",
-        free=True,
+        resumable=True,
         path=True,
     )
     devices: int = choice(
         0,
         "Devices that share the clients: 1, 2, 4 or 8; 0: the most of these that there are.",
-        free=True,
+        resumable=True,
     )
     memory_budget_gb: float = choice(
         0.0,
         "Memory that a run may take, in 1e9 bytes; 0: nine tenths of the device's, or of what the "
         "container, the batch system or ulimit allow.",
-        free=True,
+        resumable=True,
     )
     keep_best: int = choice(
         1,
         "How many older checkpoints are kept as well, those of the best value of --select.",
-        free=True,
+        resumable=True,
     )
 
     def __post_init__(self):

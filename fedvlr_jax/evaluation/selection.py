@@ -15,7 +15,7 @@ def judged_slice(dataset: Dataset) -> str:
 
 
 def for_dataset(selection: Selection, dataset: Dataset) -> Selection:
-    """The selection with its slice settled: "auto" is the slice that the data set is judged on.
+    """The selection with its slice resolved: "auto" is the slice that the data set is judged on.
 
     Where that slice has no validation target, "auto" is all targets.
 

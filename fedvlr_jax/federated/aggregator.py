@@ -66,7 +66,7 @@ class Aggregator(NamedTuple):
 def make_aggregator(config: Config, num_users: int) -> Aggregator:
     """The aggregator that the flags describe, for a population of `num_users`."""
     federation, privacy = config.federation, config.privacy
-    expected = (federation.cohort or num_users) * (1 - federation.dropout)
+    expected = (federation.cohort or num_users) * (1 - federation.client_dropout)
     options = RuleOptions(expected=expected, byzantine_share=federation.byzantine_share)
     uplink = identity()
     if privacy.clip_quantile:
@@ -101,14 +101,14 @@ def _private_parts(config: Config, expected: float) -> tuple[UplinkTransform, No
         return fixed_clip(privacy.clip_norm), client_noise(privacy.noise_multiplier)
     accounted = expected
     if privacy.noise_cohort_size:
-        accounted = privacy.noise_cohort_size * (1 - federation.dropout)
+        accounted = privacy.noise_cohort_size * (1 - federation.client_dropout)
     # Of the clients that a round samples: that some do not respond is no part of the statement.
-    sampled = accounted / (1 - federation.dropout)
+    sampled = accounted / (1 - federation.client_dropout)
     multiplier = upload_multiplier(config, privacy.noise_multiplier, sampled)
     uplink = fixed_clip(privacy.clip_norm)
     if privacy.clip_quantile:
         # In units of the responses that are expected, the same noise on the count.
-        deviation = SHARE_DEVIATION / (1 - federation.dropout)
+        deviation = SHARE_DEVIATION / (1 - federation.client_dropout)
         uplink = private_adaptive_clip(
             privacy.clip_norm, privacy.clip_quantile, expected, deviation
         )

@@ -142,7 +142,7 @@ def play_round(
     after = dict(private)
     total, total_weight = jax.tree.map(jnp.zeros_like, server.shared), jnp.zeros(())
     for place, client in enumerate(cohort.histories.client.tolist()):
-        if not cohort.present[place]:
+        if not cohort.responded[place]:
             continue
         history = jax.tree.map(lambda leaf, place=place: leaf[place], cohort.histories)
         after[client], upload = run_client(private[client], history, cohort.local_epochs[place])

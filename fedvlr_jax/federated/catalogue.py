@@ -110,7 +110,7 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
 
         def epoch_step(carry, epoch):
             routers, trained, uploaded, pull, first_loss = carry
-            active = cohort.present & (epoch < cohort.local_epochs)
+            active = cohort.responded & (epoch < cohort.local_epochs)
             loss, back = jax.vjp(
                 losses, routers.params, pooled, trained, broadcast.head, mapped, broadcast.views
             )
@@ -155,7 +155,7 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
         return LocalResult(
             private=trained,
             uploads=Upload(by_views, trees.axpy(1.0, by_embedding, by_head)),
-            loss=jnp.where(cohort.present, loss, 0.0),
+            loss=jnp.where(cohort.responded, loss, 0.0),
             bad_leaf=bad,
         )
 

@@ -32,7 +32,7 @@ from fedvlr_jax.federated.local import (
     make_loss,
     num_rows,
 )
-from fedvlr_jax.federated.precision import make_product
+from fedvlr_jax.federated.matmul_precision import make_product
 from fedvlr_jax.federated.routing import Routers, make_routing
 from fedvlr_jax.types import Cohort, PyTree
 from fedvlr_jax.uplink.uploads import LowRankUploads
@@ -171,7 +171,7 @@ def make_dense_update(task: Task) -> LocalUpdate:
     ) -> LocalResult:
         histories, rates = cohort.histories, broadcast.rates
         num_clients = histories.item.shape[0]
-        moving = Moving(rates.copy_lr if delta else None, rates.item_lr if tuned_rows else None)
+        moving = Moving(rates.delta_lr if delta else None, rates.item_lr if tuned_rows else None)
         views = broadcast.views.reshape(model.num_items, -1)
         positive = multi_hot(histories, model.num_items)
         rows = num_rows(histories.count, task.pool, config.num_negatives)[:, None]
@@ -195,8 +195,8 @@ def make_dense_update(task: Task) -> LocalUpdate:
 
         def epoch_step(carry: Carry, epoch):
             head, routers, shared_sum, factors, first_loss = carry
-            active = cohort.present & (epoch < cohort.local_epochs)
-            shared = trees.axpy(-rates.copy_lr, shared_sum, shared0) if delta else shared0
+            active = cohort.responded & (epoch < cohort.local_epochs)
+            shared = trees.axpy(-rates.delta_lr, shared_sum, shared0) if delta else shared0
             pooled = corrected_pooled(broadcast_pooled, factors, positive, length, moving)
             (query, vector, bias), pull_back = jax.vjp(
                 jax.vmap(query_of), shared, head, routers.params, pooled
@@ -255,11 +255,11 @@ def make_dense_update(task: Task) -> LocalUpdate:
                 positive=positive,
                 pull=pull,
                 head=end.shared,
-                scale=rates.copy_lr if delta else 1.0,
+                scale=rates.delta_lr if delta else 1.0,
                 views=broadcast.views.shape[1:],
                 product=product,
             ),
-            loss=jnp.where(cohort.present, end.loss, 0.0),
+            loss=jnp.where(cohort.responded, end.loss, 0.0),
             bad_leaf=trees.bad_leaf_of_rows(ClientNumbers(end.loss, **trained), num_clients),
         )
 

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fedvlr_jax import trees
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.precision import full_precision
+from fedvlr_jax.federated.matmul_precision import full_precision
 from fedvlr_jax.federated.trained import TrainCohort, Trained, client_axes
 from fedvlr_jax.settings import PRNG, under_own_settings
 from fedvlr_jax.types import Cohort, PyTree

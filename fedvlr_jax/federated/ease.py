@@ -15,10 +15,10 @@ and f = s / (s + l), P is (I - V f V^T) / l, and for items outside O
 w the client's history, its items weighted by their age where recency says so. Only the d largest
 s are kept: this is EASE where d is I, and a further regularisation below.
 
-V is found by subspace iteration, see `start.py`. A client answers with x (x V), which has rows
-for its own items only; the server needs the sum of the answers, X^T X V, and adds c m F (F^T V),
-which is its own. The ridge l is `ridge` times the mean of the diagonal of M, which the server
-knows from the counts of the items.
+V is found by subspace iteration, see `initialization.py`. A client answers with x (x V), which
+has rows for its own items only; the server needs the sum of the answers, X^T X V, and adds
+c m F (F^T V), which is its own. The ridge l is `ridge` times the mean of the diagonal of M,
+which the server knows from the counts of the items.
 
 The content weight c and the recency are chosen on validation. For each setting a client ranks its
 own validation items and contributes its NDCG@50's difference from that of the first setting, and
@@ -80,7 +80,7 @@ class Ease(NamedTuple):
     recency: float
 
 
-def ease_start(
+def ease_initialization(
     dataset: Dataset,
     width: int,
     *,

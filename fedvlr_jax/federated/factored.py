@@ -14,9 +14,9 @@ So in epoch a, with A_c = prod_{b<a} (1 + lr k_c) and r_b = e_b / A_c, A_c as it
 
 with numbers A and B a kind; rows outside the pool stay as they are. The table is met in two
 products an epoch, P0 theta and its transpose, and is written once, where it lies, after the round
-is known to be finite (`settle_factored`). What the cohort uploads is known by few numbers in the
-same bases and the signs of the views, and what the penalty pulls a router by, from sums over the
-rows of a kind.
+is known to be finite (`write_back_factored`). What the cohort uploads is known by few numbers in
+the same bases and the signs of the views, and what the penalty pulls a router by, from sums over
+the rows of a kind.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class Carry(NamedTuple):
     loss: jax.Array
 
 
-def factored_of_views(task: Task, views: jax.Array) -> OfViews:
-    """What `Broadcast.of_views` is for this plan."""
+def factored_view_cache(task: Task, views: jax.Array) -> OfViews:
+    """What `Broadcast.view_cache` is for this plan."""
     in_pool = jnp.where(task.pool.member[:, None, None], views, 0.0)
     magnitudes = jnp.abs(views)
     return OfViews(
@@ -197,13 +197,13 @@ def move(
     grow = 1 + rate * apart
     table = grow[..., 0] * factors.table
     taken = apart * factors.table[..., None]
-    of_views = taken * factors.views - apart * weights
+    view_cache = taken * factors.views - apart * weights
     return Factors(
         table=table,
         views=factors.views - rate * apart * weights / table[..., None],
         inner=grow * factors.inner - rate * (met + apart * common),
         by_table=factors.by_table + uploaded * taken,
-        by_views=factors.by_views + uploaded[..., None] * of_views[..., None, :],
+        by_views=factors.by_views + uploaded[..., None] * view_cache[..., None, :],
         by_sign=factors.by_sign + uploaded * sparse,
     )
 
@@ -275,9 +275,9 @@ def upload_of(
     total = jnp.stack([outer(counts[..., g]) for g in range(num_views)], axis=1)
 
     at_rows = lambda numbers: jnp.tensordot(rows.kinds, numbers, axes=((0, 1), (0, 1)))
-    of_views, of_sign = at_rows(factors.by_views), at_rows(factors.by_sign)
+    view_cache, of_sign = at_rows(factors.by_views), at_rows(factors.by_sign)
     for h in range(num_views):
-        total += of_views[:, :, h, None] * views[:, h, None]
+        total += view_cache[:, :, h, None] * views[:, h, None]
     total += of_sign[..., None] * jnp.sign(views)
 
     # As in `make_rows`: by the whole pool, and what the history has beyond that.
@@ -367,11 +367,11 @@ def make_factored_update(task: Task) -> LocalUpdate:
             lambda leaf: jnp.broadcast_to(leaf, (num_clients, *leaf.shape)), broadcast.head
         )
         penalty = penalty_of(broadcast.round)
-        known = make_rows(broadcast.of_views, table, positive, negative)
+        known = make_rows(broadcast.view_cache, table, positive, negative)
 
         def epoch_step(carry: Carry, epoch):
             head, routers, factors, past, by_shared_sum, pull, first_loss = carry
-            active = cohort.present & (epoch < cohort.local_epochs)
+            active = cohort.responded & (epoch < cohort.local_epochs)
             weigh = lambda of: jnp.where(active, of * share, 0.0)[..., None]
             apart, sparse = weigh(2 * penalty.apart), weigh(penalty.sparse)
 
@@ -455,11 +455,11 @@ def make_factored_update(task: Task) -> LocalUpdate:
         by_views += (positive.T @ pull).reshape(views.shape)
         moved = moved_items(known.kinds, end.factors, end.past)
         trained = {"head": end.head, "router": router}
-        bound = bound_of_items(broadcast.of_views, moved, rate)
+        bound = bound_of_items(broadcast.view_cache, moved, rate)
         return LocalResult(
             private={**trained, "items": moved},
             uploads=Upload(by_views, end.by_shared),
-            loss=jnp.where(cohort.present, end.loss, 0.0),
+            loss=jnp.where(cohort.responded, end.loss, 0.0),
             bad_leaf=trees.bad_leaf_of_rows(
                 ClientNumbers(end.loss, **trained, items=bound), num_clients
             ),
@@ -468,7 +468,7 @@ def make_factored_update(task: Task) -> LocalUpdate:
     return update
 
 
-def settle_factored(broadcast: Broadcast, moved: PyTree, private: PyTree) -> PyTree:
+def write_back_factored(broadcast: Broadcast, moved: PyTree, private: PyTree) -> PyTree:
     """The private rows after a round, of what the update gave and the rows before it."""
     table, rate = private["items"], broadcast.rates.item_lr
     return {**moved, "items": trained_items(broadcast.views, table, moved["items"], rate)}

@@ -89,10 +89,10 @@ def make_gathered_update(task: Task) -> LocalUpdate:
     delta = config.upload == "delta"
     value = make_loss(task).value
 
-    def train_client(broadcast, private, slots, count, present, local_epochs):
+    def train_client(broadcast, private, slots, count, responded, local_epochs):
         """One client's local epochs: (private, by-slot gradient [M, G, d], by-head, loss)."""
         rates = broadcast.rates
-        moving = rates.copy_lr if delta else 0.0
+        moving = rates.delta_lr if delta else 0.0
         kind = broadcast.views.dtype
         rows = num_rows(count, task.pool, config.num_negatives).astype(kind)
         length = jnp.maximum(count, 1).astype(kind)
@@ -125,7 +125,7 @@ def make_gathered_update(task: Task) -> LocalUpdate:
         def epoch_step(carry, inputs):
             trained, views_sum, shared_sum, first_loss = carry
             epoch, negative = inputs
-            active = present & (epoch < local_epochs)
+            active = responded & (epoch < local_epochs)
             loss, (by_views, by_shared, by_trained) = jax.value_and_grad(loss_of, (0, 1, 2))(
                 trees.axpy(-moving, views_sum, views0),
                 trees.axpy(-moving, shared_sum, broadcast.head),
@@ -156,8 +156,8 @@ def make_gathered_update(task: Task) -> LocalUpdate:
         if personal0 is not None:
             base = private["items"]
             if backbone.item_rows == "tuned":
-                base = jnp.where(present, 0.0, base)
-            kept = jnp.where(present, slots.item, model.num_items)
+                base = jnp.where(responded, 0.0, base)
+            kept = jnp.where(responded, slots.item, model.num_items)
             trained["items"] = base.at[kept].set(trained["items"], mode="drop")
         return trained, by_views, by_shared, loss
 
@@ -169,19 +169,19 @@ def make_gathered_update(task: Task) -> LocalUpdate:
         keys = client_keys(key, histories.client, config.local_epochs)
         slots = jax.vmap(lambda history, k: make_slots(task, history, k))(histories, keys)
         trained, by_views, by_shared, loss = jax.vmap(train_client, in_axes=(None, 0, 0, 0, 0, 0))(
-            broadcast, private, slots, histories.count, cohort.present, cohort.local_epochs
+            broadcast, private, slots, histories.count, cohort.responded, cohort.local_epochs
         )
 
         uploads = SlotUploads(
             item=slots.item,
             rows_of_views=by_views,
             head=by_shared,
-            scale=broadcast.rates.copy_lr if delta else 1.0,
+            scale=broadcast.rates.delta_lr if delta else 1.0,
             num_items=model.num_items,
             whole=slots.item.shape[1] == model.num_items and config.negatives == "expected",
         )
         numbers = ClientNumbers(loss, **trained)
         bad = trees.bad_leaf_of_rows(numbers, num_clients)
-        return LocalResult(trained, uploads, jnp.where(cohort.present, loss, 0.0), bad)
+        return LocalResult(trained, uploads, jnp.where(cohort.responded, loss, 0.0), bad)
 
     return update

@@ -73,7 +73,7 @@ class Model:
 
 def identity_view(config: Config) -> str:
     """The view of the ID table that --views=auto means: a start in closed form needs its rows."""
-    return "id" if config.start.start == "random" else "table"
+    return "id" if config.init.init == "random" else "table"
 
 
 def make_model(
@@ -99,7 +99,7 @@ def make_model(
             widths=widths,
         )
     if backbone is None:
-        backbone = BACKBONES[model.backbone](apart=model.fedrap_apart, sparse=model.fedrap_sparse)
+        backbone = BACKBONES[model.backbone](apart=model.fedrap_repulsion, sparse=model.fedrap_l1)
     return Model(
         backbone=backbone,
         fusion=fusion,
@@ -115,7 +115,7 @@ class Broadcast(NamedTuple):
 
     Attributes:
       uplink: the state of the uplink transform, such as the bound of adaptive clipping.
-      of_views: not transmitted; what a plan computes from the views once for all clients.
+      view_cache: not transmitted; what a plan computes from the views once for all clients.
     """
 
     views: jax.Array
@@ -123,7 +123,7 @@ class Broadcast(NamedTuple):
     round: jax.Array
     rates: Rates
     uplink: PyTree = ()
-    of_views: PyTree = None
+    view_cache: PyTree = None
 
 
 class ClientNumbers(NamedTuple):
@@ -140,7 +140,7 @@ class LocalResult(NamedTuple):
 
     Attributes:
       private: their private rows after the round, or of what they can be made: see
-        `round.Plan.settle`. What it holds for an absent client is not looked at.
+        `round.Plan.write_back`. What it holds for an absent client is not looked at.
       uploads: one of each client; or, from a plan that gives sums alone, the sum by alpha.
       loss: float32 [K], each client's loss in its first epoch (0 where absent).
       bad_leaf: int32 [K], the first leaf of the client's `ClientNumbers` that is not finite,

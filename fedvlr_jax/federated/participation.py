@@ -1,4 +1,4 @@
-"""Who is asked, who answers, and how many local epochs each can afford."""
+"""Who is sampled, who answers, and how many local epochs each can afford."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _sampler(seed: int, round_number: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, round_number))))
 
 
-def asked_clients(seed: int, round_number: int, num_clients: int, cohort: int) -> np.ndarray:
+def sampled_clients(seed: int, round_number: int, num_clients: int, cohort: int) -> np.ndarray:
     """int64 [cohort]: a uniform draw without replacement, ascending; equal for equal seeds."""
     generator = _sampler(seed, round_number)
     return np.sort(generator.choice(num_clients, cohort, replace=False, shuffle=False))
@@ -46,10 +46,10 @@ def poisson_clients(
     Of a sample of more than `places` a uniformly drawn subset is kept. Equal for equal seeds.
     """
     generator = _sampler(seed, round_number)
-    asked = np.flatnonzero(generator.random(num_clients) < cohort / num_clients)
-    if len(asked) > places:
-        asked = np.sort(generator.choice(asked, places, replace=False, shuffle=False))
-    return asked
+    sampled = np.flatnonzero(generator.random(num_clients) < cohort / num_clients)
+    if len(sampled) > places:
+        sampled = np.sort(generator.choice(sampled, places, replace=False, shuffle=False))
+    return sampled
 
 
 def poisson_capacities(bucket_sizes: list[int], cohort: int, places: int) -> list[int]:
@@ -84,24 +84,24 @@ def make_cohort(
     key: jax.Array,
     round_number: jax.Array,
     histories: Histories,
-    asked: jax.Array,
+    sampled: jax.Array,
     weight: str,
     config: FederationConfig,
 ) -> Cohort:
-    """The cohort of some asked clients: who of them answers, and for how many epochs.
+    """The cohort of some sampled clients: who of them answers, and for how many epochs.
 
     Both are drawn from (key, round, client), so they do not depend on a client's place.
 
     Args:
-      asked: bool [K]; False in padding.
+      sampled: bool [K]; False in padding.
       weight: "equal" or "history".
     """
     client = histories.client
-    present = asked
+    responded = sampled
     local_epochs = jnp.full(client.shape, config.local_epochs, jnp.int32)
-    if config.dropout:
+    if config.client_dropout:
         draw = lambda c: jax.random.uniform(stream(key, PRESENT, round_number, c))
-        present &= jax.vmap(draw)(client) >= config.dropout
+        responded &= jax.vmap(draw)(client) >= config.client_dropout
     if config.min_local_epochs:
         draw = lambda c: jax.random.randint(
             stream(key, EPOCHS, round_number, c),
@@ -112,7 +112,7 @@ def make_cohort(
         local_epochs = jax.vmap(draw)(client)
     return Cohort(
         histories=histories,
-        present=present,
+        responded=responded,
         local_epochs=local_epochs,
         weight=jnp.asarray(histories.count, float)
         if weight == "history"
@@ -123,12 +123,12 @@ def make_cohort(
 def make_cohorts(
     server: ServerState,
     histories: Sequence[Histories],
-    asked: Sequence[jax.Array],
+    sampled: Sequence[jax.Array],
     weight: str,
     config: FederationConfig,
 ) -> tuple[Cohort, ...]:
     """`make_cohort` of each bucket, in the server's round."""
     return tuple(
         make_cohort(server.key, server.round, h, a, weight, config)
-        for h, a in zip(histories, asked, strict=True)
+        for h, a in zip(histories, sampled, strict=True)
     )

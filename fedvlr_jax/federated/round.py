@@ -32,10 +32,10 @@ from fedvlr_jax.federated.devices import (
     over_devices,
 )
 from fedvlr_jax.federated.factored import (
-    factored_of_views,
+    factored_view_cache,
     fits_factored,
     make_factored_update,
-    settle_factored,
+    write_back_factored,
 )
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
 from fedvlr_jax.federated.local import Broadcast, LocalUpdate, Settle, Task
@@ -63,23 +63,23 @@ class Plan(NamedTuple):
     Attributes:
       fits: which tasks it can train. gives: what its uploads can be asked.
       make_update: its update of a chunk.
-      settle: makes the private rows of what the update gave, where that is not the rows
+      write_back: makes the private rows of what the update gave, where that is not the rows
         themselves: large ones are then written once, and only in a round that counts.
-      of_views: makes `Broadcast.of_views`, where the update asks for it.
+      view_cache: makes `Broadcast.view_cache`, where the update asks for it.
     """
 
     fits: Callable[[Task], bool]
     gives: Needs
     make_update: Callable[[Task], LocalUpdate]
-    settle: Settle | None = None
-    of_views: Callable[[Task, jax.Array], PyTree] = lambda task, views: None
+    write_back: Settle | None = None
+    view_cache: Callable[[Task, jax.Array], PyTree] = lambda task, views: None
 
 
 # The first that fits is taken, but for dense, which has to be worth it.
 PLANS = {
     "dense": Plan(fits_dense, Needs.WHOLE, make_dense_update),
     "factored": Plan(
-        fits_factored, Needs.SUM, make_factored_update, settle_factored, factored_of_views
+        fits_factored, Needs.SUM, make_factored_update, write_back_factored, factored_view_cache
     ),
     "catalogue": Plan(fits_catalogue, Needs.SUM, make_catalogue_update),
     "gathered": Plan(lambda task: True, Needs.WHOLE, make_gathered_update),
@@ -106,21 +106,21 @@ def choose_plan(task: Task, history_lengths: Sequence[int], clients: Sequence[in
     Raises:
       InputError: the plan that was asked for cannot train these clients.
     """
-    asked, needs = task.config.federation.plan, task.aggregator.needs
+    given, needs = task.config.federation.plan, task.aggregator.needs
     fitting = [name for name, plan in PLANS.items() if plan.fits(task)]
     able = [name for name in fitting if PLANS[name].gives >= needs]
-    if asked in fitting and asked not in able:
+    if given in fitting and given not in able:
         raise InputError(
-            f"--plan={asked}: gives sums of uploads alone, but these flags need "
+            f"--plan={given}: gives sums of uploads alone, but these flags need "
             f"{NEEDED[needs]}; plans that give it are {', '.join(able)}, and auto chooses"
         )
-    if asked not in ("auto", *able):
+    if given not in ("auto", *able):
         raise InputError(
-            f"--plan={asked}: cannot train --backbone={task.config.model.backbone} with these "
+            f"--plan={given}: cannot train --backbone={task.config.model.backbone} with these "
             f"flags; those that can are {', '.join(able)}, and auto chooses"
         )
-    if asked != "auto":
-        return asked
+    if given != "auto":
+        return given
     if able[0] != "dense":
         return able[0]
     dense = sum(clients) * task.model.num_items
@@ -223,7 +223,7 @@ class Reports(NamedTuple):
     """What the server hears of each client beside its upload; all [K]."""
 
     client: Array
-    present: Array
+    responded: Array
     loss: Array
     clipped: Array
     bad_leaf: Array
@@ -233,9 +233,9 @@ def make_broadcast(
     task: Task, plan: str, views: jax.Array, server: ServerState, rates: Rates
 ) -> Broadcast:
     """What the clients of a plan are sent."""
-    work_out = functools.partial(PLANS[plan].of_views, task)
-    of_views = compiled_alone(server.round >= 0, work_out, views)
-    return Broadcast(views, server.shared["head"], server.round, rates, server.uplink, of_views)
+    work_out = functools.partial(PLANS[plan].view_cache, task)
+    view_cache = compiled_alone(server.round >= 0, work_out, views)
+    return Broadcast(views, server.shared["head"], server.round, rates, server.uplink, view_cache)
 
 
 def open_round(
@@ -277,14 +277,14 @@ def make_train(task: Task, plan: str) -> TrainCohort:
     return lambda broadcast, *rest: compiled_alone(broadcast.round >= 0, train, broadcast, *rest)
 
 
-def make_settle(plan: str, chunk: int, mesh: Mesh | None):
+def make_write_back(plan: str, chunk: int, mesh: Mesh | None):
     """(broadcast, `Trained.private`, rows before, keep bool [K]) -> the rows after a round.
 
-    Those of `keep` are new, the others untouched. At most `chunk` clients are settled at a
+    Those of `keep` are new, the others untouched. At most `chunk` clients are written back at a
     time, each chunk where its rows lie if these are donated.
     """
-    settle = PLANS[plan].settle
-    if settle is None:
+    write_back = PLANS[plan].write_back
+    if write_back is None:
         return lambda broadcast, trained, rows, keep: trees.select(keep, trained, rows)
 
     def in_place(broadcast: Broadcast, _: tuple[()], clients: PyTree) -> PyTree:
@@ -293,13 +293,13 @@ def make_settle(plan: str, chunk: int, mesh: Mesh | None):
         num_chunks, size = even_chunks(num_clients, chunk)
 
         def step(number: jax.Array, rows: PyTree) -> PyTree:
-            # The last chunk may begin among clients that are settled already.
+            # The last chunk may begin among clients that are written back already.
             start = jnp.minimum(number * size, num_clients - size)
             take = lambda of: jax.tree.map(
                 lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), of
             )
             before = take(rows)
-            after = compiled_alone(broadcast.round >= 0, settle, broadcast, take(moved), before)
+            after = compiled_alone(broadcast.round >= 0, write_back, broadcast, take(moved), before)
             new = start + jnp.arange(size) >= number * size
             after = trees.select(take(keep) & new, after, before)
             put = jax.lax.dynamic_update_slice_in_dim
@@ -313,9 +313,9 @@ def make_settle(plan: str, chunk: int, mesh: Mesh | None):
 
 def client_weights(task: Task, cohorts: Sequence[Cohort], mesh: Mesh | None) -> jax.Array:
     """alpha [K] over all cohorts, the same to the bit on any number of devices."""
-    present = jnp.concatenate([cohort.present for cohort in cohorts])
+    responded = jnp.concatenate([cohort.responded for cohort in cohorts])
     weight = jnp.concatenate([cohort.weight for cohort in cohorts])
-    return on_every_device(task.aggregator.reduce.weights(weight, present), mesh)
+    return on_every_device(task.aggregator.reduce.weights(weight, responded), mesh)
 
 
 def close_round(
@@ -339,12 +339,12 @@ def close_round(
     memory = server.attack
     if attack is not None:
         key = stream(server.key, ATTACK, server.round)
-        seen = reports.client, reports.present, views, server.round, key, memory
+        seen = reports.client, reports.responded, views, server.round, key, memory
         upload, memory = compiled_alone(server.round >= 0, attack.replace, upload, *seen)
 
-    def step(upload, alpha, present, pull_back, shared, optimizer_state, uplink_state, rates):
+    def step(upload, alpha, responded, pull_back, shared, optimizer_state, uplink_state, rates):
         if reduce.combine is not None:
-            upload = reduce.combine(upload, alpha, present)
+            upload = reduce.combine(upload, alpha, responded)
         bound = uplink.bound(uplink_state)
         mean = noise.add(stream(server.key, NOISE, server.round), upload, alpha, bound)
         by_items, by_fusion = pull_back(mean.views)
@@ -352,27 +352,27 @@ def close_round(
         return server_step(make_optimizer(rates), gradient, optimizer_state, shared)
 
     before = server.shared, server.optimizer
-    operands = upload, alpha, reports.present, pull_back, *before, server.uplink, rates
+    operands = upload, alpha, reports.responded, pull_back, *before, server.uplink, rates
     after = compiled_alone(server.round >= 0, step, *operands)
 
-    bad = reports.present & (reports.bad_leaf >= 0)
+    bad = reports.responded & (reports.bad_leaf >= 0)
     worst = jnp.argmax(bad)
     of_server = trees.bad_leaf(server_numbers(*after))
     bad_leaf = jnp.where(bad[worst], reports.bad_leaf[worst], of_server)
     finite = bad_leaf < 0
-    participants = jnp.sum(reports.present)
+    participants = jnp.sum(reports.responded)
     answered = jnp.maximum(participants, 1)
     loss = compiled_alone(server.round >= 0, jnp.sum, on_every_device(reports.loss, mesh))
     metrics = RoundMetrics(
         loss=loss / answered.astype(loss.dtype),
         participants=participants,
-        clipped=jnp.sum(reports.present & reports.clipped) / answered,
+        clipped=jnp.sum(reports.responded & reports.clipped) / answered,
         finite=finite,
         bad_client=jnp.where(bad[worst], reports.client[worst], -1),
         bad_leaf=bad_leaf,
     )
     share_key = stream(server.key, CLIP_SHARE, server.round)
-    uplink_state = uplink.next_state(share_key, server.uplink, reports.clipped, reports.present)
+    uplink_state = uplink.next_state(share_key, server.uplink, reports.clipped, reports.responded)
     steps = finite if noise.always else finite & (participants > 0)
     shared, optimizer_state, uplink_state, memory = trees.select(
         steps, (*after, uplink_state, memory), (*before, server.uplink, server.attack)
@@ -418,7 +418,7 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
 
         results, start = [], 0
         for cohort, rows in zip(cohorts, private, strict=True):
-            size = cohort.present.shape[0]
+            size = cohort.responded.shape[0]
             run = over_devices(in_chunks(train, at_once(cohort)), mesh, exact=reduce.exact)
             results.append(run(broadcast, cohort, alpha[start : start + size], rows, key))
             start += size
@@ -427,7 +427,7 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
         join = lambda part, whole: jnp.concatenate([part(x) for x in whole])
         reports = Reports(
             client=join(lambda cohort: cohort.histories.client, cohorts),
-            present=join(lambda cohort: cohort.present, cohorts),
+            responded=join(lambda cohort: cohort.responded, cohorts),
             loss=join(lambda result: result.loss, results),
             clipped=join(lambda result: result.clipped, results),
             bad_leaf=join(lambda result: result.bad_leaf, results),
@@ -436,8 +436,8 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
             task, server, pull_back, broadcast.views, upload, alpha, reports, rates, mesh
         )
         new_private = tuple(
-            make_settle(plan, at_once(cohort), mesh)(
-                broadcast, result.private, rows, cohort.present & metrics.finite
+            make_write_back(plan, at_once(cohort), mesh)(
+                broadcast, result.private, rows, cohort.responded & metrics.finite
             )
             for cohort, result, rows in zip(cohorts, results, private, strict=True)
         )

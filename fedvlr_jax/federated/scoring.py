@@ -13,7 +13,7 @@ from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.data.pairs import Pairs
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
 from fedvlr_jax.federated.local import Model
-from fedvlr_jax.federated.precision import full_precision
+from fedvlr_jax.federated.matmul_precision import full_precision
 from fedvlr_jax.types import Histories, PyTree
 
 # Bytes that the score matrix and its companions of one chunk may take.

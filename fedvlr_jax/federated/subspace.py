@@ -1,6 +1,6 @@
 """The leading eigenvectors of a matrix of which only products with a basis can be asked.
 
-Each product is one exchange of the server with the clients; see `start.py` and `ease.py`.
+Each product is one exchange of the server with the clients; see `initialization.py` and `ease.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The simulated clock: who is asked in each round, who reports in time, and when it ends.
+"""The simulated clock: who is sampled in each round, who reports in time, and when it ends.
 
 The timeline does not depend on what is learnt. It is a function of (seed, round), so a run that
 goes on, another store and another number of devices have the same one.
@@ -27,13 +27,13 @@ class RoundSchedule(NamedTuple):
     """One round of the timeline; times in simulated s from the start of the run.
 
     Attributes:
-      asked: int64 [K], the clients that the server asks, ascending.
+      sampled: int64 [K], the clients that the server asks, ascending.
       responded: bool [K], whether the server has the client's upload when the round ends.
       busy_s: float64 [K], how long the client worked for the round.
       start_s, end_s: of the round.
     """
 
-    asked: np.ndarray
+    sampled: np.ndarray
     responded: np.ndarray
     busy_s: np.ndarray
     start_s: float
@@ -66,8 +66,8 @@ class Rules(NamedTuple):
     """How the server runs a round.
 
     Attributes:
-      cohort: uploads that end a round; 0: every available client is asked, and none is late.
-      over_selection: clients asked, per upload that is wanted; at least 1.
+      cohort: uploads that end a round; 0: every available client is sampled, and none is late.
+      over_selection: clients sampled, per upload that is wanted; at least 1.
       deadline_s: the longest round; 0: no deadline.
       pause_s: between the end of a round and the start of the next.
     """
@@ -130,19 +130,19 @@ class SimulatedParticipation:
         )
 
     def _simulate(self, seed: int, number: int, start: float) -> RoundSchedule:
-        asked, until = self._ask(seed, number, start)
-        if not len(asked):
+        sampled, until = self._ask(seed, number, start)
+        if not len(sampled):
             nobody = np.zeros(0, bool)
-            return RoundSchedule(asked, nobody, np.zeros(0), start, start + RETRY_S)
-        finish = start + self.duration_s(seed, asked, number)
+            return RoundSchedule(sampled, nobody, np.zeros(0), start, start + RETRY_S)
+        finish = start + self.duration_s(seed, sampled, number)
         deadline = start + self._rules.deadline_s if self._rules.deadline_s else np.inf
         done = (finish <= until) & (finish <= deadline)
-        wanted = self._rules.cohort or len(asked)
+        wanted = self._rules.cohort or len(sampled)
         if done.sum() >= wanted:
             # Ties go to the lower number, for the sort is stable.
             first = np.argsort(np.where(done, finish, np.inf), kind="stable")[:wanted]
             end = float(finish[first].max())
-            responded = np.zeros(len(asked), bool)
+            responded = np.zeros(len(sampled), bool)
             responded[first] = True
         else:
             responded = done
@@ -150,7 +150,7 @@ class SimulatedParticipation:
             left = np.minimum(finish, until)
             end = deadline if math.isfinite(deadline) else float(left.max())
         busy = np.minimum(np.minimum(finish, until), end) - start
-        return RoundSchedule(asked, responded, busy, start, end)
+        return RoundSchedule(sampled, responded, busy, start, end)
 
     def duration_s(self, seed: int, clients: np.ndarray, number: int) -> np.ndarray:
         """[K]: seconds from the broadcast to the upload's arrival."""
@@ -159,9 +159,9 @@ class SimulatedParticipation:
         return self._work.bytes_down / down + compute + self._work.bytes_up[clients] / up
 
     def _ask(self, seed: int, number: int, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """(clients that are available and asked, ascending; until when each is available).
+        """(clients that are available and sampled, ascending; until when each is available).
 
-        Candidates are drawn without replacement, and the first that are available are asked: a
+        Candidates are drawn without replacement, and the first that are available are sampled: a
         uniform draw among the available, without a look at everyone.
         """
         rules, total = self._rules, self.num_clients
@@ -184,9 +184,9 @@ class SimulatedParticipation:
             ends.append(until[here])
             missing -= len(here)
             tested = np.concatenate([tested, candidates])
-        asked, until = np.concatenate(found), np.concatenate(ends)
-        order = np.argsort(asked)
-        return asked[order], until[order]
+        sampled, until = np.concatenate(found), np.concatenate(ends)
+        order = np.argsort(sampled)
+        return sampled[order], until[order]
 
 
 def make_participation(config: Config, dataset: Dataset, work: Work) -> Participation | None:
@@ -198,10 +198,10 @@ def make_participation(config: Config, dataset: Dataset, work: Work) -> Particip
     fleet, federation = config.fleet, config.federation
     if not fleet.has_clock:
         return None
-    if federation.dropout:
+    if federation.client_dropout:
         raise InputError(
-            f"--dropout={federation.dropout}: with a simulated clock clients drop out when their "
-            "session ends; give --dropout=0"
+            f"--client_dropout={federation.client_dropout}: with a simulated clock clients drop "
+            "out when their session ends; give --client_dropout=0"
         )
     if fleet.over_selection > 1 and not federation.cohort:
         raise InputError(

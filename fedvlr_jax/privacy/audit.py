@@ -163,10 +163,10 @@ def round_release(
 
     def release(key: jax.Array, there: bool) -> jax.Array:
         state = uplink.init()
-        present = (jnp.arange(clients) < responding).at[-1].set(there)
+        responded = (jnp.arange(clients) < responding).at[-1].set(there)
         bound = uplink.bound(state)
-        factor, _ = uplink.weigh(uploads.norms() * bound, _Sampled(present), state)  # type: ignore[arg-type]
-        alpha = weights(jnp.ones(clients), present)
+        factor, _ = uplink.weigh(uploads.norms() * bound, _Sampled(responded), state)  # type: ignore[arg-type]
+        alpha = weights(jnp.ones(clients), responded)
         total = uploads.scaled(factor * bound).total(alpha)
         noisy = noise.add(key, Upload(total.views, ()), alpha, bound)
         return noisy.views.reshape(-1)
@@ -177,7 +177,7 @@ def round_release(
 class _Sampled(NamedTuple):
     """What `UplinkTransform.weigh` reads of a cohort."""
 
-    present: Array
+    responded: Array
 
 
 def sampled_rounds(

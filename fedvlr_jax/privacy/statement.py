@@ -104,7 +104,7 @@ def _not_covered(config: Config) -> list[str]:
         listed.append("--protocol=paper: which items have a train interaction at all")
     if config.privacy.privacy == "local" and config.federation.cohort:
         listed.append("who is sampled in a round: counted as if every client were in all of them")
-    if config.federation.dropout:
+    if config.federation.client_dropout:
         listed.append("who responds: taken to be independent of the clients' data")
     return listed
 

@@ -17,20 +17,20 @@ from fedvlr_jax.reduce.rule import Reduce
 from fedvlr_jax.uplink.uploads import Needs
 
 
-def ordered(values: jax.Array, present: jax.Array) -> jax.Array:
+def ordered(values: jax.Array, responded: jax.Array) -> jax.Array:
     """[K, B] in ascending order along the clients, those that did not respond at the end."""
-    return jnp.sort(jnp.where(present[:, None], values, jnp.inf), axis=0)
+    return jnp.sort(jnp.where(responded[:, None], values, jnp.inf), axis=0)
 
 
 def _coordinatewise(combine: Callable[[jax.Array, jax.Array], jax.Array]) -> Reduce:
     """`combine`: (values in order [K, B], number of responses) -> [B]."""
 
-    def of_cohort(uploads, alpha, present):
-        responded = jnp.sum(present)
+    def of_cohort(uploads, alpha, responded):
+        num_responded = jnp.sum(responded)
 
         def one(values):
-            result = combine(ordered(values, present), responded)
-            return jnp.where(responded > 0, result, 0.0)
+            result = combine(ordered(values, responded), num_responded)
+            return jnp.where(num_responded > 0, result, 0.0)
 
         return uploads.coordinatewise(one)
 
@@ -40,8 +40,8 @@ def _coordinatewise(combine: Callable[[jax.Array, jax.Array], jax.Array]) -> Red
 def median() -> Reduce:
     """The coordinate-wise median; of an even number, the mean of the two in the middle."""
 
-    def combine(values, responded):
-        low, high = jnp.maximum(responded - 1, 0) // 2, responded // 2
+    def combine(values, num_responded):
+        low, high = jnp.maximum(num_responded - 1, 0) // 2, num_responded // 2
         return (values[low] + values[high]) / 2
 
     return _coordinatewise(combine)
@@ -50,11 +50,11 @@ def median() -> Reduce:
 def trimmed_mean(share: float) -> Reduce:
     """The coordinate-wise mean without the floor(share * n) lowest and highest of n values."""
 
-    def combine(values, responded):
-        trimmed = jnp.floor(share * responded.astype(values.dtype)).astype(jnp.int32)
+    def combine(values, num_responded):
+        trimmed = jnp.floor(share * num_responded.astype(values.dtype)).astype(jnp.int32)
         place = jnp.arange(values.shape[0])[:, None]
-        kept = (place >= trimmed) & (place < responded - trimmed)
+        kept = (place >= trimmed) & (place < num_responded - trimmed)
         total = jnp.sum(jnp.where(kept, values, 0.0), axis=0)
-        return total / jnp.maximum(responded - 2 * trimmed, 1).astype(values.dtype)
+        return total / jnp.maximum(num_responded - 2 * trimmed, 1).astype(values.dtype)
 
     return _coordinatewise(combine)

@@ -25,19 +25,19 @@ def squared_distances(products: jax.Array) -> jax.Array:
     return jnp.maximum(square[:, None] + square[None, :] - 2 * products, 0.0)
 
 
-def krum_scores(products: jax.Array, present: jax.Array, byzantine: jax.Array) -> jax.Array:
+def krum_scores(products: jax.Array, responded: jax.Array, byzantine: jax.Array) -> jax.Array:
     """[K]: the sum of squared distances to the n - f - 2 nearest others (Blanchard et al. 2017).
 
     Args:
-      present: bool [K]; n is how many there are. The score of the others is infinite.
+      responded: bool [K]; n is how many there are. The score of the others is infinite.
       byzantine: f. At least one neighbour is counted.
     """
-    clients = len(present)
-    pair = present[:, None] & present[None, :] & ~jnp.eye(clients, dtype=bool)
+    clients = len(responded)
+    pair = responded[:, None] & responded[None, :] & ~jnp.eye(clients, dtype=bool)
     distance = jnp.sort(jnp.where(pair, squared_distances(products), jnp.inf), axis=1)
-    neighbours = jnp.clip(jnp.sum(present) - byzantine - 2, 1, clients)
+    neighbours = jnp.clip(jnp.sum(responded) - byzantine - 2, 1, clients)
     counted = (jnp.arange(clients) < neighbours)[None, :] & jnp.isfinite(distance)
-    return jnp.where(present, jnp.sum(jnp.where(counted, distance, 0.0), axis=1), jnp.inf)
+    return jnp.where(responded, jnp.sum(jnp.where(counted, distance, 0.0), axis=1), jnp.inf)
 
 
 def multi_krum(byzantine_share: float, selected_share: float | None) -> Reduce:
@@ -49,15 +49,15 @@ def multi_krum(byzantine_share: float, selected_share: float | None) -> Reduce:
         alone is taken, which is Krum.
     """
 
-    def of_cohort(uploads, alpha, present):
-        responded = jnp.sum(present)
-        byzantine = share_of(byzantine_share, responded)
-        scores = krum_scores(uploads.products(), present, byzantine)
+    def of_cohort(uploads, alpha, responded):
+        num_responded = jnp.sum(responded)
+        byzantine = share_of(byzantine_share, num_responded)
+        scores = krum_scores(uploads.products(), responded, byzantine)
         count = jnp.ones((), jnp.int32)
         if selected_share is not None:
-            count = jnp.maximum(share_of(selected_share, responded - byzantine), 1)
+            count = jnp.maximum(share_of(selected_share, num_responded - byzantine), 1)
         place = jnp.argsort(jnp.argsort(scores))
-        chosen = present & (place < count)
+        chosen = responded & (place < count)
         return uploads.total(normalised_weights(jnp.ones_like(alpha), chosen))
 
     return Reduce(Needs.WHOLE, normalised_weights, of_cohort)
@@ -71,9 +71,9 @@ def geometric_median(iterations: int = 10, smoothing: float = 1e-6) -> Reduce:
       smoothing: the least distance, as a share of the longest upload.
     """
 
-    def of_cohort(uploads, alpha, present):
+    def of_cohort(uploads, alpha, responded):
         products = uploads.products()
-        products = jnp.where(present[:, None] & present[None, :], products, 0.0)
+        products = jnp.where(responded[:, None] & responded[None, :], products, 0.0)
         square = jnp.diagonal(products)
         least = smoothing * jnp.sqrt(jnp.max(square, initial=0.0)) + 1e-30
 

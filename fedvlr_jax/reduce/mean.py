@@ -9,9 +9,9 @@ from fedvlr_jax.reduce.rule import Reduce
 from fedvlr_jax.uplink.uploads import Needs
 
 
-def normalised_weights(weight: jax.Array, present: jax.Array) -> jax.Array:
-    """float32 [K]: alpha_u over the present clients, summing to one (all 0 if none responds)."""
-    weight = jnp.where(present, weight, 0.0)
+def normalised_weights(weight: jax.Array, responded: jax.Array) -> jax.Array:
+    """float32 [K]: alpha_u over the responded clients, summing to one (all 0 if none responds)."""
+    weight = jnp.where(responded, weight, 0.0)
     return weight / jnp.maximum(jnp.sum(weight), 1e-30)
 
 
@@ -34,4 +34,4 @@ def fixed_denominator_mean(denominator: float) -> Reduce:
     Args:
       denominator: how many clients a round expects.
     """
-    return Reduce(Needs.SUM, lambda weight, present: jnp.where(present, 1.0 / denominator, 0.0))
+    return Reduce(Needs.SUM, lambda weight, responded: jnp.where(responded, 1.0 / denominator, 0.0))

@@ -22,9 +22,9 @@ def finite_only(rule: Reduce) -> Reduce:
     point becomes one in floats.
     """
 
-    def of_cohort(uploads: Uploads, alpha: jax.Array, present: jax.Array) -> Upload:
+    def of_cohort(uploads: Uploads, alpha: jax.Array, responded: jax.Array) -> Upload:
         # A norm that overflows belongs to an upload that no honest client makes.
-        kept = present & jnp.isfinite(uploads.norms())
+        kept = responded & jnp.isfinite(uploads.norms())
         uploads = uploads.masked(kept)
         alpha = rule.weights(alpha, kept)
         if rule.combine is None:
@@ -34,10 +34,10 @@ def finite_only(rule: Reduce) -> Reduce:
     return rule._replace(needs=Needs.WHOLE, combine=of_cohort, exact=False)
 
 
-def middle(values: jax.Array, present: jax.Array) -> jax.Array:
-    """[B]: the median over the clients that are `present`, for values [K, B]; 0 of none."""
-    count = jnp.sum(present)
-    values = ordered(values, present)
+def middle(values: jax.Array, responded: jax.Array) -> jax.Array:
+    """[B]: the median over the clients that are `responded`, for values [K, B]; 0 of none."""
+    count = jnp.sum(responded)
+    values = ordered(values, responded)
     low, high = jnp.maximum(count - 1, 0) // 2, count // 2
     return jnp.where(count > 0, (values[low] + values[high]) / 2, 0.0)
 
@@ -49,9 +49,9 @@ def norm_bound() -> Reduce:
     the clients themselves. (Sun et al. 2019, with the median in place of a constant.)
     """
 
-    def of_cohort(uploads: Uploads, alpha: jax.Array, present: jax.Array) -> Upload:
-        norms = jnp.where(present, uploads.norms(), 0.0)
-        bound = middle(norms[:, None], present)[0]
+    def of_cohort(uploads: Uploads, alpha: jax.Array, responded: jax.Array) -> Upload:
+        norms = jnp.where(responded, uploads.norms(), 0.0)
+        bound = middle(norms[:, None], responded)[0]
         return uploads.total(alpha * clip_factors(norms, bound))
 
     return Reduce(Needs.WHOLE, normalised_weights, of_cohort)
@@ -68,12 +68,12 @@ def bulyan(byzantine_share: float) -> Reduce:
       byzantine_share: f / n, below 1/4: the rule needs n >= 4 f + 3.
     """
 
-    def of_cohort(uploads: Uploads, alpha: jax.Array, present: jax.Array) -> Upload:
-        responded = jnp.sum(present)
-        byzantine = share_of(byzantine_share, responded)
-        scores = krum_scores(uploads.products(), present, byzantine)
+    def of_cohort(uploads: Uploads, alpha: jax.Array, responded: jax.Array) -> Upload:
+        num_responded = jnp.sum(responded)
+        byzantine = share_of(byzantine_share, num_responded)
+        scores = krum_scores(uploads.products(), responded, byzantine)
         place = jnp.argsort(jnp.argsort(scores))
-        selected = present & (place < jnp.maximum(responded - 2 * byzantine, 1))
+        selected = responded & (place < jnp.maximum(num_responded - 2 * byzantine, 1))
         count = jnp.sum(selected)
         nearest = jnp.maximum(count - 2 * byzantine, 1)
 
@@ -83,7 +83,7 @@ def bulyan(byzantine_share: float) -> Reduce:
             _, values = jax.lax.sort((distance, values), dimension=0, num_keys=1)
             kept = (jnp.arange(values.shape[0]) < nearest)[:, None]
             mean = jnp.sum(jnp.where(kept, values, 0.0), axis=0) / nearest.astype(values.dtype)
-            return jnp.where(responded > 0, mean, 0.0)
+            return jnp.where(num_responded > 0, mean, 0.0)
 
         return uploads.coordinatewise(one)
 
@@ -106,17 +106,17 @@ def row_median(byzantine_share: float) -> Reduce:
       byzantine_share: f / n.
     """
 
-    def of_cohort(uploads: Uploads, alpha: jax.Array, present: jax.Array) -> Upload:
-        responded = jnp.sum(present)
-        floor = jnp.maximum(2 * share_of(byzantine_share, responded) + 1, 3)
+    def of_cohort(uploads: Uploads, alpha: jax.Array, responded: jax.Array) -> Upload:
+        num_responded = jnp.sum(responded)
+        floor = jnp.maximum(2 * share_of(byzantine_share, num_responded) + 1, 3)
 
         def one(row: jax.Array) -> jax.Array:
             norm = jnp.sqrt(jnp.sum(jnp.square(row), axis=1))
-            touched = present & (norm > 0)
+            touched = responded & (norm > 0)
             count = jnp.sum(touched)
             bound = middle(norm[:, None], touched)[0]
             short = trees.per_client(clip_factors(norm, bound), row) * row
-            share = count.astype(row.dtype) / jnp.maximum(responded, 1).astype(row.dtype)
+            share = count.astype(row.dtype) / jnp.maximum(num_responded, 1).astype(row.dtype)
             return jnp.where(count >= floor, share * middle(short, touched), 0.0)
 
         return uploads.rowwise(jax.vmap(one, in_axes=1))

@@ -15,9 +15,9 @@ class Reduce(NamedTuple):
 
     Attributes:
       needs: SUM, or WHOLE where `combine` is given.
-      weights: (weight [K], present bool [K]) -> alpha [K], what each client counts in the sum;
+      weights: (weight [K], responded bool [K]) -> alpha [K], what each client counts in the sum;
         0 where it did not respond. The plans know it before they train.
-      combine: (uploads, alpha, present) -> the one upload; None: the sum by alpha. It must not
+      combine: (uploads, alpha, responded) -> the one upload; None: the sum by alpha. It must not
         read the uploads of clients that did not respond.
       exact: whether the sum is taken in fixed point, the same to the bit on 1, 2, 4 and 8
         devices.

@@ -22,7 +22,7 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "simulated_h" in costs:
         energy = costs["energy"]
         rows += [
-            ("asked / reported in time", f"{costs['asked']:,} / {costs['responded']:,}"),
+            ("sampled / reported in time", f"{costs['sampled']:,} / {costs['responded']:,}"),
             ("bytes down / up", f"{costs['bytes_down']:.3g} / {costs['bytes_up']:.3g}"),
             ("simulated hours", f"{costs['simulated_h']:.2f}"),
             ("client hours, of them in vain", _share(costs["client_h"], costs["wasted_share"])),

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import lock_descriptor
 
+from fedvlr_jax.config import with_current_names
 from fedvlr_jax.errors import InputError
 
 LOCK = ".lock"
@@ -146,10 +147,15 @@ class RunDirectory:
         self._write(METRICS, b"".join(_dump(METRICS, entry) + b"\n" for entry in metrics))
 
     def read_config(self) -> dict[str, Any]:
-        """config.json. Raises InputError for a missing or damaged file, or one of another kind."""
+        """config.json, with today's names of the flags.
+
+        Raises:
+          InputError: the file is missing, damaged, or of another kind.
+        """
         config = _read_object(self.path / CONFIG)
         if not isinstance(config.get("flags"), dict):
             raise InputError(f"{self.path / CONFIG}: holds no flags, so it is not that of a run")
+        config["flags"] = with_current_names(config["flags"])
         return config
 
     def read_summary(self) -> dict[str, Any]:

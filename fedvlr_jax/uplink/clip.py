@@ -53,12 +53,12 @@ def adaptive_clip(bound: float, quantile: float, rate: float = 0.2) -> UplinkTra
         factor = clip_factors(norms, state)
         return factor, factor < 1
 
-    def update(state, clipped, present):
-        responded = jnp.sum(present)
-        count = jnp.maximum(responded, 1).astype(jnp.float32)
-        within = jnp.sum(present & ~clipped).astype(jnp.float32) / count
+    def update(state, clipped, responded):
+        num_responded = jnp.sum(responded)
+        count = jnp.maximum(num_responded, 1).astype(jnp.float32)
+        within = jnp.sum(responded & ~clipped).astype(jnp.float32) / count
         moved = state * jnp.exp(-rate * (within - quantile))
-        return jnp.where(responded > 0, moved, state)
+        return jnp.where(num_responded > 0, moved, state)
 
     return UplinkTransform(
         needs=Needs.NORMS,
@@ -83,8 +83,8 @@ def private_adaptive_clip(
     """
     plain = adaptive_clip(bound, quantile, rate)
 
-    def noisy_update(key, state, clipped, present):
-        within = jnp.sum(present & ~clipped).astype(jnp.float32) / clients
+    def noisy_update(key, state, clipped, responded):
+        within = jnp.sum(responded & ~clipped).astype(jnp.float32) / clients
         within += deviation * jax.random.normal(key)
         return state * jnp.exp(-rate * (within - quantile))
 

@@ -26,9 +26,9 @@ class UplinkTransform(NamedTuple):
       init: () -> the state before the first round, a pytree of arrays.
       weigh: (norms [K] or None, cohort, state) -> (factor [K], clipped bool [K]). The factor
         multiplies the client's upload; `clipped` says whether it shortened the upload.
-      update: (state, clipped bool [K], present bool [K]) -> the state of the next round.
+      update: (state, clipped bool [K], responded bool [K]) -> the state of the next round.
       bound: state -> [], an L2 norm that no upload exceeds after `weigh`; infinity for none.
-      noisy_update: (key, state, clipped, present) -> the state of the next round; in place of
+      noisy_update: (key, state, clipped, responded) -> the state of the next round; in place of
         `update` where it draws random numbers.
     """
 
@@ -39,14 +39,14 @@ class UplinkTransform(NamedTuple):
     bound: Callable[[PyTree], float | jax.Array]
     noisy_update: Callable[[jax.Array, PyTree, Array, Array], PyTree] | None = None
 
-    def next_state(self, key: jax.Array, state: PyTree, clipped: Array, present: Array) -> PyTree:
+    def next_state(self, key: jax.Array, state: PyTree, clipped: Array, responded: Array) -> PyTree:
         """The state of the next round, by `noisy_update` where there is one, else by `update`."""
         if self.noisy_update is None:
-            return self.update(state, clipped, present)
-        return self.noisy_update(key, state, clipped, present)
+            return self.update(state, clipped, responded)
+        return self.noisy_update(key, state, clipped, responded)
 
 
-def unchanged(state: PyTree, clipped: Array, present: Array) -> PyTree:
+def unchanged(state: PyTree, clipped: Array, responded: Array) -> PyTree:
     """The `update` of a transform whose state never changes."""
     return state
 
@@ -55,7 +55,7 @@ def identity() -> UplinkTransform:
     """Leaves every upload as it is."""
 
     def weigh(norms, cohort, state):
-        clients = cohort.present.shape[0]
+        clients = cohort.responded.shape[0]
         return jnp.ones(clients), jnp.zeros(clients, bool)
 
     return UplinkTransform(
@@ -75,7 +75,7 @@ def chain(*transforms: UplinkTransform) -> UplinkTransform:
     """
 
     def weigh(norms, cohort, state):
-        clients = cohort.present.shape[0]
+        clients = cohort.responded.shape[0]
         factor, clipped = jnp.ones(clients), jnp.zeros(clients, bool)
         for transform, own in zip(transforms, state, strict=True):
             left = None if norms is None else norms * jnp.abs(factor)
@@ -83,14 +83,14 @@ def chain(*transforms: UplinkTransform) -> UplinkTransform:
             factor, clipped = factor * by, clipped | shortened
         return factor, clipped
 
-    def update(state, clipped, present):
+    def update(state, clipped, responded):
         pairs = zip(transforms, state, strict=True)
-        return tuple(transform.update(own, clipped, present) for transform, own in pairs)
+        return tuple(transform.update(own, clipped, responded) for transform, own in pairs)
 
-    def noisy_update(key, state, clipped, present):
+    def noisy_update(key, state, clipped, responded):
         keys = jax.random.split(key, len(transforms))
         each = zip(transforms, keys, state, strict=True)
-        return tuple(t.next_state(own_key, own, clipped, present) for t, own_key, own in each)
+        return tuple(t.next_state(own_key, own, clipped, responded) for t, own_key, own in each)
 
     draws = any(transform.noisy_update is not None for transform in transforms)
     return UplinkTransform(

@@ -40,14 +40,14 @@ def make(name, strength=1.0):
     return ATTACKS[name](AttackOptions(FIRST, CLIENTS, strength, TARGETS, public))
 
 
-def sent(attack, memory=None, present=PRESENT, shown=None):
+def sent(attack, memory=None, responded=PRESENT, shown=None):
     """([K, I * d + 1] what every client sends, the memory)."""
     shown = views() if shown is None else shown
     memory = attack.init(shown.shape) if memory is None else memory
     given, memory = attack.replace(
         uploads(),
         jnp.arange(CLIENTS),
-        jnp.asarray(present),
+        jnp.asarray(responded),
         shown,
         jnp.asarray(3),
         jax.random.key(0),
@@ -81,9 +81,9 @@ def test_honest_uploads_keep_their_values(name):
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 def test_without_a_hostile_client_in_the_cohort_nothing_happens(name):
     attack = make(name)
-    present = PRESENT & (np.arange(CLIENTS) < FIRST)
+    responded = PRESENT & (np.arange(CLIENTS) < FIRST)
     start = attack.init(views().shape)
-    found, memory = sent(attack, start, present)
+    found, memory = sent(attack, start, responded)
     np.testing.assert_array_equal(found, trained().astype(np.float32))
     for before, after in zip(jax.tree.leaves(start), jax.tree.leaves(memory), strict=True):
         np.testing.assert_array_equal(before, after)

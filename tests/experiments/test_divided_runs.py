@@ -89,7 +89,7 @@ def start_again(simulation, disk, pieces=None):
     """One start of the run on `disk`, left after some pieces of a block; what it came to."""
     run = None if disk.newest is None else load_run(simulation, disk, disk.newest)
     # What the saver has at first is what is on the disk.
-    saver = Saver(simulation, disk, run or training.start(simulation))
+    saver = Saver(simulation, disk, run or training.new_run(simulation))
     asked = itertools.count()
     leave = lambda: pieces is not None and next(asked) >= pieces
     run, _ = training.train(simulation, run, leave=leave)

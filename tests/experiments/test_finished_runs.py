@@ -13,13 +13,13 @@ from fedvlr_jax.commands.shared.members import complete, is_done
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.offloaded import OffloadedSimulation
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.streaming import StreamedSimulation
 from tests.experiments.test_interruption import at, go, result
 
 # Rounds 0, 2 and 4 are evaluated.
-FLAGS = {"rounds": 4, "eval_every": 2, "cohort": 0, "dropout": 0.0}
+FLAGS = {"rounds": 4, "eval_every": 2, "cohort": 0, "client_dropout": 0.0}
 # What the synthetic data of the fixture are called on the command line.
 DATA = {"synthetic_users": 40, "synthetic_items": 60}
 
@@ -190,10 +190,10 @@ def test_evaluate_takes_what_this_machine_has(moved):
 
 def test_evaluate_keeps_rows_on_the_disk_where_they_do_not_fit(folder, capsys):
     streamed, _, _ = evaluate.load_run(str(folder), memory_budget_gb=0.1)
-    assert isinstance(streamed, StreamedSimulation)
+    assert isinstance(streamed, OffloadedSimulation)
     assert "--store=disk: with --store=device this takes about" in capsys.readouterr().out
     told, _, _ = evaluate.load_run(str(folder), memory_budget_gb=0.1, store="device")
-    assert not isinstance(told, StreamedSimulation)
+    assert not isinstance(told, OffloadedSimulation)
 
 
 def test_evaluate_names_the_flag_for_data_that_have_moved(folder):

@@ -31,7 +31,7 @@ ROUNDS = 6
 CHOICES = (
     dict(synthetic_users=40, synthetic_items=60, width=8, router_hidden=8, local_epochs=2)
     | dict(rounds=ROUNDS, eval_every=1, checkpoint_every=1, checkpoint_share=1.0)
-    | dict(baselines=False, cohort=20, dropout=0.2)
+    | dict(baselines=False, cohort=20, client_dropout=0.2)
 )
 
 

@@ -108,7 +108,7 @@ def test_controls_are_what_they_are_called(dataset):
     assert found["client refinement alone"]["server_lr_fusion"] == 0
     for choice in found.values():
         assert Config.from_flat(**choice)
-    spectral = Config.from_flat(start="spectral", views="table,image,text")
+    spectral = Config.from_flat(init="spectral", views="table,image,text")
     of_claim = controls(spectral, ("image", "text"))
     assert dict(of_claim["content"]["the ID alone"])["views"] == "table"
     assert dict(of_claim["federation"]["local only"])["start"] == "random"

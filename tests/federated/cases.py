@@ -26,14 +26,14 @@ def random_task(rng, **choices):
         width=4,
         router_hidden=3,
         init_scale=0.7,
-        fedrap_apart=0.3,
-        fedrap_sparse=0.2,
+        fedrap_repulsion=0.3,
+        fedrap_l1=0.2,
         local_epochs=int(rng.integers(1, 4)),
         num_negatives=int(rng.integers(1, 3)),
         client_lr=float(rng.uniform(0.1, 0.9)),
         router_lr=float(rng.uniform(0.1, 0.9)),
         item_lr=float(rng.uniform(0.1, 0.9)),
-        copy_lr=float(rng.uniform(0.1, 0.9)),
+        delta_lr=float(rng.uniform(0.1, 0.9)),
         client_decay=float(rng.choice([0.0, 0.1])),
         # A plain step keeps the comparison about the round: Adam divides tiny numbers
         # by their own size, which turns rounding noise into whole steps.
@@ -100,11 +100,11 @@ def random_state(rng, task, num_clients):
     private = drawn(
         jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_clients, *x.shape), x.dtype), client)
     )
-    present = rng.random(num_clients) < 0.7
-    present[rng.integers(num_clients)] = True
+    responded = rng.random(num_clients) < 0.7
+    responded[rng.integers(num_clients)] = True
     cohort = Cohort(
         histories=pad_histories(train, np.arange(num_clients)),
-        present=present,
+        responded=responded,
         local_epochs=rng.integers(1, federation.local_epochs + 1, num_clients, np.int32),
         weight=rng.uniform(0.5, 2.0, num_clients),
     )

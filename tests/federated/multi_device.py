@@ -17,14 +17,14 @@ from tests.bits import digest
 
 CASES = {
     "dense": dict(backbone="fcf", views="id,attention,gate"),
-    "start": dict(start="spectral", start_router="history", views="table,text", loss="softmax"),
+    "start": dict(init="spectral", init_router="history", views="table,text", loss="softmax"),
     "gathered": dict(backbone="fedncf", negatives="sampled"),
     "personal": dict(backbone="fedrap", fusion="mlp"),
     "cohort": dict(
         backbone="fedavg",
         upload="delta",
         cohort=20,
-        dropout=0.2,
+        client_dropout=0.2,
         clip_norm=0.05,
         noise_multiplier=0.5,
     ),

@@ -51,7 +51,7 @@ def assert_same(one, other, tolerance=2e-5):
 
 @pytest.mark.parametrize("rule", mostly_slow(WHOLE, 4))
 def test_a_rule_gives_one_result_by_any_plan_chunk_and_store(rule):
-    common = dict(aggregation=rule, clip_norm=0.02, cohort=17, dropout=0.2)
+    common = dict(aggregation=rule, clip_norm=0.02, cohort=17, client_dropout=0.2)
     plain, metrics = after_a_round(small(plan="dense", **common))
     assert 0 < metrics.clipped[0] and metrics.participants[0] < 17
     for choices in (
@@ -128,7 +128,7 @@ def test_clipped_uploads_move_the_server_by_at_most_the_bound(plan, backbone):
     [
         (dict(plan="catalogue", clip_norm=1.0), ["--plan=catalogue", "norm", "dense, gathered"]),
         (dict(plan="catalogue", aggregation="krum"), ["--plan=catalogue", "all uploads"]),
-        (dict(aggregation="krum", start="spectral", views="table"), ["--aggregation=krum"]),
+        (dict(aggregation="krum", init="spectral", views="table"), ["--aggregation=krum"]),
         (dict(noise_multiplier=1.0, clip_norm=1.0, noise="central"), ["--noise=central", "fixed"]),
         (dict(noise_multiplier=1.0, clip_norm=1.0, aggregation="median"), ["median", "float32"]),
         (dict(clip_quantile=0.5), ["--clip_quantile=0.5", "--clip_norm"]),
@@ -144,7 +144,7 @@ def test_what_cannot_be_combined_is_refused(choices, pieces):
 
 
 def test_the_fixed_denominator_does_not_depend_on_who_responds():
-    config = small(aggregation="fixed_mean", dropout=0.5)
+    config = small(aggregation="fixed_mean", client_dropout=0.5)
     weights = make_aggregator(config, 24).reduce.weights
-    present = jnp.arange(24) < 3
-    np.testing.assert_allclose(weights(jnp.ones(24), present), np.asarray(present) / 12)
+    responded = jnp.arange(24) < 3
+    np.testing.assert_allclose(weights(jnp.ones(24), responded), np.asarray(responded) / 12)

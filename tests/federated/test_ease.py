@@ -15,8 +15,13 @@ from fedvlr_jax.evaluation.baselines import rank, scores_of
 from fedvlr_jax.evaluation.baselines.linear import ease
 from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.federated import ease as module
-from fedvlr_jax.federated.ease import autoencoder, ease_start, tried_contents, tried_recencies
-from fedvlr_jax.federated.start import describe_start
+from fedvlr_jax.federated.ease import (
+    autoencoder,
+    ease_initialization,
+    tried_contents,
+    tried_recencies,
+)
+from fedvlr_jax.federated.initialization import describe_initialization
 from fedvlr_jax.simulation import make_simulation
 
 USERS, ITEMS = 40, 30
@@ -102,7 +107,7 @@ def literal_scores(dataset, content, width, recency=0.0):
 )
 def test_scores_are_those_of_the_formulas(dataset, content, recency, width):
     expected = literal_scores(dataset, content, width, recency)
-    found = ease_start(dataset, width, content=content, recency=recency, **OPTIONS)
+    found = ease_initialization(dataset, width, content=content, recency=recency, **OPTIONS)
     assert found.items.shape == (ITEMS, width) and found.vectors.shape == (USERS, width)
     scores = np.where(np.isnan(expected), np.nan, found.vectors @ found.items.T)
     # The weights of a history are float32.
@@ -111,7 +116,7 @@ def test_scores_are_those_of_the_formulas(dataset, content, recency, width):
 
 def test_at_full_width_without_content_it_is_the_baseline(dataset):
     plain = dataclasses.replace(dataset, features={})
-    found = ease_start(plain, ITEMS, content=None, recency=0.0, **OPTIONS)
+    found = ease_initialization(plain, ITEMS, content=None, recency=0.0, **OPTIONS)
     own = dataset.train.matrix.toarray() > 0
     fitted = ease(plain)(l2=OPTIONS["ridge"] * len(dataset.train) / ITEMS)
     baseline = scores_of(fitted, plain)(slice(None))
@@ -120,7 +125,7 @@ def test_at_full_width_without_content_it_is_the_baseline(dataset):
 
 def test_content_scores_items_that_nobody_has(dataset):
     with_content, without = (
-        ease_start(dataset, 8, content=c, recency=0.0, **OPTIONS) for c in (1.0, 0.0)
+        ease_initialization(dataset, 8, content=c, recency=0.0, **OPTIONS) for c in (1.0, 0.0)
     )
     assert not without.items[-2:].any()
     assert np.ptp(with_content.vectors @ with_content.items[-2], axis=0) > 1e-3
@@ -177,7 +182,7 @@ def test_validation_chooses_what_is_ahead_of_the_plainest(dataset, sure, monkeyp
     recency = best(module.RECENCIES, lambda r: literal_scores(dataset, content, 6, r), sure / 2)
     if recency:
         content = best(module.CONTENTS, lambda c: literal_scores(dataset, c, 6, recency))
-    found = ease_start(dataset, 6, content=None, recency=None, **OPTIONS)
+    found = ease_initialization(dataset, 6, content=None, recency=None, **OPTIONS)
     assert (found.content, found.recency) == (content, recency)
     assert sure < 1e6 or (content, recency) == (0.0, 0.0)
 
@@ -206,11 +211,14 @@ def test_planted_content_and_recency_are_chosen():
         item_ids=np.arange(200).astype(str),
         split="predefined",
     )
-    found = ease_start(walked, 8, ridge=10.0, exchanges=8, content=None, recency=None)
+    found = ease_initialization(walked, 8, ridge=10.0, exchanges=8, content=None, recency=None)
     assert found.recency > 0
     noise = {"text": rng.standard_normal((200, 2)).astype(np.float32)}
     noisy = dataclasses.replace(walked, features=noise)
-    assert ease_start(noisy, 8, ridge=10.0, exchanges=8, content=None, recency=0.0).content == 0
+    assert (
+        ease_initialization(noisy, 8, ridge=10.0, exchanges=8, content=None, recency=0.0).content
+        == 0
+    )
 
 
 def test_what_is_tried_without_a_reason_to_choose(dataset):
@@ -236,9 +244,9 @@ def synthetic():
 
 @pytest.mark.parametrize("store", ["device", "host"])
 def test_a_simulation_begins_with_its_scores(synthetic, store):
-    choices = dict(width=5, start="ease", start_recency=0.5, store=store)
-    simulation = make_simulation(Config.from_flat(**choices, start_content=1.0), synthetic)
-    found = ease_start(synthetic, 5, ridge=10.0, exchanges=8, content=1.0, recency=0.5)
+    choices = dict(width=5, init="ease", init_recency=0.5, store=store)
+    simulation = make_simulation(Config.from_flat(**choices, init_content=1.0), synthetic)
+    found = ease_initialization(synthetic, 5, ridge=10.0, exchanges=8, content=1.0, recency=0.5)
     scores = found.vectors @ found.items.T
     scores[synthetic.train.matrix.toarray() > 0] = -np.inf
     scores[synthetic.valid.matrix.toarray() > 0] = -np.inf
@@ -254,10 +262,12 @@ def test_a_simulation_begins_with_its_scores(synthetic, store):
 
 
 def test_what_it_exchanges_and_chose_is_said(synthetic):
-    config = Config.from_flat(width=5, start="ease", start_exchanges=2, fusion="none")
+    config = Config.from_flat(width=5, init="ease", init_exchanges=2, fusion="none")
     simulation = make_simulation(config, synthetic)
-    (line,) = describe_start(config, simulation.model, synthetic, simulation.start)
-    assert f"content {simulation.start.content:g}" in line
+    (line,) = describe_initialization(
+        config, simulation.model, synthetic, simulation.initialization
+    )
+    assert f"content {simulation.initialization.content:g}" in line
     # 60 items: their counts, for each of 4 content weights 2 x 37 columns and 10 of its model, and
     # 5 of the table; 4 x 2 x 37 numbers a row sent.
     assert "4 x 2 exchanges" in line and "0.0821 MB to each" in line and "1.18 kB from it" in line
@@ -265,7 +275,7 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
 
 @pytest.mark.parametrize("content", [0.0, 1.0])
 def test_features_of_the_start_are_not_called_unused(synthetic, content):
-    config = Config.from_flat(width=5, start="ease", start_content=content, fusion="none")
+    config = Config.from_flat(width=5, init="ease", init_content=content, fusion="none")
     lines: list[str] = []
     introduce(make_simulation(config, synthetic), SimpleNamespace(note=lines.append))
     assert any("does not use them" in line for line in lines) == (content == 0)
@@ -274,19 +284,19 @@ def test_features_of_the_start_are_not_called_unused(synthetic, content):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (dict(backbone="fedavg"), "--start=ease: --backbone=fedavg has no private vector"),
-        (dict(views="id,text"), "--start=ease: .*--views=id,text hides the rows"),
-        (dict(start_score=1e300), "--start=ease: not finite .* --start_ridge=10"),
-        (dict(recency=0.5, start_recency=0.5), "--start_recency=0.5: .*--recency=0.5"),
+        (dict(backbone="fedavg"), "--init=ease: --backbone=fedavg has no private vector"),
+        (dict(views="id,text"), "--init=ease: .*--views=id,text hides the rows"),
+        (dict(init_score=1e300), "--init=ease: not finite .* --init_ridge=10"),
+        (dict(recency=0.5, init_recency=0.5), "--init_recency=0.5: .*--recency=0.5"),
     ],
 )
 def test_where_it_has_no_place(choices, message, synthetic):
-    config = Config.from_flat(**{"start": "ease", "views": "table,text", "width": 5, **choices})
+    config = Config.from_flat(**{"init": "ease", "views": "table,text", "width": 5, **choices})
     with pytest.raises(InputError, match=message):
         make_simulation(config, synthetic)
 
 
-@pytest.mark.parametrize("flag", ["start_content", "start_recency"])
+@pytest.mark.parametrize("flag", ["init_content", "init_recency"])
 def test_a_weight_below_zero_is_refused(flag):
     with pytest.raises(InputError, match=f"--{flag}=-0.5: out of range"):
         Config.from_flat(**{flag: -0.5})
@@ -295,7 +305,7 @@ def test_a_weight_below_zero_is_refused(flag):
 @pytest.mark.parametrize("name", ["KU", "Beauty"])
 def test_one_setting_is_not_below_ease_on_real_data(name, data_root):
     real = load_dataset(name, data_root=data_root)
-    found = ease_start(real, 128, ridge=10.0, exchanges=8, content=None, recency=None)
+    found = ease_initialization(real, 128, ridge=10.0, exchanges=8, content=None, recency=None)
     (warm,) = np.nonzero(real.train.item_counts[real.test.item] > 0)
 
     def ndcg(scorer):

@@ -10,7 +10,7 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated.factored import bound_of_items, trained_items
-from fedvlr_jax.federated.round import PLANS, make_broadcast, make_settle
+from fedvlr_jax.federated.round import PLANS, make_broadcast, make_write_back
 from fedvlr_jax.simulation import make_simulation
 from tests.federated.cases import random_state, random_task
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def trained_clients(num_clients, item_lr=0.5, **choices):
-    """(broadcast, what the update gives, the rows before) of clients who are all present."""
+    """(broadcast, what the update gives, the rows before) of clients who are all responded."""
     rng = np.random.default_rng(3)
     plain = dict(negatives="expected", clip_norm=0.0, history_weight=0.0, recency=0.0)
     task = random_task(rng, backbone="fedrap", fusion="bilevel", **plain, **choices)
@@ -26,7 +26,7 @@ def trained_clients(num_clients, item_lr=0.5, **choices):
     views = task.model.fusion.views(server.shared["fusion"], server.shared["items"], features)
     rates = task.config.federation.rates._replace(item_lr=item_lr)
     broadcast = make_broadcast(task, "factored", views, server, rates)
-    cohort = dataclasses.replace(cohort, present=np.ones(num_clients, bool))
+    cohort = dataclasses.replace(cohort, responded=np.ones(num_clients, bool))
     update = jax.jit(PLANS["factored"].make_update(task))
     result = update(broadcast, cohort, jnp.ones(num_clients), private, server.key)
     return broadcast, result, private
@@ -35,14 +35,14 @@ def trained_clients(num_clients, item_lr=0.5, **choices):
 def test_chunks_of_any_size_settle_the_same_rows():
     broadcast, result, private = trained_clients(7)
     everyone, some = np.ones(7, bool), np.arange(7) % 3 > 0
-    settle = lambda chunk, keep: jax.jit(make_settle("factored", chunk, None))(
+    write_back = lambda chunk, keep: jax.jit(make_write_back("factored", chunk, None))(
         broadcast, result.private, private, keep
     )
-    whole = settle(7, everyone)
+    whole = write_back(7, everyone)
     assert abs(whole["items"] - private["items"]).max() > 1e-3
     # Seven in chunks of four, of three and of two: the last one reaches back.
     for chunk in (4, 3, 2, 1, 100):
-        after = settle(chunk, some)
+        after = write_back(chunk, some)
         for new, old, part in zip(*map(jax.tree.leaves, (whole, private, after)), strict=True):
             np.testing.assert_array_equal(part[~some], old[~some])
             np.testing.assert_allclose(part[some], new[some], rtol=1e-12, atol=1e-12)
@@ -57,7 +57,7 @@ def test_no_entry_is_above_the_bound():
         # The largest entries that a finite loss in float32 leaves possible.
         table = private["items"] / abs(private["items"]).max() * 1.8e19
         after = trained_items(broadcast.views, table, items, rate)
-        bound = bound_of_items(broadcast.of_views, items, rate)
+        bound = bound_of_items(broadcast.view_cache, items, rate)
         assert (abs(np.asarray(after)).max(axis=(1, 2)) <= bound).all()
 
 

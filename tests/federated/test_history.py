@@ -45,7 +45,7 @@ def test_an_item_is_no_part_of_its_own_history(plan):
     task = make_task(history_weight=2.0)
     cohort = Cohort(
         histories=pad_histories(TRAIN, np.array([0])),
-        present=jnp.array([True]),
+        responded=jnp.array([True]),
         local_epochs=jnp.array([1]),
         weight=jnp.array([1.0]),
     )

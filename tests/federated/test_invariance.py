@@ -45,7 +45,7 @@ def padded(task, private, cohort):
     )
     cohort = Cohort(
         histories=histories,
-        present=np.pad(cohort.present, (0, 2)),
+        responded=np.pad(cohort.responded, (0, 2)),
         local_epochs=np.pad(cohort.local_epochs, (0, 2)),
         weight=np.pad(cohort.weight, (0, 2), constant_values=1.0),
     )
@@ -75,7 +75,7 @@ def test_chunks_change_nothing(case):
     task, server, private, cohort, features = make_case(*case)
     views = task.model.fusion.views(server.shared["fusion"], server.shared["items"], features)
     rates = task.config.federation.rates
-    alpha = jnp.asarray(cohort.weight) * cohort.present
+    alpha = jnp.asarray(cohort.weight) * cohort.responded
     for plan in plans_of(task):
         broadcast = make_broadcast(task, plan, views, server, rates)
         train = make_train(task, plan)
@@ -106,7 +106,7 @@ def test_expected_negatives_are_the_mean_of_sampled_ones():
     server, private, cohort, features = random_state(rng, sampled, 4)
     views = sampled.model.fusion.views(server.shared["fusion"], server.shared["items"], features)
     broadcast = Broadcast(views, server.shared["head"], server.round, federation.rates)
-    alpha = jnp.asarray(cohort.weight) * cohort.present
+    alpha = jnp.asarray(cohort.weight) * cohort.responded
     train = make_train(expected, "dense")
     result = train(broadcast, cohort, alpha, private, server.key)
     one = lambda key: make_train(sampled, "dense")(broadcast, cohort, alpha, private, key)

@@ -1,4 +1,4 @@
-"""Who is asked, who answers and for how long; and the law of the noise that protects them."""
+"""Who is sampled, who answers and for how long; and the law of the noise that protects them."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.federated.participation import asked_clients, make_cohort, seed_of
+from fedvlr_jax.federated.participation import make_cohort, sampled_clients, seed_of
 from fedvlr_jax.types import Histories
 
 
@@ -17,27 +17,27 @@ def test_who_answers_and_for_how_long():
         item=np.zeros((n, 1), np.int32),
         count=np.ones(n, np.int32),
     )
-    config = Config.from_flat(dropout=0.3, local_epochs=4, min_local_epochs=2).federation
-    key, asked = jax.random.key(0), jnp.ones(n, bool)
-    cohort = make_cohort(key, 0, histories, asked, "equal", config)
+    config = Config.from_flat(client_dropout=0.3, local_epochs=4, min_local_epochs=2).federation
+    key, sampled = jax.random.key(0), jnp.ones(n, bool)
+    cohort = make_cohort(key, 0, histories, sampled, "equal", config)
     # Standard deviation of either share: 0.3 points.
-    assert np.mean(cohort.present) == pytest.approx(0.7, abs=0.015)
+    assert np.mean(cohort.responded) == pytest.approx(0.7, abs=0.015)
     shares = np.bincount(cohort.local_epochs)[2:] / n
     assert shares == pytest.approx([1 / 3] * 3, abs=0.015)
-    # Another round is another draw, and whoever is not asked does not answer.
-    later = make_cohort(key, 1, histories, asked, "equal", config)
-    assert np.mean(cohort.present == later.present) == pytest.approx(0.58, abs=0.015)
+    # Another round is another draw, and whoever is not sampled does not answer.
+    later = make_cohort(key, 1, histories, sampled, "equal", config)
+    assert np.mean(cohort.responded == later.responded) == pytest.approx(0.58, abs=0.015)
     none = make_cohort(key, 0, histories, jnp.zeros(n, bool), "equal", config)
-    assert not np.any(none.present)
+    assert not np.any(none.responded)
 
 
 def test_a_cohort_is_a_uniform_draw():
-    draws = np.stack([asked_clients(3, number, 20, 5) for number in range(4000)])
+    draws = np.stack([sampled_clients(3, number, 20, 5) for number in range(4000)])
     assert all(len(set(draw)) == 5 for draw in draws.tolist())
     # Binomial(4000, 1/4): standard deviation 27.
     counts = np.bincount(draws.reshape(-1), minlength=20)
     assert np.all(np.abs(counts - 1000) < 5 * 27)
-    assert not np.array_equal(draws[0], asked_clients(4, 0, 20, 5))
+    assert not np.array_equal(draws[0], sampled_clients(4, 0, 20, 5))
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])

@@ -24,7 +24,7 @@ def timeline(clients, availability, cohort=0, over=1.0, deadline=0.0, duration=N
         clients, availability, hardware, work, Rules(cohort, over, deadline)
     )
     if duration is not None:
-        found.duration_s = lambda seed, asked, number: np.asarray(duration, float)[asked]
+        found.duration_s = lambda seed, sampled, number: np.asarray(duration, float)[sampled]
     return found
 
 
@@ -34,7 +34,7 @@ def test_a_deadline_by_hand():
     sessions = Availability(lambda seed, clients, time: time + ends[clients], 1.0)
     rounds = timeline(5, sessions, deadline=10.0, duration=[1, 9, 3, 20, 2])
     first = rounds.round(0, 0)
-    np.testing.assert_array_equal(first.asked, np.arange(5))
+    np.testing.assert_array_equal(first.sampled, np.arange(5))
     np.testing.assert_array_equal(first.responded, [True, True, True, False, False])
     np.testing.assert_array_equal(first.busy_s, [1, 9, 3, 10, 1])
     # Not all reported, so the server waited for the deadline.
@@ -42,7 +42,7 @@ def test_a_deadline_by_hand():
 
 
 def test_over_selection_by_hand():
-    """Two uploads end the round of four that are asked; the others worked until then."""
+    """Two uploads end the round of four that are sampled; the others worked until then."""
     rounds = timeline(4, always(), cohort=2, over=2.0, duration=[4, 1, 3, 8])
     first = rounds.round(0, 0)
     np.testing.assert_array_equal(first.responded, [False, True, True, False])
@@ -64,20 +64,20 @@ def test_rounds_do_not_depend_on_the_order_in_which_they_are_asked_for():
         again = other.round(3, number)
         for a, b in zip(forward[number], again, strict=True):
             np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(one.round(4, 5).asked, forward[5].asked)
+    assert not np.array_equal(one.round(4, 5).sampled, forward[5].sampled)
     for schedule in forward:
-        assert len(np.unique(schedule.asked)) == len(schedule.asked) == 39
+        assert len(np.unique(schedule.sampled)) == len(schedule.sampled) == 39
         assert schedule.responded.sum() <= 30
 
 
 def test_a_uniform_draw_among_the_available():
-    """Each of 40 clients, half of them available, is asked equally often."""
+    """Each of 40 clients, half of them available, is sampled equally often."""
     able = np.arange(40) % 2 == 0
     sessions = Availability(lambda seed, c, time: np.where(able[c], np.inf, time), 0.5)
     rounds = timeline(40, sessions, cohort=5, duration=np.ones(40))
     count = np.zeros(40)
     for number in range(800):
-        count[rounds.round(0, number).asked] += 1
+        count[rounds.round(0, number).sampled] += 1
     assert not count[~able].any()
     # 200 expected of each, with a standard deviation of 12.2.
     assert abs(count[able] - 200).max() < 5 * 12.2
@@ -89,8 +89,8 @@ def test_candidates_of_a_second_draw_are_new():
     sessions = Availability(lambda seed, c, time: np.where(able[c], np.inf, time), 1.0)
     rounds = timeline(4000, sessions, cohort=300, duration=np.ones(4000))
     for number in range(5):
-        asked = rounds.round(0, number).asked
-        assert len(np.unique(asked)) == 300 and able[asked].all()
+        sampled = rounds.round(0, number).sampled
+        assert len(np.unique(sampled)) == 300 and able[sampled].all()
 
 
 def test_a_cohort_is_found_without_a_look_at_everyone():
@@ -103,7 +103,7 @@ def test_a_cohort_is_found_without_a_look_at_everyone():
 
     rounds = timeline(1_000_000, plain._replace(until=until), cohort=1000, over=1.3, deadline=240.0)
     for number in range(3):
-        assert len(rounds.round(0, number).asked) == 1300
+        assert len(rounds.round(0, number).sampled) == 1300
     assert sum(looked_at) / 3 < 1300 / 0.03
 
 
@@ -139,9 +139,9 @@ class Given:
         self._rounds = rounds
 
     def round(self, seed, round_number):
-        asked = np.asarray(self._rounds[round_number])
+        sampled = np.asarray(self._rounds[round_number])
         time = float(round_number)
-        return RoundSchedule(asked, asked % 7 != 0, np.ones(len(asked)), time, time + 1)
+        return RoundSchedule(sampled, sampled % 7 != 0, np.ones(len(sampled)), time, time + 1)
 
 
 @pytest.mark.parametrize("store", ["device", "host"])
@@ -208,8 +208,8 @@ def test_a_run_reports_what_it_cost():
     run, timing = train(simulation)
     summary, _ = summarise_run(simulation, run, timing)
     costs = summary["costs"]
-    # 12 are asked, 10 uploads end a round.
-    assert (costs["asked"], costs["responded"]) == (48, 40)
+    # 12 are sampled, 10 uploads end a round.
+    assert (costs["sampled"], costs["responded"]) == (48, 40)
     per_client = costs["client_round_bytes"]
     assert costs["bytes_down"] == 48 * per_client["down"]
     assert costs["bytes_up"] == pytest.approx(40 * per_client["up"]["dense"])
@@ -223,7 +223,7 @@ def test_a_run_reports_what_it_cost():
 @pytest.mark.parametrize(
     "choices, piece",
     [
-        (dict(participation="diurnal", dropout=0.1), "--dropout=0.1"),
+        (dict(participation="diurnal", client_dropout=0.1), "--client_dropout=0.1"),
         (dict(over_selection=1.5), "needs --cohort"),
         (dict(over_selection=2.0, cohort=50), "asks for more than the 60 clients"),
         (dict(participation="trace"), "--trace="),

@@ -43,7 +43,7 @@ def test_the_shape_is_that_of_a_real_upload(backbone, negatives):
     )
     simulation = make_simulation(config, dataset)
     (client,) = np.concatenate(
-        [b[r] for b, r in zip(simulation.buckets, simulation.asked_rows(0, 0), strict=True)]
+        [b[r] for b, r in zip(simulation.buckets, simulation.sampled_rows(0, 0), strict=True)]
     )
     state = simulation.init(0)
     before = np.array(state.server.shared["items"])

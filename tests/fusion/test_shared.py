@@ -26,7 +26,7 @@ def test_it_weighs_the_views_of_bilevel():
     gamma = shared.init_shared(jax.random.key(0))
     weights = np.array([0.5, 0.3, 0.2], np.float32)
     gamma["logits"] = jnp.log(weights)
-    expected = np.einsum("g,igd->id", weights, bilevel.views(gamma["of_views"], items, features))
+    expected = np.einsum("g,igd->id", weights, bilevel.views(gamma["view_cache"], items, features))
     found = shared.views(gamma, items, features)
     assert found.shape == (5, 1, 8)
     np.testing.assert_allclose(found[:, 0], expected, atol=1e-6)
@@ -42,7 +42,7 @@ def test_it_starts_uniform_and_has_no_router():
 @pytest.mark.parametrize("name", ["shared", "bilevel"])
 def test_a_start_in_closed_form_scores_alike_with_either(name):
     data = load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 60})
-    options = dict(width=8, start="spectral", views="table,text,image", baselines=False)
+    options = dict(width=8, init="spectral", views="table,text,image", baselines=False)
     simulation = make_simulation(Config.from_flat(fusion=name, **options), data)
     plain = make_simulation(Config.from_flat(fusion="none", **options), data)
     scores = [s.recommend(s.init(seed=0), 10)[1] for s in (simulation, plain)]

@@ -60,7 +60,7 @@ BASELINES = "fedvlr_jax/evaluation/baselines/"
 SPLITS = "fedvlr_jax/data/splits.py"
 TRAINING = "fedvlr_jax/training.py"
 STORE = "fedvlr_jax/federated/store.py"
-START = "fedvlr_jax/federated/start.py"
+START = "fedvlr_jax/federated/initialization.py"
 CHECKPOINTING = "fedvlr_jax/checkpointing.py"
 PARTICIPATION = "fedvlr_jax/federated/participation.py"
 
@@ -94,7 +94,7 @@ KRUM = (
     *rules("krum_takes_the_upload_with_the_nearest_neighbours"),
     *rules("multi_krum_averages_the_best"),
 )
-STORES = ("tests/test_streaming.py::test_store",)
+STORES = ("tests/test_offloaded.py::test_store",)
 
 VIEWS_AND_ROUTING = [
     Mutation(
@@ -432,14 +432,14 @@ LOCAL_EPOCHS = [
     Mutation(
         "a copy of the views moves uphill",
         GATHERED,
-        "moving = rates.copy_lr if delta else 0.0",
-        "moving = -rates.copy_lr if delta else 0.0",
+        "moving = rates.delta_lr if delta else 0.0",
+        "moving = -rates.delta_lr if delta else 0.0",
         agreement(upload="delta", plan="gathered"),
     ),
     Mutation(
         "a difference is uploaded as a gradient",
         GATHERED,
-        "scale=broadcast.rates.copy_lr if delta else 1.0",
+        "scale=broadcast.rates.delta_lr if delta else 1.0",
         "scale=1.0",
         agreement(upload="delta", plan="gathered"),
     ),
@@ -488,15 +488,15 @@ LOCAL_EPOCHS = [
     Mutation(
         "every client trains all local epochs",
         GATHERED,
-        "active = present & (epoch < local_epochs)",
-        "active = present",
+        "active = responded & (epoch < local_epochs)",
+        "active = responded",
         agreement(min_local_epochs=1, plan="gathered"),
     ),
     Mutation(
         "the dense plan trains all local epochs",
         DENSE,
-        "active = cohort.present & (epoch < cohort.local_epochs)",
-        "active = cohort.present",
+        "active = cohort.responded & (epoch < cohort.local_epochs)",
+        "active = cohort.responded",
         agreement(min_local_epochs=1, plan="dense"),
     ),
     Mutation(
@@ -530,9 +530,9 @@ LOCAL_EPOCHS = [
     Mutation(
         "who does not answer is trained all the same",
         ROUND,
-        "broadcast, result.private, rows, cohort.present & metrics.finite",
+        "broadcast, result.private, rows, cohort.responded & metrics.finite",
         "broadcast, result.private, rows, (cohort.weight > -1) & metrics.finite",
-        agreement(dropout=0.35, backbone="pfedrec"),
+        agreement(client_dropout=0.35, backbone="pfedrec"),
     ),
 ]
 
@@ -583,9 +583,9 @@ SERVER = [
     Mutation(
         "absent clients count in the mean",
         MEAN,
-        "weight = jnp.where(present, weight, 0.0)",
-        "weight = jnp.where(present, weight, weight)",
-        agreement(dropout=0.35),
+        "weight = jnp.where(responded, weight, 0.0)",
+        "weight = jnp.where(responded, weight, weight)",
+        agreement(client_dropout=0.35),
     ),
     Mutation(
         "the mean is over all clients",
@@ -685,8 +685,8 @@ AGGREGATORS = [
     Mutation(
         "clients who did not respond are sorted among the others",
         COORDINATES,
-        "jnp.where(present[:, None], values, jnp.inf)",
-        "jnp.where(present[:, None], values, values)",
+        "jnp.where(responded[:, None], values, jnp.inf)",
+        "jnp.where(responded[:, None], values, values)",
         rules("median_of_those_who_responded"),
     ),
     Mutation(
@@ -706,21 +706,21 @@ AGGREGATORS = [
     Mutation(
         "Krum counts an upload as its own neighbour",
         GRAM,
-        "pair = present[:, None] & present[None, :] & ~jnp.eye(clients, dtype=bool)",
-        "pair = present[:, None] & present[None, :]",
+        "pair = responded[:, None] & responded[None, :] & ~jnp.eye(clients, dtype=bool)",
+        "pair = responded[:, None] & responded[None, :]",
         KRUM,
     ),
     Mutation(
         "Krum counts absent clients in n",
         GRAM,
-        "jnp.clip(jnp.sum(present) - byzantine - 2, 1, clients)",
+        "jnp.clip(jnp.sum(responded) - byzantine - 2, 1, clients)",
         "jnp.clip(clients - byzantine - 2, 1, clients)",
         KRUM,
     ),
     Mutation(
         "Krum measures the distance to absent clients",
         GRAM,
-        "pair = present[:, None] & present[None, :] & ~jnp.eye(clients, dtype=bool)",
+        "pair = responded[:, None] & responded[None, :] & ~jnp.eye(clients, dtype=bool)",
         "pair = ~jnp.eye(clients, dtype=bool)",
         rules("krum_scores_do_not_count_a_near_client_that_did_not_respond"),
     ),
@@ -734,8 +734,8 @@ AGGREGATORS = [
     Mutation(
         "a fixed denominator is who responded",
         MEAN,
-        "lambda weight, present: jnp.where(present, 1.0 / denominator, 0.0)",
-        "lambda weight, present: normalised_weights(jnp.ones_like(weight), present)",
+        "lambda weight, responded: jnp.where(responded, 1.0 / denominator, 0.0)",
+        "lambda weight, responded: normalised_weights(jnp.ones_like(weight), responded)",
         rules("weights_known_before_training"),
     ),
     Mutation(
@@ -748,7 +748,7 @@ AGGREGATORS = [
     Mutation(
         "absent clients are within the adaptive bound",
         CLIP,
-        "jnp.sum(present & ~clipped).astype(jnp.float32) / count",
+        "jnp.sum(responded & ~clipped).astype(jnp.float32) / count",
         "jnp.sum(~clipped).astype(jnp.float32) / count",
         TEST_TRANSFORMS,
     ),
@@ -793,8 +793,8 @@ PARTICIPANTS = [
     Mutation(
         "those who drop out answer, and the others do not",
         PARTICIPATION,
-        "present &= jax.vmap(draw)(client) >= config.dropout",
-        "present &= jax.vmap(draw)(client) < config.dropout",
+        "responded &= jax.vmap(draw)(client) >= config.client_dropout",
+        "responded &= jax.vmap(draw)(client) < config.client_dropout",
         TEST_PARTICIPATION,
     ),
     Mutation(
@@ -844,14 +844,14 @@ EVALUATION = [
     ),
     Mutation(
         "strict does not mask the validation items",
-        "fedvlr_jax/resident.py",
+        "fedvlr_jax/on_device.py",
         'mask_test = valid if self.config.evaluation.mask == "train+valid" else none',
         "mask_test = none",
         agreement(protocol="strict"),
     ),
     Mutation(
         "paper masks the validation items",
-        "fedvlr_jax/resident.py",
+        "fedvlr_jax/on_device.py",
         'mask_test = valid if self.config.evaluation.mask == "train+valid" else none',
         "mask_test = valid",
         agreement(protocol="paper"),

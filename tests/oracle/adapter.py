@@ -1,8 +1,8 @@
 """Small federations of the package, and the same ones in the terms of `reference`.
 
 Everything goes through what a user calls: `make_simulation`, `run_rounds`, `evaluate`,
-`recommend`. Only what is drawn at random is asked of the package's own functions: who answers, for
-how many epochs, and the sampled negatives.
+`recommend`. Only random draws come from the package: who answers, for how
+many epochs, and the sampled negatives.
 """
 
 import dataclasses
@@ -78,14 +78,14 @@ def make_config(rng, choices):
     values = {name: value for name, value in choices.items() if name != "modalities"}
     if choices["fusion"] == "bilevel":
         values["views"] = ",".join(views_of(choices))
-    rates = ("client_lr", "router_lr", "item_lr", "copy_lr")
+    rates = ("client_lr", "router_lr", "item_lr", "delta_lr")
     values |= {name: float(rng.uniform(0.2, 0.9)) for name in rates}
     return Config.from_flat(
         **values,
         width=4,
         router_hidden=3,
-        fedrap_apart=0.3,
-        fedrap_sparse=0.2,
+        fedrap_repulsion=0.3,
+        fedrap_l1=0.2,
         server_lr_items=0.05,
         server_lr_fusion=0.03,
         server_lr_head=0.04,
@@ -144,11 +144,11 @@ def given_to(federation, server):
     simulation = federation.simulation
     config, pool = simulation.config.federation, simulation.task.pool
     seed = int(np.asarray(jax.random.key_data(server.key))[-1])
-    asked = [np.zeros(h.count.shape, bool) for h in simulation.histories]
-    for rows, flags in zip(simulation.asked_rows(seed, int(server.round)), asked, strict=True):
+    sampled = [np.zeros(h.count.shape, bool) for h in simulation.histories]
+    for rows, flags in zip(simulation.sampled_rows(seed, int(server.round)), sampled, strict=True):
         flags[rows] = True
     cohorts = make_cohorts(
-        server, simulation.histories, asked, simulation.model.backbone.weight, config
+        server, simulation.histories, sampled, simulation.model.backbone.weight, config
     )
     local = stream(server.key, LOCAL, server.round)
     clients = list(federation.clients)
@@ -162,7 +162,7 @@ def given_to(federation, server):
             )(k)
             drawn = np.asarray(jax.jit(jax.vmap(of_client))(keys, histories.item, histories.count))
         for row, user in enumerate(users):
-            epochs = int(cohort.local_epochs[row]) if cohort.present[row] else 0
+            epochs = int(cohort.local_epochs[row]) if cohort.responded[row] else 0
             negatives = () if drawn is None else tuple(drawn[row])
             clients[user] = dataclasses.replace(
                 clients[user],

@@ -33,7 +33,7 @@ CHOICES = {
     "local_epochs": (3, 2),
     "min_local_epochs": (0, 1),
     "cohort": (0, 4),
-    "dropout": (0.0, 0.35),
+    "client_dropout": (0.0, 0.35),
     "protocol": ("strict", "paper"),
     "aggregation": ("float32", "float32", "float32", "int32"),
     "chunk": (0, 0, 4),

@@ -304,12 +304,12 @@ class Options:
     upload: str = "gradient"
     recency: float = 0.0
     history_weight: float = 0.0
-    fedrap_apart: float = 0.01
-    fedrap_sparse: float = 0.01
+    fedrap_repulsion: float = 0.01
+    fedrap_l1: float = 0.01
     client_lr: float = 3.0
     router_lr: float = 0.003
     item_lr: float = 1.0
-    copy_lr: float = 1.0
+    delta_lr: float = 1.0
     client_decay: float = 0.02
     clip_norm: float = 0.0
     server_optimizer: str = "adam"
@@ -445,7 +445,7 @@ def penalty(options, private, catalogue, vectors, mixture, t):
     apart = total(gap * gap, 1) / width
     sizes = total(absolute(catalogue), 2) / width
     sparse = total(sizes * reshape(mixture, 1, count), 1)
-    return np.tanh(t / 10) * (options.fedrap_sparse * sparse - options.fedrap_apart * apart)
+    return np.tanh(t / 10) * (options.fedrap_l1 * sparse - options.fedrap_repulsion * apart)
 
 
 def client_loss(options, private, head, catalogue, client, epoch, t):
@@ -501,9 +501,9 @@ def train_client(options, private, head, catalogue, client, t):
         for name in head:
             summed[f"head/{name}"] = summed[f"head/{name}"] + head_variables[name].gradient
         if options.upload == "delta":
-            own_views = own_views - options.copy_lr * view_variable.gradient
+            own_views = own_views - options.delta_lr * view_variable.gradient
             own_head = {
-                name: value - options.copy_lr * head_variables[name].gradient
+                name: value - options.delta_lr * head_variables[name].gradient
                 for name, value in own_head.items()
             }
     if options.upload == "gradient":

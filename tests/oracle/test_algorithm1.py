@@ -16,9 +16,9 @@ ANY = dict(aggregation="float32", plan="auto", cohort=0)
 
 
 def draw_cohort(simulation, server):
-    asked = [np.asarray(h.client) < simulation.dataset.num_users for h in simulation.histories]
+    sampled = [np.asarray(h.client) < simulation.dataset.num_users for h in simulation.histories]
     weight, config = simulation.model.backbone.weight, simulation.config.federation
-    (cohort,) = make_cohorts(server, simulation.histories, asked, weight, config)
+    (cohort,) = make_cohorts(server, simulation.histories, sampled, weight, config)
     return cohort
 
 

@@ -74,8 +74,8 @@ def test_gradients_are_those_of_central_differences(backbone, loss, negatives):
         views=VIEWS,
         recency=0.5,
         history_weight=0.4,
-        fedrap_apart=0.3,
-        fedrap_sparse=0.2,
+        fedrap_repulsion=0.3,
+        fedrap_l1=0.2,
     )
     features = {"text": rng.normal(size=(ITEMS, 3))}
     count = len(VIEWS) * WIDTH

@@ -49,10 +49,10 @@ REFUSED = [
     (CENTRAL | {"clip_norm": 0.0, "noise_multiplier": 0.0, "target_epsilon": 1.0}, "--clip_norm"),
     (CENTRAL | {"aggregation": "float32"}, "with --aggregation=float32 .* use .*fixed_mean"),
     (CENTRAL | {"aggregation": "median"}, "with --aggregation=median"),
-    (CENTRAL | {"start": "spectral"}, "--start=spectral: its exchanges carry neither"),
+    (CENTRAL | {"init": "spectral"}, "--init=spectral: its exchanges carry neither"),
     (
-        CENTRAL | {"start_router": "history", "fusion": "bilevel"},
-        "--start_router=history: its exchanges carry neither",
+        CENTRAL | {"init_router": "history", "fusion": "bilevel"},
+        "--init_router=history: its exchanges carry neither",
     ),
     (LOCAL | {"clip_quantile": 0.5}, "--privacy=local: --clip_quantile=0.5 is a bound that"),
     (LOCAL | {"noise": "central"}, "--privacy=local: the clients add the noise"),
@@ -115,7 +115,7 @@ def noisy(aggregator, clients):
     ("flags", "deviation"),
     [
         # z S / (cohort (1 - dropout)) = 2 * .1 / (20 * .8)
-        (CENTRAL | {"cohort": 20, "dropout": 0.2}, 0.0125),
+        (CENTRAL | {"cohort": 20, "client_dropout": 0.2}, 0.0125),
         # 20 clients with .1 * 2 each, over 20: .2 sqrt(20) / 20
         (LOCAL | {"cohort": 20}, 0.2 / 20**0.5),
         # The noise of 500 clients: 2 * .1 / 500
@@ -159,7 +159,7 @@ def test_the_noisy_share_moves_the_bound_with_a_fixed_denominator():
 
 
 def test_a_private_round_that_nobody_responds_to_is_a_round_of_noise(dataset):
-    flags = CENTRAL | {"cohort": 20, "dropout": 0.999999, "noise_multiplier": 1e-6}
+    flags = CENTRAL | {"cohort": 20, "client_dropout": 0.999999, "noise_multiplier": 1e-6}
     simulation = make_simulation(config(**flags), dataset)
     state = simulation.init()
     before = np.asarray(state.server.shared["items"])
@@ -219,7 +219,7 @@ def test_a_target_sets_the_noise_and_keeps_what_is_given(dataset):
 
 
 def test_the_statement_of_a_trained_run(dataset):
-    simulation = make_simulation(config(**CENTRAL, protocol="paper", dropout=0.1), dataset)
+    simulation = make_simulation(config(**CENTRAL, protocol="paper", client_dropout=0.1), dataset)
     run, _ = train(simulation)
     for entry in run.evaluations:
         assert entry["loss"] is entry["participants"] is entry["clipped"] is None

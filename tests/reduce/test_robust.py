@@ -34,10 +34,10 @@ def drawn():
     return values
 
 
-def combined(rule, values, present=PRESENT, alpha=None):
-    present = jnp.asarray(present)
-    alpha = rule.weights(jnp.ones(CLIENTS), present) if alpha is None else alpha
-    return np.asarray(rule.combine(uploads(values), alpha, present).views).reshape(-1)
+def combined(rule, values, responded=PRESENT, alpha=None):
+    responded = jnp.asarray(responded)
+    alpha = rule.weights(jnp.ones(CLIENTS), responded) if alpha is None else alpha
+    return np.asarray(rule.combine(uploads(values), alpha, responded).views).reshape(-1)
 
 
 def test_norm_bound_shortens_to_the_median_norm():
@@ -100,12 +100,12 @@ def test_uploads_that_are_not_finite_are_as_if_they_had_not_come(name):
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "int32"])
 def test_the_check_leaves_finite_uploads_to_the_rule(name):
     rule = REDUCTIONS[name](RuleOptions(expected=8.0, byzantine_share=0.2))
-    values, present = drawn(), jnp.asarray(PRESENT)
-    alpha = rule.weights(jnp.ones(CLIENTS), present)
+    values, responded = drawn(), jnp.asarray(PRESENT)
+    alpha = rule.weights(jnp.ones(CLIENTS), responded)
     plain = (
         uploads(values).total(alpha)
         if rule.combine is None
-        else rule.combine(uploads(values), alpha, present)
+        else rule.combine(uploads(values), alpha, responded)
     )
     found = combined(finite_only(rule), values, alpha=alpha)
     np.testing.assert_allclose(found, np.ravel(plain.views), rtol=1e-5, atol=1e-6)

@@ -34,9 +34,9 @@ def uploads():
     return given, flat
 
 
-def combined(rule, present=PRESENT, alpha=ALPHA):
+def combined(rule, responded=PRESENT, alpha=ALPHA):
     given, _ = uploads()
-    found = rule.combine(given, jnp.asarray(alpha), jnp.asarray(present))
+    found = rule.combine(given, jnp.asarray(alpha), jnp.asarray(responded))
     return np.concatenate([found.head["bias"].ravel(), found.views.ravel()])
 
 
@@ -59,12 +59,12 @@ def test_trimmed_mean(share):
     close(combined(trimmed_mean(share)), kept.mean(axis=0))
 
 
-def scores(flat, present, byzantine):
-    """Krum's score of each upload that is present."""
+def scores(flat, responded, byzantine):
+    """Krum's score of each upload that is responded."""
     found = {}
-    for u in np.flatnonzero(present):
-        distances = [((flat[u] - flat[v]) ** 2).sum() for v in np.flatnonzero(present) if v != u]
-        found[u] = sum(sorted(distances)[: max(1, present.sum() - byzantine - 2)])
+    for u in np.flatnonzero(responded):
+        distances = [((flat[u] - flat[v]) ** 2).sum() for v in np.flatnonzero(responded) if v != u]
+        found[u] = sum(sorted(distances)[: max(1, responded.sum() - byzantine - 2)])
     return found
 
 
@@ -77,8 +77,8 @@ def test_krum_takes_the_upload_with_the_nearest_neighbours(share):
 
 def test_krum_scores_do_not_count_a_near_client_that_did_not_respond():
     at = jnp.asarray([0.0, 1.0, 3.0, 0.1])
-    present = jnp.asarray([True, True, True, False])
-    found = krum_scores(jnp.outer(at, at), present, jnp.asarray(0))
+    responded = jnp.asarray([True, True, True, False])
+    found = krum_scores(jnp.outer(at, at), responded, jnp.asarray(0))
     np.testing.assert_allclose(found, [1, 1, 4, np.inf])
 
 
@@ -128,7 +128,7 @@ def test_the_order_of_the_clients_does_not_matter(name):
 
 
 def test_weights_known_before_training():
-    weight, present = jnp.asarray([2.0, 1.0, 1.0]), jnp.asarray([True, True, False])
-    np.testing.assert_allclose(weighted_mean().weights(weight, present), [2 / 3, 1 / 3, 0])
-    fixed = fixed_denominator_mean(4.0).weights(weight, present)
+    weight, responded = jnp.asarray([2.0, 1.0, 1.0]), jnp.asarray([True, True, False])
+    np.testing.assert_allclose(weighted_mean().weights(weight, responded), [2 / 3, 1 / 3, 0])
+    fixed = fixed_denominator_mean(4.0).weights(weight, responded)
     np.testing.assert_allclose(fixed, [0.25, 0.25, 0])

@@ -92,7 +92,7 @@ def _config() -> dict:
     groups = {
         "data": {"dataset": "KU", "data_root": "data", "split": "auto", "duplicates": "merge"},
         "model": {"backbone": "fcf", "fusion": "bilevel", "views": "id,text,image", "width": 64},
-        "federation": {"rounds": 200, "cohort": 0, "dropout": 0.0, "local_epochs": 5}
+        "federation": {"rounds": 200, "cohort": 0, "client_dropout": 0.0, "local_epochs": 5}
         | {"negatives": "expected", "server_lr_items": 0.03, "server_lr_fusion": 0.001},
         "privacy": {"clip_norm": 0.0, "noise_multiplier": 0.0},
         "evaluation": {"protocol": "paper", "eval_every": 5, "patience": 10, "baselines": True},

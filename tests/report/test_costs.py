@@ -7,7 +7,7 @@ from fedvlr_jax.report.heat import heat_table
 
 COSTS = {
     "client_round_bytes": {"down": 2000.0, "up": {"dense": 2000.0, "sparse": 512.0}},
-    "asked": 130,
+    "sampled": 130,
     "responded": 100,
     "bytes_down": 260000.0,
     "bytes_up": 200000.0,

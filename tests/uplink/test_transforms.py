@@ -12,12 +12,12 @@ from fedvlr_jax.uplink import Needs, UplinkTransform, adaptive_clip, chain, fixe
 from fedvlr_jax.uplink.transform import unchanged
 
 
-def cohort(present):
-    clients = len(present)
+def cohort(responded):
+    clients = len(responded)
     zeros = np.zeros(clients, np.int32)
     return Cohort(
         histories=Histories(client=zeros, item=zeros[:, None], count=zeros),
-        present=jnp.asarray(present),
+        responded=jnp.asarray(responded),
         local_epochs=zeros,
         weight=np.ones(clients, np.float32),
     )
@@ -48,8 +48,8 @@ def test_the_adaptive_bound_follows_the_quantile():
     factor, clipped = weigh(transform, [1.0, 4.0, 8.0, 1.0])
     np.testing.assert_allclose(factor, [1, 0.5, 0.25, 1])
     # Of the first three, who responded, one was within the bound: b = 1/3.
-    present = jnp.asarray([True, True, True, False])
-    state = transform.update(transform.init(), clipped, present)
+    responded = jnp.asarray([True, True, True, False])
+    state = transform.update(transform.init(), clipped, responded)
     np.testing.assert_allclose(state, 2.0 * np.exp(-0.2 * (1 / 3 - 0.5)), rtol=1e-6)
     assert transform.bound(state) == state
     nobody = transform.update(transform.init(), clipped, jnp.zeros(4, bool))
@@ -70,7 +70,7 @@ def flip(share):
     """An outside transform: needs no norms."""
 
     def weigh(norms, cohort, state):
-        clients = cohort.present.shape[0]
+        clients = cohort.responded.shape[0]
         return jnp.full(clients, -share), jnp.zeros(clients, bool)
 
     return UplinkTransform(Needs.SUM, lambda: (), weigh, unchanged, lambda state: jnp.inf)

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 import fedvlr_jax
 from fedvlr_jax.commands.shared.faults import Interrupted, OutOfMemory, missing_platform, ran_out
 from fedvlr_jax.commands.shared.output import output_survives
-from fedvlr_jax.config import Config, expanded
+from fedvlr_jax.config import ALIASES, Config, expanded
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.settings import overruled, own_settings
 from fedvlr_jax.simulation import NonFiniteError
@@ -73,12 +73,19 @@ def define_config_flags(
                 continue
             define = _DEFINE[type(field.default)]
             define(field.name, field.default, _help(field), module_name=group)
+            for alias in _aliases_of(field.name):
+                flags.DEFINE_alias(alias, field.name, module_name="aliases")
 
 
 def _help(field: dataclasses.Field) -> str:
     choices = field.metadata["choices"]
     text = field.metadata["help"]
-    return f"{text} One of: {', '.join(choices)}." if choices else text
+    text += f" One of: {', '.join(choices)}." if choices else ""
+    return text + "".join(f" Earlier name: --{alias}." for alias in _aliases_of(field.name))
+
+
+def _aliases_of(name: str) -> list[str]:
+    return [old for old, new in ALIASES.items() if new == name]
 
 
 def config_from_flags(**changes: Any) -> Config:

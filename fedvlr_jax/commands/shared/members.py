@@ -31,7 +31,7 @@ from fedvlr_jax.commands.shared.finished import (
 from fedvlr_jax.commands.shared.launch import define_config_flags
 from fedvlr_jax.commands.shared.runs import check_same, describe, load
 from fedvlr_jax.commands.shared.saving import load_run, save_run
-from fedvlr_jax.config import FREE_FLAGS, Config, DataConfig, EvaluationConfig
+from fedvlr_jax.config import ALIASES, RESUMABLE_FLAGS, Config, DataConfig, EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.ensemble import (
     NOT_FINITE,
@@ -123,7 +123,7 @@ def parse_seeds(text: str) -> list[int]:
 def parse_over(text: str) -> list[Choice]:
     """[((flag, value),), ...] of "flag=value,value"; of "a:b=1:x,2:y" flags that go together."""
     left, found, right = text.partition("=")
-    names, defaults = left.split(":"), Config().flat
+    names, defaults = [ALIASES.get(n, n) for n in left.split(":")], Config().flat
     for name in names:
         if not found or name not in defaults or name in OF_ONE_RUN | {"workdir", "overwrite"}:
             raise InputError(
@@ -190,7 +190,7 @@ def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool
         str(directory),
         (saved["flags"], saved["dataset"]["fingerprint"]),
         (flags, fingerprint),
-        FREE_FLAGS - {"rounds", "patience"},
+        RESUMABLE_FLAGS - {"rounds", "patience"},
     )
     note = lambda line: _say(f"{directory}: {line}; training it again")
     return read_results(run, note) is not None

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 import fedvlr_jax
-from fedvlr_jax.config import FREE_FLAGS, Config
+from fedvlr_jax.config import RESUMABLE_FLAGS, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.data.titles import read_titles
@@ -71,7 +71,7 @@ def check_same(
     where: str,
     saved: tuple[Mapping[str, Any], str | None],
     now: tuple[Mapping[str, Any], str],
-    free: Collection[str] = FREE_FLAGS,
+    free: Collection[str] = RESUMABLE_FLAGS,
 ) -> None:
     """Refuses to go on with a run of other flags or data, naming what differs.
 

@@ -32,8 +32,8 @@ from fedvlr_jax.federated.round import (
     close_round,
     even_chunks,
     join_buckets,
-    make_settle,
     make_train,
+    make_write_back,
     open_round,
 )
 from fedvlr_jax.federated.scoring import (
@@ -44,7 +44,7 @@ from fedvlr_jax.federated.scoring import (
     views_of,
 )
 from fedvlr_jax.federated.store import ClientStore, in_parts
-from fedvlr_jax.resident import NonFiniteError, Simulation, State
+from fedvlr_jax.on_device import NonFiniteError, Simulation, State
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.types import Histories, PyTree, RoundMetrics, ServerState
 from fedvlr_jax.uplink import Upload
@@ -118,7 +118,7 @@ class _Rows:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamedSimulation(Simulation):
+class OffloadedSimulation(Simulation):
     """As `Simulation`, with `State.private` a `ClientStore` and no `histories` on the device."""
 
     def init(self, seed: int | None = None) -> State:
@@ -126,7 +126,7 @@ class StreamedSimulation(Simulation):
         folder = (run.store_dir or tempfile.gettempdir()) if run.store == "disk" else None
         store = ClientStore(self.client_shapes, self.dataset.num_users, folder)
         seed = run.seed if seed is None else seed
-        return State(self._init_server(np.uint32(seed), self._start_items), store)
+        return State(self._init_server(np.uint32(seed), self._initial_items), store)
 
     @property
     def state_bytes(self) -> int:
@@ -137,12 +137,12 @@ class StreamedSimulation(Simulation):
 
     @functools.cached_property
     def _begin(self):
-        """(server, histories and asked of each bucket, features, rates) -> what `open_round`
+        """(server, histories and sampled of each bucket, features, rates) -> what `open_round`
         returns, the cohorts, alpha [K]."""
         weight, federation = self.model.backbone.weight, self.config.federation
 
-        def begin(server, histories, asked, features, rates):
-            cohorts = make_cohorts(server, histories, asked, weight, federation)
+        def begin(server, histories, sampled, features, rates):
+            cohorts = make_cohorts(server, histories, sampled, weight, federation)
             opened = open_round(self.task, self.plan, server, features, rates)
             return opened, cohorts, client_weights(self.task, cohorts, self.mesh)
 
@@ -163,8 +163,8 @@ class StreamedSimulation(Simulation):
             if total is not None:
                 upload = jax.tree.map(jnp.add, total, upload)
             # Should the round turn out not to be finite, the rows are discarded.
-            settle = make_settle(self.plan, len(alpha), self.mesh)
-            new = settle(broadcast, result.private, rows, cohort.present)
+            write_back = make_write_back(self.plan, len(alpha), self.mesh)
+            new = write_back(broadcast, result.private, rows, cohort.responded)
             return upload, new, (result.loss, result.clipped, result.bad_leaf)
 
         return compiled(train, donate_argnums=0)
@@ -185,8 +185,8 @@ class StreamedSimulation(Simulation):
 
     @functools.cached_property
     def _make_fresh(self):
-        """(rows, fresh [K], key, clients [K], their `Start.clients` or None) -> the rows, initial
-        ones where fresh."""
+        """(rows, fresh [K], key, clients [K], their `Initialization.clients` or None) -> the rows,
+        initial ones where fresh."""
 
         def make(rows, fresh, key, clients, begun):
             (initial,) = self._init_private(key, (clients,), None if begun is None else (begun,))
@@ -199,9 +199,9 @@ class StreamedSimulation(Simulation):
         if not fresh.any():
             return rows
         begun = None
-        if self.start is not None:
+        if self.initialization is not None:
             own = np.minimum(clients, self.dataset.num_users - 1)
-            begun = {name: table[own] for name, table in self.start.clients.items()}
+            begun = {name: table[own] for name, table in self.initialization.clients.items()}
         return self._make_fresh(rows, fresh, key, clients.astype(np.int32), begun)
 
     @functools.cached_property
@@ -228,7 +228,7 @@ class StreamedSimulation(Simulation):
     def _parts(self, seed: int, round_number: int) -> list[Part]:
         """The clients of each bucket in one round, in chunks as `round.in_chunks` makes them."""
         parts = []
-        for bucket, rows in enumerate(self.asked_rows(seed, round_number)):
+        for bucket, rows in enumerate(self.sampled_rows(seed, round_number)):
             at_once = self.num_devices * self._at_once[bucket]
             # A draw beyond the kept places is served too: it costs one more compilation.
             capacity = max(self.capacities[bucket], padded(len(rows)))
@@ -267,8 +267,8 @@ class StreamedSimulation(Simulation):
         """One round; the new rows are staged."""
         rates, num_clients = self.config.federation.rates, self.dataset.num_users
         histories = tuple(self._histories(b, part.clients) for b, part in enumerate(parts))
-        asked = tuple(part.clients < num_clients for part in parts)
-        opened, cohorts, alpha = self._begin(server, histories, asked, self.features, rates)
+        sampled = tuple(part.clients < num_clients for part in parts)
+        opened, cohorts, alpha = self._begin(server, histories, sampled, self.features, rates)
         broadcast, _ = opened
         cohorts, weights = jax.device_get((cohorts, alpha))
         sums = self.task.aggregator.reduce.combine is None
@@ -292,9 +292,9 @@ class StreamedSimulation(Simulation):
                     uploads.append(upload.first(capacity - kept))
                     kept += len(chunk.clients)
                 # An absent client's row stays as it was: it need not be written.
-                present = np.flatnonzero(inside[0].present)
-                new = jax.tree.map(lambda x: x[present], jax.device_get(new))  # noqa: B023
-                store.stage(chunk.clients[present], new)
+                responded = np.flatnonzero(inside[0].responded)
+                new = jax.tree.map(lambda x: x[responded], jax.device_get(new))  # noqa: B023
+                store.stage(chunk.clients[responded], new)
                 of_chunks.append(jax.device_get(report))
             if sums:
                 uploads.append(total)
@@ -303,7 +303,7 @@ class StreamedSimulation(Simulation):
         loss, clipped, bad_leaf = map(join, zip(*heard, strict=True))
         reports = Reports(
             client=join(cohort.histories.client for cohort in cohorts),
-            present=join(cohort.present for cohort in cohorts),
+            responded=join(cohort.responded for cohort in cohorts),
             loss=loss,
             clipped=clipped,
             bad_leaf=bad_leaf,

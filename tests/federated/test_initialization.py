@@ -8,9 +8,13 @@ from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.initialization import (
+    describe_initialization,
+    sources_of,
+    spectral_initialization,
+)
 from fedvlr_jax.federated.preferences import preferences
 from fedvlr_jax.federated.scoring import make_scores, views_of
-from fedvlr_jax.federated.start import describe_start, sources_of, spectral_start
 from fedvlr_jax.simulation import make_simulation
 
 WIDTH = 5
@@ -43,7 +47,7 @@ def test_exchanges_lead_to_the_svd(recency):
     expected = plain_scores(train, WIDTH)
     errors = []
     for exchanges in (1, 4, 60):
-        items, vectors = spectral_start(train, WIDTH, exchanges=exchanges, **OPTIONS)
+        items, vectors = spectral_initialization(train, WIDTH, exchanges=exchanges, **OPTIONS)
         assert items.shape == (90, WIDTH) and vectors.shape == (60, WIDTH)
         errors.append(np.abs(vectors @ items.T - expected).max())
     assert errors[0] > errors[1] > errors[2]
@@ -52,7 +56,7 @@ def test_exchanges_lead_to_the_svd(recency):
 
 def test_beyond_the_rank_there_is_nothing():
     train = random_train(np.random.default_rng(1), num_users=4)
-    items, vectors = spectral_start(train, 7, exchanges=20, **OPTIONS)
+    items, vectors = spectral_initialization(train, 7, exchanges=20, **OPTIONS)
     np.testing.assert_allclose(vectors @ items.T, plain_scores(train, 4), atol=1e-9)
     assert not items[:, 4:].any() and not vectors[:, 4:].any()
     assert not items[train.item_counts == 0].any()
@@ -70,12 +74,12 @@ def dataset():
         dict(backbone="pfedrec", fusion="vbpr"),
         dict(backbone="fedrap", fusion="bilevel", views="text,table"),
         dict(backbone="fcf", fusion="bilevel", views="table,text,image", init_scale=0.0),
-        dict(backbone="fcf", fusion="bilevel", views="text,table", start_router="history"),
+        dict(backbone="fcf", fusion="bilevel", views="text,table", init_router="history"),
     ],
 )
 @pytest.mark.slow
 def test_a_simulation_begins_with_its_scores(choices, dataset):
-    config = Config.from_flat(width=WIDTH, start="spectral", start_score=2.5, **choices)
+    config = Config.from_flat(width=WIDTH, init="spectral", init_score=2.5, **choices)
     simulation = make_simulation(config, dataset)
     state = simulation.init()
     everyone = pad_histories(
@@ -86,16 +90,16 @@ def test_a_simulation_begins_with_its_scores(choices, dataset):
         state.server.shared, views, state.private[0], everyone
     )
     scores, seen = np.asarray(scores)[:50], np.asarray(seen)[:50]
-    options = {name: getattr(config.start, f"start_{name}") for name in ("exchanges", *OPTIONS)}
-    items, vectors = spectral_start(dataset.train, WIDTH, **options)
+    options = {name: getattr(config.init, f"start_{name}") for name in ("exchanges", *OPTIONS)}
+    items, vectors = spectral_initialization(dataset.train, WIDTH, **options)
     expected = vectors @ items.T
     assert scores[seen].mean() == pytest.approx(2.5, rel=1e-4)
     np.testing.assert_allclose(scores, expected * 2.5 / expected[seen].mean(), atol=2e-4)
 
 
 def test_what_it_exchanges_is_said(dataset):
-    config = Config.from_flat(width=5, start="spectral", start_exchanges=2, fusion="none")
-    (line,) = describe_start(config, make_simulation(config, dataset).model, dataset)
+    config = Config.from_flat(width=5, init="spectral", init_exchanges=2, fusion="none")
+    (line,) = describe_initialization(config, make_simulation(config, dataset).model, dataset)
     # 60 items: their counts, 2 x 37 columns, 5 of the table; 2 x 37 numbers a row sent.
     assert "2 exchanges" in line and "0.0192 MB to each" in line and "0.296 kB from it" in line
 
@@ -103,10 +107,10 @@ def test_what_it_exchanges_is_said(dataset):
 @pytest.mark.parametrize("backbone", ["fcf", "fedavg"])
 @pytest.mark.slow
 def test_routers_begin_with_what_the_histories_say(backbone, dataset):
-    choices = dict(backbone=backbone, width=WIDTH, views="image,id,text", start_router="history")
+    choices = dict(backbone=backbone, width=WIDTH, views="image,id,text", init_router="history")
     simulation = make_simulation(Config.from_flat(**choices), dataset)
     state = simulation.init()
-    drawn = make_simulation(Config.from_flat(**{**choices, "start_router": "uniform"}), dataset)
+    drawn = make_simulation(Config.from_flat(**{**choices, "init_router": "uniform"}), dataset)
     np.testing.assert_array_equal(state.server.shared["items"], drawn.init().server.shared["items"])
     contents = [dataset.features[name] for name in ("image", "text")]
     found = preferences(dataset.train, contents, sharpness=12.0, topics=64)
@@ -115,7 +119,7 @@ def test_routers_begin_with_what_the_histories_say(backbone, dataset):
 
 
 def test_views_of_the_same_source_share_its_weight(dataset):
-    choices = dict(width=WIDTH, start_router="history", start_topics=5)
+    choices = dict(width=WIDTH, init_router="history", init_topics=5)
     views = lambda names: make_simulation(Config.from_flat(views=names, **choices), dataset)
     weights = [s.router_weights(s.init()) for s in (views("id,table,text"), views("id,text"))]
     np.testing.assert_allclose(weights[0][:, 0], weights[0][:, 1])
@@ -127,9 +131,9 @@ def test_the_table_counts_as_the_id():
 
 
 def test_routers_over_modalities_need_no_exchange(dataset):
-    config = Config.from_flat(width=WIDTH, views="text,image", start_router="history")
+    config = Config.from_flat(width=WIDTH, views="text,image", init_router="history")
     simulation = make_simulation(config, dataset)
-    (line,) = describe_start(config, simulation.model, dataset)
+    (line,) = describe_initialization(config, simulation.model, dataset)
     assert "counts, with every client" in line and "0 kB from it" in line
     contents = [dataset.features[name] for name in ("text", "image")]
     found = preferences(dataset.train, contents, sharpness=12.0, topics=0)
@@ -138,7 +142,7 @@ def test_routers_over_modalities_need_no_exchange(dataset):
 
 
 def test_silent_views_learn_to_speak(dataset):
-    config = Config.from_flat(width=WIDTH, start="spectral", views="table,text,image")
+    config = Config.from_flat(width=WIDTH, init="spectral", views="table,text,image")
     simulation = make_simulation(config, dataset)
     state, _ = simulation.run_rounds(simulation.init(), 2)
     views = views_of(simulation.model, state.server.shared, simulation.features)
@@ -155,19 +159,19 @@ def test_silent_views_learn_to_speak(dataset):
         (dict(views="table,sum"), "--views=table,sum hides the rows"),
         (dict(clip_norm=0.1), "--clip_norm"),
         (dict(server_optimizer="none"), "--server_optimizer=none excludes"),
-        (dict(start_score=1e300), "not finite in float32 with --start_score=1e"),
+        (dict(init_score=1e300), "not finite in float32 with --init_score=1e"),
         (
-            dict(start="random", start_router="history", clip_norm=0.1),
-            "--start_router=history: its",
+            dict(init="random", init_router="history", clip_norm=0.1),
+            "--init_router=history: its",
         ),
-        (dict(start_router="history", fusion="none"), "--fusion=none has no router over single"),
+        (dict(init_router="history", fusion="none"), "--fusion=none has no router over single"),
         (
-            dict(start="random", start_router="history", views="sum,text"),
+            dict(init="random", init_router="history", views="sum,text"),
             "--views=sum,text has no router over single sources; .* among id, image, table, text",
         ),
     ],
 )
 def test_where_it_has_no_place(choices, message, dataset):
-    config = Config.from_flat(**{"start": "spectral", "views": "table,text", **choices})
+    config = Config.from_flat(**{"init": "spectral", "views": "table,text", **choices})
     with pytest.raises(InputError, match=message):
         make_simulation(config, dataset)

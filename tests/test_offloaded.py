@@ -13,7 +13,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.store import ClientStore
 from fedvlr_jax.simulation import NonFiniteError
 from tests.conftest import printed_json
-from tests.streaming_bits import CASES, digest, rows_of, simulate
+from tests.offloaded_bits import CASES, digest, rows_of, simulate
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def dataset():
 @pytest.mark.slow
 def test_stores_and_blocks_of_rounds_change_no_bit():
     # Optimised, as programs are not in these tests: it is those bits that matter.
-    digests = printed_json("tests.streaming_bits")
+    digests = printed_json("tests.offloaded_bits")
     for name in CASES:
         assert digests[f"{name} host"] == digests[f"{name} device"], name
         assert digests[f"{name} disk"] == digests[f"{name} device"], name

@@ -13,7 +13,8 @@ then score with,
 is the ridge regression of a history on its own projection: PureSVD (Cremonesi et al. 2010)
 with shrunken directions. The counts c are one more sum over the clients, and so is the mean score
 that sets the scale. An answer is non-zero on the client's history: who sees it alone knows the
-history, so the sums must be secure ones. Everyone is asked, whatever --cohort and --dropout.
+history, so the sums must be secure ones. All clients
+take part, whatever --cohort and --client_dropout.
 
 A router can begin with what the client's history says of each view (`preferences.py`), whether or
 not training begins with the table.
@@ -28,16 +29,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.config import Config, StartConfig
+from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.ease import Ease, ease_start, tried_contents
+from fedvlr_jax.federated.ease import Ease, ease_initialization, tried_contents
 from fedvlr_jax.federated.local import Model
 from fedvlr_jax.federated.preferences import EXCHANGES, preferences
 from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
 
 
-class Start(NamedTuple):
+class Initialization(NamedTuple):
     """Where training begins; what is not here is drawn.
 
     Attributes:
@@ -55,33 +56,33 @@ class Start(NamedTuple):
     content: np.float64 = np.float64(0)
 
 
-def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
-    """What --start and --start_router ask for; None where everything is drawn.
+def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initialization | None:
+    """What --init and --init_router ask for; None where everything is drawn.
 
     Raises:
       InputError: the model has no place for it, or it would be wrong for this federation.
     """
-    start, names, train = config.start, model.fusion.names, dataset.train
-    if start.start == "random" and start.start_router == "uniform":
+    init, names, train = config.init, model.fusion.names, dataset.train
+    if init.init == "random" and init.init_router == "uniform":
         return None
     _check(config, model, dataset)
     weights, clients = np.full((1, len(names)), 1 / len(names)), {}
-    if start.start_router == "history":
+    if init.init_router == "history":
         weights = _router_weights(config, names, dataset)
         clients["logits"] = np.log(weights).astype(np.float32)
-    if start.start == "random":
-        return Start(None, clients)
+    if init.init == "random":
+        return Initialization(None, clients)
     content = recency = 0.0
-    if start.start == "ease":
-        items, vectors, content, recency = _ease(start, model.width, dataset)
+    if init.init == "ease":
+        items, vectors, content, recency = _ease(init, model.width, dataset)
     else:
-        items, vectors = spectral_start(
+        items, vectors = spectral_initialization(
             train,
             model.width,
-            exchanges=start.start_exchanges,
-            user_power=start.start_user_power,
-            item_power=start.start_item_power,
-            shrinkage=start.start_shrinkage,
+            exchanges=init.init_exchanges,
+            user_power=init.init_user_power,
+            item_power=init.init_item_power,
+            shrinkage=init.init_shrinkage,
         )
     # Views other than the table's rows are silent, so that it alone speaks, by its weight.
     speaks = weights[:, names.index("table") if "table" in names else 0, None]
@@ -91,29 +92,31 @@ def make_start(config: Config, model: Model, dataset: Dataset) -> Start | None:
     items, vectors = items / size, vectors * size
     # By item first: a product of each entry's two rows would take d numbers an entry.
     own = np.sum((train.matrix.T @ vectors) * items)
-    to_score, scale = start.start_score * len(train) / own, model.init_scale or 1.0
+    to_score, scale = init.init_score * len(train) / own, model.init_scale or 1.0
     with np.errstate(over="ignore"):
         items = (items * scale).astype(np.float32)
         vectors = (vectors * (to_score / scale) / speaks).astype(np.float32)
-    strength = f"start_shrinkage={start.start_shrinkage}"
-    if start.start == "ease":
-        strength = f"start_ridge={start.start_ridge}"
+    strength = f"init_shrinkage={init.init_shrinkage}"
+    if init.init == "ease":
+        strength = f"init_ridge={init.init_ridge}"
     if not (own > 0 and np.isfinite(items).all() and np.isfinite(vectors).all()):
         raise InputError(
-            f"--start={start.start}: not finite in float32 with --start_score={start.start_score}"
+            f"--init={init.init}: not finite in float32 with --init_score={init.init_score}"
             f", --{strength} and --init_scale={model.init_scale}; give moderate ones"
         )
-    return Start(items, {"vector": vectors, **clients}, np.float64(recency), np.float64(content))
+    return Initialization(
+        items, {"vector": vectors, **clients}, np.float64(recency), np.float64(content)
+    )
 
 
-def _ease(start: StartConfig, width: int, dataset: Dataset) -> Ease:
-    return ease_start(
+def _ease(init: InitConfig, width: int, dataset: Dataset) -> Ease:
+    return ease_initialization(
         dataset,
         width,
-        ridge=start.start_ridge,
-        exchanges=start.start_exchanges,
-        content=_given(start.start_content),
-        recency=_given(start.start_recency),
+        ridge=init.init_ridge,
+        exchanges=init.init_exchanges,
+        content=_given(init.init_content),
+        recency=_given(init.init_recency),
     )
 
 
@@ -135,14 +138,14 @@ def _router_weights(config: Config, views: Sequence[str], dataset: Dataset) -> n
     found = preferences(
         dataset.train,
         [dataset.features[name] for name in sources if name != "id"],
-        sharpness=config.start.start_sharpness,
-        topics=config.start.start_topics if "id" in sources else 0,
+        sharpness=config.init.init_sharpness,
+        topics=config.init.init_topics if "id" in sources else 0,
     )
     sharing = [source_of.count(name) for name in source_of]
     return found[:, [sources.index(name) for name in source_of]] / sharing
 
 
-def spectral_start(
+def spectral_initialization(
     train: Interactions,
     width: int,
     *,
@@ -174,36 +177,36 @@ def spectral_start(
     return np.pad(items, missing), np.pad((own @ directions) * kept, missing)
 
 
-def describe_start(
-    config: Config, model: Model, dataset: Dataset, begun: Start | None = None
+def describe_initialization(
+    config: Config, model: Model, dataset: Dataset, begun: Initialization | None = None
 ) -> list[str]:
     """A line for each thing that a start asks of every client first, in float32.
 
     Args:
-      begun: what `make_start` returned, for what it chose.
+      begun: what `make_initialization` returned, for what it chose.
     """
-    start, lines = config.start, []
-    if start.start == "spectral":
+    init, lines = config.init, []
+    if init.init == "spectral":
         columns = min(model.width + OVERSAMPLING, dataset.num_users, model.num_items)
         # The counts of the items first, and at last the table for a client's vector.
-        down = model.num_items * (1 + start.start_exchanges * columns + model.width)
+        down = model.num_items * (1 + init.init_exchanges * columns + model.width)
         lines.append(
-            f"start spectral: counts, {start.start_exchanges} exchanges and a mean score, "
-            + _sizes(down, start.start_exchanges * columns)
+            f"start spectral: counts, {init.init_exchanges} exchanges and a mean score, "
+            + _sizes(down, init.init_exchanges * columns)
         )
-    if start.start == "ease":
-        tried = len(tried_contents(dataset, _given(start.start_content)))
-        columns = start.start_exchanges * min(model.width + OVERSAMPLING, model.num_items)
+    if init.init == "ease":
+        tried = len(tried_contents(dataset, _given(init.init_content)))
+        columns = init.init_exchanges * min(model.width + OVERSAMPLING, model.num_items)
         # Beside the counts and the table: each model that clients compare has two tables.
         compared = tried * 2 * model.width if tried > 1 else 0
         down = model.num_items * (1 + tried * columns + compared + model.width)
         chosen = "" if begun is None else f", content {begun.content:g}, recency {begun.recency:g}"
         lines.append(
-            f"start ease{chosen}: counts, {tried} x {start.start_exchanges} exchanges and a mean "
+            f"start ease{chosen}: counts, {tried} x {init.init_exchanges} exchanges and a mean "
             "score, " + _sizes(down, tried * columns)
         )
-    if start.start_router == "history":
-        topics = start.start_topics if "id" in sources_of(model.fusion.names) else 0
+    if init.init_router == "history":
+        topics = init.init_topics if "id" in sources_of(model.fusion.names) else 0
         down = model.num_items * (1 + EXCHANGES * topics)
         lines.append(
             f"routers by history: counts{f' and {EXCHANGES} exchanges' * (topics > 0)}, "
@@ -222,43 +225,43 @@ def _sizes(down: int, row: int) -> str:
 
 def _check(config: Config, model: Model, dataset: Dataset) -> None:
     """Refuses a start that the model cannot hold or the federation forbids."""
-    start, fusion = config.start, model.fusion
-    closed = start.start != "random"
-    asked = f"--start={start.start}" if closed else f"--start_router={start.start_router}"
+    init, fusion = config.init, model.fusion
+    closed = init.init != "random"
+    given = f"--init={init.init}" if closed else f"--init_router={init.init_router}"
     if config.privacy.clip_norm:
         raise InputError(
-            f"{asked}: its exchanges carry neither --clip_norm nor noise; start at random"
+            f"{given}: its exchanges carry neither --clip_norm nor noise; start at random"
         )
     if config.federation.aggregation not in ("float32", "int32"):
         raise InputError(
-            f"{asked}: its exchanges are plain sums, which "
+            f"{given}: its exchanges are plain sums, which "
             f"--aggregation={config.federation.aggregation} would not be; start at random"
         )
     if config.federation.server_optimizer == "none":
         raise InputError(
-            f"{asked}: learns from all clients, which --server_optimizer=none excludes"
+            f"{given}: learns from all clients, which --server_optimizer=none excludes"
         )
-    of_views = f"--fusion={config.model.fusion} " + f"--views={config.model.views} " * (
+    hidden_by = f"--fusion={config.model.fusion} " + f"--views={config.model.views} " * (
         config.model.fusion in ("shared", "bilevel")
     )
     if closed and not model.has_private_vector:
         raise InputError(
-            f"{asked}: --backbone={config.model.backbone} has no private vector for an "
+            f"{given}: --backbone={config.model.backbone} has no private vector for an "
             "item's row; those that have are fcf, pfedrec and fedrap"
         )
     if closed and fusion.silent is None:
         raise InputError(
-            f"{asked}: {of_views}hides the rows of the ID table; use none, vbpr, or "
+            f"{given}: {hidden_by}hides the rows of the ID table; use none, vbpr, or "
             "bilevel with the views table and names of modalities, as --views=table,text,image"
         )
-    if start.start == "ease" and config.data.recency and start.start_recency > 0:
+    if init.init == "ease" and config.data.recency and init.init_recency > 0:
         raise InputError(
-            f"--start_recency={start.start_recency}: the histories are weighted already, by "
+            f"--init_recency={init.init_recency}: the histories are weighted already, by "
             f"--recency={config.data.recency}; give one of them"
         )
     sources = {"id", "table", *dataset.features}
-    if start.start_router == "history" and (fusion.prefer is None or {*fusion.names} - sources):
+    if init.init_router == "history" and (fusion.prefer is None or {*fusion.names} - sources):
         raise InputError(
-            f"--start_router=history: {of_views}has no router over single sources; use bilevel "
+            f"--init_router=history: {hidden_by}has no router over single sources; use bilevel "
             f"with views among {', '.join(sorted(sources))}"
         )

@@ -30,14 +30,15 @@ from fedvlr_jax.federated.devices import (
     put,
 )
 from fedvlr_jax.federated.gathered import num_slots
+from fedvlr_jax.federated.initialization import Initialization
 from fedvlr_jax.federated.local import ClientNumbers, Model, Task
 from fedvlr_jax.federated.participation import (
     INIT,
-    asked_clients,
     bucket_capacities,
     make_cohorts,
     poisson_capacities,
     poisson_clients,
+    sampled_clients,
     seed_of,
     stream,
 )
@@ -50,7 +51,6 @@ from fedvlr_jax.federated.scoring import (
     make_recommended,
     views_of,
 )
-from fedvlr_jax.federated.start import Start
 from fedvlr_jax.federated.store import in_parts
 from fedvlr_jax.fleet import Hardware, Participation, make_hardware
 from fedvlr_jax.fleet.transfer import Shape
@@ -99,9 +99,9 @@ class Simulation:
       buckets: the user indices of each bucket; together every user once.
       histories: of each bucket, and rows of no client up to a multiple of GROUPS.
       plan: a name of `round.PLANS`, how local epochs are executed.
-      start: what training begins with in closed form; None where all is drawn.
+      initialization: the closed form that training begins with; None where all is drawn.
       train: the train part as the clients have it: that of the data set, its histories weighted
-        by age where the start says so.
+        by age where the initialization says so.
       mesh: the devices that share the clients; None for one.
       hostile: the hostile clients, who are the last of `dataset`; None without them.
       participation: the simulated clock; None where the compiled round draws who takes part.
@@ -115,7 +115,7 @@ class Simulation:
     histories: tuple[Histories, ...]
     features: dict[str, jax.Array]
     plan: str
-    start: Start | None
+    initialization: Initialization | None
     train: Interactions
     mesh: Mesh | None
     hostile: Hostile | None = None
@@ -124,12 +124,14 @@ class Simulation:
     def init(self, seed: int | None = None) -> State:
         """The state before the first round; `seed` defaults to the config's."""
         server = self._init_server(
-            np.uint32(self.config.run.seed if seed is None else seed), self._start_items
+            np.uint32(self.config.run.seed if seed is None else seed), self._initial_items
         )
         clients = tuple(history.client for history in self.histories)
         begun = None
-        if self.start is not None:
-            rows = {name: self._by_bucket(table) for name, table in self.start.clients.items()}
+        if self.initialization is not None:
+            rows = {
+                name: self._by_bucket(table) for name, table in self.initialization.clients.items()
+            }
             begun = tuple({name: rows[name][b] for name in rows} for b in range(len(clients)))
         return State(server, self._init_private(server.key, clients, begun))
 
@@ -170,8 +172,8 @@ class Simulation:
         return make_hardware(self.dataset.train.counts, correlation)
 
     @property
-    def _start_items(self) -> np.ndarray | None:
-        return None if self.start is None else self.start.items
+    def _initial_items(self) -> np.ndarray | None:
+        return None if self.initialization is None else self.initialization.items
 
     @functools.cached_property
     def _init_server(self):
@@ -199,8 +201,8 @@ class Simulation:
 
     @functools.cached_property
     def _init_private(self):
-        """(key, clients [K] of each bucket, their `Start.clients` or None) -> their rows before
-        the first round."""
+        """(key, clients [K] of each bucket, their `Initialization.clients` or None) -> their rows
+        before the first round."""
 
         def init(
             key: jax.Array, clients: tuple[jax.Array, ...], begun: tuple[PyTree, ...] | None
@@ -220,7 +222,7 @@ class Simulation:
 
     @functools.cached_property
     def selection(self) -> Selection:
-        """What rounds are chosen by on validation, its slice settled for the data set."""
+        """What rounds are chosen by on validation, its slice resolved for the data set."""
         return for_dataset(self.config.evaluation.selection, self.dataset)
 
     @property
@@ -262,7 +264,7 @@ class Simulation:
 
     @staticmethod
     def _first_round(state: State, num_rounds: int) -> int:
-        """The number of the next round; InputError where none is asked for."""
+        """The number of the next round; InputError where none is sampled for."""
         if num_rounds < 1:
             raise InputError(f"num_rounds={num_rounds}: give at least 1")
         return int(jax.device_get(state.server.round))
@@ -291,7 +293,7 @@ class Simulation:
             bucket[clients], row[clients] = b, np.arange(len(clients))
         return bucket, row
 
-    def asked_rows(self, seed: int, round_number: int) -> list[np.ndarray]:
+    def sampled_rows(self, seed: int, round_number: int) -> list[np.ndarray]:
         """Of each bucket, the rows of the clients that a round asks, ascending.
 
         With a simulated clock, of those that report in time: the others change nothing.
@@ -299,14 +301,14 @@ class Simulation:
         cohort, num_clients = self.config.federation.cohort, self.dataset.num_users
         if self.participation is not None:
             schedule = self.participation.round(seed, round_number)
-            return self._rows_of(schedule.asked[schedule.responded])
+            return self._rows_of(schedule.sampled[schedule.responded])
         if not self.samples:
             return [np.arange(len(clients)) for clients in self.buckets]
         if self.config.federation.sampling == "poisson":
-            asked = poisson_clients(seed, round_number, num_clients, cohort, self.places)
+            sampled = poisson_clients(seed, round_number, num_clients, cohort, self.places)
         else:
-            asked = asked_clients(seed, round_number, num_clients, cohort)
-        return self._rows_of(asked)
+            sampled = sampled_clients(seed, round_number, num_clients, cohort)
+        return self._rows_of(sampled)
 
     def _rows_of(self, clients: np.ndarray) -> list[np.ndarray]:
         """Of each bucket, the rows of those of `clients` that are in it."""
@@ -347,21 +349,21 @@ class Simulation:
     def schedule(
         self, seed: int, first: int, num_rounds: int, places: int
     ) -> tuple[np.ndarray, ...] | None:
-        """Rows of each bucket asked in each round, int32 [places, K_b]; None asks everyone.
+        """Rows of each bucket sampled in each round, int32 [places, K_b]; None asks everyone.
 
         Args:
           seed: of the run. first: the first round.
-          places: at least num_rounds; in those beyond, nobody is asked.
+          places: at least num_rounds; in those beyond, nobody is sampled.
         """
         if not self.samples:
             return None
-        asked = [self.asked_rows(seed, first + r) for r in range(num_rounds)]
+        sampled = [self.sampled_rows(seed, first + r) for r in range(num_rounds)]
         schedule = []
         for b, (history, capacity) in enumerate(zip(self.histories, self.capacities, strict=True)):
             # A draw beyond the kept places is served too: it costs one more compilation.
-            capacity = padded(max(capacity, *(len(rows[b]) for rows in asked)))
+            capacity = padded(max(capacity, *(len(rows[b]) for rows in sampled)))
             of_rounds = np.full((places, capacity), history.count.shape[0], np.int32)
-            for line, rows in zip(of_rounds, asked, strict=False):
+            for line, rows in zip(of_rounds, sampled, strict=False):
                 line[: len(rows[b])] = rows[b]
             schedule.append(of_rounds)
         return tuple(schedule)
@@ -375,12 +377,12 @@ class Simulation:
         weight = self.model.backbone.weight
         federation = self.config.federation
 
-        def cohorts_of(server, histories, asked):
-            return make_cohorts(server, histories, asked, weight, federation)
+        def cohorts_of(server, histories, sampled):
+            return make_cohorts(server, histories, sampled, weight, federation)
 
         def everyone(state, histories, features, rates, ok):
-            asked = tuple((h.count > 0) & ok for h in histories)
-            cohorts = cohorts_of(state.server, histories, asked)
+            sampled = tuple((h.count > 0) & ok for h in histories)
+            cohorts = cohorts_of(state.server, histories, sampled)
             server, private, metrics = round_fn(
                 state.server, state.private, cohorts, features, rates
             )
@@ -392,14 +394,14 @@ class Simulation:
                 jax.tree.map(lambda leaf, row=row: take(leaf, row), h)
                 for h, row in zip(histories, rows, strict=True)
             )
-            asked = tuple(
+            sampled = tuple(
                 (row < h.count.shape[0]) & ok for h, row in zip(histories, rows, strict=True)
             )
             chosen = tuple(
                 dataclasses.replace(h, count=jnp.where(a, h.count, 0))
-                for h, a in zip(chosen, asked, strict=True)
+                for h, a in zip(chosen, sampled, strict=True)
             )
-            cohorts = constrain(cohorts_of(state.server, chosen, asked), spread)
+            cohorts = constrain(cohorts_of(state.server, chosen, sampled), spread)
             private = tuple(
                 jax.tree.map(lambda leaf, row=row: take(leaf, row), p)
                 for p, row in zip(state.private, rows, strict=True)
@@ -420,7 +422,7 @@ class Simulation:
                 return some(state, histories, features, rates, rows, ok)
 
             def step(number, carried):
-                # After a round that was not finite nobody is asked any more, which leaves every
+                # After a round that was not finite nobody is sampled any more, which leaves every
                 # leaf as it is; a conditional would copy the private rows. Noise that is added
                 # without any upload would still move the server.
                 state, collected, ok = carried
@@ -676,7 +678,7 @@ class Simulation:
     @functools.cached_property
     def server_shapes(self) -> ServerState:
         """Shapes and dtypes of the server's state."""
-        return shapes_of(self._init_server, np.uint32(0), self._start_items)
+        return shapes_of(self._init_server, np.uint32(0), self._initial_items)
 
     @functools.cached_property
     def client_shapes(self) -> PyTree:

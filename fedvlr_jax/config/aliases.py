@@ -1,0 +1,34 @@
+"""Earlier names of flags. They are still accepted, and runs saved under them still resume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedvlr_jax.errors import InputError
+
+_OF_INIT = (
+    *("router", "topics", "sharpness", "exchanges", "user_power", "item_power"),
+    *("ridge", "content", "recency", "shrinkage", "score"),
+)
+# Earlier name -> name.
+ALIASES = {
+    "start": "init",
+    **{f"start_{name}": f"init_{name}" for name in _OF_INIT},
+    "dropout": "client_dropout",
+    "copy_lr": "delta_lr",
+    "fedrap_apart": "fedrap_repulsion",
+    "fedrap_sparse": "fedrap_l1",
+}
+
+
+def with_current_names(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """`flags` with every earlier name replaced by the name of today.
+
+    Raises:
+      InputError: a flag is given under both names.
+    """
+    for old, new in ALIASES.items():
+        if old in flags and new in flags:
+            raise InputError(f"--{old}: an earlier name of --{new}, which is given too; give one")
+    return {ALIASES.get(name, name): value for name, value in flags.items()}
