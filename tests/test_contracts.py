@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.config import (
-    AGGREGATION_NAMES,
-    BACKBONE_NAMES,
-    FUSION_NAMES,
-    OPTIMIZER_NAMES,
-    PLAN_NAMES,
-    Config,
-)
+from fedvlr_jax.config import AGGREGATION_NAMES, BACKBONE_NAMES, FUSION_NAMES, Config
+from fedvlr_jax.config.federation import OPTIMIZER_NAMES, PLAN_NAMES
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.participation import make_cohort
