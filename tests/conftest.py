@@ -14,6 +14,13 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Compiled programs stay between test runs, where the commands keep theirs; empty: they do not.
+CACHE = os.environ.get("FEDVLR_CACHE_DIR", os.path.expanduser("~/.cache/fedvlr_jax"))
+if CACHE:
+    jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "tests"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 ROOT = pathlib.Path(__file__).parents[1]
 DATA = pathlib.Path(os.environ.get("FEDVLR_DATA_ROOT", ROOT.parent / "shared" / "data"))
 
