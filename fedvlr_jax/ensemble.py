@@ -89,12 +89,12 @@ def train_members(
     states = _stack(begun)
     del begun
     stacked_rates = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
-    histories, features = simulation.histories, simulation.features
-    lists = simulation.targets["valid"]
+    engine, features = simulation.on_device, simulation.features
+    histories, lists = engine.histories, engine.targets["valid"]
 
     def advance(num_rounds: int) -> Callable:
         def one(state, rates, schedule, active):
-            run = lambda s: simulation.run_function(
+            run = lambda s: engine.run_function(
                 s, histories, features, rates, schedule, num_rounds, num_rounds
             )
             # A member that has stopped costs nothing more (side by side: nothing less).
@@ -103,7 +103,7 @@ def train_members(
 
         return compiled(_map(one, at_once), donate_argnums=0)
 
-    evaluate_one = lambda state: simulation.evaluate_function(state, histories, features, *lists)
+    evaluate_one = lambda state: engine.evaluate_function(state, histories, features, *lists)
     evaluate = compiled(_map(evaluate_one, at_once))
     programs: dict[int, Callable] = {}
 
@@ -116,7 +116,7 @@ def train_members(
         results = jax.device_get(evaluate(states))
         for i, run in enumerate(runs):
             of = lambda tree, i=i: jax.tree.map(lambda leaf: leaf[i], tree)
-            rounds, (ranks, _) = of(metrics), simulation.joined("valid", of(results))
+            rounds, (ranks, _) = of(metrics), engine.evaluation.joined("valid", of(results))
             if run.stopped:
                 after.append(run)
             elif ranks.finite.all() and (rounds is None or rounds.finite.all()):
@@ -135,7 +135,9 @@ def train_members(
         (finished,) = {run.round for run in runs}
     while not all(run.stopped for run in runs) and not leave():
         num_rounds = block_length(simulation.config, finished)
-        schedules = [simulation.schedule(seed, finished, num_rounds, num_rounds) for seed in seeds]
+        schedules = [
+            simulation.sampling.schedule(seed, finished, num_rounds, num_rounds) for seed in seeds
+        ]
         schedule = None if schedules[0] is None else _stack_schedules(simulation, schedules)
         active = jnp.asarray([not run.stopped for run in runs])
         began = time.perf_counter()
@@ -167,5 +169,5 @@ def _stack_schedules(simulation: Simulation, schedules: Sequence[PyTree]) -> PyT
         pad = lambda p: np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=num_clients)
         return jnp.asarray(np.stack([pad(part) for part in parts]))
 
-    sizes = [history.count.shape[0] for history in simulation.histories]
+    sizes = [history.count.shape[0] for history in simulation.on_device.histories]
     return tuple(join(n, *parts) for n, *parts in zip(sizes, *schedules, strict=True))

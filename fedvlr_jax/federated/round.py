@@ -187,7 +187,7 @@ def even_chunks(num_clients: int, at_once: int) -> tuple[int, int]:
     return count, -(-num_clients // count)
 
 
-def in_chunks(train: TrainCohort, chunk: int) -> TrainCohort:
+def map_chunks(train: TrainCohort, chunk: int) -> TrainCohort:
     """The same training, on at most `chunk` clients at a time; sums of uploads are added up."""
 
     def chunked(
@@ -419,7 +419,7 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
         results, start = [], 0
         for cohort, rows in zip(cohorts, private, strict=True):
             size = cohort.responded.shape[0]
-            run = over_devices(in_chunks(train, at_once(cohort)), mesh, exact=reduce.exact)
+            run = over_devices(map_chunks(train, at_once(cohort)), mesh, exact=reduce.exact)
             results.append(run(broadcast, cohort, alpha[start : start + size], rows, key))
             start += size
 

@@ -71,7 +71,7 @@ TEST_METRICS = ("tests/evaluation/test_metrics.py",)
 TEST_RANKING = ("tests/evaluation/test_ranking.py",)
 TEST_SPLITS = ("tests/data/test_splits.py",)
 TEST_PARTICIPATION = ("tests/federated/test_participation.py",)
-TEST_START = ("tests/federated/test_start.py::test_exchanges_lead_to_the_svd",)
+TEST_START = ("tests/federated/test_initialization.py::test_exchanges_lead_to_the_svd",)
 BLOCKS = ("tests/test_checkpointing.py::test_rows_are_read_block_by_block",)
 
 
@@ -692,15 +692,15 @@ AGGREGATORS = [
     Mutation(
         "the trimmed mean trims the lowest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < responded - trimmed)",
-        "kept = (place >= 2 * trimmed) & (place < responded)",
+        "kept = (place >= trimmed) & (place < num_responded - trimmed)",
+        "kept = (place >= 2 * trimmed) & (place < num_responded)",
         rules("trimmed_mean"),
     ),
     Mutation(
         "the trimmed mean trims the highest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < responded - trimmed)",
-        "kept = place < responded - 2 * trimmed",
+        "kept = (place >= trimmed) & (place < num_responded - trimmed)",
+        "kept = place < num_responded - 2 * trimmed",
         rules("trimmed_mean"),
     ),
     Mutation(
@@ -844,14 +844,14 @@ EVALUATION = [
     ),
     Mutation(
         "strict does not mask the validation items",
-        "fedvlr_jax/on_device.py",
+        "fedvlr_jax/simulation/evaluation.py",
         'mask_test = valid if self.config.evaluation.mask == "train+valid" else none',
         "mask_test = none",
         agreement(protocol="strict"),
     ),
     Mutation(
         "paper masks the validation items",
-        "fedvlr_jax/on_device.py",
+        "fedvlr_jax/simulation/evaluation.py",
         'mask_test = valid if self.config.evaluation.mask == "train+valid" else none',
         "mask_test = valid",
         agreement(protocol="paper"),
