@@ -32,11 +32,11 @@ from fedvlr_jax.federated.devices import (
     over_devices,
 )
 from fedvlr_jax.federated.factored import (
-    factored_view_cache,
     fits_factored,
     make_factored_update,
     write_back_factored,
 )
+from fedvlr_jax.federated.factored_rows import factored_view_cache
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
 from fedvlr_jax.federated.local import Broadcast, LocalUpdate, Settle, Task
 from fedvlr_jax.federated.participation import ATTACK, CLIP_SHARE, LOCAL, NOISE, stream

@@ -42,7 +42,7 @@ LOCAL = "fedvlr_jax/federated/local.py"
 GATHERED = "fedvlr_jax/federated/gathered.py"
 DENSE = "fedvlr_jax/federated/dense.py"
 CATALOGUE = "fedvlr_jax/federated/catalogue.py"
-FACTORED = "fedvlr_jax/federated/factored.py"
+FACTORED = "fedvlr_jax/federated/factored_rows.py"
 ROUND = "fedvlr_jax/federated/round.py"
 COHORTS = "fedvlr_jax/data/cohorts.py"
 SERVER_OPTIMIZER = "fedvlr_jax/federated/server_optimizer.py"
@@ -300,8 +300,8 @@ BACKBONES = [
     Mutation(
         "the factored plan forgets the sign term",
         FACTORED,
-        "total += of_sign[..., None] * jnp.sign(views)",
-        "total += 0 * of_sign[..., None] * jnp.sign(views)",
+        "total += sign_count[..., None] * jnp.sign(views)",
+        "total += 0 * sign_count[..., None] * jnp.sign(views)",
         agreement(plan="factored"),
     ),
 ]
