@@ -5,7 +5,7 @@ gradient of a client's loss by its scores in epoch a, q_a its query and p_a the 
 by its pooled history, divided by the length of that history. Then the gradient by the
 views, over the A epochs, has rank A + 1:
 
-    sum_a r_a (x) q_a  +  h (x) sum_a p_a,        h the multi-hot history,
+    sum_a r_a (x) q_a  +  h (x) sum_a p_a,        h the multi-hot history.
 
 A client's upload is therefore never built (`uplink.uploads.LowRankUploads`): the cohort's
 weighted sum is one matrix product. The same factors describe the copy of the views that a client
