@@ -136,10 +136,10 @@ def check_memory(dataset: Dataset) -> Iterator[Row]:
     reused = sum(leaf.is_deleted() for leaf in given)
     yield {"what": "leaves of the state that were donated", "found": f"{reused} of {len(given)}"}
 
-    schedule = simulation.schedule(0, 0, 1, 1)
+    schedule = simulation.sampling.schedule(0, 0, 1, 1)
     rates = config.federation.rates
-    inputs = simulation.init(), simulation.histories, simulation.features, rates, schedule
-    program = simulation._run.__wrapped__.lower(*inputs, 1, 1).compile()
+    inputs = simulation.init(), simulation.on_device.histories, simulation.features, rates, schedule
+    program = simulation.on_device.run.__wrapped__.lower(*inputs, 1, 1).compile()
     memory = program.memory_analysis()
     scores = 4 * dataset.num_users * dataset.num_items
     yield {"what": "bytes of the output that reuse the input", "found": memory.alias_size_in_bytes}

@@ -71,16 +71,16 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
     state = jax.block_until_ready(simulation.init())
     init_s = time.perf_counter() - began
 
-    schedule = simulation.schedule(0, 0, 1, 1)
+    schedule = simulation.sampling.schedule(0, 0, 1, 1)
     rates = config.federation.rates
-    inputs = state, simulation.histories, simulation.features, rates, schedule
+    inputs = state, simulation.on_device.histories, simulation.features, rates, schedule
     began = time.perf_counter()
-    simulation._run.__wrapped__.lower(*inputs, 1, 1).compile()
+    simulation.on_device.run.__wrapped__.lower(*inputs, 1, 1).compile()
     compile_s = time.perf_counter() - began
-    flops = product_flops(lambda *inputs: simulation.run_function(*inputs, 1, 1), *inputs)
+    flops = product_flops(lambda *inputs: simulation.on_device.run_function(*inputs, 1, 1), *inputs)
     views = 4 * dataset.num_items * len(simulation.model.fusion.names) * config.model.width
     asked = config.federation.cohort or dataset.num_users
-    rows = asked * trees.num_bytes(simulation.client_shapes)
+    rows = asked * trees.num_bytes(simulation.beginning.client_shapes)
     least_bytes = 2 * (rows + trees.num_bytes(state.server)) + views
 
     state, _ = simulation.run_rounds(state, rounds)

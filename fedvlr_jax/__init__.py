@@ -27,7 +27,7 @@ _HOMES = {
     "InputError": "fedvlr_jax.errors",
     "Interactions": "fedvlr_jax.data",
     "Needs": "fedvlr_jax.uplink",
-    "NonFiniteError": "fedvlr_jax.simulation",
+    "NonFiniteError": "fedvlr_jax.errors",
     "Reduce": "fedvlr_jax.reduce",
     "Simulation": "fedvlr_jax.simulation",
     "UplinkTransform": "fedvlr_jax.uplink",
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     from fedvlr_jax.config import Config
     from fedvlr_jax.contracts import check_aggregator, check_backbone, check_dataset
     from fedvlr_jax.data import Dataset, Interactions, load_dataset
-    from fedvlr_jax.errors import InputError
+    from fedvlr_jax.errors import InputError, NonFiniteError
     from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
     from fedvlr_jax.fusion import Fusion
     from fedvlr_jax.models import Backbone
     from fedvlr_jax.reduce import Reduce
-    from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
+    from fedvlr_jax.simulation import Simulation, make_simulation
     from fedvlr_jax.training import train
     from fedvlr_jax.uplink import Needs, UplinkTransform
 

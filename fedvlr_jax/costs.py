@@ -10,7 +10,14 @@ import numpy as np
 from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.fleet import SCHEMES, RoundSchedule, round_bytes
 from fedvlr_jax.fleet.hardware import TIERS
-from fedvlr_jax.simulation import Simulation, work_of
+from fedvlr_jax.simulation import Simulation
+from fedvlr_jax.simulation.workload import (
+    broadcast_shape,
+    hardware_of,
+    touched_rows,
+    upload_shape,
+    work_of,
+)
 
 # Assumptions of the estimate. A phone that trains or transfers: 3 W. The network: 60 Wh a GB.
 # The server: 45 W at a PUE of 1.09 while a round runs (Yousefpour et al. 2023). The grid: 436 g of
@@ -43,9 +50,10 @@ def energy(client_s: float, transferred_bytes: float, server_s: float) -> dict[s
 
 def client_bytes(simulation: Simulation) -> dict[str, Any]:
     """Bytes of one client in one round: down, and up by scheme (mean over clients)."""
-    shape, touched = simulation.upload_shape, simulation.touched_rows
+    setup = simulation.setup
+    shape, touched = upload_shape(setup), touched_rows(setup)
     up = {scheme: float(round_bytes(shape, touched, scheme).mean()) for scheme in SCHEMES}
-    whole = simulation.broadcast_shape
+    whole = broadcast_shape(setup)
     return {"down": float(round_bytes(whole, whole.items, "dense")), "up": up}
 
 
@@ -64,7 +72,7 @@ def summarise_costs(
     costs: dict[str, Any] = {"client_round_bytes": client_bytes(simulation)}
     if simulation.participation is None:
         return costs
-    work = work_of(simulation)
+    work = work_of(simulation.setup)
     up, down = work.bytes_up, work.bytes_down
     took_part = np.zeros(simulation.dataset.num_users, np.int64)
     ledger, end = np.zeros((rounds + 1, 6)), np.zeros(rounds + 1)
@@ -127,7 +135,7 @@ def metrics_by_tier(
     2022, who compare changes against training without tiers).
     """
     dataset = simulation.dataset
-    tier = simulation.hardware.tier(seed, np.arange(dataset.num_users))
+    tier = hardware_of(simulation.setup).tier(seed, np.arange(dataset.num_users))
     values = user_metrics(ahead, tied, dataset.test)
     result: dict[str, Any] = {}
     for number, name in enumerate(TIERS):

@@ -1,9 +1,9 @@
-"""Many runs in one compiled program: other seeds, other rates, everything else alike.
+"""Many runs in one compiled program: different seeds and rates, everything else the same.
 
-On an accelerator members are trained side by side by vmap, as many at once as memory
-takes; on a CPU, which one member already fills, one after the other inside the program.
-A member's numbers are those of its own run: exactly so one after the other; side by side,
-up to the order in which the device sums.
+On an accelerator, members are trained side by side by vmap, as many at once as memory allows. One
+member already fills a CPU, so there they are trained one after the other inside the program.
+A member has the numbers of its own run: to the bit one after the other; side by side, up to the
+order in which the device sums.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedvlr_jax.types import PyTree, Rates, RoundMetrics
 NOT_FINITE = "a non-finite number"
 
 
-# Of a member that waits or is trained: its state before a block and after it, and its best one.
+# States that a member takes: before a block, after it, and the best one.
 STATES_OF_A_MEMBER = 3
 
 
@@ -59,6 +59,70 @@ def _map(function: Callable, at_once: int) -> Callable:
     return lambda *arguments: jax.lax.map(lambda a: function(*a), arguments, batch_size=at_once)
 
 
+class _Programs:
+    """The compiled functions of all members; their states are stacked, leaves [M, ...]."""
+
+    def __init__(self, simulation: Simulation, rates: Sequence[Rates], at_once: int):
+        engine, features = simulation.on_device, simulation.features
+        histories, lists = engine.histories, engine.targets["valid"]
+        evaluate = lambda state: engine.evaluate_function(state, histories, features, *lists)
+        self._simulation, self._at_once = simulation, at_once
+        self._rates = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
+        self._advance: dict[int, Callable] = {}
+        self.evaluate = compiled(_map(evaluate, at_once))
+
+    def advance(
+        self, states: State, num_rounds: int, schedule: PyTree, active: jax.Array
+    ) -> tuple[State, RoundMetrics]:
+        """The states after some rounds of the `active` members (bool [M]), and the metrics of the
+        rounds [M, num_rounds]. It donates `states`."""
+        if num_rounds not in self._advance:
+            self._advance[num_rounds] = self._compile(num_rounds)
+        return self._advance[num_rounds](states, self._rates, schedule, active)
+
+    def _compile(self, num_rounds: int) -> Callable:
+        engine, features = self._simulation.on_device, self._simulation.features
+
+        def advance(state, rates, schedule, active):
+            run = lambda s: engine.run_function(
+                s, engine.histories, features, rates, schedule, num_rounds, num_rounds
+            )
+            # A member that has stopped costs nothing more (side by side: nothing less).
+            skipped = lambda s: (s, jax.tree.map(_zeros, jax.eval_shape(run, s)[1]))
+            return jax.lax.cond(active, run, skipped, state)
+
+        return compiled(_map(advance, self._at_once), donate_argnums=0)
+
+
+def _evaluated(
+    simulation: Simulation,
+    programs: _Programs,
+    runs: Sequence[RunState],
+    states: State,
+    finished: int,
+    metrics: RoundMetrics | None,
+) -> list[RunState]:
+    """The runs after an evaluation of those that have not stopped.
+
+    Args:
+      finished: rounds finished by now.
+      metrics: NumPy [M, num_rounds], of the rounds since the last evaluation; None for none.
+    """
+    after = []
+    results = jax.device_get(programs.evaluate(states))
+    for number, run in enumerate(runs):
+        rounds = _member(metrics, number)
+        ranks, _ = simulation.engine.evaluation.joined("valid", _member(results, number))
+        if run.stopped:
+            after.append(run)
+        elif ranks.finite.all() and (rounds is None or rounds.finite.all()):
+            copy = functools.partial(_on_host, states, number)
+            after.append(record(run, simulation, finished, rounds, ranks, copy))
+        else:
+            after.append(run._replace(stopped=NOT_FINITE))
+    return after
+
+
 @under_own_settings
 def train_members(
     simulation: Simulation,
@@ -72,100 +136,74 @@ def train_members(
 ) -> tuple[list[RunState], Timing]:
     """Trains one member for each (seed, rates), with its own early stopping.
 
-    A member that met a non-finite number stops there, `stopped` saying so; the others go on.
+    A member that meets a non-finite number stops there, and its `stopped` says so; the others
+    continue.
 
     Args:
-      runs: where the members go on from, all after the same round; by default new runs.
-      leave: asked before every block of rounds; once it says so, the members are returned as they
-        stand, `stopped` empty where they have not ended.
+      runs: the runs that the members continue, all after the same round; by default new runs.
+      leave: called before every block of rounds; once it returns True, the members are returned
+        as they are, `stopped` empty where they have not ended.
 
     Returns:
       runs: of each member, as `train` returns it; the states are on the host.
       timing: of all members together; a round is a round of all of them.
+
+    Raises:
+      InputError: the private rows are not on the devices.
     """
     clock = Clock()
-    num_members = len(seeds)
+    programs = _Programs(simulation, rates, at_once)
     begun = [simulation.init(seed) for seed in seeds] if runs is None else [r.state for r in runs]
-    states = _stack(begun)
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
     del begun
-    stacked_rates = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
-    histories, features = simulation.histories, simulation.features
-    lists = simulation.targets["valid"]
-
-    def advance(num_rounds: int) -> Callable:
-        def one(state, rates, schedule, active):
-            run = lambda s: simulation.run_function(
-                s, histories, features, rates, schedule, num_rounds, num_rounds
-            )
-            # A member that has stopped costs nothing more (side by side: nothing less).
-            skipped = lambda s: (s, jax.tree.map(_zeros, jax.eval_shape(run, s)[1]))
-            return jax.lax.cond(active, run, skipped, state)
-
-        return compiled(_map(one, at_once), donate_argnums=0)
-
-    evaluate_one = lambda state: simulation.evaluate_function(state, histories, features, *lists)
-    evaluate = compiled(_map(evaluate_one, at_once))
-    programs: dict[int, Callable] = {}
-
-    def member(i: int) -> State:
-        return jax.device_get(jax.tree.map(lambda leaf: leaf[i], states))
-
-    def evaluated(runs: list[RunState], metrics: RoundMetrics | None) -> list[RunState]:
-        """The runs after an evaluation of those that have not stopped."""
-        after = []
-        results = jax.device_get(evaluate(states))
-        for i, run in enumerate(runs):
-            of = lambda tree, i=i: jax.tree.map(lambda leaf: leaf[i], tree)
-            rounds, (ranks, _) = of(metrics), simulation.joined("valid", of(results))
-            if run.stopped:
-                after.append(run)
-            elif ranks.finite.all() and (rounds is None or rounds.finite.all()):
-                copy = functools.partial(member, i)
-                after.append(record(run, simulation, finished, rounds, ranks, copy))
-            else:
-                after.append(run._replace(stopped=NOT_FINITE))
-        return after
-
     if runs is None:
         finished = 0
         none = RunState(None, None, 0, (), None, "")  # type: ignore[arg-type]
-        runs = evaluated([none] * num_members, None)
+        runs = _evaluated(simulation, programs, [none] * len(seeds), states, finished, None)
         on_evaluation(runs, clock.rounds_per_s)
     else:
         (finished,) = {run.round for run in runs}
     while not all(run.stopped for run in runs) and not leave():
         num_rounds = block_length(simulation.config, finished)
-        schedules = [simulation.schedule(seed, finished, num_rounds, num_rounds) for seed in seeds]
-        schedule = None if schedules[0] is None else _stack_schedules(simulation, schedules)
+        schedule = _schedules(simulation, seeds, finished, num_rounds)
         active = jnp.asarray([not run.stopped for run in runs])
         began = time.perf_counter()
-        if num_rounds not in programs:
-            programs[num_rounds] = advance(num_rounds)
-        states, metrics = programs[num_rounds](states, stacked_rates, schedule, active)
+        states, metrics = programs.advance(states, num_rounds, schedule, active)
         metrics = jax.device_get(metrics)
         trained = time.perf_counter()
         finished += num_rounds
-        runs = evaluated(list(runs), metrics)
+        runs = _evaluated(simulation, programs, runs, states, finished, metrics)
         clock.block(num_rounds, trained - began, time.perf_counter() - trained)
         on_evaluation(runs, clock.rounds_per_s)
-    return [run._replace(state=member(i)) for i, run in enumerate(runs)], clock.read()
+    ended = [run._replace(state=_on_host(states, i)) for i, run in enumerate(runs)]
+    return ended, clock.read()
+
+
+def _member(tree: PyTree, number: int) -> PyTree:
+    """The part of one member, out of leaves [M, ...]."""
+    return jax.tree.map(lambda leaf: leaf[number], tree)
+
+
+def _on_host(states: State, number: int) -> State:
+    return jax.device_get(_member(states, number))
 
 
 def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
     return jnp.zeros(leaf.shape, leaf.dtype)
 
 
-def _stack(trees: Sequence[State]) -> State:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def _schedules(simulation: Simulation, seeds: Sequence[int], first: int, num_rounds: int) -> PyTree:
+    """The schedules of the members' rounds, int32 [M, num_rounds, K_b] a bucket, padded to the
+    widest member; None where every client is sampled."""
+    sampling = simulation.sampling
+    schedules = [sampling.schedule(seed, first, num_rounds, num_rounds) for seed in seeds]
+    if schedules[0] is None:
+        return None
 
+    def join(num_clients: int, *members: np.ndarray) -> jax.Array:
+        width = max(rows.shape[1] for rows in members)
+        pad = lambda x: np.pad(x, ((0, 0), (0, width - x.shape[1])), constant_values=num_clients)
+        return jnp.asarray(np.stack([pad(rows) for rows in members]))
 
-def _stack_schedules(simulation: Simulation, schedules: Sequence[PyTree]) -> PyTree:
-    """Schedules of several seeds, padded to the widest of each bucket."""
-
-    def join(num_clients: int, *parts: jax.Array) -> jax.Array:
-        width = max(part.shape[1] for part in parts)
-        pad = lambda p: np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=num_clients)
-        return jnp.asarray(np.stack([pad(part) for part in parts]))
-
-    sizes = [history.count.shape[0] for history in simulation.histories]
-    return tuple(join(n, *parts) for n, *parts in zip(sizes, *schedules, strict=True))
+    sizes = [history.count.shape[0] for history in simulation.on_device.histories]
+    return tuple(join(n, *members) for n, *members in zip(sizes, *schedules, strict=True))

@@ -13,8 +13,9 @@ from fedvlr_jax.evaluation.ranking import BLOCK_BYTES
 from fedvlr_jax.federated.round import chunk_bytes, chunk_size
 from fedvlr_jax.federated.scoring import SCORE_BYTES, client_score_bytes
 from fedvlr_jax.machine import MemoryLimit, memory_limit
-from fedvlr_jax.offloaded import EVALUATED_BYTES, EVALUATED_COPIES
 from fedvlr_jax.simulation import Simulation
+from fedvlr_jax.simulation.offloaded import EVALUATED_BYTES, EVALUATED_COPIES
+from fedvlr_jax.simulation.on_device import OnDevice
 
 # What the runtime, the compiler and the libraries take themselves.
 FIXED_BYTES = 800e6
@@ -60,8 +61,8 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     as nothing here. `saves`: whether the run makes checkpoints.
     """
     config, dataset, model = simulation.config, simulation.dataset, simulation.model
-    row = trees.num_bytes(simulation.client_shapes)
-    shared = trees.num_bytes(simulation.server_shapes)
+    row = trees.num_bytes(simulation.beginning.client_shapes)
+    shared = trees.num_bytes(simulation.beginning.server_shapes)
     views = 4 * model.num_items * len(model.fusion.names) * model.width
     asked = config.federation.cohort or dataset.num_users
     longest = int(dataset.train.counts.max())
@@ -69,10 +70,11 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     # The clients themselves: their items with times, and what is held out as it is evaluated.
     entries = sum(len(part) for part in (dataset.train, dataset.valid, dataset.test))
     data = 12 * entries + 24 * dataset.num_users
-    data += trees.num_bytes((simulation.features, simulation.initialization, simulation.held_out))
-    if config.run.store == "device":
+    held_out = simulation.engine.evaluation.held_out
+    data += trees.num_bytes((simulation.features, simulation.setup.initialization, held_out))
+    if isinstance(simulation.engine, OnDevice):
         private, staged = dataset.num_users * row, asked * row
-        data += trees.num_bytes((simulation.histories, simulation.targets))
+        data += trees.num_bytes((simulation.engine.histories, simulation.engine.targets))
         evaluated = 0
     else:
         # A chunk's rows as gathered, as trained, and those of the next chunk.
@@ -126,7 +128,7 @@ def describe_plan(simulation: Simulation) -> str:
     counts = simulation.dataset.train.counts
     asked = config.federation.cohort or simulation.dataset.num_users
     at_once = min(asked, chunk_size(simulation.task, simulation.plan, int(counts.max())))
-    devices = simulation.num_devices
+    devices = simulation.setup.num_devices
     found = f" of {jax.device_count()}" if jax.device_count() > devices else ""
     listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
     budget = memory_budget(config)

@@ -1,6 +1,6 @@
 """Trains small federations from every store; prints a digest of all their numbers as JSON.
 
-Started by test_streaming.py in a process of its own.
+Started by test_offloaded.py in a process of its own.
 """
 
 import json

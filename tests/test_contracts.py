@@ -98,10 +98,10 @@ def test_combination(backbone, fusion, dataset, tmp_path):
         assert 0 < sum(map(np.sum, rows)) <= participants
 
     # A second and a third block of the same length compile nothing.
-    compiled = simulation._run.__wrapped__._cache_size()
+    compiled = simulation.on_device.run.__wrapped__._cache_size()
     for _ in range(2):
         state, _ = simulation.run_rounds(state, 1)
-    assert simulation._run.__wrapped__._cache_size() == compiled == 1
+    assert simulation.on_device.run.__wrapped__._cache_size() == compiled == 1
 
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(3, state, {})
@@ -150,7 +150,7 @@ def test_upload_holds_nothing_private(backbone, fusion, dataset):
     """An upload is gradients of what was broadcast, in its very structure and shapes."""
     simulation = make_simulation(small(backbone, fusion), dataset)
     state = jax.eval_shape(simulation.init)
-    history = simulation.histories[0]
+    history = simulation.on_device.histories[0]
     num_views = len(simulation.model.fusion.names)
     views = jax.ShapeDtypeStruct((dataset.num_items, num_views, 8), jnp.float32)
     rates = simulation.config.federation.rates

@@ -33,8 +33,6 @@ LEVELS = {
     "centralized": 4,
     "federated": 5,
     "checkpointing": 5,
-    "on_device": 6,
-    "offloaded": 7,
     "simulation": 8,
     "memory": 9,
     "training": 9,

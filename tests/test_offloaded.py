@@ -9,9 +9,8 @@ import pytest
 from fedvlr_jax import checkpointing
 from fedvlr_jax.checkpointing import Checkpoints, SavedRows
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.federated.store import ClientStore
-from fedvlr_jax.simulation import NonFiniteError
 from tests.conftest import printed_json
 from tests.offloaded_bits import CASES, digest, rows_of, simulate
 

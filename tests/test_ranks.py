@@ -64,7 +64,7 @@ def test_one_long_list_lengthens_no_other(dataset):
     """As many places are kept as the parts have entries, beside those of rows of no client."""
     simulation = make_simulation(Config.from_flat(), dataset)
     longest = max(len(dataset.valid), len(dataset.test))
-    for held in simulation.held_out.values():
+    for held in simulation.engine.evaluation.held_out.values():
         assert sum(lists.entry.size for lists in held.targets) == longest
     # With a column a target, the places are those of 20 a user.
     assert longest < USERS * 20 / 4

@@ -10,11 +10,10 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import for_dataset
-from fedvlr_jax.on_device import NonFiniteError
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import (
     Clock,
@@ -208,7 +207,7 @@ def test_after_a_round_that_is_not_finite_nothing_moves(store, more, dataset):
     """One client of 40 is poisoned; which round asks it is known, and the state is of before it."""
     config = Config.from_flat(**SMALL, cohort=5, store=store, **more)
     simulation = make_simulation(config, dataset)
-    asked = [simulation.sampled_rows(0, number)[0] for number in range(12)]
+    asked = [simulation.sampling.sampled_rows(0, number)[0] for number in range(12)]
     at = 4
     poisoned = next(c for c in asked[at] if not any(c in rows for rows in asked[:at]))
     state, _ = simulation.run_rounds(simulation.init(), at)
@@ -220,7 +219,8 @@ def test_after_a_round_that_is_not_finite_nothing_moves(store, more, dataset):
         state.private[0]["head"]["vector"] = vector
     else:
         row = jax.tree.map(
-            lambda leaf: np.full((1, *leaf.shape), np.nan, leaf.dtype), simulation.client_shapes
+            lambda leaf: np.full((1, *leaf.shape), np.nan, leaf.dtype),
+            simulation.beginning.client_shapes,
         )
         state.private.stage(np.array([poisoned]), row)
         state.private.commit()

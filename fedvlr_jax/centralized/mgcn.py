@@ -5,6 +5,8 @@ Yu et al., ACM Multimedia 2023, arXiv 2308.03588.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -27,8 +29,48 @@ from fedvlr_jax.centralized.model import (
     xavier,
 )
 from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.types import PyTree
 
 TEMPERATURE = 0.2
+
+
+def _init(dataset: Dataset, widths: dict[str, int], width: int, key: jax.Array) -> PyTree:
+    users, items, query, score, *keys = jax.random.split(key, 4 + len(widths))
+    modalities = {}
+    for (name, size), k in zip(widths.items(), keys, strict=True):
+        projection, gate, preference = jax.random.split(k, 3)
+        modalities[name] = {
+            "projection": init_dense(projection, size, width),
+            "gate": init_dense(gate, width, width),
+            "preference": init_dense(preference, width, width),
+        }
+    return {
+        "users": xavier(users, dataset.num_users, width),
+        "items": xavier(items, dataset.num_items, width),
+        "query": init_dense(query, width, width),
+        "score": xavier(score, width, 1),
+        "modalities": modalities,
+    }
+
+
+def _views(layers: int, params: PyTree, data: PyTree) -> tuple[jax.Array, jax.Array]:
+    """(content [N + I, d] of the user-item view, side [N + I, d])."""
+    graph, items = data["graph"], params["items"]
+    content = jnp.concatenate(light_gcn(graph, params["users"], items, layers))
+    parts = params["modalities"]
+    stacked = []
+    for name, part in parts.items():
+        feature = dense(part["projection"], data["features"][name])
+        purified = items * jax.nn.sigmoid(dense(part["gate"], feature))
+        of_items = propagate(data["similar"][name], purified)
+        stacked.append(jnp.concatenate([propagate(graph.to_users, of_items), of_items]))
+    view = jnp.stack(stacked)  # [M, N + I, d]
+    attention = jnp.tanh(dense(params["query"], view)) @ params["score"]
+    shared = jnp.sum(jax.nn.softmax(attention, axis=0) * view, axis=0)
+    side = shared
+    for part, own in zip(parts.values(), view, strict=True):
+        side += jax.nn.sigmoid(dense(part["preference"], content)) * (own - shared)
+    return content, side / (len(stacked) + 1)
 
 
 def mgcn(
@@ -52,42 +94,9 @@ def mgcn(
     """
     features = frozen_features(dataset, "mgcn")
 
-    def init(key: jax.Array):
-        users, items, query, score, *keys = jax.random.split(key, 4 + len(features))
-        modalities = {}
-        for (name, feature), k in zip(features.items(), keys, strict=True):
-            projection, gate, preference = jax.random.split(k, 3)
-            modalities[name] = {
-                "projection": init_dense(projection, feature.shape[1], width),
-                "gate": init_dense(gate, width, width),
-                "preference": init_dense(preference, width, width),
-            }
-        return {
-            "users": xavier(users, dataset.num_users, width),
-            "items": xavier(items, dataset.num_items, width),
-            "query": init_dense(query, width, width),
-            "score": xavier(score, width, 1),
-            "modalities": modalities,
-        }
-
-    def views(params, data):
-        """(content [N + I, d] of the user-item view, side [N + I, d])."""
-        graph, items = data["graph"], params["items"]
-        content = jnp.concatenate(light_gcn(graph, params["users"], items, layers))
-        parts = params["modalities"]
-        stacked = []
-        for name, part in parts.items():
-            feature = dense(part["projection"], data["features"][name])
-            purified = items * jax.nn.sigmoid(dense(part["gate"], feature))
-            of_items = propagate(data["similar"][name], purified)
-            stacked.append(jnp.concatenate([propagate(graph.to_users, of_items), of_items]))
-        view = jnp.stack(stacked)  # [M, N + I, d]
-        attention = jnp.tanh(dense(params["query"], view)) @ params["score"]
-        shared = jnp.sum(jax.nn.softmax(attention, axis=0) * view, axis=0)
-        side = shared
-        for part, own in zip(parts.values(), view, strict=True):
-            side += jax.nn.sigmoid(dense(part["preference"], content)) * (own - shared)
-        return content, side / (len(stacked) + 1)
+    widths = {name: feature.shape[1] for name, feature in features.items()}
+    init = functools.partial(_init, dataset, widths, width)
+    views = functools.partial(_views, layers)
 
     def embeddings(params, data):
         content, side = views(params, data)

@@ -5,6 +5,8 @@ Yu et al., AAAI 2025.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -31,6 +33,7 @@ from fedvlr_jax.centralized.model import (
     xavier,
 )
 from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.types import PyTree
 
 TEMPERATURE = 0.2
 
@@ -55,6 +58,21 @@ def principal_subgraph(key: jax.Array, graph: Graph, num_items: int, kept: int) 
         target=target, source=source, weight=weight, num_targets=count, ascending=False
     )
     return Bipartite(side(user, item, num_users), side(item, user, num_items))
+
+
+def _init(num_users: int, widths: dict[str, int], width: int, key: jax.Array) -> PyTree:
+    users, *keys = jax.random.split(key, 1 + len(widths))
+    return {
+        # One table a modality, so that its width is not part of the initial scale.
+        "users": jnp.concatenate(
+            [xavier(k, num_users, width) for k in jax.random.split(users, len(keys))],
+            axis=1,
+        ),
+        "projections": {
+            name: init_dense(k, size, width)
+            for (name, size), k in zip(widths.items(), keys, strict=True)
+        },
+    }
 
 
 def pgl(
@@ -89,19 +107,8 @@ def pgl(
             return 1 / len(features)
         return image_share if name == "image" else (1 - image_share) / (len(features) - 1)
 
-    def init(key: jax.Array):
-        users, *keys = jax.random.split(key, 1 + len(features))
-        return {
-            # One table a modality, so that its width is not part of the initial scale.
-            "users": jnp.concatenate(
-                [xavier(k, dataset.num_users, width) for k in jax.random.split(users, len(keys))],
-                axis=1,
-            ),
-            "projections": {
-                name: init_dense(k, feature.shape[1], width)
-                for (name, feature), k in zip(features.items(), keys, strict=True)
-            },
-        }
+    widths = {name: feature.shape[1] for name, feature in features.items()}
+    init = functools.partial(_init, dataset.num_users, widths, width)
 
     def prepare(data, key):
         subgraph = principal_subgraph(key, data["edges"], dataset.num_items, kept)

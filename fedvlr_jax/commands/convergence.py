@@ -87,7 +87,7 @@ def make_gradient_norm(config: Config, dataset: Dataset):
     The state is one of `config` on `dataset`; it is not used up.
     """
     simulation = make_simulation(probe_config(config), dataset)
-    optimizer = simulation.server_shapes.optimizer
+    optimizer = simulation.beginning.server_shapes.optimizer
     plain = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), optimizer)
     counts = jnp.asarray(dataset.train.counts, jnp.float32)
     weight = counts if simulation.model.backbone.weight == "history" else jnp.ones_like(counts)

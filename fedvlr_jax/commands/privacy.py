@@ -40,6 +40,7 @@ from fedvlr_jax.privacy.statement import statement
 from fedvlr_jax.report.plots import attack_bars
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation import Simulation, State, make_simulation
+from fedvlr_jax.simulation.buckets import in_user_order
 from fedvlr_jax.uplink import Needs, Uploads
 
 FLAGS = flags.FLAGS
@@ -80,13 +81,14 @@ def client_uploads(simulation: Simulation, state: State) -> tuple[np.ndarray, np
     task, gives = simulation.task, PLANS[simulation.plan].gives
     plan = simulation.plan if gives == Needs.WHOLE else "gathered"
     update, uplink = PLANS[plan].make_update(task), task.aggregator.uplink
+    histories = simulation.on_device.histories
     rates = simulation.config.federation.rates
 
     def uploads(state: State):
         server = state.server
-        asked = [jnp.asarray(history.count) > 0 for history in simulation.histories]
+        asked = [jnp.asarray(history.count) > 0 for history in histories]
         weight = simulation.model.backbone.weight
-        cohorts = make_cohorts(server, simulation.histories, asked, weight, task.config.federation)
+        cohorts = make_cohorts(server, histories, asked, weight, task.config.federation)
         broadcast, _ = open_round(task, plan, server, simulation.features, rates)
         key, found = stream(server.key, LOCAL, server.round), []
         for cohort, rows in zip(cohorts, state.private, strict=True):
@@ -98,7 +100,7 @@ def client_uploads(simulation: Simulation, state: State) -> tuple[np.ndarray, np
             found.append((views.reshape(*views.shape[:2], -1), sent.norms()))
         return found
 
-    return simulation.in_user_order(jax.device_get(compiled(uploads)(state)))
+    return in_user_order(simulation.buckets, jax.device_get(compiled(uploads)(state)))
 
 
 def only(aggregator: Aggregator, member: np.ndarray) -> Aggregator:

@@ -38,6 +38,7 @@ from fedvlr_jax.fleet import SCHEMES
 from fedvlr_jax.fusion import view_names
 from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.simulation.workload import touched_rows
 from fedvlr_jax.types import PyTree
 
 FLOAT_BYTES = 4
@@ -56,7 +57,7 @@ def client_costs(config: Config, dataset: Dataset) -> dict[str, Any]:
     private = num_parameters(shapes_of(model.init_private, key))
     row = len(model.fusion.names) * model.width
     sizes = client_bytes(simulation)
-    touched = float(simulation.touched_rows.mean())
+    touched = float(touched_rows(simulation.setup).mean())
     return {
         "backbone": config.model.backbone,
         "fusion": config.model.fusion,

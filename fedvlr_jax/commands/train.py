@@ -46,13 +46,13 @@ from fedvlr_jax.commands.shared.processes import (
 from fedvlr_jax.commands.shared.runs import check_same, describe, load
 from fedvlr_jax.commands.shared.saving import Saver, load_run
 from fedvlr_jax.config import Config
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.federated.initialization import describe_initialization
 from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import check_fits, describe_plan
 from fedvlr_jax.privacy.statement import lines as statement_lines
 from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary
-from fedvlr_jax.simulation import NonFiniteError, Simulation, make_simulation
+from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
 from fedvlr_jax.tracking import TensorBoard, Tracker
 from fedvlr_jax.training import RunState, Timing, new_run, position, taken_up, train
@@ -217,7 +217,7 @@ def introduce(simulation: Simulation, progress: Progress) -> None:
         f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
         f"{len(dataset.train)} train interactions"
     )
-    begun = simulation.initialization
+    begun = simulation.setup.initialization
     # The features that a start has in its table are used without a view of their own.
     in_views = () if begun is not None and begun.content else dataset.features
     for line in describe_views(simulation.model.fusion, in_views):
@@ -326,7 +326,7 @@ def train_and_save(
     """Trains to the end, or until `leave`; what is returned is saved."""
     saver = Saver(simulation, checkpoints, run)
     # Of several processes all would have to compute the routers' weights.
-    routed = simulation.model.fusion.prefer is not None and jax.process_count() == 1
+    routed = simulation.model.fusion.set_logits is not None and jax.process_count() == 1
     for entry in run.evaluations:
         progress.remember(entry["round"], entry["valid"])
 

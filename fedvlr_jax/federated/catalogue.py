@@ -2,23 +2,24 @@
 
 With expected negatives every item is a row of every client, and with upload=gradient the
 views stay as they were broadcast. So a client needs no copy of them: its item vectors are
-one product w F over the views, and with C_a [I, d] the gradient of its loss by them in epoch
-a, what the cohort uploads is
+one product w F over the views. With C_a [I, d] the gradient of its loss by them in epoch
+a, the cohort's upload is
 
     sum_u alpha_u ( sum_a w_u,a (x) C_u,a  +  h_u (x) p_u ),
 
 h the multi-hot history and p the gradient by the pooled history over its length: one product
 an epoch, and never an array [K, I, G, d].
 
-A score that begins with a linear map of the item's vector (`Backbone.embedding`) is given the
-views as mapped, once for all clients and epochs; the gradient is pulled back through the map
-once, as it is through the server's operators. A part of a score that is linear in the item's
-vector needs no item vectors: it is one product of the clients' queries with the views.
+Some scores begin with a linear map of the item's vector (`Backbone.embedding`). The plan maps the
+views once for all clients and epochs, and pulls the gradient back through the map once, as the
+server does through its operators. A part of a score that is linear in the item's vector needs no
+item vectors: it is one product of the clients' queries with the views.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,136 +28,229 @@ from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import expected_negatives, multi_hot
 from fedvlr_jax.federated.local import (
     Broadcast,
-    ClientNumbers,
     LocalResult,
     LocalUpdate,
+    Loss,
     Task,
     likeness,
+    local_result,
     make_loss,
     num_rows,
+    sgd_step,
     views_stay,
 )
-from fedvlr_jax.federated.routing import make_routing
+from fedvlr_jax.federated.routing import Routers, Routing, make_routing
 from fedvlr_jax.models.backbone import Embedding
-from fedvlr_jax.types import Cohort, PyTree
+from fedvlr_jax.types import Cohort, PyTree, Rates
 from fedvlr_jax.uplink import Upload
 
 
 def fits_catalogue(task: Task) -> bool:
-    """Whether the plan can train these clients. It knows no penalty: that has a plan of its own,
-    and with a history term beside it is left to the gathered one."""
+    """Whether the plan can train these clients. It has no penalty: the factored plan has one, and
+    the gathered plan has one beside a history term."""
     return views_stay(task) and task.model.backbone.penalty is None
+
+
+class Method(NamedTuple):
+    """The parts of the plan that are known before a round is traced."""
+
+    task: Task
+    routing: Routing
+    embedding: Embedding
+    loss: Loss
+
+
+class Clients(NamedTuple):
+    """A chunk of K clients: the inputs that no epoch changes.
+
+    Attributes:
+      alpha: weights of the clients in the sum [K]. unweighted: 1 / alpha, or 1 where alpha is 0:
+        such a client has no history, so its gradient is 0.
+      positive: multi-hot histories [K, I]. negative: the expected negatives [K, I].
+      rows: rows of the loss [K]. length: of the history, at least 1 [K].
+      pooled: the pooled histories over the views [K, G * d].
+    """
+
+    cohort: Cohort
+    rates: Rates
+    alpha: jax.Array
+    unweighted: jax.Array
+    positive: jax.Array
+    negative: jax.Array
+    rows: jax.Array
+    length: jax.Array
+    pooled: jax.Array
+
+
+class Shared(NamedTuple):
+    """What all clients read, or the gradient by it: the shared head, the views as the embedding
+    maps them (leaves [G, I * e]), and the views [I, G, d]."""
+
+    head: PyTree
+    mapped: PyTree
+    views: jax.Array
+
+
+class Carry(NamedTuple):
+    """The state from epoch to epoch.
+
+    Attributes:
+      trained: {"head" and, where a client has them, "items"}, leaves [K, ...].
+      upload: the clients' gradients by what they share, summed by alpha.
+      pull: the sum of the gradients by the pooled histories, times alpha [K, G * d].
+      loss: of the first epoch [K].
+    """
+
+    routers: Routers
+    trained: PyTree
+    upload: Shared
+    pull: jax.Array
+    loss: jax.Array
 
 
 def make_catalogue_update(task: Task) -> LocalUpdate:
     """The catalogue plan, for a task that `fits_catalogue`."""
-    model, config = task.model, task.config.federation
-    backbone, fusion, num_items = model.backbone, model.fusion, model.num_items
+    model = task.model
     # The history term needs the vectors themselves.
-    unmapped = Embedding(lambda shared, vectors: vectors, backbone.score)
-    embedding = unmapped if model.history_weight else backbone.embedding or unmapped
-    routing = make_routing(fusion, pooled_stays=True)
-    value = make_loss(task).value
+    unmapped = Embedding(lambda shared, vectors: vectors, model.backbone.score)
+    embedding = unmapped if model.history_weight else model.backbone.embedding or unmapped
+    routing = make_routing(model.fusion, pooled_stays=True)
+    return functools.partial(_update, Method(task, routing, embedding, make_loss(task)))
 
-    def route(router, pooled):
-        """One client's weights [G], and the fused mean of its history [d]."""
-        weights = routing.weights(router, pooled)
-        return weights, weights @ pooled.reshape(len(weights), -1)
 
-    def update(
-        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
-    ) -> LocalResult:
-        histories, rates = cohort.histories, broadcast.rates
-        num_clients = alpha.shape[0]
-        positive = multi_hot(histories, num_items)
-        negative = expected_negatives(positive, histories.count, task.pool, config.num_negatives)
-        kind = broadcast.views.dtype
-        rows = num_rows(histories.count, task.pool, config.num_negatives).astype(kind)
-        length = jnp.maximum(histories.count, 1).astype(kind)
-        pooled = (positive @ broadcast.views.reshape(num_items, -1)) / length[:, None]
+def _update(
+    method: Method,
+    broadcast: Broadcast,
+    cohort: Cohort,
+    alpha: jax.Array,
+    private: PyTree,
+    key: jax.Array,
+) -> LocalResult:
+    """A `LocalUpdate`; it draws nothing."""
+    clients = _make_clients(method, broadcast, cohort, alpha)
+    pooled, rates = clients.pooled, clients.rates
+    embed = functools.partial(_embed, method)
+    mapped, embed_back = jax.vjp(embed, broadcast.head, broadcast.views)
+    shared = Shared(broadcast.head, mapped, broadcast.views)
+    trained = {name: private[name] for name in private if name != "router"}
+    if method.task.model.backbone.item_rows == "tuned":
+        trained["items"] = jnp.zeros_like(private["items"])
+    start = Carry(
+        routers=method.routing.start(private["router"], pooled),
+        trained=trained,
+        upload=jax.tree.map(jnp.zeros_like, shared),
+        pull=jnp.zeros_like(pooled),
+        loss=jnp.zeros(len(alpha), pooled.dtype),
+    )
+    step = functools.partial(_epoch_step, method, clients, shared)
+    epochs = jnp.arange(method.task.config.federation.local_epochs)
+    (routers, trained, upload, pull, loss), _ = jax.lax.scan(step, start, epochs)
 
-        def embed(head, views):
-            """[I, G, d] -> leaves [G, I * e]."""
-            flat = lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(leaf.shape[1], -1)
-            return jax.tree.map(flat, embedding.apply(head, views))
+    router, grad_pooled = method.routing.finish(private["router"], routers, pooled, rates.router_lr)
+    grad_head, grad_mapped_views = embed_back(upload.mapped)
+    pull = (pull + alpha[:, None] * grad_pooled) / clients.length[:, None]
+    from_pooled = (clients.positive.T @ pull).reshape(upload.views.shape)
+    grad_views = upload.views + (grad_mapped_views + from_pooled)
+    uploads = Upload(grad_views, trees.axpy(1.0, grad_head, upload.head))
+    return local_result(cohort, {**trained, "router": router}, uploads, loss)
 
-        mapped, embed_back = jax.vjp(embed, broadcast.head, broadcast.views)
 
-        def score(shared, trained, vectors, mean, positive, length):
-            """One client's scores [I], given its item vectors [I, e] as mapped."""
-            own = vectors + trained["items"] if "items" in trained else vectors
-            scores = embedding.score(shared, trained["head"], own)
-            if model.history_weight:
-                scores += likeness(vectors, mean, positive, length, model.history_weight)
-            return scores
+def _make_clients(
+    method: Method, broadcast: Broadcast, cohort: Cohort, alpha: jax.Array
+) -> Clients:
+    task, histories = method.task, cohort.histories
+    num_items, num_negatives = task.model.num_items, task.config.federation.num_negatives
+    kind = broadcast.views.dtype
+    positive = multi_hot(histories, num_items)
+    length = jnp.maximum(histories.count, 1).astype(kind)
+    return Clients(
+        cohort=cohort,
+        rates=broadcast.rates,
+        alpha=alpha,
+        unweighted=1 / jnp.where(alpha != 0, alpha, 1),
+        positive=positive,
+        negative=expected_negatives(positive, histories.count, task.pool, num_negatives),
+        rows=num_rows(histories.count, task.pool, num_negatives).astype(kind),
+        length=length,
+        pooled=(positive @ broadcast.views.reshape(num_items, -1)) / length[:, None],
+    )
 
-        def losses(routers, pooled, trained, shared, mapped, views):
-            """Each client's loss [K]."""
-            weights, mean = jax.vmap(route)(routers, pooled)
-            vectors = jax.tree.map(
-                lambda leaf: (weights @ leaf).reshape(num_clients, num_items, -1), mapped
-            )
-            of_client = (trained, vectors, mean, positive, length)
-            scores = jax.vmap(functools.partial(score, shared))(*of_client)
-            if embedding.linear is not None:
-                vector, bias = jax.vmap(embedding.linear, (None, 0))(shared, trained["head"])
-                query = (weights[:, :, None] * vector[:, None]).reshape(num_clients, -1)
-                scores += query @ views.reshape(num_items, -1).T + bias[:, None]
-            return value(scores, positive, negative) / rows
 
-        steps = {"head": rates.client_lr, "items": rates.item_lr}
-        # Of a client that weighs nothing there is no gradient: it has no history.
-        weigh_back = 1 / jnp.where(alpha != 0, alpha, 1)
+def _embed(method: Method, head: PyTree, views: jax.Array) -> PyTree:
+    """The views [I, G, d] as the embedding maps them, leaves [G, I * e]."""
+    flat = lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(leaf.shape[1], -1)
+    return jax.tree.map(flat, method.embedding.apply(head, views))
 
-        def epoch_step(carry, epoch):
-            routers, trained, uploaded, pull, first_loss = carry
-            active = cohort.responded & (epoch < cohort.local_epochs)
-            loss, back = jax.vjp(
-                losses, routers.params, pooled, trained, broadcast.head, mapped, broadcast.views
-            )
-            # Weighed already here, so that what is shared gets the sum over all clients.
-            by_router, by_pooled, by_trained, *by_shared = back(jnp.where(active, alpha, 0.0))
-            own = lambda leaf: trees.per_client(weigh_back, leaf) * leaf
-            by_router, by_trained = jax.tree.map(own, (by_router, by_trained))
-            by_trained["head"] = trees.axpy(rates.client_decay, trained["head"], by_trained["head"])
-            moved = {
-                name: trees.axpy(-steps[name], by_trained[name], trained[name]) for name in trained
-            }
-            carry = (
-                routing.step(routers, by_router, active, rates.router_lr),
-                trees.select(active, moved, trained),
-                trees.axpy(1.0, by_shared, uploaded),
-                pull + by_pooled,
-                jnp.where(epoch == 0, loss, first_loss),
-            )
-            return carry, None
 
-        trained = {name: private[name] for name in private if name != "router"}
-        if backbone.item_rows == "tuned":
-            trained["items"] = jnp.zeros_like(private["items"])
-        shared = [broadcast.head, mapped, broadcast.views]
-        carry = (
-            routing.start(private["router"], pooled),
-            trained,
-            jax.tree.map(jnp.zeros_like, shared),
-            jnp.zeros_like(pooled),
-            jnp.zeros(num_clients, pooled.dtype),
-        )
-        (routers, trained, uploaded, pull, loss), _ = jax.lax.scan(
-            epoch_step, carry, jnp.arange(config.local_epochs)
-        )
-        router, by_pooled = routing.finish(private["router"], routers, pooled, rates.router_lr)
-        by_head, by_mapped, by_views = uploaded
-        by_embedding, by_mapped_views = embed_back(by_mapped)
-        pull = (pull + alpha[:, None] * by_pooled) / length[:, None]
-        by_views += by_mapped_views + (positive.T @ pull).reshape(by_views.shape)
-        trained = {**trained, "router": router}
-        bad = trees.bad_leaf_of_rows(ClientNumbers(loss, **trained), num_clients)
-        return LocalResult(
-            private=trained,
-            uploads=Upload(by_views, trees.axpy(1.0, by_embedding, by_head)),
-            loss=jnp.where(cohort.responded, loss, 0.0),
-            bad_leaf=bad,
-        )
+def _route(method: Method, router: PyTree, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One client's weights [G], and the fused mean of its history [d]."""
+    weights = method.routing.weights(router, pooled)
+    return weights, weights @ pooled.reshape(len(weights), -1)
 
-    return update
+
+def _score(
+    method: Method,
+    head: PyTree,
+    trained: PyTree,
+    vectors: jax.Array,
+    mean: jax.Array,
+    positive: jax.Array,
+    length: jax.Array,
+) -> jax.Array:
+    """One client's scores [I], given its item vectors [I, e] as mapped."""
+    history_weight = method.task.model.history_weight
+    own = vectors + trained["items"] if "items" in trained else vectors
+    scores = method.embedding.score(head, trained["head"], own)
+    if history_weight:
+        scores += likeness(vectors, mean, positive, length, history_weight)
+    return scores
+
+
+def _losses(
+    method: Method,
+    clients: Clients,
+    routers: PyTree,
+    pooled: jax.Array,
+    trained: PyTree,
+    head: PyTree,
+    mapped: PyTree,
+    views: jax.Array,
+) -> jax.Array:
+    """Each client's loss [K]."""
+    positive, num_items = clients.positive, method.task.model.num_items
+    num_clients = len(positive)
+    weights, mean = jax.vmap(functools.partial(_route, method))(routers, pooled)
+    vectors = jax.tree.map(
+        lambda leaf: (weights @ leaf).reshape(num_clients, num_items, -1), mapped
+    )
+    score = functools.partial(_score, method, head)
+    scores = jax.vmap(score)(trained, vectors, mean, positive, clients.length)
+    if method.embedding.linear is not None:
+        vector, bias = jax.vmap(method.embedding.linear, (None, 0))(head, trained["head"])
+        query = (weights[:, :, None] * vector[:, None]).reshape(num_clients, -1)
+        scores += query @ views.reshape(num_items, -1).T + bias[:, None]
+    return method.loss.value(scores, positive, clients.negative) / clients.rows
+
+
+def _epoch_step(
+    method: Method, clients: Clients, shared: Shared, carry: Carry, epoch: jax.Array
+) -> tuple[Carry, None]:
+    """One local epoch of all clients of the chunk."""
+    cohort, rates, alpha = clients.cohort, clients.rates, clients.alpha
+    routers, trained, upload, pull, first_loss = carry
+    active = cohort.responded & (epoch < cohort.local_epochs)
+    losses = functools.partial(_losses, method, clients)
+    loss, back = jax.vjp(losses, routers.params, clients.pooled, trained, *shared)
+    # Each loss counts by alpha already here, so that the gradient by what is shared is the sum.
+    grad_router, grad_pooled, grad_trained, *grad_shared = back(jnp.where(active, alpha, 0.0))
+    own = lambda leaf: trees.per_client(clients.unweighted, leaf) * leaf
+    grad_router, grad_trained = jax.tree.map(own, (grad_router, grad_trained))
+    moved = sgd_step(rates, trained, grad_trained)
+    carry = Carry(
+        routers=method.routing.step(routers, grad_router, active, rates.router_lr),
+        trained=trees.select(active, moved, trained),
+        upload=trees.axpy(1.0, Shared(*grad_shared), upload),
+        pull=pull + grad_pooled,
+        loss=jnp.where(epoch == 0, loss, first_loss),
+    )
+    return carry, None

@@ -1,14 +1,15 @@
 """Local epochs on the rows that a client touches: any backbone, any score.
 
 Each client works on slots: its history and, with sampled negatives, all its draws of the
-round, every item once; with expected negatives the whole catalogue. What repeats becomes
-a weight of the slot, so that duplicates share one row and training the slots equals
-training the whole table.
+round, every item once; with expected negatives the whole catalogue. The number of times that an
+item repeats is a weight of its slot, so that duplicates share one row and training the slots
+equals training the whole table.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +18,17 @@ from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives
 from fedvlr_jax.federated.local import (
     Broadcast,
-    ClientNumbers,
     LocalResult,
     LocalUpdate,
+    Loss,
     Task,
     client_keys,
     likeness,
+    local_result,
     make_loss,
     num_rows,
     row_penalty,
+    sgd_step,
 )
 from fedvlr_jax.types import Cohort, Histories, PyTree
 from fedvlr_jax.uplink.uploads import SlotUploads
@@ -82,106 +85,195 @@ def make_slots(task: Task, histories: Histories, keys: jax.Array) -> Slots:
     return Slots(slot, positive, negative)
 
 
+class Method(NamedTuple):
+    """The parts of the plan that are known before a round is traced."""
+
+    task: Task
+    loss: Loss
+
+    @property
+    def delta(self) -> bool:
+        """Whether a client moves its own copy of the broadcast."""
+        return self.task.config.federation.upload == "delta"
+
+
+class Client(NamedTuple):
+    """ONE client: the inputs that no epoch changes.
+
+    Attributes:
+      views: the rows of its slots [M, G, d]. personal: its own rows of them [M, d], or None.
+      rows: rows of the loss []. length: of the history, at least 1 [].
+      moving: step of its copy of the broadcast; 0 where it keeps none.
+    """
+
+    slots: Slots
+    responded: jax.Array
+    local_epochs: jax.Array
+    views: jax.Array
+    personal: jax.Array | None
+    rows: jax.Array
+    length: jax.Array
+    moving: Any
+
+
+class Carry(NamedTuple):
+    """The state of ONE client from epoch to epoch.
+
+    Attributes:
+      trained: {"head", "router" and, where a client has them, "items" [M, d]}.
+      views: the sum of the gradients by its views [M, G, d].
+      head: the same by the shared head.
+      loss: of the first epoch [].
+    """
+
+    trained: PyTree
+    views: jax.Array
+    head: PyTree
+    loss: jax.Array
+
+
 def make_gathered_update(task: Task) -> LocalUpdate:
     """The gathered plan."""
-    model, config = task.model, task.config.federation
-    backbone, fusion = model.backbone, model.fusion
-    delta = config.upload == "delta"
-    value = make_loss(task).value
+    return functools.partial(_update, Method(task, make_loss(task)))
 
-    def train_client(broadcast, private, slots, count, responded, local_epochs):
-        """One client's local epochs: (private, by-slot gradient [M, G, d], by-head, loss)."""
-        rates = broadcast.rates
-        moving = rates.delta_lr if delta else 0.0
-        kind = broadcast.views.dtype
-        rows = num_rows(count, task.pool, config.num_negatives).astype(kind)
-        length = jnp.maximum(count, 1).astype(kind)
-        views0 = broadcast.views.at[slots.item].get(mode="fill", fill_value=0)
-        personal0 = None
-        if backbone.item_rows:
-            personal0 = private["items"].at[slots.item].get(mode="fill", fill_value=0)
-            if backbone.item_rows == "tuned":
-                personal0 = jnp.zeros_like(personal0)
 
-        def loss_of(views, shared, trained, negative):
-            pooled = jnp.einsum("m,mgd->gd", slots.positive, views).reshape(-1) / length
-            weights = fusion.route(trained["router"], pooled)
-            common = jnp.einsum("g,mgd->md", weights, views)
-            vectors = common + trained["items"] if "items" in trained else common
-            scores = backbone.score(shared, trained["head"], vectors)
-            if model.history_weight:
-                mean = weights @ pooled.reshape(len(weights), -1)
-                scores += likeness(common, mean, slots.positive, length, model.history_weight)
-            total = value(scores, slots.positive, negative)
-            if backbone.penalty is not None:
-                sizes = jnp.mean(jnp.abs(views), axis=-1)
-                of_round = backbone.penalty(broadcast.round)
-                penalty = row_penalty(of_round, weights, sizes, common, trained["items"])
-                total += jnp.sum((slots.positive + negative) * penalty)
-            return total / rows
+def _update(
+    method: Method,
+    broadcast: Broadcast,
+    cohort: Cohort,
+    alpha: jax.Array,
+    private: PyTree,
+    key: jax.Array,
+) -> LocalResult:
+    """A `LocalUpdate`; alpha is left to the uplink."""
+    task, histories = method.task, cohort.histories
+    config, num_items = task.config.federation, task.model.num_items
+    keys = client_keys(key, histories.client, config.local_epochs)
+    slots = jax.vmap(functools.partial(make_slots, task))(histories, keys)
+    train = functools.partial(_train_client, method, broadcast)
+    trained, grad_views, grad_head, loss = jax.vmap(train)(
+        private, slots, histories.count, cohort.responded, cohort.local_epochs
+    )
+    uploads = SlotUploads(
+        item=slots.item,
+        rows_of_views=grad_views,
+        head=grad_head,
+        scale=broadcast.rates.delta_lr if method.delta else 1.0,
+        num_items=num_items,
+        whole=slots.item.shape[1] == num_items and config.negatives == "expected",
+    )
+    return local_result(cohort, trained, uploads, loss)
 
-        steps = {"head": rates.client_lr, "router": rates.router_lr, "items": rates.item_lr}
 
-        def epoch_step(carry, inputs):
-            trained, views_sum, shared_sum, first_loss = carry
-            epoch, negative = inputs
-            active = responded & (epoch < local_epochs)
-            loss, (by_views, by_shared, by_trained) = jax.value_and_grad(loss_of, (0, 1, 2))(
-                trees.axpy(-moving, views_sum, views0),
-                trees.axpy(-moving, shared_sum, broadcast.head),
-                trained,
-                negative,
-            )
-            by_trained["head"] = trees.axpy(rates.client_decay, trained["head"], by_trained["head"])
-            moved = {
-                name: trees.axpy(-steps[name], by_trained[name], trained[name]) for name in trained
-            }
-            choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(active, a, b), new, old)
-            carry = (
-                choose(moved, trained),
-                choose(trees.axpy(1.0, by_views, views_sum), views_sum),
-                choose(trees.axpy(1.0, by_shared, shared_sum), shared_sum),
-                jnp.where(epoch == 0, loss, first_loss),
-            )
-            return carry, None
+def _train_client(
+    method: Method,
+    broadcast: Broadcast,
+    private: PyTree,
+    slots: Slots,
+    count: jax.Array,
+    responded: jax.Array,
+    local_epochs: jax.Array,
+) -> Carry:
+    """ONE client's local epochs; its "items" in the result are the whole rows [I, d]."""
+    client = _make_client(method, broadcast, private, slots, count, responded, local_epochs)
+    trained = {"head": private["head"], "router": private["router"]}
+    if client.personal is not None:
+        trained["items"] = client.personal
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    start = Carry(trained, zeros(client.views), zeros(broadcast.head), jnp.zeros(()))
+    step = functools.partial(_epoch_step, method, broadcast, client)
+    epochs = jnp.arange(method.task.config.federation.local_epochs)
+    end, _ = jax.lax.scan(step, start, (epochs, slots.negative))
+    if client.personal is None:
+        return end
+    base = private["items"]
+    if method.task.model.backbone.item_rows == "tuned":
+        base = jnp.where(responded, 0.0, base)
+    kept = jnp.where(responded, slots.item, method.task.model.num_items)
+    items = base.at[kept].set(end.trained["items"], mode="drop")
+    return end._replace(trained={**end.trained, "items": items})
 
-        trained = {"head": private["head"], "router": private["router"]}
-        if personal0 is not None:
-            trained["items"] = personal0
-        zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
-        carry = (trained, zeros(views0), zeros(broadcast.head), jnp.zeros(()))
-        (trained, by_views, by_shared, loss), _ = jax.lax.scan(
-            epoch_step, carry, (jnp.arange(config.local_epochs), slots.negative)
-        )
-        if personal0 is not None:
-            base = private["items"]
-            if backbone.item_rows == "tuned":
-                base = jnp.where(responded, 0.0, base)
-            kept = jnp.where(responded, slots.item, model.num_items)
-            trained["items"] = base.at[kept].set(trained["items"], mode="drop")
-        return trained, by_views, by_shared, loss
 
-    def update(
-        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
-    ) -> LocalResult:
-        histories = cohort.histories
-        num_clients = histories.item.shape[0]
-        keys = client_keys(key, histories.client, config.local_epochs)
-        slots = jax.vmap(lambda history, k: make_slots(task, history, k))(histories, keys)
-        trained, by_views, by_shared, loss = jax.vmap(train_client, in_axes=(None, 0, 0, 0, 0, 0))(
-            broadcast, private, slots, histories.count, cohort.responded, cohort.local_epochs
-        )
+def _make_client(
+    method: Method,
+    broadcast: Broadcast,
+    private: PyTree,
+    slots: Slots,
+    count: jax.Array,
+    responded: jax.Array,
+    local_epochs: jax.Array,
+) -> Client:
+    task, kind = method.task, broadcast.views.dtype
+    rows = num_rows(count, task.pool, task.config.federation.num_negatives)
+    own_rows = lambda table: table.at[slots.item].get(mode="fill", fill_value=0)
+    personal = None
+    if task.model.backbone.item_rows:
+        personal = own_rows(private["items"])
+        if task.model.backbone.item_rows == "tuned":
+            personal = jnp.zeros_like(personal)
+    return Client(
+        slots=slots,
+        responded=responded,
+        local_epochs=local_epochs,
+        views=own_rows(broadcast.views),
+        personal=personal,
+        rows=rows.astype(kind),
+        length=jnp.maximum(count, 1).astype(kind),
+        moving=broadcast.rates.delta_lr if method.delta else 0.0,
+    )
 
-        uploads = SlotUploads(
-            item=slots.item,
-            rows_of_views=by_views,
-            head=by_shared,
-            scale=broadcast.rates.delta_lr if delta else 1.0,
-            num_items=model.num_items,
-            whole=slots.item.shape[1] == model.num_items and config.negatives == "expected",
-        )
-        numbers = ClientNumbers(loss, **trained)
-        bad = trees.bad_leaf_of_rows(numbers, num_clients)
-        return LocalResult(trained, uploads, jnp.where(cohort.responded, loss, 0.0), bad)
 
-    return update
+def _loss(
+    method: Method,
+    client: Client,
+    round_number: jax.Array,
+    views: jax.Array,
+    shared: PyTree,
+    trained: PyTree,
+    negative: jax.Array,
+) -> jax.Array:
+    """ONE client's loss [] with its copies of the views and of the shared head."""
+    model, positive = method.task.model, client.slots.positive
+    pooled = jnp.einsum("m,mgd->gd", positive, views).reshape(-1) / client.length
+    weights = model.fusion.route(trained["router"], pooled)
+    common = jnp.einsum("g,mgd->md", weights, views)
+    vectors = common + trained["items"] if "items" in trained else common
+    scores = model.backbone.score(shared, trained["head"], vectors)
+    if model.history_weight:
+        mean = weights @ pooled.reshape(len(weights), -1)
+        scores += likeness(common, mean, positive, client.length, model.history_weight)
+    total = method.loss.value(scores, positive, negative)
+    if model.backbone.penalty is not None:
+        sizes = jnp.mean(jnp.abs(views), axis=-1)
+        penalty = model.backbone.penalty(round_number)
+        by_row = row_penalty(penalty, weights, sizes, common, trained["items"])
+        total += jnp.sum((positive + negative) * by_row)
+    return total / client.rows
+
+
+def _epoch_step(
+    method: Method,
+    broadcast: Broadcast,
+    client: Client,
+    carry: Carry,
+    inputs: tuple[jax.Array, jax.Array],
+) -> tuple[Carry, None]:
+    """One local epoch of ONE client; inputs: the epoch [], its negatives [M]."""
+    epoch, negative = inputs
+    active = client.responded & (epoch < client.local_epochs)
+    loss_of = functools.partial(_loss, method, client, broadcast.round)
+    loss, (grad_views, grad_head, grad_trained) = jax.value_and_grad(loss_of, (0, 1, 2))(
+        trees.axpy(-client.moving, carry.views, client.views),
+        trees.axpy(-client.moving, carry.head, broadcast.head),
+        carry.trained,
+        negative,
+    )
+    moved = sgd_step(broadcast.rates, carry.trained, grad_trained)
+    move = functools.partial(jax.tree.map, functools.partial(jnp.where, active))
+    carry = Carry(
+        trained=move(moved, carry.trained),
+        views=move(trees.axpy(1.0, grad_views, carry.views), carry.views),
+        head=move(trees.axpy(1.0, grad_head, carry.head), carry.head),
+        loss=jnp.where(epoch == 0, loss, carry.loss),
+    )
+    return carry, None

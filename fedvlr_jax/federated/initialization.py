@@ -84,9 +84,9 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
             item_power=init.init_item_power,
             shrinkage=init.init_shrinkage,
         )
-    # Views other than the table's rows are silent, so that it alone speaks, by its weight.
-    speaks = weights[:, names.index("table") if "table" in names else 0, None]
-    speaks = speaks * model.fusion.table_weight
+    # All other views start at zero, so only the ID table contributes, by its weight.
+    table_weight = weights[:, names.index("table") if "table" in names else 0, None]
+    table_weight = table_weight * model.fusion.table_weight
     # The scores stay, and the table is as large as a drawn one.
     size = np.sqrt(np.mean(np.square(items)))
     items, vectors = items / size, vectors * size
@@ -95,7 +95,7 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
     to_score, scale = init.init_score * len(train) / own, model.init_scale or 1.0
     with np.errstate(over="ignore"):
         items = (items * scale).astype(np.float32)
-        vectors = (vectors * (to_score / scale) / speaks).astype(np.float32)
+        vectors = (vectors * (to_score / scale) / table_weight).astype(np.float32)
     strength = f"init_shrinkage={init.init_shrinkage}"
     if init.init == "ease":
         strength = f"init_ridge={init.init_ridge}"
@@ -249,7 +249,7 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
             f"{given}: --backbone={config.model.backbone} has no private vector for an "
             "item's row; those that have are fcf, pfedrec and fedrap"
         )
-    if closed and fusion.silent is None:
+    if closed and fusion.zero_content_views is None:
         raise InputError(
             f"{given}: {hidden_by}hides the rows of the ID table; use none, vbpr, or "
             "bilevel with the views table and names of modalities, as --views=table,text,image"
@@ -260,7 +260,7 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
             f"--recency={config.data.recency}; give one of them"
         )
     sources = {"id", "table", *dataset.features}
-    if init.init_router == "history" and (fusion.prefer is None or {*fusion.names} - sources):
+    if init.init_router == "history" and (fusion.set_logits is None or {*fusion.names} - sources):
         raise InputError(
             f"--init_router=history: {hidden_by}has no router over single sources; use bilevel "
             f"with views among {', '.join(sorted(sources))}"

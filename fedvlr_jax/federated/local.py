@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import NegativePool
 from fedvlr_jax.federated.aggregator import Aggregator
@@ -151,6 +152,52 @@ class LocalResult(NamedTuple):
     uploads: Uploads | Upload
     loss: jax.Array
     bad_leaf: jax.Array
+
+
+def local_result(
+    cohort: Cohort,
+    trained: PyTree,
+    uploads: Uploads | Upload,
+    loss: jax.Array,
+    *,
+    private: PyTree | None = None,
+) -> LocalResult:
+    """The end of every plan: the result of a chunk, and the first leaf that is not finite.
+
+    Args:
+      trained: {"head", "router" and, where a client has item rows, "items"}, leaves [K, ...]:
+        their numbers are checked.
+      loss: float [K], of the first epoch, also where a client is absent.
+      private: `LocalResult.private`, if it is not `trained`.
+    """
+    bad_leaf = trees.bad_leaf_of_rows(ClientNumbers(loss, **trained), len(loss))
+    return LocalResult(
+        private=trained if private is None else private,
+        uploads=uploads,
+        loss=jnp.where(cohort.responded, loss, 0.0),
+        bad_leaf=bad_leaf,
+    )
+
+
+def once_a_client(tree: PyTree, num_clients: int) -> PyTree:
+    """The leaves of `tree` repeated along a leading client axis [K, ...]."""
+    repeat = lambda leaf: jnp.broadcast_to(leaf, (num_clients, *leaf.shape))
+    return jax.tree.map(repeat, tree)
+
+
+def sgd_step(
+    rates: Rates, trained: dict[str, PyTree], gradient: dict[str, PyTree]
+) -> dict[str, PyTree]:
+    """One SGD step of private rows; the head decays.
+
+    Args:
+      trained: any of "head", "router" and "items".
+      gradient: of the loss by these rows.
+    """
+    step = {"head": rates.client_lr, "router": rates.router_lr, "items": rates.item_lr}
+    grad_head = trees.axpy(rates.client_decay, trained["head"], gradient["head"])
+    gradient = {**gradient, "head": grad_head}
+    return {name: trees.axpy(-step[name], gradient[name], trained[name]) for name in trained}
 
 
 # (broadcast, cohort, alpha [K], private, key) -> LocalResult

@@ -32,11 +32,11 @@ from fedvlr_jax.federated.devices import (
     over_devices,
 )
 from fedvlr_jax.federated.factored import (
-    factored_view_cache,
     fits_factored,
     make_factored_update,
     write_back_factored,
 )
+from fedvlr_jax.federated.factored_rows import factored_view_cache
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
 from fedvlr_jax.federated.local import Broadcast, LocalUpdate, Settle, Task
 from fedvlr_jax.federated.participation import ATTACK, CLIP_SHARE, LOCAL, NOISE, stream
@@ -187,7 +187,7 @@ def even_chunks(num_clients: int, at_once: int) -> tuple[int, int]:
     return count, -(-num_clients // count)
 
 
-def in_chunks(train: TrainCohort, chunk: int) -> TrainCohort:
+def map_chunks(train: TrainCohort, chunk: int) -> TrainCohort:
     """The same training, on at most `chunk` clients at a time; sums of uploads are added up."""
 
     def chunked(
@@ -419,7 +419,7 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
         results, start = [], 0
         for cohort, rows in zip(cohorts, private, strict=True):
             size = cohort.responded.shape[0]
-            run = over_devices(in_chunks(train, at_once(cohort)), mesh, exact=reduce.exact)
+            run = over_devices(map_chunks(train, at_once(cohort)), mesh, exact=reduce.exact)
             results.append(run(broadcast, cohort, alpha[start : start + size], rows, key))
             start += size
 

@@ -112,11 +112,11 @@ def make_recommended(model: Model, k: int) -> Callable[..., tuple[jax.Array, jax
 
 
 def chunk_bounds(size: int, chunk: int) -> np.ndarray:
-    """int64 [C + 1]: where the chunks of `in_chunks` begin, and `size`."""
+    """int64 [C + 1]: where the chunks of `map_chunks` begin, and `size`."""
     return np.append(np.arange(0, size, chunk), size)
 
 
-def in_chunks(function: Callable, rows: PyTree, chunk: int, lists: PyTree) -> PyTree:
+def map_chunks(function: Callable, rows: PyTree, chunk: int, lists: PyTree) -> PyTree:
     """`function(rows, lists)` over leading-axis chunks of `rows`, its results joined.
 
     Args:
@@ -133,7 +133,7 @@ def in_chunks(function: Callable, rows: PyTree, chunk: int, lists: PyTree) -> Py
     whole = number * chunk
     split = lambda leaf: leaf[:whole].reshape(number, chunk, *leaf.shape[1:])
     inputs = jax.tree.map(split, rows), jax.tree.map(lambda leaf: leaf[:number], lists)
-    results = jax.lax.map(lambda each: function(*each), inputs)
+    results = jax.lax.map(lambda chunk_inputs: function(*chunk_inputs), inputs)
     results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
     if whole == size:
         return results

@@ -31,10 +31,10 @@ class Fusion(NamedTuple):
       route: (router, pooled history [G * d]) -> weights [G], positive, summing to one.
       after_first: where a router begins with a dense layer router["first"] (kernel [G * d, h],
         bias [h]): (router, that layer's output [h]) -> weights; else None.
-      prefer: (router, logits [G]) -> the same router, but that its weights are the softmax of the
-        logits whatever the history, until it is trained; None where there is no router.
-      silent: gamma -> the same gamma but that all views are 0, except those that are the rows of
-        the ID table; None where no view is. Training can make them speak.
+      set_logits: (router, logits [G]) -> a router whose weights are the softmax of the logits for
+        every history, until it is trained; None where there is no router.
+      zero_content_views: gamma -> a gamma whose views are 0, except those that are the rows of
+        the ID table; None where no view is. Training can move them away from 0.
       table_weight: the weight of the ID table's rows within their view, before training.
     """
 
@@ -44,8 +44,8 @@ class Fusion(NamedTuple):
     init_router: Callable[[jax.Array], PyTree]
     route: Callable[[PyTree, jax.Array], jax.Array]
     after_first: Callable[[PyTree, jax.Array], jax.Array] | None = None
-    prefer: Callable[[PyTree, jax.Array], PyTree] | None = None
-    silent: Callable[[PyTree], PyTree] | None = None
+    set_logits: Callable[[PyTree, jax.Array], PyTree] | None = None
+    zero_content_views: Callable[[PyTree], PyTree] | None = None
     table_weight: float = 1.0
 
 
@@ -139,7 +139,7 @@ def none() -> Fusion:
         views=lambda gamma, items, features: items[:, None, :],
         init_router=_no_router,
         route=_only_view,
-        silent=lambda gamma: gamma,
+        zero_content_views=lambda gamma: gamma,
     )
 
 
@@ -164,8 +164,8 @@ def vbpr(width: int, widths: Mapping[str, int]) -> Fusion:
     are compared, with the same heads; the user's vector then serves both parts.
     """
     init_shared, views = _server_side(WithContent(), width, widths)
-    silent = functools.partial(jax.tree.map, jnp.zeros_like)
-    return Fusion(("vbpr",), init_shared, views, _no_router, _only_view, silent=silent)
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    return Fusion(("vbpr",), init_shared, views, _no_router, _only_view, zero_content_views=zeros)
 
 
 def mlp(width: int, widths: Mapping[str, int]) -> Fusion:
@@ -178,7 +178,7 @@ def shared(names: tuple[str, ...], width: int, widths: Mapping[str, int]) -> Fus
     """The views of `bilevel` and one mixture of them for all clients: its control."""
     init_shared, views = _server_side(SharedMixture(names=names), width, widths)
 
-    def silent(gamma: PyTree) -> PyTree:
+    def zero_content_views(gamma: PyTree) -> PyTree:
         return {**gamma, "view_cache": _without_content(gamma["view_cache"])}
 
     return Fusion(
@@ -187,7 +187,7 @@ def shared(names: tuple[str, ...], width: int, widths: Mapping[str, int]) -> Fus
         views,
         _no_router,
         _only_view,
-        silent=silent if _table_and_content(names, widths) else None,
+        zero_content_views=zero_content_views if _table_and_content(names, widths) else None,
         table_weight=1 / len(names),
     )
 
@@ -219,8 +219,8 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
     def after_first(params: PyTree, x: jax.Array) -> jax.Array:
         return jnp.asarray(router.apply({"params": params}, x, method="after_first"))
 
-    def prefer(params: PyTree, logits: jax.Array) -> PyTree:
-        # The kernel of the last layer begins at zero: what is left is its bias.
+    def set_logits(params: PyTree, logits: jax.Array) -> PyTree:
+        # The kernel of the last layer begins at zero, so its bias is the logits.
         return {**params, "last": {**params["last"], "bias": logits}}
 
     return Fusion(
@@ -230,7 +230,7 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
         init_router,
         route,
         after_first,
-        prefer,
+        set_logits,
         _without_content if _table_and_content(names, widths) else None,
     )
 
@@ -252,7 +252,7 @@ def describe_views(fusion: Fusion, modalities: Iterable[str]) -> list[str]:
     Args:
       modalities: the names of the data set's features.
     """
-    has_router = fusion.prefer is not None
+    has_router = fusion.set_logits is not None
     weighed = ", weighted by the router of each client" if has_router else ""
     lines = [f"views: {', '.join(fusion.names)}{weighed}"]
     if has_router and len(fusion.names) == 1:

@@ -28,7 +28,9 @@ def test_the_gradient_norm_is_that_of_the_written_objective(backbone, dataset):
     state, _ = simulation.run_rounds(simulation.init(), 3)
     model = simulation.model
     # Behind the twelve clients lie rows of nobody.
-    history, rows = jax.tree.map(lambda x: x[:12], (simulation.histories[0], state.private[0]))
+    history, rows = jax.tree.map(
+        lambda x: x[:12], (simulation.on_device.histories[0], state.private[0])
+    )
     counts = jnp.asarray(history.count, jnp.float32)
     alpha = counts / counts.sum() if backbone == "fedavg" else jnp.full(12, 1 / 12)
 

@@ -13,9 +13,9 @@ from fedvlr_jax.commands.shared.members import complete, is_done
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.offloaded import OffloadedSimulation
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.simulation.offloaded import Offloaded
 from tests.experiments.test_interruption import at, go, result
 
 # Rounds 0, 2 and 4 are evaluated.
@@ -190,10 +190,10 @@ def test_evaluate_takes_what_this_machine_has(moved):
 
 def test_evaluate_keeps_rows_on_the_disk_where_they_do_not_fit(folder, capsys):
     streamed, _, _ = evaluate.load_run(str(folder), memory_budget_gb=0.1)
-    assert isinstance(streamed, OffloadedSimulation)
+    assert isinstance(streamed.engine, Offloaded)
     assert "--store=disk: with --store=device this takes about" in capsys.readouterr().out
     told, _, _ = evaluate.load_run(str(folder), memory_budget_gb=0.1, store="device")
-    assert not isinstance(told, OffloadedSimulation)
+    assert not isinstance(told.engine, Offloaded)
 
 
 def test_evaluate_names_the_flag_for_data_that_have_moved(folder):

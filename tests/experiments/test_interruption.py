@@ -21,9 +21,9 @@ from fedvlr_jax.commands.shared.faults import (
 from fedvlr_jax.commands.train import run_experiment
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.report import Progress, locked
-from fedvlr_jax.simulation import NonFiniteError, make_simulation
+from fedvlr_jax.simulation import make_simulation
 from tests.conftest import ROOT
 from tests.experiments.commands import SMALL, refused
 
@@ -49,8 +49,10 @@ def simulation(dataset):
 def at(simulation, workdir, **choices):
     config = Config.from_flat(**{**CHOICES, "workdir": str(workdir), **choices})
     moved = make_simulation(config, simulation.dataset)
-    for compiled in ("_init_server", "_init_private", "_run", "_evaluate"):
-        moved.__dict__[compiled] = getattr(simulation, compiled)
+    for name in ("init_server", "init_private"):
+        moved.beginning.__dict__[name] = getattr(simulation.beginning, name)
+    for name in ("run", "evaluate"):
+        moved.engine.__dict__[name] = getattr(simulation.engine, name)
     return moved
 
 
@@ -105,7 +107,7 @@ def test_a_run_off_the_device_goes_on_in_any_store(stores, dataset, tmp_path):
     (metrics, summary, leaves), whole = result(tmp_path / "w"), result(tmp_path / "whole")
     if first == second:
         assert (metrics, summary, leaves) == whole
-    else:  # These programs are not optimised: see test_streaming for the bits of two stores.
+    else:  # These programs are not optimised: see test_offloaded for the bits of two stores.
         loss = lambda lines: [json.loads(line)["loss"] for line in lines.splitlines()[1:]]
         np.testing.assert_allclose(loss(metrics), loss(whole[0]), rtol=1e-5)
 
@@ -267,9 +269,9 @@ def test_the_last_good_checkpoint_stays_and_is_named(simulation, tmp_path):
     def run(state, histories, features, rates, *rounds):
         if int(state.server.round) == 2:
             rates = rates._replace(client_lr=1e30)
-        return simulation._run(state, histories, features, rates, *rounds)
+        return simulation.engine.run(state, histories, features, rates, *rounds)
 
-    broken.__dict__["_run"] = run
+    broken.engine.__dict__["run"] = run
     with pytest.raises(NonFiniteError, match=r"round 2: .* the newest checkpoint is of round 2"):
         go(broken)
     assert Checkpoints(tmp_path / "checkpoints").newest() == 2

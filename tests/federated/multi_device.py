@@ -12,6 +12,7 @@ import jax
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.simulation.buckets import in_user_order
 from fedvlr_jax.training import train
 from tests.bits import digest
 
@@ -49,7 +50,7 @@ def main():
                 )
                 simulation = make_simulation(config, dataset)
                 run, _ = train(simulation)
-                rows = simulation.in_user_order(jax.device_get(run.state.private))
+                rows = in_user_order(simulation.buckets, jax.device_get(run.state.private))
                 leaf = jax.tree.leaves(run.state.private)[0]
                 results[f"{name} {aggregation} {devices}"] = {
                     "digest": digest((run.state.server.shared, rows)),

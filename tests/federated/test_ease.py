@@ -256,7 +256,7 @@ def test_a_simulation_begins_with_its_scores(synthetic, store):
     # The histories are weighted in training too.
     assert simulation.task.weighted
     np.testing.assert_array_equal(
-        simulation.train.weight, synthetic.train.weighted_by_recency(0.5).weight
+        simulation.setup.train.weight, synthetic.train.weighted_by_recency(0.5).weight
     )
     assert simulation.dataset.train.weight is None
 
@@ -265,9 +265,9 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
     config = Config.from_flat(width=5, init="ease", init_exchanges=2, fusion="none")
     simulation = make_simulation(config, synthetic)
     (line,) = describe_initialization(
-        config, simulation.model, synthetic, simulation.initialization
+        config, simulation.model, synthetic, simulation.setup.initialization
     )
-    assert f"content {simulation.initialization.content:g}" in line
+    assert f"content {simulation.setup.initialization.content:g}" in line
     # 60 items: their counts, for each of 4 content weights 2 x 37 columns and 10 of its model, and
     # 5 of the table; 4 x 2 x 37 numbers a row sent.
     assert "4 x 2 exchanges" in line and "0.0821 MB to each" in line and "1.18 kB from it" in line

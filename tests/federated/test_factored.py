@@ -9,7 +9,7 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.federated.factored import bound_of_items, trained_items
+from fedvlr_jax.federated.factored_rows import bound_of_items, trained_items
 from fedvlr_jax.federated.round import PLANS, make_broadcast, make_write_back
 from fedvlr_jax.simulation import make_simulation
 from tests.federated.cases import random_state, random_task

@@ -8,6 +8,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.fleet import SCHEMES, round_bytes
 from fedvlr_jax.fleet.transfer import Shape, parsed, serialised
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.simulation.workload import touched_rows, upload_shape
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -43,13 +44,16 @@ def test_the_shape_is_that_of_a_real_upload(backbone, negatives):
     )
     simulation = make_simulation(config, dataset)
     (client,) = np.concatenate(
-        [b[r] for b, r in zip(simulation.buckets, simulation.sampled_rows(0, 0), strict=True)]
+        [
+            b[r]
+            for b, r in zip(simulation.buckets, simulation.sampling.sampled_rows(0, 0), strict=True)
+        ]
     )
     state = simulation.init(0)
     before = np.array(state.server.shared["items"])
     state, _ = simulation.run_rounds(state, 1)
     moved = (np.asarray(state.server.shared["items"]) != before).any(axis=1).sum()
-    shape, touched = simulation.upload_shape, simulation.touched_rows[client]
+    shape, touched = upload_shape(simulation.setup), touched_rows(simulation.setup)[client]
     assert (shape.items, shape.row) == (60, 4)
     assert shape.head == sum(np.size(x) for x in state.server.shared["head"].values())
     assert (moved == touched == 60) if negatives == "expected" else (0 < moved <= touched < 60)

@@ -36,7 +36,7 @@ def test_it_starts_uniform_and_has_no_router():
     shared = fusion("shared", ("id", "text"))
     assert not shared.init_shared(jax.random.key(0))["logits"].any()
     assert shared.init_router(jax.random.key(0)) == {}
-    assert shared.silent is None and shared.table_weight == 0.5
+    assert shared.zero_content_views is None and shared.table_weight == 0.5
 
 
 @pytest.mark.parametrize("name", ["shared", "bilevel"])

@@ -42,7 +42,7 @@ LOCAL = "fedvlr_jax/federated/local.py"
 GATHERED = "fedvlr_jax/federated/gathered.py"
 DENSE = "fedvlr_jax/federated/dense.py"
 CATALOGUE = "fedvlr_jax/federated/catalogue.py"
-FACTORED = "fedvlr_jax/federated/factored.py"
+FACTORED = "fedvlr_jax/federated/factored_rows.py"
 ROUND = "fedvlr_jax/federated/round.py"
 COHORTS = "fedvlr_jax/data/cohorts.py"
 SERVER_OPTIMIZER = "fedvlr_jax/federated/server_optimizer.py"
@@ -71,7 +71,7 @@ TEST_METRICS = ("tests/evaluation/test_metrics.py",)
 TEST_RANKING = ("tests/evaluation/test_ranking.py",)
 TEST_SPLITS = ("tests/data/test_splits.py",)
 TEST_PARTICIPATION = ("tests/federated/test_participation.py",)
-TEST_START = ("tests/federated/test_start.py::test_exchanges_lead_to_the_svd",)
+TEST_START = ("tests/federated/test_initialization.py::test_exchanges_lead_to_the_svd",)
 BLOCKS = ("tests/test_checkpointing.py::test_rows_are_read_block_by_block",)
 
 
@@ -300,8 +300,8 @@ BACKBONES = [
     Mutation(
         "the factored plan forgets the sign term",
         FACTORED,
-        "total += of_sign[..., None] * jnp.sign(views)",
-        "total += 0 * of_sign[..., None] * jnp.sign(views)",
+        "total += sign_count[..., None] * jnp.sign(views)",
+        "total += 0 * sign_count[..., None] * jnp.sign(views)",
         agreement(plan="factored"),
     ),
 ]
@@ -432,14 +432,14 @@ LOCAL_EPOCHS = [
     Mutation(
         "a copy of the views moves uphill",
         GATHERED,
-        "moving = rates.delta_lr if delta else 0.0",
-        "moving = -rates.delta_lr if delta else 0.0",
+        "moving=broadcast.rates.delta_lr if method.delta else 0.0",
+        "moving=-broadcast.rates.delta_lr if method.delta else 0.0",
         agreement(upload="delta", plan="gathered"),
     ),
     Mutation(
         "a difference is uploaded as a gradient",
         GATHERED,
-        "scale=broadcast.rates.delta_lr if delta else 1.0",
+        "scale=broadcast.rates.delta_lr if method.delta else 1.0",
         "scale=1.0",
         agreement(upload="delta", plan="gathered"),
     ),
@@ -466,30 +466,30 @@ LOCAL_EPOCHS = [
     ),
     Mutation(
         "the router moves by the head's step",
-        GATHERED,
+        LOCAL,
         '"router": rates.router_lr,',
         '"router": rates.client_lr,',
         agreement(plan="gathered", fusion="bilevel"),
     ),
     Mutation(
         "the head grows in place of decaying",
-        GATHERED,
-        'trees.axpy(rates.client_decay, trained["head"], by_trained["head"])',
-        'trees.axpy(-rates.client_decay, trained["head"], by_trained["head"])',
+        LOCAL,
+        'trees.axpy(rates.client_decay, trained["head"], gradient["head"])',
+        'trees.axpy(-rates.client_decay, trained["head"], gradient["head"])',
         agreement(plan="gathered", client_decay=0.2),
     ),
     Mutation(
         "tuned rows go on from the last round",
         GATHERED,
-        "personal0 = jnp.zeros_like(personal0)",
-        "personal0 = 1.0 * personal0",
+        "personal = jnp.zeros_like(personal)",
+        "personal = 1.0 * personal",
         agreement(backbone="pfedrec", plan="gathered"),
     ),
     Mutation(
         "every client trains all local epochs",
         GATHERED,
-        "active = responded & (epoch < local_epochs)",
-        "active = responded",
+        "active = client.responded & (epoch < client.local_epochs)",
+        "active = client.responded",
         agreement(min_local_epochs=1, plan="gathered"),
     ),
     Mutation(
@@ -502,7 +502,7 @@ LOCAL_EPOCHS = [
     Mutation(
         "the loss of the last epoch is reported",
         GATHERED,
-        "jnp.where(epoch == 0, loss, first_loss)",
+        "jnp.where(epoch == 0, loss, carry.loss)",
         "loss",
         agreement(plan="gathered"),
     ),
@@ -523,8 +523,8 @@ LOCAL_EPOCHS = [
     Mutation(
         "the catalogue plan forgets the pull through the router",
         CATALOGUE,
-        "pull = (pull + alpha[:, None] * by_pooled) / length[:, None]",
-        "pull = pull / length[:, None]",
+        "pull = (pull + alpha[:, None] * grad_pooled) / clients.length[:, None]",
+        "pull = pull / clients.length[:, None]",
         agreement(plan="catalogue", fusion="bilevel"),
     ),
     Mutation(
@@ -692,15 +692,15 @@ AGGREGATORS = [
     Mutation(
         "the trimmed mean trims the lowest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < responded - trimmed)",
-        "kept = (place >= 2 * trimmed) & (place < responded)",
+        "kept = (place >= trimmed) & (place < num_responded - trimmed)",
+        "kept = (place >= 2 * trimmed) & (place < num_responded)",
         rules("trimmed_mean"),
     ),
     Mutation(
         "the trimmed mean trims the highest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < responded - trimmed)",
-        "kept = place < responded - 2 * trimmed",
+        "kept = (place >= trimmed) & (place < num_responded - trimmed)",
+        "kept = place < num_responded - 2 * trimmed",
         rules("trimmed_mean"),
     ),
     Mutation(
@@ -844,14 +844,14 @@ EVALUATION = [
     ),
     Mutation(
         "strict does not mask the validation items",
-        "fedvlr_jax/on_device.py",
+        "fedvlr_jax/simulation/evaluation.py",
         'mask_test = valid if self.config.evaluation.mask == "train+valid" else none',
         "mask_test = none",
         agreement(protocol="strict"),
     ),
     Mutation(
         "paper masks the validation items",
-        "fedvlr_jax/on_device.py",
+        "fedvlr_jax/simulation/evaluation.py",
         'mask_test = valid if self.config.evaluation.mask == "train+valid" else none',
         "mask_test = valid",
         agreement(protocol="paper"),

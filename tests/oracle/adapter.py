@@ -18,6 +18,7 @@ from fedvlr_jax.federated.local import client_keys
 from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
 from fedvlr_jax.federated.server_optimizer import server_optimizer
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.simulation.buckets import in_user_order
 from tests.oracle import reference
 from tests.oracle.federations import views_of
 
@@ -144,11 +145,13 @@ def given_to(federation, server):
     simulation = federation.simulation
     config, pool = simulation.config.federation, simulation.task.pool
     seed = int(np.asarray(jax.random.key_data(server.key))[-1])
-    sampled = [np.zeros(h.count.shape, bool) for h in simulation.histories]
-    for rows, flags in zip(simulation.sampled_rows(seed, int(server.round)), sampled, strict=True):
+    sampled = [np.zeros(h.count.shape, bool) for h in simulation.on_device.histories]
+    for rows, flags in zip(
+        simulation.sampling.sampled_rows(seed, int(server.round)), sampled, strict=True
+    ):
         flags[rows] = True
     cohorts = make_cohorts(
-        server, simulation.histories, sampled, simulation.model.backbone.weight, config
+        server, simulation.on_device.histories, sampled, simulation.model.backbone.weight, config
     )
     local = stream(server.key, LOCAL, server.round)
     clients = list(federation.clients)
@@ -237,7 +240,7 @@ def shared_of(server):
 
 def private_of(federation, state):
     """Every client's private rows in the reference's names, by user."""
-    stacked = federation.simulation.in_user_order(jax.device_get(state.private))
+    stacked = in_user_order(federation.simulation.buckets, jax.device_get(state.private))
     leaves = flat_names(stacked, PRIVATE_NAMES)
     users = range(federation.simulation.dataset.num_users)
     rows = [{name: leaf[user] for name, leaf in leaves.items()} for user in users]

@@ -16,9 +16,11 @@ ANY = dict(aggregation="float32", plan="auto", cohort=0)
 
 
 def draw_cohort(simulation, server):
-    sampled = [np.asarray(h.client) < simulation.dataset.num_users for h in simulation.histories]
+    sampled = [
+        np.asarray(h.client) < simulation.dataset.num_users for h in simulation.on_device.histories
+    ]
     weight, config = simulation.model.backbone.weight, simulation.config.federation
-    (cohort,) = make_cohorts(server, simulation.histories, sampled, weight, config)
+    (cohort,) = make_cohorts(server, simulation.on_device.histories, sampled, weight, config)
     return cohort
 
 

@@ -86,7 +86,7 @@ def test_negatives_are_drawn_for_each_epoch_and_client(data):
         fusion="none", width=2, negatives="sampled", local_epochs=2, plan="gathered", devices=1
     )
     simulation = make_simulation(config, data)
-    history = simulation.histories[0]
+    history = simulation.on_device.histories[0]
     keys = client_keys(jax.random.key(0), history.client, 2)
     slots = jax.vmap(lambda h, k: make_slots(simulation.task, h, k))(history, keys)
     # Four negatives for each of the five positives of the last client, in each epoch.

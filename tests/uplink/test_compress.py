@@ -9,6 +9,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.simulation.workload import broadcast_shape, upload_shape
 from fedvlr_jax.uplink import Upload, low_rank, no_noise
 from fedvlr_jax.uplink.compress import shared_basis
 
@@ -41,7 +42,8 @@ def test_a_round_of_low_rank_uploads_and_its_bytes():
     moved = np.asarray(state.server.shared["items"]) - before
     assert np.linalg.matrix_rank(moved, tol=1e-5) == 2
     # 8 numbers an item down, 2 up.
-    assert simulation.broadcast_shape.row == 8 and simulation.upload_shape.row == 2
+    setup = simulation.setup
+    assert broadcast_shape(setup).row == 8 and upload_shape(setup).row == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,18 @@
+"""A federation over a data set: `make_simulation`, and the parts that it is made of.
+
+- `simulation.py`: `Simulation`, the functions that a user calls, and `make_simulation`.
+- `setup.py`: data, model, plan and buckets. `state.py`: the state, and how it begins.
+- `sampling.py`: which clients each round samples. `workload.py`: what it asks of each of them.
+- `engine.py`: the protocol of an engine, which knows where private rows lie.
+  `on_device.py` with `rounds.py`: on the devices. `offloaded.py` with `chunked_rounds.py` and
+  `chunks.py`: in host memory or in files.
+- `evaluation.py`, `buckets.py`, `packing.py`, `failures.py`: what both engines share.
+"""
+
+from __future__ import annotations
+
+from fedvlr_jax.errors import NonFiniteError
+from fedvlr_jax.simulation.simulation import Simulation, make_simulation
+from fedvlr_jax.simulation.state import State
+
+__all__ = ["NonFiniteError", "Simulation", "State", "make_simulation"]

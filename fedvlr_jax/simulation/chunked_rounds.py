@@ -1,0 +1,232 @@
+"""Rounds chunk by chunk, for private rows in a `ClientStore`.
+
+While one chunk of the cohort is trained, the rows of the next are gathered, across rounds too.
+The device holds the server's state and a few chunks, whatever the population.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.federated.devices import over_devices, padded
+from fedvlr_jax.federated.local import Broadcast
+from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
+from fedvlr_jax.federated.round import (
+    Reports,
+    chunk_size,
+    client_weights,
+    close_round,
+    join_buckets,
+    make_train,
+    make_write_back,
+    open_round,
+)
+from fedvlr_jax.federated.store import ClientStore
+from fedvlr_jax.settings import compiled
+from fedvlr_jax.simulation.chunks import Chunk, ChunkedClients, ChunkRows
+from fedvlr_jax.simulation.sampling import Sampling
+from fedvlr_jax.simulation.setup import Setup
+from fedvlr_jax.types import Cohort, PyTree, RoundMetrics, ServerState
+from fedvlr_jax.uplink import Upload, Uploads
+
+
+class BucketCohort(NamedTuple):
+    """The sampled clients of one bucket in one round, and the even chunks they are cut into.
+
+    Attributes:
+      clients: int64 [K], N in a row of no client.
+      chunks: together at least K rows; those beyond K are padding.
+    """
+
+    clients: np.ndarray
+    chunks: list[Chunk]
+
+
+class BucketResult(NamedTuple):
+    """The results of the chunks of one `BucketCohort`.
+
+    Attributes:
+      uploads: the sum over the chunks, one `Upload`; or one `Uploads` a chunk, [K] together.
+      reports: (loss, clipped, bad_leaf), NumPy [K] each.
+    """
+
+    uploads: Sequence[Upload | Uploads]
+    reports: Sequence[np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChunkedRounds:
+    """One round in three compiled parts: it is opened, its chunks are trained, it is closed."""
+
+    setup: Setup
+    sampling: Sampling
+    clients: ChunkedClients
+
+    @functools.cached_property
+    def _begin(self) -> Callable:
+        """(server, histories and sampled of each bucket, features, rates) -> (the result of
+        `open_round`, the cohorts, alpha [K])."""
+        task, plan, mesh = self.setup.task, self.setup.plan, self.setup.mesh
+        weight, federation = task.model.backbone.weight, task.config.federation
+
+        def begin(server, histories, sampled, features, rates):
+            cohorts = make_cohorts(server, histories, sampled, weight, federation)
+            opened = open_round(task, plan, server, features, rates)
+            return opened, cohorts, client_weights(task, cohorts, mesh)
+
+        return compiled(begin)
+
+    @functools.cached_property
+    def _train(self) -> Callable:
+        """(total, broadcast, cohort, alpha, rows, key) of a chunk -> (upload, rows, reports).
+
+        The upload is the new total; with total None, it is the chunk's own `Uploads`.
+        """
+        task, plan, mesh = self.setup.task, self.setup.plan, self.setup.mesh
+        run = over_devices(make_train(task, plan), mesh, exact=task.aggregator.reduce.exact)
+
+        def train(total, broadcast, cohort, alpha, rows, key):
+            result = run(broadcast, cohort, alpha, rows, stream(key, LOCAL, broadcast.round))
+            upload = result.upload
+            if total is not None:
+                upload = jax.tree.map(jnp.add, total, upload)
+            # If the round turns out not to be finite, the rows are discarded.
+            write_back = make_write_back(plan, len(alpha), mesh)
+            new = write_back(broadcast, result.private, rows, cohort.responded)
+            return upload, new, (result.loss, result.clipped, result.bad_leaf)
+
+        return compiled(train, donate_argnums=0)
+
+    @functools.cached_property
+    def _finish(self) -> Callable:
+        """(server, the result of `open_round`, uploads by bucket, alpha, reports, rates) ->
+        (server, metrics)."""
+        task, mesh = self.setup.task, self.setup.mesh
+
+        def finish(server, opened, uploads, alpha, reports, rates):
+            broadcast, pull_back = opened
+            upload, views = join_buckets(uploads), broadcast.views
+            return close_round(task, server, pull_back, views, upload, alpha, reports, rates, mesh)
+
+        return compiled(finish)
+
+    @functools.cached_property
+    def _at_once(self) -> list[int]:
+        """Clients of each bucket that one device trains at once."""
+        task, plan = self.setup.task, self.setup.plan
+        return [chunk_size(task, plan, length) for length in self.clients.lengths]
+
+    def cohorts(self, seed: int, round_number: int) -> list[BucketCohort]:
+        """The clients of each bucket in one round, in chunks as `round.map_chunks` makes them."""
+        setup, cohorts = self.setup, []
+        for bucket, rows in enumerate(self.sampling.sampled_rows(seed, round_number)):
+            # If a bucket exceeds its static capacity, the round recompiles.
+            capacity = max(self.sampling.capacities[bucket], padded(len(rows)))
+            at_once = setup.num_devices * self._at_once[bucket]
+            count, size = self.clients.even_chunks(capacity, at_once)
+            clients = np.full(count * size, setup.dataset.num_users)
+            clients[: len(rows)] = setup.buckets[bucket][rows]
+            chunks = [Chunk(bucket, chunk) for chunk in clients.reshape(count, size)]
+            cohorts.append(BucketCohort(clients[:capacity], chunks))
+        return cohorts
+
+    def round(
+        self,
+        server: ServerState,
+        store: ClientStore,
+        cohorts: Sequence[BucketCohort],
+        rows: ChunkRows,
+    ) -> tuple[ServerState, RoundMetrics]:
+        """One round; the new rows are staged in the store, not committed.
+
+        Args:
+          cohorts: of the round, as `cohorts` returns them.
+          rows: of the chunks of `cohorts`, in their order.
+        """
+        setup, num_clients = self.setup, self.setup.dataset.num_users
+        rates = setup.config.federation.rates
+        histories = tuple(
+            self.clients.histories(bucket, cohort.clients) for bucket, cohort in enumerate(cohorts)
+        )
+        sampled = tuple(cohort.clients < num_clients for cohort in cohorts)
+        opened, drawn, alpha = self._begin(server, histories, sampled, setup.features, rates)
+        broadcast, _ = opened
+        drawn, weights = jax.device_get((drawn, alpha))
+        uploads: list[Upload | Uploads] = []
+        reports, start = [], 0
+        for cohort, bucket_cohort in zip(drawn, cohorts, strict=True):
+            own = weights[start : start + len(bucket_cohort.clients)]
+            start += len(own)
+            inputs = broadcast, cohort, own, server.key
+            result = self._train_bucket(inputs, store, bucket_cohort, rows)
+            uploads += result.uploads
+            reports.append(result.reports)
+        join = lambda arrays: np.concatenate(list(arrays))
+        loss, clipped, bad_leaf = map(join, zip(*reports, strict=True))
+        heard = Reports(
+            client=join(cohort.histories.client for cohort in drawn),
+            responded=join(cohort.responded for cohort in drawn),
+            loss=loss,
+            clipped=clipped,
+            bad_leaf=bad_leaf,
+        )
+        server, metrics = self._finish(server, opened, tuple(uploads), alpha, heard, rates)
+        return server, jax.device_get(metrics)
+
+    def _train_bucket(
+        self,
+        inputs: tuple[Broadcast, Cohort, np.ndarray, jax.Array],
+        store: ClientStore,
+        bucket_cohort: BucketCohort,
+        rows: ChunkRows,
+    ) -> BucketResult:
+        """Trains the clients of one bucket; their new rows are staged.
+
+        Args:
+          inputs: broadcast, cohort, alpha [K], the run's key.
+        """
+        broadcast, cohort, alpha, key = inputs
+        capacity, chunks = len(bucket_cohort.clients), bucket_cohort.chunks
+        total: Any = None
+        if sums := self.setup.task.aggregator.reduce.combine is None:
+            total = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
+        uploads: list[Upload | Uploads] = []
+        reports, kept = [], 0
+        for inside, chunk in zip(_split((cohort, alpha), chunks), chunks, strict=True):
+            old, fresh = next(rows)
+            old = self.clients.on_devices(old, fresh, key, chunk.clients)
+            upload, new, report = self._train(total, broadcast, *inside, old, key)
+            if sums:
+                total = upload
+            elif kept < capacity:
+                # Beyond the capacity there are only padding rows.
+                uploads.append(upload.first(capacity - kept))
+                kept += len(chunk.clients)
+            # An absent client's row does not change, so it is not written.
+            responded = np.flatnonzero(inside[0].responded)
+            new = jax.tree.map(lambda x: x[responded], jax.device_get(new))  # noqa: B023
+            store.stage(chunk.clients[responded], new)
+            reports.append(jax.device_get(report))
+        return BucketResult(
+            [total] if sums else uploads,
+            [np.concatenate(part)[:capacity] for part in zip(*reports, strict=True)],
+        )
+
+
+def _split(inputs: PyTree, chunks: Sequence[Chunk]) -> list[PyTree]:
+    """`inputs`, leaves [K, ...], cut for the chunks; zeros (absent clients) beyond K."""
+    size, count = len(chunks[0].clients), len(chunks)
+
+    def cut(leaf: np.ndarray) -> np.ndarray:
+        beyond = [(0, count * size - len(leaf))] + [(0, 0)] * (leaf.ndim - 1)
+        return np.pad(leaf, beyond).reshape(count, size, *leaf.shape[1:])
+
+    whole = jax.tree.map(cut, inputs)
+    return [jax.tree.map(lambda leaf: leaf[at], whole) for at in range(count)]  # noqa: B023

@@ -1,0 +1,58 @@
+"""Where the clients' private rows lie, and how rounds and rankings run there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.simulation.evaluation import Evaluation
+from fedvlr_jax.simulation.state import State
+from fedvlr_jax.types import PyTree, RoundMetrics
+
+
+class Engine(Protocol):
+    """The part of a simulation that knows where private rows lie. See `Simulation` for the rest.
+
+    Both engines compute the same bits.
+    """
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The held-out lists, cut as this engine ranks the clients."""
+        ...
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a state."""
+        ...
+
+    def init(self, seed: int | None) -> State:
+        """The state before the first round; `seed` defaults to the config's."""
+        ...
+
+    def run_rounds(self, state: State, num_rounds: int) -> tuple[State, RoundMetrics]:
+        """As `Simulation.run_rounds`."""
+        ...
+
+    def rank(self, state: State, split: str) -> list[tuple[Ranks, np.ndarray]]:
+        """Of each bucket, (Ranks, router weights) as `Evaluation.joined` takes them."""
+        ...
+
+    def recommend(self, state: State, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each bucket, (scores, items) [at least n_b, k], best first."""
+        ...
+
+    def pack(self, state: State) -> PyTree:
+        """The packed state, see `packing.py`."""
+        ...
+
+    def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:
+        """As `packing.packed_shapes`, in the form that `unpack` takes."""
+        ...
+
+    def unpack(self, packed: PyTree) -> State:
+        """The state that was packed, by this engine or by another."""
+        ...

@@ -1,0 +1,105 @@
+"""The held-out lists of the chunks of clients, and their results in the order of the data set.
+
+Clients are ranked chunk by chunk. Where the chunks begin is the engine's choice; this module
+cuts the held-out items to them, and puts the results of the chunks back in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.pairs import ChunkLists, chunk_lists, in_part_order
+from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.simulation.buckets import in_user_order
+
+
+class HeldOut(NamedTuple):
+    """One split of the data set, as the chunks of clients of each bucket rank it.
+
+    Attributes:
+      targets: the items to rank, a `ChunkLists` a bucket.
+      masked: the items that are no candidates beside the histories, a `ChunkLists` a bucket.
+    """
+
+    targets: tuple[ChunkLists, ...]
+    masked: tuple[ChunkLists, ...]
+
+
+class BucketChunks(NamedTuple):
+    """How the clients of one bucket are cut into the chunks that one device ranks at once.
+
+    Attributes:
+      clients: int64 [R], the user of each row; N in a row of no client.
+      bounds: int64 [C + 1], ascending; chunk c holds the rows bounds[c] to bounds[c + 1].
+    """
+
+    clients: np.ndarray
+    bounds: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The lists that the chunks of clients rank, and the order of their results.
+
+    Attributes:
+      buckets: int64 [n_b] each, the user indices of each bucket.
+      chunks: how each bucket is cut.
+    """
+
+    config: Config
+    dataset: Dataset
+    buckets: tuple[np.ndarray, ...]
+    chunks: tuple[BucketChunks, ...]
+
+    @functools.cached_property
+    def held_out(self) -> dict[str, HeldOut]:
+        """The targets of "valid" and "test", and the masked items beside the histories."""
+        valid, test = self.dataset.valid, self.dataset.test
+        no_pairs = np.zeros((2, 0), np.int64)
+        none = Interactions.from_pairs(
+            user=no_pairs[0], item=no_pairs[1], num_users=valid.num_users, num_items=valid.num_items
+        )
+        mask_test = valid if self.config.evaluation.mask == "train+valid" else none
+        targets = zip(*self.lists(valid, test), strict=True)
+        masked = zip(*self.lists(none, mask_test), strict=True)
+        splits = zip(("valid", "test"), targets, masked, strict=True)
+        return {split: HeldOut(targets, masked) for split, targets, masked in splits}
+
+    def lists(self, *parts: Interactions) -> list[list[ChunkLists]]:
+        """The lists of the chunks of each bucket, one `ChunkLists` a part."""
+        return [chunk_lists(parts, *bucket) for bucket in self.chunks]
+
+    def owned(self) -> list[ChunkLists]:
+        """By bucket, the validation items, which `recommend` leaves out."""
+        return [lists for (lists,) in self.lists(self.dataset.valid)]
+
+    def joined(
+        self, split: str, results: Sequence[tuple[Ranks, np.ndarray]]
+    ) -> tuple[Ranks, np.ndarray]:
+        """The results of the buckets in the order of the data set.
+
+        Args:
+          split: "valid" or "test".
+          results: a bucket each, host arrays: `Ranks` with counts [C, Q] as the lists lie and
+            `finite` [R], and the router's weights [R, G].
+
+        Returns:
+          `Ranks` (ahead, tied int32 [P] in the order of the split, finite bool [N]) and weights
+          float32 [N, G].
+        """
+        ranks, weights = zip(*results, strict=True)
+        entries = [lists.entry for lists in self.held_out[split].targets]
+        size = len(getattr(self.dataset, split))
+        ahead, tied = (
+            in_part_order(entries, [getattr(bucket, name) for bucket in ranks], size)
+            for name in ("ahead", "tied")
+        )
+        finite = in_user_order(self.buckets, [bucket.finite for bucket in ranks])
+        return Ranks(ahead, tied, finite), in_user_order(self.buckets, weights)

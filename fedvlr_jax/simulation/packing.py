@@ -1,0 +1,40 @@
+"""The packed state: what a checkpoint holds, the same on any devices and from any store.
+
+A packed state is {"server": ServerState, "clients": int32 [T], "private": leaves [T, ...]}, in
+host memory: row r of a private leaf belongs to client clients[r]. A client without a row has its
+initial one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedvlr_jax.simulation.state import Beginning
+from fedvlr_jax.types import PyTree
+
+
+def packed_shapes(
+    beginning: Beginning,
+    leaves: Mapping[str, Sequence],
+    name: str,
+    row_type: Callable[..., Any] = jax.ShapeDtypeStruct,
+) -> PyTree:
+    """Shapes and dtypes of the packed state `name` of a checkpoint.
+
+    Args:
+      leaves: {leaf name: (shape, dtype)}, as a checkpoint's meta lists them.
+      name: of the state in the checkpoint, such as "state" or "best".
+      row_type: (shape, dtype) -> what stands for a leaf of private rows.
+    """
+    (num_clients,), _ = leaves[f"{name}.clients"]
+    return {
+        "server": beginning.server_shapes,
+        "clients": jax.ShapeDtypeStruct((num_clients,), np.int32),
+        "private": jax.tree.map(
+            lambda leaf: row_type((num_clients, *leaf.shape), leaf.dtype), beginning.client_shapes
+        ),
+    }

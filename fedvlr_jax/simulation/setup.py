@@ -1,0 +1,147 @@
+"""What a simulation is made of: data, model, plan and buckets, prepared once before training."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fedvlr_jax.attacks import Hostile, make_attack, plan_hostile, with_hostile
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.cohorts import bucket_clients, negative_pool
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
+from fedvlr_jax.federated.devices import client_mesh, on_all, put
+from fedvlr_jax.federated.initialization import Initialization, make_initialization
+from fedvlr_jax.federated.local import Model, Task, make_model
+from fedvlr_jax.federated.matmul_precision import check_precision
+from fedvlr_jax.federated.round import choose_plan
+from fedvlr_jax.fusion import Fusion
+from fedvlr_jax.models import Backbone
+from fedvlr_jax.privacy.plan import resolved
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Setup:
+    """The parts of a simulation that do not change while it runs.
+
+    Attributes:
+      config: the choices; where --privacy leaves one open, it is resolved here.
+      dataset: the users, and behind them the hostile clients.
+      task: what a plan needs to train clients.
+      buckets: int64 [n_b] each, the user indices of each bucket; together every user once.
+      features: {modality: float32 [I, d_m]}, on every device.
+      plan: a name of `round.PLANS`: how local epochs are executed.
+      initialization: the closed form that training begins with; None where all is drawn.
+      train: the train part that the clients hold: that of `dataset`, its histories weighted by
+        age where the initialization asks for it.
+      mesh: the devices that share the clients; None for one.
+      hostile: the hostile clients; None without them.
+    """
+
+    config: Config
+    dataset: Dataset
+    task: Task
+    buckets: tuple[np.ndarray, ...]
+    features: dict[str, jax.Array]
+    plan: str
+    initialization: Initialization | None
+    train: Interactions
+    mesh: Mesh | None
+    hostile: Hostile | None = None
+
+    @property
+    def model(self) -> Model:
+        """The backbone behind the fusion."""
+        return self.task.model
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices share the clients."""
+        return 1 if self.mesh is None else self.mesh.size
+
+
+def make_setup(
+    config: Config,
+    dataset: Dataset,
+    *,
+    backbone: Backbone | None = None,
+    fusion: Fusion | None = None,
+    aggregator: Aggregator | None = None,
+    own_participation: bool = False,
+) -> Setup:
+    """The setup of `make_simulation`, which has the same arguments.
+
+    Args:
+      own_participation: whether the caller brings its own `Participation`.
+
+    Raises:
+      InputError: choices that do not fit the data set.
+    """
+    hostile = None
+    if config.attack.attack != "none":
+        hostile = plan_hostile(config.attack, dataset)
+        dataset = with_hostile(config.attack, dataset, hostile)
+    widths = {name: feature.shape[1] for name, feature in dataset.features.items()}
+    model = make_model(config, dataset.num_items, widths, backbone=backbone, fusion=fusion)
+    _check(config, dataset, model, own_parts=aggregator is not None or own_participation)
+    if aggregator is None:
+        config = resolved(config, dataset.num_users)
+        aggregator = make_aggregator(config, dataset.num_users)
+    if hostile is not None:
+        aggregator = aggregator.attacked(make_attack(config.attack, hostile))
+    mesh = client_mesh(config.run.devices, exact=aggregator.reduce.exact)
+    pool = negative_pool(dataset.train, config.evaluation.negative_pool)
+    initialization = make_initialization(config, model, dataset)
+    train = dataset.train
+    if initialization is not None and initialization.recency:
+        train = train.weighted_by_recency(float(initialization.recency))
+    task = Task(model, config, pool, aggregator, weighted=train.weight is not None)
+    plan, buckets = _plan_and_buckets(task, dataset.train)
+    return Setup(
+        config=config,
+        dataset=dataset,
+        task=task,
+        buckets=tuple(buckets),
+        features=put(dict(dataset.features), on_all(mesh)),
+        plan=plan,
+        initialization=initialization,
+        train=train,
+        mesh=mesh,
+        hostile=hostile,
+    )
+
+
+def _check(config: Config, dataset: Dataset, model: Model, *, own_parts: bool) -> None:
+    """Raises InputError for choices that do not fit each other, the model or the data set."""
+    if config.privacy.privacy != "none" and own_parts:
+        raise InputError(
+            f"--privacy={config.privacy.privacy}: nothing is known of the noise or the sampling of "
+            "an aggregator or a participation that was made elsewhere; give one or the other"
+        )
+    row = model.width * len(model.fusion.names)
+    if config.fleet.upload_rank > row:
+        raise InputError(
+            f"--upload_rank={config.fleet.upload_rank}: a row of the views has {row} numbers; give "
+            "fewer, or 0 to send them all"
+        )
+    if config.federation.cohort > dataset.num_users:
+        raise InputError(
+            f"--cohort={config.federation.cohort}: the data set has {dataset.num_users} users"
+        )
+
+
+def _plan_and_buckets(task: Task, train: Interactions) -> tuple[str, list[np.ndarray]]:
+    """How local epochs are executed, and the users of each bucket."""
+    federation = task.config.federation
+    by_length = bucket_clients(train, by_length=True)
+    lengths = [int(train.counts[users].max()) for users in by_length]
+    plan = choose_plan(task, lengths, [len(users) for users in by_length])
+    check_precision(federation.matmul_precision, plan)
+    # Padding costs time only in plans that gather the rows of a history.
+    if plan == "gathered" or federation.negatives == "sampled":
+        return plan, by_length
+    return plan, bucket_clients(train, by_length=False)

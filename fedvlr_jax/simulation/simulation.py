@@ -1,0 +1,261 @@
+"""A data set, a model and a federation put together: the functions a researcher calls.
+
+simulation = make_simulation(config, dataset)
+state = simulation.init()
+state, metrics = simulation.run_rounds(state, 20)
+ranks = simulation.evaluate(state, "valid")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from fedvlr_jax.attacks import Hostile
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.errors import InputError, NonFiniteError
+from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.evaluation.selection import for_dataset
+from fedvlr_jax.federated.aggregator import Aggregator
+from fedvlr_jax.federated.local import Model, Task
+from fedvlr_jax.fleet import Participation, make_participation
+from fedvlr_jax.fusion import Fusion
+from fedvlr_jax.models import Backbone
+from fedvlr_jax.selection import Selection
+from fedvlr_jax.settings import under_own_settings
+from fedvlr_jax.simulation.buckets import in_user_order
+from fedvlr_jax.simulation.engine import Engine
+from fedvlr_jax.simulation.offloaded import make_offloaded
+from fedvlr_jax.simulation.on_device import OnDevice, make_on_device
+from fedvlr_jax.simulation.sampling import Sampling
+from fedvlr_jax.simulation.setup import Setup, make_setup
+from fedvlr_jax.simulation.state import Beginning, State
+from fedvlr_jax.simulation.workload import work_of
+from fedvlr_jax.types import PyTree, RoundMetrics
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Simulation:
+    """A federation over one data set; made by `make_simulation`.
+
+    Attributes:
+      setup: data, model, plan and buckets.
+      beginning: the state before the first round, and the shapes of a state.
+      sampling: which clients each round samples.
+      engine: where the clients' private rows lie (--store), and how rounds run there.
+    """
+
+    setup: Setup
+    beginning: Beginning
+    sampling: Sampling
+    engine: Engine
+
+    @property
+    def config(self) -> Config:
+        """The choices of the run."""
+        return self.setup.config
+
+    @property
+    def dataset(self) -> Dataset:
+        """The users, and behind them the hostile clients."""
+        return self.setup.dataset
+
+    @property
+    def model(self) -> Model:
+        """The backbone behind the fusion."""
+        return self.setup.model
+
+    @property
+    def task(self) -> Task:
+        """What a plan needs to train clients."""
+        return self.setup.task
+
+    @property
+    def plan(self) -> str:
+        """A name of `round.PLANS`: how local epochs are executed."""
+        return self.setup.plan
+
+    @property
+    def features(self) -> Mapping[str, jax.Array]:
+        """{modality: float32 [I, d_m]}, on every device."""
+        return self.setup.features
+
+    @property
+    def buckets(self) -> tuple[np.ndarray, ...]:
+        """int64 [n_b] each, the user indices of each bucket; together every user once."""
+        return self.setup.buckets
+
+    @property
+    def hostile(self) -> Hostile | None:
+        """The hostile clients, who are the last of `dataset`; None without them."""
+        return self.setup.hostile
+
+    @property
+    def participation(self) -> Participation | None:
+        """The simulated clock; None where the compiled round draws who responds."""
+        return self.sampling.participation
+
+    @functools.cached_property
+    def selection(self) -> Selection:
+        """The validation metric that rounds are chosen by, its slice resolved for the data set."""
+        return for_dataset(self.config.evaluation.selection, self.dataset)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a state (an early-stopping run holds two)."""
+        return self.engine.state_bytes
+
+    @property
+    def on_device(self) -> OnDevice:
+        """The engine of --store=device, with its pure functions of arrays on the devices.
+
+        Raises:
+          InputError: the private rows lie elsewhere.
+        """
+        if not isinstance(self.engine, OnDevice):
+            raise InputError(
+                f"--store={self.config.run.store}: this needs every client on the devices; give "
+                "--store=device"
+            )
+        return self.engine
+
+    def init(self, seed: int | None = None) -> State:
+        """The state before the first round; `seed` defaults to the config's."""
+        return self.engine.init(seed)
+
+    def run_rounds(self, state: State, num_rounds: int) -> tuple[State, RoundMetrics]:
+        """Runs rounds. It donates the state that it is given: use the one that it returns.
+
+        The division of rounds into calls changes no bit.
+
+        Returns:
+          The new state, and the metrics of each round as NumPy arrays [num_rounds].
+
+        Raises:
+          InputError: num_rounds is below 1.
+          NonFiniteError: a loss or an update was not finite. The error carries the state
+            before that round as `.state`.
+        """
+        if num_rounds < 1:
+            raise InputError(f"num_rounds={num_rounds}: give at least 1")
+        return self.engine.run_rounds(state, num_rounds)
+
+    def evaluate(self, state: State, split: str) -> Ranks:
+        """Ranks of every user's held-out items of "valid" or "test" among all items.
+
+        The user's train items are masked and, for "test" under the strict protocol, its
+        validation items.
+
+        Returns:
+          `Ranks` of NumPy arrays: ahead, tied int32 [P] in the order of the split, finite
+          bool [N].
+
+        Raises:
+          NonFiniteError: a score was not finite.
+        """
+        return self.ranks_and_weights(state, split)[0]
+
+    def ranks_and_weights(self, state: State, split: str) -> tuple[Ranks, np.ndarray]:
+        """The results of `evaluate` and `router_weights`, in one pass over the clients."""
+        ranks, weights = self._rank(state, split)
+        if not ranks.finite.all():
+            raise NonFiniteError(
+                f"round {int(jax.device_get(state.server.round))}: the scores of client "
+                f"{int(np.argmin(ranks.finite))} are not finite",
+                state,
+            )
+        return ranks, weights
+
+    def router_weights(self, state: State) -> np.ndarray:
+        """float32 [N, G]: every user's weights over the views `model.fusion.names`."""
+        return self._rank(state, "valid")[1]
+
+    def _rank(self, state: State, split: str) -> tuple[Ranks, np.ndarray]:
+        """`ranks_and_weights`, finite or not."""
+        return self.engine.evaluation.joined(split, self.engine.rank(state, split))
+
+    def recommend(self, state: State, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best items of every user that are in neither its train nor its validation items.
+
+        Returns:
+          (items int32 [N, k], scores float32 [N, k]), best first; a place without a
+          candidate left has score -inf.
+
+        Raises:
+          InputError: k is below 1 or above the number of items.
+        """
+        self.check_places(k)
+        scores, items = in_user_order(self.buckets, self.engine.recommend(state, k))
+        return items, scores
+
+    def check_places(self, k: int) -> None:
+        """Raises InputError for a number of places that `recommend` cannot fill."""
+        if not 1 <= k <= self.dataset.num_items:
+            raise InputError(f"--k={k}: give 1 to {self.dataset.num_items}, the number of items")
+
+    def pack(self, state: State) -> PyTree:
+        """The state as a checkpoint holds it, the same on any devices and from any store.
+
+        Returns:
+          {"server": ServerState, "clients": int32 [T], "private": leaves [T, ...]}: rows of
+          the clients that have one of their own, in host memory.
+        """
+        return self.engine.pack(state)
+
+    def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:
+        """Shapes and dtypes of the packed state `name` of a checkpoint.
+
+        Args:
+          leaves: {leaf name: (shape, dtype)}, as the checkpoint's meta lists them.
+          name: of the state in the checkpoint, such as "state" or "best".
+        """
+        return self.engine.packed_shapes(leaves, name)
+
+    def unpack(self, packed: PyTree) -> State:
+        """The state that was packed, by this simulation or by one with another store."""
+        return self.engine.unpack(packed)
+
+
+@under_own_settings
+def make_simulation(
+    config: Config,
+    dataset: Dataset,
+    *,
+    backbone: Backbone | None = None,
+    fusion: Fusion | None = None,
+    aggregator: Aggregator | None = None,
+    participation: Participation | None = None,
+) -> Simulation:
+    """Prepares `dataset` for the federation that `config` describes.
+
+    Hostile clients, where --attack asks for them, join the population behind the users.
+
+    Args:
+      backbone, fusion: in place of those that `config` names.
+      aggregator: what the server does with the uploads, in place of the choices of `config` for
+        clipping, noise, aggregation and the server's optimizer.
+      participation: who takes part in each round, in place of the flags' simulated clock.
+
+    Raises:
+      InputError: choices that do not fit the data set.
+    """
+    setup = make_setup(
+        config,
+        dataset,
+        backbone=backbone,
+        fusion=fusion,
+        aggregator=aggregator,
+        own_participation=participation is not None,
+    )
+    config = setup.config
+    if participation is None and config.fleet.has_clock:
+        participation = make_participation(config, setup.dataset, work_of(setup))
+    sampling = Sampling(config.federation, setup.buckets, participation)
+    make_engine = make_on_device if config.run.store == "device" else make_offloaded
+    beginning = Beginning(setup)
+    return Simulation(setup, beginning, sampling, make_engine(setup, beginning, sampling))
