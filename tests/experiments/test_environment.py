@@ -76,7 +76,7 @@ def test_without_a_place_for_them_one_line_says_so(cached_in, tmp_path, monkeypa
     (tmp_path / "file").write_text("")
     assert cached_in(FEDVLR_CACHE_DIR=str(tmp_path / "file/cache")) is None
     said = capsys.readouterr().err
-    assert said.startswith("note: compiled programs are not kept (") and "Not a directory" in said
+    assert said.startswith("note: compiled programs are not stored (") and "Not a directory" in said
     assert said.count("\n") == 1
 
     def homeless():
@@ -116,7 +116,7 @@ def test_a_platform_that_is_not_there_is_one_line(run, monkeypatch):
     assert missing_platform() == ""
     monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
     line = refused(run("train", *SMALL, "--workdir=w"))
-    assert line.startswith("error: JAX_PLATFORMS=nonsense: ") and "give cpu" in line
+    assert line.startswith("error: JAX_PLATFORMS=nonsense: ") and "set it to cpu" in line
 
     def no_plugin():
         raise AssertionError

@@ -50,4 +50,7 @@ def test_inspect_tells_whole_from_damaged(run, tmp_path):
         *("4×3", "float32", "48", "100%", "5.5", "3.452")
     ]
     result = run("inspect", "--workdir=w", "--round=6")
-    assert result.returncode == 2 and "no whole checkpoint; whole are [2, 4]" in result.stderr
+    assert (
+        result.returncode == 2
+        and "no whole checkpoint of this round; give one of [2, 4]" in result.stderr
+    )

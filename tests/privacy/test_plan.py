@@ -59,10 +59,10 @@ REFUSED = [
     (CENTRAL | {"sampling": "poisson"}, "--sampling=poisson: needs --cohort above 0"),
     (
         CENTRAL | {"sampling": "poisson", "cohort": 20, "cohort_places": 10},
-        "--cohort_places=10: fewer than the --cohort=20",
+        "--cohort_places=10: less than the expected",
     ),
     (CENTRAL | {"cohort": 20, "cohort_places": 30}, "--cohort_places=30: --sampling=fixed"),
-    (CENTRAL | {"noise_cohort_size": 100, "cohort": 20}, "--noise_cohort_size=100: stands for"),
+    (CENTRAL | {"noise_cohort_size": 100, "cohort": 20}, "--noise_cohort_size=100: describes"),
     (
         CENTRAL | {"noise_cohort_size": 100, "cohort": 20, "sampling": "poisson"},
         "--noise_cohort_size=100: more than the 60 users",
