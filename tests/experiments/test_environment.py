@@ -31,7 +31,7 @@ def test_paths_begin_at_home(monkeypatch):
 
 
 def test_a_home_that_is_not_known_is_named():
-    with pytest.raises(InputError, match=r"^--workdir=~nobody1/x: no home folder .* ~nobody1;"):
+    with pytest.raises(InputError, match=r"^--workdir=~nobody1/x: ~nobody1 has no known home folder;"):
         Config.from_flat(workdir="~nobody1/x")
 
 
@@ -84,7 +84,7 @@ def test_without_a_place_for_them_one_line_says_so(cached_in, tmp_path, monkeypa
 
     monkeypatch.setattr(pathlib.Path, "home", homeless)
     assert cached_in() is None
-    assert "not kept (Could not determine home directory.)" in capsys.readouterr().err
+    assert "not stored (Could not determine home directory.)" in capsys.readouterr().err
 
 
 SLURM = dict(SLURM_JOB_ID="5", SLURM_STEP_NODELIST="a", SLURM_NTASKS="2", SLURM_PROCID="0")

@@ -54,7 +54,7 @@ REFUSED = [
         CENTRAL | {"init_router": "history", "fusion": "bilevel"},
         "--init_router=history: its exchanges carry neither",
     ),
-    (LOCAL | {"clip_quantile": 0.5}, "--privacy=local: --clip_quantile=0.5 is a bound that"),
+    (LOCAL | {"clip_quantile": 0.5}, "--privacy=local: with --clip_quantile=0.5 the server"),
     (LOCAL | {"noise": "central"}, "--privacy=local: the clients add the noise"),
     (CENTRAL | {"sampling": "poisson"}, "--sampling=poisson: needs --cohort above 0"),
     (
