@@ -1,20 +1,20 @@
-"""What one accelerator does with this project: correctness, speed, memory, in order of worth.
+"""Measures one accelerator: correctness, speed and memory, the most important parts first.
 
     python -m benchmarks.accelerator --json=accelerator.json --page=accelerator.md
 
-Run it in the repository's root. It installs nothing and downloads nothing. Each part begins only
-while --seconds last, and a part that fails is reported and does not stop the others:
+Run it in the repository's root. It installs and downloads nothing. After --seconds no new part
+starts. If a part fails, the page reports it and the other parts run:
 
 1. Every plan against the NumPy reference of the tests, in float64.
-2. KU, ML and a synthetic data set: seconds a round with float32, tf32 and bf16 operands, and the
-   shares of the FLOP/s and of the bandwidth that the same process measures.
-3. A large population, 1 % of which is asked in each round.
-4. Whether two runs give the same bits, whether the state's memory is reused (donated), and how
-   many arrays of scores [clients, items] a round holds.
+2. KU, ML and a synthetic data set: seconds per round with float32, tf32 and bf16 operands, as
+   fractions of the FLOP/s and the bandwidth that the same process measures.
+3. A large population with cohorts of 1 %.
+4. Whether two runs give the same bits, whether JAX reuses the donated state, and how many score
+   arrays [clients, items] a round holds.
 5. The boundary between the parts of a round as a branch and as a barrier: see
    `devices.compiled_alone`.
 
-On a CPU it does the same; give it smaller sizes.
+It also runs on a CPU; give smaller sizes there.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ Row = dict[str, Any]
 
 
 def check_plans() -> Iterator[Row]:
-    """One federation of the tests for each plan: the largest relative error that they allow."""
+    """Compares one federation of the tests per plan with the reference, in the tests' tolerance."""
     try:
         federations = importlib.import_module("tests.oracle.federations").federations
         compare = importlib.import_module("tests.oracle.test_agreement").compare
     except ImportError as error:
-        raise InputError(f"the tests are not here ({error}); run it in the repository") from None
+        raise InputError(f"the tests were not found ({error}); run it in the repository") from None
     chosen = {choices["plan"]: number for number, choices in enumerate(federations())}
     before, SETTINGS["jax_enable_x64"] = SETTINGS["jax_enable_x64"], True
     try:
@@ -94,7 +94,7 @@ def time_rounds(names: Iterable[str], data_root: str, machine: Row) -> Iterator[
 
 
 def time_population(users: int, items: int) -> Iterator[Row]:
-    """Rounds of a hundredth of a large population, by both kinds of negatives."""
+    """Times rounds with cohorts of 1 % of a large population, for both kinds of negatives."""
     sizes = {"users": users, "items": items, "mean_history": 20}
     began = time.perf_counter()
     dataset = named_dataset("population", f"synthetic:{users}:{items}", "")
@@ -120,7 +120,7 @@ def time_population(users: int, items: int) -> Iterator[Row]:
 
 
 def check_memory(dataset: Dataset) -> Iterator[Row]:
-    """Bits, donation, and the working memory of a round of everyone."""
+    """Checks bits and donation, and measures the working memory of a round with all clients."""
     config = Config.from_flat(protocol="paper")
     simulation = make_simulation(config, dataset)
 
@@ -149,7 +149,7 @@ def check_memory(dataset: Dataset) -> Iterator[Row]:
 
 
 def time_boundaries(dataset: Dataset) -> Iterator[Row]:
-    """Seconds a round with each kind of boundary, in turn."""
+    """Seconds per round with each kind of boundary, alternating."""
     config = Config.from_flat(protocol="paper")
     simulations: dict[str, Any] = {}
     seconds: dict[str, list[float]] = {name: [] for name in BOUNDARIES}
@@ -182,7 +182,8 @@ def _forget() -> None:
 
 
 def run_part(title: str, rows: Callable[[], Iterator[Row]], ends: float) -> Row:
-    """{"title", "rows", "seconds", "problem"}; what the part yielded before a problem stays."""
+    """{"title", "rows", "seconds", "problem"}. Keeps the rows that the part yielded before a
+    problem."""
     part: Row = {"title": title, "rows": [], "problem": ""}
     began = time.perf_counter()
     if began >= ends:
@@ -205,7 +206,7 @@ def page_of(result: Row) -> str:
     machine = result["machine"]
     versions, flops, moved = result["versions"], machine["flops_per_s"], machine["bytes_per_s"]
     lines = [
-        "# What one accelerator does",
+        "# Measurements of one accelerator",
         "",
         f"{result['device']}, jax {versions['jax']}, commit {result['commit']}. Measured in "
         f"the same process: a product of large float32 matrices {flops / 1e12:.2f} TFLOP/s, a copy "
@@ -256,11 +257,13 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string(
-        "datasets", "KU,ML,synthetic:100000:10000", "Comma-separated, the smallest first."
+        "datasets",
+        "KU,ML,synthetic:100000:10000",
+        "Data sets, comma-separated, the smallest first.",
     )
     flags.DEFINE_string("population", "1000000:100000", "USERS:ITEMS of the large population.")
-    define_path("data_root", "", "Folder of the data sets; empty: where they are found.")
-    flags.DEFINE_float("seconds", 480.0, "No part begins, and no row follows, after so long.")
+    define_path("data_root", "", "Folder of the data sets. Empty: searched in known places.")
+    flags.DEFINE_float("seconds", 480.0, "Seconds after which no part and no row starts.")
     define_path("json", "accelerator.json", "File for the numbers.")
     define_path("page", "accelerator.md", "File for the page.")
     launch(main, __doc__)

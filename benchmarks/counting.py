@@ -1,8 +1,7 @@
-"""What a compiled function has to do at the least, counted from its trace.
+"""Counts the FLOPs of the matrix products of a function, from its trace.
 
-XLA's own cost analysis counts the body of a loop of unknown length once, and every operand
-whether it is in the cache or not; so what is stated here is counted by hand: the FLOPs of all
-products of matrices, loops multiplied by their length.
+XLA's own cost analysis counts the body of a loop of unknown length only once. This count
+multiplies the body of a loop by its length.
 """
 
 from __future__ import annotations
@@ -39,5 +38,5 @@ def _of_jaxpr(jaxpr: Any) -> float:
 
 
 def product_flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """FLOPs of the matrix products of one call; a loop of unknown length is run once."""
+    """FLOPs of the matrix products of one call. A loop of unknown length counts once."""
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)

@@ -1,4 +1,4 @@
-"""The data sets that benchmarks name: those on disk, and synthetic ones of a given size."""
+"""The data sets of the benchmarks: data sets on disk, and synthetic ones of a given size."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from fedvlr_jax.errors import InputError
 
 
 def named_dataset(flag: str, name: str, data_root: str) -> Dataset:
-    """The data set `name`, or of "synthetic:USERS:ITEMS" the synthetic one of that size.
+    """The data set `name`, or for "synthetic:USERS:ITEMS" the synthetic one of that size.
 
     Raises:
-      InputError: no such data set, or not a size; names `flag`.
+      InputError: no such data set, or an invalid size. The message names `flag`.
     """
     source, *sizes = name.split(":")
     if not sizes:
         return load_dataset(name, data_root=data_root)
     if source != "synthetic" or len(sizes) > 2:
-        raise InputError(f"--{flag}={name}: only synthetic:USERS:ITEMS has sizes")
+        raise InputError(
+            f"--{flag}={name}: only synthetic takes a size; give synthetic:USERS:ITEMS"
+        )
     numbers = (whole_numbers(flag, size)[0] for size in sizes)
     synthetic = dict(zip(("users", "items"), numbers, strict=False))
     return load_dataset("synthetic", data_root="", synthetic=synthetic)

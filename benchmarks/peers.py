@@ -1,17 +1,17 @@
-"""The same federated work done three ways, in one process.
+"""Times the same federated work in four implementations, in one process.
 
     python -m benchmarks.peers --dataset=KU
 
-- `literal`: Algorithm 1 as it is printed (`federated/algorithm1.py`), and as federated simulators
-  are usually written: a Python loop, one jitted client at a time. Each client differentiates
-  through the operators, works on all items, and uploads the gradient of table and operators.
-- `loop`: the same loop, but a client's upload is the gradient of the views it touched, and
-  the operators are pulled back through once (not timed): this project's identity alone.
-- `vmap`: all clients in one vmap, every history padded to the longest.
+- `literal`: Algorithm 1 as printed (`federated/algorithm1.py`), as in most federated simulators: a
+  Python loop over jitted clients. Each client differentiates through the operators, works on all
+  items, and uploads the gradient of table and operators.
+- `loop`: the same loop, but a client uploads the gradient of the views that it touched. The server
+  pulls it back through the operators once (not timed).
+- `vmap`: all clients in one vmap, with every history padded to the longest.
 - `simulation`: this project's plan for the same configuration.
 
-All train all clients for the same local epochs from the same state; the server's step is
-left out of all but the last, which can only flatter them.
+All of them train all clients for the same local epochs from the same state. Only the last one
+includes the server step, so the comparison favours the others.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FLAGS = flags.FLAGS
 
 
 def client_inputs(config: Config, dataset: Dataset):
-    """(broadcast, cohort of all, alpha, private rows, key, update), one bucket, one padding."""
+    """(broadcast, cohort of all clients, alpha, private rows, key, update), in one bucket."""
     simulation = make_simulation(config, dataset)
     model, state = simulation.model, simulation.init()
     shared = state.server.shared
@@ -63,7 +63,7 @@ def client_inputs(config: Config, dataset: Dataset):
 
 
 def time_literal(config: Config, dataset: Dataset, repeats: int) -> float:
-    """Median seconds of one pass over all clients by Algorithm 1 as printed."""
+    """Median seconds of one pass of Algorithm 1, as printed, over all clients."""
     simulation = make_simulation(config, dataset)
     state, task, rates = simulation.init(), simulation.task, config.federation.rates
     histories = pad_histories(dataset.train, np.arange(dataset.num_users))
@@ -120,7 +120,7 @@ def time_vmap(config: Config, dataset: Dataset, repeats: int) -> float:
 
 
 def time_simulation(config: Config, dataset: Dataset, repeats: int) -> float:
-    """Median seconds of a whole round, server's step and all."""
+    """Median seconds of a whole round, including the server step."""
     simulation = make_simulation(config, dataset)
     state, _ = simulation.run_rounds(simulation.init(), 5)
     seconds = []
@@ -134,7 +134,10 @@ def time_simulation(config: Config, dataset: Dataset, repeats: int) -> float:
 
 def main() -> None:
     if FLAGS.backbone in ("pfedrec", "fedrap"):
-        raise InputError(f"--backbone={FLAGS.backbone}: the loops here train no item rows")
+        raise InputError(
+            f"--backbone={FLAGS.backbone}: this benchmark cannot train private item rows; give a "
+            "backbone without them"
+        )
     dataset = named_dataset("dataset", FLAGS.dataset, FLAGS.data_root)
     rows: list[dict[str, Any]] = []
     for negatives in ("sampled", "expected"):
@@ -165,10 +168,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("dataset", "synthetic", "Data set; synthetic:USERS:ITEMS sets a size.")
+    flags.DEFINE_string("dataset", "synthetic", "Data set, or synthetic:USERS:ITEMS.")
     define_config_flags("data", only=("data_root",))
     flags.DEFINE_string("backbone", "fcf", "Backbone.")
     flags.DEFINE_string("fusion", "bilevel", "Fusion.")
-    flags.DEFINE_integer("repeats", 3, "Timed passes; the median is shown.")
-    define_path("json", "", "Also write the rows to this file.")
+    flags.DEFINE_integer("repeats", 3, "Number of timed passes. The table shows the median.")
+    define_path("json", "", "JSON file for the rows.")
     launch(main, __doc__)

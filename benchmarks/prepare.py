@@ -1,13 +1,13 @@
-"""Time and memory of `prepare` against reading the same file and doing nothing with it.
+"""Compares the time and memory of `prepare` with only reading the same file.
 
     python -m benchmarks.prepare --rows=1000000,10000000
     python -m benchmarks.prepare --rows=100000000 --folder=/data/scratch
 
-Each size is a generated CSV file in the form of Amazon Reviews: text ids, in random order, 20
-interactions a user. The bare reader is the data frame library that `prepare` uses, streaming the
-same columns with the same types; where pyarrow is installed, its streaming reader too. Each
-runs in a process of its own, so that its peak memory is its own. A hundred million rows need 8 GB
-of disk; the files are removed.
+For each size the benchmark generates a CSV file in the form of Amazon Reviews: text ids in random
+order, 20 interactions per user. The reader is the data frame library of `prepare`, which streams
+the same columns with the same types; if pyarrow is installed, its streaming reader too. Each
+measurement has its own process, and so its own peak memory. A hundred million rows need 8 GB of
+disk. The benchmark removes the files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TEXTS = {"user_id": pl.String, "parent_asin": pl.String}
 
 
 def generate(path: Path, rows: int) -> None:
-    """Writes `rows` interactions in chunks; popular items and active users occur more."""
+    """Writes `rows` interactions in chunks. Popular items and active users occur more often."""
     draw = np.random.default_rng(0)
     users, items = max(10, rows // MEAN_HISTORY), max(10, rows // USERS_AN_ITEM)
     with path.open("wb") as file:
@@ -51,7 +51,7 @@ def generate(path: Path, rows: int) -> None:
             item = (draw.random(count) ** 2 * items).astype(np.int64)
             frame = pl.DataFrame(
                 {
-                    # Spread over ten digits, so that ids do not rise with activity.
+                    # Spread over ten digits, so that ids do not increase with activity.
                     "user": user * 2654435761 % 2**32,
                     "item": item,
                     "rating": draw.integers(1, 6, count).astype(float),
@@ -163,8 +163,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("rows", "1000000,10000000", "Numbers of rows, comma-separated.")
-    define_path("folder", "", "Where the files are generated; a temporary folder.")
-    flags.DEFINE_enum("what", "", ["", *WORK], "Measure this in this process, print its JSON.")
-    define_path("file", "", "The file that --what reads.")
-    define_path("json", "", "Also write the rows to this file.")
+    define_path("folder", "", "Folder of the generated files. Empty: a temporary folder.")
+    flags.DEFINE_enum("what", "", ["", *WORK], "Internal: measures this and prints its JSON.")
+    define_path("file", "", "Internal: file that --what reads.")
+    define_path("json", "", "JSON file for the rows.")
     launch(main, __doc__)

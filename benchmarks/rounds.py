@@ -1,13 +1,13 @@
-"""How long a round takes: compile, round, evaluation, memory, for every combination.
+"""Measures compilation, round, evaluation and memory for each combination.
 
     python -m benchmarks.rounds --datasets=KU,ML --combinations=fcf+bilevel,fedncf+bilevel
 
-Each row runs in this process, one after the other, after the machine's own ceilings have
-been measured in it: a large float32 matrix product (FLOP/s) and a large copy (bytes/s).
-FLOPs of a round are those of its matrix products; bytes are what it cannot do without: every
-private row read and written, the server's state too, and the views. NDCG@50 is of the
-validation part after all timed rounds, the same number of them in every row: what
---precisions=float32,bf16 (operands of the dense plan's products) changes in it, or not.
+The process first measures the limits of the machine: FLOP/s of a large float32 matrix product and
+bytes/s of a large copy. Then it measures the rows, one after the other. The FLOPs of a round are
+those of its matrix products. The bytes of a round are the minimum: private rows and server state,
+read and written, and the views. NDCG@50 is that of the validation part after all timed rounds,
+whose number is equal in all rows. It shows the effect of --precisions=float32,bf16 (operands of the
+dense plan's products).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FLAGS = flags.FLAGS
 
 
 def median_seconds(function, repeats: int) -> float:
-    """Median wall-clock seconds of a call; results are waited for."""
+    """Median wall-clock seconds of a call, until its results are ready."""
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -51,7 +51,7 @@ def median_seconds(function, repeats: int) -> float:
 
 
 def ceilings() -> dict[str, float]:
-    """The most this machine does, measured: FLOP/s of a matmul, bytes/s of a copy."""
+    """Measured limits of this machine: FLOP/s of a matrix product, bytes/s of a copy."""
     matrix = jnp.ones((2048, 2048), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     vector = jnp.ones(1 << 26, jnp.float32)
@@ -186,13 +186,13 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string(
-        "datasets", "synthetic", "Comma-separated; synthetic:USERS:ITEMS sets a size."
+        "datasets", "synthetic", "Data sets, comma-separated, or synthetic:USERS:ITEMS."
     )
     define_config_flags("data", only=("data_root",))
-    flags.DEFINE_string("combinations", "fcf+bilevel", "E.g. fcf+bilevel,fedncf+mlp, or all.")
+    flags.DEFINE_string("combinations", "fcf+bilevel", "BACKBONE+FUSION, comma-separated, or all.")
     flags.DEFINE_string("precisions", "float32", "Values of --matmul_precision, comma-separated.")
-    flags.DEFINE_integer("cohort", 0, "Clients asked a round; 0 asks everyone.")
-    flags.DEFINE_integer("rounds", 5, "Rounds in one compiled call.")
-    flags.DEFINE_integer("repeats", 5, "Timed calls; the median is shown.")
-    define_path("json", "", "Also write the rows to this file.")
+    flags.DEFINE_integer("cohort", 0, "Number of clients sampled in each round. 0: all clients.")
+    flags.DEFINE_integer("rounds", 5, "Number of rounds in one compiled call.")
+    flags.DEFINE_integer("repeats", 5, "Number of timed calls. The table shows the median.")
+    define_path("json", "", "JSON file for the rows.")
     launch(main, __doc__)

@@ -1,12 +1,12 @@
-"""What a client-round costs as the population, the catalogue and the cohort grow.
+"""Measures the cost of a client-round as the population, the catalogue and the cohort grow.
 
     python -m benchmarks.scaling --clients=1000,10000,100000,1000000
     python -m benchmarks.scaling --clients=1000000 --cohort=10000 --json=scaling.json
     python -m benchmarks.scaling --clients=100000 --cohort=0 --items=2000 --rounds=1
 
-Each row runs in a process of its own, so that its peak memory is its own. Histories have 20
-items on average. A round's seconds are the median after the first call, which compiles.
-On two cores the first command takes about three minutes.
+Each row has its own process, and so its own peak memory. Histories have 20 items on average. The
+seconds of a round are the median after the first call, which compiles. On two cores the first
+command takes about three minutes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MEAN_HISTORY = 20
 
 
 def measure(clients: int, items: int) -> dict[str, Any]:
-    """One row, in this process."""
+    """Measures one row in this process."""
     began = time.perf_counter()
     sizes = {"users": clients, "items": items, "mean_history": MEAN_HISTORY}
     dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
@@ -125,14 +125,14 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("clients", "1000,10000,100000", "Populations, comma-separated.")
-    flags.DEFINE_string("items", "10000", "Catalogues, comma-separated.")
-    flags.DEFINE_integer("cohort", 1000, "Clients asked a round; 0 asks everyone.")
-    flags.DEFINE_integer("rounds", 5, "Timed rounds; the median is shown.")
+    flags.DEFINE_string("clients", "1000,10000,100000", "Numbers of clients, comma-separated.")
+    flags.DEFINE_string("items", "10000", "Numbers of items, comma-separated.")
+    flags.DEFINE_integer("cohort", 1000, "Number of clients sampled in each round. 0: all clients.")
+    flags.DEFINE_integer("rounds", 5, "Number of timed rounds. The table shows the median.")
     flags.DEFINE_string("backbone", "fcf", "Backbone.")
     flags.DEFINE_string("fusion", "bilevel", "Fusion.")
-    flags.DEFINE_string("store", "disk", "Where private rows lie: device, host or disk.")
-    define_path("store_dir", "", "Folder for the files of --store=disk.")
-    flags.DEFINE_boolean("row", False, "Measure one size in this process and print its JSON.")
-    define_path("json", "", "Also write the rows to this file.")
+    flags.DEFINE_string("store", "disk", "Storage of the private rows: device, host or disk.")
+    define_path("store_dir", "", "Folder of the files of --store=disk.")
+    flags.DEFINE_boolean("row", False, "Internal: measures one size and prints its JSON.")
+    define_path("json", "", "JSON file for the rows.")
     launch(main, __doc__)

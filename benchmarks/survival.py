@@ -1,9 +1,9 @@
-"""Whether runs survive: killed at random moments, with damaged checkpoints, and at what price.
+"""Tests whether runs survive kills and damaged checkpoints, and measures the cost of saving.
 
     python -m benchmarks.survival --kills=100 --corruptions=200 --datasets=KU,ML --clients=100000
 
-A number of 0, or an empty list, leaves a part out. Kills and corruptions are done to a short
-synthetic run that saves after every round; what it must end in is the same run left alone.
+A number of 0, or an empty list, omits a part. Kills and corruptions hit a short synthetic run that
+saves after every round. It must end with the bits of the same run without interruption.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def short_run(workdir: Path, rounds: int) -> subprocess.Popen:
 
 
 def wait_for_training(run: subprocess.Popen) -> None:
-    """Returns when the run has loaded everything and goes into its first round."""
+    """Waits until the run has loaded its data and starts its first round."""
     assert run.stdout is not None
     for line in run.stdout:
         if b" clients, " in line:
@@ -59,7 +59,7 @@ def wait_for_training(run: subprocess.Popen) -> None:
 
 
 def outcome(workdir: Path) -> tuple[Any, ...]:
-    """All that a run computed: its metrics, its summary without the timing, its last state."""
+    """The results of a run: its metrics, its summary without the timing, its last state."""
     summary = json.loads((workdir / "summary.json").read_text())
     for name in ("timing", "peak_rss_mb"):
         del summary[name]
@@ -75,9 +75,9 @@ def contents(checkpoints: Checkpoints, round_number: int) -> dict[str, bytes]:
 
 
 def measure_kills(folder: Path, kills: int, rounds: int, rng: random.Random) -> dict[str, Any]:
-    """SIGKILL at random moments of training, and the same command again each time."""
+    """Kills training at random moments with SIGKILL, and repeats the same command each time."""
     undisturbed = folder / "undisturbed"
-    for _ in range(2):  # The second run finds its programs compiled, as those to be killed do.
+    for _ in range(2):  # The second run has compiled programs, like the runs to be killed.
         shutil.rmtree(undisturbed, ignore_errors=True)
         run = short_run(undisturbed, rounds)
         wait_for_training(run)
@@ -186,7 +186,7 @@ DAMAGE: dict[str, Callable[[Path, random.Random], None]] = {
 
 
 def damage_once(source: Path, folder: Path, kind: str, rng: random.Random) -> str:
-    """Does one damage to a copy of checkpoints: "detected", "harmless" or "silent"."""
+    """Damages a copy of checkpoints once. Returns "detected", "harmless" or "silent"."""
     pristine = Checkpoints(source)
     copy = folder / "damaged"
     shutil.rmtree(copy, ignore_errors=True)
@@ -204,7 +204,7 @@ def damage_once(source: Path, folder: Path, kind: str, rng: random.Random) -> st
 
 
 def measure_corruptions(source: Path, folder: Path, count: int, rng: random.Random) -> list[dict]:
-    """`count` damages, every kind in turn."""
+    """Does `count` damages, every kind in turn."""
     rows: list[dict[str, Any]] = [
         {"damage": kind, "detected": 0, "harmless": 0, "silent": 0} for kind in DAMAGE
     ]
@@ -215,13 +215,13 @@ def measure_corruptions(source: Path, folder: Path, count: int, rng: random.Rand
 
 
 def cpu_seconds() -> float:
-    """Of all threads of this process; other work on the machine hardly adds to it."""
+    """CPU seconds of all threads of this process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 class Counted(Checkpoints):
-    """Checkpoints that know how many were saved."""
+    """Checkpoints that count their saves."""
 
     saves = 0
 
@@ -231,7 +231,7 @@ class Counted(Checkpoints):
 
 
 def timed_run(simulation: Simulation, folder: Path, *, saves: bool) -> tuple[float, float, int]:
-    """Seconds, CPU seconds and saves of one run, which ends with waiting for the last save."""
+    """(seconds, CPU seconds, saves) of one run, including the end of the last save."""
     checkpoints = Counted(folder / "price", keep=2, keep_best=1)
     run = new_run(simulation)
     saver = Saver(simulation, checkpoints, run)
@@ -247,11 +247,11 @@ def timed_run(simulation: Simulation, folder: Path, *, saves: bool) -> tuple[flo
 
 
 def measure_overhead(name: str, folder: Path, seconds: float, repeats: int) -> list[dict[str, Any]]:
-    """A run of about `seconds` with a checkpoint every ten rounds, and without.
+    """Compares a run of about `seconds` with a checkpoint every ten rounds, and without.
 
-    A row at the share that is the default, and one to the letter. Runs with and without are made in
-    pairs, every other pair the other way round: what a machine does from minute to minute
-    meets both alike. The medians of the pairs' ratios are shown.
+    One row has the default --checkpoint_share, one has 1. Runs with and without checkpoints
+    alternate in pairs, and every other pair has the reverse order, so that changes of the machine's
+    load affect both alike. The rows have the medians of the ratios of the pairs.
     """
     dataset = load_dataset(name, data_root=FLAGS.data_root)
 
@@ -299,7 +299,7 @@ def measure_large_state(clients: int, folder: Path) -> dict[str, Any]:
     dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
     simulation = make_simulation(Config.from_flat(width=8, router_hidden=8), dataset)
     state = simulation.init()
-    # The best state is another one, as it is after most evaluations of a long run.
+    # The best state differs from the state, as after most evaluations of a long run.
     tree = {"state": simulation.pack(state), "best": simulation.pack(copy_state(state))}
     checkpoints = Checkpoints(folder / "large")
     began = time.perf_counter()
@@ -374,14 +374,16 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("kills", 0, "SIGKILLs to survive.")
-    flags.DEFINE_integer("rounds", 60, "Rounds of the run that is killed.")
-    flags.DEFINE_integer("corruptions", 90, "Damages to checkpoints.")
-    flags.DEFINE_string("datasets", "", "Data sets to measure the price on, such as KU,ML.")
+    flags.DEFINE_integer("kills", 0, "Number of SIGKILLs.")
+    flags.DEFINE_integer("rounds", 60, "Number of rounds of the killed run.")
+    flags.DEFINE_integer("corruptions", 90, "Number of damages to checkpoints.")
+    flags.DEFINE_string("datasets", "", "Data sets for the cost of saving, such as KU,ML.")
     define_config_flags("data", only=("data_root",))
-    flags.DEFINE_float("overhead_seconds", 7.0, "About what one timed run takes.")
-    flags.DEFINE_integer("repeats", 5, "Pairs of timed runs; medians and quartiles are shown.")
-    flags.DEFINE_integer("clients", 0, "Clients of the large state, such as 100000.")
-    flags.DEFINE_integer("seed", 0, "Of the moments and the damages.")
-    define_path("json", "", "Also write the rows to this file.")
+    flags.DEFINE_float("overhead_seconds", 7.0, "Approximate seconds of one timed run.")
+    flags.DEFINE_integer(
+        "repeats", 5, "Number of pairs of timed runs. The table shows medians and quartiles."
+    )
+    flags.DEFINE_integer("clients", 0, "Number of clients of the large state, such as 100000.")
+    flags.DEFINE_integer("seed", 0, "Seed of the moments and the damages.")
+    define_path("json", "", "JSON file for the rows.")
     launch(main, __doc__)

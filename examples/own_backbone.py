@@ -1,4 +1,4 @@
-"""A backbone of your own: a private user vector with a private scale.
+"""Your own backbone: a private user vector with a private scale.
 
     python -m examples.own_backbone
 
@@ -12,7 +12,7 @@ import fedvlr_jax as fj
 
 
 def scaled_product() -> fj.Backbone:
-    """FCF with a private scale in place of the bias."""
+    """FCF with a private scale instead of the bias."""
 
     def init_private(key, width):
         vector = jax.random.normal(key, (width,)) / jnp.sqrt(width)

@@ -1,4 +1,4 @@
-"""A data set of your own, from arrays: no file is written.
+"""Your own data set, from arrays, without a file.
 
 python -m examples.own_dataset
 """
@@ -9,7 +9,7 @@ import fedvlr_jax as fj
 
 
 def make_dataset(users: int = 120, items: int = 200) -> fj.Dataset:
-    """Users of four groups who like every fourth item; the text features tell the groups."""
+    """Users of four groups. Each group likes every fourth item; text features show the group."""
     generator = np.random.default_rng(0)
     taste = np.arange(items) % 4
     parts: dict[str, list[tuple[int, int]]] = {"train": [], "valid": [], "test": []}

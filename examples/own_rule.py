@@ -1,8 +1,8 @@
-"""An aggregation rule of your own: the mean of the uploads, each at unit length.
+"""Your own aggregation rule: the mean of the uploads, each scaled to norm 1.
 
     python -m examples.own_rule
 
-Every client then pulls with the same strength, whatever it uploads.
+Every client then has the same influence, whatever the norm of its upload.
 """
 
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import fedvlr_jax as fj
 
 
 def unit_mean() -> fj.Reduce:
-    """The mean of the uploads after each was scaled to an L2 norm of 1."""
+    """The mean of the uploads, each scaled to L2 norm 1."""
 
     def weights(weight, responded):
         ones = jnp.where(responded, 1.0, 0.0)

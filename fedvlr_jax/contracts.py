@@ -1,6 +1,6 @@
-"""Checks of objects that were made outside the package; call them in your own tests.
+"""Checks of your own objects (backbone, aggregator, data set). Call them in your tests.
 
-Each check raises `InputError` with one line: what is needed, what was found, what to change.
+Each check raises `InputError` with one line: the requirement, the value found, the remedy.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def _close(one: PyTree, other: PyTree, tolerance: float = 1e-4) -> bool:
 
 @under_own_settings
 def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
-    """Checks one backbone on drawn heads and item vectors.
+    """Checks one backbone on random heads and item vectors.
 
-    Guarantees afterwards: heads are pytrees of float32 arrays that depend on the key alone;
-    `score` gives one finite logit for each row, does not depend on the other rows, and has a
-    finite gradient; `linear` and `embedding`, where given, agree with `score`.
+    Guarantees if it returns: heads are pytrees of float32 arrays and depend only on the key;
+    `score` gives one finite logit per row, which does not depend on the other rows; its gradient is
+    finite; `linear` and `embedding`, if given, agree with `score`.
 
     Raises:
-      InputError: names the first of these that does not hold.
+      InputError: names the first property that does not hold.
     """
     _need(
         backbone.weight in ("equal", "history"),
@@ -57,7 +57,7 @@ def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
     )
     _need(
         backbone.penalty is None or backbone.item_rows == "personal",
-        "Backbone.penalty: needs item_rows='personal', the rows that it holds to the common ones",
+        "Backbone.penalty: found item_rows other than 'personal'; a penalty needs personal rows",
     )
     key = key_of(0)
     shared = _check_head("shared", backbone.init_shared, key, width)
@@ -71,7 +71,7 @@ def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
     single = jnp.concatenate([backbone.score(shared, private, row[None]) for row in vectors])
     _need(
         _close(single, scores),
-        "Backbone.score: the score of an item depends on the other rows; score each row by itself",
+        "Backbone.score: the score of an item depends on other rows; score each row independently",
     )
     gradient = jax.grad(lambda *inputs: jnp.sum(backbone.score(*inputs)), (0, 1, 2))
     leaves = jax.tree.leaves(gradient(shared, private, vectors))
@@ -83,7 +83,7 @@ def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
         vector, bias = backbone.linear(shared, private)
         _need(
             _close(vectors @ vector + bias, scores),
-            "Backbone.linear: vectors @ vector + bias is not what Backbone.score gives",
+            "Backbone.linear: vectors @ vector + bias differs from Backbone.score",
         )
     if backbone.embedding is not None:
         apply, score, linear = backbone.embedding
@@ -93,7 +93,7 @@ def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
             parts += vectors @ vector + bias
         _need(
             _close(parts, scores),
-            "Backbone.embedding: its parts do not add up to what Backbone.score gives",
+            "Backbone.embedding: the sum of its parts differs from Backbone.score",
         )
 
 
@@ -107,24 +107,24 @@ def _check_head(side: str, init: Callable[[jax.Array, int], PyTree], key: jax.Ar
         )
     _need(
         _close(init(key, width), head, 0.0),
-        f"Backbone.init_{side}: two calls with one key differ; draw from the key alone",
+        f"Backbone.init_{side}: two calls with one key differ; use only this key to draw",
     )
     return head
 
 
 @under_own_settings
 def check_aggregator(aggregator: Aggregator, rates: Rates | None = None) -> None:
-    """Checks one aggregator on the drawn uploads of six clients, of whom two do not respond.
+    """Checks one aggregator on random uploads of six clients, two of which do not respond.
 
-    Guarantees afterwards: clients that did not respond weigh nothing; the uplink gives one
-    finite factor a client and holds its bound; the rule gives one finite upload that does not
-    depend on clients who did not respond; the uplink's state keeps its shapes.
+    Guarantees if it returns: clients that did not respond have weight 0; the uplink gives one
+    finite factor per client and keeps its bound; the rule gives one finite upload, independent of
+    clients that did not respond; the state of the uplink keeps its shapes.
 
     Args:
-      rates: for the server's optimizer; by default those of `Config()`.
+      rates: rates of the server optimizer; by default those of `Config()`.
 
     Raises:
-      InputError: names the first of these that does not hold.
+      InputError: names the first property that does not hold.
     """
     responded = jnp.asarray([True, True, False, True, True, False])
     cohort = Cohort(
@@ -153,7 +153,7 @@ def check_aggregator(aggregator: Aggregator, rates: Rates | None = None) -> None
     bound = float(aggregator.uplink.bound(state))
     _need(
         bool((jnp.abs(factor) * uploads.norms() <= bound * (1 + 1e-5)).all()),
-        f"UplinkTransform.bound: an upload is longer than {bound:g} after `weigh`",
+        f"UplinkTransform.bound: the norm of an upload exceeds {bound:g} after `weigh`",
     )
     after = aggregator.uplink.update(state, clipped, responded)
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (state, after)]
@@ -163,7 +163,8 @@ def check_aggregator(aggregator: Aggregator, rates: Rates | None = None) -> None
 
 
 def _drawn_uploads(absent: float) -> SlotUploads:
-    """Uploads of width 3; the numbers of the two clients that do not respond are `absent`."""
+    """Random uploads of width 3. `absent` is added to those of the two clients that do not
+    respond."""
     rows = np.random.default_rng(0).normal(size=(_CLIENTS, _ITEMS, _VIEWS, 3)).astype(np.float32)
     rows[[2, 5]] += absent
     return SlotUploads(
@@ -181,7 +182,7 @@ def _check_rule(
 ) -> None:
     reduce = aggregator.reduce
     if reduce.combine is None:
-        _need(reduce.needs == Needs.SUM, "Reduce.needs: a rule without `combine` is a SUM")
+        _need(reduce.needs == Needs.SUM, "Reduce.needs: a rule without `combine` needs SUM")
         return
     _need(reduce.needs == Needs.WHOLE, "Reduce.needs: a rule with `combine` needs WHOLE")
     found = [
@@ -218,13 +219,13 @@ def _check_server(aggregator: Aggregator, rates: Rates | None) -> None:
 def check_dataset(dataset: Dataset) -> None:
     """Checks a data set that was built without a loader.
 
-    Guarantees afterwards: the three parts have the same users and items; every user has a train
+    Guarantees if it returns: the three parts have the same users and items; every user has a train
     item; items are ascending, without repetition, and inside the catalogue; no held-out item is
-    in an earlier part of its user; features are finite float32 with one row an item; there is
-    one original id for each user and item.
+    in an earlier part of its user; features are finite float32 with one row per item; each user and
+    item has one original id.
 
     Raises:
-      InputError: names the first of these that does not hold.
+      InputError: names the first property that does not hold.
     """
     users, items = dataset.num_users, dataset.num_items
     for name in ("train", "valid", "test"):
@@ -232,7 +233,7 @@ def check_dataset(dataset: Dataset) -> None:
     without = np.flatnonzero(dataset.train.counts == 0)
     _need(
         not len(without),
-        f"Dataset.train: user {without[:1]} has no item; leave users without train items out",
+        f"Dataset.train: user {without[:1]} has no item; remove users without train items",
     )
     seen = dataset.train.users.astype(np.int64) * items + dataset.train.item
     for name in ("valid", "test"):
@@ -240,7 +241,7 @@ def check_dataset(dataset: Dataset) -> None:
         pair = part.users.astype(np.int64) * items + part.item
         _need(
             not np.isin(pair, seen).any(),
-            f"Dataset.{name}: a user has an item that an earlier part has too; leave it out",
+            f"Dataset.{name}: a user has an item that is also in an earlier part; remove it",
         )
         seen = np.concatenate([seen, pair])
     for name, feature in dataset.features.items():

@@ -1,4 +1,4 @@
-"""The exceptions that a user of this package is meant to see."""
+"""The exceptions for faults that a user can correct."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Bad input: a file, a row, a column, a flag or a combination that cannot be used.
+    """Bad input: an unusable file, row, column, flag or combination of flags.
 
-    The message is one line that names where the fault is, what was found and what
-    would be right. The command-line programs print it and exit with status 2.
+    The message is one line. It names the place of the fault, the value found and a correct value.
+    The commands print it and exit with status 2.
     """
 
 

@@ -1,7 +1,6 @@
-"""How much memory this process may take: the machine's own, and the limits set on it.
+"""The memory limit of this process: the machine's memory, or a lower limit set on the process.
 
-Containers and batch systems limit a process to less than the machine has, and end it where it
-takes more. The smallest limit applies.
+Containers and batch systems end a process that exceeds their limit. The smallest limit applies.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ _SLURM_UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class MemoryLimit(NamedTuple):
-    """An upper bound of the memory of this process.
+    """An upper bound on the memory of this process.
 
     Attributes:
       size: bytes.
-      source: where it comes from, to be read after "the limit of".
+      source: its origin, as a phrase after "the limit of".
     """
 
     size: float
@@ -33,11 +32,11 @@ def memory_limit(
 ) -> MemoryLimit:
     """The smallest limit that applies to this process.
 
-    It is the machine's physical memory, unless a control group (version 1 or 2, of this process
-    or of any that holds it), Slurm or the address-space limit of the process allow less.
+    This is the machine's physical memory, or a lower limit of a control group (version 1 or 2, of
+    this process or its parents), of Slurm, or of the address space of the process.
 
     Args:
-      root: the folder that holds proc and the mounted file systems.
+      root: the folder that contains proc and the mounted file systems.
       environment: the environment variables.
     """
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -51,11 +50,11 @@ def memory_limit(
 
 
 def control_group_limits(root: Path) -> list[MemoryLimit]:
-    """The limits of the control groups that hold this process; [] where there are none.
+    """The limits of the control groups of this process; [] if there are none.
 
-    Groups that lie above what is mounted, as those outside a container may, cannot be read, but
-    version 1 sums up their limits in `memory.stat`. A file that is missing, or that holds "max",
-    is no limit; a number that version 1 gives for "no limit" is larger than any machine.
+    Groups above the mounted one, e.g. outside a container, cannot be read. Version 1 reports their
+    smallest limit in `memory.stat`. A missing file or the text "max" means no limit; version 1
+    means it by a number larger than any machine.
     """
     groups = _memory_groups(root)
     return [
@@ -67,7 +66,7 @@ def control_group_limits(root: Path) -> list[MemoryLimit]:
 
 
 def _memory_groups(root: Path) -> dict[int, PurePosixPath]:
-    """{1 or 2: the group of this process in the hierarchy that may hold a memory controller}."""
+    """{version 1 or 2: the group of this process in the hierarchy with a memory controller}."""
     groups = {}
     for line in _text(root / "proc/self/cgroup").splitlines():
         hierarchy, _, rest = line.partition(":")
@@ -80,7 +79,7 @@ def _memory_groups(root: Path) -> dict[int, PurePosixPath]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[int, PurePosixPath, Path]]:
-    """(version, group, folder) of each mounted hierarchy: the folder shows the group."""
+    """(version, group, folder) of each mounted hierarchy; the folder shows the group."""
     for line in _text(root / "proc/self/mountinfo").splitlines():
         mount, _, kind = line.partition(" - ")
         fields, about = mount.split(), kind.split()
@@ -103,7 +102,7 @@ def _from_octal(escaped: re.Match[str]) -> str:
 def _hierarchy_limits(
     version: int, group: PurePosixPath, mounted: PurePosixPath, mount: Path, root: Path
 ) -> Iterator[MemoryLimit]:
-    """The limits of a group and of those above it, up to the one that is mounted."""
+    """The limits of a group and its parents, up to the mounted group."""
     inside = group.is_relative_to(mounted) and ".." not in group.parts
     folder = mount / group.relative_to(mounted) if inside else mount
     shown = lambda path: f"/{path.relative_to(root)}"
@@ -112,7 +111,7 @@ def _hierarchy_limits(
             r"^hierarchical_memory_limit (\d+)$", _text(folder / "memory.stat"), re.M
         ):
             yield MemoryLimit(float(size), f"the control group, {shown(folder / 'memory.stat')}")
-    # Above memory.high the kernel slows a process down until it hardly runs.
+    # Above memory.high the kernel throttles the process so much that it almost stops.
     names = ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",)
     while True:
         for name in names:
@@ -121,15 +120,16 @@ def _hierarchy_limits(
         if folder == mount:
             return
         folder = folder.parent
-        # Version 1 can leave the limits of higher groups out of account.
+        # Version 1 ignores the limits of parent groups without use_hierarchy.
         if _text(folder / "memory.use_hierarchy").strip() == "0":
             return
 
 
 def slurm_limits(environment: Mapping[str, str]) -> list[MemoryLimit]:
-    """The memory that Slurm allots to this process on this node; [] outside a job. 0 means all.
+    """The memory that Slurm allots to this process on this node; [] outside a job.
 
-    The tasks of a job step on one node share what the node gives.
+    In Slurm 0 means all memory, so it is no limit. The tasks of a job step on one node share the
+    memory of the node.
     """
     limits = []
     node, cpu, cpus = (
@@ -147,7 +147,7 @@ def slurm_limits(environment: Mapping[str, str]) -> list[MemoryLimit]:
 
 
 def _slurm_tasks(environment: Mapping[str, str]) -> int:
-    """How many tasks of this job step run on this node; 1 where it is not known.
+    """The number of tasks of this job step on this node; 1 if unknown.
 
     SLURM_STEP_TASKS_PER_NODE is such as "4(x2),1": 4 on each of two nodes, 1 on the third.
     """
@@ -166,7 +166,7 @@ def _slurm_bytes(size: str) -> float:
 
 
 def _text(path: Path) -> str:
-    """What a file holds; nothing where it cannot be read."""
+    """The text of a file; "" if it cannot be read."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError):

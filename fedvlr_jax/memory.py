@@ -1,4 +1,4 @@
-"""What a run will hold in memory, said before it starts, and refused where it cannot fit."""
+"""Estimates the memory of a run before it starts, and refuses a run that does not fit."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.simulation.offloaded import EVALUATED_BYTES, EVALUATED_COPIES
 from fedvlr_jax.simulation.on_device import OnDevice
 
-# What the runtime, the compiler and the libraries take themselves.
+# Memory of the runtime, the compiler and the libraries.
 FIXED_BYTES = 800e6
 
 
 class Budget(NamedTuple):
-    """What a run may take.
+    """The memory budget of a run.
 
     Attributes:
       size: bytes.
-      source: the flag or the limit that sets it, to be read after "of".
+      source: the flag or the limit that sets it, as a phrase for messages.
     """
 
     size: float
@@ -34,7 +34,7 @@ class Budget(NamedTuple):
 
 
 def device_limit() -> MemoryLimit:
-    """Memory of one device: the accelerator's own, else what this process may take."""
+    """Memory of one device: the accelerator's own, else the memory limit of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return MemoryLimit(float(stats["bytes_limit"]), "the device")
@@ -42,7 +42,7 @@ def device_limit() -> MemoryLimit:
 
 
 def memory_budget(config: Config) -> Budget:
-    """--memory_budget_gb, or nine tenths of the device's memory."""
+    """--memory_budget_gb, or nine tenths of the memory of `device_limit`."""
     if given := config.run.memory_budget_gb:
         return Budget(1e9 * given, f"--memory_budget_gb={given:g}")
     size, source = device_limit()
@@ -50,15 +50,23 @@ def memory_budget(config: Config) -> Budget:
 
 
 def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
-    """Bytes by what they are for; their sum is what a run needs at its largest.
+    """Estimated bytes of a run at its peak, by purpose. Their sum is the need of the run.
 
-    "private" and "shared" are the state; "best" is the copy that early stopping keeps;
-    "work" what a round adds (the rows that it returns beside those it was given, the views and
-    their gradient, and one chunk of clients) or, where that is more, an evaluation (the scores of
-    the clients that are evaluated at once, and a new best state beside the old one); "save" the
-    copies of state and best state that are being written while training goes on, where they share
-    this memory. With --store=disk private rows lie in files, those being written too, and count
-    as nothing here. `saves`: whether the run makes checkpoints.
+    | key | memory of |
+    |---|---|
+    | private, shared | the state |
+    | best | the copy of the best state for early stopping |
+    | data | histories, features, targets |
+    | work | the larger of a round and an evaluation |
+    | save | copies of state and best state during a save, if they share this memory |
+    | fixed | runtime, compiler, libraries |
+
+    A round holds the returned rows beside the given ones, the views, their gradient and one chunk
+    of clients. An evaluation holds the scores of one block of clients, and a new best state beside
+    the old one. With --store=disk private rows are in files and count as 0.
+
+    Args:
+      saves: whether the run makes checkpoints.
     """
     config, dataset, model = simulation.config, simulation.dataset, simulation.model
     row = trees.num_bytes(simulation.beginning.client_shapes)
@@ -67,7 +75,7 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     asked = config.federation.cohort or dataset.num_users
     longest = int(dataset.train.counts.max())
     chunk = chunk_bytes(simulation.task, simulation.plan, longest, asked)
-    # The clients themselves: their items with times, and what is held out as it is evaluated.
+    # The clients' items with times, and the held-out items in the form of the evaluation.
     entries = sum(len(part) for part in (dataset.train, dataset.valid, dataset.test))
     data = 12 * entries + 24 * dataset.num_users
     held_out = simulation.engine.evaluation.held_out
@@ -77,14 +85,14 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
         data += trees.num_bytes((simulation.engine.histories, simulation.engine.targets))
         evaluated = 0
     else:
-        # A chunk's rows as gathered, as trained, and those of the next chunk.
+        # The rows of a chunk before and after training, and the rows of the next chunk.
         at_once = min(asked, chunk_size(simulation.task, simulation.plan, longest))
         in_memory = config.run.store == "host"
         private = dataset.num_users * row if in_memory else 0
         staged = 3 * at_once * row + (asked * row if in_memory else 0)
         evaluated = EVALUATED_COPIES * min(dataset.num_users * row, EVALUATED_BYTES)
     scores = min(SCORE_BYTES, client_score_bytes(model) * dataset.num_users)
-    # Of each target two counts, and the scores that are compared with some of them.
+    # Two counts per target, and the scores of one block of targets.
     targets = max(len(dataset.valid), len(dataset.test))
     scores += 8 * targets + min(BLOCK_BYTES, 4 * model.num_items * targets)
     save = 0
@@ -104,10 +112,10 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
 
 
 def check_fits(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
-    """The estimate, if it is within the budget.
+    """Returns the estimate, if it is within the budget.
 
     Raises:
-      InputError: it is not; the message has the numbers, and what would help.
+      InputError: it exceeds the budget. The message has the numbers and remedies.
     """
     parts = estimate(simulation, saves=saves)
     budget = memory_budget(simulation.config)
@@ -115,7 +123,7 @@ def check_fits(simulation: Simulation, *, saves: bool = True) -> dict[str, float
     if need > budget.size:
         listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
         raise InputError(
-            f"the run needs about {gigabytes(need)} ({listed}), and may take "
+            f"the run needs about {gigabytes(need)} ({listed}), but its budget is "
             f"{gigabytes(budget.size)} ({budget.source}); use --store=disk, lower --width, "
             "--router_hidden or --cohort, or give another --memory_budget_gb"
         )
@@ -123,7 +131,7 @@ def check_fits(simulation: Simulation, *, saves: bool = True) -> dict[str, float
 
 
 def describe_plan(simulation: Simulation) -> str:
-    """One line: how local epochs are executed, and what memory that is estimated to take."""
+    """One line: the plan, the store, the chunk and the estimated memory."""
     parts, config = estimate(simulation), simulation.config
     counts = simulation.dataset.train.counts
     asked = config.federation.cohort or simulation.dataset.num_users

@@ -1,4 +1,4 @@
-"""What rounds and settings are chosen by: a metric at a cut-off, over a slice of the targets."""
+"""The selection rule of rounds and settings: a metric at a cut-off, on a slice of the targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedvlr_jax.errors import InputError
 
 METRICS = ("hr", "recall", "precision", "ndcg", "mrr", "map")
 SLICES = ("all", "warm", "cold")
-# The headline: always computed, whatever --ks and --select say.
+# Cut-off of the headline metrics: always computed, whatever --ks and --select are.
 HEADLINE = 50
 _FORM = re.compile(r"(?:(?P<slice>[a-z]+)_)?(?P<metric>[a-z]+)(?:@(?P<cutoff>[0-9]{1,6}))?")
 
@@ -19,7 +19,7 @@ class Selection(NamedTuple):
     """E.g. Selection("warm", "ndcg", 50), written warm_ndcg@50.
 
     Attributes:
-      slice: "all", "warm" or "cold"; "auto" until a data set is known: see
+      slice: "all", "warm" or "cold"; "auto" until the data set is known, see
         `evaluation.selection.for_dataset`.
       metric: one of METRICS.
       cutoff: K, at least 1.
@@ -39,13 +39,13 @@ class Selection(NamedTuple):
 
     @property
     def label(self) -> str:
-        """For sentences, e.g. "NDCG@50 of the warm targets"."""
+        """A phrase for messages, e.g. "NDCG@50 of the warm targets"."""
         of_slice = "" if self.slice in ("auto", "all") else f" of the {self.slice} targets"
         name = {"recall": "Recall", "precision": "Precision"}.get(self.metric, self.metric.upper())
         return f"{name}@{self.cutoff}{of_slice}"
 
     def value(self, averages: Mapping[str, Any]) -> float | None:
-        """The number in what `evaluation.metrics.averages` returned; None if the slice is empty."""
+        """The value in `evaluation.metrics.averages`' result; None if the slice is empty."""
         part = averages if self.slice == "all" else averages.get(self.slice, {})
         found = part.get(self.metric_name)
         return None if found is None else float(found)
@@ -55,36 +55,36 @@ OF_ALL = Selection("all", "ndcg", HEADLINE)
 
 
 def selection_of(summary: Mapping[str, Any]) -> Selection:
-    """What the run of a summary was selected by.
+    """The selection rule of the run of a summary.
 
-    Earlier versions selected by NDCG@50 of all targets, and did not say so.
+    Earlier versions selected by NDCG@50 of all targets and did not record it.
     """
     return parse_selection(str(summary.get("select", OF_ALL)))
 
 
 def parse_selection(text: str) -> Selection:
-    """The Selection that --select names; "auto" is NDCG@50 of the slice a data set is judged on.
+    """The Selection of --select. "auto" is NDCG@50 of the judged slice of the data set.
 
-    Without a slice ("ndcg@20") the slice is "auto" too; "all_ndcg@20" is of all targets.
+    Without a slice ("ndcg@20") the slice is "auto" too; "all_ndcg@20" uses all targets.
 
     Raises:
-      InputError: another form, or an unknown metric or slice.
+      InputError: invalid form, unknown metric or unknown slice.
     """
     if text == "auto":
         return Selection("auto", "ndcg", HEADLINE)
     found = _FORM.fullmatch(text)
     if found is None or found["cutoff"] is None or int(found["cutoff"]) < 1:
         raise InputError(
-            f"--select={text}: give a metric at a cut-off, with or without a slice, e.g. ndcg@50 "
-            "or warm_hr@10"
+            f"--select={text}: give a metric at a cut-off, e.g. ndcg@50, or with a slice, e.g. "
+            "warm_hr@10"
         )
     chosen = Selection(found["slice"] or "auto", found["metric"], int(found["cutoff"]))
     if chosen.metric not in METRICS:
         raise InputError(
-            f"--select={text}: no metric {chosen.metric!r}; known are {', '.join(METRICS)}"
+            f"--select={text}: no metric {chosen.metric!r}; give one of {', '.join(METRICS)}"
         )
     if chosen.slice not in (*SLICES, "auto"):
         raise InputError(
-            f"--select={text}: no slice {chosen.slice!r}; known are {', '.join(SLICES)}"
+            f"--select={text}: no slice {chosen.slice!r}; give one of {', '.join(SLICES)}"
         )
     return chosen

@@ -1,9 +1,9 @@
-"""The settings of JAX under which this library computes, whatever the process has set.
+"""The settings of JAX for all computations of this library, whatever the process sets.
 
-JAX takes settings from its environment variables and from `jax.config`. Some change the numbers
-(how random bits are drawn, in how many bits sums run), others make compiled rounds fail or crawl.
-Every compiled function of this library therefore runs under `own_settings`. The settings of the
-process are untouched, and so is what its owner computes beside this library.
+JAX reads settings from environment variables and from `jax.config`. Some change results (random
+bits, precision of sums); others make compiled rounds fail or slow. Every compiled function of this
+library therefore runs under `own_settings`. The settings of the process, and other computations in
+it, do not change.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 PRNG = "threefry2x32"
-# By the name in `jax.config`. Each has a context manager in `jax` of the name after "jax_".
+# By name in `jax.config`. Each has a context manager in `jax`, whose name lacks the "jax_".
 SETTINGS: dict[str, Any] = {
     "jax_threefry_partitionable": True,
     "jax_default_prng_impl": PRNG,
     "jax_enable_x64": False,
     "jax_default_matmul_precision": "highest",
-    # Numbers that are not finite are found and named by the round.
+    # The round itself detects and reports numbers that are not finite.
     "jax_debug_nans": False,
     "jax_debug_infs": False,
     "jax_disable_jit": False,
@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Inside the block, in this thread, JAX has the SETTINGS."""
+    """Sets SETTINGS in JAX inside the block, for this thread."""
     with contextlib.ExitStack() as stack:
         for name, value in SETTINGS.items():
             stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
@@ -43,7 +43,7 @@ def own_settings() -> Iterator[None]:
 
 
 def overruled() -> list[str]:
-    """The names in SETTINGS that the process has set to something else."""
+    """The names in SETTINGS that the process has set to other values."""
     unset = {"jax_default_matmul_precision": None, "jax_transfer_guard": None}
     return [
         name
@@ -53,7 +53,7 @@ def overruled() -> list[str]:
 
 
 def under_own_settings(function: Function) -> Function:
-    """`function`, called under `own_settings`."""
+    """Wraps `function` so that it runs under `own_settings`."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **named: Any) -> Any:
@@ -78,7 +78,7 @@ def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:
 def key_of(seed: jax.Array | np.ndarray | int) -> jax.Array:
     """The typed random key of a seed, an unsigned integer of 32 bits.
 
-    The bits are those of `jax.random.key(seed)` where no setting is changed.
+    It has the bits of `jax.random.key(seed)` under JAX's default settings.
     """
     words = jax.numpy.stack([jax.numpy.uint32(0), jax.numpy.asarray(seed, jax.numpy.uint32)])
     return jax.random.wrap_key_data(words, impl=PRNG)

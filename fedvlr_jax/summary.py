@@ -1,4 +1,4 @@
-"""What a finished run has to say: the numbers of summary.json, and the rows of users.npz."""
+"""The results of a finished run: the numbers of summary.json and the arrays of users.npz."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def summarise_run(
     seed: int | None = None,
     baselines: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Tests the best state, once, beside the baselines.
+    """Tests the best state once, and adds the baselines.
 
     Args:
-      seed: of the run, where it is not the config's.
-      baselines: what `summarise_baselines` returned, to spare doing it again.
+      seed: the seed of the run, if it differs from the config.
+      baselines: the result of `summarise_baselines`; None evaluates them here.
 
     Returns:
       summary: as `report` documents it, percentages unrounded.
@@ -85,7 +85,7 @@ def summarise_run(
         users["router_weights"] = weights
         summary["router"] = _router_means(weights, dataset.train.counts)
         if dataset.planted is not None:
-            from scipy import stats  # Takes most of a second to load.
+            from scipy import stats  # The import takes most of a second.
 
             planted = _planted_by_view(simulation)
             users["planted"] = planted
@@ -98,11 +98,10 @@ def summarise_run(
 
 
 def summarise_attack(simulation: Simulation, run: RunState) -> dict[str, Any]:
-    """ER@K of the last state and of the one that validation selected, over honest users; and the
-    test metrics of the last state.
+    """ER@K over honest users of the last and of the selected state, and test metrics of the last.
 
-    An attack is judged where training ended: the server cannot select against it, but a state of
-    an early round would hide it.
+    An attack is judged by the last state. The state that validation selects may come from an early
+    round, before the attack takes effect.
     """
     hostile, dataset, config = simulation.hostile, simulation.dataset, simulation.config
     assert hostile is not None
@@ -124,11 +123,11 @@ def summarise_attack(simulation: Simulation, run: RunState) -> dict[str, Any]:
 def summarise_ranks(
     dataset: Dataset, ranks: Mapping[str, Ranks], ks: tuple[int, ...]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What the ranks of "valid" and "test" say of any model.
+    """Summarises the ranks of "valid" and "test" of any model.
 
     Returns:
       parts: {"valid": ..., "test": ...} as `summarise` returns them.
-      users: the arrays of users.npz but "router_weights" and "planted", as `report` documents
+      users: the arrays of users.npz without "router_weights" and "planted", as `report` documents
         them.
     """
     parts = {
@@ -162,11 +161,11 @@ def summarise_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> dict[
 
 
 def _cold_items(dataset: Dataset, test: Ranks) -> dict[str, Any]:
-    """How the model treats items without a train interaction.
+    """Statistics of cold items (items without a train interaction).
 
     Returns:
-      {"items": how many there are, "share_tied": the share of the cold test targets whose score
-      another candidate has too, None without such targets}.
+      {"items": their number, "share_tied": the share of the cold test targets that tie with
+      another candidate, None without cold test targets}.
     """
     cold = slices(dataset, "test")["cold"]
     tied = np.asarray(test.tied)[cold] > 0
@@ -186,8 +185,8 @@ def _router_means(weights: np.ndarray, history_length: np.ndarray) -> dict[str, 
 
 
 def _planted_by_view(simulation: Simulation) -> np.ndarray:
-    """float32 [N, G]: the planted weight that belongs to each view; NaN for fused views. The
-    table's view is of the ID.
+    """float32 [N, G]: the planted weight of each view; NaN for fused views. The view `table` has
+    the weight of the ID.
     """
     planted = simulation.dataset.planted
     assert planted is not None
@@ -201,17 +200,17 @@ def _planted_by_view(simulation: Simulation) -> np.ndarray:
 
 
 def peak_rss_mb() -> float:
-    """The most memory this process has held, in MB (1e6 bytes)."""
+    """The peak memory of this process, in MB (1e6 bytes)."""
     status = Path("/proc/self/status")
     counted = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
     if counted:
-        # Linux begins ru_maxrss with the peak of the process that launched this one.
+        # On Linux ru_maxrss includes the peak of the parent process, so it is not used.
         return 1024 * int(counted[1]) / 1e6
     if sys.platform == "win32":
         import psutil
 
         return psutil.Process().memory_info().peak_wset / 1e6
-    import resource  # Windows has none.
+    import resource  # Does not exist on Windows.
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -88,7 +88,7 @@ def broken_aggregators():
     views = lambda uploads, alpha, responded: uploads.total(alpha).views
     return {
         "did not respond": plain._replace(reduce=rule._replace(weights=lambda w, p: w)),
-        "longer than": plain._replace(uplink=clip._replace(bound=lambda state: 0.01)),
+        "exceeds": plain._replace(uplink=clip._replace(bound=lambda state: 0.01)),
         "changes its shapes": plain._replace(uplink=clip._replace(update=lambda s, c, p: c)),
         "depends on clients": plain._replace(reduce=rule._replace(combine=everyone)),
         "not finite": plain._replace(reduce=rule._replace(combine=nan)),

@@ -1,24 +1,24 @@
-"""Claims with their controls: what content, personal weights and federation are each worth.
+"""Compares the method with a control for each claim: content, personal weights, federation.
 
     fedvlr ablation --dataset=KU --protocol=paper --workdir=runs/ablation
 
-The method is --backbone with --fusion=bilevel and the other flags as given. Each of --claims is a
-comparison with its controls, all seeds and everything else alike:
-- content: with the mapped ID alone (the same map, no content), and with the feature rows permuted;
-- personal: with one mixture of the same views for all clients, and with frozen uniform routers;
-- federation: with local-only training (no server step), and with the centralized twin, VBPR, which
-  learns from all histories in one place by the same features (tuned over nine settings);
-- levels: with server fusion alone, with client refinement alone, and with neither;
-- modalities: without the ID table, without each modality;
-- operators: with one operator at a time (a router then has nothing to choose).
+The method is --backbone with --fusion=bilevel and the other flags as given. Each of --claims
+compares the method with controls that use the same seeds and flags:
+- content: only the mapped ID (the same map without content); permuted feature rows;
+- personal: one mixture of the same views for all clients; frozen uniform routers;
+- federation: local-only training (no server step); the centralized model VBPR, which sees all
+  histories and the same features (tuned over nine settings);
+- levels: server fusion alone; client refinement alone; neither;
+- modalities: without the ID table; without each modality;
+- operators: one operator at a time, so that the router has no choice.
 
-Each gain of the method over a control has two paired tests over users, seeds averaged: Wilcoxon's
-and a t-test, the latter also corrected by Holm over the table. Beside it stands the difference that
-the test would have seen in 80 % of repetitions: "no difference" means none as large. Runs with
-equal ranks, as those of a deterministic method, count as one.
+Each gain over a control has two paired tests over users, averaged over seeds: Wilcoxon and t. The
+table also has the p of t corrected by Holm, and the difference that the t-test detects in 80 % of
+repetitions; a smaller difference may exist without being detected. Runs with equal ranks (a
+deterministic method) count as one.
 
---workdir then holds ablation.json, .csv, .md and .svg, and a run directory a run; nothing that is
-finished is trained again. On two cores KU takes about five minutes.
+The command writes ablation.json, .csv, .md and .svg, and one run directory per run, into --workdir.
+When it is repeated, it skips finished runs. On two cores KU takes about five minutes.
 """
 
 from __future__ import annotations
@@ -71,25 +71,25 @@ TWIN = "centralized twin (VBPR)"
 
 
 def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, Choice]]:
-    """{claim: {control: the flags that make it of `base`}}; the twin has no flags.
+    """{claim: {control: the flags that differ from `base`}}; the centralized control has none.
 
     Raises:
       InputError: the data set has no modality.
     """
     if not modalities:
         raise InputError(
-            f"--dataset={base.data.dataset}: has no item features, so that no claim about content "
-            "or fusion has a control"
+            f"--dataset={base.data.dataset}: has no item features, which the controls need; give a "
+            "data set with features"
         )
     identity, start = identity_view(base), base.init.init
     views = (identity, *modalities)
-    # The table of --init=ease holds content, unless its weight is 0.
+    # The ID table of --init=ease contains content, unless its weight is 0.
     no_content = (("init_content", 0.0),) if start == "ease" else ()
-    # An operator hides the rows that a start in closed form gives.
-    no_start = () if start == "random" else (("start", "random"),)
+    # A closed-form --init needs the ID table among the views, and an operator replaces it.
+    no_start = () if start == "random" else (("init", "random"),)
     without = lambda name: ",".join(view for view in views if view != name)
-    # What learns from all clients before the first round is not local.
-    local = (("server_optimizer", "none"), ("start", "random"), ("init_router", "uniform"))
+    # A closed-form init uses the data of all clients, so local-only training cannot have it.
+    local = (("server_optimizer", "none"), ("init", "random"), ("init_router", "uniform"))
     return {
         "content": {
             "the ID alone": (*METHOD, ("views", identity), *no_content),
@@ -101,9 +101,9 @@ def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, C
         },
         "federation": {"local only": (*METHOD, *local), TWIN: ()},
         "levels": {
-            # Uniform weights: the server's operators learn, the clients do not choose.
+            # The server's operators learn; the client weights stay uniform.
             "server fusion alone": (*METHOD, ("router_lr", 0.0), ("init_router", "uniform")),
-            # The operators stay as they were drawn: only the clients' weights learn.
+            # The operators keep their initial values; only the client weights learn.
             "client refinement alone": (*METHOD, ("server_lr_fusion", 0.0)),
             "neither": (("fusion", "none"),),
         },
@@ -117,7 +117,7 @@ def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, C
 
 
 def make_member(base: Config, name: str, choice: Choice, seed: int) -> Member:
-    """One run of the method or of a control; each seed permutes the feature rows in its own way."""
+    """One run of the method or of a control. Each seed has its own permutation of feature rows."""
     folder = Path(base.workdir) / name.replace(" ", "-")
     values = {**dict(choice), "seed": seed, "workdir": str(folder / f"seed{seed}")}
     if values.get("permute_features"):
@@ -128,7 +128,7 @@ def make_member(base: Config, name: str, choice: Choice, seed: int) -> Member:
 def train_all(
     base: Config, chosen: Mapping[str, Choice], dataset: Dataset, seeds: Sequence[int]
 ) -> dict[str, Compared]:
-    """The method and its controls, trained where they are not, by name; what diverged is absent."""
+    """Trains the unfinished runs; the method and its controls by name, without diverged ones."""
     groups = {
         name: [make_member(base, name, choice, seed) for seed in seeds]
         for name, choice in chosen.items()
@@ -149,7 +149,7 @@ def train_all(
 def claim_lines(
     found: Mapping[str, Compared], of_claim: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """A line for the method, then one for each claim and control, with the gain over it."""
+    """One line for the method, then one per claim and control, with the gain over the control."""
     method = found["the method"]
     lines: list[dict[str, Any]] = [{"claim": "", **method.line}]
     for claim, names in of_claim.items():
@@ -188,7 +188,7 @@ def main() -> None:
     with locked(base.workdir):
         found = train_all(base, chosen, dataset, seeds)
         if "the method" not in found:
-            raise InputError("no run of the method finished; lower the step sizes")
+            raise InputError("no run of the method finished; lower the learning rates")
         lines = claim_lines(found, {claim: list(of_claim[claim]) for claim in claims})
         missing = [name for name in chosen if name not in found]
         title = (
@@ -211,4 +211,8 @@ def main() -> None:
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_member_flags(overruled=("fusion", "baselines", "permute_features"))
-    flags.DEFINE_string("claims", ",".join(DEFAULT_CLAIMS), f"Of {', '.join(CLAIMS)}.")
+    flags.DEFINE_string(
+        "claims",
+        ",".join(DEFAULT_CLAIMS),
+        f"Claims to test, comma-separated. Known: {', '.join(CLAIMS)}.",
+    )

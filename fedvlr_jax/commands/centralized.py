@@ -1,16 +1,15 @@
-"""Trains a centralized multimodal model over seeds, and says how good it is.
+"""Trains and evaluates a centralized multimodal model over seeds.
 
     fedvlr centralized --model=vbpr --dataset=KU --protocol=paper --workdir=runs/vbpr
 
-Models: vbpr, bm3, mgcn, pgl. Splits, ranking, ties, mask, negatives and slices are those of
-fedvlr train; --eval_every and --patience count epochs. By default the learning rate and
-one weight of the loss are chosen on validation by --select at the first seed, from a grid of nine
-for every model; --tune=false trains with --learning_rate and --weights alone.
+Models: vbpr, bm3, mgcn, pgl. Split, ranking, ties, mask, negatives and slices are the same as in
+fedvlr train; --eval_every and --patience count epochs. By default the command tunes the learning
+rate and one weight of the loss: it tries nine settings with the first seed and selects one on
+validation by --select. --tune=false trains only with --learning_rate and --weights.
 
-Each run leaves a run directory below --workdir, and is not trained again when the command is
-repeated. centralized.json, .csv and .md hold the comparison, tuning.json what was tried. On
-two cores a model takes about a minute on KU and a quarter of an hour on ML.
-Exit status: 0 done, 2 bad input.
+Each run has a run directory in --workdir. When the command is repeated, it skips finished runs.
+centralized.json, .csv and .md have the comparison, tuning.json the tried settings. On two cores a
+model takes about a minute on KU and a quarter of an hour on ML. Exit status: 0 done, 2 bad input.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class CentralizedRun:
 
     Attributes:
       choice: the learning rate and the tuned weight, by name.
-      base: data and evaluation; its workdir holds the directories of all runs.
+      base: data and evaluation; its workdir contains the directories of all runs.
     """
 
     choice: Choice
@@ -82,7 +81,7 @@ class CentralizedRun:
 
     @property
     def groups(self) -> dict[str, dict[str, Any]]:
-        """The values that make the run, as config.json has them."""
+        """The options of the run, by group, as in config.json."""
         evaluation = vars(self.base.evaluation)
         model = {**vars(self.model), "weights": dict(self.model.weights)}
         groups = {"data": vars(self.base.data), "evaluation": evaluation, "model": model}
@@ -101,7 +100,9 @@ def parse_weights(text: str) -> dict[str, float]:
         try:
             weights[name.strip()] = float(value)
         except ValueError:
-            raise InputError(f"--weights={text}: {entry!r} is not like l2=0.01") from None
+            raise InputError(
+                f"--weights={text}: found {entry!r}; give NAME=NUMBER, e.g. l2=0.01"
+            ) from None
     return weights
 
 
@@ -115,7 +116,7 @@ def make_run(base: Config, model: CentralizedConfig, choice: Choice, seed: int) 
 
 
 def grid(trainer: Trainer) -> list[Choice]:
-    """What tuning tries: nine settings, whatever the model."""
+    """The nine settings that tuning tries."""
     weight, values = trainer.model.grid
     pairs = itertools.product(LEARNING_RATES, values)
     return [(("learning_rate", rate), (weight, value)) for rate, value in pairs]
@@ -127,7 +128,7 @@ def train_waiting(
     dataset: Dataset,
     baselines: Callable[[], dict[str, Any]],
 ) -> None:
-    """Trains those of the runs that are not done, and writes their directories."""
+    """Trains the unfinished runs and writes their directories."""
     console = Console()
     waiting = []
     for run in runs:
@@ -163,7 +164,7 @@ def _describe(run: CentralizedRun, dataset: Dataset) -> dict[str, Any]:
 def _summarise(
     run: CentralizedRun, result: CentralizedResult, dataset: Dataset, seconds: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The summary of a federated run, as far as there is something to say, and its users."""
+    """(summary, users) as of a federated run, with None or empty values for federated parts."""
     parts, users = summarise_ranks(dataset, result.ranks, run.base.evaluation.cutoffs)
     summary = {
         "dataset": dataset.name,
@@ -188,11 +189,11 @@ def _summarise(
 def run_model(
     base: Config, model: CentralizedConfig, dataset: Dataset, seeds: Sequence[int], tune: bool
 ) -> tuple[list[CentralizedRun], list[dict[str, Any]]]:
-    """The runs of one model, one a seed, and what tuning tried (see `tuned`)."""
+    """The runs of one model, one per seed, and the tried settings (see `tuned`)."""
     trainer = make_centralized(model, base.evaluation, dataset)
     choices: list[Choice] = grid(trainer) if tune else [()]
     make = lambda choice, seed: make_run(base, model, choice, seed)
-    # All runs are of one data set and one way to evaluate.
+    # All runs share the data set and the evaluation, so the baselines are evaluated once.
     baselines = functools.cache(lambda: summarise_baselines(dataset, base.evaluation))
     train = lambda runs: train_waiting(runs, trainer, dataset, baselines)
     return tuned(choices, seeds, make, train)
@@ -223,13 +224,17 @@ def main() -> None:
 def define_flags() -> None:
     define_config_flags("data", "evaluation")
     default = CentralizedConfig()
-    flags.DEFINE_string("model", default.model, f"One of: {', '.join(CENTRALIZED)}.")
+    flags.DEFINE_string("model", default.model, f"Model. One of: {', '.join(CENTRALIZED)}.")
     flags.DEFINE_string("seeds", "0,1,2,3,4", "Seeds, comma-separated.")
-    flags.DEFINE_boolean("tune", True, "Choose step and one weight of the loss on validation.")
-    flags.DEFINE_float("learning_rate", default.learning_rate, "Adam's step; see --tune.")
-    flags.DEFINE_string("weights", "", "Weights of the loss, e.g. l2=0.01; see --tune.")
+    flags.DEFINE_boolean(
+        "tune", True, "Tunes the learning rate and one weight of the loss on validation."
+    )
+    flags.DEFINE_float(
+        "learning_rate", default.learning_rate, "Learning rate of Adam with --tune=false."
+    )
+    flags.DEFINE_string("weights", "", "Weights of the loss, e.g. l2=0.01. See --tune.")
     flags.DEFINE_integer("width", default.width, "Latent width d.")
-    flags.DEFINE_integer("batch_size", default.batch_size, "Most rows of a step.")
-    flags.DEFINE_integer("epochs", default.epochs, "Most epochs to run.")
-    define_path("workdir", "", "Folder for results.")
-    flags.DEFINE_boolean("overwrite", False, "Train again what --workdir holds.")
+    flags.DEFINE_integer("batch_size", default.batch_size, "Maximum number of rows of a step.")
+    flags.DEFINE_integer("epochs", default.epochs, "Maximum number of epochs.")
+    define_path("workdir", "", "Folder of the results.")
+    flags.DEFINE_boolean("overwrite", False, "Trains the runs in --workdir again.")

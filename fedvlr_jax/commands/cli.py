@@ -20,7 +20,7 @@ COMMANDS = (
 
 
 def summary(name: str) -> str:
-    """The first paragraph of a command's help; the command is not imported."""
+    """The first paragraph of a command's help, read from its source without an import."""
     source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
     text = ast.get_docstring(ast.parse(source)) or ""
     return " ".join(text.split("\n\n")[0].split())
@@ -51,7 +51,7 @@ def main() -> None:
             _print_commands()
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader has left; without this, Python would complain at exit.
+            # The reader closed the pipe. Without this Python reports an error at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     elif name == "--version":
         print(fedvlr_jax.__version__)

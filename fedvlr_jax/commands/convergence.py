@@ -1,17 +1,17 @@
-"""Theorem 1, measured: the squared gradient norm of the whole objective over rounds.
+"""Measures Theorem 1: the squared gradient norm of the objective over rounds.
 
     fedvlr convergence --workdir=runs/convergence
 
-On synthetic data of --clients users (100 items), for each number --epochs of local epochs A:
-the objective is sum_u alpha_u J_u with the exact expectation over negatives, and its gradient
-is taken with respect to everything, the personal parts included. The theorem bounds the mean
+The command trains on synthetic data (100 items) for each number of users in --clients and each
+number of local epochs A in --epochs. The objective is sum_u alpha_u J_u with the exact expectation
+over negatives. The gradient is over all parameters, shared and private. The theorem bounds the mean
 squared norm over T rounds by O(1/sqrt T) + O(A/T) + O(zeta^2/n_s); the last term is a floor.
 
---workdir then holds convergence.json, .csv and .md (the mean squared norm over the first T
-rounds, for doubling T, and the slope of its logarithm against that of T over the later half,
-which the bound wants at -0.5 or below until the floor) and convergence.svg. Flags of
-fedvlr train set the rest; their defaults are here plain steps without decay. On two
-cores it takes about ten minutes. A hump on the way is a saddle that the personal heads leave.
+convergence.json, .csv and .md in --workdir have the mean squared norm over the first T rounds, for
+doubling T, and its log-log slope over the later half. The bound predicts a slope of -0.5 or below
+before the floor. convergence.svg plots it; a hump in a curve is a saddle point that the private
+heads leave. Flags of fedvlr train set the rest; the defaults here are plain steps without decay. On
+two cores it takes about ten minutes.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from fedvlr_jax.types import Rates
 
 FLAGS = flags.FLAGS
 
-# Flags that would do nothing: the data are synthetic, of --clients users; A is of --epochs.
+# Flags that would have no effect: the data are synthetic, --clients sets the users, --epochs A.
 SET_HERE = (
     *("dataset", "data_root", "split", "duplicates", "recency"),
     *("synthetic_users", "local_epochs", "min_local_epochs"),
 )
-# The theorem's setting: plain steps, and no decay, which is no part of the objective.
+# The theorem's setting: plain steps without decay, because decay is not in the objective.
 DEFAULTS = {
     "synthetic_items": 100,
     "rounds": 128,
@@ -62,12 +62,13 @@ DEFAULTS = {
     "server_lr_fusion": 0.1,
     "server_lr_head": 0.1,
 }
-# A step this long in the probe, divided out again: float32 then keeps the gradient's digits.
+# Step of the probe; the result is divided by it. A large step keeps the gradient's digits in
+# float32.
 STEP = 1e3
 
 
 def probe_config(config: Config) -> Config:
-    """One plain step with everything on the exact objective: its change is the gradient."""
+    """One plain step of all parameters on the exact objective. Its change is -STEP * gradient."""
     rates = dict.fromkeys(Rates._fields, STEP) | {"client_decay": 0.0, "server_decay": 0.0}
     changes: dict[str, Any] = {"local_epochs": 1, "min_local_epochs": 0, "upload": "gradient"}
     changes |= {
@@ -84,7 +85,7 @@ def probe_config(config: Config) -> Config:
 def make_gradient_norm(config: Config, dataset: Dataset):
     """state -> float: the squared gradient norm of sum_u alpha_u J_u at the state.
 
-    The state is one of `config` on `dataset`; it is not used up.
+    The state belongs to `config` on `dataset`. The function does not donate it.
     """
     simulation = make_simulation(probe_config(config), dataset)
     optimizer = simulation.beginning.server_shapes.optimizer
@@ -101,14 +102,14 @@ def make_gradient_norm(config: Config, dataset: Dataset):
             total += jnp.sum(jnp.square(leaf))
         for rows, old, new in zip(simulation.buckets, before.private, after.private, strict=True):
             for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
-                # Behind the clients' rows lie some of nobody.
+                # Padding rows follow the rows of the clients.
                 change = (a - b)[: len(rows)].reshape(len(rows), -1) * alpha[rows][:, None]
                 total += jnp.sum(jnp.square(change))
         return total / STEP**2
 
     def gradient_norm(state: State) -> float:
         server = state.server._replace(optimizer=plain)
-        # The rounds use up what they are given.
+        # `run_rounds` donates its input.
         copy = jax.tree.map(lambda leaf: leaf.copy(), State(server, state.private))
         after, _ = simulation.run_rounds(copy, 1)
         return float(squared_norm(state, after))
@@ -129,11 +130,11 @@ def measure(config: Config, dataset: Dataset) -> np.ndarray:
 
 
 def summarise(norms: np.ndarray) -> dict[str, Any]:
-    """The mean over the first T rounds for T = 1, 2, 4, ..., and its slope in the later half."""
+    """The mean over the first T rounds for T = 1, 2, 4, ..., and its log-log slope (later half)."""
     mean = np.cumsum(norms) / np.arange(1, len(norms) + 1)
     rounds = [2**p for p in range(int(np.log2(len(norms))) + 1)]
     means = [float(mean[t - 1]) for t in rounds]
-    # Early rounds leave the initial values, where the norm may be anything.
+    # In early rounds the norm depends on the initial values.
     later = slice(len(rounds) // 2, None)
     fit = lambda: np.polyfit(np.log(rounds[later]), np.log(means[later]), 1)[0]
     slope = float(fit()) if len(rounds) > 2 else None
@@ -167,7 +168,7 @@ def main() -> None:
     ]
     stem = folder / "convergence"
     title = f"{base.model.backbone} + {base.model.fusion}: mean squared gradient norm over T rounds"
-    caption = "Gradient of the whole objective, personal parts included; slope in log-log."
+    caption = "Gradient over all parameters, shared and private; slope in log-log scale."
     write_table(headings, rows, lines, stem, title, caption)
     curves = {
         (f"{line['clients']:,} clients", f"A = {line['local_epochs']}"): line["mean_squared_norm"]
@@ -179,8 +180,8 @@ def main() -> None:
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    define_config_flags("data", "model", "federation", "start", "privacy", without=SET_HERE)
-    flags.DEFINE_integer("seed", 0, "Of the run.")
+    define_config_flags("data", "model", "federation", "init", "privacy", without=SET_HERE)
+    flags.DEFINE_integer("seed", 0, "Seed of the runs.")
     define_path("workdir", "", "Folder for the table and the plot.")
     flags.DEFINE_string("clients", "10,100,1000,10000", "Numbers of clients, comma-separated.")
     flags.DEFINE_string("epochs", "1,5,10", "Numbers of local epochs, comma-separated.")

@@ -1,17 +1,18 @@
-"""Tests a finished run again and writes what it recommends.
+"""Evaluates a run again and exports its recommendations.
 
     fedvlr evaluate --workdir=runs/ku --export=recommendations.csv
 
-The best state of the newest whole checkpoint is ranked on validation and test, and must
-give the numbers of summary.json. --export writes the best --k items of every user that
-it has neither in train nor in validation, with the original ids: user,rank,item,score,tie, and
-title where the data set has an items.csv. tie is 1 where another candidate of the user has exactly
-the same score, so that the order of the two says nothing. Items without a train interaction that
-tie with another such item are left out: the model cannot tell them apart, and by their number they
-would fill lists in the order of their ids.
+The command loads the best state from the newest whole checkpoint and ranks the validation and the
+test part. A finished run gives the numbers of its summary.json.
 
-The run may come from another machine: devices, store and memory are those of this one. --store
-is as the run had it, or disk where that does not fit here. Give --data_root if the data moved.
+--export writes the best --k items of every user, without the user's train and validation items.
+The columns are user, rank, item, score, tie, and title if the data set has an items.csv; ids are
+the original ones. tie is 1 if another candidate of the user has exactly the same score, so their
+order has no meaning. The export leaves out items without a train interaction that tie with another
+such item, because the model cannot distinguish them.
+
+The run may come from another machine: give --data_root if the data moved. By default --store is
+that of the run, or disk if the run does not fit into the memory of this machine.
 """
 
 from __future__ import annotations
@@ -40,21 +41,20 @@ from fedvlr_jax.simulation import Simulation, State, make_simulation
 
 FLAGS = flags.FLAGS
 
-# Places beyond --k that an export looks at, to fill those of items that it leaves out.
+# Number of places beyond --k that an export ranks, to replace items that it leaves out.
 MOST_SPARE_PLACES = 10_000
 
-# Flags of the machine and not of the run: by default those of this machine, whatever the run had.
+# Flags that describe the machine. Their defaults apply, whatever the run had.
 OF_MACHINE = ("devices", "store", "store_dir", "memory_budget_gb")
 
 
 def config_here(workdir: str, **given: Any) -> Config:
-    """The config of the run in `workdir`, for this machine.
+    """The config of the run in `workdir`, adapted to this machine.
 
-    Of the flags that may change from one start to the next, only --rounds, --data_root and --store
-    are taken over.
+    Of the resumable flags it keeps only --rounds, --data_root and --store.
 
     Args:
-      given: flags that overrule those of the run; None: not given.
+      given: flags that override those of the run. A value of None overrides nothing.
     """
     saved = RunDirectory.open(workdir).read_config()["flags"]
     taken = {"rounds", "data_root", "store"}
@@ -64,49 +64,53 @@ def config_here(workdir: str, **given: Any) -> Config:
 
 
 def make_here(config: Config, dataset: Dataset, *, store_given: bool) -> Simulation:
-    """The simulation of a config, with rows on the disk where they do not fit in this machine.
+    """The simulation of a config. If it does not fit into memory, private rows go to the disk.
 
-    `store_given`: --store says where rows lie, fit or not.
+    Args:
+      store_given: the user gave --store; keep it even if the rows do not fit.
     """
     simulation = make_simulation(config, dataset)
     needed, budget = sum(estimate(simulation, saves=False).values()), memory_budget(config).size
     if store_given or config.run.store == "disk" or needed <= budget:
         return simulation
     print(
-        f"--store=disk: with --store={config.run.store} this takes about {gigabytes(needed)}, of "
-        f"{gigabytes(budget)} here"
+        f"uses --store=disk: --store={config.run.store} needs about {gigabytes(needed)}, and this "
+        f"machine allows {gigabytes(budget)}"
     )
     run = dataclasses.replace(config.run, store="disk")
     return make_simulation(dataclasses.replace(config, run=run), dataset)
 
 
 def load_run(workdir: str, **given: Any) -> tuple[Simulation, State, int]:
-    """The simulation of a run, its best state, and the round that state is of.
+    """(the simulation of a run, its best state, the round of that state).
 
     Args:
       given: as for `config_here`.
 
     Raises:
-      InputError: no run, no whole checkpoint, or data that have changed since.
+      InputError: there is no run or no whole checkpoint, or the data have changed.
     """
     config = config_here(workdir, **given)
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     newest = checkpoints.newest(print)
     if newest is None:
         raise InputError(
-            f"--workdir={workdir}: holds no whole checkpoint; train first, and members of a sweep "
-            "by themselves, with fedvlr train: they leave none"
+            f"--workdir={workdir}: holds no whole checkpoint; train first with fedvlr train "
+            "(members of a sweep keep no checkpoint)"
         )
     meta, data_root = checkpoints.read_meta(newest), config.data.data_root
     if config.data.dataset != "synthetic" and not Path(data_root).is_dir():
         raise InputError(
-            f"--data_root={data_root}: no such folder here; give --data_root=FOLDER, where the "
-            f"data of the run ({config.data.dataset}) lie now"
+            f"--data_root={data_root}: no such folder; give --data_root=FOLDER, the folder that "
+            f"now holds the data of the run ({config.data.dataset})"
         )
-    # The notes on the data were printed when the run was trained.
+    # Training has already printed the notes on the data.
     dataset = load(config, note=lambda line: None)
     if meta["fingerprint"] != dataset.fingerprint:
-        raise InputError(f"--data_root={data_root}: the data have changed since")
+        raise InputError(
+            f"--data_root={data_root}: the data have changed since the run; give the data of the "
+            "run"
+        )
     simulation = make_here(config, dataset, store_given=given.get("store") is not None)
     like = {"best": simulation.packed_shapes(meta["leaves"], "best")}
     best = simulation.unpack(checkpoints.load(newest, like)["best"])
@@ -116,12 +120,12 @@ def load_run(workdir: str, **given: Any) -> tuple[Simulation, State, int]:
 def listed(
     items: np.ndarray, scores: np.ndarray, cold: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(places int [at most k], tie bool) of one user's list, best first.
+    """(places int [at most k], tie bool [same]) of one user's list, best first.
 
     Args:
-      items, scores: [m] of one user, best first; a place without a candidate has -inf.
-      cold: bool [num_items], items without a train interaction. A cold item that ties with its
-        neighbour is left out if that one is cold too.
+      items, scores: [m] of one user, best first; a place without a candidate has score -inf.
+      cold: bool [num_items], items without a train interaction. The list leaves out cold items
+        that tie with another cold item.
     """
     size = int(np.isfinite(scores).sum())
     items, scores = items[:size], scores[:size]
@@ -130,7 +134,7 @@ def listed(
         equal = scores[1:] == scores[:-1]
         tie[1:] |= equal
         tie[:-1] |= equal
-    # Of the candidates with one score, how many are cold: such a group cannot be ordered.
+    # Number of cold candidates per score: two or more with one score have no order.
     _, group, count = np.unique(scores[cold[items]], return_inverse=True, return_counts=True)
     left_out = np.zeros(size, bool)
     left_out[cold[items]] = count[group] > 1
@@ -139,14 +143,14 @@ def listed(
 
 
 def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
-    """Writes at most k items of every user as CSV, with titles where the data set has them.
+    """Writes at most k items of every user as CSV, with titles if the data set has them.
 
-    See `listed` for what is left out. A list that runs short stays short.
+    `listed` says which items are left out; a list may therefore have fewer than k items.
     """
     dataset = simulation.dataset
     titles = titles_of(simulation.config, dataset)
     cold = dataset.train.item_counts == 0
-    # Room for what is left out, and one more place to see a tie at the end.
+    # Extra places for items that are left out, and one to detect a tie at the end.
     places = min(dataset.num_items, k + min(int(cold.sum()), MOST_SPARE_PLACES) + 1)
     items, scores = simulation.recommend(state, places)
     try:
@@ -169,7 +173,7 @@ def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
 
 def main() -> None:
     if not FLAGS.workdir:
-        raise InputError("--workdir: give the directory of a run")
+        raise InputError("--workdir: empty; give the directory of a run")
     if FLAGS.k < 1:
         raise InputError(f"--k={FLAGS.k}: give at least 1")
     given = {name: FLAGS[name].value for name in ("data_root", *OF_MACHINE)}
@@ -190,19 +194,20 @@ def main() -> None:
     Console().print(table)
     if not (Path(FLAGS.workdir) / "summary.json").exists():
         rounds = simulation.config.federation.rounds
-        Console().print(f"the run has not finished: it may have up to {rounds} rounds")
+        Console().print(f"the run has not finished: its flags allow up to {rounds} rounds")
     if FLAGS.export:
         export(simulation, state, FLAGS.k, Path(FLAGS.export))
-        print(f"wrote {FLAGS.export}: the {FLAGS.k} best of {simulation.dataset.num_users} users")
+        users = simulation.dataset.num_users
+        print(f"wrote {FLAGS.export}: the best {FLAGS.k} items of {users} users")
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    define_path("workdir", "", "The directory of a run.")
-    define_path("data_root", None, "Where the data lie now, if they have moved.")
+    define_path("workdir", "", "Directory of the run.")
+    define_path("data_root", None, "Folder of the data sets, if the data moved after the run.")
     others = {field.name for field in dataclasses.fields(RunConfig)} - set(OF_MACHINE)
     define_config_flags("run", without=others)
     for name in OF_MACHINE:
         FLAGS.set_default(name, None)
-    define_path("export", "", "CSV file for every user's best items.")
-    flags.DEFINE_integer("k", 50, "How many items a user gets.")
+    define_path("export", "", "CSV file for the best items of every user.")
+    flags.DEFINE_integer("k", 50, "Number of exported items per user.")

@@ -1,13 +1,13 @@
-"""Turns the titles or the pictures of a data set's items into features that `train` reads.
+"""Encodes the titles or the pictures of items into features that `train` reads.
 
     fedvlr features --dataset=ml1m --data_root=data
     fedvlr features --dataset=ml1m --data_root=data --images=posters \\
         --encoder=open_clip --weights=local-dir:ViT-B-32
 
-Without further flags it encodes the titles of items.csv by hashed word n-grams and an SVD, which
-needs no model. --encoder takes a model from the folder --weights; nothing is downloaded. Items
-without a title or a picture get the mean row and are counted. A run that is stopped goes on when
-its command is given again. The rows are the same to the bit whatever --batch_size is.
+By default the command encodes the titles of items.csv by hashed word n-grams and an SVD, which
+needs no model. --encoder uses a model from the folder --weights; the command downloads nothing.
+Items without a title or a picture get the mean row, and the command prints their number. The same
+command resumes an interrupted run. --batch_size does not change the rows, not even in the last bit.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ FLAGS = flags.FLAGS
 
 
 def titles_of(dataset: Dataset, folder: Path, notes: list[str]) -> np.ndarray:
-    """The title of every item: of --titles, or of the data set's own items.csv."""
+    """The title of every item, from --titles or from the data set's items.csv."""
     if not FLAGS.titles:
         for name in ("item_id", "title"):
             if FLAGS[name].value:
-                raise InputError(f"--{name}: is a column of --titles=FILE; name that file")
+                raise InputError(f"--{name}: names a column of --titles; give --titles=FILE too")
         titles = read_titles(folder, dataset.item_ids.tolist())
         if titles is None:
             raise InputError(
-                f"{folder}: no items.csv with titles; give --titles=FILE, or --images=FOLDER"
+                f"{folder}: has no items.csv with titles; give --titles=FILE, or --images=FOLDER"
             )
         return titles
     path = Path(FLAGS.titles)
@@ -51,16 +51,16 @@ def titles_of(dataset: Dataset, folder: Path, notes: list[str]) -> np.ndarray:
     others = [key for key in known if key not in of_dataset]
     if len(others) == len(known):
         raise InputError(
-            f"{path}: none of its {len(known)} items is of the data set; it has {others[0]!r} and "
-            f"the data set {ids[0]!r}; give --item_id=COLUMN"
+            f"{path}: none of its {len(known)} items is in the data set; it has {others[0]!r}, the "
+            f"data set has {ids[0]!r}; give --item_id=COLUMN"
         )
     if others:
-        notes.append(f"{path.name}: {len(others)} items are not of the data set")
+        notes.append(f"{path.name}: {len(others)} items are not in the data set")
     return np.array([known[key].title if key in known else "" for key in ids])
 
 
 def check_used() -> None:
-    """Refuses flags that would do nothing beside the others."""
+    """Refuses flags that have no effect with the other flags."""
     of_titles = ("titles", "item_id", "title", "prompt", "missing_title")
     of_models = ("weights", "batch_size", "device")
     beside_images: tuple[str, tuple[str, ...]] = ("without --images", ("bad_images",))
@@ -75,7 +75,7 @@ def check_used() -> None:
 
 def main() -> None:
     if not FLAGS.dataset:
-        raise InputError("--dataset: give the name of a folder below --data_root")
+        raise InputError("--dataset: empty; give the name of a folder in --data_root")
     check_used()
     folder = Path(FLAGS.data_root) / FLAGS.dataset
     dataset = load_dataset(FLAGS.dataset, data_root=FLAGS.data_root)
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def report(features: Features, notes: list[str]) -> None:
-    """Prints what was written, and what comes next."""
+    """Prints the notes, the written file and the next command."""
     for note in (*notes, *features.notes):
         print(note)
     items, width = features.rows.shape
@@ -126,28 +126,36 @@ def report(features: Features, notes: list[str]) -> None:
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("dataset", "", "Folder below --data_root.")
+    flags.DEFINE_string("dataset", "", "Name of the data set: a folder in --data_root.")
     define_config_flags("data", only=("data_root",))
-    flags.DEFINE_enum("encoder", "hashing", list(ENCODERS), "What encodes.")
+    flags.DEFINE_enum("encoder", "hashing", list(ENCODERS), "Encoder of the titles or pictures.")
     define_path("weights", "", "Folder of the encoder's files, such as local-dir:ViT-B-32.")
-    flags.DEFINE_string("modality", "", "Name of the features; text or image unless given.")
-    define_path("titles", "", "File with titles, if not the data set's items.csv.")
+    flags.DEFINE_string("modality", "", "Name of the features. Empty: text or image.")
+    define_path("titles", "", "File with titles. Empty: the data set's items.csv.")
     flags.DEFINE_string("item_id", "", "Column of the original item id in --titles.")
     flags.DEFINE_string("title", "", "Column of the title in --titles.")
-    flags.DEFINE_string("prompt", "{title}", "Text to encode; {title} stands for the title.")
     flags.DEFINE_string(
-        "missing_title", "", "Text for items without a title; empty: they get the mean row."
+        "prompt", "{title}", "Text to encode. The command replaces {title} by the title."
     )
-    define_path("images", "", "Folder of pictures, named after the original item ids.")
+    flags.DEFINE_string(
+        "missing_title", "", "Text for items without a title. Empty: they get the mean row."
+    )
+    define_path(
+        "images", "", "Folder of pictures. Each file is named after the original id of its item."
+    )
     flags.DEFINE_enum(
         "bad_images",
         "refuse",
         ("refuse", "missing"),
-        "A picture that cannot be decoded ends the command, or counts as missing.",
+        "Treatment of pictures that cannot be decoded. refuse: the command ends with an error; "
+        "missing: the item gets the mean row.",
     )
-    flags.DEFINE_integer("width", 128, "Width of --encoder=hashing.", lower_bound=1)
+    flags.DEFINE_integer("width", 128, "Width of the features of --encoder=hashing.", lower_bound=1)
     flags.DEFINE_integer(
-        "batch_size", 0, "Items that are read at once; 0: as the memory allows.", lower_bound=0
+        "batch_size",
+        0,
+        "Number of items that are encoded at once. 0: as many as fit in memory.",
+        lower_bound=0,
     )
     flags.DEFINE_string("device", "cpu", "Device of the encoder, such as cpu or cuda.")
-    flags.DEFINE_boolean("overwrite", False, "Replace features of this name.")
+    flags.DEFINE_boolean("overwrite", False, "Replaces features of the same name.")

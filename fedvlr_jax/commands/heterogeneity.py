@@ -1,13 +1,15 @@
-"""The paper's Figure 2 on your data: what clients prefer, and how it varies with activity.
+"""Reproduces the paper's Figure 2 on your data: router weights by client and by activity.
 
     fedvlr heterogeneity --dataset=KU --backbone=fedrap --workdir=runs/fig2
 
-Trains the backbone with bilevel fusion for all --seeds, and averages every client's router
-weights and test metrics over them. --workdir then holds heterogeneity.json, .csv and .md (an
-activity group a line: users, the mean weight of each view and its spread over clients, HR@50
-and NDCG@50), preferences.svg, preferences-by-activity.svg and metrics-by-activity.svg, and a
-run directory a run; nothing that is finished is trained again. On two cores it takes a minute
-on KU with fcf and a few with fedrap.
+The command trains the backbone with bilevel fusion for all --seeds. It averages every client's
+router weights and test metrics over the seeds.
+
+heterogeneity.json, .csv and .md in --workdir have one line per activity group: users, mean weight
+of each view and its spread over clients, HR@50 and NDCG@50. The plots are preferences.svg,
+preferences-by-activity.svg and metrics-by-activity.svg. Each run has a run directory; when the
+command is repeated, it skips finished runs. On two cores KU takes a minute with fcf and a few
+minutes with fedrap.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def over_seeds(users: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarra
 
 
 def by_activity(users: Mapping[str, np.ndarray], views: Sequence[str]) -> list[dict[str, Any]]:
-    """One line an activity group that has clients; metrics in percent, None without targets."""
+    """One line per activity group with clients. Metrics in percent, None without targets."""
     length, weights = users["history_length"], users["router_weights"]
     lines = []
     for name, chosen in activity_groups(length).items():
@@ -70,7 +72,7 @@ def main() -> None:
         dataset = train_waiting(members, selects=False)[base.data]
     finished = [m.directory for m in members if (m.directory / "summary.json").exists()]
     if not finished:
-        raise InputError("no run finished; lower the step sizes")
+        raise InputError("no run finished; lower the learning rates")
     runs = [RunDirectory.open(directory) for directory in finished]
     views = runs[0].read_summary()["views"]
     users = over_seeds([run.read_users() for run in runs])

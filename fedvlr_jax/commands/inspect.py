@@ -1,11 +1,11 @@
-"""Prints what the checkpoints of a run hold.
+"""Lists the checkpoints of a run and the arrays in one of them.
 
     fedvlr inspect --workdir=runs/ku --values
 
-First every checkpoint: its round, its bytes, its validation NDCG@50, and whether it is whole
-or what is wrong with it. Then the leaves of the newest whole one, or of --round. With
---values each leaf is read, one at a time, for how much of it is finite, its mean and its
-standard deviation. Nothing is written. Exit status 2: no checkpoint is whole.
+The first table lists every checkpoint: round, size, validation NDCG@50, and its damage if it is
+not whole. The second table lists the arrays of the newest whole checkpoint, or of --round. With
+--values it also shows the finite share, the mean and the standard deviation of each array.
+The command writes nothing. Exit status 2: no checkpoint is whole.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FLAGS = flags.FLAGS
 
 
 def survey(checkpoints: Checkpoints) -> tuple[Table, list[int]]:
-    """A row a checkpoint, and the rounds of the whole ones."""
+    """(a table with one row per checkpoint, the rounds of the whole ones)."""
     table = Table(title=str(checkpoints.directory))
     for name in ("round", "MB", "valid NDCG@50", "best round", "state"):
         table.add_column(name, justify="left" if name == "state" else "right")
@@ -50,7 +50,7 @@ def survey(checkpoints: Checkpoints) -> tuple[Table, list[int]]:
 
 
 def leaves(checkpoints: Checkpoints, round_number: int, values: bool) -> Table:
-    """A row a leaf: shape, dtype and bytes; with `values` its numbers too."""
+    """A table with one row per leaf: shape, dtype and bytes; with `values` its statistics too."""
     table = Table(title=f"round {round_number}")
     names = ["leaf", "shape", "dtype", "bytes"] + (["finite", "mean", "std"] if values else [])
     for name in names:
@@ -72,13 +72,15 @@ def leaves(checkpoints: Checkpoints, round_number: int, values: bool) -> Table:
 
 def main() -> None:
     if not FLAGS.workdir:
-        raise InputError("--workdir: give the directory of a run")
+        raise InputError("--workdir: empty; give the directory of a run")
     checkpoints = Checkpoints(RunDirectory.open(FLAGS.workdir).path / "checkpoints")
     console = Console(width=None if Console().is_terminal else 160)
     table, whole = survey(checkpoints)
     console.print(table)
     if FLAGS.round is not None and FLAGS.round not in whole:
-        raise InputError(f"--round={FLAGS.round}: no whole checkpoint; whole are {whole}")
+        raise InputError(
+            f"--round={FLAGS.round}: no whole checkpoint of this round; give one of {whole}"
+        )
     if not whole:
         raise InputError(f"--workdir={FLAGS.workdir}: no checkpoint is whole")
     chosen = whole[-1] if FLAGS.round is None else FLAGS.round
@@ -87,6 +89,6 @@ def main() -> None:
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    define_path("workdir", "", "The directory of a run.")
-    flags.DEFINE_integer("round", None, "Which checkpoint; by default the newest whole one.")
-    flags.DEFINE_boolean("values", False, "Also read every leaf: finite, mean, std.")
+    define_path("workdir", "", "Directory of the run.")
+    flags.DEFINE_integer("round", None, "Round of the checkpoint. By default the newest whole one.")
+    flags.DEFINE_boolean("values", False, "Reads every array and shows its statistics too.")

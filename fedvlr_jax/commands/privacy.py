@@ -1,19 +1,19 @@
-"""Attacks on a federation, against what defends it, beside what each defence costs.
+"""Measures privacy attacks against each defence, and the accuracy that each defence costs.
 
     fedvlr privacy --synthetic_users=300 --fusion=none --rounds=20 --workdir=runs/att
 
-A table with a line for each defence:
+The table has one line per defence, with these columns:
 
-- sign: which items are a client's positives, by the sign of the item rows of its upload (F1), and
-  the F1 of as many random items. The attacker sees what the defence shows: each upload, or the sum
-  of all, from which it guesses the same items for everyone.
-- membership: whether a client took part at all, by the trained ID table and a shadow that was
-  trained on the other half of the clients (area under the curve; 0.5 is chance).
-- HR@50 and NDCG@50 of the test part, trained with the defence on all clients, and epsilon where
-  there is one.
+- sign F1: the attacker infers a client's positives from the sign of the item rows in its upload.
+  "chance" is the F1 of as many random items. With a secure sum the attacker sees only the sum of
+  all uploads, and infers the same items for every client.
+- membership AUC: the attacker infers whether a client took part, from the trained ID table and a
+  shadow table trained on the other half of the clients. 0.5 is chance.
+- HR@50 and NDCG@50 of the test part after training with the defence on all clients, and epsilon if
+  the defence has one.
 
---clip_norm=0 clips at the median norm of the first round's uploads. Writes attacks.json, .csv, .md
-and attacks.svg into --workdir.
+With --clip_norm=0 the bound is the median norm of the first round's uploads. The command writes
+attacks.json, .csv, .md and .svg into --workdir.
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ FLAGS = flags.FLAGS
 
 
 class Defence(NamedTuple):
-    """What protects the clients.
+    """A protection of the clients.
 
     Attributes:
-      flags: of the training. summed: whether the server sees only the sum of the uploads.
-      privacy: the --privacy whose statement the training has; "" for none.
+      name: heading of its line.
+      flags: flags of the training.
+      summed: whether the server sees only the sum of the uploads.
+      privacy: the --privacy that states its epsilon; "" for none.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Defence(NamedTuple):
 
 
 def defences(bound: float, multiplier: float) -> list[Defence]:
-    """The lines of the table, for clipping at `bound` and noise of `multiplier` times it."""
+    """The defences, with clipping at `bound` and noise of deviation `multiplier` times `bound`."""
     clip = {"clip_norm": bound, "aggregation": "fixed_mean"}
     noisy = clip | {"noise_multiplier": multiplier}
     return [
@@ -75,9 +77,9 @@ def defences(bound: float, multiplier: float) -> list[Defence]:
 
 
 def client_uploads(simulation: Simulation, state: State) -> tuple[np.ndarray, np.ndarray]:
-    """What every client sends in the next round, after clipping: (views [N, I, G * d], norms [N]
-    before it), by user."""
-    # The plans that give sums alone compute the same uploads.
+    """(view rows [N, I, G * d] after clipping, norms [N] before clipping): every client's upload
+    of the next round, in the order of the users."""
+    # All plans compute the same uploads, but some give only their sum: use another plan then.
     task, gives = simulation.task, PLANS[simulation.plan].gives
     plan = simulation.plan if gives == Needs.WHOLE else "gathered"
     update, uplink = PLANS[plan].make_update(task), task.aggregator.uplink
@@ -104,7 +106,7 @@ def client_uploads(simulation: Simulation, state: State) -> tuple[np.ndarray, np
 
 
 def only(aggregator: Aggregator, member: np.ndarray) -> Aggregator:
-    """`aggregator`, to which the uploads of all but `member` bool [N] are zeros."""
+    """`aggregator` that sets the uploads of clients outside `member` bool [N] to zero."""
     kept = jnp.asarray(member, jnp.float32)
 
     def weigh(norms, cohort, state):
@@ -119,7 +121,7 @@ def trained(
 ) -> tuple[Simulation, State]:
     """(simulation, its state after --rounds), trained on the clients of `member`, or on all.
 
-    A `shadow` begins with the same table, which is public, and draws other noise.
+    A `shadow` has the same initial table, which is public, but draws other noise.
     """
     aggregator = make_aggregator(config, dataset.num_users)
     if member is not None:
@@ -201,7 +203,7 @@ def main() -> None:
     caption = (
         f"{dataset.num_users} clients, {dataset.num_items} items, {base.federation.rounds} rounds, "
         f"clipping at {bound:.3g}, noise multiplier {FLAGS.multiplier:g}, delta "
-        f"{base.privacy.target_delta:g}; a local epsilon is not comparable with a central one"
+        f"{base.privacy.target_delta:g}. Local and central epsilons are not comparable."
     )
     write_table(headings, rows, lines, folder / "attacks", f"{dataset.name}: attacks", caption)
     bars = [(e["defence"], e["sign_f1"], e["sign_chance"], e["membership_auc"]) for e in lines]
@@ -211,4 +213,8 @@ def main() -> None:
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_config_flags(without=("privacy", "target_epsilon", "noise_multiplier", "negatives"))
-    flags.DEFINE_float("multiplier", 1.0, "Noise of the noisy defences, in units of the bound.")
+    flags.DEFINE_float(
+        "multiplier",
+        1.0,
+        "Standard deviation of the noise in defences with noise, as a multiple of the bound.",
+    )

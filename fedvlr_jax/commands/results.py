@@ -2,16 +2,16 @@
 
     fedvlr results --workdir=runs/results --page=docs/results.md
 
-A page is Markdown with places in it, each between two lines:
+A page is Markdown with places, each between two lines:
 
     <!-- from ku/table2.md -->
     <!-- end -->
 
-What lies between them is replaced by the table (.md) in that file below --workdir, or by its
-plot (.svg), which is copied beside the page into figures/. All else on the page stays: the
-commands, and what the tables show, are written by hand. So do places whose folder (here ku) is
-not below --workdir: one command may be run again, and its part of the page filled, without the
-rest. A page that names a file that is missing from a folder that is there is left as it is.
+The command replaces the text between the two lines by the table (.md) or the plot (.svg) in that
+file of --workdir. It copies plots into figures/ beside the page. The rest of the page is written by
+hand and stays. Places whose folder (here ku) is not in --workdir stay too, so that one part of the
+page can be filled again alone. If a folder is there but lacks a file that the page names, the
+command refuses and changes nothing.
 """
 
 from __future__ import annotations
@@ -32,21 +32,23 @@ PLACE = re.compile(r"^<!-- from (\S+) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILIN
 
 
 def filled(page: str, workdir: Path, figures: Path) -> tuple[str, int]:
-    """The page's text with the places of the folders in `workdir` filled, and how many these are.
+    """(the page with the places of the folders in `workdir` filled, the number of these places).
 
-    Plots are copied into `figures`.
+    Copies plots into `figures`.
 
     Raises:
-      InputError: no folder that the page names is there, or one without a file that it names.
+      InputError: no folder that the page names exists, or one lacks a file that the page names.
     """
     names = PLACE.findall(page)
     present = [name for name in names if (workdir / name).parent.is_dir()]
     if not present:
-        raise InputError(f"--workdir={workdir}: holds no folder that the page names: {names[0]}")
+        raise InputError(
+            f"--workdir={workdir}: has no folder that the page names, e.g. of {names[0]}"
+        )
     for name in present:
         if not (workdir / name).is_file():
             raise InputError(
-                f"--workdir={workdir}: the page asks for {workdir / name}, which is not there"
+                f"--workdir={workdir}: the page names {workdir / name}, which does not exist"
             )
 
     def fill(place: re.Match[str]) -> str:
@@ -67,7 +69,7 @@ def filled(page: str, workdir: Path, figures: Path) -> tuple[str, int]:
 def main() -> None:
     page = Path(FLAGS.page)
     if not page.is_file():
-        raise InputError(f"--page={page}: no such file; write one with places to fill")
+        raise InputError(f"--page={page}: no such file; give a page with places to fill")
     text = page.read_text(encoding="utf-8")
     if not PLACE.search(text):
         raise InputError(f"--page={page}: has no line like <!-- from ku/table2.md -->")
@@ -79,5 +81,5 @@ def main() -> None:
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    define_path("workdir", "runs/results", "Folder below which the results lie.")
-    define_path("page", "docs/results.md", "The page to fill.")
+    define_path("workdir", "runs/results", "Folder of the results.")
+    define_path("page", "docs/results.md", "Page to fill.")

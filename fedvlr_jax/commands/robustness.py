@@ -1,18 +1,20 @@
-"""Attacks against aggregation rules: what hostile clients reach, and what a rule costs.
+"""Measures attacks of hostile clients against aggregation rules, and the accuracy of each rule.
 
     fedvlr robustness --dataset=KU --seeds=0 --workdir=runs/robustness
 
-Trains every combination of --attacks, --rules, --shares (hostile clients per honest one) and
---targets (cold, popular) for all --seeds. Each is a run directory of its own below --workdir; a
-finished one is not trained again, so the command can be stopped and repeated. "honest" stands for
-as many more clients without an attack: the row to compare with.
+The command trains every combination of --attacks, --rules, --shares (hostile clients per honest
+client) and --targets (cold, popular) for all --seeds. The attack "honest" adds as many clients
+without an attack: compare the other rows with it. Each run has a run directory in --workdir. When
+the command is repeated, it skips finished runs.
 
-robustness.json, .csv and .md hold one line a combination: ER@10 (the share of honest users who
-get the target among their ten best items, who do not have it) with a 95 % interval by Wilson over
-users, seeds averaged, and the honest users' HR@50 and NDCG@50, all of the last round.
-robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule. Flags of fedvlr train set the
-rest; the defaults here are a plain server step (--server_optimizer=sgd), as the attacks were
-published, and no early stop. With every attack and rule on KU it takes half an hour on two cores.
+robustness.json, .csv and .md have one line per combination, after the last round. ER@10 is the
+share of honest users with a target item among their ten best items, of those who do not already
+have it; its 95 % interval is Wilson's over users, averaged over seeds. HR@50 and NDCG@50 are those
+of the honest users. robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule.
+
+Flags of fedvlr train set the rest. The defaults here have a plain server step
+(--server_optimizer=sgd), as in the papers of the attacks, and no early stop. On two cores all
+attacks and rules on KU take half an hour.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from fedvlr_jax.report.heat import heat_table
 
 FLAGS = flags.FLAGS
 
-# int32 is the weighted mean again, and sums in fixed point need honest numbers.
+# int32 is the weighted mean too, and its fixed-point range holds only for honest uploads.
 RULES = tuple(name for name in AGGREGATION_NAMES if name not in ("int32", "fixed_mean"))
 ATTACKS = tuple(name for name in ATTACK_NAMES if name != "none")
 TARGETS = ("cold", "popular")
@@ -64,7 +66,7 @@ HEADINGS = (
 
 
 def parse_names(flag: str, text: str, known: Sequence[str]) -> list[str]:
-    """The comma-separated names; InputError for one that is not known or given twice."""
+    """The comma-separated names; InputError for an unknown or repeated name."""
     names = text.split(",")
     for name in names:
         check_choice(flag, name, tuple(known))
@@ -85,10 +87,10 @@ def parse_shares(text: str) -> list[float]:
 
 
 def make_cells(base: Config) -> list[list[Member]]:
-    """One list of members a combination, a member a seed.
+    """One list of members per combination, one member per seed.
 
     Raises:
-      InputError: a rule cannot bear a share.
+      InputError: a rule does not withstand a share.
     """
     names = ("attack", "aggregation", "hostile_share", "target_items")
     grid = itertools.product(
@@ -105,7 +107,7 @@ def make_cells(base: Config) -> list[list[Member]]:
 
 
 def wilson(share: float, count: float) -> list[float]:
-    """The 95 % interval of a share that was counted over `count` users (Wilson 1927)."""
+    """The 95 % interval of a share of `count` users (Wilson 1927)."""
     z = 1.959964
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     spread = math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
@@ -114,7 +116,7 @@ def wilson(share: float, count: float) -> list[float]:
 
 
 def line_of(members: Sequence[Member]) -> dict[str, Any] | None:
-    """One combination; None if no seed has finished (the rule let the numbers diverge)."""
+    """The line of one combination; None if no seed has finished (all diverged)."""
     finished = [m for m in members if (m.directory / "summary.json").exists()]
     if not finished:
         return None
@@ -141,7 +143,7 @@ def row_of(line: dict[str, Any]) -> list[str]:
 
 
 def write_plots(lines: Sequence[dict[str, Any]], folder: Path) -> None:
-    """One table in colours for each share and kind of target."""
+    """Writes one heat table for each share and kind of target."""
     kinds = sorted({(line["hostile_share"], line["target_items"]) for line in lines})
     for share, targets in kinds:
         here = [x for x in lines if (x["hostile_share"], x["target_items"]) == (share, targets)]
@@ -185,5 +187,5 @@ def define_flags() -> None:
     FLAGS.set_default("seeds", "0")
     flags.DEFINE_string("attacks", ",".join(ATTACKS), "Attacks, comma-separated.")
     flags.DEFINE_string("rules", ",".join(RULES), "Values of --aggregation, comma-separated.")
-    flags.DEFINE_string("shares", "0.05", "Hostile clients per honest one, comma-separated.")
-    flags.DEFINE_string("targets", "cold", "Kinds of targets: cold, popular.")
+    flags.DEFINE_string("shares", "0.05", "Hostile clients per honest client, comma-separated.")
+    flags.DEFINE_string("targets", "cold", "Kinds of targets, comma-separated: cold, popular.")

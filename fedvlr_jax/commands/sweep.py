@@ -1,20 +1,20 @@
-"""Trains the same federation over seeds and over values of any flags, and compares.
+"""Trains a federation over seeds and flag values, and compares them.
 
     fedvlr sweep --dataset=KU --protocol=paper --seeds=0,1,2,3,4 \\
         --over=fusion=none,mlp,bilevel --workdir=runs/fusions
 
-Members whose shapes agree (other seeds, step sizes, decays) are trained in one compiled
-program; the rest one after the other. Values are separated by commas, or by semicolons
-where a value holds commas: --over="views=id;id,text,image". Several --over make a grid; flags
-that go together are joined by colons: --over=fusion:views=none:id,bilevel:table. All members have
-the same data set; fedvlr table2 takes several.
+Commas separate values. Semicolons separate values that contain commas:
+--over="views=id;id,text,image". Several --over give a grid. Colons join flags that vary together:
+--over=fusion:views=none:id,bilevel:table. All members use the same data set; fedvlr table2 takes
+several. Members that differ only in seed, step size or decay train in one compiled program.
 
-Each member leaves a run directory of its own below --workdir, and is not trained again when
-the command is repeated; a second process that is given the same --workdir meanwhile is refused.
-sweep.json, sweep.csv and sweep.md hold one line a choice: mean and standard deviation over
-seeds, a 95% interval by bootstrap over users, and paired Wilcoxon and t-tests over users (seeds
-averaged) against the first choice; with --baselines, those stand below. The choice to keep is
-the one with the best mean validation NDCG@50; test numbers are for reading.
+Each member has a run directory in --workdir. When the command is repeated, it skips finished
+members. A second process with the same --workdir is refused.
+
+sweep.json, sweep.csv and sweep.md have one line per choice: mean and standard deviation over seeds,
+a 95% bootstrap interval over users, and paired Wilcoxon and t-tests over users (averaged over
+seeds) against the first choice. With --baselines they list the baselines too. Select a choice by
+its validation value; the test numbers are only for reporting.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _compare(base: Config, members: Sequence[Member], dataset: Dataset) -> None:
     baselines = read_baselines(dataset, evaluation) if evaluation.baselines else ()
     lines = compare(groups, dataset, baselines)
     if not lines:
-        raise InputError("no member finished; lower the step sizes")
+        raise InputError("no member finished; lower the learning rates")
     title = f"{dataset.name}, protocol {base.evaluation.protocol}, seeds {FLAGS.seeds}"
     write_comparison(lines, Path(base.workdir) / "sweep", title, groups)
 
@@ -67,4 +67,6 @@ def _compare(base: Config, members: Sequence[Member], dataset: Dataset) -> None:
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_member_flags()
-    flags.DEFINE_multi_string("over", [], "A flag and the values it takes; may be repeated.")
+    flags.DEFINE_multi_string(
+        "over", [], "A flag and its values, e.g. fusion=none,mlp. Can be repeated."
+    )

@@ -1,23 +1,30 @@
-"""The paper's Table 2 on your data: every method on every data set, tuned alike, tested.
+"""Reproduces the paper's Table 2 on your data: all methods, tuned alike, with paired tests.
 
     fedvlr table2 --dataset=KU,ML --protocol=paper --workdir=runs/table2
 
-A method is BACKBONE+FUSION, BACKBONE+FUSION+local (no server step: clients on their own), or
-a centralized model (vbpr, bm3, mgcn, pgl); --methods takes a part of them. Each is tuned over
-nine settings with the first seed, on validation alone (--select), and the best is trained with
-all seeds: federated methods over the server's step and its decay (local ones over the
-client's), centralized ones over the learning rate and one weight of the loss. Flags of
-fedvlr train set the rest. The baselines, nine settings each, stand beside them.
+A method is BACKBONE+FUSION, BACKBONE+FUSION+local (no server step), or a centralized model (vbpr,
+bm3, mgcn, pgl). --methods selects methods. The command tunes each method: it tries nine settings
+with the first seed, selects one on validation (--select), and trains it with all seeds. Flags of
+fedvlr train set the rest. The baselines, with nine settings each, are in the same table.
 
-Every method is tested against its backbone without fusion and against the best baseline
-(trivial or centralized, by validation) with Wilcoxon and t-tests over users, seeds averaged; gains
-are given in points and in percent. On a data set with cold targets, warm ones are judged.
+| methods | tuned |
+|---|---|
+| federated | server_lr_items, server_decay |
+| local | client_lr, client_decay |
+| centralized | learning rate, one weight of the loss |
 
---workdir then holds table2.json, .csv and .md, tuning.json (everything that was tried), a
-plot table2-DATASET.svg each, and a run directory a run; nothing that is finished is trained
-again. On two cores, all of KU takes about 20 minutes: half a minute for a method whose score is
-linear (FedAvg, FCF, PFedRec) or centralized, one for FedRAP and two for FedNCF. On ML a method of
-FedAvg or FCF takes 4 minutes, of PFedRec or FedRAP 15, of FedNCF 45.
+The table compares every method with its backbone without fusion and with the best baseline (or
+centralized model) by validation: gain in points and percent, Wilcoxon and t-tests over users,
+averaged over seeds. If a data set has cold targets, the tests use the warm targets.
+
+The command writes table2.json, .csv and .md, tuning.json (all tried settings), table2-DATASET.svg
+and one run directory per run into --workdir. When it is repeated, it skips finished runs. Minutes
+per method on two cores (all of KU: about 20):
+
+| | FedAvg, FCF | PFedRec | FedRAP | FedNCF | centralized |
+|---|---|---|---|---|---|
+| KU | 0.5 | 0.5 | 1 | 2 | 0.5 |
+| ML | 4 | 15 | 15 | 45 | |
 """
 
 from __future__ import annotations
@@ -68,8 +75,8 @@ from fedvlr_jax.report.plots import interval_bars
 FLAGS = flags.FLAGS
 
 Grid = Mapping[str, tuple[float, ...]]
-# As many settings as a centralized model has. The server's part moves every federated method;
-# without a server step, only the client's can.
+# Nine settings, as for a centralized model. The server's options affect every federated method;
+# without a server step only the client's options do.
 GRID: Grid = {"server_lr_items": (0.02, 0.05, 0.1), "server_decay": (2.0, 5.0, 10.0)}
 LOCAL_GRID: Grid = {"client_lr": (1.0, 3.0, 10.0), "client_decay": (0.005, 0.02, 0.08)}
 METHODS = (
@@ -81,19 +88,19 @@ METHODS = (
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What --methods names: flags of a federation, or a centralized model (no flags)."""
+    """One of --methods: the flags of a federation, or a centralized model (no flags)."""
 
     name: str
     flags: Choice
 
     @property
     def vanilla(self) -> str:
-        """The name of the same backbone without fusion; itself where that is what it is."""
+        """The name of the same backbone without fusion; of a centralized model its own name."""
         return f"{dict(self.flags)['backbone']}+none" if self.flags else self.name
 
 
 def parse_method(name: str) -> Method:
-    """Raises InputError for what is no method."""
+    """The method of this name. Raises InputError if there is none."""
     if name in CENTRALIZED:
         return Method(name, ())
     backbone, _, rest = name.partition("+")
@@ -113,7 +120,7 @@ def settings_of(grid: Grid) -> list[Choice]:
 def run_method(
     method: Method, base: Config, dataset: Dataset, seeds: list[int]
 ) -> tuple[Compared | None, list[dict[str, Any]]]:
-    """Tunes and trains one method on one data set; what it reached, and what was tried."""
+    """Tunes and trains one method on one data set; (its results or None, the tried settings)."""
     workdir = str(Path(base.workdir) / dataset.name / method.name)
     base = Config.from_flat(**{**base.flat, **dict(method.flags), "workdir": workdir})
     if method.flags:
@@ -131,7 +138,7 @@ def run_method(
 
 
 def table_of(dataset: Dataset, base: Config, methods: list[Method], seeds: list[int]):
-    """(lines of one data set, {method: what was tried})."""
+    """(lines of one data set, {method: its tried settings})."""
     console = Console()
     baselines = read_baselines(dataset, base.evaluation)
     found: dict[str, Compared] = {}
@@ -186,7 +193,7 @@ def cells(line: Mapping[str, Any]) -> list[str]:
 def main() -> None:
     methods = [parse_method(name.strip()) for name in FLAGS.methods.split(",")]
     seeds = parse_seeds(FLAGS.seeds)
-    # Baselines are evaluated once a data set, not once a run.
+    # The baselines are evaluated once per data set, not once per run.
     base = config_from_flags(baselines=False)
     folder = required_workdir(base, "runs/table2")
     lines: list[dict[str, Any]] = []
@@ -204,8 +211,8 @@ def main() -> None:
             write_text(folder / "tuning.json", json.dumps(tuning, indent=2))
             caption = (
                 f"Protocol {base.evaluation.protocol}, test part, percent, mean ± sd over seeds "
-                f"{FLAGS.seeds}; interval, gains in points (percent) and p are of "
-                f"NDCG@50, on warm targets where a data set has cold ones, else on all. {ON_GAINS}"
+                f"{FLAGS.seeds}. Interval, gains in points (percent) and p: NDCG@50 of the warm "
+                f"targets if a data set has cold ones, else of all. {ON_GAINS}"
             )
             rows = [cells(line) for line in lines]
             write_table(HEADINGS, rows, lines, folder / "table2", "Table 2", caption)
@@ -215,5 +222,7 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     define_member_flags(overruled=("backbone", "fusion", "baselines"))
     flags.DEFINE_string(
-        "methods", ",".join(METHODS), "Methods, comma-separated; --dataset may name several too."
+        "methods",
+        ",".join(METHODS),
+        "Methods, comma-separated. --dataset takes several names too.",
     )

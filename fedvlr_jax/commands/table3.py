@@ -1,18 +1,23 @@
-"""The paper's Table 3 on your data: what a client holds, and what it sends and receives.
+"""Reproduces the paper's Table 3 on your data: parameters on a client, bytes of a round.
 
     fedvlr table3 --dataset=KU --workdir=runs/table3
 
-For every backbone and fusion: the parameters that a client holds in a round (the broadcast
-views and shared head, its private rows) and, beyond the paper, the bytes of a round: down,
-the broadcast; up, the gradient of the view rows that the client touches and of the shared
-head, in float32 and averaged over the clients. Up is counted three ways: dense, every row; sparse,
-touched rows with their numbers; bitmask, touched rows and a bit for every row. The .json and .csv
-also hold the touched values alone. With --negatives=expected a client touches
-every row; with sampled, its history and its draws (counted as if none came twice, at most
-all rows). Nothing is trained; it takes a few seconds.
+The table has one line per backbone and fusion. "held" counts the parameters on a client in a round:
+broadcast views, shared head and private rows. "down" is the broadcast. "up" is the gradient of the
+touched view rows and of the shared head, in float32, averaged over clients, in three formats:
 
-*choice*: views are fused on the server, so a client holds the fused views alone. The paper
-counts all three modality tables on the client, for its + MLP as well.
+| format | content |
+|---|---|
+| dense | every row |
+| sparse | touched rows with their numbers |
+| bitmask | touched rows and one bit for every row |
+
+The .json and .csv also have the touched values alone. With --negatives=expected a client touches
+every row. With sampled it touches its history and its draws, counted as if all draws differ, at
+most all rows. The command trains nothing and takes a few seconds.
+
+*choice*: the server fuses the views, so a client holds only the fused views. The paper counts all
+three modality tables on the client, also for its + MLP.
 """
 
 from __future__ import annotations
@@ -49,7 +54,7 @@ def num_parameters(tree: PyTree) -> int:
 
 
 def client_costs(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Parameters held by one client, and bytes of one round, mean over clients."""
+    """Parameters on one client, and bytes of one round, mean over clients."""
     simulation = make_simulation(config, dataset)
     model = simulation.model
     key = key_of(0)
@@ -82,7 +87,7 @@ def main() -> None:
         "backbone",
         "fusion",
         "held, thousands",
-        "of it private",
+        "private, thousands",
         "kB down",
     )
     headings += tuple(f"kB up, {scheme}" for scheme in SCHEMES)
@@ -104,4 +109,4 @@ def main() -> None:
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_config_flags("data", "model", "federation", "privacy", without=("backbone", "fusion"))
-    define_path("workdir", "", "Folder for the table.")
+    define_path("workdir", "", "Folder of the table.")

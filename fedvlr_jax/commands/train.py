@@ -1,14 +1,16 @@
-"""Trains one federation and says how good it is.
+"""Trains one federation, evaluates it and writes a report.
 
     fedvlr train --dataset=KU --protocol=paper --workdir=runs/ku
 
-Writes config.json, metrics.jsonl (a line an evaluation), checkpoints, summary.json,
-users.npz and report.html into --workdir, and goes on where an interrupted run stopped.
-The signals of terminals and batch systems (SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2,
-SIGXCPU) save and leave within a second, or a round where that is longer; a second one of the first
-three leaves at once. Exit status: 0 done, 2 bad input or a directory that cannot be written,
-3 a number was not finite, 4 out of memory, 74 done but output was lost, 75 stopped by a signal and
-saved, 128 + n left at once by signal n.
+The command writes config.json, metrics.jsonl (one line per evaluation), checkpoints, summary.json,
+users.npz and report.html into --workdir. The same command resumes an interrupted run.
+
+On SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU the command saves the run and
+exits, within a second or one round. A second SIGINT, SIGTERM or SIGQUIT ends it at once.
+
+Exit status: 0 done, 2 bad input or unwritable directory, 3 a number was not finite, 4 out of
+memory, 74 done but output was lost, 75 stopped by a signal and saved, 128 + n ended at once by
+signal n.
 """
 
 from __future__ import annotations
@@ -66,11 +68,11 @@ def resume(
     checkpoints: Checkpoints,
     note: Callable[[str], None],
 ) -> RunState | None:
-    """The run as the newest whole checkpoint has it, taken up; None to begin it.
+    """Loads the run from the newest whole checkpoint. None: there is none, so the run begins.
 
     Raises:
-      InputError: it is of other flags or data, or further than the flags ask for; or no
-        checkpoint is whole, and the run has finished or --resume=must.
+      InputError: the checkpoint has other flags or data, or more rounds than the flags allow; or
+        no checkpoint is whole, and the run has finished or --resume=must.
     """
     config = simulation.config
     newest = checkpoints.newest(note)
@@ -80,10 +82,10 @@ def resume(
         if directory.has_results():
             raise InputError(
                 f"--workdir={config.workdir}: its run has finished and has no whole checkpoint, so "
-                "nothing can be added; give another directory, or --overwrite to train it again"
+                "it cannot continue; give another directory, or --overwrite to train again"
             )
         found = "is whole" if checkpoints.rounds() else "was saved"
-        note(f"no checkpoint {found}: starting anew")
+        note(f"no checkpoint {found}: the run starts from the beginning")
         return None
     meta = checkpoints.read_meta(newest)
     now = config.flat, simulation.dataset.fingerprint
@@ -95,7 +97,9 @@ def main() -> None:
     config = config_from_flags()
     join_processes()
     if jax.process_count() > 1 and config.run.store != "device":
-        raise InputError(f"--store={config.run.store}: several processes keep rows on the device")
+        raise InputError(
+            f"--store={config.run.store}: several processes need --store=device; give that"
+        )
     dataset = load(config)
     config = with_held_noise(config)
     simulation = make_simulation(config, dataset)
@@ -122,7 +126,7 @@ def main() -> None:
 
 
 def make_tracker(simulation: Simulation) -> Tracker | None:
-    """What --tensorboard asks for; of several processes the first one tracks."""
+    """The tracker of --tensorboard, in the first process; else None."""
     if not FLAGS.tensorboard or not is_first():
         return None
     return TensorBoard(FLAGS.tensorboard, simulation.model.fusion.names)
@@ -134,17 +138,18 @@ def run_experiment(
     leave: Callable[[], bool] = lambda: False,
     tracker: Tracker | None = None,
 ) -> tuple[dict[str, Any], RunDirectory]:
-    """Trains, or goes on, and writes everything into the run directory.
+    """Begins or resumes the run, and writes all results into the run directory.
 
     Args:
-      leave: asked before every piece of a block of rounds; once it says so, the run is saved.
-      tracker: is told of every evaluation of the rounds that are trained.
+      leave: called before every part of a block of rounds. When it returns True, the run is saved
+        and training stops.
+      tracker: gets every evaluation of the trained rounds.
 
     Raises:
-      InputError: the directory cannot be used, or holds something else; nothing was changed.
+      InputError: the directory cannot be used, or holds another run; nothing was changed.
       NonFiniteError: training met a number that is not finite. The message names the newest
-        checkpoint, which is of before.
-      Interrupted: `leave` said so; the run is saved.
+        checkpoint, which was saved before it.
+      Interrupted: `leave` returned True; the run is saved.
     """
     config, path = simulation.config, Path(simulation.config.workdir)
     if config.run.resume == "must" and not (path / "config.json").exists():
@@ -157,7 +162,7 @@ def run_experiment(
         run = None
         if held and not stopped:
             run = resume(simulation, directory, checkpoints, progress.note)
-        # Nothing is written before every process has read what it needs.
+        # No process writes before every process has read the directory.
         wait_for_all("opened")
         if results is not None and stopped:
             summary = keep_results(simulation, directory, results, stopped, progress)
@@ -169,10 +174,11 @@ def run_experiment(
 
 
 def open_run(simulation: Simulation) -> tuple[RunDirectory, Checkpoints, bool]:
-    """The run directory, its checkpoints, and whether they hold a run to take up.
+    """The run directory, its checkpoints, and whether they hold a run to resume.
 
     Raises:
-      InputError: they hold a run of other flags or data, or checkpoints of an unknown one.
+      InputError: the directory holds a run with other flags or data, or checkpoints without a
+        config.json.
     """
     config = simulation.config
     path = Path(config.workdir)
@@ -181,8 +187,8 @@ def open_run(simulation: Simulation) -> tuple[RunDirectory, Checkpoints, bool]:
     known = (path / "config.json").exists()
     if checkpoints.rounds() and not (known or config.run.overwrite):
         raise InputError(
-            f"--workdir={path}: holds checkpoints, but no config.json that says of which run; give "
-            "another directory, or --overwrite to remove them"
+            f"--workdir={path}: holds checkpoints but no config.json, so their run is unknown; "
+            "give another directory, or --overwrite to remove them"
         )
     held = known and not config.run.overwrite
     if not held or config.run.resume == "never":
@@ -199,32 +205,32 @@ def open_run(simulation: Simulation) -> tuple[RunDirectory, Checkpoints, bool]:
 
 
 def stopped_at(config: Config, results: Results) -> str:
-    """Why the finished run is over by the flags given now; "" if they ask for more rounds.
+    """Why the finished run needs no more rounds under the given flags; "" if it needs more.
 
     Raises:
-      InputError: it has been trained further than they ask for.
+      InputError: the run has more rounds than the flags allow.
     """
     metrics, rounds_run = results.metrics, results.summary.get("rounds_run")
     if not metrics or metrics[-1]["round"] != rounds_run:
-        return ""  # They are not of one run, so its checkpoint has to tell.
+        return ""  # The files are not of the same run: only a checkpoint can tell.
     return position(config, metrics, rounds_run)
 
 
 def introduce(simulation: Simulation, progress: Progress) -> None:
-    """Says what will be trained, on what data, and how."""
+    """Prints the data set, the views, the plan and the initialization."""
     config, dataset = simulation.config, simulation.dataset
     progress.note(
         f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
         f"{len(dataset.train)} train interactions"
     )
     begun = simulation.setup.initialization
-    # The features that a start has in its table are used without a view of their own.
+    # --init=ease puts the features into the ID table, so they need no view of their own.
     in_views = () if begun is not None and begun.content else dataset.features
     for line in describe_views(simulation.model.fusion, in_views):
         progress.note(line)
     progress.note(describe_plan(simulation))
     if not len(dataset.valid):
-        progress.note("no validation part: all --rounds are run, and the last state is tested")
+        progress.note("no validation part: trains all --rounds and tests the last state")
     if begun is not None:
         for line in describe_initialization(config, simulation.model, dataset, begun):
             progress.note(line)
@@ -237,7 +243,7 @@ def keep_results(
     stopped: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The summary of a finished run that needs no more rounds, completed by the flags."""
+    """Returns the summary of a finished run, and adds the results that the flags ask for."""
     config, dataset = simulation.config, simulation.dataset
     progress.note(f"already finished after round {results.summary['rounds_run']}")
     if not is_first():
@@ -264,16 +270,16 @@ def train_and_summarise(
     """Begins a run (None) or continues it, tests its best state, and writes the results.
 
     Raises:
-      Interrupted: `leave` said so; the run is saved.
+      Interrupted: `leave` returned True; the run is saved.
     """
     config = simulation.config
     measured = {}
     if run is not None and run.stopped:
-        progress.note(f"already trained to round {run.round}: its results are made again")
+        progress.note(f"already trained to round {run.round}: writes its results again")
         measured = _measured(directory, run.round)
     elif run is not None:
-        progress.note(f"going on after round {run.round}")
-    # Before anything is written: a damaged ledger is refused.
+        progress.note(f"resumes after round {run.round}")
+    # Reads the ledger first: a damaged ledger is refused before anything is written.
     accounts = Accounts(simulation, directory, checkpoints)
     run = new_run(simulation) if run is None else run
     if tracker is not None:
@@ -289,7 +295,8 @@ def train_and_summarise(
     accounts.publish(lambda line: None)
     if not run.stopped:
         raise Interrupted(
-            f"left after round {run.round} of {config.federation.rounds}; the same command goes on"
+            f"stopped after round {run.round} of {config.federation.rounds}; the same command "
+            "resumes the run"
         )
     summary, users = summarise_run(simulation, run, timing)
     summary |= measured
@@ -303,7 +310,7 @@ def train_and_summarise(
 
 
 def _measured(directory: RunDirectory, rounds_run: int) -> dict[str, Any]:
-    """Time and memory of the training, if there still is a summary of these rounds."""
+    """Time and memory of the training, if the directory has a summary of these rounds."""
     try:
         summary = directory.read_summary()
     except InputError:
@@ -323,9 +330,9 @@ def train_and_save(
     accounts: Accounts,
     tracker: Tracker | None,
 ) -> tuple[RunState, Timing]:
-    """Trains to the end, or until `leave`; what is returned is saved."""
+    """Trains to the end, or until `leave`. The returned run is saved."""
     saver = Saver(simulation, checkpoints, run)
-    # Of several processes all would have to compute the routers' weights.
+    # With several processes every process would have to compute the router weights.
     routed = simulation.model.fusion.set_logits is not None and jax.process_count() == 1
     for entry in run.evaluations:
         progress.remember(entry["round"], entry["valid"])
@@ -345,7 +352,7 @@ def train_and_save(
     except NonFiniteError as error:
         checkpoints.wait()
         kept = checkpoints.newest()
-        held = "no checkpoint yet" if kept is None else f"the newest checkpoint is of round {kept}"
+        held = "no checkpoint yet" if kept is None else f"the newest checkpoint has round {kept}"
         raise NonFiniteError(f"{error}; {held}", error.state) from error
     if run.stopped == "patience":
         patience, label = simulation.config.evaluation.patience, simulation.selection.label
@@ -358,4 +365,4 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     define_config_flags()
     define_process_flags()
-    define_path("tensorboard", "", "Folder for TensorBoard's event files; needs tensorboardX.")
+    define_path("tensorboard", "", "Folder of the TensorBoard event files. Needs tensorboardX.")

@@ -1,11 +1,12 @@
-"""Loads a data set and reports what it holds, before anything is trained on it.
+"""Loads a data set and reports its contents before training.
 
     fedvlr validate --dataset=KU --json=ku.json
 
-What cannot be used ends in one line that names the file, the row and the column, and in
-exit status 2. What can be is counted: users and items, targets that no one has in train,
-the order of the split in time, the features' norms and odd rows, and whether content-kNN
-beats the same features with their rows shuffled, that is, whether row i is item i.
+If the data set is unusable, the command prints one line with the file, the row and the column, and
+exits with status 2. Otherwise it reports: users and items; cold targets (items without a train
+interaction); users whose split is out of order in time; norms, zero rows and repeated rows of the
+features; and whether content-kNN ranks better than with shuffled feature rows. If it does not,
+feature row i may not belong to item i.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ FLAGS = flags.FLAGS
 
 
 def rows_of(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """(what, how much), in the order in which they are printed."""
+    """(label, value) of each printed line, in order."""
     history, without, cold = facts["history"], facts["users_without"], facts["cold_targets"]
     late = facts["out_of_order"]
     return [
         ("users", f"{facts['users']:,}"),
         (
             "items",
-            f"{facts['items']:,}, of which {facts['items_without_train']:,} not in train, "
+            f"{facts['items']:,}; {facts['items_without_train']:,} of them not in train, "
             f"{facts['items_absent']:,} in no part",
         ),
         ("split", facts["split"]),
@@ -68,7 +69,7 @@ def feature_table(facts: dict[str, Any]) -> Table:
             f"{feature['chance_percentile']:.1f}%",
             f"{feature['deviations']:+.1f}",
         )
-    table.caption = "kNN: items that content-kNN ranks behind a held-out one; all are finite"
+    table.caption = "kNN: share of items that content-kNN ranks behind a held-out item"
     return table
 
 
@@ -87,8 +88,8 @@ def show(examination: Examination, console: Console) -> None:
     for note in facts["notes"]:
         console.print(Text(f"loader: {note}"), soft_wrap=True)
     for warning in examination.warnings:
-        console.print(Text(f"look at: {warning}"), soft_wrap=True)
-    pause = "; read the lines above first" if examination.warnings else ""
+        console.print(Text(f"warning: {warning}"), soft_wrap=True)
+    pause = "; read the warnings above first" if examination.warnings else ""
     console.print(Text(f"verdict: {verdict(facts)}{pause}"))
 
 
@@ -110,4 +111,4 @@ def main() -> None:
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_config_flags("data")
-    define_path("json", "", "Also write the report to this file.")
+    define_path("json", "", "JSON file for the report.")

@@ -1,9 +1,9 @@
-"""Everything that can be chosen, as frozen dataclasses validated when built.
+"""All options of a run, as frozen dataclasses that validate themselves when built.
 
-Each field carries its help text; the command-line flags are made from these fields, so
-that a choice has one name, one default and one explanation.
+Each field carries its help text. The command-line flags are made from these fields, so an option
+has one name, one default and one explanation.
 
-A group of fields a file; `Config` holds the groups and checks what they say together.
+Each file holds one group of fields. `Config` holds the groups and checks their combinations.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run: the groups above. Raises InputError for what cannot be combined."""
+    """All options of one run. Raises InputError for options that cannot be combined."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -75,8 +75,7 @@ class Config:
         self._check_hostile()
         if self.fleet.has_clock and self.federation.sampling == "poisson":
             raise InputError(
-                "--sampling=poisson: a simulated clock decides who takes part; give "
-                "--sampling=fixed"
+                "--sampling=poisson: the simulated clock chooses the clients; give --sampling=fixed"
             )
         privacy, rule = self.privacy, self.federation.aggregation
         if privacy.privacy != "none":
@@ -84,19 +83,19 @@ class Config:
             return
         if privacy.noise_multiplier and privacy.noise == "central" and rule != "fixed_mean":
             raise InputError(
-                f"--noise=central: --aggregation={rule} has no fixed bound on what one client "
-                "changes; use --aggregation=fixed_mean"
+                f"--noise=central: --aggregation={rule} does not bound the influence of one "
+                "client; use --aggregation=fixed_mean"
             )
         if privacy.noise_multiplier and privacy.noise == "client" and rule not in SUMS:
             raise InputError(
-                f"--noise_multiplier={privacy.noise_multiplier}: the noise of the clients is drawn "
-                f"as the noise of their sum, which --aggregation={rule} does not take; use one of "
+                f"--noise_multiplier={privacy.noise_multiplier}: the simulator draws the clients' "
+                f"noise once, for their sum, and --aggregation={rule} does not sum; use one of "
                 f"{', '.join(SUMS)}"
             )
 
     def _check_hostile(self) -> None:
-        """Refuses hostile clients that the rule cannot withstand, and what forged or compressed
-        uploads do not go with."""
+        """Refuses more hostile clients than the rule withstands, and options that forged or
+        compressed uploads do not support."""
         rule, share = self.federation.aggregation, self.attack.hostile_share
         if self.fleet.upload_rank and rule not in SUMS:
             raise InputError(
@@ -111,9 +110,9 @@ class Config:
         most = {"bulyan": 0.25, "norm_bound": 1.0}.get(rule, 1.0 if rule in SUMS else 0.5)
         if self.attack.attack != "none" and share >= most:
             raise InputError(
-                f"--hostile_share={self.attack.hostile_share}: {share:.0%} of all clients, and "
-                f"--aggregation={rule} withstands less than {most:.0%}; give a share below "
-                f"{most / (1 - most):.2g}"
+                f"--hostile_share={self.attack.hostile_share}: {share:.0%} of all clients are "
+                f"hostile, but --aggregation={rule} withstands less than {most:.0%}; give a share "
+                f"below {most / (1 - most):.2g}"
             )
 
     def _check_private(self) -> None:
@@ -122,29 +121,29 @@ class Config:
         if self.attack.attack != "none":
             raise InputError(
                 f"--privacy={privacy.privacy}: --attack={self.attack.attack} forges uploads after "
-                "they were clipped, so that no bound holds; give one or the other"
+                "clipping, so no bound holds; give only one of the two"
             )
         if self.fleet.upload_rank:
             raise InputError(
-                f"--privacy={privacy.privacy}: --upload_rank={self.fleet.upload_rank} has no "
-                "entry in the ledger; give 0"
+                f"--privacy={privacy.privacy}: the ledger cannot account for "
+                f"--upload_rank={self.fleet.upload_rank}; give 0"
             )
         if self.fleet.has_clock:
             raise InputError(
-                f"--privacy={privacy.privacy}: who is available on a simulated clock is no "
-                "sampling that can be accounted; use --participation=always without --deadline_s "
-                "and --over_selection"
+                f"--privacy={privacy.privacy}: the ledger cannot account for the sampling of a "
+                "simulated clock; use --participation=always without --deadline_s and "
+                "--over_selection"
             )
         if federation.aggregation != "fixed_mean":
             raise InputError(
-                f"--privacy={privacy.privacy}: with --aggregation={federation.aggregation} what "
-                "one client changes depends on the others; use --aggregation=fixed_mean"
+                f"--privacy={privacy.privacy}: with --aggregation={federation.aggregation} the "
+                "influence of one client depends on the others; use --aggregation=fixed_mean"
             )
         if privacy.noise_cohort_size and not (
             privacy.privacy == "central" and federation.sampling == "poisson"
         ):
             raise InputError(
-                f"--noise_cohort_size={privacy.noise_cohort_size}: stands for a Poisson cohort "
+                f"--noise_cohort_size={privacy.noise_cohort_size}: describes a Poisson cohort "
                 "under central privacy; give --privacy=central --sampling=poisson, or 0"
             )
         if 0 < privacy.noise_cohort_size < federation.cohort:
@@ -160,7 +159,7 @@ class Config:
 
     @property
     def workdir(self) -> str:
-        """--workdir, or the folder named after the main choices."""
+        """--workdir, or if that is empty a folder named after the main options."""
         name = (
             f"{self.data.dataset}-{self.evaluation.protocol}-{self.model.backbone}-"
             f"{self.model.fusion}-seed{self.run.seed}"
@@ -169,9 +168,12 @@ class Config:
 
     @classmethod
     def from_flat(cls, **values: Any) -> Config:
-        """Builds a config out of flag names, e.g. Config.from_flat(dataset="KU", rounds=50).
+        """Builds a config from flag names, e.g. Config.from_flat(dataset="KU", rounds=50).
 
-        Earlier names of flags (`ALIASES`) are accepted.
+        Accepts earlier names of flags (`ALIASES`).
+
+        Raises:
+          InputError: an unknown name, an invalid value, or an invalid combination.
         """
         values, groups = with_current_names(values), {}
         for group in dataclasses.fields(cls):

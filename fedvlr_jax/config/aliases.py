@@ -1,4 +1,4 @@
-"""Earlier names of flags. They are still accepted, and runs saved under them still resume."""
+"""Earlier names of flags. The commands still accept them, and runs saved with them resume."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ ALIASES = {
 
 
 def with_current_names(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """`flags` with every earlier name replaced by the name of today.
+    """Returns `flags` with every earlier name replaced by the current name.
 
     Raises:
       InputError: a flag is given under both names.
     """
     for old, new in ALIASES.items():
         if old in flags and new in flags:
-            raise InputError(f"--{old}: an earlier name of --{new}, which is given too; give one")
+            raise InputError(
+                f"--{old}: an earlier name of --{new}, which is also given; give only one"
+            )
     return {ALIASES.get(name, name): value for name, value in flags.items()}

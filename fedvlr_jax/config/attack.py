@@ -21,25 +21,30 @@ class AttackConfig:
 
     attack: str = choice(
         "none",
-        "What the hostile clients do; none: there are none; honest: they do not attack.",
+        "Attack of the hostile clients. none: there are no hostile clients; honest: they are "
+        "added, but do not attack.",
         ATTACK_NAMES,
     )
     hostile_share: float = choice(
-        0.05, "Hostile clients, as a share of the honest ones; at least one client."
+        0.05,
+        "Number of hostile clients, as a share of the honest ones. There is at least one.",
     )
     target_items: str = choice(
         "cold",
-        "cold: targets are drawn from the tenth of the items with the fewest train interactions; "
-        "popular: from the tenth with the most.",
+        "Pool of the target items. cold: the tenth of the items with the fewest train "
+        "interactions; popular: the tenth with the most.",
         ("cold", "popular"),
     )
-    num_targets: int = choice(1, "Items that the hostile clients promote.")
+    num_targets: int = choice(1, "Number of items that the hostile clients promote.")
     attack_strength: float = choice(
         1.0,
-        "Length of a forged upload, in units of what the hostile clients train themselves; the "
-        "factor of sign_flip and ipm, a tenth of that of scaling, the deviations of ua_fedrec.",
+        "Norm of a forged upload, relative to the uploads that the hostile clients train. For "
+        "sign_flip and ipm it is the factor, for scaling a tenth of the factor, for ua_fedrec the "
+        "number of standard deviations.",
     )
-    attack_seed: int = choice(0, "Seed of targets, hostile histories and public interactions.")
+    attack_seed: int = choice(
+        0, "Seed of the targets, the hostile histories and the public interactions."
+    )
 
     def __post_init__(self):
         check_fields(self)

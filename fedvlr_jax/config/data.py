@@ -1,4 +1,4 @@
-"""Which data, and how it is split."""
+"""The data set and its split."""
 
 from __future__ import annotations
 
@@ -15,43 +15,50 @@ DATA_ROOT = os.environ.get("FEDVLR_DATA") or "data"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which data, and how it is split."""
+    """The data set and its split."""
 
     dataset: str = choice(
-        "synthetic", "Folder below --data_root to read, or 'synthetic' for the embedded data."
+        "synthetic",
+        "Name of the data set: a folder in --data_root. 'synthetic' is the embedded data.",
     )
     data_root: str = choice(
         DATA_ROOT,
-        "Folder that holds the data sets; the environment variable FEDVLR_DATA sets the default.",
+        "Folder of the data sets. The environment variable FEDVLR_DATA sets the default.",
         resumable=True,
         path=True,
     )
     split: str = choice(
         "auto",
-        "Split rule; 'auto' takes the split column where there is one, else leave-one-out.",
+        "Split rule. 'auto' uses the file's split column; without one, leave-one-out.",
         SPLIT_NAMES,
     )
-    duplicates: str = choice("merge", "What to do with repeated interactions.", DUPLICATE_NAMES)
+    duplicates: str = choice(
+        "merge",
+        "Treatment of repeated interactions of a user with an item. merge: the reader keeps the "
+        "earliest; error: it refuses the file.",
+        DUPLICATE_NAMES,
+    )
     recency: float = choice(
         0.0,
-        "How fast the older items of a client's history lose weight, in its loss, its pooled "
-        "history and its vector at --init=spectral: an item with a newer ones counts as "
-        "(1 + a)^-recency, scaled to a mean of 1; 0: all count alike.",
+        "Decay of the weight of older items in a client's history. 0: all items have weight 1. "
+        "Otherwise an item that has a newer items after it has weight (1 + a)^-recency, scaled to "
+        "a mean of 1. The loss, the pooled history and --init=spectral use these weights.",
     )
     permute_features: int = choice(
         0,
-        "Above 0: the rows of all features change places, by this seed. A control: what is gained "
-        "with such features is no gain by content.",
+        "Shuffles the feature rows with this seed (0: off). A control: a gain that remains with "
+        "shuffled features does not come from content.",
     )
     synthetic_kind: str = choice(
         "planted",
-        "planted: each user weighs id, text and image, by clusters; additive: the same weights "
-        "without clusters; equal: all users weigh alike; no-content: features say nothing.",
+        "Kind of synthetic data. planted: each user has weights for id, text and image, drawn by "
+        "clusters; additive: the same weights without clusters; equal: all users have the same "
+        "weights; no-content: the features carry no information.",
         SYNTHETIC_KINDS,
     )
-    synthetic_users: int = choice(1000, "Users of the synthetic data.")
-    synthetic_items: int = choice(2000, "Items of the synthetic data.")
-    synthetic_seed: int = choice(0, "Seed of the synthetic data (apart from the run's seed).")
+    synthetic_users: int = choice(1000, "Number of users of the synthetic data.")
+    synthetic_items: int = choice(2000, "Number of items of the synthetic data.")
+    synthetic_seed: int = choice(0, "Seed of the synthetic data, independent of --seed.")
 
     def __post_init__(self):
         check_fields(self)

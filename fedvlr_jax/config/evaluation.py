@@ -1,4 +1,4 @@
-"""How a state is judged."""
+"""Evaluation and selection."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from fedvlr_jax.selection import HEADLINE, Selection, parse_selection
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How a state is judged. The protocol sets mask and negative pool together."""
+    """Evaluation and selection. The protocol sets the mask and the pool of negatives together."""
 
     protocol: str = choice(
         "strict",
-        "strict: mask train and valid, negatives from the whole catalogue; "
-        "paper: mask train, negatives only from items seen in train.",
+        "Evaluation protocol. strict: ranking masks train and valid items, and negatives come "
+        "from the whole catalogue; paper: ranking masks train items, and negatives come from "
+        "items seen in train.",
         ("paper", "strict"),
     )
-    ks: str = choice(
-        "10,20,50", "Cut-offs K of the metrics, comma-separated; 50, the headline, is always added."
-    )
+    ks: str = choice("10,20,50", "Cut-offs K of the metrics, comma-separated. 50 is always added.")
     select: str = choice(
         "auto",
-        "What rounds and settings are chosen by on validation: a metric at a cut-off, of the slice "
-        "that the data set is judged on (warm targets where there are cold ones), or of a named "
-        "one, e.g. ndcg@20, warm_hr@10, all_ndcg@50; auto: ndcg@50.",
+        "Validation metric that selects rounds and settings. auto: ndcg@50. A metric at a "
+        "cut-off, e.g. ndcg@20, uses the warm targets if the data set has cold ones, else all. A "
+        "prefix names the targets, e.g. warm_hr@10 or all_ndcg@50.",
     )
-    eval_every: int = choice(5, "Rounds between two evaluations on the validation part.")
+    eval_every: int = choice(5, "Number of rounds between two evaluations on validation.")
     patience: int = choice(
         10,
-        "Stop after this many evaluations without a better value of --select; 0 never stops.",
+        "Training stops after this many evaluations without a better value of --select. 0: it "
+        "never stops early.",
         resumable=True,
     )
-    baselines: bool = choice(True, "Also evaluate the baselines.", resumable=True)
+    baselines: bool = choice(True, "Evaluates the baselines too.", resumable=True)
     tune_baselines: bool = choice(
         True,
-        "Choose the setting of each baseline among nine on validation, by --select; false: its "
-        "default, for speed.",
+        "Tunes each baseline: tries nine settings and selects one on validation by --select. "
+        "false: uses the default setting, which is faster.",
         resumable=True,
     )
 
@@ -56,21 +56,21 @@ class EvaluationConfig:
 
     @property
     def cutoffs(self) -> tuple[int, ...]:
-        """Those of --ks, the headline's and that of --select, ascending."""
+        """The cut-offs of --ks, the headline and --select, ascending."""
         asked = {int(k) for k in self.ks.split(",")}
         return tuple(sorted({*asked, HEADLINE, self.selection.cutoff}))
 
     @property
     def selection(self) -> Selection:
-        """--select; its slice may be "auto", see `evaluation.selection.for_dataset`."""
+        """--select, parsed. Its slice may be "auto": see `evaluation.selection.for_dataset`."""
         return parse_selection(self.select)
 
     @property
     def mask(self) -> str:
-        """What is masked when the test part is ranked: 'train' or 'train+valid'."""
+        """The parts that the ranking of the test part masks: 'train' or 'train+valid'."""
         return "train" if self.protocol == "paper" else "train+valid"
 
     @property
     def negative_pool(self) -> str:
-        """Where negatives come from: 'seen' or 'catalogue'."""
+        """The pool of the negatives: 'seen' (items seen in train) or 'catalogue'."""
         return "seen" if self.protocol == "paper" else "catalogue"

@@ -1,4 +1,4 @@
-"""Who takes part, what a client does in a round, and what the server does with it."""
+"""Sampling of clients, local training and aggregation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PRECISION_NAMES = ("float32", "tf32", "bf16")
 OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
 LOSS_NAMES = ("bce", "softmax")
 SAMPLING_NAMES = ("fixed", "poisson")
-# The rules that are sums of the uploads, by weights known before training.
+# Rules that sum the uploads with weights that are known before training.
 SUMS = ("float32", "int32", "fixed_mean")
 AGGREGATION_NAMES = (
     *SUMS,
@@ -24,94 +24,110 @@ AGGREGATION_NAMES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FederationConfig:
-    """Who takes part, what a client does in a round, and what the server does with it."""
+    """Sampling of clients, local training and aggregation."""
 
-    rounds: int = choice(300, "Most rounds to run.", resumable=True)
-    cohort: int = choice(0, "Clients asked per round, drawn anew each round; 0 asks everyone.")
+    rounds: int = choice(300, "Maximum number of rounds.", resumable=True)
+    cohort: int = choice(
+        0, "Number of clients that the server samples in each round. 0: all clients."
+    )
     sampling: str = choice(
         "fixed",
-        "fixed: exactly --cohort clients, drawn without replacement; poisson: each client by "
-        "itself, with probability --cohort / clients.",
+        "Sampling of a cohort. fixed: exactly --cohort clients, without replacement; poisson: "
+        "each client independently, with probability --cohort / clients.",
         SAMPLING_NAMES,
     )
     cohort_places: int = choice(
         0,
-        "sampling=poisson: the most clients of a round, a random subset of a larger sample; 0: so "
-        "many that fewer than 1 of 1e12 samples are larger.",
+        "sampling=poisson: maximum number of clients in a round. A larger sample is cut to a "
+        "random subset. 0: a number that fewer than 1 in 1e12 samples exceed.",
     )
-    client_dropout: float = choice(0.0, "Probability that an asked client does not answer.")
-    local_epochs: int = choice(5, "Local epochs A of a client in a round.")
+    client_dropout: float = choice(0.0, "Probability that a sampled client does not respond.")
+    local_epochs: int = choice(5, "Number of local epochs A of a client in a round.")
     min_local_epochs: int = choice(
-        0, "Where above 0: each client affords between this and --local_epochs, drawn per round."
+        0,
+        "0: every client trains --local_epochs. Above 0: each client trains a random number of "
+        "epochs from this to --local_epochs, drawn in each round.",
     )
     upload: str = choice(
         "gradient",
-        "gradient: views and shared head stay at the broadcast value, their gradient is "
-        "uploaded; delta: the client trains a copy and uploads the difference.",
+        "Content of an upload. gradient: the client keeps the views and the shared head fixed "
+        "and uploads their gradient; delta: the client trains a copy of them and uploads the "
+        "difference.",
         ("gradient", "delta"),
     )
     negatives: str = choice(
         "expected",
-        "sampled: drawn anew each local epoch; expected: the exact expectation of that loss.",
+        "Negatives of the loss. expected: the exact expectation of the loss over all draws of "
+        "negatives; sampled: the client draws negatives in each local epoch.",
         ("sampled", "expected"),
     )
-    num_negatives: int = choice(4, "Negatives per positive.")
+    num_negatives: int = choice(4, "Number of negatives per positive.")
     loss: str = choice(
         "bce",
-        "bce: binary cross-entropy of every row, as published; softmax: cross-entropy of each "
-        "positive among the client's positives and all items that can be a negative. Both are "
-        "over the same number of rows.",
+        "Local loss. bce: binary cross-entropy of every row, as published; softmax: "
+        "cross-entropy of each positive against the client's positives and all items of the "
+        "pool of negatives. Both divide by the same number of rows.",
         LOSS_NAMES,
     )
-    client_lr: float = choice(3.0, "Client SGD step for the private head.")
-    router_lr: float = choice(0.003, "Client SGD step for the router.")
-    item_lr: float = choice(1.0, "Client SGD step for private item rows (PFedRec, FedRAP).")
-    delta_lr: float = choice(
-        1.0, "upload=delta: client SGD step for its copy of the views and of the shared head."
+    client_lr: float = choice(3.0, "Learning rate of the clients' SGD for the private head.")
+    router_lr: float = choice(0.003, "Learning rate of the clients' SGD for the router.")
+    item_lr: float = choice(
+        1.0, "Learning rate of the clients' SGD for private item rows (PFedRec, FedRAP)."
     )
-    client_decay: float = choice(0.02, "L2 decay of the private head, per unit of client_lr.")
+    delta_lr: float = choice(
+        1.0,
+        "upload=delta: learning rate of the clients' SGD for their copies of the views and of "
+        "the shared head.",
+    )
+    client_decay: float = choice(
+        0.02, "L2 decay of the private head. The step shrinks it by client_lr times this."
+    )
     server_optimizer: str = choice(
         "adam",
-        "Server optimizer; none takes no step: local-only training, where each client moves "
-        "its private parts alone and what is shared stays as it was drawn.",
+        "Optimizer of the server. none: the server takes no step, so clients train only their "
+        "private parameters and the shared ones keep their initial values.",
         OPTIMIZER_NAMES,
     )
-    server_lr_items: float = choice(0.05, "Server step for the ID table.")
-    server_lr_fusion: float = choice(0.003, "Server step for the fusion operators.")
-    server_lr_head: float = choice(0.01, "Server step for the backbone's shared head.")
+    server_lr_items: float = choice(0.05, "Server learning rate of the ID table.")
+    server_lr_fusion: float = choice(0.003, "Server learning rate of the fusion operators.")
+    server_lr_head: float = choice(0.01, "Server learning rate of the backbone's shared head.")
     server_decay: float = choice(
-        10.0, "Decoupled decay of the ID table and the operators, per unit of their step."
+        10.0,
+        "Decoupled weight decay of the ID table and the operators, as a multiple of their "
+        "learning rate.",
     )
     aggregation: str = choice(
         "float32",
-        "How the server combines the uploads. float32: weighted mean; int32: weighted mean in "
-        "fixed point, the same to the bit on 1, 2, 4 and 8 devices; fixed_mean: the sum over the "
-        "number of expected clients; median, trimmed_mean: coordinate by coordinate; krum, "
+        "Rule by which the server combines the uploads. float32: weighted mean; int32: weighted "
+        "mean in fixed point, with the same bits on 1, 2, 4 and 8 devices; fixed_mean: the sum "
+        "divided by the expected number of clients; median, trimmed_mean: per coordinate; krum, "
         "multi_krum: the uploads with the nearest neighbours; geometric_median: RFA; norm_bound: "
-        "the mean of uploads shortened to the median norm; bulyan: Krum, then coordinates; "
-        "row_median: item by item over the clients that touched it.",
+        "the mean of the uploads clipped to their median norm; bulyan: Krum, then per coordinate "
+        "the mean near the median; row_median: per item, over the clients that touched it.",
         AGGREGATION_NAMES,
     )
     byzantine_share: float = choice(
         0.1,
-        "Share of the clients that may be hostile: what trimmed_mean removes at each end, and "
-        "f / n of krum, multi_krum, bulyan and row_median.",
+        "Share of the clients that a robust rule assumes hostile. trimmed_mean removes this share "
+        "at each end; krum, multi_krum, bulyan and row_median use it as f / n.",
     )
     plan: str = choice(
         "auto",
-        "How local epochs are executed: dense (linear algebra over the whole catalogue, linear "
-        "heads only), factored (fedrap) and catalogue (any other head), on every item, with "
-        "--negatives=expected and --upload=gradient; gathered (the rows a client touches), auto "
-        "(by cost).",
+        "Execution of the local epochs. auto: the cheapest plan that fits; dense: linear algebra "
+        "over the catalogue, for linear heads; factored: over the catalogue, for fedrap; "
+        "catalogue: over the catalogue, for any other head; gathered: only the rows that a client "
+        "touches. The three over the catalogue need --negatives=expected and --upload=gradient.",
         PLAN_NAMES,
     )
     matmul_precision: str = choice(
         "float32",
-        "Operands of the dense plan's products over the catalogue: float32, tf32 (GPUs) or bf16; "
-        "sums are in float32, and so is all else.",
+        "Precision of the operands in the dense plan's matrix products over the catalogue: "
+        "float32, tf32 (GPUs) or bf16. Sums and all other arithmetic use float32.",
         PRECISION_NAMES,
     )
-    chunk: int = choice(0, "Clients trained at once; 0 chooses by memory.", resumable=True)
+    chunk: int = choice(
+        0, "Number of clients trained at once. 0: chosen by the memory budget.", resumable=True
+    )
 
     def __post_init__(self):
         check_fields(self)
@@ -148,13 +164,13 @@ class FederationConfig:
             raise InputError("--sampling=poisson: needs --cohort above 0, the expected clients")
         if self.cohort_places and self.sampling != "poisson":
             raise InputError(
-                f"--cohort_places={self.cohort_places}: --sampling=fixed needs no more places than "
-                "--cohort; give --sampling=poisson or 0"
+                f"--cohort_places={self.cohort_places}: --sampling=fixed always has --cohort "
+                "clients; give --sampling=poisson, or 0"
             )
         if 0 < self.cohort_places < self.cohort:
             raise InputError(
-                f"--cohort_places={self.cohort_places}: fewer than the --cohort={self.cohort} "
-                "clients that a round expects; give more, or 0"
+                f"--cohort_places={self.cohort_places}: less than the expected number of clients, "
+                f"--cohort={self.cohort}; give more, or 0"
             )
         if self.min_local_epochs > self.local_epochs:
             raise InputError(

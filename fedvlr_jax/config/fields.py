@@ -1,4 +1,4 @@
-"""A choice with its default, help text and bounds."""
+"""An option with its default, help text and checks."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ def choice(
     resumable: bool = False,
     path: bool = False,
 ) -> Any:
-    """A choice.
+    """A dataclass field for one option.
 
     Args:
-      resumable: a saved run may go on with another value, for what was computed so far does not
-        depend on it.
-      path: it names a file or a folder; see `expanded`.
+      choices: the allowed values; None allows all values of the default's type.
+      resumable: a saved run may resume with another value. The rounds that it has already
+        computed do not depend on it.
+      path: the value names a file or a folder; see `expanded`.
     """
     metadata = {"help": help, "choices": choices, "resumable": resumable, "path": path}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def expanded(path: str) -> str:
-    """The path with a leading ~ or ~user replaced by that user's home folder.
+    """Returns the path with a leading ~ or ~user replaced by that user's home folder.
 
     Raises:
       InputError: no such folder is known.
@@ -39,7 +40,7 @@ def expanded(path: str) -> str:
     whole = os.path.expanduser(path)
     if whole.startswith("~"):
         home = whole.split("/")[0]
-        raise InputError(f"no home folder is known for {home}; give the whole path, or ./{whole}")
+        raise InputError(f"{home} has no known home folder; give the whole path, or ./{whole}")
     return whole
 
 
@@ -48,7 +49,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise InputError(f"--{name}={value}: not known; choose one of {', '.join(choices)}")
 
 
-# What counts as a value of a field whose default is of the type; numbers of NumPy do.
+# Type of the default -> accepted types of the value. NumPy numbers are accepted.
 _KINDS: dict[type, Any] = {
     bool: bool,
     int: numbers.Integral,
@@ -58,7 +59,7 @@ _KINDS: dict[type, Any] = {
 
 
 def check_fields(group: Any) -> None:
-    """Holds every field to its type and, where it names them, to its choices."""
+    """Checks the type of every field and, if it has choices, that the value is one of them."""
     for field in dataclasses.fields(group):
         value: Any = getattr(group, field.name)
         kind = type(field.default)
@@ -76,7 +77,7 @@ def check_fields(group: Any) -> None:
 def check_range(config: Any, name: str, low: float, high: float = math.inf) -> None:
     value = getattr(config, name)
     if isinstance(value, int):
-        high = min(high, 2**31 - 1)  # They are int32 on the device.
+        high = min(high, 2**31 - 1)  # Integers are int32 on the device.
     inside = low <= value <= high
     if not (math.isfinite(value) and inside):
         bound = f"at least {low:g}"

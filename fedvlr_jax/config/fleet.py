@@ -1,4 +1,4 @@
-"""Clients as devices, and the simulated clock."""
+"""The clients' devices and the simulated clock."""
 
 from __future__ import annotations
 
@@ -10,45 +10,48 @@ from fedvlr_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FleetConfig:
-    """Clients as devices, and the simulated clock; docs/fleet.md describes them."""
+    """The clients' devices and the simulated clock; docs/fleet.md describes them."""
 
     participation: str = choice(
         "always",
-        "When clients are available. always; uniform: each with --available_share, drawn per "
-        "round; diurnal: sessions by day and night as in a published trace; trace: those of "
-        "--trace. All but always run a simulated clock, and so do --deadline_s and "
-        "--over_selection.",
+        "Availability of the clients. always: at any time; uniform: each with probability "
+        "--available_share, drawn in each round; diurnal: in sessions by day and night, as in a "
+        "published trace; trace: in the sessions of --trace. Every value but always runs a "
+        "simulated clock; --deadline_s and --over_selection do too.",
         ("always", "uniform", "diurnal", "trace"),
     )
-    available_share: float = choice(0.5, "participation=uniform: the share that is available.")
+    available_share: float = choice(
+        0.5, "participation=uniform: share of the clients that are available."
+    )
     trace: str = choice(
-        "", "participation=trace: a CSV file of client,start,end in seconds.", path=True
+        "",
+        "participation=trace: CSV file of sessions with columns client,start,end, in seconds.",
+        path=True,
     )
     over_selection: float = choice(
         1.0,
-        "Clients asked, per upload of --cohort; the round ends when --cohort of them have "
-        "reported, and the others worked in vain.",
+        "The server samples this many times --cohort clients. The round ends after --cohort "
+        "uploads, and the server discards the other uploads.",
     )
     deadline_s: float = choice(
-        0.0, "Simulated seconds after which a round ends; later uploads do not count. 0: never."
+        0.0,
+        "Simulated seconds after which a round ends. The server discards later uploads. 0: no "
+        "deadline.",
     )
-    pause_s: float = choice(
-        0.0, "Simulated seconds between a round and the next; needs a simulated clock."
-    )
+    pause_s: float = choice(0.0, "Simulated seconds between two rounds. Needs a simulated clock.")
     speed_activity_correlation: float = choice(
-        0.0, "Correlation of a device's speed and its user's activity, in [-1, 1]."
+        0.0, "Correlation between a device's speed and its user's activity, in [-1, 1]."
     )
     upload_format: str = choice(
         "dense",
-        "How uploads are counted and timed: dense, every row; sparse, touched rows with their "
-        "numbers; bitmask, touched rows and a bit for every row.",
+        "Format that sets the size and time of an upload. dense: every row; sparse: touched rows "
+        "with their numbers; bitmask: touched rows and one bit for every row.",
         ("dense", "sparse", "bitmask"),
     )
-
     upload_rank: int = choice(
         0,
-        "Above 0: clients upload each item's gradient times a basis of so many columns, drawn for "
-        "the round and shared by all (CoLR); 0: the whole gradient.",
+        "0: clients upload the whole gradient. Above 0: clients multiply the gradient of each "
+        "item by a basis of this many columns, which all clients of a round share (CoLR).",
     )
 
     def __post_init__(self):
@@ -64,16 +67,17 @@ class FleetConfig:
             )
         if self.pause_s and not self.has_clock:
             raise InputError(
-                f"--pause_s={self.pause_s:g}: without a simulated clock there is no pause; give "
-                "--participation, --deadline_s or --over_selection too"
+                f"--pause_s={self.pause_s:g}: needs a simulated clock; give also --participation, "
+                "--deadline_s or --over_selection"
             )
         if (self.participation == "trace") != bool(self.trace):
             raise InputError(
-                f"--trace={self.trace}: goes with --participation=trace, and that needs it"
+                f"--trace={self.trace}: --participation=trace needs a file, and no other value "
+                "reads one; give both or neither"
             )
 
     @property
     def has_clock(self) -> bool:
-        """Whether a simulated clock decides who takes part."""
+        """Whether a simulated clock chooses the clients of a round."""
         plain = self.participation == "always" and self.over_selection == 1
         return not plain or self.deadline_s > 0

@@ -1,4 +1,4 @@
-"""Where training begins."""
+"""Initial values of the parameters."""
 
 from __future__ import annotations
 
@@ -14,57 +14,61 @@ INIT_ROUTER_NAMES = ("uniform", "history")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """Where training begins."""
+    """Initial values of the parameters."""
 
     init: str = choice(
         "random",
-        "random: everything is drawn; spectral: the ID table and the clients' vectors in closed "
-        "form, by federated subspace iteration (fcf, pfedrec and fedrap, where an item's ID row "
-        "is among its views); ease: the same of a low-rank EASE over histories and features.",
+        "Initial ID table and user vectors. random: drawn at random; spectral: in closed form, by "
+        "federated subspace iteration over the histories; ease: in closed form, from a low-rank "
+        "EASE over histories and features. The closed forms support fcf, pfedrec and fedrap, and "
+        "need the ID table among the views.",
         INIT_NAMES,
     )
     init_router: str = choice(
         "uniform",
-        "uniform: routers begin with equal weights; history: with what each client's own history "
-        "says of its views, in closed form or by federated exchanges where one is the ID "
-        "(fusion=bilevel, views among id, table and modalities).",
+        "Initial weights of the routers. uniform: equal weights; history: weights that each "
+        "client estimates from its own history, in closed form, or by federated exchanges if the "
+        "ID is among the views. history needs fusion=bilevel with the views id, table or "
+        "modalities.",
         INIT_ROUTER_NAMES,
     )
     init_topics: int = choice(
-        64, "init_router=history: hidden topics of items that stand for the ID."
+        64, "init_router=history: number of latent topics of items that model the ID."
     )
     init_sharpness: float = choice(
-        12.0, "init_router=history: how sharply an item speaks for those alike in a modality."
+        12.0,
+        "init_router=history: inverse temperature of the similarity of two items in a modality.",
     )
     init_exchanges: int = choice(
-        8, "init=spectral, ease: exchanges with all clients for one table."
+        8, "init=spectral, ease: number of exchanges with all clients to compute one table."
     )
     init_user_power: float = choice(
-        0.25, "init=spectral: a history counts as its length to the power of minus this."
+        0.25, "init=spectral: weight of a history = its length to the power of minus this."
     )
     init_item_power: float = choice(
-        0.25, "init=spectral: an item counts as its number of clients to the power of minus this."
+        0.25, "init=spectral: weight of an item = its number of clients to the power of minus this."
     )
     init_ridge: float = choice(
         10.0,
-        "init=ease: ridge weight, in units of the mean diagonal of the matrix that is inverted.",
+        "init=ease: ridge weight, relative to the mean diagonal of the inverted matrix.",
     )
     init_content: float = choice(
         -1.0,
-        "init=ease: weight of the features beside the histories, in units of an item's mean "
-        "number of clients; -1: chosen on validation.",
+        "init=ease: weight of the features, relative to the mean number of clients of an item. "
+        "-1: selected on validation.",
     )
     init_recency: float = choice(
         -1.0,
-        "init=ease: as --recency, which it takes the place of, but -1: chosen on validation.",
+        "init=ease: decay of the weight of older items, as --recency. -1: selected on validation. "
+        "Give it in place of --recency.",
     )
     init_shrinkage: float = choice(
-        0.3, "init=spectral: ridge weight, in units of the mean squared singular value."
+        0.3, "init=spectral: ridge weight, relative to the mean squared singular value."
     )
     init_score: float = choice(
         3.0,
-        "init=spectral, ease: mean score of a client's own items at the start, without what "
-        "--history_weight adds.",
+        "init=spectral, ease: initial mean score of a client's own items, before --history_weight "
+        "adds to it.",
     )
 
     def __post_init__(self):

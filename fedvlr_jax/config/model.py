@@ -1,4 +1,4 @@
-"""The backbone, the fusion and their sizes."""
+"""The backbone, the fusion, and their sizes."""
 
 from __future__ import annotations
 
@@ -13,36 +13,40 @@ FUSION_NAMES = ("none", "vbpr", "mlp", "shared", "bilevel")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The backbone, the fusion in front of it, and their sizes."""
+    """The backbone, the fusion that feeds it, and their sizes."""
 
-    backbone: str = choice("fcf", "Where each leaf lives, and the score.", BACKBONE_NAMES)
+    backbone: str = choice(
+        "fcf",
+        "Backbone: which parameters are shared or private, and how they score an item.",
+        BACKBONE_NAMES,
+    )
     fusion: str = choice(
         "bilevel",
-        "How an item's vector is made of its views. shared, the control of bilevel, weighs the "
-        "same views by one learned mixture for all clients.",
+        "Fusion of an item's views into one vector. bilevel: each client's private router weighs "
+        "the views; shared: one learned mixture for all clients, a control for bilevel; mlp: one "
+        "shared MLP; vbpr: features through one shared projection; none: the ID row alone.",
         FUSION_NAMES,
     )
     views: str = choice(
         "auto",
-        "Views of fusion=bilevel and shared; auto: id, or table where --init is not random, and "
-        "every modality of the data set. Or, "
-        "comma-separated: sum, mixture, mlp, gate, attention, "
-        "cross_attention, id, the name of a modality of the data set, or table (the rows of "
-        "the ID table as they are, where id maps and normalises them).",
+        "Views of fusion=bilevel and shared. auto: id and every modality of the data set; with a "
+        "closed-form --init, table in place of id. Or a comma-separated list of sum, mixture, "
+        "mlp, gate, attention, cross_attention, id (the ID table, mapped and normalised), table "
+        "(the ID table itself) and names of modalities.",
     )
     width: int = choice(64, "Latent width d of the ID table and of every view.")
     init_scale: float = choice(0.1, "Standard deviation of the initial ID table.")
     router_hidden: int = choice(64, "Hidden width of a client's router.")
     history_weight: float = choice(
         0.0,
-        "Weight c of an item's likeness to the client's history O in its score: f(v_i) + c <v_i, "
-        "sum of v_j over j in O but i> / |O|. Above 0 there is no plan=dense.",
+        "Weight c of the similarity of an item to the client's history O in its score: f(v_i) + "
+        "c <v_i, sum of v_j over j in O, j != i> / |O|. plan=dense supports only 0.",
     )
     fedrap_repulsion: float = choice(
-        0.01, "FedRAP: weight of pushing the personal rows away from the common ones."
+        0.01, "FedRAP: weight of the distance between personal and common rows, which it rewards."
     )
     fedrap_l1: float = choice(
-        0.01, "FedRAP: weight of the L1 norm of the common rows, view by view."
+        0.01, "FedRAP: weight of the L1 penalty on the common rows of each view."
     )
 
     def __post_init__(self):
@@ -50,7 +54,7 @@ class ModelConfig:
         names = self.views.split(",")
         if any(not name.strip() for name in names) or len(set(names)) != len(names):
             raise InputError(
-                f"--views={self.views}: an empty or repeated name; give e.g. id,text,image"
+                f"--views={self.views}: has an empty or repeated name; give e.g. id,text,image"
             )
         check_range(self, "width", 1)
         check_range(self, "router_hidden", 1)

@@ -1,4 +1,4 @@
-"""Clipping, noise, and the privacy statement."""
+"""Clipping, noise and the privacy statement."""
 
 from __future__ import annotations
 
@@ -8,50 +8,54 @@ from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
 
 PRIVACY_NAMES = ("none", "central", "local")
-# Flags that say nothing without a statement.
+# Flags that need a privacy statement.
 _OF_STATEMENT = ("target_epsilon", "noise_cohort_size", "population")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
-    """What protects an upload."""
+    """Clipping, noise and the privacy statement; docs/privacy.md describes them."""
 
     privacy: str = choice(
         "none",
-        "none: no statement; central: a trusted server adds the noise once to the sum; local: each "
-        "client adds it to its own upload. With a statement (epsilon, delta) of the whole run, and "
-        "a ledger of what was spent.",
+        "Differential privacy of the whole run. none: no privacy statement; central: a trusted "
+        "server adds the noise once to the sum; local: each client adds noise to its own upload. "
+        "central and local state (epsilon, delta) and keep a ledger.",
         PRIVACY_NAMES,
     )
     target_epsilon: float = choice(
         0.0,
-        "The budget. Alone, it sets the noise for the planned --rounds; with --noise_multiplier, "
-        "training stops before the budget is passed.",
+        "Privacy budget. Without --noise_multiplier it sets the noise for the planned --rounds. "
+        "With --noise_multiplier training stops before it exceeds the budget.",
     )
-    target_delta: float = choice(1e-5, "The chance that epsilon does not hold; below 1 / users.")
+    target_delta: float = choice(
+        1e-5, "Delta of the privacy statement. It must be below 1 / users."
+    )
     noise_cohort_size: int = choice(
         0,
-        "privacy=central, sampling=poisson: the noise is that of a deployment with so many clients "
-        "a round, and the statement is about it; 0: about this run.",
+        "privacy=central, sampling=poisson: number of clients per round of a larger deployment. "
+        "0: the statement describes this run. Above 0: the noise and the statement are those of "
+        "the deployment.",
     )
     population: int = choice(
-        0, "Users of the deployment that --noise_cohort_size stands for; 0: those of the data set."
+        0, "Number of users of the deployment of --noise_cohort_size. 0: the users of the data set."
     )
     clip_norm: float = choice(
-        0.0, "Joint L2 bound of one client's upload in a round; 0 does not clip."
+        0.0, "Bound on the joint L2 norm of one client's upload in a round. 0: no clipping."
     )
     clip_quantile: float = choice(
         0.0,
-        "Above 0: the bound starts at --clip_norm and follows this quantile of the uploads' norms.",
+        "0: the bound stays at --clip_norm. Above 0: the bound starts at --clip_norm and follows "
+        "this quantile of the upload norms.",
     )
     noise_multiplier: float = choice(
-        0.0, "Standard deviation of the Gaussian noise, in units of the bound on an upload."
+        0.0, "Standard deviation of the Gaussian noise, as a multiple of the clipping bound."
     )
     noise: str = choice(
         "client",
-        "client: each client adds the noise to its upload; central: the server adds it once to the "
-        "sum, divided by the number of expected clients (--aggregation=fixed_mean). --privacy "
-        "decides it for itself.",
+        "Place of the noise without --privacy. client: each client adds noise to its upload; "
+        "central: the server adds noise once to the sum, which it divides by the expected number "
+        "of clients (--aggregation=fixed_mean). --privacy overrides this flag.",
         ("client", "central"),
     )
 
@@ -66,20 +70,21 @@ class PrivacyConfig:
         if not 0 <= self.clip_quantile < 1:
             raise InputError(
                 f"--clip_quantile={self.clip_quantile}: give a share above 0 and below 1, or 0 for "
-                "a bound that stays"
+                "a fixed bound"
             )
         if self.clip_quantile > 0 and self.clip_norm == 0:
             raise InputError(
-                f"--clip_quantile={self.clip_quantile}: needs --clip_norm above 0, the first bound"
+                f"--clip_quantile={self.clip_quantile}: needs --clip_norm above 0 as the first "
+                "bound"
             )
         if self.noise_multiplier > 0 and self.clip_norm == 0:
             raise InputError(
-                f"--noise_multiplier={self.noise_multiplier}: needs --clip_norm above 0, "
-                "for without a bound the noise protects nothing"
+                f"--noise_multiplier={self.noise_multiplier}: needs --clip_norm above 0, because "
+                "noise protects only bounded uploads"
             )
 
     def _check_statement(self) -> None:
-        """Refuses flags of --privacy that have no statement."""
+        """Refuses flags of the statement without one, and statements that lack a flag."""
         if self.privacy == "none":
             given = {name: getattr(self, name) for name in _OF_STATEMENT if getattr(self, name)}
             for name, value in given.items():
@@ -94,17 +99,17 @@ class PrivacyConfig:
             )
         if not self.clip_norm:
             raise InputError(
-                f"--privacy={self.privacy}: needs --clip_norm above 0, the bound on one upload"
+                f"--privacy={self.privacy}: needs --clip_norm above 0, the bound on an upload"
             )
         if self.privacy == "local" and self.noise == "central":
             raise InputError("--privacy=local: the clients add the noise; give --noise=client")
         if self.privacy == "local" and self.clip_quantile:
             raise InputError(
-                f"--privacy=local: --clip_quantile={self.clip_quantile} is a bound that the server "
-                "learns from the clients; give 0, a bound that stays"
+                f"--privacy=local: with --clip_quantile={self.clip_quantile} the server learns the "
+                "bound from the clients; give 0, a fixed bound"
             )
         if self.population and not self.noise_cohort_size:
             raise InputError(
-                f"--population={self.population}: needs --noise_cohort_size, the clients of its "
-                "rounds"
+                f"--population={self.population}: needs --noise_cohort_size, the number of "
+                "clients per round of the deployment"
             )

@@ -1,4 +1,4 @@
-"""Where results go, and how a run is saved."""
+"""Results, checkpoints and resources of a run."""
 
 from __future__ import annotations
 
@@ -10,66 +10,65 @@ from fedvlr_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where results go, and what makes a run repeatable and able to go on."""
+    """Results, checkpoints and resources of a run."""
 
-    seed: int = choice(0, "Everything random derives from (seed, round, client).")
+    seed: int = choice(0, "Seed of all random numbers of the run.")
     workdir: str = choice(
         "",
-        "Folder for results; empty: runs/<dataset>-<protocol>-<backbone>-<fusion>-seed<seed>.",
+        "Folder of the results. Empty: runs/<dataset>-<protocol>-<backbone>-<fusion>-seed<seed>.",
         resumable=True,
         path=True,
     )
-    overwrite: bool = choice(False, "Replace the run that --workdir holds.", resumable=True)
+    overwrite: bool = choice(False, "Replaces the run in --workdir.", resumable=True)
     resume: str = choice(
         "auto",
-        "auto: go on with the run that --workdir holds, refuse if its flags differ; "
-        "never: refuse a folder that holds a run; must: refuse one that holds none.",
+        "Treatment of a run that is already in --workdir. auto: resumes it, and refuses if its "
+        "flags differ; never: refuses a folder that holds a run; must: refuses a folder that "
+        "holds no run.",
         ("auto", "never", "must"),
         resumable=True,
     )
     checkpoint_every: int = choice(
         50,
-        "Save at the first chance after each multiple of this many rounds that "
-        "--checkpoint_share allows, and at the end.",
+        "Number of rounds between two checkpoints. --checkpoint_share can delay them. The run is "
+        "always saved at its end.",
         resumable=True,
     )
     checkpoint_share: float = choice(
         0.03,
-        "The most of a run's time that saves before the end may take, by what the last one took; "
-        "they are at most 60 s further apart for it. 1: every --checkpoint_every rounds to the "
-        "letter.",
+        "Maximum fraction of the run time spent saving before the end, estimated from the last "
+        "save. It delays a save by at most 60 s. 1: no delay.",
         resumable=True,
     )
-    keep_checkpoints: int = choice(
-        2, "How many of the newest checkpoints are kept.", resumable=True
-    )
+    keep_checkpoints: int = choice(2, "Number of the newest checkpoints to keep.", resumable=True)
     store: str = choice(
         "device",
-        "Where private rows lie: device; host, in its memory, only a cohort's rows travel; disk, "
-        "in sparse files.",
+        "Storage of the private rows. device: device memory; host: host memory; disk: sparse "
+        "files. With host and disk only the rows of a cohort move to the device.",
         ("device", "host", "disk"),
         resumable=True,
     )
     store_dir: str = choice(
         "",
-        "Folder for the files of --store=disk; empty: the system's temporary folder.",
+        "Folder of the files of --store=disk. Empty: the system's temporary folder.",
         resumable=True,
         path=True,
     )
     devices: int = choice(
         0,
-        "Devices that share the clients: 1, 2, 4 or 8; 0: the most of these that there are.",
+        "Number of devices that share the clients: 1, 2, 4 or 8. 0: as many of these as the "
+        "process has.",
         resumable=True,
     )
     memory_budget_gb: float = choice(
         0.0,
-        "Memory that a run may take, in 1e9 bytes; 0: nine tenths of the device's, or of what the "
-        "container, the batch system or ulimit allow.",
+        "Memory budget of the run, in units of 1e9 bytes. 0: nine tenths of the device memory, or "
+        "of a lower limit set by the container, the batch system or ulimit.",
         resumable=True,
     )
     keep_best: int = choice(
         1,
-        "How many older checkpoints are kept as well, those of the best value of --select.",
+        "Number of older checkpoints to keep too: those with the best values of --select.",
         resumable=True,
     )
 
@@ -86,4 +85,4 @@ class RunConfig:
         check_range(self, "memory_budget_gb", 0)
         check_range(self, "keep_best", 0)
         if self.overwrite and self.resume == "must":
-            raise InputError("--overwrite: cannot go with --resume=must")
+            raise InputError("--overwrite: contradicts --resume=must; give only one of them")

@@ -36,9 +36,9 @@ def test_the_forms():
     for text in ("", "ndcg", "ndcg@0", "ndcg@x", "NDCG@50", "warm ndcg@50", "@50"):
         with pytest.raises(InputError, match=f"--select={text}: give a metric at a cut-off"):
             parse_selection(text)
-    with pytest.raises(InputError, match="no metric 'auc'; known are hr, recall"):
+    with pytest.raises(InputError, match="no metric 'auc'; give one of hr, recall"):
         parse_selection("auc@5")
-    with pytest.raises(InputError, match="no slice 'tepid'; known are all, warm, cold"):
+    with pytest.raises(InputError, match="no slice 'tepid'; give one of all, warm, cold"):
         parse_selection("tepid_hr@5")
 
 

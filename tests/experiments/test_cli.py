@@ -46,7 +46,7 @@ def test_a_preset_by_its_name():
     assert preset.startswith("--flagfile=") and preset.endswith("closed.flags")
     assert launch._with_preset("--rounds=3") == "--rounds=3"
     for wrong in ("--preset=magic", "--preset", "--preset="):
-        with pytest.raises(InputError, match="no such preset; known are closed, ku"):
+        with pytest.raises(InputError, match="no such preset; give one of closed, ku"):
             launch._with_preset(wrong)
 
 

@@ -31,7 +31,8 @@ def test_paths_begin_at_home(monkeypatch):
 
 
 def test_a_home_that_is_not_known_is_named():
-    with pytest.raises(InputError, match=r"^--workdir=~nobody1/x: no home folder .* ~nobody1;"):
+    expected = r"^--workdir=~nobody1/x: ~nobody1 has no known home folder;"
+    with pytest.raises(InputError, match=expected):
         Config.from_flat(workdir="~nobody1/x")
 
 
@@ -76,7 +77,7 @@ def test_without_a_place_for_them_one_line_says_so(cached_in, tmp_path, monkeypa
     (tmp_path / "file").write_text("")
     assert cached_in(FEDVLR_CACHE_DIR=str(tmp_path / "file/cache")) is None
     said = capsys.readouterr().err
-    assert said.startswith("note: compiled programs are not kept (") and "Not a directory" in said
+    assert said.startswith("note: compiled programs are not stored (") and "Not a directory" in said
     assert said.count("\n") == 1
 
     def homeless():
@@ -84,7 +85,7 @@ def test_without_a_place_for_them_one_line_says_so(cached_in, tmp_path, monkeypa
 
     monkeypatch.setattr(pathlib.Path, "home", homeless)
     assert cached_in() is None
-    assert "not kept (Could not determine home directory.)" in capsys.readouterr().err
+    assert "not stored (Could not determine home directory.)" in capsys.readouterr().err
 
 
 SLURM = dict(SLURM_JOB_ID="5", SLURM_STEP_NODELIST="a", SLURM_NTASKS="2", SLURM_PROCID="0")
@@ -116,7 +117,7 @@ def test_a_platform_that_is_not_there_is_one_line(run, monkeypatch):
     assert missing_platform() == ""
     monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
     line = refused(run("train", *SMALL, "--workdir=w"))
-    assert line.startswith("error: JAX_PLATFORMS=nonsense: ") and "give cpu" in line
+    assert line.startswith("error: JAX_PLATFORMS=nonsense: ") and "set it to cpu" in line
 
     def no_plugin():
         raise AssertionError

@@ -191,7 +191,7 @@ def test_evaluate_takes_what_this_machine_has(moved):
 def test_evaluate_keeps_rows_on_the_disk_where_they_do_not_fit(folder, capsys):
     streamed, _, _ = evaluate.load_run(str(folder), memory_budget_gb=0.1)
     assert isinstance(streamed.engine, Offloaded)
-    assert "--store=disk: with --store=device this takes about" in capsys.readouterr().out
+    assert "uses --store=disk: --store=device needs about" in capsys.readouterr().out
     told, _, _ = evaluate.load_run(str(folder), memory_budget_gb=0.1, store="device")
     assert not isinstance(told.engine, Offloaded)
 
@@ -200,7 +200,7 @@ def test_evaluate_names_the_flag_for_data_that_have_moved(folder):
     config = json.loads((folder / "config.json").read_text())
     config["flags"] |= {"dataset": "mine", "data_root": "/nowhere/data"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"--data_root=/nowhere/data: no such folder here; give"):
+    with pytest.raises(InputError, match=r"--data_root=/nowhere/data: no such folder; give"):
         evaluate.load_run(str(folder))
 
 

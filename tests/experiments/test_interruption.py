@@ -155,7 +155,7 @@ def test_checkpoints_of_an_unknown_run_are_not_removed_in_silence(simulation, tm
     (tmp_path / "w/config.json").unlink()
     (tmp_path / "w/summary.json").unlink()
     held = Checkpoints(tmp_path / "w/checkpoints").rounds()
-    with pytest.raises(InputError, match=r"holds checkpoints, but no config\.json"):
+    with pytest.raises(InputError, match=r"holds checkpoints but no config\.json"):
         go(at(simulation, tmp_path / "w", rounds=1))
     assert Checkpoints(tmp_path / "w/checkpoints").rounds() == held == [1]
     go(at(simulation, tmp_path / "w", rounds=1, overwrite=True))
@@ -198,7 +198,7 @@ def test_a_damaged_newest_checkpoint_costs_rounds_not_bits(simulation, whole, tm
     go(at(simulation, workdir))
     printed = capsys.readouterr().out
     assert "meta.json: differs from what was written; looking for an older" in printed
-    assert "going on after round 3" in printed and result(workdir) == whole
+    assert "resumes after round 3" in printed and result(workdir) == whole
 
 
 def test_must_refuses_where_no_checkpoint_is_whole(simulation, tmp_path):
@@ -272,7 +272,7 @@ def test_the_last_good_checkpoint_stays_and_is_named(simulation, tmp_path):
         return simulation.engine.run(state, histories, features, rates, *rounds)
 
     broken.engine.__dict__["run"] = run
-    with pytest.raises(NonFiniteError, match=r"round 2: .* the newest checkpoint is of round 2"):
+    with pytest.raises(NonFiniteError, match=r"round 2: .* the newest checkpoint has round 2"):
         go(broken)
     assert Checkpoints(tmp_path / "checkpoints").newest() == 2
     assert [json.loads(line)["round"] for line in (tmp_path / "metrics.jsonl").open()] == [0, 1, 2]
@@ -384,7 +384,7 @@ def test_a_signal_saves_and_leaves_with_its_own_status(number, eval_every, tmp_p
     finally:
         process.kill()
     assert process.returncode == 75, printed
-    assert f"{number.name}: saving" in printed and "the same command goes on" in printed
+    assert f"{number.name}: saves" in printed and "the same command resumes" in printed
     evaluated = [json.loads(line)["round"] for line in (tmp_path / "metrics.jsonl").open()]
     newest = checkpoints.newest()
     assert 0 < newest < 50_000 and evaluated[-1] == (newest if eval_every == 1 else 0)

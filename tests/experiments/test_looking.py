@@ -21,7 +21,7 @@ def test_validate_reports_and_gives_a_verdict(run, tmp_path):
     result = run("validate", "--dataset=mine", "--data_root=data", "--json=report.json")
     assert result.returncode == 0, result.stderr
     assert "merged 13 duplicate interactions" in result.stdout
-    assert "look at: text: content-kNN is not told apart" in result.stdout
+    assert "warning: text: content-kNN is not told apart" in result.stdout
     assert "verdict: usable" in result.stdout
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["verdict"], report["users"], report["items"]) == ("usable", 6, 9)
@@ -50,4 +50,7 @@ def test_inspect_tells_whole_from_damaged(run, tmp_path):
         *("4×3", "float32", "48", "100%", "5.5", "3.452")
     ]
     result = run("inspect", "--workdir=w", "--round=6")
-    assert result.returncode == 2 and "no whole checkpoint; whole are [2, 4]" in result.stderr
+    assert (
+        result.returncode == 2
+        and "no whole checkpoint of this round; give one of [2, 4]" in result.stderr
+    )

@@ -112,7 +112,7 @@ def test_a_run_outlives_its_output(tmp_path):
     assert result.returncode == OUTPUT_LOST, result.stderr
     assert (tmp_path / "summary.json").exists() and (tmp_path / "report.html").exists()
     not_kept, overruled, lost = result.stderr.splitlines()
-    assert not_kept.startswith("note: compiled programs are not kept (/dev/null/cache: Not a dir")
+    assert not_kept.startswith("note: compiled programs are not stored (/dev/null/cache: Not a dir")
     names = "JAX_THREEFRY_PARTITIONABLE, JAX_ENABLE_X64, JAX_DEBUG_NANS"
-    assert overruled == f"note: without effect on what this command computes: {names}"
+    assert overruled == (f"note: these settings do not affect the results of this command: {names}")
     assert lost == "error: the output could not be written: No space left on device"

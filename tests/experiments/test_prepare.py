@@ -40,6 +40,6 @@ def test_bad_input_is_one_line(run, tmp_path):
     assert "raw.csv, row 2, column rating: found 'good'" in line and "--rating=none" in line
     assert not list((tmp_path / "data").iterdir())
     assert "--input: give a path" in refused(run("prepare"))
-    assert "--dataset: give" in refused(run("features"))
+    assert "--dataset: empty; give" in refused(run("features"))
     line = refused(run("features", "--dataset=toy", "--device=cuda"))
     assert line == "error: --device: does nothing with --encoder=hashing; leave it out"

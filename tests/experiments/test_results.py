@@ -23,10 +23,10 @@ kept
 
 
 def test_places_are_filled_and_the_rest_stays(tmp_path):
-    with pytest.raises(InputError, match=r"holds no folder that the page names: ku/table.md"):
+    with pytest.raises(InputError, match=r"has no folder that the page names, e.g. of ku/table.md"):
         filled(PAGE, tmp_path, tmp_path / "figures")
     (tmp_path / "ku").mkdir()
-    with pytest.raises(InputError, match=r"table.md, which is not there"):
+    with pytest.raises(InputError, match=r"table.md, which does not exist"):
         filled(PAGE, tmp_path, tmp_path / "figures")
     (tmp_path / "ku/table.md").write_text("| a |\n|---|\n| 1 |\n")
     (tmp_path / "ku/plot.svg").write_text("<svg/>")

@@ -109,7 +109,7 @@ def test_a_second_process_in_one_folder_is_refused(command, run, tmp_path):
 
 
 def test_a_value_that_is_there_twice_is_refused():
-    with pytest.raises(InputError, match="fusion=none is there twice"):
+    with pytest.raises(InputError, match="fusion=none occurs twice"):
         make_members(Config.from_flat(workdir="w"), ["fusion=none,mlp,none"], [0])
 
 
@@ -144,10 +144,10 @@ def test_nothing_can_be_chosen_without_a_validation_part(run, tmp_path):
     (folder / "inter.csv").write_text("\n".join(["userID,itemID,timestamp,x_label", *rows]) + "\n")
     data = ("--dataset=toy", "--data_root=data", "--fusion=none", "--rounds=2", "--width=8")
     line = refused(run("sweep", *data, "--seeds=0", "--workdir=w"))
-    assert "toy: no validation interaction to choose by" in line
+    assert "toy: has no validation interaction" in line
     assert not (tmp_path / "w/default").exists()
     alone = run("train", *data, "--workdir=alone")
-    assert alone.returncode == 0 and "the last state is tested" in alone.stdout
+    assert alone.returncode == 0 and "tests the last state" in alone.stdout
 
 
 class Signal:

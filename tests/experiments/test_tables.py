@@ -111,7 +111,7 @@ def test_controls_are_what_they_are_called(dataset):
     spectral = Config.from_flat(init="spectral", views="table,image,text")
     of_claim = controls(spectral, ("image", "text"))
     assert dict(of_claim["content"]["the ID alone"])["views"] == "table"
-    assert dict(of_claim["federation"]["local only"])["start"] == "random"
+    assert dict(of_claim["federation"]["local only"])["init"] == "random"
     with pytest.raises(InputError, match="no item features"):
         controls(base, ())
     second = make_member(base, "permuted", (("permute_features", 1),), 1)

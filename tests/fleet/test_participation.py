@@ -228,7 +228,7 @@ def test_a_run_reports_what_it_cost():
         (dict(over_selection=2.0, cohort=50), "asks for more than the 60 clients"),
         (dict(participation="trace"), "--trace="),
         (dict(trace="x.csv"), "--trace=x.csv"),
-        (dict(pause_s=5.0), "--pause_s=5: without a simulated clock"),
+        (dict(pause_s=5.0), "--pause_s=5: needs a simulated clock"),
         (dict(over_selection=0.5), "--over_selection=0.5"),
         (dict(available_share=0.0), "--available_share=0.0"),
     ],

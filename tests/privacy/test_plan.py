@@ -54,15 +54,15 @@ REFUSED = [
         CENTRAL | {"init_router": "history", "fusion": "bilevel"},
         "--init_router=history: its exchanges carry neither",
     ),
-    (LOCAL | {"clip_quantile": 0.5}, "--privacy=local: --clip_quantile=0.5 is a bound that"),
+    (LOCAL | {"clip_quantile": 0.5}, "--privacy=local: with --clip_quantile=0.5 the server"),
     (LOCAL | {"noise": "central"}, "--privacy=local: the clients add the noise"),
     (CENTRAL | {"sampling": "poisson"}, "--sampling=poisson: needs --cohort above 0"),
     (
         CENTRAL | {"sampling": "poisson", "cohort": 20, "cohort_places": 10},
-        "--cohort_places=10: fewer than the --cohort=20",
+        "--cohort_places=10: less than the expected",
     ),
     (CENTRAL | {"cohort": 20, "cohort_places": 30}, "--cohort_places=30: --sampling=fixed"),
-    (CENTRAL | {"noise_cohort_size": 100, "cohort": 20}, "--noise_cohort_size=100: stands for"),
+    (CENTRAL | {"noise_cohort_size": 100, "cohort": 20}, "--noise_cohort_size=100: describes"),
     (
         CENTRAL | {"noise_cohort_size": 100, "cohort": 20, "sampling": "poisson"},
         "--noise_cohort_size=100: more than the 60 users",

@@ -1,4 +1,4 @@
-"""Finished runs side by side: means over seeds, intervals and paired tests over users."""
+"""Compares finished runs: means over seeds, intervals and paired tests over users."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_
 from fedvlr_jax.report import RunDirectory, replace_file
 from fedvlr_jax.selection import selection_of
 
-# Baselines that tables of choices leave out: the report of each run has them.
+# Baselines that these tables omit. The report of each run has them.
 NOT_SHOWN = ("random", "least_popular", "ascending_id", "unseen_first")
 
 
@@ -31,12 +31,12 @@ SHOWN_METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20", "hr@50", "ndcg@50")
 
 
 class Compared(NamedTuple):
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
-      line: what tables say of them, percentages unrounded.
+      line: the values of their table line, percentages unrounded.
       ndcg: float64 [N], test NDCG@50 in [0, 1] on the judged slice, averaged over seeds;
-        NaN for a user without such a target.
+        NaN for a user without a target in the slice.
     """
 
     line: dict[str, Any]
@@ -44,7 +44,7 @@ class Compared(NamedTuple):
 
 
 def read_choice(label: str, folders: Sequence[Path], dataset: Dataset) -> Compared | None:
-    """The finished runs among the folders; None if there is none."""
+    """The comparison of the finished runs in the folders; None if no run has finished."""
     finished = [RunDirectory.open(f) for f in folders if (f / "summary.json").exists()]
     if not finished:
         return None
@@ -62,24 +62,24 @@ def read_choice(label: str, folders: Sequence[Path], dataset: Dataset) -> Compar
 
 
 def _test_ranks(users: Mapping[str, np.ndarray], dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Ahead and tied int [P], in the order of the test part, of the arrays of users.npz."""
+    """(ahead, tied) int [P], in the order of the test part, from the arrays of users.npz."""
     ahead, tied = users["ahead"], users["tied"]
     if ahead.ndim == 2:
-        # Earlier versions wrote [N, T], padded to the longest list of targets.
+        # Earlier versions wrote [N, T], padded to the user with most targets.
         real = np.arange(ahead.shape[1]) < dataset.test.counts[:, None]
         ahead, tied = ahead[real], tied[real]
     return ahead, tied
 
 
-# What stands below every table of gains.
+# Note below every table of gains.
 ON_GAINS = (
-    "Gains: ± is the difference that the t-test would have seen in 80 % of repetitions; Holm is "
-    "the p of t, corrected over the gains of the table. Runs with equal ranks count as one."
+    "Gains: ± is the difference that the t-test detects in 80 % of repetitions; Holm is the p of "
+    "t, corrected over the gains of the table. Runs with equal ranks count as one."
 )
 
 
 def different_runs(ranks: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[int]:
-    """The first place of each different result: seeds of a deterministic run are one run."""
+    """The first index of each different result: seeds of a deterministic run count as one."""
     first: dict[tuple[bytes, ...], int] = {}
     for place, found in enumerate(ranks):
         key = tuple(np.ascontiguousarray(array, np.int64).tobytes() for array in found)
@@ -93,9 +93,11 @@ def compare_summaries(
     ranks: Sequence[tuple[np.ndarray, np.ndarray]],
     dataset: Dataset,
 ) -> Compared:
-    """Of one or more seeds: summaries with "valid" and "test", test ranks (ahead, tied).
+    """Compares the runs of one choice over seeds. Runs with equal test ranks count once.
 
-    Runs with the same ranks of all test targets count once.
+    Args:
+      summaries: one per seed, with "valid" and "test".
+      ranks: one (ahead, tied) of the test part per seed.
     """
     places = different_runs(ranks)
     summaries, ranks = [summaries[p] for p in places], [ranks[p] for p in places]
@@ -118,7 +120,7 @@ def compare_summaries(
 
 
 def read_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> list[Compared]:
-    """The baselines that the data set has, but for `NOT_SHOWN`, as choices of one seed."""
+    """The baselines of the data set without `NOT_SHOWN`, as choices with one seed."""
     results = evaluate_as_config(dataset, evaluation)
     found = []
     for name, of_name in results.ranks.items():
@@ -133,7 +135,8 @@ def read_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> list[Compa
 
 
 def gain(compared: Compared, reference: Compared) -> dict[str, Any]:
-    """The difference in NDCG@50 over the same users, in points and percent, with p of two tests."""
+    """The difference in NDCG@50 over the same users, in points and percent, and the p of the
+    tests."""
     test = paired_test(compared.ndcg, reference.ndcg)
     return {
         "against": reference.line["choice"],
@@ -146,7 +149,7 @@ def gain(compared: Compared, reference: Compared) -> dict[str, Any]:
 
 
 def correct(gains: Sequence[dict[str, Any]]) -> None:
-    """Adds "p_holm" to each dict of `gain`: the p of the mean, corrected over all of them."""
+    """Adds "p_holm" to each dict of `gain`: the p of the t-test, corrected over all of them."""
     for entry, corrected in zip(gains, holm([e["p_mean"] for e in gains]), strict=True):
         entry["p_holm"] = corrected
 
@@ -154,9 +157,9 @@ def correct(gains: Sequence[dict[str, Any]]) -> None:
 def compare(
     groups: Mapping[str, Sequence[Path]], dataset: Dataset, baselines: Sequence[Compared] = ()
 ) -> list[dict[str, Any]]:
-    """One line a label out of its run directories, tested against the first; best is "chosen".
+    """One line per label, tested against the first label. The best on validation is "chosen".
 
-    A label without a finished run is left out. Baselines stand below, and are not chosen.
+    Omits labels without a finished run. The baselines follow; they are never "chosen".
     """
     found = [read_choice(label, folders, dataset) for label, folders in groups.items()]
     choices = [compared for compared in found if compared is not None]
@@ -169,7 +172,7 @@ def compare(
     return [compared.line for compared in (*choices, *baselines)]
 
 
-# Of gain_cells; what it means stands with `significance.PairedTest`.
+# Heading of the second cell of gain_cells; see `significance.PairedTest`.
 TESTS = "p: Wilcoxon / t / Holm"
 
 HEADINGS = (
@@ -189,7 +192,7 @@ HEADINGS = (
 
 
 def mean_cell(line: Mapping[str, Any], name: str) -> str:
-    """E.g. "23.10 ± 0.72", of one seed "23.10"; a dash where the line has no such number."""
+    """E.g. "23.10 ± 0.72", with one seed "23.10"; a dash if the line lacks the number."""
     if name not in line:
         return "-"
     spread = f" ± {line[f'{name}_sd']:.2f}" if line["seeds"] > 1 else ""
@@ -204,7 +207,7 @@ def metric_cells(line: Mapping[str, Any]) -> list[str]:
 
 
 def name_cell(line: Mapping[str, Any]) -> str:
-    """The choice; * where validation chose it. A baseline has its full name and its kind."""
+    """The choice, with * if validation chose it. A baseline has its full name and its kind."""
     if (kind := line.get("baseline_of")) is None:
         return line["choice"] + (" *" if line.get("chosen") else "")
     content = ", content-aware" if kind["content"] else ""
@@ -213,9 +216,9 @@ def name_cell(line: Mapping[str, Any]) -> str:
 
 
 def gain_cells(line: Mapping[str, Any]) -> list[str]:
-    """The gain in points (and percent), what could have been seen, and the p, of what `gain` found.
+    """Two cells of `gain`: the gain with the detectable difference, and the p of the tests.
 
-    Dashes where there was no such comparison.
+    Dashes if the line has no gain.
     """
     if "gain" not in line:
         return ["-", "-"]
@@ -226,7 +229,7 @@ def gain_cells(line: Mapping[str, Any]) -> list[str]:
 
 
 def cells(line: Mapping[str, Any]) -> list[str]:
-    """The line of a choice, under HEADINGS."""
+    """The cells of a choice, under HEADINGS."""
     return [
         name_cell(line),
         str(line["seeds"]),
@@ -240,14 +243,14 @@ def cells(line: Mapping[str, Any]) -> list[str]:
 def write_comparison(
     lines: list[dict[str, Any]], stem: Path, title: str, labels: Iterable[str] = ()
 ) -> None:
-    """Prints what `compare` found, and writes it as `write_table` does.
+    """Prints the lines of `compare`, and writes them as `write_table` does.
 
-    Those of the `labels` that have no line are named below the table.
+    The caption names those of the `labels` that have no line.
     """
     caption = (
         f"Test part, percent, mean ± sd over seeds; NDCG@10 and @20, interval and tests (NDCG@50) "
-        f"on {lines[0]['slice']} targets; * best on validation ({lines[0]['select']}). Against a "
-        f"single run, a mean over seeds is judged by t. {ON_GAINS}"
+        f"on {lines[0]['slice']} targets; * best on validation ({lines[0]['select']}). To compare "
+        f"a mean over seeds with a single run, use t. {ON_GAINS}"
     )
     finished = {line["choice"] for line in lines}
     missing = [label for label in labels if label not in finished]
@@ -264,7 +267,7 @@ def write_table(
     title: str,
     caption: str,
 ) -> None:
-    """Prints a table, and writes it to stem.md, its numbers to stem.json and stem.csv."""
+    """Prints a table and writes it to stem.md, and its numbers to stem.json and stem.csv."""
     table = Table(title=title, caption=caption)
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place else "left")
@@ -279,7 +282,7 @@ def write_table(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole file, or nothing; InputError if it cannot."""
+    """Writes the whole file or nothing. Raises InputError if the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, text.encode())

@@ -1,4 +1,4 @@
-"""What can befall a command from outside: a signal to stop, memory that does not suffice."""
+"""Faults from outside a command: a signal to stop, too little memory, no device."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from fedvlr_jax.simulation import Simulation
 
 
 def _known(*names: str) -> list[signal.Signals]:
-    """Those that this system has."""
+    """The signals that exist on this system."""
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
-# By a person, or by a system that shuts down.
+# Sent by a user, or by a system that shuts down.
 INSISTENT_SIGNALS = _known("SIGINT", "SIGTERM", "SIGQUIT", "SIGBREAK")
-# What else a closed terminal and batch systems send before they kill.
+# A closed terminal and batch systems send these too, before SIGKILL.
 STOP_SIGNALS = [*INSISTENT_SIGNALS, *_known("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")]
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved; the message says where it stands."""
+    """A signal stopped the run, and the run is saved. The message names the round."""
 
 
 class OutOfMemory(Exception):
-    """The machine could not hold the run; the message says how large it is."""
+    """The run does not fit in memory. The message has its size."""
 
 
 class StopRequest:
-    """Inside the block, STOP_SIGNALS ask to stop; a second insistent one ends the process.
+    """Inside the block, each of STOP_SIGNALS requests a stop.
 
-    The others may come in numbers (a shell repeats the SIGHUP of its terminal, a limit on
-    processor time its SIGXCPU) and never end it. A signal that whoever started the process had it
-    ignore, as nohup does with SIGHUP, stays ignored, but for SIGINT and SIGTERM: a shell has
-    every process in its background ignore SIGINT.
+    A second signal of INSISTENT_SIGNALS ends the process at once. The other signals never do,
+    because they can be repeated: a shell repeats SIGHUP, a limit on CPU time repeats SIGXCPU.
+    A signal that the parent process set to be ignored (nohup: SIGHUP) stays ignored. SIGINT and
+    SIGTERM are exceptions, because a shell sets SIGINT to be ignored in background processes.
 
         with StopRequest() as stop:
             train(..., leave=lambda: stop.asked)
 
     Attributes:
       asked: whether a signal has arrived.
-      name: which, such as "SIGTERM"; empty before one has.
+      name: name of the first signal, such as "SIGTERM"; empty before it.
     """
 
     def __init__(self):
@@ -60,10 +60,9 @@ class StopRequest:
         return bool(self.name)
 
     def __enter__(self) -> StopRequest:
-        # Python runs a handler only between two of the main thread's instructions, which a
-        # block of compiled rounds can put off for minutes. The wakeup descriptor is written
-        # by the interpreter at once, and another thread reads it.
-        # A socket, for Windows takes nothing else.
+        # Python runs a handler only between two instructions of the main thread, and a block of
+        # compiled rounds can delay it for minutes. The interpreter writes the wakeup descriptor at
+        # once, and another thread reads it. It is a socket, because Windows needs one.
         self._reads, self._writes = socket.socketpair()
         self._writes.setblocking(False)
         descriptor = self._writes.fileno()
@@ -90,7 +89,7 @@ class StopRequest:
                 continue
             if number in INSISTENT_SIGNALS:
                 if self._insisted:
-                    # Nothing is lost: a save cut short is no checkpoint, the one before it is.
+                    # An interrupted save is no checkpoint; the previous checkpoint stays whole.
                     Console(stderr=True).show_cursor()
                     os._exit(128 + number)
                 self._insisted = True
@@ -99,32 +98,32 @@ class StopRequest:
             self.name = signal.Signals(number).name
             again = "once more" if self._insisted else "SIGTERM or SIGINT twice"
             print(
-                f"{self.name}: saving after the rounds under way; {again} leaves at once",
+                f"{self.name}: saves after the current rounds; {again} ends the command at once",
                 file=sys.stderr,
             )
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether Python, NumPy or the device could not allocate."""
-    # Work that is dispatched and then finds no memory is reported as INTERNAL.
+    """Whether the error says that Python, NumPy or the device could not allocate memory."""
+    # JAX reports INTERNAL if work runs out of memory after its dispatch.
     known = ("RESOURCE_EXHAUSTED", "Out of memory")
     return isinstance(error, MemoryError) or any(text in str(error) for text in known)
 
 
 def missing_platform() -> str:
-    """Why JAX has no device to compute on; empty where it has one."""
+    """Why JAX has no device; empty if it has one."""
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # An assertion, for cuda without its plugin.
+    except (RuntimeError, AssertionError) as error:  # AssertionError: cuda without its plugin.
         reason = str(error).split(" (set JAX_PLATFORMS")[0] or "no such device is here"
         asked = os.environ.get("JAX_PLATFORMS", "")
-        return f"JAX_PLATFORMS={asked}: {reason}; unset it, or give cpu"
+        return f"JAX_PLATFORMS={asked}: {reason}; unset it, or set it to cpu"
     return ""
 
 
 @contextlib.contextmanager
 def memory_explained(simulation: Simulation) -> Iterator[None]:
-    """Turns running out of memory inside the block into `OutOfMemory`, with the state's size."""
+    """Raises `OutOfMemory`, with the size of the state, if the block runs out of memory."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

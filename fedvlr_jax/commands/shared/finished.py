@@ -1,6 +1,6 @@
-"""What a finished run leaves: written in one order, read back, completed where it lacks something.
+"""Results of a finished run: writes them, reads them, and adds missing ones.
 
-summary.json is written last. Where it is, the run of config.json has finished.
+summary.json is written last. If it exists, the run of config.json has finished.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, render_report
 from fedvlr_jax.selection import selection_of
 
-# Free flags that change what a finished run says of itself.
+# Resumable flags that change the results of a finished run.
 OF_RESULTS = ("rounds", "patience", "baselines", "tune_baselines")
 
 
@@ -29,7 +29,7 @@ class Results(NamedTuple):
 def write_results(
     directory: RunDirectory, summary: Mapping[str, Any], users: Mapping[str, np.ndarray]
 ) -> None:
-    """Writes what a run leaves beside its config.json and metrics.jsonl, which must be there."""
+    """Writes users.npz, the report and the summary. config.json and metrics.jsonl must exist."""
     report = render_report(directory.read_config(), summary, directory.read_metrics(), users)
     directory.write_users(users)
     directory.write_report(report)
@@ -37,9 +37,9 @@ def write_results(
 
 
 def read_results(directory: RunDirectory, note: Callable[[str], None]) -> Results | None:
-    """The results of a finished run; None where it has not finished or a file is not whole.
+    """The results of a finished run; None if it has not finished or a file is damaged.
 
-    `note` hears which file of a finished run is missing or damaged.
+    `note` gets the name of a missing or damaged file of a finished run.
     """
     if not directory.has_results():
         return None
@@ -51,7 +51,7 @@ def read_results(directory: RunDirectory, note: Callable[[str], None]) -> Result
 
 
 def validation(summary: Mapping[str, Any]) -> float:
-    """The validation value that the run was selected by, in percent; 0 without such a target."""
+    """The validation value of the selected state, in percent; 0 if the slice has no targets."""
     return selection_of(summary).value(summary["valid"]) or 0.0
 
 
@@ -64,22 +64,23 @@ def complete_results(
     *,
     stopped: str | None = None,
 ) -> dict[str, Any]:
-    """Adds what the flags ask for and the directory lacks: baselines, the report.
+    """Adds the baselines and the report, if the flags ask for them and the directory lacks them.
 
-    Baselines that are there stay, whatever --baselines says; with another --tune_baselines they are
-    evaluated again.
+    Existing baselines stay, even with --baselines=false. Another value of --tune_baselines
+    evaluates them again.
 
     Args:
-      flags: as they are given now. describe: makes the config.json of them.
-      baselines: evaluates them; called only if they are asked for and not there.
-      stopped: why the run is over by these flags; None: as before.
+      flags: the flags of this call.
+      describe: returns the config.json of these flags.
+      baselines: evaluates the baselines; called only if they are needed and missing.
+      stopped: why the run ended under these flags; None: as before.
 
     Returns:
-      The summary, as it is on disk by now.
+      The summary, as it is now on disk.
     """
     summary = dict(results.summary)
     saved = directory.read_config()["flags"]
-    # Runs of earlier versions do not say how their baselines were tuned: they stay.
+    # Runs of earlier versions do not record how they tuned the baselines; these stay.
     retuned = saved.get("tune_baselines") not in (None, flags.get("tune_baselines"))
     if flags["baselines"] and (retuned or not summary.get("baselines")):
         summary["baselines"] = baselines()
@@ -91,6 +92,6 @@ def complete_results(
     described = describe()
     directory.write_report(render_report(described, summary, results.metrics, results.users))
     directory.write_summary(summary)
-    # Last: if this is cut short, the next start finds the flags differing, and repeats it.
+    # Written last: after an interruption the next start finds different flags and repeats this.
     directory.write_config(described)
     return summary

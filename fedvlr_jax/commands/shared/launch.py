@@ -1,4 +1,4 @@
-"""From a command line to a Config, and from an error to one line and an exit status."""
+"""Turns a command line into a Config, and an error into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fedvlr_jax.settings import overruled, own_settings
 FLAGS = flags.FLAGS
 COMMANDS_PACKAGE = "fedvlr_jax.commands."
 
-# INTERRUPTED is EX_TEMPFAIL of sysexits: come again. Schedulers know it.
+# INTERRUPTED is EX_TEMPFAIL of sysexits: schedulers know that the command can be repeated.
 BAD_INPUT, NOT_FINITE, OUT_OF_MEMORY, INTERRUPTED = 2, 3, 4, 75
 
 _DEFINE: dict[type, Callable[..., Any]] = {
@@ -51,18 +51,18 @@ class _PathParser(flags.ArgumentParser):
 
 
 def define_path(name: str, default: str | None, help: str) -> None:
-    """A flag that names a file or a folder, where ~ is the home folder."""
+    """Defines a flag that names a file or a folder. A leading ~ is the home folder."""
     flags.DEFINE(_PathParser(), name, default, help, serializer=flags.ArgumentSerializer())
 
 
 def define_config_flags(
     *groups: str, without: Collection[str] = (), only: Collection[str] = ()
 ) -> None:
-    """One flag for every field of `Config`, or of the named groups of it, grouped as there.
+    """Defines one flag for every field of `Config`, or of the named groups of it.
 
     Args:
       without: fields that the command sets itself.
-      only: if not empty, define these fields alone.
+      only: if not empty, define only these fields.
     """
     for group, fields in _groups().items():
         for field in fields:
@@ -88,9 +88,9 @@ def _aliases_of(name: str) -> list[str]:
 
 
 def config_from_flags(**changes: Any) -> Config:
-    """The Config of the parsed flags; `changes` overrule them by flag name.
+    """The Config of the parsed flags. `changes` override flags by name.
 
-    What the command does not define as a flag keeps its default.
+    Fields that the command does not define as flags keep their defaults.
     """
     names = [field.name for fields in _groups().values() for field in fields]
     values = {name: FLAGS[name].value for name in names if name in FLAGS}
@@ -109,10 +109,10 @@ def whole_numbers(name: str, text: str) -> list[int]:
 
 
 def _cache_folder() -> str:
-    """Where compiled programs are kept; empty for nowhere.
+    """The folder of compiled programs; empty for none.
 
     Raises:
-      RuntimeError, OSError: no such folder is known, or it cannot be written to.
+      RuntimeError, OSError: there is no home folder, or the folder cannot be written.
     """
     folder = os.environ.get("FEDVLR_CACHE_DIR")
     if folder is None:
@@ -126,16 +126,16 @@ def _cache_folder() -> str:
 
 
 def use_compilation_cache() -> None:
-    """Compiled programs are kept per user, so that a second start compiles nothing.
+    """Stores compiled programs in a folder of the user, so that a second start compiles nothing.
 
-    FEDVLR_CACHE_DIR names another folder; empty, nothing is kept. Where there is no folder to
-    keep them in, one line says so.
+    FEDVLR_CACHE_DIR names another folder; if it is empty, nothing is stored. If the folder cannot
+    be used, the command prints one line and continues without it.
     """
     try:
         folder = _cache_folder()
     except (RuntimeError, OSError, InputError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        _note(f"compiled programs are not kept ({reason}); FEDVLR_CACHE_DIR names a folder")
+        _note(f"compiled programs are not stored ({reason}); set FEDVLR_CACHE_DIR to a folder")
         return
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -163,19 +163,19 @@ def _print_help(description: str) -> None:
 
 
 def one_line(error: object) -> str:
-    """The message on one line; characters that would steer a terminal are spelt out."""
+    """The message on one line, with control characters escaped."""
     text = " ".join(str(error).split())
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def fail(status: int, error: object) -> None:
-    """Prints one line and leaves with `status`."""
+    """Prints one line and exits with `status`."""
     print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(status)
 
 
 def _with_preset(argument: str) -> str:
-    """--preset=NAME as the --flagfile of that preset; any other argument as it is.
+    """Replaces --preset=NAME by the --flagfile of that preset; returns other arguments unchanged.
 
     Raises:
       InputError: there is no such preset.
@@ -186,14 +186,14 @@ def _with_preset(argument: str) -> str:
     folder = Path(fedvlr_jax.__file__).parent / "presets"
     known = sorted(path.stem for path in folder.glob("*.flags"))
     if not found or name not in known:
-        raise InputError(f"{argument}: no such preset; known are {', '.join(known)}")
+        raise InputError(f"{argument}: no such preset; give one of {', '.join(known)}")
     return f"--flagfile={folder / f'{name}.flags'}"
 
 
 def launch(main: Callable[[], None], description: str) -> None:
-    """Parses the command line, then runs `main`; bad input ends in one line and status 2.
+    """Parses the command line and runs `main`. Bad input ends in one line and status 2.
 
-    JAX has the library's own settings, whatever the environment says.
+    JAX has the settings of this library, whatever the environment sets.
     """
 
     def parse(arguments: list[str]) -> list[str]:
@@ -212,7 +212,7 @@ def launch(main: Callable[[], None], description: str) -> None:
         logging.set_verbosity(logging.WARNING)
         use_compilation_cache()
         if ignored := [name.upper() for name in overruled()]:
-            _note(f"without effect on what this command computes: {', '.join(ignored)}")
+            _note(f"these settings do not affect the results of this command: {', '.join(ignored)}")
         try:
             with own_settings():
                 main()

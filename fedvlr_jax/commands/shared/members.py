@@ -1,9 +1,8 @@
-"""Runs that belong together: other seeds and other values of some flags, each in its folder.
+"""Trains the members of a comparison: seeds and flag values, each with a run directory.
 
-Members whose shapes agree (other seeds, step sizes, decays) are trained in one compiled
-program; the rest one after the other. A member is not trained again when its folder holds
-its finished run. A signal saves the members that are being trained; the same command continues
-them.
+Members that differ only in seed, step size or decay train in one compiled program; other members
+train one after the other. Members with a finished run in their folder are skipped. A signal saves
+the members in training, and the same command continues them.
 """
 
 from __future__ import annotations
@@ -50,18 +49,18 @@ from fedvlr_jax.types import Rates
 
 FLAGS = flags.FLAGS
 
-# Values of flags by name, in the order in which they are written.
+# (flag name, value) pairs, in the order of the command line.
 Choice = tuple[tuple[str, Any], ...]
-# What summary.json says of the baselines, by data and evaluation.
+# The entry "baselines" of summary.json, for given data and evaluation.
 Baselines = Callable[[DataConfig, EvaluationConfig], dict[str, Any]]
 
-# A sweep compares users, so all its members have the same ones and the same targets.
+# A sweep compares user by user, so all its members need the same users and targets.
 OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} | {"protocol"}
 OF_USERS -= {"recency", "permute_features"}
 
 
-# Members have their seeds from --seeds, are trained together on the device, and are saved before
-# their end only when a signal stops the command.
+# --seeds sets the seeds of members. They train together on the device, and are saved before their
+# end only if a signal stops the command.
 OF_ONE_RUN = {
     *("seed", "resume", "store", "store_dir"),
     *("checkpoint_every", "checkpoint_share", "keep_checkpoints", "keep_best"),
@@ -69,11 +68,17 @@ OF_ONE_RUN = {
 
 
 def define_member_flags(overruled: Collection[str] = ()) -> None:
-    """The flags of a command that trains several seeds, but for those it sets itself."""
+    """Defines the flags of a command that trains several seeds.
+
+    Args:
+      overruled: flags that the command sets itself.
+    """
     define_config_flags(without={*OF_ONE_RUN, *overruled})
     flags.DEFINE_string("seeds", "0,1,2,3,4", "Seeds of each choice, comma-separated.")
     flags.DEFINE_integer(
-        "members_at_once", 0, "Members side by side; 0: one on a CPU, else what memory takes."
+        "members_at_once",
+        0,
+        "Number of members that train in parallel. 0: one on a CPU, else as many as fit in memory.",
     )
 
 
@@ -87,7 +92,7 @@ def folder_of(choice: Choice) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One run: `choice` are the values that tell it from its base, by name."""
+    """One run. `choice` has the flags that differ from the base, by name."""
 
     choice: Choice
     config: Config
@@ -126,19 +131,17 @@ def parse_over(text: str) -> list[Choice]:
     names, defaults = [ALIASES.get(n, n) for n in left.split(":")], Config().flat
     for name in names:
         if not found or name not in defaults or name in OF_ONE_RUN | {"workdir", "overwrite"}:
-            raise InputError(
-                f"--over={text}: give a flag to vary and its values, e.g. fusion=none,mlp"
-            )
+            raise InputError(f"--over={text}: no flag that can vary; give e.g. fusion=none,mlp")
         if name in OF_USERS:
             raise InputError(
-                f"--over={text}: members are compared user by user; give --{name} once, and a "
-                "sweep for each of its values"
+                f"--over={text}: members need the same users; give one --{name}, and run one sweep "
+                "per value"
             )
     rows = [value.split(":") for value in right.split(";" if ";" in right else ",")]
     wrong = [row for row in rows if len(row) != len(names)]
     if wrong:
         raise InputError(
-            f"--over={text}: found {':'.join(wrong[0])!r} for {left}; give every flag its value"
+            f"--over={text}: found {':'.join(wrong[0])!r} for {left}; give one value per flag"
         )
     return [
         tuple(
@@ -149,7 +152,7 @@ def parse_over(text: str) -> list[Choice]:
 
 
 def parse_value(text: str, name: str, value: str) -> Any:
-    """`value` in the type of the flag `name`; `text` is what the error repeats."""
+    """`value` in the type of the flag `name`. `text` is the --over for the error message."""
     kind = type(Config().flat[name])
     try:
         return {"true": True, "false": False}[value] if kind is bool else kind(value)
@@ -158,7 +161,7 @@ def parse_value(text: str, name: str, value: str) -> Any:
 
 
 def make_member(base: Config, choice: Choice, seed: int) -> Member:
-    """`base` with the values of `choice`, in a folder of its own below the base's."""
+    """`base` with the values of `choice`, in its own folder inside the base's."""
     workdir = str(Path(base.workdir) / folder_of(choice) / f"seed{seed}")
     return Member(
         choice, Config.from_flat(**{**base.flat, **dict(choice), "seed": seed, "workdir": workdir})
@@ -171,28 +174,28 @@ def make_members(base: Config, over: Sequence[str], seeds: Sequence[int]) -> lis
     choices = [tuple(itertools.chain(*parts)) for parts in grid]
     for choice in choices:
         if choices.count(choice) > 1:
-            raise InputError(f"--over: {label_of(choice)} is there twice; give each value once")
+            raise InputError(f"--over: {label_of(choice)} occurs twice; give each value once")
     return [make_member(base, choice, seed) for choice in choices for seed in seeds]
 
 
 def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool:
-    """Whether the directory holds the finished run of these flags on these data.
+    """Whether the directory contains the finished run of these flags and data.
 
     Raises:
-      InputError: it holds another run, finished or not; names what differs.
+      InputError: it contains another run, finished or not. The message names the differences.
     """
     if not (directory / "config.json").exists():
         return False
     run = RunDirectory.open(directory)
     saved = run.read_config()
-    # A member does not go on, so that its number of rounds has to be the same too.
+    # A finished member is not continued, so its --rounds and --patience must be equal too.
     check_same(
         str(directory),
         (saved["flags"], saved["dataset"]["fingerprint"]),
         (flags, fingerprint),
         RESUMABLE_FLAGS - {"rounds", "patience"},
     )
-    note = lambda line: _say(f"{directory}: {line}; training it again")
+    note = lambda line: _say(f"{directory}: {line}; trains it again")
     return read_results(run, note) is not None
 
 
@@ -202,7 +205,7 @@ def complete(
     describe: Callable[[], Mapping[str, Any]],
     baselines: Callable[[], dict[str, Any]],
 ) -> None:
-    """As `complete_results`, for a directory that `is_done`."""
+    """Like `complete_results`, for a directory for which `is_done` is True."""
     run = RunDirectory.open(directory)
     results = read_results(run, _say)
     assert results is not None
@@ -214,18 +217,21 @@ def _say(line: str) -> None:
 
 
 def leave_out(directory: Path, why: str) -> None:
-    """A run that came to nothing has no summary, nor that of another run before it."""
+    """Removes the summary of a failed run, which may be that of an earlier run, and says why."""
     (directory / "summary.json").unlink(missing_ok=True)
-    _say(f"{directory}: {why}; left out")
+    _say(f"{directory}: {why}; left out of the comparison")
 
 
 def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[Any, Dataset]:
-    """Trains the members that are not done; their data sets, by `config.data`.
+    """Trains the unfinished members. Returns their data sets, by `config.data`.
+
+    Args:
+      selects: the command selects by validation, so every data set needs a validation part.
 
     Raises:
-      InputError: a folder holds another run; or the command `selects` by validation, and a data
-        set has no such part. Nothing was trained.
-      Interrupted: a signal asked to stop; what was trained is saved.
+      InputError: a folder contains another run, or a data set lacks a validation part that
+        `selects` needs. Nothing was trained.
+      Interrupted: a signal stopped the command; the trained members are saved.
     """
     datasets: dict[Any, Dataset] = {}
     for member in members:
@@ -233,10 +239,10 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
             dataset = datasets[member.config.data] = load(member.config)
             if selects and not len(dataset.valid):
                 raise InputError(
-                    f"{dataset.name}: no validation interaction to choose by; train each setting "
-                    "by fedvlr train"
+                    f"{dataset.name}: has no validation interaction, which selection needs; train "
+                    "each setting with fedvlr train"
                 )
-    # All are looked at before the first is trained.
+    # Check all members before training the first.
     waiting: dict[Config, list[Member]] = {}
     done = []
     for member in members:
@@ -246,7 +252,7 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
         else:
             waiting.setdefault(member.program, []).append(member)
 
-    # Members share the test part, so that their baselines are evaluated once.
+    # Members share the test part, so the baselines are evaluated once.
     @functools.cache
     def baselines(data: DataConfig, evaluation: EvaluationConfig) -> dict[str, Any]:
         return summarise_baselines(datasets[data], evaluation)
@@ -261,7 +267,7 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
 def _complete(
     members: Sequence[Member], datasets: Mapping[DataConfig, Dataset], baselines: Baselines
 ) -> None:
-    """Adds what the flags ask for and the folders of finished members lack."""
+    """Adds missing results to the folders of finished members, as the flags ask."""
     for member in members:
         config = member.config
         complete(
@@ -273,19 +279,19 @@ def _complete(
 
 
 def _checkpoints(member: Member) -> Checkpoints:
-    """Of a member that a signal stopped."""
+    """The checkpoints of a member that a signal stopped."""
     return Checkpoints(member.directory / "checkpoints", keep=1)
 
 
 def _saved_round(member: Member) -> int | None:
-    """The round after which a signal stopped the member; None where it begins."""
+    """The round after which a signal stopped the member; None if it starts from the beginning."""
     if member.config.run.overwrite or not (member.directory / "config.json").exists():
         return None
     checkpoints = _checkpoints(member)
     newest = checkpoints.newest(_say)
     if newest is None:
         return None
-    # fedvlr train can have saved it elsewhere than at an evaluation.
+    # A checkpoint of fedvlr train may lie between two evaluations; it cannot be used here.
     meta = checkpoints.read_meta(newest)
     return newest if meta["since"] is None and meta["before_end"] is None else None
 
@@ -293,10 +299,10 @@ def _saved_round(member: Member) -> int | None:
 def _train_group(
     members: Sequence[Member], dataset: Dataset, baselines: Baselines, stop: StopRequest
 ) -> None:
-    """Trains members of one program, as many together as memory takes."""
+    """Trains members of one program, as many together as fit in memory."""
     simulation = make_simulation(members[0].config, dataset)
     if simulation.hostile is not None:
-        # Hostile clients are part of the data that baselines see.
+        # The baselines see the histories of the hostile clients too.
         baselines = functools.cache(lambda _, by: summarise_baselines(simulation.dataset, by))
     alone = sum(check_fits(simulation, saves=False).values())
     left = memory_budget(simulation.config).size - alone
@@ -322,10 +328,10 @@ def _train_together(
     """Trains members of one program, and writes their run directories.
 
     Args:
-      saved_round: all members continue after it; None: they begin.
+      saved_round: all members continue after this round; None: they start.
 
     Raises:
-      Interrupted: `stop` was asked to; the members are saved as they stand.
+      Interrupted: a signal arrived; the members are saved.
     """
     config = simulation.config
     size = f"{at_once} at once, {simulation.state_bytes / 1e6:.0f} MB each"
@@ -358,7 +364,7 @@ def _on_host(run: RunState) -> RunState:
 
 
 def _show(progress: Progress, runs: Sequence[RunState], rounds_per_s: float) -> None:
-    """One line: the means over the members that have an evaluation."""
+    """Shows one line: the means over the members with an evaluation."""
     entries = [run.evaluations[-1] for run in runs if run.evaluations]
     if entries:
         mean = _mean_validation([entry["valid"] for entry in entries])
@@ -369,7 +375,7 @@ def _show(progress: Progress, runs: Sequence[RunState], rounds_per_s: float) -> 
 
 
 def _mean_validation(averages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over members of HR@50 and NDCG@50, of each slice that all of them have."""
+    """Means over members of HR@50 and NDCG@50, for each slice that all members have."""
     names = ("hr@50", "ndcg@50")
     of = lambda parts: {n: float(np.mean([p.get(n, 0.0) for p in parts])) for n in names}
     slices = [name for name in SLICES if all(name in each for each in averages)]
@@ -377,7 +383,7 @@ def _mean_validation(averages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDirectory:
-    """The member's folder with all that its results stand on, and no checkpoint."""
+    """Creates the member's folder with config.json and metrics.jsonl, without a checkpoint."""
     directory = RunDirectory.create(member.directory, overwrite=True)
     directory.write_config(describe(member.config, dataset))
     directory.write_metrics(run.evaluations)
@@ -399,7 +405,7 @@ def _write_finished(
     timing: Timing,
     baselines: Baselines,
 ) -> None:
-    """The results of the members that have ended; they need no checkpoint any more."""
+    """Writes the results of the finished members, and removes their checkpoints."""
     for member, run in zip(members, runs, strict=True):
         if not run.stopped:
             continue
@@ -416,7 +422,7 @@ def _write_finished(
 
 
 class Run(Protocol):
-    """What `tuned` asks of a run, federated or not."""
+    """The attributes of a run, federated or centralized, that `tuned` uses."""
 
     @property
     def choice(self) -> Choice: ...
@@ -433,17 +439,17 @@ def tuned(
     make: Callable[[Choice, int], AnyRun],
     train: Callable[[list[AnyRun]], Any],
 ) -> tuple[list[AnyRun], list[dict[str, Any]]]:
-    """Trains every choice with the first seed, and the best of them with the others too.
+    """Trains every choice with the first seed, and the best choice with the other seeds too.
 
-    The best is the one with the highest validation value of --select; test numbers are not looked
-    at.
+    The best choice has the highest validation value of --select. Test values are not used.
 
     Args:
-      make: the run of a choice and a seed. train: trains those of the runs that are not done.
+      make: makes the run of a choice and a seed.
+      train: trains the unfinished ones of the given runs.
 
     Returns:
-      The runs of the best choice, one a seed, and what was tried: {"choice",
-      "valid" (None: diverged)} each.
+      (the runs of the best choice, one per seed; the tried settings, each as
+      {"choice": label, "valid": value, None if it diverged}).
 
     Raises:
       InputError: every choice diverged.
@@ -455,11 +461,13 @@ def tuned(
         {"choice": label_of(run.choice), "valid": value}
         for run, value in zip(first, reached, strict=True)
     ]
-    # One that diverged is behind one that ranks nothing.
+    # A diverged run is worse than a run with validation value 0.
     values = [-1.0 if value is None else value for value in reached]
     best = values.index(max(values))
     if reached[best] is None:
-        raise InputError(f"{first[best].directory}: diverged, as every other choice did")
+        raise InputError(
+            f"{first[best].directory}: all choices diverged; give smaller learning rates"
+        )
     others = [make(choices[best], seed) for seed in seeds[1:]]
     train(others)
     return [first[best], *others], tried

@@ -1,7 +1,7 @@
-"""What a command prints never stops it: output that cannot be written is given up.
+"""Output that cannot be written never stops a command.
 
-A pipe that is closed, a full disk behind stdout, a terminal that is gone or an encoding without
-the character: the command goes on, saves, and ends with `OUTPUT_LOST` where it would end with 0.
+Examples are a closed pipe, a full disk, a closed terminal, or an encoding that lacks a character.
+The command drops the output, continues and saves. Its exit status is `OUTPUT_LOST` in place of 0.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ OUTPUT_LOST = 74
 
 
 class Output:
-    """A text stream that drops what it cannot write.
+    """A text stream that drops output that it cannot write.
 
-    Characters that its encoding lacks are written as \\uXXXX. All else is that of the stream.
+    It writes characters that its encoding lacks as \\uXXXX. All other attributes are those of the
+    stream.
 
     Attributes:
-      failure: why the last failing write failed; None if all of them succeeded.
+      failure: the error of the last failed write; None if all writes succeeded.
     """
 
     def __init__(self, stream: TextIO | None):
-        """`stream`: None for one that was closed when the process started."""
+        """`stream`: None if it was closed when the process started."""
         self.failure: Exception | None = None
         self._closed = stream is None
         self._stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream
@@ -54,7 +55,7 @@ class Output:
             self.failure = error
 
     def silence(self) -> None:
-        """Lets go of what is still buffered, so that the end of the process does not report it."""
+        """Discards the buffer, so that Python reports no error at exit."""
         with contextlib.suppress(OSError, ValueError):
             with open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
@@ -64,8 +65,10 @@ class Output:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Opens those of the descriptors 0 to 2 that are closed, or the next file would get one of
-    them, and with it what libraries print."""
+    """Opens the closed ones of the descriptors 0 to 2.
+
+    Otherwise the next opened file would get one of them, and libraries would print into it.
+    """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -76,8 +79,8 @@ def output_survives() -> Iterator[None]:
     """Inside the block, no print fails.
 
     Raises:
-      SystemExit: with `OUTPUT_LOST`, where the block ends well, or with status 0, but has lost
-        output. One line on stderr says why, except where a reader has left its pipe.
+      SystemExit: with `OUTPUT_LOST`, if the block ends without an error or with status 0, but
+        output was lost. One line on stderr gives the reason, except for a closed pipe.
     """
     _occupy_standard_descriptors()
     before = sys.stdout, sys.stderr
@@ -101,7 +104,7 @@ def output_survives() -> Iterator[None]:
 
 
 def _lost(out: Output, errors: Output) -> bool:
-    """Whether some output was lost; says so where someone may still read it."""
+    """Whether output was lost. Prints the reason on stderr, except for a closed pipe."""
     out.flush()
     if out.failure is not None and not isinstance(out.failure, BrokenPipeError):
         reason = getattr(out.failure, "strerror", None) or out.failure

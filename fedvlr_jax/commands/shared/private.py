@@ -17,9 +17,10 @@ from fedvlr_jax.simulation import Simulation
 
 
 def with_held_noise(config: Config) -> Config:
-    """`config` with the noise of the run that --workdir holds, where only a target is given.
+    """`config` with the noise of the run in --workdir, if only a target epsilon is given.
 
-    The noise depends on the --rounds of its first start; later starts may give others.
+    The first start of a run sets the noise from its --rounds. Later starts with other --rounds keep
+    that noise.
     """
     path, privacy = Path(config.workdir), config.privacy
     begins = config.run.overwrite or not (path / "config.json").exists()
@@ -33,24 +34,24 @@ def with_held_noise(config: Config) -> Config:
 
 
 def budget_note(asked: Config, simulation: Simulation) -> str:
-    """Why the run has fewer rounds than were asked for; "" where it has not."""
+    """Why the run has fewer rounds than `asked`; "" if it has as many."""
     rounds = simulation.config.federation.rounds
     if rounds == asked.federation.rounds:
         return ""
     return (
-        f"privacy: the run stops after round {rounds} of --rounds={asked.federation.rounds}, for "
-        f"one more would pass --target_epsilon={asked.privacy.target_epsilon:g}"
+        f"privacy: the run stops after round {rounds} of --rounds={asked.federation.rounds}, "
+        f"because one more would exceed --target_epsilon={asked.privacy.target_epsilon:g}"
     )
 
 
 class Accounts:
-    """What a run with --privacy has spent. Does nothing without it."""
+    """The spent privacy budget of a run with --privacy. Does nothing without --privacy."""
 
     def __init__(self, simulation: Simulation, directory: RunDirectory, checkpoints: Checkpoints):
-        """Reads what the directory proves to be spent, whichever checkpoint is gone on from.
+        """Reads the spent rounds from the directory, independent of the resumed checkpoint.
 
         Raises:
-          InputError: the ledger is damaged, or of another noise.
+          InputError: the ledger is damaged, or has another noise.
         """
         self._config = simulation.config
         self._num_users = simulation.dataset.num_users
@@ -61,12 +62,12 @@ class Accounts:
 
     @property
     def stated(self) -> dict[str, Any] | None:
-        """The statement by now; None without --privacy."""
+        """The current privacy statement; None without --privacy."""
         spent = 0 if self._ledger is None else self._ledger.rounds
         return statement(self._config, self._num_users, spent)
 
     def publish(self, note: Callable[[str], None]) -> None:
-        """Writes privacy.json, and tells `note` every line of it."""
+        """Writes privacy.json, and passes every line of it to `note`."""
         stated = self.stated
         if stated is None:
             return
@@ -76,6 +77,6 @@ class Accounts:
             note(line)
 
     def before_rounds(self, until: int) -> None:
-        """Enters the rounds up to `until` as spent; called before they are trained."""
+        """Records the rounds up to `until` as spent. Call it before training them."""
         if self._ledger is not None and is_first():
             self._ledger.begin(until, self._config.privacy.noise_multiplier)

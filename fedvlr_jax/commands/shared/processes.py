@@ -1,7 +1,7 @@
-"""Several processes, on one machine or on many, that train one federation together.
+"""Several processes, on one or many machines, that train one federation together.
 
-Every process is started with the same command and runs all of it; JAX's multi-controller
-runtime makes their devices one mesh. The first one alone prints and writes.
+Every process runs the whole of the same command. JAX's multi-controller runtime joins their devices
+into one mesh. Only the first process prints and writes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ FLAGS = flags.FLAGS
 
 
 class Cluster(NamedTuple):
-    """An environment in which processes find each other.
+    """A cluster system that tells processes about each other.
 
     Attributes:
-      needs: variables that JAX reads; any of them, or of `marks`, shows that it is there.
-      advice: how processes are started there.
+      needs: variables that JAX reads.
+      advice: how to set them.
+      marks: variables that show that the process runs on this system; if empty, `needs` do.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Cluster(NamedTuple):
     marks: tuple[str, ...] = ()
 
 
-# In the order in which JAX looks for them.
+# In the order in which JAX tries them.
 CLUSTERS = (
     Cluster(
         "Open MPI",
@@ -72,10 +73,9 @@ CLUSTERS = (
 
 
 def missing_variable(environment: Mapping[str, str]) -> str:
-    """What a cluster that is there only in part lacks; empty where none is there, or nothing
-    lacks."""
+    """The missing variable or package of the detected cluster; empty if nothing is missing."""
     for name, needs, advice, marks in CLUSTERS:
-        # HOSTNAME is everywhere.
+        # HOSTNAME is set on every system, so it is no sign of Kubernetes.
         signs = marks or needs
         missing = [variable for variable in needs if not environment.get(variable)]
         if missing and any(environment.get(variable) for variable in signs):
@@ -89,18 +89,20 @@ def define_process_flags() -> None:
     flags.DEFINE_string(
         "coordinator",
         "",
-        "HOST:PORT of the first process, or 'auto' to ask the cluster (Slurm, Open MPI, "
-        "Kubernetes, a TPU pod); empty: this process is alone.",
+        "Address of the first process. Empty: there is only one process; HOST:PORT: this address; "
+        "auto: from the cluster (Slurm, Open MPI, Kubernetes, TPU pod).",
     )
-    flags.DEFINE_integer("num_processes", 0, "How many there are; 0: the cluster says.")
-    flags.DEFINE_integer("process_id", -1, "Which one this is, from 0; -1: the cluster says.")
+    flags.DEFINE_integer("num_processes", 0, "Number of processes. 0: from the cluster.")
+    flags.DEFINE_integer(
+        "process_id", -1, "Number of this process, starting at 0. -1: from the cluster."
+    )
 
 
 def join_processes() -> None:
-    """Meets the others, where the flags say that there are any. Before any other use of JAX.
+    """Connects to the other processes, if the flags name any. Call it before other uses of JAX.
 
     Raises:
-      InputError: the flags do not fit together, or the others could not be met.
+      InputError: the flags contradict each other, or the connection failed.
     """
     given = {"num_processes": FLAGS.num_processes or None, "process_id": FLAGS.process_id}
     given["process_id"] = None if FLAGS.process_id < 0 else FLAGS.process_id
@@ -111,21 +113,21 @@ def join_processes() -> None:
     auto = FLAGS.coordinator == "auto"
     try:
         with warnings.catch_warnings():
-            # That a package is missing; said below if it matters.
+            # JAX warns about missing packages; the error below names them if needed.
             warnings.simplefilter("ignore")
             jax.distributed.initialize(
                 coordinator_address=None if auto else FLAGS.coordinator, **given
             )
     except (ValueError, RuntimeError, LookupError, OSError, ImportError) as error:
-        # JAX does not name what it misses, and what it finds in part it takes for nothing.
+        # JAX does not name the missing variable, and ignores a cluster with a missing one.
         reason = str(error).split("\n")[0]
         if auto:
             missing = missing_variable(os.environ)
-            reason = missing or f"no cluster that says who is who ({reason})"
+            reason = missing or f"no known cluster system was found ({reason})"
             reason += "; or give --coordinator=HOST:PORT, --num_processes and --process_id"
         raise InputError(f"--coordinator={FLAGS.coordinator}: {reason}") from error
     if not is_first():
-        # For as long as the process lives.
+        # Until the process ends.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
@@ -140,13 +142,13 @@ def only_first(context: Callable[[], contextlib.AbstractContextManager]):
 
 
 def wait_for_all(place: str) -> None:
-    """Returns when every process has come here."""
+    """Waits until every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(place)
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag holds in any process; every one hears the same."""
+    """Whether the flag is True in any process. Every process gets the same answer."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))

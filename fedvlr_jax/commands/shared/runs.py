@@ -1,4 +1,4 @@
-"""What every command shares about runs: the data they name, where they go, what describes them."""
+"""Shared by all commands: loads the data of a run, checks its folder, describes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedvlr_jax.evaluation.selection import for_dataset
 
 
 def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
-    """The data set that `config` names; `note` gets each of its notes."""
+    """Loads the data set of `config`, and passes each of its notes to `note`."""
     data = config.data
     synthetic = {
         "kind": data.synthetic_kind,
@@ -43,13 +43,13 @@ def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
     )
     for line in dataset.notes:
         note(line)
-    # A slice without targets is refused before anything is written.
+    # Refuses a slice without targets before anything is written.
     for_dataset(config.evaluation.selection, dataset)
     return dataset
 
 
 def titles_of(config: Config, dataset: Dataset) -> np.ndarray | None:
-    """The title of every item, str [num_items]; None where the data set has none."""
+    """The title of every item, str [num_items]; None if the data set has no titles."""
     if config.data.dataset == "synthetic":
         return None
     folder = Path(config.data.data_root) / config.data.dataset
@@ -57,13 +57,13 @@ def titles_of(config: Config, dataset: Dataset) -> np.ndarray | None:
 
 
 def required_workdir(config: Config, example: str) -> Path:
-    """--workdir, for a command that has no folder of its own to fall back on.
+    """--workdir, for a command without a default folder.
 
     Raises:
-      InputError: it is empty; shows `example`.
+      InputError: --workdir is empty; the message shows `example`.
     """
     if not config.run.workdir:
-        raise InputError(f"--workdir=: empty; give a directory, e.g. --workdir={example}")
+        raise InputError(f"--workdir: empty; give a directory, e.g. --workdir={example}")
     return Path(config.run.workdir)
 
 
@@ -73,15 +73,15 @@ def check_same(
     now: tuple[Mapping[str, Any], str],
     free: Collection[str] = RESUMABLE_FLAGS,
 ) -> None:
-    """Refuses to go on with a run of other flags or data, naming what differs.
+    """Refuses to resume a run that has other flags or data, and names the differences.
 
     Args:
-      where: the run is, for the message.
-      saved, now: flags and the data's fingerprint, of the run and as they were given.
+      where: the place of the run, for the message.
+      saved, now: (flags, fingerprint of the data) of the saved run and of this call.
       free: flags that may differ.
 
     Raises:
-      InputError: others differ.
+      InputError: other flags differ, or the data do.
     """
     (was, was_data), (flags, data) = saved, now
     known = {name: repr(value) for name, value in was.items()}
@@ -113,17 +113,17 @@ def _commit() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The variables that tell JAX and its compiler what to do, by name.
+    """The environment variables of JAX and its compiler, by name.
 
-    The numbers of a run depend on none of JAX's own: see `fedvlr_jax.settings`. Flags of the
-    compiler may change last bits.
+    The results of a run do not depend on JAX's own variables: see `fedvlr_jax.settings`. Compiler
+    flags may change the last bits.
     """
     known = ("JAX_", "XLA_", "LIBTPU_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE")
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(known)}
 
 
 def _program() -> str:
-    """How this process was started, up to the flags: `fedvlr NAME`, or `python -m FOLDER.NAME`."""
+    """The program of this process, without flags: `fedvlr NAME` or `python -m FOLDER.NAME`."""
     program = sys.argv[0]
     if program.startswith("fedvlr "):
         return program
@@ -131,7 +131,7 @@ def _program() -> str:
 
 
 def describe_code() -> dict[str, Any]:
-    """The command, and all that it ran on: versions, commit, device, environment."""
+    """The command and its environment: versions, commit, device, variables."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "versions": {
@@ -147,7 +147,7 @@ def describe_code() -> dict[str, Any]:
 
 
 def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What config.json holds: flags, data, and `describe_code`."""
+    """The content of config.json: flags, data, and `describe_code`."""
     return {
         "flags": config.flat,
         "groups": {name: vars(group) for name, group in vars(config).items()},

@@ -1,4 +1,4 @@
-"""When a run is saved, what is saved of it, and how it is read back."""
+"""Saves a run and loads it: the time of a save, its content, and the way back."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import RunState
 from fedvlr_jax.types import METRIC_TYPES, RoundMetrics
 
-# However dear a save is: for the sake of the price no run that is killed loses more than a
-# minute, or --checkpoint_every rounds where they take longer, beside what was trained while the
-# newest save was under way.
+# Upper bound between saves, so that a killed run loses at most one minute (or --checkpoint_every
+# rounds, if they take longer), plus the training during an unfinished save.
 LONGEST_REST_S = 60.0
-# What a save is taken to cost before a run has made one: over twice what orbax, hash and
-# disk take for a small state. A run that is over before this is paid is saved at its end alone.
+# Assumed cost of the first save: more than twice the time of orbax, hash and disk for a small
+# state. A very short run is therefore saved only at its end.
 FIRST_SAVE_S = 0.1
-# Of the tree: the best state before the evaluation at the end of --rounds, where that evaluation
-# is off the multiples of --eval_every and selected the state at the end.
+# Key in the tree: the best state before the evaluation at the end of --rounds. It is needed if that
+# evaluation is not at a multiple of --eval_every and selected the last state.
 BEST_BEFORE_END = "best_before_end"
 
 
 def rest_s(took_s: float, share: float) -> float:
-    """Seconds from the beginning of a save that took `took_s` to that of the next one."""
+    """Minimum seconds from the start of a save that took `took_s` to the start of the next."""
     return min(took_s / share, LONGEST_REST_S)
 
 
@@ -36,10 +35,10 @@ def _position(run: RunState) -> tuple[int, int]:
 
 
 class Saver:
-    """Saves one run as often as --checkpoint_every asks and --checkpoint_share allows.
+    """Saves one run every --checkpoint_every rounds, within the limit of --checkpoint_share.
 
-    The clock decides when, and nothing else: what a run computes does not depend on it. Of
-    several processes all call the same methods, and the first one's clock decides for all.
+    The clock affects only the time of a save, never the results of a run. With several processes
+    all call the same methods, and the clock of the first process decides.
     """
 
     def __init__(self, simulation: Simulation, checkpoints: Checkpoints, run: RunState):
@@ -49,20 +48,20 @@ class Saver:
         self._began = time.perf_counter()
 
     def after_rounds(self, run: RunState) -> None:
-        """Saves if a multiple of --checkpoint_every was passed since, and the price allows it."""
+        """Saves after a multiple of --checkpoint_every rounds, if --checkpoint_share allows it."""
         every = self._simulation.config.run.checkpoint_every
         if run.round // every > self._saved_at[0] // every and self._allowed():
             self._save(run)
 
     def finish(self, run: RunState) -> None:
-        """Returns when the run is saved as it stands."""
+        """Saves the current state, if it is not saved yet, and waits for the save."""
         if _position(run) != self._saved_at:
             self._save(run)
         self._checkpoints.wait()
 
     def _allowed(self) -> bool:
         share = self._simulation.config.run.checkpoint_share
-        # To the letter: a save that is still under way is waited for.
+        # With share 1 a new save waits for an unfinished one.
         return share == 1 or bool(agreed(int(self._rested(share))))
 
     def _rested(self, share: float) -> bool:
@@ -81,8 +80,8 @@ class Saver:
 def save_run(
     simulation: Simulation, checkpoints: Checkpoints, run: RunState, flags: Mapping[str, Any]
 ) -> None:
-    """Begins to save the run that these `flags` name; see `Checkpoints.save`."""
-    # Between two evaluations a state has no score.
+    """Starts to save the run of these `flags`; see `Checkpoints.save`."""
+    # A state between two evaluations has no score.
     scored = [e["valid"] for e in run.evaluations if e["round"] == run.round]
     score = (simulation.selection.value(scored[0]) if scored else None) or 0.0
     tree, meta = _tree(simulation, run), _meta(simulation, run, flags)
@@ -106,7 +105,7 @@ def _lists(rounds: RoundMetrics | None) -> dict[str, list] | None:
 
 
 def _round_metrics(lists: dict[str, list] | None) -> RoundMetrics | None:
-    """The metrics of `_lists`, to the bit."""
+    """The inverse of `_lists`, with the same bits."""
     if lists is None:
         return None
     arrays: Any = {name: np.array(x, METRIC_TYPES[name]) for name, x in lists.items()}
@@ -114,7 +113,7 @@ def _round_metrics(lists: dict[str, list] | None) -> RoundMetrics | None:
 
 
 def _tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
-    """The arrays of a run, as `checkpointing` documents them: two states at most."""
+    """The arrays of a run, as `checkpointing` documents them: at most two states."""
     state = simulation.pack(run.state)
     tree = {"state": state, "best": state}
     if run.best_round != run.round:
@@ -125,17 +124,17 @@ def _tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
 
 
 def load_run(simulation: Simulation, checkpoints: Checkpoints, round_number: int) -> RunState:
-    """The run as a whole checkpoint has it; its `stopped` is left to the caller."""
+    """Loads the run from a whole checkpoint. The caller sets `stopped`."""
     meta = checkpoints.read_meta(round_number)
 
     def load(part: str) -> State:
-        # One at a time: to go on is to take no more memory than the run took before.
+        # Load one state at a time: a resumed run must not need more memory than before.
         like = simulation.packed_shapes(meta["leaves"], part)
         return simulation.unpack(checkpoints.load(round_number, {part: like})[part])
 
     state = load("state")
     evaluations, best_round = tuple(meta["evaluations"]), meta["best_round"]
-    # Checkpoints of earlier versions have none.
+    # Checkpoints of earlier versions lack this entry.
     before = meta.get("before_end")
     if before is None:
         since = _round_metrics(meta["since"])
