@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.survival import DAMAGE, contents, damage_once
-from fedvlr_jax import checkpointing, sealing
-from fedvlr_jax.checkpointing import Checkpoints, RowsLater, SavedRows
+from fedvlr_jax import sealing
+from fedvlr_jax.checkpointing import Checkpoints, RowsLater, SavedRows, layout, reading
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.sealing import Damaged
 
@@ -32,8 +32,8 @@ def packing(request):
     """Every promise holds for leaves that are stored apart, for those that are packed, and for
     those that are cut into blocks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpointing, "SMALL_BYTES", request.param[0])
-        patch.setattr(checkpointing, "BLOCK_BYTES", request.param[1])
+        patch.setattr(layout, "SMALL_BYTES", request.param[0])
+        patch.setattr(layout, "BLOCK_BYTES", request.param[1])
         yield
 
 
@@ -150,8 +150,8 @@ def test_what_stands_in_two_places_is_stored_once_and_loaded_twice(tmp_path):
 
 
 def test_rows_are_read_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpointing, "SMALL_BYTES", 0)
-    monkeypatch.setattr(checkpointing, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(layout, "SMALL_BYTES", 0)
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 100)
     rows = np.arange(70.0, dtype=np.float32).reshape(10, 7)
     best = {"clients": np.arange(0, 20, 2, dtype=np.int32), "private": {"head": rows}}
     checkpoints = Checkpoints(tmp_path)
@@ -162,9 +162,9 @@ def test_rows_are_read_block_by_block(tmp_path, monkeypatch):
     assert sorted(stored) == [f"best.private.head@{start}" for start in (0, 3, 6, 9)]
 
     read = []
-    load = Checkpoints._load_stored
-    note = lambda self, r, names, asked: read.extend(asked) or load(self, r, names, asked)
-    monkeypatch.setattr(Checkpoints, "_load_stored", note)
+    load = reading.load_stored
+    note = lambda step, names, wanted: read.extend(wanted) or load(step, names, wanted)
+    monkeypatch.setattr(reading, "load_stored", note)
     like = {"best": {"private": {"head": RowsLater(rows.shape, rows.dtype)}}}
     later = checkpoints.load(1, like)["best"]["private"]["head"]
     assert isinstance(later, SavedRows) and later.shape == rows.shape and read == []
@@ -179,7 +179,7 @@ def test_rows_are_read_block_by_block(tmp_path, monkeypatch):
 
 
 def test_the_schema_before_blocks_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpointing, "BLOCK_BYTES", 1 << 26)
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 1 << 26)
     monkeypatch.setattr(sealing, "SCHEMA", 3)
     checkpoints = saved(tmp_path, (1,))
     monkeypatch.undo()

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fedvlr_jax import checkpointing
-from fedvlr_jax.checkpointing import Checkpoints, SavedRows
+from fedvlr_jax.checkpointing import Checkpoints, SavedRows, layout
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.federated.store import ClientStore
@@ -46,8 +45,8 @@ def test_a_packed_state_moves_to_another_store(stores, dataset):
 @pytest.mark.parametrize("to", ["disk", "host", "device"])
 @pytest.mark.slow
 def test_rows_in_files_are_saved_and_loaded_by_blocks(to, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpointing, "BLOCK_BYTES", 1 << 12)
-    monkeypatch.setattr(checkpointing, "SMALL_BYTES", 1 << 10)
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(layout, "SMALL_BYTES", 1 << 10)
     one, other = simulate(dataset, cohort=20, store="disk"), simulate(dataset, store=to)
     state, _ = one.run_rounds(one.init(), 2)
     packed = one.pack(state)

@@ -61,7 +61,7 @@ SPLITS = "fedvlr_jax/data/splits.py"
 TRAINING = "fedvlr_jax/training.py"
 STORE = "fedvlr_jax/federated/store.py"
 START = "fedvlr_jax/federated/initialization.py"
-CHECKPOINTING = "fedvlr_jax/checkpointing.py"
+CHECKPOINTS = "fedvlr_jax/checkpointing/"
 PARTICIPATION = "fedvlr_jax/federated/participation.py"
 
 TEST_TRANSFORMS = ("tests/uplink/test_transforms.py",)
@@ -1102,21 +1102,21 @@ STARTS_AND_STATES = [
     ),
     Mutation(
         "a checkpoint's blocks overlap",
-        CHECKPOINTING,
+        f"{CHECKPOINTS}layout.py",
         "min(start + rows, shape[0])) for start in starts",
         "min(start + rows + 1, shape[0])) for start in starts",
         BLOCKS,
     ),
     Mutation(
         "rows of a block from its first one on",
-        CHECKPOINTING,
+        f"{CHECKPOINTS}reading.py",
         "values[here] = self._held[1][asked[here] - block.start]",
         "values[here] = self._held[1][asked[here] % len(self._held[1])]",
         BLOCKS,
     ),
     Mutation(
         "the worst checkpoint is kept as the best",
-        CHECKPOINTING,
+        f"{CHECKPOINTS}checkpoints.py",
         "best = sorted(older, key=self._score)[max(0, len(older) - self._keep_best) :]",
         "best = sorted(older, key=self._score)[: self._keep_best]",
         ("tests/test_checkpointing.py::test_the_newest_and_the_best_are_kept",),
