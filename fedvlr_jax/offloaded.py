@@ -35,6 +35,7 @@ from fedvlr_jax.federated.round import (
     make_train,
     make_write_back,
     open_round,
+    zero_sum,
 )
 from fedvlr_jax.federated.scoring import (
     clients_at_once,
@@ -47,7 +48,6 @@ from fedvlr_jax.federated.store import ClientStore, in_parts
 from fedvlr_jax.on_device import NonFiniteError, Simulation, State
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.types import Histories, PyTree, RoundMetrics, ServerState
-from fedvlr_jax.uplink import Upload
 
 # The rows of the clients that are evaluated at once, and about how many copies of them are held:
 # as gathered, as made anew, on the device, and those of the next clients.
@@ -279,7 +279,7 @@ class OffloadedSimulation(Simulation):
             start += capacity
             total = None
             if sums:
-                total = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
+                total = zero_sum(broadcast, self.task.aggregator.reduce.sum_type)
             of_chunks, kept = [], 0
             for inside, chunk in zip(_split(inputs, part.chunks), part.chunks, strict=True):
                 old, fresh = next(rows)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from fedvlr_jax.attacks import make_attack, plan_hostile, with_hostile
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import bucket_clients, negative_pool, pad_histories
@@ -28,6 +30,7 @@ from fedvlr_jax.models import Backbone
 from fedvlr_jax.offloaded import OffloadedSimulation
 from fedvlr_jax.on_device import NonFiniteError, Simulation, State
 from fedvlr_jax.privacy.plan import resolved
+from fedvlr_jax.privacy.ring import secure_cost
 from fedvlr_jax.settings import under_own_settings
 
 __all__ = ["NonFiniteError", "Simulation", "State", "make_simulation"]
@@ -122,10 +125,15 @@ def work_of(simulation: Simulation) -> Work:
     """What a round asks of each client."""
     federation, shape = simulation.config.federation, simulation.broadcast_shape
     rows = simulation.dataset.train.counts * (1 + federation.num_negatives)
+    down = float(round_bytes(shape, shape.items, "dense"))
+    up = round_bytes(
+        simulation.upload_shape, simulation.touched_rows, simulation.config.fleet.upload_format
+    ).astype(float)
+    if federation.aggregation == "secure":
+        _, cost = secure_cost(simulation.config, len(up), simulation.upload_shape)
+        down, up = down + cost.down, np.full(len(up), float(cost.up))
     return Work(
-        bytes_down=float(round_bytes(shape, shape.items, "dense")),
-        bytes_up=round_bytes(
-            simulation.upload_shape, simulation.touched_rows, simulation.config.fleet.upload_format
-        ).astype(float),
+        bytes_down=down,
+        bytes_up=up,
         rows=rows * federation.local_epochs,
     )

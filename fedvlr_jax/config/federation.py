@@ -18,7 +18,7 @@ SUMS = ("float32", "int32", "fixed_mean")
 AGGREGATION_NAMES = (
     *SUMS,
     *("median", "trimmed_mean", "krum", "multi_krum", "geometric_median"),
-    *("norm_bound", "bulyan", "row_median"),
+    *("norm_bound", "bulyan", "row_median", "secure"),
 )
 
 
@@ -83,14 +83,31 @@ class FederationConfig:
         10.0, "Decoupled decay of the ID table and the operators, per unit of their step."
     )
     aggregation: str = choice(
-        "float32",
-        "How the server combines the uploads. float32: weighted mean; int32: weighted mean in "
-        "fixed point, the same to the bit on 1, 2, 4 and 8 devices; fixed_mean: the sum over the "
+        "auto",
+        "How the server combines the uploads. auto: float32; with --privacy=central or local and "
+        "with --noise=central fixed_mean, with --privacy=distributed secure. float32: weighted "
+        "mean; int32: weighted mean in fixed point, the same to the bit on 1, 2, 4 and 8 devices; fixed_mean: the sum over the "
         "number of expected clients; median, trimmed_mean: coordinate by coordinate; krum, "
         "multi_krum: the uploads with the nearest neighbours; geometric_median: RFA; norm_bound: "
         "the mean of uploads shortened to the median norm; bulyan: Krum, then coordinates; "
-        "row_median: item by item over the clients that touched it.",
-        AGGREGATION_NAMES,
+        "row_median: item by item over the clients that touched it; secure: the mean, all clients "
+        "alike, by a secure sum of rounded uploads.",
+        ("auto", *AGGREGATION_NAMES),
+    )
+    secure_bound: float = choice(
+        0.0,
+        "aggregation=secure: the largest size of one number of an upload, larger ones are clamped; "
+        "0: --clip_norm, or 8 without it.",
+    )
+    secure_levels: int = choice(
+        0,
+        "aggregation=secure: whole numbers from minus the bound to the bound, at most 2^24; 0: as "
+        "many as 32 bits hold for the sum of all clients of a round.",
+    )
+    secure_threshold: float = choice(
+        0.67,
+        "aggregation=secure: the share of a round's clients that must answer; with fewer the round "
+        "aborts and changes nothing.",
     )
     byzantine_share: float = choice(
         0.1,
@@ -140,6 +157,7 @@ class FederationConfig:
                 f"--byzantine_share={self.byzantine_share}: --aggregation=bulyan withstands less "
                 "than a quarter of the clients; give a share below 0.25"
             )
+        self._check_secure()
         if not 0 <= self.client_dropout < 1:
             raise InputError(
                 f"--client_dropout={self.client_dropout}: give a probability in [0, 1)"
@@ -160,6 +178,26 @@ class FederationConfig:
             raise InputError(
                 f"--min_local_epochs={self.min_local_epochs}: more than "
                 f"--local_epochs={self.local_epochs}"
+            )
+
+    def _check_secure(self) -> None:
+        """Refuses what a secure sum cannot be, and its flags without it."""
+        check_range(self, "secure_bound", 0)
+        check_range(self, "secure_levels", 0)
+        if self.aggregation not in ("auto", "secure"):
+            for field in dataclasses.fields(self):
+                value = getattr(self, field.name)
+                if field.name.startswith("secure_") and value != field.default:
+                    raise InputError(f"--{field.name}={value}: needs --aggregation=secure")
+        if self.secure_levels and not 2 <= self.secure_levels <= 2**24:
+            raise InputError(
+                f"--secure_levels={self.secure_levels}: give 2 to {2**24}, which float32 tells "
+                "apart, or 0 for as many as fit"
+            )
+        if not 0.5 < self.secure_threshold <= 1:
+            raise InputError(
+                f"--secure_threshold={self.secure_threshold}: give a share above 0.5, so that the "
+                "server cannot unmask two sums of one round, and at most 1"
             )
 
     @property

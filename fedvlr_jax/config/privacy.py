@@ -7,7 +7,7 @@ import dataclasses
 from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
 
-PRIVACY_NAMES = ("none", "central", "local")
+PRIVACY_NAMES = ("none", "central", "local", "distributed")
 # Flags that say nothing without a statement.
 _OF_STATEMENT = ("target_epsilon", "noise_cohort_size", "population")
 
@@ -19,7 +19,8 @@ class PrivacyConfig:
     privacy: str = choice(
         "none",
         "none: no statement; central: a trusted server adds the noise once to the sum; local: each "
-        "client adds it to its own upload. With a statement (epsilon, delta) of the whole run, and "
+        "client adds it to its own upload; distributed: each client adds a share of discrete noise "
+        "inside a secure sum. With a statement (epsilon, delta) of the whole run, and "
         "a ledger of what was spent.",
         PRIVACY_NAMES,
     )
@@ -36,6 +37,11 @@ class PrivacyConfig:
     )
     population: int = choice(
         0, "Users of the deployment that --noise_cohort_size stands for; 0: those of the data set."
+    )
+    honest_share: float = choice(
+        1.0,
+        "privacy=distributed: the share of the answering clients whose noise counts; the others "
+        "may tell the server theirs.",
     )
     clip_norm: float = choice(
         0.0, "Joint L2 bound of one client's upload in a round; 0 does not clip."
@@ -63,6 +69,15 @@ class PrivacyConfig:
         for name in ("noise_cohort_size", "population"):
             check_range(self, name, 0)
         self._check_statement()
+        if not 0 < self.honest_share <= 1:
+            raise InputError(
+                f"--honest_share={self.honest_share}: give a share above 0 and at most 1"
+            )
+        if self.honest_share < 1 and self.privacy != "distributed":
+            raise InputError(
+                f"--honest_share={self.honest_share}: needs --privacy=distributed, where clients "
+                "protect each other"
+            )
         if not 0 <= self.clip_quantile < 1:
             raise InputError(
                 f"--clip_quantile={self.clip_quantile}: give a share above 0 and below 1, or 0 for "
@@ -83,7 +98,7 @@ class PrivacyConfig:
         if self.privacy == "none":
             given = {name: getattr(self, name) for name in _OF_STATEMENT if getattr(self, name)}
             for name, value in given.items():
-                raise InputError(f"--{name}={value}: needs --privacy=central or local")
+                raise InputError(f"--{name}={value}: needs --privacy=central, local or distributed")
             return
         if not 0 < self.target_delta < 1:
             raise InputError(f"--target_delta={self.target_delta}: give a number between 0 and 1")
@@ -96,12 +111,15 @@ class PrivacyConfig:
             raise InputError(
                 f"--privacy={self.privacy}: needs --clip_norm above 0, the bound on one upload"
             )
-        if self.privacy == "local" and self.noise == "central":
-            raise InputError("--privacy=local: the clients add the noise; give --noise=client")
-        if self.privacy == "local" and self.clip_quantile:
+        by_clients = self.privacy in ("local", "distributed")
+        if by_clients and self.noise == "central":
             raise InputError(
-                f"--privacy=local: --clip_quantile={self.clip_quantile} is a bound that the server "
-                "learns from the clients; give 0, a bound that stays"
+                f"--privacy={self.privacy}: the clients add the noise; give --noise=client"
+            )
+        if by_clients and self.clip_quantile:
+            raise InputError(
+                f"--privacy={self.privacy}: --clip_quantile={self.clip_quantile} is a bound that "
+                "the server learns from the clients; give 0, a bound that stays"
             )
         if self.population and not self.noise_cohort_size:
             raise InputError(
