@@ -84,14 +84,15 @@ class FederationConfig:
     )
     aggregation: str = choice(
         "auto",
-        "How the server combines the uploads. auto: float32; with --privacy=central or local and "
-        "with --noise=central fixed_mean, with --privacy=distributed secure. float32: weighted "
-        "mean; int32: weighted mean in fixed point, the same to the bit on 1, 2, 4 and 8 devices; fixed_mean: the sum over the "
-        "number of expected clients; median, trimmed_mean: coordinate by coordinate; krum, "
-        "multi_krum: the uploads with the nearest neighbours; geometric_median: RFA; norm_bound: "
-        "the mean of uploads shortened to the median norm; bulyan: Krum, then coordinates; "
-        "row_median: item by item over the clients that touched it; secure: the mean, all clients "
-        "alike, by a secure sum of rounded uploads.",
+        "How the server combines the uploads. auto: float32; with --privacy=central or local "
+        "and with --noise=central fixed_mean, with --privacy=distributed secure. float32: "
+        "weighted mean; int32: weighted mean in fixed point, the same to the bit on 1, 2, 4 and "
+        "8 devices; fixed_mean: the sum over the number of expected clients; median, "
+        "trimmed_mean: coordinate by coordinate; krum, multi_krum: the uploads with the nearest "
+        "neighbours; geometric_median: RFA; norm_bound: the mean of uploads shortened to the "
+        "median norm; bulyan: Krum, then coordinates; row_median: item by item over the clients "
+        "that touched it; secure: the mean, all clients alike, by a secure sum of rounded "
+        "uploads.",
         ("auto", *AGGREGATION_NAMES),
     )
     secure_bound: float = choice(

@@ -54,7 +54,8 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
     Returns:
       {"trust_model", "unit", "neighbouring", "aggregation", "sampler": {...}, "noise_multiplier",
       "upload_noise_multiplier", "distributed": None or {...}, "clipping": {...},
-      "rounds": {"spent", "planned"}, "delta", "epsilon": {"spent": {"pld", "rdp"}, "planned": {...}}, "target_epsilon", "covered",
+      "rounds": {"spent", "planned"}, "delta",
+      "epsilon": {"spent": {"pld", "rdp"}, "planned": {...}}, "target_epsilon", "covered",
       "not_reported", "not_covered", "simulated", "library"}; an epsilon is None where the
       accountant has no event for the release.
     """
