@@ -181,13 +181,26 @@ def _check_rule(
     aggregator: Aggregator, factor: jax.Array, alpha: jax.Array, responded: jax.Array
 ) -> None:
     reduce = aggregator.reduce
-    if reduce.combine is None:
+    _need(
+        (reduce.encode is None) == (reduce.decode is None),
+        "Reduce.encode: goes with `decode`; give both or neither",
+    )
+    combine = reduce.combine
+    if reduce.encode is not None and reduce.decode is not None:
+        _need(combine is None, "Reduce.combine: does not go with `encode`; give one of them")
+        _need(reduce.needs >= Needs.NORMS, "Reduce.needs: a rule with `encode` needs NORMS")
+        encode, decode = reduce.encode, reduce.decode
+        client = jnp.arange(_CLIENTS, dtype=jnp.int32)
+        combine = lambda uploads, alpha, responded: decode(
+            encode(uploads, alpha, client, key_of(0))[0], responded
+        )
+    elif combine is None:
         _need(reduce.needs == Needs.SUM, "Reduce.needs: a rule without `combine` needs SUM")
         return
-    _need(reduce.needs == Needs.WHOLE, "Reduce.needs: a rule with `combine` needs WHOLE")
+    else:
+        _need(reduce.needs == Needs.WHOLE, "Reduce.needs: a rule with `combine` needs WHOLE")
     found = [
-        reduce.combine(_drawn_uploads(absent).scaled(factor), alpha, responded)
-        for absent in (0.0, 1e3)
+        combine(_drawn_uploads(absent).scaled(factor), alpha, responded) for absent in (0.0, 1e3)
     ]
     expected = Upload(jnp.zeros((_ITEMS, _VIEWS, 3)), {"bias": jnp.zeros(())})
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (found[0], expected)]

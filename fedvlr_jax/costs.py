@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.evaluation.metrics import user_metrics
+from fedvlr_jax.federated.participation import stays
 from fedvlr_jax.fleet import SCHEMES, RoundSchedule, round_bytes
 from fedvlr_jax.fleet.hardware import TIERS
+from fedvlr_jax.privacy.ring import secure_cohort, secure_cost
+from fedvlr_jax.settings import compiled, key_of
 from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.simulation.workload import (
     broadcast_shape,
@@ -57,19 +60,61 @@ def client_bytes(simulation: Simulation) -> dict[str, Any]:
     return {"down": float(round_bytes(whole, whole.items, "dense")), "up": up}
 
 
+def secure_sum_costs(simulation: Simulation, seed: int, rounds: int) -> dict[str, Any]:
+    """What the protocol of --aggregation=secure sends, and the rounds in which it aborted.
+
+    Returns:
+      {"neighbours", "up", "down" (bytes of one client in one round, with masks, keys and shares,
+      beside the broadcast), "message_rounds", "must_answer", "aborted_rounds"}.
+    """
+    config, users = simulation.config, simulation.dataset.num_users
+    neighbours, cost = secure_cost(config, users, upload_shape(simulation.setup))
+    return {
+        "neighbours": neighbours,
+        "up": cost.up,
+        "down": cost.down,
+        "message_rounds": cost.rounds,
+        "must_answer": secure_cohort(config, users).least,
+        "aborted_rounds": sum(n < 0 for n in answers(simulation, seed, rounds)),
+    }
+
+
+def answers(simulation: Simulation, seed: int, rounds: int) -> list[int]:
+    """How many clients answered each round; -1 where that was too few for a secure sum."""
+    config = simulation.config
+    least = secure_cohort(config, simulation.dataset.num_users).least
+    draw = compiled(
+        lambda number, client: stays(key_of(seed), number, client, config.federation.client_dropout)
+    )
+    counts = []
+    for number in range(rounds):
+        rows = simulation.sampling.sampled_rows(seed, number)
+        sampled = np.concatenate(
+            [own[row] for own, row in zip(simulation.buckets, rows, strict=True)]
+        )
+        places = np.zeros(simulation.dataset.num_users, np.int32)
+        places[: len(sampled)] = sampled
+        count = int(np.asarray(draw(np.uint32(number), places))[: len(sampled)].sum())
+        counts.append(count if count >= least else -1)
+    return counts
+
+
 def summarise_costs(
     simulation: Simulation, seed: int, rounds: int, evaluations: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The "costs" of summary.json.
 
     Returns:
-      "client_round_bytes": as `client_bytes`; with a simulated clock also "sampled", "responded",
+      "client_round_bytes": as `client_bytes`; with --aggregation=secure "secure_sum": as
+      `secure_sum_costs`; with a simulated clock also "sampled", "responded",
       "dropped_share" (of those sampled), "bytes_down", "bytes_up", "simulated_h", "client_h",
       "wasted_share" (of the clients' time, for rounds that did not count them), "energy",
       "participation_gini", and "curve": of each evaluation its round, hours, bytes, Wh and
       validation NDCG@50, and "hours_to_90_percent" of the best one.
     """
     costs: dict[str, Any] = {"client_round_bytes": client_bytes(simulation)}
+    if simulation.config.federation.aggregation == "secure":
+        costs["secure_sum"] = secure_sum_costs(simulation, seed, rounds)
     if simulation.participation is None:
         return costs
     work = work_of(simulation.setup)

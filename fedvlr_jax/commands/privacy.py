@@ -4,11 +4,16 @@
 
 The table has one line per defence, with these columns:
 
-- sign F1: the attacker infers a client's positives from the sign of the item rows in its upload.
-  "chance" is the F1 of as many random items. With a secure sum the attacker sees only the sum of
-  all uploads, and infers the same items for every client.
-- membership AUC: the attacker infers whether a client took part, from the trained ID table and a
-  shadow table trained on the other half of the clients. 0.5 is chance.
+- sign, inversion, shadow: F1 of the client's positives. sign reads the sign of the item rows in the
+  client's upload; inversion searches the history whose gradient is nearest to the upload; shadow
+  compares the upload with those of a shadow client (IMIA). "chance" is the F1 of as many random
+  items. With a secure sum the attacker sees only the sum of all uploads, and infers the same items
+  for every client.
+- features: inversion after the server sends one client the same row of length --feature_scale for
+  every item (after RAIFLE). That client's upload then outweighs the others in a sum, and has one
+  gradient for positives and another for negatives. The command repeats this for 50 clients.
+- membership: area under the curve of the attack that infers whether a client took part, from the
+  trained ID table and a shadow table trained on the other half of the clients. 0.5 is chance.
 - HR@50 and NDCG@50 of the test part after training with the defence on all clients, and epsilon if
   the defence has one.
 
@@ -18,6 +23,8 @@ attacks.json, .csv, .md and .svg into --workdir.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +42,16 @@ from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
 from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
 from fedvlr_jax.federated.round import PLANS, open_round
-from fedvlr_jax.privacy.attacks import membership_auc, positives_by_sign, score_of
+from fedvlr_jax.privacy.attacks import (
+    ShadowClient,
+    membership_auc,
+    positives_by_inversion,
+    positives_by_shadow,
+    positives_by_sign,
+    score_of,
+)
+from fedvlr_jax.privacy.ring import ring_of
+from fedvlr_jax.privacy.secure_sum import Quantiser
 from fedvlr_jax.privacy.statement import statement
 from fedvlr_jax.report.plots import attack_bars
 from fedvlr_jax.settings import compiled
@@ -44,6 +60,8 @@ from fedvlr_jax.simulation.buckets import in_user_order
 from fedvlr_jax.uplink import Needs, Uploads
 
 FLAGS = flags.FLAGS
+# Clients whose features the server manipulates, one after the other.
+VICTIMS = 50
 
 
 class Defence(NamedTuple):
@@ -53,7 +71,7 @@ class Defence(NamedTuple):
       name: heading of its line.
       flags: flags of the training.
       summed: whether the server sees only the sum of the uploads.
-      privacy: the --privacy that states its epsilon; "" for none.
+      privacy: the --privacy that states its epsilon; "" for none, or if `flags` give it.
     """
 
     name: str
@@ -71,7 +89,13 @@ def defences(bound: float, multiplier: float) -> list[Defence]:
         Defence("sampled negatives", {"negatives": "sampled"}),
         Defence("clipping", clip),
         Defence("local noise", noisy | {"noise": "client"}, privacy="local"),
-        Defence("secure sum", {}, summed=True),
+        Defence("secure sum", {"aggregation": "secure"}, summed=True),
+        Defence("clipped secure sum", clip | {"aggregation": "secure"}, summed=True),
+        Defence(
+            "distributed noise",
+            noisy | {"aggregation": "secure", "privacy": "distributed"},
+            summed=True,
+        ),
         Defence("central noise", noisy | {"noise": "central"}, summed=True, privacy="central"),
     ]
 
@@ -126,6 +150,9 @@ def trained(
     aggregator = make_aggregator(config, dataset.num_users)
     if member is not None:
         aggregator = only(aggregator, member)
+    if config.privacy.privacy != "none":
+        # The statement is made apart; an aggregator that leaves clients out has none.
+        config = Config.from_flat(**(config.flat | {"privacy": "none", "noise_multiplier": 0.0}))
     simulation = make_simulation(config, dataset, aggregator=aggregator)
     state = simulation.init()
     if shadow:
@@ -136,24 +163,73 @@ def trained(
     return simulation, state
 
 
-def by_sign(simulation: Simulation, defence: Defence) -> dict[str, float]:
-    """The sign attack on the first round."""
+def on_histories(
+    simulation: Simulation, defence: Defence, feature_scale: float
+) -> dict[str, float]:
+    """The attacks on the histories, in the first round."""
     config, dataset = simulation.config, simulation.dataset
-    views, _ = client_uploads(simulation, simulation.init())
+    state = simulation.init()
+    views = _as_sent(simulation, client_uploads(simulation, state)[0])
+    table = np.asarray(state.server.shared["items"])
+    federation = config.federation
+    client = ShadowClient(federation.local_epochs, federation.client_lr, federation.num_negatives)
     deviation = config.privacy.noise_multiplier * config.privacy.clip_norm
     draws = np.random.default_rng(config.run.seed)
-    if defence.summed:
-        total = views.sum(axis=0)
-        total = total + deviation * draws.standard_normal(total.shape)
-        guess = np.broadcast_to(positives_by_sign(total), views.shape[:2])
-    else:
-        noisy = (rows + deviation * draws.standard_normal(rows.shape) for rows in views)
-        guess = np.stack([positives_by_sign(rows) for rows in noisy])
-    found = score_of(guess, dataset.train.matrix)
-    return {f"sign_{name}": value for name, value in found._asdict().items()}
+    noisy = lambda rows: rows + deviation * draws.standard_normal(rows.shape)
+    seen = [noisy(views.sum(axis=0))] if defence.summed else [noisy(rows) for rows in views]
+    attacks: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "sign": positives_by_sign,
+        "inversion": positives_by_inversion,
+    }
+    if views.shape[2] == table.shape[1]:
+        attacks["shadow"] = lambda rows: positives_by_shadow(rows, table, client)
+    found: dict[str, float] = {}
+    for name, attack in attacks.items():
+        guess = np.broadcast_to(np.stack([attack(rows) for rows in seen]), views.shape[:2])
+        score = score_of(guess, dataset.train.matrix)
+        found |= {f"{name}_{key}": value for key, value in score._asdict().items()}
+    guess, victims = _by_features(simulation, state, defence, views, feature_scale, noisy)
+    score = score_of(guess, dataset.train.matrix[victims])
+    return found | {f"features_{key}": value for key, value in score._asdict().items()}
 
 
-def line(base: Config, dataset: Dataset, defence: Defence) -> dict[str, Any]:
+def _as_sent(simulation: Simulation, views: np.ndarray) -> np.ndarray:
+    """Uploads as the ring of a secure sum holds them; as they are without one."""
+    config = simulation.config
+    if config.federation.aggregation != "secure":
+        return views
+    ring = ring_of(config, simulation.dataset.num_users)
+    quantiser = Quantiser(ring.bound, 2 * ring.levels)
+    return quantiser.to_values(quantiser.to_ring(views)).astype(np.float32)
+
+
+def _by_features(
+    simulation: Simulation,
+    state: State,
+    defence: Defence,
+    views: np.ndarray,
+    feature_scale: float,
+    noisy: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """(guesses bool [V, I], victims [V]) of a server that chooses the features of one client.
+
+    All items of the victim have one row, as long as an upload of the victim needs to outweigh the
+    others: the step of its private vector grows with the row. All its positives then have one
+    gradient, and all its negatives another.
+    """
+    victims = np.arange(min(VICTIMS, len(views)))
+    items = state.server.shared["items"]
+    row = feature_scale * jnp.ones_like(items) / np.sqrt(items.shape[1])
+    shared = state.server.shared | {"items": row}
+    other = state._replace(server=state.server._replace(shared=shared))
+    scaled = _as_sent(simulation, client_uploads(simulation, other)[0])
+    total = views.sum(axis=0) if defence.summed else 0.0
+    own = views if defence.summed else np.zeros_like(views)
+    seen = (noisy(total - own[victim] + scaled[victim]) for victim in victims)
+    return np.stack([positives_by_inversion(rows) for rows in seen]), victims
+
+
+def line(base: Config, dataset: Dataset, defence: Defence, feature_scale: float) -> dict[str, Any]:
     """One line of the table."""
     config = Config.from_flat(**(base.flat | defence.flags))
     member = np.random.default_rng(base.run.seed).permutation(dataset.num_users) % 2 == 0
@@ -161,40 +237,50 @@ def line(base: Config, dataset: Dataset, defence: Defence) -> dict[str, Any]:
     _, shadow = trained(config, dataset, ~member, shadow=True)
     table = lambda state: np.asarray(state.server.shared["items"], np.float64)
     simulation, state = trained(config, dataset)
+    setup = dataclasses.replace(simulation.setup, config=config)
+    simulation = dataclasses.replace(simulation, setup=setup)
     ranks = simulation.evaluate(state, "test")
     test = averages(ranks.ahead, ranks.tied, dataset, "test", config.evaluation.cutoffs)
-    private = config.flat | {"privacy": defence.privacy or "none"}
+    private = config.flat | ({"privacy": defence.privacy} if defence.privacy else {})
     stated = statement(Config.from_flat(**private), dataset.num_users, config.federation.rounds)
     return {
         "defence": defence.name,
-        **by_sign(simulation, defence),
+        **on_histories(simulation, defence, feature_scale),
         "membership_auc": membership_auc(
             table(target), table(shadow), dataset.train.matrix, member
         ),
         "hr@50": test["hr@50"],
         "ndcg@50": test["ndcg@50"],
-        "epsilon": stated and stated["epsilon"]["spent"]["pld"],
+        "epsilon": stated
+        and (stated["epsilon"]["spent"]["pld"] or stated["epsilon"]["spent"]["rdp"]),
     }
 
 
 def main() -> None:
     base = config_from_flags()
     folder = required_workdir(base, "runs/attacks")
-    if not FLAGS.multiplier > 0:
-        raise InputError(f"--multiplier={FLAGS.multiplier}: give a number above 0")
+    for name in ("multiplier", "feature_scale"):
+        value: Any = FLAGS[name].value
+        if not value > 0:
+            raise InputError(f"--{name}={value}: give a number above 0")
     dataset = load(base)
     bound = base.privacy.clip_norm
     plain = Config.from_flat(**(base.flat | {"clip_norm": 0.0}))
     if not bound:
         simulation = make_simulation(plain, dataset)
         bound = float(np.median(client_uploads(simulation, simulation.init())[1]))
-    lines = [line(plain, dataset, each) for each in defences(bound, FLAGS.multiplier)]
-    headings = ("defence", "sign F1", "chance", "membership AUC", "HR@50", "NDCG@50", "epsilon")
+    lines = [
+        line(plain, dataset, each, FLAGS.feature_scale)
+        for each in defences(bound, FLAGS.multiplier)
+    ]
+    attacks = ("sign", "chance", "inversion", "shadow", "features")
+    headings = ("defence", *attacks, "membership", "HR@50", "NDCG@50", "epsilon")
+    columns = ("sign_f1", "sign_chance", "inversion_f1", "shadow_f1", "features_f1")
     shown = lambda value, digits: "–" if value is None else f"{value:.{digits}f}"
     rows = [
         [
             each["defence"],
-            *(f"{each[name]:.3f}" for name in ("sign_f1", "sign_chance", "membership_auc")),
+            *(shown(each.get(name), 3) for name in (*columns, "membership_auc")),
             *(f"{each[name]:.1f}" for name in ("hr@50", "ndcg@50")),
             shown(each["epsilon"], 1),
         ]
@@ -202,12 +288,18 @@ def main() -> None:
     ]
     caption = (
         f"{dataset.num_users} clients, {dataset.num_items} items, {base.federation.rounds} rounds, "
-        f"clipping at {bound:.3g}, noise multiplier {FLAGS.multiplier:g}, delta "
+        f"clipping at {bound:.3g}, noise multiplier {FLAGS.multiplier:g}, rows of "
+        f"length {FLAGS.feature_scale:g}; F1 of the histories, AUC of membership; delta "
         f"{base.privacy.target_delta:g}. Local and central epsilons are not comparable."
     )
     write_table(headings, rows, lines, folder / "attacks", f"{dataset.name}: attacks", caption)
-    bars = [(e["defence"], e["sign_f1"], e["sign_chance"], e["membership_auc"]) for e in lines]
-    write_text(folder / "attacks.svg", attack_bars(bars))
+    bars = [
+        (e["defence"], [e.get(name) for name in (*columns[:1], *columns[2:], "membership_auc")])
+        for e in lines
+    ]
+    write_text(
+        folder / "attacks.svg", attack_bars((*attacks[:1], *attacks[2:], "membership"), bars)
+    )
 
 
 def define_flags() -> None:
@@ -217,4 +309,7 @@ def define_flags() -> None:
         "multiplier",
         1.0,
         "Standard deviation of the noise in defences with noise, as a multiple of the bound.",
+    )
+    flags.DEFINE_float(
+        "feature_scale", 100.0, "Length of the item rows that the server sends to its victim."
     )

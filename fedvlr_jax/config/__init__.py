@@ -72,7 +72,11 @@ class Config:
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self):
+        if self.federation.aggregation == "auto":
+            chosen = dataclasses.replace(self.federation, aggregation=self._chosen_aggregation)
+            object.__setattr__(self, "federation", chosen)
         self._check_hostile()
+        self._check_secure()
         if self.fleet.has_clock and self.federation.sampling == "poisson":
             raise InputError(
                 "--sampling=poisson: the simulated clock chooses the clients; give --sampling=fixed"
@@ -91,6 +95,40 @@ class Config:
                 f"--noise_multiplier={privacy.noise_multiplier}: the simulator draws the clients' "
                 f"noise once, for their sum, and --aggregation={rule} does not sum; use one of "
                 f"{', '.join(SUMS)}"
+            )
+
+    @property
+    def _chosen_aggregation(self) -> str:
+        """The rule that --aggregation=auto chooses."""
+        privacy = self.privacy
+        if privacy.privacy == "distributed":
+            return "secure"
+        central = bool(privacy.noise_multiplier) and privacy.noise == "central"
+        return "fixed_mean" if central or privacy.privacy != "none" else "float32"
+
+    def _check_secure(self) -> None:
+        """Refuses options that a secure sum does not support."""
+        if self.federation.aggregation != "secure":
+            return
+        if self.attack.attack != "none":
+            raise InputError(
+                f"--aggregation=secure: --attack={self.attack.attack} needs a server that sees "
+                "each upload, but a secure sum shows only the sum; give another rule"
+            )
+        if self.fleet.upload_format != "dense":
+            raise InputError(
+                f"--aggregation=secure: masks are on every row, so --upload_format="
+                f"{self.fleet.upload_format} saves nothing; give dense"
+            )
+        if self.fleet.has_clock and not self.federation.cohort:
+            raise InputError(
+                "--aggregation=secure: with a simulated clock --secure_threshold is a share of "
+                "--cohort; give --cohort"
+            )
+        if self.privacy.noise_multiplier and self.privacy.privacy == "none":
+            raise InputError(
+                f"--noise_multiplier={self.privacy.noise_multiplier}: noise inside "
+                "--aggregation=secure is discrete and has a statement; give --privacy=distributed"
             )
 
     def _check_hostile(self) -> None:
@@ -134,10 +172,16 @@ class Config:
                 "simulated clock; use --participation=always without --deadline_s and "
                 "--over_selection"
             )
-        if federation.aggregation != "fixed_mean":
+        rule = "secure" if privacy.privacy == "distributed" else "fixed_mean"
+        if federation.aggregation != rule:
+            why = "the clients' noise protects only a secure sum"
+            if privacy.privacy != "distributed":
+                why = "the influence of one client depends on the others"
+                if federation.aggregation == "secure":
+                    why = "the noise is not discrete; --privacy=distributed has discrete noise"
             raise InputError(
-                f"--privacy={privacy.privacy}: with --aggregation={federation.aggregation} the "
-                "influence of one client depends on the others; use --aggregation=fixed_mean"
+                f"--privacy={privacy.privacy}: with --aggregation={federation.aggregation} {why}; "
+                f"use --aggregation={rule}, or leave it out"
             )
         if privacy.noise_cohort_size and not (
             privacy.privacy == "central" and federation.sampling == "poisson"

@@ -18,7 +18,7 @@ SUMS = ("float32", "int32", "fixed_mean")
 AGGREGATION_NAMES = (
     *SUMS,
     *("median", "trimmed_mean", "krum", "multi_krum", "geometric_median"),
-    *("norm_bound", "bulyan", "row_median"),
+    *("norm_bound", "bulyan", "row_median", "secure"),
 )
 
 
@@ -97,14 +97,32 @@ class FederationConfig:
         "learning rate.",
     )
     aggregation: str = choice(
-        "float32",
-        "Rule by which the server combines the uploads. float32: weighted mean; int32: weighted "
-        "mean in fixed point, with the same bits on 1, 2, 4 and 8 devices; fixed_mean: the sum "
-        "divided by the expected number of clients; median, trimmed_mean: per coordinate; krum, "
-        "multi_krum: the uploads with the nearest neighbours; geometric_median: RFA; norm_bound: "
-        "the mean of the uploads clipped to their median norm; bulyan: Krum, then per coordinate "
-        "the mean near the median; row_median: per item, over the clients that touched it.",
-        AGGREGATION_NAMES,
+        "auto",
+        "Rule by which the server combines the uploads. auto: float32; but fixed_mean with "
+        "--privacy=central, --privacy=local or --noise=central, and secure with "
+        "--privacy=distributed. float32: weighted mean; int32: weighted mean in fixed point, with "
+        "the same bits on 1, 2, 4 and 8 devices; fixed_mean: the sum divided by the expected "
+        "number of clients; secure: the unweighted mean, as a secure sum of rounded uploads; "
+        "median, trimmed_mean: per coordinate; krum, multi_krum: the uploads with the nearest "
+        "neighbours; geometric_median: RFA; norm_bound: the mean of the uploads clipped to their "
+        "median norm; bulyan: Krum, then per coordinate the mean near the median; row_median: per "
+        "item, over the clients that touched it.",
+        ("auto", *AGGREGATION_NAMES),
+    )
+    secure_bound: float = choice(
+        0.0,
+        "aggregation=secure: bound on the absolute value of each number of an upload. Clients "
+        "clamp larger ones. 0: --clip_norm, or 8 without it.",
+    )
+    secure_levels: int = choice(
+        0,
+        "aggregation=secure: number of integer levels from minus the bound to the bound, at most "
+        "2^24. 0: as many as the 32-bit sum of all clients of a round can hold.",
+    )
+    secure_threshold: float = choice(
+        0.67,
+        "aggregation=secure: share of a round's clients that must respond. With fewer the round "
+        "aborts and changes nothing.",
     )
     byzantine_share: float = choice(
         0.1,
@@ -156,6 +174,7 @@ class FederationConfig:
                 f"--byzantine_share={self.byzantine_share}: --aggregation=bulyan withstands less "
                 "than a quarter of the clients; give a share below 0.25"
             )
+        self._check_secure()
         if not 0 <= self.client_dropout < 1:
             raise InputError(
                 f"--client_dropout={self.client_dropout}: give a probability in [0, 1)"
@@ -176,6 +195,26 @@ class FederationConfig:
             raise InputError(
                 f"--min_local_epochs={self.min_local_epochs}: more than "
                 f"--local_epochs={self.local_epochs}"
+            )
+
+    def _check_secure(self) -> None:
+        """Refuses what a secure sum cannot be, and its flags without it."""
+        check_range(self, "secure_bound", 0)
+        check_range(self, "secure_levels", 0)
+        if self.aggregation not in ("auto", "secure"):
+            for field in dataclasses.fields(self):
+                value = getattr(self, field.name)
+                if field.name.startswith("secure_") and value != field.default:
+                    raise InputError(f"--{field.name}={value}: needs --aggregation=secure")
+        if self.secure_levels and not 2 <= self.secure_levels <= 2**24:
+            raise InputError(
+                f"--secure_levels={self.secure_levels}: give 2 to {2**24}, which float32 tells "
+                "apart, or 0 for as many as fit"
+            )
+        if not 0.5 < self.secure_threshold <= 1:
+            raise InputError(
+                f"--secure_threshold={self.secure_threshold}: give a share above 0.5, so that the "
+                "server cannot unmask two sums of one round, and at most 1"
             )
 
     @property

@@ -7,7 +7,7 @@ import dataclasses
 from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
 
-PRIVACY_NAMES = ("none", "central", "local")
+PRIVACY_NAMES = ("none", "central", "local", "distributed")
 # Flags that need a privacy statement.
 _OF_STATEMENT = ("target_epsilon", "noise_cohort_size", "population")
 
@@ -19,8 +19,9 @@ class PrivacyConfig:
     privacy: str = choice(
         "none",
         "Differential privacy of the whole run. none: no privacy statement; central: a trusted "
-        "server adds the noise once to the sum; local: each client adds noise to its own upload. "
-        "central and local state (epsilon, delta) and keep a ledger.",
+        "server adds the noise once to the sum; local: each client adds noise to its own upload; "
+        "distributed: each client adds a share of discrete noise inside a secure sum. All but "
+        "none state (epsilon, delta) and keep a ledger.",
         PRIVACY_NAMES,
     )
     target_epsilon: float = choice(
@@ -39,6 +40,11 @@ class PrivacyConfig:
     )
     population: int = choice(
         0, "Number of users of the deployment of --noise_cohort_size. 0: the users of the data set."
+    )
+    honest_share: float = choice(
+        1.0,
+        "privacy=distributed: share of the responding clients whose noise counts. The others may "
+        "reveal their noise to the server.",
     )
     clip_norm: float = choice(
         0.0, "Bound on the joint L2 norm of one client's upload in a round. 0: no clipping."
@@ -67,6 +73,15 @@ class PrivacyConfig:
         for name in ("noise_cohort_size", "population"):
             check_range(self, name, 0)
         self._check_statement()
+        if not 0 < self.honest_share <= 1:
+            raise InputError(
+                f"--honest_share={self.honest_share}: give a share above 0 and at most 1"
+            )
+        if self.honest_share < 1 and self.privacy != "distributed":
+            raise InputError(
+                f"--honest_share={self.honest_share}: needs --privacy=distributed, where clients "
+                "protect each other"
+            )
         if not 0 <= self.clip_quantile < 1:
             raise InputError(
                 f"--clip_quantile={self.clip_quantile}: give a share above 0 and below 1, or 0 for "
@@ -88,7 +103,7 @@ class PrivacyConfig:
         if self.privacy == "none":
             given = {name: getattr(self, name) for name in _OF_STATEMENT if getattr(self, name)}
             for name, value in given.items():
-                raise InputError(f"--{name}={value}: needs --privacy=central or local")
+                raise InputError(f"--{name}={value}: needs --privacy=central, local or distributed")
             return
         if not 0 < self.target_delta < 1:
             raise InputError(f"--target_delta={self.target_delta}: give a number between 0 and 1")
@@ -101,12 +116,15 @@ class PrivacyConfig:
             raise InputError(
                 f"--privacy={self.privacy}: needs --clip_norm above 0, the bound on an upload"
             )
-        if self.privacy == "local" and self.noise == "central":
-            raise InputError("--privacy=local: the clients add the noise; give --noise=client")
-        if self.privacy == "local" and self.clip_quantile:
+        by_clients = self.privacy in ("local", "distributed")
+        if by_clients and self.noise == "central":
             raise InputError(
-                f"--privacy=local: with --clip_quantile={self.clip_quantile} the server learns the "
-                "bound from the clients; give 0, a fixed bound"
+                f"--privacy={self.privacy}: the clients add the noise; give --noise=client"
+            )
+        if by_clients and self.clip_quantile:
+            raise InputError(
+                f"--privacy={self.privacy}: with --clip_quantile={self.clip_quantile} the server "
+                "learns the bound from the clients; give 0, a fixed bound"
             )
         if self.population and not self.noise_cohort_size:
             raise InputError(

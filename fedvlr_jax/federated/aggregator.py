@@ -17,6 +17,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.server_optimizer import server_optimizer
 from fedvlr_jax.privacy.plan import SHARE_DEVIATION, upload_multiplier
+from fedvlr_jax.privacy.ring import ring_of
 from fedvlr_jax.reduce import REDUCTIONS, Reduce
 from fedvlr_jax.reduce.registry import RuleOptions
 from fedvlr_jax.reduce.robust import finite_only
@@ -68,6 +69,8 @@ def make_aggregator(config: Config, num_users: int) -> Aggregator:
     federation, privacy = config.federation, config.privacy
     expected = (federation.cohort or num_users) * (1 - federation.client_dropout)
     options = RuleOptions(expected=expected, byzantine_share=federation.byzantine_share)
+    if federation.aggregation == "secure":
+        options = options._replace(ring=ring_of(config, num_users))
     uplink = identity()
     if privacy.clip_quantile:
         uplink = adaptive_clip(privacy.clip_norm, privacy.clip_quantile)
@@ -99,6 +102,9 @@ def _private_parts(config: Config, expected: float) -> tuple[UplinkTransform, No
         )
     if privacy.privacy == "local":
         return fixed_clip(privacy.clip_norm), client_noise(privacy.noise_multiplier)
+    if privacy.privacy == "distributed":
+        # The noise is in the ring sum.
+        return fixed_clip(privacy.clip_norm), no_noise()
     accounted = expected
     if privacy.noise_cohort_size:
         accounted = privacy.noise_cohort_size * (1 - federation.client_dropout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -9,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.config import FederationConfig
-from fedvlr_jax.types import Cohort, Histories, ServerState
+from fedvlr_jax.types import Array, Cohort, Histories, ServerState
+from fedvlr_jax.uplink.ring import least_answers
 
 # Each use of randomness folds its own number into the run's key.
 INIT, LOCAL, PRESENT, EPOCHS, NOISE, CLIP_SHARE, ATTACK = range(7)
+# Folded into the key of a round's training, whose other numbers are those of clients.
+RING_NOISE = 2**31 - 1
 
 
 def stream(key: jax.Array, purpose: int, *numbers: jax.Array | int) -> jax.Array:
@@ -80,6 +84,14 @@ def bucket_capacities(bucket_sizes: list[int], cohort: int) -> list[int]:
     return capacities
 
 
+def stays(
+    key: jax.Array, round_number: jax.Array | int, client: Array, client_dropout: float
+) -> jax.Array:
+    """bool [K]: whether each client answers a round that asks it."""
+    draw = lambda c: jax.random.uniform(stream(key, PRESENT, round_number, c))
+    return jax.vmap(draw)(client) >= client_dropout
+
+
 def make_cohort(
     key: jax.Array,
     round_number: jax.Array,
@@ -100,8 +112,7 @@ def make_cohort(
     responded = sampled
     local_epochs = jnp.full(client.shape, config.local_epochs, jnp.int32)
     if config.client_dropout:
-        draw = lambda c: jax.random.uniform(stream(key, PRESENT, round_number, c))
-        responded &= jax.vmap(draw)(client) >= config.client_dropout
+        responded &= stays(key, round_number, client, config.client_dropout)
     if config.min_local_epochs:
         draw = lambda c: jax.random.randint(
             stream(key, EPOCHS, round_number, c),
@@ -127,8 +138,20 @@ def make_cohorts(
     weight: str,
     config: FederationConfig,
 ) -> tuple[Cohort, ...]:
-    """`make_cohort` of each bucket, in the server's round."""
-    return tuple(
+    """`make_cohort` of each bucket, in the server's round.
+
+    A secure sum aborts if fewer clients respond than its threshold. Then no client counts as
+    having responded.
+    """
+    cohorts = tuple(
         make_cohort(server.key, server.round, h, a, weight, config)
         for h, a in zip(histories, sampled, strict=True)
+    )
+    if config.aggregation != "secure":
+        return cohorts
+    responded = jnp.sum(jnp.stack([jnp.sum(cohort.responded) for cohort in cohorts]))
+    num_sampled = config.cohort or jnp.sum(jnp.stack([jnp.sum(each) for each in sampled]))
+    enough = responded >= least_answers(config.secure_threshold, num_sampled)
+    return tuple(
+        dataclasses.replace(cohort, responded=cohort.responded & enough) for cohort in cohorts
     )

@@ -39,7 +39,7 @@ from fedvlr_jax.federated.factored import (
 from fedvlr_jax.federated.factored_rows import factored_view_cache
 from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
 from fedvlr_jax.federated.local import Broadcast, LocalUpdate, Settle, Task
-from fedvlr_jax.federated.participation import ATTACK, CLIP_SHARE, LOCAL, NOISE, stream
+from fedvlr_jax.federated.participation import ATTACK, CLIP_SHARE, LOCAL, NOISE, RING_NOISE, stream
 from fedvlr_jax.federated.server_optimizer import server_step
 from fedvlr_jax.federated.trained import TrainCohort, Trained, join_chunks
 from fedvlr_jax.settings import key_of, shapes_of
@@ -86,7 +86,7 @@ PLANS = {
 }
 
 NEEDED = {
-    Needs.NORMS: "the norm of each upload (--clip_norm)",
+    Needs.NORMS: "each upload by itself (--clip_norm, --aggregation=secure)",
     Needs.WHOLE: "all uploads at once (--aggregation)",
 }
 
@@ -187,7 +187,13 @@ def even_chunks(num_clients: int, at_once: int) -> tuple[int, int]:
     return count, -(-num_clients // count)
 
 
-def map_chunks(train: TrainCohort, chunk: int) -> TrainCohort:
+def zero_sum(broadcast: Broadcast, sum_type: type | None) -> Upload:
+    """The sum of no uploads; `sum_type` as of `Reduce`."""
+    zeros = lambda leaf: jnp.zeros(leaf.shape, sum_type or leaf.dtype)
+    return jax.tree.map(zeros, Upload(broadcast.views, broadcast.head))
+
+
+def map_chunks(train: TrainCohort, chunk: int, sum_type: type | None = None) -> TrainCohort:
     """The same training, on at most `chunk` clients at a time; sums of uploads are added up."""
 
     def chunked(
@@ -212,7 +218,7 @@ def map_chunks(train: TrainCohort, chunk: int) -> TrainCohort:
                 result = result._replace(upload=())
             return total, result
 
-        zeros = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
+        zeros = zero_sum(broadcast, sum_type)
         total, results = jax.lax.scan(step, zeros, jax.tree.map(split, (cohort, alpha, private)))
         return join_chunks(results, num_clients, total)
 
@@ -270,7 +276,11 @@ def make_train(task: Task, plan: str) -> TrainCohort:
                 factor, clipped = uplink.weigh(uploads.norms(), cohort, broadcast.uplink)
             if not known or reduce.combine is not None:
                 uploads = uploads.scaled(factor)
-            if reduce.combine is None:
+            if reduce.encode is not None:
+                client, own = cohort.histories.client, jax.random.fold_in(key, RING_NOISE)
+                uploads, clamped = reduce.encode(uploads, alpha, client, own)
+                clipped |= clamped
+            elif reduce.combine is None:
                 uploads = uploads.total(alpha)
         return Trained(result.private, uploads, result.loss, clipped, result.bad_leaf)
 
@@ -343,6 +353,8 @@ def close_round(
         upload, memory = compiled_alone(server.round >= 0, attack.replace, upload, *seen)
 
     def step(upload, alpha, responded, pull_back, shared, optimizer_state, uplink_state, rates):
+        if reduce.decode is not None:
+            upload = reduce.decode(upload, responded)
         if reduce.combine is not None:
             upload = reduce.combine(upload, alpha, responded)
         bound = uplink.bound(uplink_state)
@@ -410,6 +422,7 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
     """
     train, reduce = make_train(task, plan), task.aggregator.reduce
     at_once = lambda cohort: chunk_size(task, plan, cohort.histories.item.shape[1])
+    chunked = lambda cohort: map_chunks(train, at_once(cohort), reduce.sum_type)
 
     def round_fn(server, private, cohorts, features, rates):
         broadcast, pull_back = open_round(task, plan, server, features, rates)
@@ -419,7 +432,7 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
         results, start = [], 0
         for cohort, rows in zip(cohorts, private, strict=True):
             size = cohort.responded.shape[0]
-            run = over_devices(map_chunks(train, at_once(cohort)), mesh, exact=reduce.exact)
+            run = over_devices(chunked(cohort), mesh, exact=reduce.exact)
             results.append(run(broadcast, cohort, alpha[start : start + size], rows, key))
             start += size
 

@@ -9,6 +9,7 @@ event of dp-accounting, and `epsilon` evaluates it.
 | poisson | PoissonSampled(q, Gaussian(z)); with places for fewer than all clients, TruncatedSubsampledGaussian | add or remove one | PLD, RDP |
 | fixed | SampledWithoutReplacement(n of N, Gaussian(z / 2)) | replace one | RDP |
 | local | Gaussian, no amplification | replace one | exact, RDP |
+| distributed | zCDP(1 / (2 z^2)), no amplification | zero out one | RDP |
 
 Guarantees and traps:
 - z is the standard deviation of the noise over the L2 bound of ONE upload. Replacing a user moves
@@ -16,6 +17,9 @@ Guarantees and traps:
   REPLACE_ONE by itself. The RDP accountant does not, so it is given z / 2.
 - Rounds of an unsampled Gaussian are one Gaussian, whose epsilon is known exactly (Balle & Wang
   2018). It stands for PLD, which approximates it from above and takes minutes where it is large.
+- A sum of n discrete Gaussians of deviation s is as private as one Gaussian of s sqrt(n), but for
+  10 n exp(-pi^2 s^2) (Kairouz et al. 2021, Theorem 1 and its tau): below 1e-60 for s of 4 levels
+  and more, which `uplink.ring` requires. Who is asked is known to the server: no amplification.
 - dp-accounting has no RDP event for a truncated Poisson sample. With p the chance that a round's
   sample exceeds its places, the truncated run differs from the untruncated one with a probability
   of at most T p. An untruncated bound (epsilon, delta') therefore holds for it with
@@ -41,6 +45,8 @@ from fedvlr_jax.privacy.release import Release
 logging.getLogger("absl").addFilter(lambda record: "dp_accounting" not in record.pathname)
 
 Relation = dp_accounting.NeighboringRelation
+# Samplers whose event only the RDP accountant has.
+RDP_ONLY = ("fixed", "distributed")
 # Beyond this, no training is left; a target that asks for more is refused.
 MOST_NOISE = 1e4
 # Relative tolerance of a calibrated noise multiplier.
@@ -49,6 +55,8 @@ TOLERANCE = 1e-3
 
 def relation(release: Release) -> Any:
     """The neighbouring relation under which the release is accounted."""
+    if release.sampler == "distributed":
+        return Relation.REPLACE_SPECIAL
     replaces = release.sampler in ("fixed", "local")
     return Relation.REPLACE_ONE if replaces else Relation.ADD_OR_REMOVE_ONE
 
@@ -92,6 +100,8 @@ def event(release: Release, multiplier: float, rounds: int, *, truncated: bool =
         )
     elif release.sampler == "poisson":
         one = dp_accounting.PoissonSampledDpEvent(release.probability, gaussian)
+    elif release.sampler == "distributed":
+        one = dp_accounting.ZCDpEvent(0.5 / multiplier**2)
     elif release.sampler == "fixed":
         halved = dp_accounting.GaussianDpEvent(multiplier / 2)
         one = dp_accounting.SampledWithoutReplacementDpEvent(
@@ -102,7 +112,7 @@ def event(release: Release, multiplier: float, rounds: int, *, truncated: bool =
 
 @functools.lru_cache(maxsize=512)
 def _pld(release: Release, multiplier: float, rounds: int, delta: float) -> float | None:
-    if release.sampler == "fixed":
+    if release.sampler in RDP_ONLY:
         return None
     if release.sampler in ("everyone", "local"):
         own = multiplier / 2 if release.sampler == "local" else multiplier
@@ -148,7 +158,7 @@ def epsilon(release: Release, multiplier: float, rounds: int, delta: float) -> E
 
 def _tight(release: Release) -> Callable[[Release, float, int, float], float | None]:
     """The accountant that budgets are held by: PLD where it has an event."""
-    return _rdp if release.sampler == "fixed" else _pld
+    return _rdp if release.sampler in RDP_ONLY else _pld
 
 
 def spent(release: Release, multiplier: float, rounds: int, delta: float) -> float:
@@ -176,7 +186,7 @@ def calibrate(release: Release, rounds: int, target: float, delta: float) -> flo
     whole = release._replace(places=release.population)
     cheap = lambda z: (_rdp(whole, z, rounds, delta) or math.inf) <= target
     start = _crossing(cheap, 1e-2, MOST_NOISE) if cheap(MOST_NOISE) else MOST_NOISE
-    if release.sampler == "fixed":
+    if release.sampler in RDP_ONLY:
         return start
     value = _search(whole, rounds, target, delta, start)
     # A truncated sample costs nothing where its places suffice, and PLD of it takes seconds.

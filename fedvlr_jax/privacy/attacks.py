@@ -25,6 +25,14 @@ class Score(NamedTuple):
     chance: float
 
 
+def _along(upload: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rows that are not zero, each along the first right singular vector, that vector [d])."""
+    touched = np.flatnonzero(np.any(upload != 0, axis=1))
+    rows = upload[touched].astype(np.float64)
+    vector = np.linalg.eigh(rows.T @ rows)[1][:, -1]
+    return touched, rows @ vector, vector
+
+
 def positives_by_sign(upload: np.ndarray) -> np.ndarray:
     """bool [I]: the items that the gradient of the item rows [I, d] gives away as positives.
 
@@ -33,17 +41,131 @@ def positives_by_sign(upload: np.ndarray) -> np.ndarray:
     line, positives on one side of 0. The line is the first right singular vector. Of the two
     sides, the history is the one with fewer rows, for there are several negatives a positive.
     """
-    touched = np.flatnonzero(np.any(upload != 0, axis=1))
+    touched, along, _ = _along(upload)
     guess = np.zeros(len(upload), bool)
     if not len(touched):
         return guess
-    rows = upload[touched].astype(np.float64)
-    along = rows @ np.linalg.eigh(rows.T @ rows)[1][:, -1]
     sides = along > 0, along < 0
     sizes = [side.sum() for side in sides]
     smaller = sides[int(np.argmin(sizes))] if all(sizes) else sides[int(np.argmax(sizes))]
     guess[touched[smaller]] = True
     return guess
+
+
+def positives_by_inversion(upload: np.ndarray) -> np.ndarray:
+    """bool [I]: the history of the client whose gradient is nearest to this one [I, d].
+
+    The gradient of one client is (c_i theta) over the items, with one c for positives and another
+    for negatives as long as scores are near 0. The best such gradient in least squares has theta
+    along the first singular vector, and c by two means of the rows along it. Positives are the
+    smaller group. Noise on rows that the client hardly moved does not count here as it does for
+    the sign.
+    """
+    touched, along, _ = _along(upload)
+    guess = np.zeros(len(upload), bool)
+    if len(touched) < 2:
+        return guess
+    order = np.argsort(along)
+    values, size = along[order], np.arange(1, len(along))
+    total, below = values.sum(), np.cumsum(values)[:-1]
+    # Between-group sum of squares of each cut.
+    between = below**2 / size + (total - below) ** 2 / (len(values) - size)
+    cut = int(np.argmax(between)) + 1
+    smaller = order[:cut] if cut <= len(order) - cut else order[cut:]
+    guess[touched[smaller]] = True
+    return guess
+
+
+class ShadowClient(NamedTuple):
+    """What the server knows of a client's training.
+
+    Attributes:
+      epochs: local epochs. rate: step of its vector. negatives: per positive.
+    """
+
+    epochs: int
+    rate: float
+    negatives: int
+
+
+def positives_by_shadow(
+    upload: np.ndarray,
+    items: np.ndarray,
+    client: ShadowClient,
+    *,
+    seed: int = 0,
+    share: float = 0.2,
+    confirmed: float = 0.9,
+    iterations: int = 5,
+) -> np.ndarray:
+    """bool [I]: positives by the interaction-level attack with a shadow client (Yuan et al. 2023).
+
+    The server takes a random `share` of the rows [I, d] for positives and trains a shadow client
+    on them, from the table that it broadcast. Each row then gets the label whose shadow row is
+    nearer. The share `confirmed` with the clearest difference keeps its label, the rest is drawn
+    anew, and the next shadow client is trained.
+
+    *choice*: the shadow begins with the vector along which the upload lies, in both directions;
+    the published one draws it. The direction that explains the upload better counts.
+    """
+    touched, along, vector = _along(upload)
+    guess = np.zeros(len(upload), bool)
+    if not len(touched):
+        return guess
+    known = items[touched].astype(np.float64)
+    found = [
+        _shadow_labels(
+            sign * along, sign * vector, known, client, seed, share, confirmed, iterations
+        )
+        for sign in (1.0, -1.0)
+    ]
+    guess[touched[min(found, key=lambda each: each[0])[1]]] = True
+    return guess
+
+
+def _shadow_labels(
+    along: np.ndarray,
+    vector: np.ndarray,
+    items: np.ndarray,
+    client: ShadowClient,
+    seed: int,
+    share: float,
+    confirmed: float,
+    iterations: int,
+) -> tuple[float, np.ndarray]:
+    """(what is left unexplained, the labels) with the shadow's vector in one direction."""
+    draws = np.random.default_rng(seed)
+    positive, left = draws.random(len(along)) < share, np.inf
+    for iteration in range(iterations):
+        inside, outside = _shadow_rows(positive, vector, items, client)
+        own = np.where(positive, inside, outside)
+        scale = max(float(along @ own) / max(float(own @ own), 1e-30), 0.0)
+        distances = np.abs(along - scale * inside), np.abs(along - scale * outside)
+        positive = distances[0] < distances[1]
+        left = float(np.sum(np.minimum(*distances) ** 2))
+        if iteration < iterations - 1:
+            clear = np.abs(distances[0] - distances[1])
+            unsure = clear < np.quantile(clear, 1 - confirmed)
+            positive = np.where(unsure, draws.random(len(along)) < positive.mean(), positive)
+    return left, positive
+
+
+def _shadow_rows(
+    positive: np.ndarray, vector: np.ndarray, items: np.ndarray, client: ShadowClient
+) -> tuple[np.ndarray, np.ndarray]:
+    """[T] each: the size of every row, along the vector, as a positive and as a negative."""
+    count = max(int(positive.sum()), 1)
+    weight = client.negatives * count / max(len(positive) - count, 1)
+    inside, outside = np.zeros((2, len(positive)))
+    # Of the length of a drawn vector, so that scores begin near 0.
+    theta = 0.1 * vector
+    for _ in range(client.epochs):
+        chance = 1 / (1 + np.exp(-np.clip(items @ theta, -30, 30)))
+        inside += chance - 1
+        outside += weight * chance
+        step = np.where(positive, chance - 1, weight * chance) / (count * (1 + client.negatives))
+        theta = theta - client.rate * step @ items
+    return inside, outside
 
 
 def score_of(guess: np.ndarray, histories: sparse.csr_array) -> Score:

@@ -12,7 +12,8 @@ class Release(NamedTuple):
 
     Attributes:
       sampler: "everyone"; "poisson", each client by itself; "fixed", so many without replacement;
-        "local", every client's own upload, whoever is sampled.
+        "local", every client's own upload, whoever is sampled; "distributed", a secure sum, of
+        whoever is sampled.
       population: N, users that the statement is about.
       cohort: expected clients of a round; of sampler "fixed" the exact number.
       places: most clients that a round can take; N for no truncation.
@@ -52,11 +53,11 @@ def places_for(population: int, cohort: int) -> int:
 
 
 def release_of(config: Config, num_users: int) -> Release:
-    """What a round of `config` publishes, with --privacy=central or local."""
+    """What a round of `config` publishes, with --privacy=central, local or distributed."""
     federation, privacy = config.federation, config.privacy
     cohort = federation.cohort or num_users
-    if privacy.privacy == "local":
-        return Release("local", num_users, cohort, num_users)
+    if privacy.privacy in ("local", "distributed"):
+        return Release(privacy.privacy, num_users, cohort, num_users)
     population = privacy.population or num_users
     if privacy.noise_cohort_size:
         return Release("poisson", population, privacy.noise_cohort_size, population)

@@ -53,7 +53,8 @@ class Quantiser(NamedTuple):
 
     def to_ring(self, values: np.ndarray) -> np.ndarray:
         """uint32, rounded toward 0, so that no upload gets longer. Values outside are clipped."""
-        scaled = np.clip(values, -self.clip, self.clip) * (self.levels // 2 / self.clip)
+        most = self.levels // 2
+        scaled = np.clip(values * (most / self.clip), -most, most)
         return np.trunc(scaled).astype(np.int64).astype(np.uint32)
 
     def to_values(self, total: np.ndarray) -> np.ndarray:
@@ -75,6 +76,24 @@ def cost(size: int, neighbours: int) -> Cost:
     shares = 2 * neighbours * SHARE_BYTES
     up = 2 * KEY_BYTES + shares + 4 * size + neighbours * SHARE_BYTES
     return Cost(up=up, down=2 * KEY_BYTES * neighbours + shares, rounds=4)
+
+
+def neighbours_for(clients: int, threshold: float) -> int:
+    """An even number k of neighbours with which the protocol aborts where the share `threshold` of
+    the clients is left, or more, with a chance below 1e-9; all others where that is fewer.
+
+    A client's neighbours are a random subset, so those of them that are left are hypergeometric.
+    More than k / 2 must be left of every client's.
+    """
+    from scipy import stats  # Takes a second to load.
+
+    left = int(threshold * clients)
+    fails = lambda k: clients * stats.hypergeom.cdf(k // 2, clients - 1, left - 1, k)
+    most = 2 * ((clients - 1) // 2)
+    for k in range(2, most, 2):
+        if fails(k) < 1e-9:
+            return k
+    return max(most, 2)
 
 
 def regular_graph(clients: int, neighbours: int, seed: int) -> list[list[int]]:

@@ -8,25 +8,31 @@ from typing import Any
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.privacy.release import Release, release_of
+from fedvlr_jax.privacy.ring import ring_of, secure_cohort
 
 TRUST = {
     "central": "central: the server sees every upload, and adds the noise to their sum",
     "local": "local: each client adds the noise to its own upload; the server is not trusted",
+    "distributed": "distributed: each client adds a share of the noise inside a secure sum; the "
+    "server sees the sum alone, and who answers",
 }
 SAMPLERS = {
     "everyone": "everyone in every round",
     "poisson": "Poisson: each client by itself",
     "fixed": "fixed: so many clients, without replacement",
     "local": "not counted: the server sees who uploads",
+    "distributed": "not counted: the server sees who answers",
 }
 RELATIONS = {
     "central": "add or remove one user",
     "fixed": "replace one user",
     "local": "replace one user",
+    "distributed": "zero out one user: it answers as before, and its upload is zeros and noise",
 }
 COVERED = {
     "central": "the server's state after every round (ID table, operators, shared head, optimizer)",
     "local": "every upload, and with it the server's state after every round",
+    "distributed": "the noisy sum of every round, and with it the server's state after it",
 }
 NOT_REPORTED = "training losses, the share of clipped uploads, and how many clients took part"
 NOT_COVERED = (
@@ -46,8 +52,9 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
       config: as `plan.resolved` returned it.
 
     Returns:
-      {"trust_model", "unit", "neighbouring", "sampler": {...}, "noise_multiplier",
-      "upload_noise_multiplier", "clipping": {...}, "rounds": {"spent", "planned"}, "delta",
+      {"trust_model", "unit", "neighbouring", "aggregation", "sampler": {...}, "noise_multiplier",
+      "upload_noise_multiplier", "distributed": None or {...}, "clipping": {...},
+      "rounds": {"spent", "planned"}, "delta",
       "epsilon": {"spent": {"pld", "rdp"}, "planned": {...}}, "target_epsilon", "covered",
       "not_reported", "not_covered", "simulated", "library"}; an epsilon is None where the
       accountant has no event for the release.
@@ -66,6 +73,7 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
         "trust_model": TRUST[privacy.privacy],
         "unit": "user: everything that one client has",
         "neighbouring": RELATIONS[relation],
+        "aggregation": config.federation.aggregation,
         "sampler": {
             "name": SAMPLERS[release.sampler],
             **release._asdict(),
@@ -73,6 +81,7 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
         },
         "noise_multiplier": z,
         "upload_noise_multiplier": upload_multiplier(config, z, release.cohort),
+        "distributed": _shares(config, num_users) if privacy.privacy == "distributed" else None,
         "clipping": {"norm": privacy.clip_norm, "quantile": privacy.clip_quantile or None},
         "rounds": {"spent": rounds, "planned": planned},
         "delta": privacy.target_delta,
@@ -83,6 +92,19 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
         "not_covered": _not_covered(config),
         "simulated": _simulated(config, release, num_users),
         "library": accounting.library(),
+    }
+
+
+def _shares(config: Config, num_users: int) -> dict[str, Any]:
+    """How the noise of a secure sum is spread over the clients."""
+    cohort, ring = secure_cohort(config, num_users), ring_of(config, num_users)
+    return {
+        "counted_on": cohort.shares,
+        "must_answer": cohort.least,
+        "most_clients": cohort.most,
+        "honest_share": config.privacy.honest_share,
+        "levels": 2 * ring.levels,
+        "client_deviation_levels": ring.deviation,
     }
 
 
@@ -102,8 +124,11 @@ def _not_covered(config: Config) -> list[str]:
     listed = list(NOT_COVERED)
     if config.evaluation.negative_pool == "seen":
         listed.append("--protocol=paper: which items have a train interaction at all")
-    if config.privacy.privacy == "local" and config.federation.cohort:
+    if config.privacy.privacy in ("local", "distributed") and config.federation.cohort:
         listed.append("who is sampled in a round: counted as if every client were in all of them")
+    if config.privacy.privacy == "distributed":
+        listed.append("clients that collude with the server beyond 1 - honest_share")
+        listed.append("the masks: keys and their shares are simulated, and taken to be secure")
     if config.federation.client_dropout:
         listed.append("who responds: taken to be independent of the clients' data")
     return listed
@@ -133,10 +158,18 @@ def lines(stated: Mapping[str, Any]) -> list[str]:
         f"  {stated['neighbouring']} ({stated['unit']}); sampling {sampler['name']}, "
         f"q = {sampler['probability']:.4g} of {sampler['population']} users; noise multiplier "
         f"{stated['noise_multiplier']:.4g}, clipping at {stated['clipping']['norm']:g}{adaptive}",
+        f"  uploads are combined by --aggregation={stated['aggregation']}",
         f"  covered: {'; '.join(stated['covered'])}",
         f"  not reported: {stated['not_reported']}",
         *(f"  NOT COVERED: {name}" for name in stated["not_covered"]),
     ]
+    if shares := stated["distributed"]:
+        text.insert(
+            4,
+            f"  the noise of {shares['counted_on']} clients is counted on: a round of fewer than "
+            f"{shares['must_answer']} answers aborts, and of those that answer a share of "
+            f"{shares['honest_share']:g} is taken to be honest",
+        )
     if stated["simulated"]:
         text.insert(1, f"  about {stated['simulated']}")
     if stated["trust_model"] == TRUST["local"]:

@@ -19,6 +19,14 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows += [
             (f"up, {scheme}", f"{size / 1e3:,.1f} kB") for scheme, size in per_client["up"].items()
         ]
+    if secure := costs.get("secure_sum"):
+        rows += [
+            ("secure sum, up", f"{secure['up'] / 1e3:,.1f} kB"),
+            ("secure sum, down beside the broadcast", f"{secure['down'] / 1e3:,.1f} kB"),
+            ("secure sum, neighbours", f"{secure['neighbours']:,}"),
+            ("secure sum, messages a round", f"{secure['message_rounds']}"),
+            ("aborted rounds", f"{secure['aborted_rounds']:,}"),
+        ]
     if "simulated_h" in costs:
         energy = costs["energy"]
         rows += [

@@ -193,6 +193,12 @@ def _privacy(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         ("budget", _shown(stated["target_epsilon"])),
         ("library", stated["library"]),
     ]
+    if shares := stated.get("distributed"):
+        rows += [
+            ("clients whose noise is counted on", _shown(shares["counted_on"])),
+            ("answers below which a round aborts", _shown(shares["must_answer"])),
+            ("share taken to be honest", f"{shares['honest_share']:g}"),
+        ]
     if stated["simulated"]:
         rows.insert(0, ("about", stated["simulated"]))
     epsilons = [

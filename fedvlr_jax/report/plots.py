@@ -163,24 +163,25 @@ def interval_bars(title: str, bars: Sequence[tuple[str, float, Sequence[float]]]
     return draw(title, paint, height=1.3 + 0.26 * len(bars))
 
 
-def attack_bars(bars: Sequence[tuple[str, float, float, float]]) -> str:
-    """Two bars a defence: (name, F1 of the sign attack, its chance, AUC of membership)."""
+def attack_bars(attacks: Sequence[str], bars: Sequence[tuple[str, Sequence[float | None]]]) -> str:
+    """Of each defence a bar for each attack: (name, what each attack reaches, None for nothing)."""
+    size = 0.8 / len(attacks)
 
     def paint(axes: Axes) -> None:
-        for place, (_, f1, chance, auc) in enumerate(bars):
-            axes.barh(place - 0.2, f1, 0.36, color=series_colour(0), alpha=0.6)
-            axes.barh(place + 0.2, auc, 0.36, color=series_colour(1), alpha=0.6)
-            axes.plot([chance] * 2, [place - 0.38, place - 0.02], color=INK, linewidth=1.3)
-            axes.plot([0.5] * 2, [place + 0.02, place + 0.38], color=INK, linewidth=1.3)
+        for number, attack in enumerate(attacks):
+            shift = (number - (len(attacks) - 1) / 2) * size
+            reached = [values[number] or 0.0 for _, values in bars]
+            places = [place + shift for place in range(len(bars))]
+            colour = series_colour(number)
+            axes.barh(places, reached, 0.9 * size, color=colour, alpha=0.7, label=attack)
+        axes.legend(fontsize=7, loc="lower right")
         axes.set_yticks(range(len(bars)), [_shorten(name) for name, *_ in bars])
         axes.grid(axis="y", visible=False)
         axes.set_ylim(len(bars) - 0.45, -0.55)
         axes.set_xlim(0, 1)
-        axes.set(
-            title="attacks", xlabel="above: F1 of sign; below: AUC of membership; line: chance"
-        )
+        axes.set(title="attacks", xlabel="F1 of the histories; AUC of membership (chance 0.5)")
 
-    return draw("attacks", paint, height=1.3 + 0.45 * len(bars))
+    return draw("attacks", paint, height=1.3 + 0.7 * len(bars))
 
 
 def loglog_lines(

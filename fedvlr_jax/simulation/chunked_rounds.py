@@ -27,6 +27,7 @@ from fedvlr_jax.federated.round import (
     make_train,
     make_write_back,
     open_round,
+    zero_sum,
 )
 from fedvlr_jax.federated.store import ClientStore
 from fedvlr_jax.settings import compiled
@@ -196,7 +197,7 @@ class ChunkedRounds:
         capacity, chunks = len(bucket_cohort.clients), bucket_cohort.chunks
         total: Any = None
         if sums := self.setup.task.aggregator.reduce.combine is None:
-            total = jax.tree.map(jnp.zeros_like, Upload(broadcast.views, broadcast.head))
+            total = zero_sum(broadcast, self.setup.task.aggregator.reduce.sum_type)
         uploads: list[Upload | Uploads] = []
         reports, kept = [], 0
         for inside, chunk in zip(_split((cohort, alpha), chunks), chunks, strict=True):

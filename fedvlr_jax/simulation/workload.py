@@ -9,6 +9,7 @@ from fedvlr_jax.federated.gathered import num_slots
 from fedvlr_jax.fleet import Hardware, make_hardware, round_bytes
 from fedvlr_jax.fleet.participation import Work
 from fedvlr_jax.fleet.transfer import Shape
+from fedvlr_jax.privacy.ring import secure_cost
 from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 
@@ -54,11 +55,13 @@ def work_of(setup: Setup) -> Work:
     """The bytes and the rows of each client in one round."""
     federation, shape = setup.config.federation, broadcast_shape(setup)
     rows = setup.dataset.train.counts * (1 + federation.num_negatives)
-    bytes_up = round_bytes(
-        upload_shape(setup), touched_rows(setup), setup.config.fleet.upload_format
-    )
+    down = float(round_bytes(shape, shape.items, "dense"))
+    up = round_bytes(upload_shape(setup), touched_rows(setup), setup.config.fleet.upload_format)
+    if federation.aggregation == "secure":
+        _, cost = secure_cost(setup.config, len(up), upload_shape(setup))
+        down, up = down + cost.down, np.full(len(up), cost.up)
     return Work(
-        bytes_down=float(round_bytes(shape, shape.items, "dense")),
-        bytes_up=bytes_up.astype(float),
+        bytes_down=down,
+        bytes_up=up.astype(float),
         rows=rows * federation.local_epochs,
     )

@@ -150,14 +150,25 @@ class Uploads(abc.ABC):
 
     def coordinatewise(self, combine: Callable[[jax.Array], jax.Array]) -> Upload:
         """One upload out of all: `combine` maps [K, B] to [B], for coordinates of any slice."""
+        return self.fold_rows(lambda _, rows: (None, _flat(combine, rows)), None)[1]
 
-        def step(carry: None, rows: jax.Array) -> tuple[None, jax.Array]:
-            return None, combine(rows.reshape(rows.shape[0], -1)).reshape(rows.shape[1:])
+    def fold_rows(
+        self, step: Callable[[Any, jax.Array], tuple[Any, jax.Array]], carry: Any
+    ) -> tuple[Any, Upload]:
+        """(the last carry, one upload out of all), block by block.
 
-        _, blocks = self._over_blocks(step, None)
+        `step(carry, rows)` maps rows [K, ...], some items of all views or a leaf of the shared
+        head, to (carry, [...]).
+        """
+        carry, blocks = self._over_blocks(step, carry)
         _, items, *rest = self.shape
+        leaves, structure = jax.tree.flatten(self.scaled_head())
+        head = []
+        for leaf in leaves:
+            carry, one = step(carry, leaf)
+            head.append(one)
         views = blocks.reshape(-1, *rest)[:items]
-        return Upload(views, jax.tree.map(lambda leaf: _flat(combine, leaf), self.scaled_head()))
+        return carry, Upload(views, jax.tree.unflatten(structure, head))
 
     def rows(self) -> Upload:
         """Every upload as arrays: views [K, I, G, d] and head leaves [K, ...]."""

@@ -4,11 +4,19 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from fedvlr_jax.commands.privacy import by_sign, client_uploads, defences
+from fedvlr_jax.commands.privacy import client_uploads, defences, line, on_histories
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated.round import PLANS
-from fedvlr_jax.privacy.attacks import coherence, membership_auc, positives_by_sign, score_of
+from fedvlr_jax.privacy.attacks import (
+    ShadowClient,
+    coherence,
+    membership_auc,
+    positives_by_inversion,
+    positives_by_shadow,
+    positives_by_sign,
+    score_of,
+)
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.uplink import Needs
 
@@ -20,6 +28,37 @@ def test_the_side_of_fewer_rows_is_the_history():
     np.testing.assert_array_equal(positives_by_sign(upload), expected)
     np.testing.assert_array_equal(positives_by_sign(-3 * upload), expected)
     assert not positives_by_sign(np.zeros((4, 2))).any()
+
+
+def test_inversion_takes_two_means_along_the_vector():
+    """-1.0 and -0.9 are one group; small rows of either sign are the other."""
+    theta = np.array([0.6, -0.8])
+    upload = np.outer([-1.0, 0.05, -0.04, 0.02, -0.9, -0.03], theta)
+    expected = [True, False, False, False, True, False]
+    np.testing.assert_array_equal(positives_by_inversion(upload), expected)
+    np.testing.assert_array_equal(positives_by_inversion(-3 * upload), expected)
+    assert positives_by_sign(upload).tolist() != expected
+    assert not positives_by_inversion(np.zeros((4, 2))).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_shadow_client_finds_the_history_of_a_client_like_it(seed):
+    """40 of 300 rows, by logistic regression from a drawn vector; then with noise that hides it."""
+    rng = np.random.default_rng(seed)
+    items, theta = 0.1 * rng.normal(size=(300, 6)), 0.1 * rng.normal(size=6)
+    history = np.arange(300) < 40
+    upload = np.zeros_like(items)
+    for _ in range(3):
+        chance = 1 / (1 + np.exp(-items @ theta))
+        step = np.where(history, chance - 1, 4 * 40 / 260 * chance)
+        upload += np.outer(step, theta)
+        theta = theta - 3.0 * step @ items / 200
+    client = ShadowClient(epochs=3, rate=3.0, negatives=4)
+    np.testing.assert_array_equal(positives_by_shadow(upload, items, client), history)
+    hidden = upload + 30 * np.abs(upload).max() * rng.normal(size=upload.shape)
+    guess = positives_by_shadow(hidden, items, client)
+    # A guess of half the rows has a recall of a half; 40 rows: .08, three of them.
+    assert abs(guess[history].mean() - guess.mean()) < 0.25
 
 
 def test_the_score_of_a_guess_by_hand():
@@ -59,18 +98,36 @@ def dataset():
 DEFENCES = {each.name: each for each in defences(0.1, 1.0)}
 
 
-@pytest.mark.parametrize("name", ["none", "sampled negatives", "local noise", "secure sum"])
-def test_the_sign_attack_on_real_uploads(name, dataset):
-    base = dict(width=8, fusion="none", local_epochs=2, baselines=False)
-    config = Config.from_flat(**(base | DEFENCES[name].flags))
-    found = by_sign(make_simulation(config, dataset), DEFENCES[name])
-    if name in ("none", "sampled negatives"):
-        assert found["sign_f1"] >= 0.95
-    elif name == "local noise":
-        assert found["sign_f1"] == pytest.approx(found["sign_chance"], abs=0.02)
-    else:
-        # The sum shows what is popular, and no client's own items.
-        assert found["sign_f1"] < 0.3
+BASE = dict(width=8, fusion="none", local_epochs=2, baselines=False, rounds=2)
+
+
+@pytest.mark.parametrize("name", ["none", "sampled negatives", "local noise"])
+def test_the_attacks_on_real_uploads(name, dataset):
+    config = Config.from_flat(**(BASE | DEFENCES[name].flags))
+    found = on_histories(make_simulation(config, dataset), DEFENCES[name], 100.0)
+    for attack in ("sign", "inversion", "features"):
+        reached, chance = found[f"{attack}_f1"], found[f"{attack}_chance"]
+        if name == "local noise":
+            assert reached == pytest.approx(chance, abs=0.05), attack
+        elif name == "none" or attack != "features":
+            assert reached >= 0.95, attack
+
+
+def test_features_that_the_server_chooses_see_through_a_sum_and_not_through_noise(dataset):
+    """A secure sum hides who has what, until one client's upload outweighs the others."""
+    found = {}
+    for name in ("secure sum", "clipped secure sum", "distributed noise"):
+        config = Config.from_flat(**(BASE | DEFENCES[name].flags))
+        found[name] = on_histories(make_simulation(config, dataset), DEFENCES[name], 1000.0)
+    assert found["secure sum"]["sign_f1"] < 0.3 and found["secure sum"]["features_f1"] > 0.8
+    hidden = found["distributed noise"]
+    assert hidden["features_f1"] == pytest.approx(hidden["features_chance"], abs=0.05)
+
+
+def test_a_line_of_the_table(dataset):
+    found = line(Config.from_flat(**BASE), dataset, DEFENCES["distributed noise"], 100.0)
+    assert found["defence"] == "distributed noise" and found["epsilon"] > 1
+    assert 0 <= found["membership_auc"] <= 1 and found["ndcg@50"] >= 0
 
 
 @pytest.mark.parametrize("backbone", ["fedncf", "fedrap"])
