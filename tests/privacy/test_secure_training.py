@@ -176,7 +176,7 @@ REFUSED = [
         "--privacy=central: with --aggregation=secure the noise is not discrete",
     ),
     (DISTRIBUTED | {"aggregation": "fixed_mean"}, "use --aggregation=secure, or leave it out"),
-    (DISTRIBUTED | {"clip_quantile": 0.5}, "--privacy=distributed: --clip_quantile=0.5"),
+    (DISTRIBUTED | {"clip_quantile": 0.5}, "--privacy=distributed: with --clip_quantile=0.5"),
     (DISTRIBUTED | {"noise": "central"}, "--privacy=distributed: the clients add the noise"),
     (DISTRIBUTED | {"honest_share": 0.0}, "--honest_share=0.0: give a share above 0"),
     (DISTRIBUTED | {"honest_share": 0.01}, "--honest_share=0.01: of the 41 clients"),
