@@ -1,4 +1,4 @@
-"""What the plans of a client's local training share."""
+"""The model, the loss and the result of local training, common to all plans."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Model:
 
         f(v_i; theta) + c <v_i, (1 / |O|) sum over j in O without i of v_j>.
 
-    Leaving i itself out is what makes the second term learn the likeness to other items (as in
-    FISM, Kabbur et al. 2013, and by the zero diagonal of EASE): a history predicts each of
-    its own items trivially. For an item outside O it is c <v_i, h>, h the mean of O.
+    Item i itself is left out because a history predicts each of its own items trivially; without
+    it, the second term learns the likeness to other items (as in FISM, Kabbur et al. 2013, and by
+    the zero diagonal of EASE). For an item outside O it is c <v_i, h>, h the mean of O.
 
     A client's private rows are {"head": ..., "router": ...} and, where the backbone keeps
     item rows, "items": [I, d].
@@ -73,7 +73,8 @@ class Model:
 
 
 def identity_view(config: Config) -> str:
-    """The view of the ID table that --views=auto means: a start in closed form needs its rows."""
+    """The view of the ID table in --views=auto: an initialization in closed form needs the raw
+    rows."""
     return "id" if config.init.init == "random" else "table"
 
 
@@ -112,11 +113,11 @@ def make_model(
 
 
 class Broadcast(NamedTuple):
-    """What the server sends: all views [I, G, d], the shared head, the round, the rates.
+    """The server's broadcast: all views [I, G, d], the shared head, the round, the rates.
 
     Attributes:
       uplink: the state of the uplink transform, such as the bound of adaptive clipping.
-      view_cache: not transmitted; what a plan computes from the views once for all clients.
+      view_cache: not transmitted: precomputed once a round from the views, by the plan.
     """
 
     views: jax.Array
@@ -128,7 +129,7 @@ class Broadcast(NamedTuple):
 
 
 class ClientNumbers(NamedTuple):
-    """What of a client has to be finite, in the order in which `bad_leaf` counts leaves."""
+    """A client's arrays that must be finite, in the order in which `bad_leaf` counts leaves."""
 
     loss: Any
     head: PyTree
@@ -137,12 +138,12 @@ class ClientNumbers(NamedTuple):
 
 
 class LocalResult(NamedTuple):
-    """What a chunk of clients gives back.
+    """The result of the local epochs of a chunk of K clients.
 
     Attributes:
-      private: their private rows after the round, or of what they can be made: see
-        `round.Plan.write_back`. What it holds for an absent client is not looked at.
-      uploads: one of each client; or, from a plan that gives sums alone, the sum by alpha.
+      private: their private rows after the round, or the input of `round.Plan.write_back`, leaves
+        [K, ...]. The rows of an absent client are never read.
+      uploads: one a client; or, from a plan that gives sums only, the sum weighted by alpha.
       loss: float32 [K], each client's loss in its first epoch (0 where absent).
       bad_leaf: int32 [K], the first leaf of the client's `ClientNumbers` that is not finite,
         or -1.
@@ -202,15 +203,16 @@ def sgd_step(
 
 # (broadcast, cohort, alpha [K], private, key) -> LocalResult
 LocalUpdate = Callable[[Broadcast, Cohort, jax.Array, PyTree, jax.Array], LocalResult]
-# (broadcast, `LocalResult.private`, private rows before the round) -> those after it
-Settle = Callable[[Broadcast, PyTree, PyTree], PyTree]
+# (broadcast, `LocalResult.private`, private rows before the round) -> private rows after it
+WriteBack = Callable[[Broadcast, PyTree, PyTree], PyTree]
 
 
 class Task(NamedTuple):
-    """What a plan needs to know to train clients.
+    """The inputs of a plan: model, choices, negatives and the server's rule.
 
     Attributes:
-      aggregator: what happens to the uploads.
+      pool: the items that may be negatives.
+      aggregator: the server's treatment of the uploads.
       weighted: whether the items of a history count unequally (`Histories.weight`).
     """
 
@@ -222,9 +224,9 @@ class Task(NamedTuple):
 
 
 def views_stay(task: Task) -> bool:
-    """Whether all clients can work on the views as broadcast, and on every item of them.
+    """Whether all clients can train on the broadcast views, and on every item of them.
 
-    Sampled negatives, or a moving copy of the views, need rows of each client's own.
+    Sampled negatives, and a copy of the views that a client moves, need rows of its own.
     """
     federation = task.config.federation
     return federation.negatives == "expected" and federation.upload == "gradient"
@@ -237,9 +239,9 @@ def num_rows(count: Array, pool: NegativePool, num_negatives: int) -> jax.Array:
 
 
 class Loss(NamedTuple):
-    """A loss of clients over their rows, of scores, positive and negative [..., M].
+    """A loss of clients over their rows: functions of (scores, positive, negative), [..., M] each.
 
-    positive, negative: how much each row counts in it with label 1 and 0.
+    `positive` and `negative` are the weights of each row with label 1 and label 0.
 
     Attributes:
       value: the sum over the rows [...].
@@ -266,23 +268,23 @@ BINARY = Loss(
 
 
 def softmax_loss(pool: NegativePool) -> Loss:
-    """Cross-entropy of each positive i, as much as it counts, among the history O and the pool,
+    """Cross-entropy of each positive i, times its weight, among the history O and the pool,
 
         -s_i + log sum of exp(s_j) over j in O or pool.
 
-    The pool's part of the sum is estimated from the negatives, each of which stands for equally
-    many items; with expected negatives it is exact.
+    The pool's part of the sum is estimated from the negatives, each of which represents the same
+    number of items; with expected negatives it is exact.
     """
 
     def parts_of(positive, negative):
-        """For how many items of the sum each row stands [..., M]; of them positives [..., 1]."""
+        """(items of the sum that each row represents [..., M], the number of positives
+        [..., 1])."""
         count = jnp.sum(positive, axis=-1, keepdims=True)
         drawn = jnp.sum(negative, axis=-1, keepdims=True)
-        each = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)
-        # A place of no client has no rows: any finite sum will do.
-        return jnp.where(
-            count > 0, (positive > 0).astype(positive.dtype) + each * negative, 1.0
-        ), count
+        per_negative = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)
+        items = (positive > 0).astype(positive.dtype) + per_negative * negative
+        # A padding row has no positive; 1 keeps its sum finite.
+        return jnp.where(count > 0, items, 1.0), count
 
     def value(scores, positive, negative):
         parts, count = parts_of(positive, negative)
@@ -299,9 +301,10 @@ def softmax_loss(pool: NegativePool) -> Loss:
 def row_penalty(
     penalty: Penalty, weights: jax.Array, sizes: jax.Array, common: jax.Array, personal: jax.Array
 ) -> jax.Array:
-    """[R]: a penalty for ONE client's common vectors [R, d] and the private rows beside them.
+    """[R]: the penalty for ONE client's common vectors [R, d] and its personal rows [R, d].
 
-    weights [G] are the client's, sizes [R, G] the mean |F_g| of each row's views.
+    Args:
+      weights: of the client's router [G]. sizes: the mean |F_g| of each row's views [R, G].
     """
     distance = jnp.mean(jnp.square(personal - common), axis=-1)
     return penalty.sparse * (sizes @ weights) - penalty.apart * distance
@@ -314,14 +317,14 @@ def likeness(
 
     Args:
       vectors: the fused vectors [M, d]; mean: their mean over the history [d].
-      positive: [M], how much an item counts in the history; length: [], how long that is.
+      positive: the weight of each item in the history [M]. length: of the history [].
     """
     itself = positive * jnp.sum(jnp.square(vectors), axis=1) / length
     return weight * (vectors @ mean - itself)
 
 
 def client_keys(key: jax.Array, client: Array, epochs: int) -> jax.Array:
-    """Typed keys [K, A]: one a client and local epoch, whatever the client's place."""
+    """Typed keys [K, A], one a client and local epoch; they do not depend on a client's row."""
     one = lambda c: jax.vmap(lambda a: jax.random.fold_in(jax.random.fold_in(key, c), a))(
         jnp.arange(epochs)
     )

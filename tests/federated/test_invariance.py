@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.round import in_chunks, make_broadcast, make_round, make_train
+from fedvlr_jax.federated.round import map_chunks, make_broadcast, make_round, make_train
 from fedvlr_jax.types import Cohort
 from tests.conftest import mostly_slow
 from tests.federated.cases import assert_close, plans_of, random_state, random_task
@@ -82,8 +82,8 @@ def test_chunks_change_nothing(case):
         inputs = broadcast, cohort, alpha, private, server.key
         # Four clients in chunks of at most three: two even chunks; in chunks of one: four.
         whole = jax.jit(train)(*inputs)
-        assert_close(jax.jit(in_chunks(train, 3))(*inputs), whole, 1e-9)
-    assert_close(jax.jit(in_chunks(train, 1))(*inputs), whole, 1e-9)
+        assert_close(jax.jit(map_chunks(train, 3))(*inputs), whole, 1e-9)
+    assert_close(jax.jit(map_chunks(train, 1))(*inputs), whole, 1e-9)
 
 
 def test_expected_negatives_are_the_mean_of_sampled_ones():

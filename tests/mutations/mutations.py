@@ -324,8 +324,8 @@ LOSSES = [
     Mutation(
         "softmax counts the history twice",
         LOCAL,
-        "each = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)",
-        "each = pool.item.shape[0] / jnp.where(drawn > 0, drawn, 1)",
+        "per_negative = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)",
+        "per_negative = pool.item.shape[0] / jnp.where(drawn > 0, drawn, 1)",
         agreement(loss="softmax"),
     ),
     Mutation(
@@ -352,8 +352,8 @@ LOSSES = [
     Mutation(
         "ranking forgets history_weight's size",
         SCORING,
-        'own = model.history_weight * jnp.einsum("kg,kgd->kd", weights, by_view)',
-        'own = jnp.einsum("kg,kgd->kd", weights, by_view)',
+        'own = model.history_weight * jnp.einsum("kg,kgd->kd", weights, pooled_views)',
+        'own = jnp.einsum("kg,kgd->kd", weights, pooled_views)',
         agreement(history_weight=0.7),
     ),
     Mutation(
@@ -831,8 +831,8 @@ EVALUATION = [
     Mutation(
         "ranking sums the history in place of averaging",
         SCORING,
-        "pooled = (positive @ flat) / length",
-        "pooled = positive @ flat",
+        "pooled = (positive @ flat_views) / length",
+        "pooled = positive @ flat_views",
         agreement(fusion="bilevel"),
     ),
     Mutation(
@@ -1075,7 +1075,7 @@ STARTS_AND_STATES = [
     Mutation(
         "spectral start without the items' power",
         START,
-        "items = directions / by_item[:, None] * kept",
+        "items = directions / item_weight[:, None] * kept",
         "items = directions * kept",
         TEST_START,
     ),
