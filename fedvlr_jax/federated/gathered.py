@@ -20,16 +20,15 @@ from fedvlr_jax.federated.local import (
     Broadcast,
     LocalResult,
     LocalUpdate,
-    Loss,
     Task,
     client_keys,
     likeness,
     local_result,
-    make_loss,
     num_rows,
     row_penalty,
     sgd_step,
 )
+from fedvlr_jax.federated.losses import Loss, make_loss
 from fedvlr_jax.types import Cohort, Histories, PyTree
 from fedvlr_jax.uplink.uploads import SlotUploads
 

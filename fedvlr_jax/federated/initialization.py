@@ -33,7 +33,7 @@ from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.ease import Ease, ease_initialization, tried_contents
-from fedvlr_jax.federated.local import Model
+from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import EXCHANGES, preferences
 from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
 
@@ -226,7 +226,7 @@ def _sizes(down: int, row: int) -> str:
 
 
 def _check(config: Config, model: Model, dataset: Dataset) -> None:
-    """Raises InputError if the model cannot hold the initialization or the federation forbids it."""
+    """Raises InputError if the model or the federation does not allow the initialization."""
     init, fusion = config.init, model.fusion
     closed = init.init != "random"
     given = f"--init={init.init}" if closed else f"--init_router={init.init_router}"

@@ -12,8 +12,8 @@ import numpy as np
 from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.data.pairs import Pairs
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
-from fedvlr_jax.federated.local import Model
 from fedvlr_jax.federated.matmul_precision import full_precision
+from fedvlr_jax.federated.model import Model
 from fedvlr_jax.types import Histories, PyTree
 
 # Upper bound on the bytes of the score matrix of one chunk and the arrays of its size.

@@ -39,6 +39,7 @@ def compiled():
 OPERATORS = "fedvlr_jax/fusion/operators.py"
 FUSION = "fedvlr_jax/fusion/fusion.py"
 LOCAL = "fedvlr_jax/federated/local.py"
+LOSS = "fedvlr_jax/federated/losses.py"
 GATHERED = "fedvlr_jax/federated/gathered.py"
 DENSE = "fedvlr_jax/federated/dense.py"
 CATALOGUE = "fedvlr_jax/federated/catalogue.py"
@@ -309,28 +310,28 @@ BACKBONES = [
 LOSSES = [
     Mutation(
         "negatives do not push in the dense plan",
-        LOCAL,
+        LOSS,
         "(positive + negative) * jax.nn.sigmoid(scores) - positive",
         "positive * jax.nn.sigmoid(scores) - positive",
         agreement(plan="dense", loss="bce"),
     ),
     Mutation(
         "negatives as positives",
-        LOCAL,
+        LOSS,
         "negative * jax.nn.softplus(scores)",
         "negative * jax.nn.softplus(-scores)",
         agreement(loss="bce", plan="gathered"),
     ),
     Mutation(
         "softmax counts the history twice",
-        LOCAL,
+        LOSS,
         "per_negative = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)",
         "per_negative = pool.item.shape[0] / jnp.where(drawn > 0, drawn, 1)",
         agreement(loss="softmax"),
     ),
     Mutation(
         "softmax slope for one positive",
-        LOCAL,
+        LOSS,
         "return count * softmax(scores + jnp.log(parts)) - positive",
         "return softmax(scores + jnp.log(parts)) - positive",
         agreement(plan="dense", loss="softmax"),

@@ -7,7 +7,7 @@ from scipy import sparse
 from fedvlr_jax.commands.privacy import by_sign, client_uploads, defences
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.federated.round import PLANS
+from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.privacy.attacks import coherence, membership_auc, positives_by_sign, score_of
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.uplink import Needs
