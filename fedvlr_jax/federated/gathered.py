@@ -29,7 +29,7 @@ from fedvlr_jax.federated.local import (
     sgd_step,
 )
 from fedvlr_jax.federated.losses import Loss, make_loss
-from fedvlr_jax.types import Cohort, Histories, PyTree
+from fedvlr_jax.types import Array, Cohort, Histories, PyTree
 from fedvlr_jax.uplink.uploads import SlotUploads
 
 
@@ -169,7 +169,7 @@ def _train_client(
     broadcast: Broadcast,
     private: PyTree,
     slots: Slots,
-    count: jax.Array,
+    count: Array,
     responded: jax.Array,
     local_epochs: jax.Array,
 ) -> Carry:
@@ -198,7 +198,7 @@ def _make_client(
     broadcast: Broadcast,
     private: PyTree,
     slots: Slots,
-    count: jax.Array,
+    count: Array,
     responded: jax.Array,
     local_epochs: jax.Array,
 ) -> Client:
