@@ -206,4 +206,5 @@ def _schedules(simulation: Simulation, seeds: Sequence[int], first: int, num_rou
         return jnp.asarray(np.stack([pad(rows) for rows in members]))
 
     sizes = [history.count.shape[0] for history in simulation.on_device.histories]
-    return tuple(join(n, *members) for n, *members in zip(sizes, *schedules, strict=True))
+    buckets = zip(*schedules, strict=True)
+    return tuple(join(n, *members) for n, members in zip(sizes, buckets, strict=True))

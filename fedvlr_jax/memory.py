@@ -10,7 +10,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.ranking import BLOCK_BYTES
-from fedvlr_jax.federated.round import chunk_bytes, chunk_size
+from fedvlr_jax.federated.plans import chunk_bytes, chunk_size
 from fedvlr_jax.federated.scoring import SCORE_BYTES, client_score_bytes
 from fedvlr_jax.machine import MemoryLimit, memory_limit
 from fedvlr_jax.simulation import Simulation

@@ -1,11 +1,12 @@
 """A whole run: blocks of rounds, validation between them, the best state at the end.
 
 A block is trained in pieces of about a second, or of one round where that takes longer, so
-that a run can be left, and saved, between two evaluations.
+that a run can be interrupted, and saved, between two evaluations.
 
-Any division of a run into starts gives the evaluations, the selection and the patience of one
-start. An evaluation between two multiples of --eval_every exists only because --rounds ended
-there. A start with more rounds takes it back, with its selection: see `RunState.before_end`.
+A run gives the same evaluations, selection and patience whether it is started once or resumed any
+number of times. An evaluation between two multiples of --eval_every exists only because --rounds
+ended there. A run that is resumed with more rounds drops it, with its selection: see
+`RunState.before_end`.
 """
 
 from __future__ import annotations
@@ -27,27 +28,27 @@ from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.types import RoundMetrics
 
 PIECE_S = 1.0
-# Of an evaluation: what the rounds before it tell of the clients.
+# The entries of an evaluation about the clients in the rounds before it.
 OF_ROUNDS = ("loss", "participants", "clipped")
 
 
 class RunState(NamedTuple):
-    """How far a run has come; everything but `state` is plain JSON.
+    """A run between two rounds; everything but the states is plain JSON.
 
     Attributes:
       evaluations: one entry an evaluation, the first of round 0: "round" (rounds finished),
-        "loss" (over the block of rounds before it, mean over all who took part; None if nobody
-        did), "participants" (mean over the rounds), "clipped" (share of those who took part),
-        "valid" (averages in percent, with "warm" and "cold"), "best_round" (as below, by then).
-        With --privacy the three of OF_ROUNDS are None.
+        "loss" (mean over the participants of the block of rounds before it; None without any),
+        "participants" (mean over the rounds), "clipped" (share of the participants),
+        "valid" (averages in percent, with "warm" and "cold"), "best_round" (as below, at the
+        time). With --privacy the three of OF_ROUNDS are None.
       best_round: the round with the highest validation value of --select so far, the earliest
-        such. Where no user has a validation target, the newest: nothing can be selected on.
+        one. Without validation targets there is no selection, and it is the newest round.
       since: metrics of the rounds since the last evaluation, [rounds]; None for none.
-      stopped: why the run is over: "rounds", "patience" or, while it goes on, "".
-      before_end: the run before its last evaluation, if that one is off the multiples of
-        --eval_every; else None. A start with more rounds continues from it. It shares `state`
-        with this run, and `best_state` is `state` itself where the last evaluation selected it:
-        a run holds two states at most.
+      stopped: why the run has ended: "rounds" or "patience"; "" while it continues.
+      before_end: the run before its last evaluation, if that one is not at a multiple of
+        --eval_every; else None. A run that is resumed with more rounds continues from it. It
+        shares `state` with this run, and `best_state` is `state` itself if the last evaluation
+        selected it: a run holds two states at most.
     """
 
     state: State
@@ -65,8 +66,11 @@ class RunState(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds of one process. The first block holds the compilation, so it is in no median: of a
-    run of one block, or gone on with for one, there is none."""
+    """Seconds of one process.
+
+    The medians leave out the first block, which contains the compilation; they are None for a
+    process that trains one block only.
+    """
 
     first_block_s: float
     round_s_median: float | None
@@ -80,14 +84,14 @@ def copy_state(state: State) -> State:
 
 
 def new_run(simulation: Simulation) -> RunState:
-    """The beginning of a run; to be evaluated, which copies the state, before it is trained."""
-    # Waited for, because to copy what found no memory never ends on a CPU.
+    """The beginning of a run, before its first evaluation, which copies the state."""
+    # Block here: on CPU, copying a buffer whose allocation failed hangs.
     state = jax.block_until_ready(simulation.init())
     return RunState(state, state, 0, (), None, "")
 
 
 def _since_best(evaluations: Sequence[dict]) -> list[int]:
-    """How many evaluations without a better one each evaluation ends: 0 for a new best one."""
+    """For each evaluation, the number of evaluations since the best one: 0 for a new best one."""
     waited: list[int] = []
     for entry in evaluations:
         better = entry["best_round"] == entry["round"]
@@ -96,11 +100,11 @@ def _since_best(evaluations: Sequence[dict]) -> list[int]:
 
 
 def why_stopped(config: Config, evaluations: Sequence[dict]) -> str:
-    """The `stopped` of a run with these evaluations, all of which a single start makes."""
+    """The `stopped` of a run with these evaluations, as if it was started once."""
     if not evaluations:
         return ""
     newest, patience = evaluations[-1]["round"], config.evaluation.patience
-    # A run with more rounds does not make the evaluation at this end, nor stop there.
+    # A run with more rounds has no evaluation at this end, so it does not stop there.
     if patience and is_scheduled(config, newest) and _since_best(evaluations)[-1] >= patience:
         return "patience"
     return "rounds" if newest >= config.federation.rounds else ""
@@ -118,14 +122,14 @@ def _was_end(config: Config, evaluations: Sequence[dict]) -> bool:
 
 
 def position(config: Config, evaluations: Sequence[dict], finished: int) -> str:
-    """The `stopped` of a saved run that a start with `config` takes up; "" if it goes on.
+    """The `stopped` of a saved run that is resumed with `config`; "" if it continues.
 
     Args:
-      evaluations: of the run, the one at its end included.
+      evaluations: of the run, with the one at its end.
       finished: rounds that the run has trained.
 
     Raises:
-      InputError: a single start with these --rounds and --patience ends before `finished`.
+      InputError: a run with these --rounds and --patience ends before `finished`.
     """
     rounds, patience = config.federation.rounds, config.evaluation.patience
     otherwise = "another --workdir, or --overwrite to train it again"
@@ -149,11 +153,11 @@ def position(config: Config, evaluations: Sequence[dict], finished: int) -> str:
 
 
 def taken_up(config: Config, run: RunState) -> RunState:
-    """`run` as a start with `config` continues it; an evaluation at an earlier end is taken back.
+    """`run`, resumed with `config`; an evaluation at an earlier end is dropped.
 
     Raises:
-      InputError: as `position`; or the run was saved by a version that cannot take the
-        evaluation at its end back.
+      InputError: as `position`; or the run was saved by a version that cannot drop the
+        evaluation at its end.
     """
     stopped = position(config, run.evaluations, run.round)
     if _was_end(config, run.evaluations):
@@ -169,16 +173,18 @@ def taken_up(config: Config, run: RunState) -> RunState:
 
 
 def _over_rounds(rounds: RoundMetrics | None) -> dict[str, float | None]:
-    """What an evaluation says of the rounds before it."""
+    """The entries OF_ROUNDS of an evaluation."""
     if rounds is None:
         return dict.fromkeys(OF_ROUNDS)
-    answered = rounds.participants
+    participants = rounds.participants
     over_clients = lambda values: (
-        float(np.average(values.astype(np.float64), weights=answered)) if answered.any() else None
+        float(np.average(values.astype(np.float64), weights=participants))
+        if participants.any()
+        else None
     )
     return {
         "loss": over_clients(rounds.loss),
-        "participants": float(np.mean(answered)),
+        "participants": float(np.mean(participants)),
         "clipped": over_clients(rounds.clipped),
     }
 
@@ -191,13 +197,13 @@ def record(
     ranks: Ranks,
     state: Callable[[], State],
 ) -> RunState:
-    """`run` with one more evaluation; its `state` is left to the caller.
+    """`run` with one more evaluation; the caller updates its `state`.
 
     Args:
-      finished: rounds finished by now.
+      finished: rounds finished so far.
       rounds: the metrics of the rounds since the last evaluation, [num_rounds]; None for none.
-      ranks: of the validation part.
-      state: makes a copy of the state by now, asked for only if it is the best so far.
+      ranks: of the validation split.
+      state: returns a copy of the current state; called only if it is the best so far.
     """
     config = simulation.config
     cutoffs = config.evaluation.cutoffs
@@ -210,7 +216,7 @@ def record(
     best_round = finished if better else run.best_round
     entry = {
         "round": finished,
-        # They carry no noise, so that a private run reports none of them.
+        # These numbers carry no noise, so a private run does not report them.
         **_over_rounds(rounds if config.privacy.privacy == "none" else None),
         "valid": valid,
         "best_round": best_round,
@@ -256,9 +262,9 @@ class Clock:
 
 
 def block_length(config: Config, finished: int) -> int:
-    """Rounds until the next evaluation: it falls on multiples of eval_every, and on the end.
+    """Rounds until the next evaluation, which is at a multiple of --eval_every or at the end.
 
-    0 where it is due: the run was left within a block, and --rounds now ends there.
+    0 if it is due: the run was interrupted within a block, and --rounds now ends there.
     """
     every = config.evaluation.eval_every
     return max(0, min(every - finished % every, config.federation.rounds - finished))
@@ -276,17 +282,18 @@ def train(
     leave: Callable[[], bool] = lambda: False,
     before_rounds: Callable[[int], None] = lambda until: None,
 ) -> tuple[RunState, Timing]:
-    """Trains until the rounds are done or patience ends; selects on validation by --select.
+    """Trains until --rounds or --patience ends the run; selects on validation by --select.
 
     Args:
-      run: where to go on from, also with more rounds or patience than it ended with; its
-        states are used up. By default a new run.
+      run: the run to continue, also with more rounds or patience than it ended with; its
+        states are donated. By default a new run.
       on_evaluation: called after every evaluation, with the rounds per second of the
-        block (evaluation left out; 0 for that of round 0).
+        block (without the evaluation; 0 for that of round 0).
       on_rounds: called after every piece of a block, and after its evaluation.
-      leave: asked before every piece; once it says so, the run is returned as it stands,
-        its `stopped` empty.
-      before_rounds: called before every piece of a block, with the rounds finished after it.
+      leave: called before every piece; once it returns True, the run is returned as it is,
+        with `stopped` empty.
+      before_rounds: called before every piece of a block, with the number of rounds finished
+        after it.
 
     Raises:
       NonFiniteError: with the last good state; see `Simulation.run_rounds`.
@@ -305,11 +312,11 @@ def train(
         return ended._replace(before_end=run)
 
     if not run.evaluations and not run.round:
-        # What training begins with may be the best there is, where it is not drawn.
+        # An initialization in closed form may be the best state of the run.
         run = evaluated(run)
         on_evaluation(run, clock.rounds_per_s)
     block_rounds, block_s = 0, 0.0
-    # Not known yet, and the first call compiles.
+    # The first call compiles, so the time of a round is not known yet.
     round_s = PIECE_S
     while not run.stopped and not leave():
         ahead = block_length(config, run.round)

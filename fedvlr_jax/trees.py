@@ -16,13 +16,17 @@ def axpy(scale: float | jax.Array, x: PyTree, y: PyTree) -> PyTree:
 
 
 def per_client(flag: jax.Array, leaf: jax.Array) -> jax.Array:
-    """[K], or [], reshaped so that it broadcasts against a leaf [K, ...]."""
+    """`flag` [K], or [], reshaped so that it broadcasts against a leaf [K, ...]."""
     return flag.reshape(flag.shape + (1,) * (leaf.ndim - flag.ndim))
 
 
 def select(flag: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
-    """`on_true` where flag holds, [K] row by row or [] for all; else the untouched bits of
-    `on_false`."""
+    """`on_true` where `flag` is True, else the unchanged bits of `on_false`.
+
+    Args:
+      flag: bool [K] for each row, or [] for all.
+      on_true, on_false: leaves [K, ...].
+    """
     return jax.tree.map(lambda a, b: jnp.where(per_client(flag, a), a, b), on_true, on_false)
 
 
@@ -40,16 +44,16 @@ def weighted_sum(weight: jax.Array, tree: PyTree) -> PyTree:
 
 
 def bad_leaf(tree: PyTree) -> jax.Array:
-    """int32 []: the place of the first leaf with a number that is not finite; -1 without one."""
+    """int32 []: the number of the first leaf that is not all finite; -1 without one."""
     return bad_leaf_of_rows(jax.tree.map(lambda leaf: leaf[None], tree), 1)[0]
 
 
 def bad_leaf_of_rows(tree: PyTree, num_clients: int) -> jax.Array:
-    """int32 [K]: for each client, the first leaf [K, ...] whose row of it is not finite; or -1."""
+    """int32 [K]: for each client, the first leaf [K, ...] with a row that is not finite, or -1."""
     bad = jnp.full(num_clients, -1, jnp.int32)
     for place, leaf in reversed(list(enumerate(jax.tree.leaves(tree)))):
-        # A sum is not finite if one of its terms is not: far faster on a CPU than to ask each.
-        # So small a share of the largest number cannot overflow it.
+        # A sum is not finite if one of its terms is not; on a CPU this is far faster than a test of
+        # each number. The factor 1e-30 prevents overflow in a sum of finite numbers.
         flat = leaf.reshape(num_clients, -1)
         finite = jnp.isfinite(flat @ jnp.full(flat.shape[1], 1e-30, flat.dtype))
         bad = jnp.where(finite, bad, place)
@@ -57,7 +61,7 @@ def bad_leaf_of_rows(tree: PyTree, num_clients: int) -> jax.Array:
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """{"server.shared.items": leaf, ...}: the leaves by their place in the tree."""
+    """{"server.shared.items": leaf, ...}: the leaves by their path in the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
@@ -68,7 +72,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def num_bytes(tree: PyTree) -> int:
-    """Bytes of all leaves (arrays or shape structs; typed keys count as nothing)."""
+    """Bytes of all leaves (arrays or shape structs), without typed keys."""
     return sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if not is_key(leaf)
     )

@@ -22,11 +22,11 @@ class Histories:
     """Padded train histories of some clients.
 
     Attributes:
-      client: int32 [K], the user index; a padding row has a number outside [0, N).
+      client: int32 [K], the user index; outside [0, N) in a padding row.
       item: int32 [K, P], ascending within a row; padding is I, after the real items.
       count: int32 [K], the number of real items of each row; 0 only in a padding row.
-      weight: float32 [K, P], how much each item counts, above 0 and 1 on average over a row;
-        0 in padding. None where all count alike.
+      weight: float32 [K, P], the weight of each item, above 0 and 1 on average over a row;
+        0 in padding. None where all weights are 1.
     """
 
     client: Array
@@ -38,13 +38,13 @@ class Histories:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """The clients that one round asks, all padded to one history length.
+    """The clients that one round samples, all padded to one history length.
 
     Attributes:
-      histories: who they are and what they interacted with.
-      responded: bool [K], whether the client answers; an absent client's private rows
-        stay unchanged to the bit and it uploads nothing.
-      local_epochs: int32 [K], how many local epochs it can afford, at most A.
+      histories: their user indices and train items.
+      responded: bool [K], whether the client responds; an absent client's private rows
+        stay unchanged to the bit, and it uploads nothing.
+      local_epochs: int32 [K], the number of its local epochs, at most A.
       weight: float32 [K], its aggregation weight before normalisation.
     """
 
@@ -57,8 +57,8 @@ class Cohort:
 class Rates(NamedTuple):
     """Step sizes and decays, named as their flags.
 
-    They are inputs of the compiled round, not constants of it: other rates need no other
-    compilation, and many can be trained side by side by vmap. Python floats or float32 [].
+    They are inputs of the compiled round, not constants: other rates do not recompile it, and vmap
+    can train with many of them side by side. Python floats or float32 [].
     """
 
     client_lr: Any
@@ -73,16 +73,16 @@ class Rates(NamedTuple):
 
 
 class ServerState(NamedTuple):
-    """Everything the server knows between two rounds.
+    """The server's state between two rounds.
 
     Attributes:
       round: int32 [], rounds finished.
-      key: typed PRNG key [], derived from the seed, never advanced: everything random
-        is folded in from (key, round, client).
+      key: typed PRNG key [], derived from the seed, never advanced: all randomness is folded in
+        from (key, round, client).
       shared: {"items": [I, d], "fusion": gamma, "head": the backbone's shared head}.
       optimizer: optax state over `shared`.
       uplink: the state of the aggregator's uplink transform; () where it has none.
-      attack: what the hostile clients remember; () without them. The server never reads it.
+      attack: the state of the hostile clients; () without them. The server never reads it.
     """
 
     round: jax.Array
@@ -94,17 +94,17 @@ class ServerState(NamedTuple):
 
 
 class RoundMetrics(NamedTuple):
-    """What a round reports.
+    """The metrics of a round.
 
     Attributes:
       loss: float32 [], mean of the responded clients' losses, each at its first epoch.
-      participants: int32 [], clients that answered.
+      participants: int32 [], clients that responded.
       clipped: float32 [], share of the participants whose upload was clipped.
-      finite: bool [], False if the round met a non-finite number; its results, and
-        those of all later rounds of the block, were then thrown away.
+      finite: bool [], False if a number of the round was not finite; its results, and
+        those of all later rounds of the block, were then discarded.
       bad_client: int32 [], a client whose numbers were not finite, or -1.
       bad_leaf: int32 [], the first leaf that was not finite, of that client's `ClientNumbers`
-        or of the server; -1 if all were.
+        or of the server; -1 if all were finite.
     """
 
     loss: jax.Array
@@ -115,7 +115,7 @@ class RoundMetrics(NamedTuple):
     bad_leaf: jax.Array
 
 
-# The type of each, to make or read arrays of them.
+# The dtype of each metric.
 METRIC_TYPES: dict[str, Any] = {
     "loss": np.float32,
     "participants": np.int32,

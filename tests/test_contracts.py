@@ -15,7 +15,8 @@ from fedvlr_jax.config.federation import OPTIMIZER_NAMES, PLAN_NAMES
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.participation import make_cohort
-from fedvlr_jax.federated.round import PLANS, choose_plan, make_broadcast, make_train
+from fedvlr_jax.federated.plans import PLANS, choose_plan
+from fedvlr_jax.federated.round import make_broadcast, make_train
 from fedvlr_jax.federated.server_optimizer import SERVER_OPTIMIZERS
 from fedvlr_jax.fusion import FUSIONS, make_fusion
 from fedvlr_jax.fusion.operators import OPERATORS

@@ -12,7 +12,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.round import PLANS, chunk_size, client_bytes
+from fedvlr_jax.federated.plans import PLANS, chunk_size, client_bytes
 from fedvlr_jax.machine import MemoryLimit
 from fedvlr_jax.memory import check_fits, describe_plan, estimate
 from fedvlr_jax.simulation import make_simulation

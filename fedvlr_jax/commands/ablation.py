@@ -57,7 +57,7 @@ from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.config import Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.local import identity_view
+from fedvlr_jax.federated.model import identity_view
 from fedvlr_jax.fusion.operators import OPERATORS
 from fedvlr_jax.report import locked
 from fedvlr_jax.report.plots import interval_bars

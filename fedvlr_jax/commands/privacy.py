@@ -41,7 +41,8 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
 from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
-from fedvlr_jax.federated.round import PLANS, open_round
+from fedvlr_jax.federated.plans import PLANS
+from fedvlr_jax.federated.round import open_round
 from fedvlr_jax.privacy.attacks import (
     ShadowClient,
     membership_auc,

@@ -38,7 +38,7 @@ from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.costs import client_bytes
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.federated.local import identity_view
+from fedvlr_jax.federated.model import identity_view
 from fedvlr_jax.fleet import SCHEMES
 from fedvlr_jax.fusion import view_names
 from fedvlr_jax.settings import key_of, shapes_of

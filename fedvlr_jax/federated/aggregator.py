@@ -1,8 +1,8 @@
-"""What the server does with the uploads of a round: a chain of parts.
+"""The server's treatment of the uploads of a round: a chain of parts.
 
     uploads -> uplink (a factor each) -> reduce (one upload) -> noise -> pull-back -> server
 
-`make_simulation(..., aggregator=)` takes one that was made elsewhere.
+`make_simulation(..., aggregator=)` accepts one that was made elsewhere.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Aggregator(NamedTuple):
     """From the uploads of a cohort to the server's step.
 
     Attributes:
-      uplink: weighs each upload. reduce: makes one upload out of all.
-      noise: what is added to that one, before the pull-back through the operators.
+      uplink: weighs each upload. reduce: combines all uploads into one.
+      noise: is added to that one, before the pull-back through the operators.
       server: rates -> the optimizer of the server's state.
-      attack: what hostile clients make of their uploads, after `uplink`, which honest clients
-        apply themselves; None without hostile clients.
+      attack: replaces the uploads of hostile clients, after `uplink`; None without hostile
+        clients.
     """
 
     uplink: UplinkTransform
@@ -56,7 +56,7 @@ class Aggregator(NamedTuple):
 
     @property
     def needs(self) -> Needs:
-        """What a plan must give."""
+        """The form of the uploads that a plan must give."""
         return max(self.uplink.needs, self.reduce.needs)
 
     def attacked(self, attack: Attack) -> Aggregator:
@@ -108,12 +108,12 @@ def _private_parts(config: Config, expected: float) -> tuple[UplinkTransform, No
     accounted = expected
     if privacy.noise_cohort_size:
         accounted = privacy.noise_cohort_size * (1 - federation.client_dropout)
-    # Of the clients that a round samples: that some do not respond is no part of the statement.
+    # The clients that a round samples: the privacy statement does not use that some do not respond.
     sampled = accounted / (1 - federation.client_dropout)
     multiplier = upload_multiplier(config, privacy.noise_multiplier, sampled)
     uplink = fixed_clip(privacy.clip_norm)
     if privacy.clip_quantile:
-        # In units of the responses that are expected, the same noise on the count.
+        # The same noise on the count, in units of the expected responses.
         deviation = SHARE_DEVIATION / (1 - federation.client_dropout)
         uplink = private_adaptive_clip(
             privacy.clip_norm, privacy.clip_quantile, expected, deviation

@@ -2,7 +2,7 @@
 
 Read this file first. It has no buckets, no chunks, no sharding and no pull-back that clients share:
 every client differentiates through the server's operators and uploads the gradient of the ID
-table D, of the operators gamma and of the shared head. The plans of `round.py` compute the same
+table D, of the operators gamma and of the shared head. The plans of `plans.py` compute the same
 numbers much faster; `tests/federated/test_algorithm1.py` compares them.
 
 It covers --upload=gradient, --loss=bce and the weighted mean, without clipping, noise and
@@ -26,10 +26,10 @@ from fedvlr_jax.types import Array, Cohort, Histories, PyTree, Rates, ServerStat
 
 
 class Examples(NamedTuple):
-    """What one client trains on in one round.
+    """The training data of one client in one round.
 
     Attributes:
-      positive: float32 [I], how much each item counts in the history; 0 outside it.
+      positive: float32 [I], the weight of each item in the history; 0 outside it.
       negative: float32 [A, I], how often each item is a negative in each local epoch.
       length: int32 [], of the history.
     """
@@ -107,13 +107,13 @@ def train_client(
         loss = lambda shared, private: client_loss(
             task, features, server.round, shared, private, examples, epoch
         )
-        by_shared, gradient = jax.grad(loss, (0, 1))(server.shared, private)
+        grad_shared, gradient = jax.grad(loss, (0, 1))(server.shared, private)
         decay = lambda g, x: g + rates.client_decay * x
         gradient["head"] = jax.tree.map(decay, gradient["head"], private["head"])
         move = lambda name: jax.tree.map(
             lambda x, g: x - steps[name] * g, private[name], gradient[name]
         )
-        return {name: move(name) for name in private}, jax.tree.map(jnp.add, upload, by_shared)
+        return {name: move(name) for name in private}, jax.tree.map(jnp.add, upload, grad_shared)
 
     nothing = jax.tree.map(jnp.zeros_like, server.shared)
     return jax.lax.fori_loop(0, local_epochs, one_epoch, (private, nothing))

@@ -30,15 +30,14 @@ from fedvlr_jax.federated.local import (
     Broadcast,
     LocalResult,
     LocalUpdate,
-    Loss,
     Task,
     likeness,
     local_result,
-    make_loss,
     num_rows,
     sgd_step,
     views_stay,
 )
+from fedvlr_jax.federated.losses import Loss, make_loss
 from fedvlr_jax.federated.routing import Routers, Routing, make_routing
 from fedvlr_jax.models.backbone import Embedding
 from fedvlr_jax.types import Cohort, PyTree, Rates

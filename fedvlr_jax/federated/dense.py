@@ -36,14 +36,13 @@ from fedvlr_jax.federated.local import (
     Broadcast,
     LocalResult,
     LocalUpdate,
-    Loss,
     Task,
     client_keys,
     local_result,
-    make_loss,
     num_rows,
     once_a_client,
 )
+from fedvlr_jax.federated.losses import Loss, make_loss
 from fedvlr_jax.federated.matmul_precision import make_product
 from fedvlr_jax.federated.routing import Routers, Routing, make_routing
 from fedvlr_jax.types import Cohort, PyTree, Rates

@@ -1,8 +1,8 @@
 """Clients over several devices, and sums that do not depend on how many there are.
 
-One mesh axis, "clients": private rows, histories and whatever else has a leading client axis
-is cut along it; the server's state is on every device. Each device trains its own clients,
-and the uploads are summed across.
+There is one mesh axis, "clients". Private rows, histories and all other arrays with a leading
+client axis are cut along it; the server's state is on every device. Each device trains its own
+clients, and the uploads are summed over the devices.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def padded(size: int) -> int:
 def client_mesh(num_devices: int, *, exact: bool = False) -> Mesh | None:
     """A mesh over the first `num_devices` devices (0: as many as may share the clients).
 
-    None for a single device, but a mesh of one where sums are `exact`: only then does one
-    device run the very program that several run, and with it the same bits.
+    None for a single device, but a mesh of one where sums are `exact`: one device then runs the
+    same program as several, which gives the same bits.
 
     Raises:
       InputError: there are fewer; their number does not divide GROUPS; or several processes
@@ -113,15 +113,15 @@ def on_each_device(function: Callable[..., PyTree], mesh: Mesh | None) -> Callab
 
 
 def constrain(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
-    """Inside a compiled function: where the tree's arrays shall be."""
+    """Inside a compiled function: the tree with its arrays placed by `sharding`."""
     return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
 
 def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Inside a compiled function: the tree's arrays whole on every device, before any use.
 
-    A sum over clients then has the same terms in the same order on each of them, whatever
-    their number. The barrier keeps the compiler from summing shard by shard all the same.
+    A sum over clients then has the same terms in the same order on each device, for any number of
+    devices. The barrier prevents the compiler from summing shard by shard.
     """
     if mesh is None:
         return tree
@@ -136,41 +136,41 @@ BOUNDARY: dict[str, str] = {}
 
 
 def compiled_alone(always: jax.Array, function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
-    """function(*operands), compiled by itself: its bits do not depend on what surrounds it.
+    """function(*operands), compiled by itself: its bits do not depend on the code around it.
 
-    Products of matrices are in full precision, on every device.
+    Matrix products are in full precision, on every device.
 
-    A compiler contracts a product and a sum into one rounding, or does not, by what it fuses;
-    so the same mathematics in another program may differ in its last bits. A branch that is
-    never left out is a boundary to fusion: what is inside is compiled alike wherever it
-    stands, in a scan over rounds or called once a chunk. See BOUNDARY.
+    Fusion decides whether a compiler contracts a product and a sum into one rounding, so the same
+    mathematics in another program may differ in its last bits. A branch that is always taken is a
+    boundary to fusion: its inside is compiled in the same way everywhere, in a scan over rounds or
+    called once a chunk. See BOUNDARY.
 
     Args:
-      always: bool [], True, but not known to the compiler.
+      always: bool [], True, in a form that the compiler cannot know.
     """
     if BOUNDARY.get(jax.default_backend()) == "barrier":
         with full_precision():
             return jax.lax.optimization_barrier(function(*jax.lax.optimization_barrier(operands)))
     structure: list[Any] = []
 
-    def flat(*operands: PyTree) -> list[jax.Array]:
+    def flat_function(*operands: PyTree) -> list[jax.Array]:
         with full_precision():
             leaves, tree = jax.tree.flatten(function(*operands))
         structure[:] = [tree]
         return leaves
 
-    shapes = jax.eval_shape(flat, *operands)
+    shapes = jax.eval_shape(flat_function, *operands)
     nothing = lambda *_: [jnp.zeros(x.shape, x.dtype) for x in shapes]
-    leaves = jax.lax.cond(always, flat, nothing, *operands)
+    leaves = jax.lax.cond(always, flat_function, nothing, *operands)
     return jax.tree.unflatten(structure[0], leaves)
 
 
 def _in_groups(train: TrainCohort, groups: int) -> TrainCohort:
     """Sums the uploads of `groups` equal groups as integers: exact in any order.
 
-    Each group's own sum is float32 over the same clients by the same program, however the
-    groups lie on devices; it is rounded to a multiple of a power of two that leaves room for
-    GROUPS times the largest entry in int32. The rounding error is below 2**-27 of that entry.
+    Each group is summed in float32 over the same clients by the same program, on whichever device
+    it lies. Its sum is rounded to a multiple of a power of two, chosen so that GROUPS times the
+    largest entry fits in int32. The rounding error is below 2**-27 of that entry.
     """
 
     def grouped(
@@ -199,14 +199,14 @@ def _in_groups(train: TrainCohort, groups: int) -> TrainCohort:
 
 
 def over_devices(train: TrainCohort, mesh: Mesh | None, *, exact: bool) -> TrainCohort:
-    """The same training with its clients spread over the mesh.
+    """`train` with its clients spread over the mesh.
 
-    A sum of uploads is summed over the devices; uploads of all clients stay where they are.
+    Sums of uploads are summed over the devices; the uploads of all clients stay where they are.
 
     Args:
-      train: of the clients that one device holds.
+      train: trains the clients of one device.
       exact: whether the summed upload is the same to the bit on 1, 2, 4 and 8 devices.
-        The number of clients must then be a multiple of GROUPS, and a single device be
+        The number of clients must then be a multiple of GROUPS, and a single device must be
         a mesh of one, see `client_mesh`.
     """
     if mesh is None:

@@ -49,14 +49,13 @@ from fedvlr_jax.federated.local import (
     Broadcast,
     LocalResult,
     LocalUpdate,
-    Loss,
     Task,
     local_result,
-    make_loss,
     num_rows,
     once_a_client,
     views_stay,
 )
+from fedvlr_jax.federated.losses import Loss, make_loss
 from fedvlr_jax.federated.routing import Routers, Routing, make_routing
 from fedvlr_jax.models import Penalty
 from fedvlr_jax.types import Cohort, PyTree, Rates

@@ -20,17 +20,16 @@ from fedvlr_jax.federated.local import (
     Broadcast,
     LocalResult,
     LocalUpdate,
-    Loss,
     Task,
     client_keys,
     likeness,
     local_result,
-    make_loss,
     num_rows,
     row_penalty,
     sgd_step,
 )
-from fedvlr_jax.types import Cohort, Histories, PyTree
+from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.types import Array, Cohort, Histories, PyTree
 from fedvlr_jax.uplink.uploads import SlotUploads
 
 
@@ -170,7 +169,7 @@ def _train_client(
     broadcast: Broadcast,
     private: PyTree,
     slots: Slots,
-    count: jax.Array,
+    count: Array,
     responded: jax.Array,
     local_epochs: jax.Array,
 ) -> Carry:
@@ -199,7 +198,7 @@ def _make_client(
     broadcast: Broadcast,
     private: PyTree,
     slots: Slots,
-    count: jax.Array,
+    count: Array,
     responded: jax.Array,
     local_epochs: jax.Array,
 ) -> Client:

@@ -2,21 +2,21 @@
 
 With X the clients' histories as rows of zeros and ones, n_u the length of a history, c_i the
 number of clients that have item i, and A = diag(n)^-p X diag(c)^-q, the right singular vectors of
-A are found by subspace iteration, in which each client meets its own row alone: the server sends
+A are found by subspace iteration, in which each client uses only its own row: the server sends
 V [I, b] with orthonormal columns, client u answers a_u (x) (a_u V), which has rows for its own
 items only, and the server orthonormalises the sum of the answers, A^T A V. After some exchanges
-the Rayleigh-Ritz step on the last one gives singular values s and V [I, d]. What the clients
-then score with,
+the Rayleigh-Ritz step on the last one gives singular values s and V [I, d]. The clients then score
+with
 
     D_i = c_i^q sqrt(f) V_i,    theta_u = sqrt(f) V^T a_u,    f = s^2 / (s^2 + l mean(s^2)),
 
-is the ridge regression of a history on its own projection: PureSVD (Cremonesi et al. 2010)
+the ridge regression of a history on its own projection: PureSVD (Cremonesi et al. 2010)
 with shrunken directions. The counts c are one more sum over the clients, and so is the mean score
-that sets the scale. An answer is non-zero on the client's history: who sees it alone knows the
-history, so the sums must be secure ones. All clients
-take part, whatever --cohort and --client_dropout.
+that sets the scale. An answer is non-zero on the client's history, so a single answer reveals the
+history: the sums must be secure ones. All clients take part, whatever --cohort and
+--client_dropout.
 
-A router can begin with what the client's history says of each view (`preferences.py`), whether or
+A router can begin with weights estimated from the client's history (`preferences.py`), whether or
 not training begins with the table.
 
 Here the sums are taken in float64 on the host; they are the same for every seed.
@@ -33,21 +33,21 @@ from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.ease import Ease, ease_initialization, tried_contents
-from fedvlr_jax.federated.local import Model
+from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import EXCHANGES, preferences
 from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
 
 
 class Initialization(NamedTuple):
-    """Where training begins; what is not here is drawn.
+    """The values that training begins with; all others are drawn.
 
     Attributes:
-      items: float32 [I, d], the ID table, or None; rows of items that nobody has are 0, unless
-        the start knows them by their content.
-      clients: by name, a row for each client: "vector" float32 [N, d], the client's vector;
-        "logits" float32 [N, G], of its router's weights.
-      recency: float64 [], the exponent that weighs the histories from here on; 0 leaves them.
-      content: float64 [], the weight of the features; 0 where the start has none.
+      items: float32 [I, d], the ID table, or None; rows of items without an interaction are 0,
+        unless their content gives them a row.
+      clients: {"vector": float32 [N, d], the clients' vectors; "logits": float32 [N, G], of their
+        routers' weights}, or one of them.
+      recency: float64 [], the exponent that weighs the histories in training; 0 for no weights.
+      content: float64 [], the weight of the features; 0 where none are used.
     """
 
     items: np.ndarray | None
@@ -57,10 +57,10 @@ class Initialization(NamedTuple):
 
 
 def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initialization | None:
-    """What --init and --init_router ask for; None where everything is drawn.
+    """The values of --init and --init_router; None where everything is drawn.
 
     Raises:
-      InputError: the model has no place for it, or it would be wrong for this federation.
+      InputError: the model cannot hold them, or they would be wrong for this federation.
     """
     init, names, train = config.init, model.fusion.names, dataset.train
     if init.init == "random" and init.init_router == "uniform":
@@ -87,10 +87,10 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
     # All other views start at zero, so only the ID table contributes, by its weight.
     table_weight = weights[:, names.index("table") if "table" in names else 0, None]
     table_weight = table_weight * model.fusion.table_weight
-    # The scores stay, and the table is as large as a drawn one.
+    # The table gets the scale of a drawn one; the scores do not change.
     size = np.sqrt(np.mean(np.square(items)))
     items, vectors = items / size, vectors * size
-    # By item first: a product of each entry's two rows would take d numbers an entry.
+    # Summed by item first: a product of the two rows of each entry would take d numbers an entry.
     own = np.sum((train.matrix.T @ vectors) * items)
     to_score, scale = init.init_score * len(train) / own, model.init_scale or 1.0
     with np.errstate(over="ignore"):
@@ -158,9 +158,9 @@ def spectral_initialization(
 
     Columns beyond the rank of the histories are 0, but for rounding.
     """
-    by_user = np.maximum(train.counts, 1.0) ** -user_power
-    by_item = np.maximum(train.item_counts, 1.0) ** -item_power
-    scaled = lambda matrix: (matrix * by_user[:, None] * by_item[None, :]).tocsr()
+    user_weight = np.maximum(train.counts, 1.0) ** -user_power
+    item_weight = np.maximum(train.item_counts, 1.0) ** -item_power
+    scaled = lambda matrix: (matrix * user_weight[:, None] * item_weight[None, :]).tocsr()
     rows = scaled(train.matrix)
     columns = min(width + OVERSAMPLING, *rows.shape)
     exchanged = lambda basis: rows.T @ (rows @ basis)
@@ -168,11 +168,11 @@ def spectral_initialization(
         exchanged, train.num_items, columns, exchanges=exchanges, width=width
     )
     kept = np.sqrt(squares / (squares + shrinkage * np.mean(squares) + 1e-12 * squares[0]))
-    items = directions / by_item[:, None] * kept
-    # Exactly, where the exchanges leave rounding: they tie.
+    items = directions / item_weight[:, None] * kept
+    # Exact zeros, where the exchanges leave rounding errors: these items tie.
     items[train.item_counts == 0] = 0.0
     missing = ((0, 0), (0, width - len(kept)))
-    # A client's own row of A, its items counting as they do in its training.
+    # A client's own row of A, its items weighted as in its training.
     own = rows if train.weight is None else scaled(train.weighted_matrix)
     return np.pad(items, missing), np.pad((own @ directions) * kept, missing)
 
@@ -180,15 +180,17 @@ def spectral_initialization(
 def describe_initialization(
     config: Config, model: Model, dataset: Dataset, begun: Initialization | None = None
 ) -> list[str]:
-    """A line for each thing that a start asks of every client first, in float32.
+    """Lines for the start of a run: the exchanges with every client before the first round.
+
+    Sizes are those of float32.
 
     Args:
-      begun: what `make_initialization` returned, for what it chose.
+      begun: the result of `make_initialization`, whose choices are then stated.
     """
     init, lines = config.init, []
     if init.init == "spectral":
         columns = min(model.width + OVERSAMPLING, dataset.num_users, model.num_items)
-        # The counts of the items first, and at last the table for a client's vector.
+        # First the counts of the items, last the table from which a client computes its vector.
         down = model.num_items * (1 + init.init_exchanges * columns + model.width)
         lines.append(
             f"start spectral: counts, {init.init_exchanges} exchanges and a mean score, "
@@ -197,7 +199,7 @@ def describe_initialization(
     if init.init == "ease":
         tried = len(tried_contents(dataset, _given(init.init_content)))
         columns = init.init_exchanges * min(model.width + OVERSAMPLING, model.num_items)
-        # Beside the counts and the table: each model that clients compare has two tables.
+        # Clients compare the models on validation: two tables each, beside the counts.
         compared = tried * 2 * model.width if tried > 1 else 0
         down = model.num_items * (1 + tried * columns + compared + model.width)
         chosen = "" if begun is None else f", content {begun.content:g}, recency {begun.recency:g}"
@@ -224,7 +226,7 @@ def _sizes(down: int, row: int) -> str:
 
 
 def _check(config: Config, model: Model, dataset: Dataset) -> None:
-    """Refuses a start that the model cannot hold or the federation forbids."""
+    """Raises InputError if the model or the federation does not allow the initialization."""
     init, fusion = config.init, model.fusion
     closed = init.init != "random"
     given = f"--init={init.init}" if closed else f"--init_router={init.init_router}"

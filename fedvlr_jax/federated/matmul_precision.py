@@ -1,8 +1,8 @@
-"""In what precision products of matrices take their operands; all sums are in full.
+"""The precision of the operands of matrix products; all sums are in full precision.
 
-What a compiler does by default differs between devices (recent GPUs round operands to 10
-bits), so nothing here is left to it: everything is in full precision, except the products of
-the dense plan over the whole catalogue where --matmul_precision says so.
+The defaults of compilers differ between devices (recent GPUs round operands to 10 bits), so this
+module sets the precision explicitly: full, except for the products of the dense plan over the whole
+catalogue, which --matmul_precision can lower.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Product = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 
 def full_precision():
-    """A context in which what is traced takes its operands as they are."""
+    """A context: products that are traced in it do not round their operands."""
     return jax.default_matmul_precision("highest")
 
 
 def make_product(precision: str) -> Product:
-    """An einsum of two operands, taken as float32, tf32 (10 bits) or bf16 (7 bits)."""
+    """An einsum of two operands, rounded to float32, tf32 (10 bits) or bf16 (7 bits)."""
 
     def product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
         exactness = jax.lax.Precision.HIGH if precision == "tf32" else jax.lax.Precision.HIGHEST

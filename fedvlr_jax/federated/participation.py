@@ -1,4 +1,4 @@
-"""Who is sampled, who answers, and how many local epochs each can afford."""
+"""Which clients are sampled, which of them respond, and for how many local epochs they train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedvlr_jax.config import FederationConfig
 from fedvlr_jax.types import Array, Cohort, Histories, ServerState
 from fedvlr_jax.uplink.ring import least_answers
 
-# Each use of randomness folds its own number into the run's key.
+# Each use of randomness folds its own number into the key of the run.
 INIT, LOCAL, PRESENT, EPOCHS, NOISE, CLIP_SHARE, ATTACK = range(7)
 # Folded into the key of a round's training, whose other numbers are those of clients.
 RING_NOISE = 2**31 - 1
@@ -27,12 +27,12 @@ def stream(key: jax.Array, purpose: int, *numbers: jax.Array | int) -> jax.Array
 
 
 def seed_of(key: jax.Array) -> int:
-    """The seed of a run's key: the last word of what `settings.key_of` makes of it."""
+    """The seed of a run's key: the last word of the key that `settings.key_of` makes of it."""
     return int(jax.device_get(jax.random.key_data(key))[-1])
 
 
 def _sampler(seed: int, round_number: int) -> np.random.Generator:
-    """What a round draws its cohort from; equal for equal seeds."""
+    """The generator of a round's cohort; equal for equal seeds."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, round_number))))
 
 
@@ -47,7 +47,7 @@ def poisson_clients(
 ) -> np.ndarray:
     """int64 [at most places]: each client with probability cohort / num_clients, ascending.
 
-    Of a sample of more than `places` a uniformly drawn subset is kept. Equal for equal seeds.
+    If more than `places` are sampled, a uniformly drawn subset is kept. Equal for equal seeds.
     """
     generator = _sampler(seed, round_number)
     sampled = np.flatnonzero(generator.random(num_clients) < cohort / num_clients)
@@ -57,10 +57,10 @@ def poisson_clients(
 
 
 def poisson_capacities(bucket_sizes: list[int], cohort: int, places: int) -> list[int]:
-    """Places to keep for each bucket in a Poisson cohort of at most `places`.
+    """Static capacity of each bucket in a Poisson cohort of at most `places`.
 
-    The number of a bucket's clients is binomial; seven standard deviations above its mean are
-    kept. A cohort that needs more compiles once more.
+    The number of a bucket's clients is binomial; the capacity is seven standard deviations above
+    its mean. If a bucket exceeds it, the round recompiles.
     """
     chance = cohort / sum(bucket_sizes)
     deviations = [(size * chance * (1 - chance)) ** 0.5 for size in bucket_sizes]
@@ -69,11 +69,11 @@ def poisson_capacities(bucket_sizes: list[int], cohort: int, places: int) -> lis
 
 
 def bucket_capacities(bucket_sizes: list[int], cohort: int) -> list[int]:
-    """Places to keep for each bucket in a uniformly drawn cohort.
+    """Static capacity of each bucket in a uniformly drawn cohort.
 
-    The number of a bucket's clients in a cohort is hypergeometric. Six standard
-    deviations above its mean are kept (a cohort that needs more, about one in 1e9,
-    compiles once more), so that one compiled round serves all cohorts.
+    The number of a bucket's clients in a cohort is hypergeometric. The capacity is six standard
+    deviations above its mean, so that one compiled round serves all cohorts. If a bucket exceeds
+    it (about one round in 1e9), the round recompiles.
     """
     total = sum(bucket_sizes)
     capacities = []
@@ -100,9 +100,9 @@ def make_cohort(
     weight: str,
     config: FederationConfig,
 ) -> Cohort:
-    """The cohort of some sampled clients: who of them answers, and for how many epochs.
+    """The cohort of the sampled clients: which of them respond, and for how many epochs they train.
 
-    Both are drawn from (key, round, client), so they do not depend on a client's place.
+    Both are drawn from (key, round, client), so they do not depend on a client's row.
 
     Args:
       sampled: bool [K]; False in padding.

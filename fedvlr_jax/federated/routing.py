@@ -1,7 +1,7 @@
 """The clients' routers through the local epochs of a round.
 
-Where the pooled history h of a client stays, its router's first layer z = W^T h + b meets no
-other input, and every gradient by W is an outer product h (x) dz. So z alone is trained,
+Where no epoch moves the pooled history h of a client, its router's first layer z = W^T h + b has
+only this input, and every gradient by W is an outer product h (x) dz. It is enough to train z,
 
     z_{a+1} = z_a - lr (|h|^2 + 1) dz_a,
 
@@ -9,7 +9,7 @@ and with s_a = sum_{e<a} dz_e the layer, and the gradient by h over all epochs, 
 
     W_A = W_0 - lr h (x) s_A,    sum_a W_a dz_a = W_0 s_A - lr h sum_a <s_a, dz_a>.
 
-A router is the largest thing that a client of a small catalogue keeps; this way it is read
+A router is the largest private array of a client with a small catalogue; this way it is read
 and written once a round, not once an epoch.
 """
 
@@ -35,7 +35,7 @@ class Memory(NamedTuple):
 
 
 class Routers(NamedTuple):
-    """Routers within a round: what is differentiated, and what has to be remembered."""
+    """Routers within a round: the parameters that are differentiated, and the sums to remember."""
 
     params: PyTree
     memory: Any = None
@@ -89,21 +89,21 @@ def _through_first_layer(after_first: Callable[[PyTree, jax.Array], jax.Array]) 
 
     def step(routers, gradient, active, rate):
         pulled, overlap, stride = routers.memory
-        by_z = jnp.where(active[:, None], gradient["first"], 0.0)
+        grad_z = jnp.where(active[:, None], gradient["first"], 0.0)
         moved = trees.axpy(-rate, gradient, routers.params)
         params = trees.select(active, moved, routers.params)
-        params["first"] = routers.params["first"] - rate * stride[:, None] * by_z
-        overlap = overlap + jnp.sum(pulled * by_z, axis=1)
-        return Routers(params, Memory(pulled + by_z, overlap, stride))
+        params["first"] = routers.params["first"] - rate * stride[:, None] * grad_z
+        overlap = overlap + jnp.sum(pulled * grad_z, axis=1)
+        return Routers(params, Memory(pulled + grad_z, overlap, stride))
 
     def finish(rows, routers, pooled, rate):
         pulled, overlap, _ = routers.memory
         kernel, bias = rows["first"]["kernel"], rows["first"]["bias"]
-        by_pooled = jnp.einsum("kph,kh->kp", kernel, pulled) - rate * overlap[:, None] * pooled
+        grad_pooled = jnp.einsum("kph,kh->kp", kernel, pulled) - rate * overlap[:, None] * pooled
         first = {
             "kernel": kernel - rate * pooled[:, :, None] * pulled[:, None, :],
             "bias": bias - rate * pulled,
         }
-        return {**routers.params, "first": first}, by_pooled
+        return {**routers.params, "first": first}, grad_pooled
 
     return Routing(start, weights, step, finish)

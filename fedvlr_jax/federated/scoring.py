@@ -1,4 +1,4 @@
-"""What the clients of a chunk score, rank and are recommended, with their own private rows."""
+"""Scores, ranks and recommendations of a chunk of clients, with their own private rows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.data.pairs import Pairs
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
-from fedvlr_jax.federated.local import Model
 from fedvlr_jax.federated.matmul_precision import full_precision
+from fedvlr_jax.federated.model import Model
 from fedvlr_jax.types import Histories, PyTree
 
-# Bytes that the score matrix and its companions of one chunk may take.
+# Upper bound on the bytes of the score matrix of one chunk and the arrays of its size.
 SCORE_BYTES = 1 << 28
 
 
 def client_score_bytes(model: Model) -> int:
-    """Estimate of what the scores of one client and their companions take."""
+    """Estimate of the bytes of one client's scores and the arrays of their size."""
     return 24 * model.num_items * (1 if model.backbone.linear else 4 * model.width)
 
 
@@ -31,7 +31,7 @@ def clients_at_once(model: Model) -> int:
 
 
 def views_of(model: Model, shared: PyTree, features: PyTree) -> jax.Array:
-    """float32 [I, G, d]: the views that `shared` makes of every item."""
+    """float32 [I, G, d]: the views of every item by the operators in `shared`."""
     with full_precision():
         return model.fusion.views(shared["fusion"], shared["items"], features)
 
@@ -39,8 +39,8 @@ def views_of(model: Model, shared: PyTree, features: PyTree) -> jax.Array:
 def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
     """(shared, views, private [K, ...], histories) -> scores [K, I], weights [K, G], seen [K, I].
 
-    `weights` are the router's, `seen` marks the train items; their scores, which no ranking
-    uses, do not leave an item out of its own history.
+    `weights` are the router's, `seen` marks the train items. The scores of train items, which no
+    ranking uses, do not leave an item out of its own history.
     """
     backbone, fusion, num_items = model.backbone, model.fusion, model.num_items
 
@@ -49,16 +49,16 @@ def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.A
         return backbone.score(head, private["head"], own)
 
     def scores(shared: PyTree, views: jax.Array, private: PyTree, histories: Histories) -> Any:
-        flat = views.reshape(num_items, -1)
+        flat_views = views.reshape(num_items, -1)
         positive = multi_hot(histories, num_items)
         with full_precision():
-            length = jnp.maximum(histories.count, 1)[:, None].astype(flat.dtype)
-            pooled = (positive @ flat) / length
+            length = jnp.maximum(histories.count, 1)[:, None].astype(flat_views.dtype)
+            pooled = (positive @ flat_views) / length
             weights = jax.vmap(fusion.route)(private["router"], pooled)
             own = None
             if model.history_weight:
-                by_view = pooled.reshape(*weights.shape, -1)
-                own = model.history_weight * jnp.einsum("kg,kgd->kd", weights, by_view)
+                pooled_views = pooled.reshape(*weights.shape, -1)
+                own = model.history_weight * jnp.einsum("kg,kgd->kd", weights, pooled_views)
             if backbone.linear is None:
                 vectors = jnp.einsum("kg,igd->kid", weights, views)
                 result = jax.vmap(score_client, (None, 0, 0))(shared["head"], private, vectors)
@@ -69,7 +69,7 @@ def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.A
                 vector, bias = jax.vmap(linear, axis_size=len(pooled))(private["head"])
                 meets = vector if own is None else vector + own
                 query = (weights[:, :, None] * meets[:, None, :]).reshape(len(pooled), -1)
-                result = query @ flat.T + bias[:, None]
+                result = query @ flat_views.T + bias[:, None]
                 if "items" in private:
                     result += jnp.einsum("kid,kd->ki", private["items"], vector)
         return result, weights, positive > 0
@@ -112,7 +112,7 @@ def make_recommended(model: Model, k: int) -> Callable[..., tuple[jax.Array, jax
 
 
 def chunk_bounds(size: int, chunk: int) -> np.ndarray:
-    """int64 [C + 1]: where the chunks of `map_chunks` begin, and `size`."""
+    """int64 [C + 1]: the first rows of the chunks of `map_chunks`, and `size`."""
     return np.append(np.arange(0, size, chunk), size)
 
 
@@ -120,7 +120,7 @@ def map_chunks(function: Callable, rows: PyTree, chunk: int, lists: PyTree) -> P
     """`function(rows, lists)` over leading-axis chunks of `rows`, its results joined.
 
     Args:
-      rows: leaves [R, ...]; a chunk has `chunk` of them, the last one what is left.
+      rows: leaves [R, ...]; a chunk has `chunk` of them, the last one the remainder.
       lists: leaves [C, ...], one for each chunk, see `chunk_bounds`.
 
     Returns:

@@ -1,8 +1,8 @@
 """Private rows of a population off the device: in host memory, or in files.
 
-Only the rows of a cohort travel. A client that never took part costs nothing: its place is
-never touched (zeroed memory that the system has not handed out, a hole in a sparse file),
-and its initial row is made again from the seed when it is needed.
+Only the rows of a cohort are moved. A client that never took part takes no memory: its place is
+never written (zeroed memory that the system has not allocated, a hole in a sparse file), and its
+initial row is computed from the seed when it is needed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.types import PyTree
 
-# Clients whose rows are copied in one go, where a copy of all of them would be memory lost.
+# Clients whose rows are copied at once, where a copy of all rows would take too much memory.
 ROWS_AT_ONCE = 256
 
 
 def in_parts(rows: np.ndarray) -> list[np.ndarray]:
-    """`rows` [n], cut into as many as are copied in one go."""
+    """`rows` [n], cut into the parts that are copied at once."""
     return np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE) or 1)
 
 
@@ -59,9 +59,9 @@ class _Memory:
 class _File:
     """In a sparse file without a name, which the system removes with the process.
 
-    Read and written row by row rather than mapped: a full disk is then an error that can be
-    told, where a mapped page would end the process, and the rows of a cohort are the only
-    ones that count as this process' memory.
+    Read and written row by row, not mapped: a full disk is then an error with a message, where a
+    mapped page would end the process, and only the rows of a cohort count as memory of the
+    process.
     """
 
     def __init__(self, num_rows: int, leaf: jax.ShapeDtypeStruct, folder: str):
@@ -85,7 +85,7 @@ class _File:
             self._whole(os.pwritev, of, row)
 
     def _whole(self, transfer: Callable[..., int], row: np.ndarray, at: int) -> None:
-        """Calls until all bytes of a row went over: a disk that is full first does a part."""
+        """Calls until all bytes of a row are moved: a disk that fills up first moves some."""
         done = 0
         while done < row.nbytes:
             moved = transfer(self._file.fileno(), [row.data[done:]], at * row.nbytes + done)
@@ -100,19 +100,19 @@ class _File:
         shape = (len(rows), *self._leaf.shape)
         if 0 in shape:
             return np.zeros(shape, self._leaf.dtype)
-        # Written whole, so that no page of the map is still to be found on the disk.
+        # Written whole, so that no page of the map has to be allocated on the disk later.
         return np.memmap(copy._file, self._leaf.dtype, "r", shape=shape)
 
 
 class ClientStore:
     """The private rows of N clients, and which of them ever took part.
 
-    A round's results are staged part by part and become the clients' rows only at `commit`,
-    so that a round that fails leaves every row as it was. In files the staged rows go into a
-    second place of each client; in memory they are held beside the others until then.
+    The results of a round are staged part by part and become the clients' rows only at `commit`,
+    so that a failed round leaves every row as it was. In files, staged rows go into a second place
+    of each client; in memory, they are held beside the others until then.
 
     Attributes:
-      touched: bool [N], whether a client has a row of its own by now.
+      touched: bool [N], whether a client has a row of its own.
     """
 
     def __init__(self, client: PyTree, num_clients: int, folder: str | None = None):
@@ -148,7 +148,7 @@ class ClientStore:
         return InputError(f"--store_dir={self._folder}: {error.strerror or error}")
 
     def _place(self, clients: np.ndarray) -> np.ndarray:
-        """Where the rows lie that count."""
+        """The places of the committed rows."""
         return clients + self._slot[clients] * self.num_clients
 
     def gather(self, clients: np.ndarray) -> PyTree:
@@ -168,7 +168,7 @@ class ClientStore:
 
     def snapshot(self) -> tuple[np.ndarray, PyTree]:
         """The clients that ever took part [T], ascending, and a copy of their rows [T, ...]: in
-        memory, or in maps of files that go with them.
+        memory, or in maps of files that are removed with the maps.
 
         Raises:
           InputError: the disk is full.
@@ -182,10 +182,10 @@ class ClientStore:
         return clients, jax.tree.unflatten(self._structure, leaves)
 
     def stage(self, clients: np.ndarray, rows: PyTree) -> None:
-        """Takes the new rows [K, ...] of some clients, each at most once until the commit.
+        """Stages the new rows [K, ...] of some clients, each at most once until the commit.
 
         Raises:
-          InputError: the disk is full; the rows that count are untouched.
+          InputError: the disk is full; the committed rows are unchanged.
         """
         clients = np.asarray(clients, np.int64)
         leaves = jax.tree.leaves(rows)
@@ -201,7 +201,7 @@ class ClientStore:
         self._staged.append((clients, ()))
 
     def commit(self) -> np.ndarray:
-        """Makes the staged rows the clients' own; returns the clients, int64."""
+        """Makes the staged rows the rows of their clients; returns these clients, int64."""
         committed = [np.zeros(0, np.int64)]
         while self._staged:
             clients, leaves = self._staged.pop()
@@ -215,7 +215,7 @@ class ClientStore:
         return np.concatenate(committed)
 
     def discard(self) -> None:
-        """Forgets what is staged."""
+        """Drops the staged rows."""
         self._staged.clear()
 
     def copy(self) -> ClientStore:

@@ -1,4 +1,4 @@
-"""The leading eigenvectors of a matrix of which only products with a basis can be asked.
+"""The leading eigenvectors of a matrix that is known only by its products with a basis.
 
 Each product is one exchange of the server with the clients; see `initialization.py` and `ease.py`.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Columns iterated beyond d: the last of d directions converge by the gap to those left out.
+# Columns iterated beyond d: the last of d directions converge by the gap to the next ones.
 OVERSAMPLING = 32
 
 
@@ -26,7 +26,7 @@ def leading(
     Args:
       exchanged: basis [size, columns] -> M basis.
       columns: of the basis that is iterated; it begins with the same draws in every run.
-      exchanges: products with M that are asked.
+      exchanges: the number of products with M.
       width: the most eigenvectors that are kept.
 
     Returns:
@@ -37,7 +37,7 @@ def leading(
     basis = np.linalg.qr(drawn)[0]
     for _ in range(exchanges - 1):
         basis = np.linalg.qr(exchanged(basis))[0]
-    # Rayleigh-Ritz: M on the span of what was sent last.
+    # Rayleigh-Ritz: M on the span of the last basis.
     eigenvalues, turn = np.linalg.eigh(basis.T @ exchanged(basis))
     directions = (basis @ turn)[:, ::-1][:, :width]
     return np.maximum(eigenvalues[::-1][:width], 0.0), directions

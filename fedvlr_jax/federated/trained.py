@@ -1,4 +1,4 @@
-"""What a chunk of clients gives back once the uplink has seen it, and how chunks are joined."""
+"""The result of a chunk of clients after the uplink, and how chunks are joined."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Trained(NamedTuple):
 
     Attributes:
       private: as in `local.LocalResult`.
-      upload: the sum of their weighted uploads; or, for a rule that asks for all of them at
+      upload: the sum of their weighted uploads; or, for a rule that needs all of them at
         once, an `Uploads`, each times its factor.
       loss: float32 [K], each client's loss in its first epoch (0 where absent).
       clipped: bool [K], whether the uplink shortened the upload.
@@ -37,7 +37,7 @@ TrainCohort = Callable[[Broadcast, Cohort, jax.Array, PyTree, jax.Array], Traine
 
 
 def client_axes(trained: Trained) -> Trained:
-    """The client axis of each leaf in its place; of a sum, which has none, -1."""
+    """The client axis of each leaf, in its place; -1 for a sum, which has none."""
     upload = trained.upload
     axes = upload.client_axes() if isinstance(upload, Uploads) else jax.tree.map(_none, upload)
     return jax.tree.map(lambda leaf: 0, trained._replace(upload=()))._replace(upload=axes)

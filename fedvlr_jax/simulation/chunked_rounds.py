@@ -15,19 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax.federated.chunking import make_write_back, zero_sum
 from fedvlr_jax.federated.devices import over_devices, padded
 from fedvlr_jax.federated.local import Broadcast
 from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
+from fedvlr_jax.federated.plans import chunk_size
 from fedvlr_jax.federated.round import (
     Reports,
-    chunk_size,
     client_weights,
     close_round,
     join_buckets,
     make_train,
-    make_write_back,
     open_round,
-    zero_sum,
 )
 from fedvlr_jax.federated.store import ClientStore
 from fedvlr_jax.settings import compiled
@@ -125,7 +124,7 @@ class ChunkedRounds:
         return [chunk_size(task, plan, length) for length in self.clients.lengths]
 
     def cohorts(self, seed: int, round_number: int) -> list[BucketCohort]:
-        """The clients of each bucket in one round, in chunks as `round.map_chunks` makes them."""
+        """The clients of each bucket in one round, in the chunks of `chunking.map_chunks`."""
         setup, cohorts = self.setup, []
         for bucket, rows in enumerate(self.sampling.sampled_rows(seed, round_number)):
             # If a bucket exceeds its static capacity, the round recompiles.

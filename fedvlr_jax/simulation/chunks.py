@@ -13,8 +13,8 @@ import numpy as np
 
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import pad_histories
+from fedvlr_jax.federated.chunking import even_chunks
 from fedvlr_jax.federated.devices import by_client, padded, put
-from fedvlr_jax.federated.round import even_chunks
 from fedvlr_jax.federated.store import ClientStore
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation.setup import Setup

@@ -16,9 +16,10 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
 from fedvlr_jax.federated.devices import client_mesh, on_all, put
 from fedvlr_jax.federated.initialization import Initialization, make_initialization
-from fedvlr_jax.federated.local import Model, Task, make_model
+from fedvlr_jax.federated.local import Task
 from fedvlr_jax.federated.matmul_precision import check_precision
-from fedvlr_jax.federated.round import choose_plan
+from fedvlr_jax.federated.model import Model, make_model
+from fedvlr_jax.federated.plans import choose_plan
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
 from fedvlr_jax.privacy.plan import resolved
@@ -34,7 +35,7 @@ class Setup:
       task: what a plan needs to train clients.
       buckets: int64 [n_b] each, the user indices of each bucket; together every user once.
       features: {modality: float32 [I, d_m]}, on every device.
-      plan: a name of `round.PLANS`: how local epochs are executed.
+      plan: a name of `plans.PLANS`: how local epochs are executed.
       initialization: the closed form that training begins with; None where all is drawn.
       train: the train part that the clients hold: that of `dataset`, its histories weighted by
         age where the initialization asks for it.

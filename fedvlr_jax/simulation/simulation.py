@@ -22,7 +22,8 @@ from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.federated.aggregator import Aggregator
-from fedvlr_jax.federated.local import Model, Task
+from fedvlr_jax.federated.local import Task
+from fedvlr_jax.federated.model import Model
 from fedvlr_jax.fleet import Participation, make_participation
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
@@ -77,7 +78,7 @@ class Simulation:
 
     @property
     def plan(self) -> str:
-        """A name of `round.PLANS`: how local epochs are executed."""
+        """A name of `plans.PLANS`: how local epochs are executed."""
         return self.setup.plan
 
     @property

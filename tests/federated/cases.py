@@ -8,8 +8,9 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import NegativePool, pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.federated.aggregator import make_aggregator
-from fedvlr_jax.federated.local import Task, make_model
-from fedvlr_jax.federated.round import PLANS
+from fedvlr_jax.federated.local import Task
+from fedvlr_jax.federated.model import make_model
+from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.federated.server_optimizer import server_optimizer
 from fedvlr_jax.types import Cohort, ServerState
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedvlr_jax.federated.chunking import map_chunks
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.round import make_broadcast, make_round, make_train, map_chunks
+from fedvlr_jax.federated.round import make_broadcast, make_round, make_train
 from fedvlr_jax.types import Cohort
 from tests.conftest import mostly_slow
 from tests.federated.cases import assert_close, plans_of, random_state, random_task

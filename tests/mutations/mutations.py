@@ -39,6 +39,7 @@ def compiled():
 OPERATORS = "fedvlr_jax/fusion/operators.py"
 FUSION = "fedvlr_jax/fusion/fusion.py"
 LOCAL = "fedvlr_jax/federated/local.py"
+LOSS = "fedvlr_jax/federated/losses.py"
 GATHERED = "fedvlr_jax/federated/gathered.py"
 DENSE = "fedvlr_jax/federated/dense.py"
 CATALOGUE = "fedvlr_jax/federated/catalogue.py"
@@ -309,28 +310,28 @@ BACKBONES = [
 LOSSES = [
     Mutation(
         "negatives do not push in the dense plan",
-        LOCAL,
+        LOSS,
         "(positive + negative) * jax.nn.sigmoid(scores) - positive",
         "positive * jax.nn.sigmoid(scores) - positive",
         agreement(plan="dense", loss="bce"),
     ),
     Mutation(
         "negatives as positives",
-        LOCAL,
+        LOSS,
         "negative * jax.nn.softplus(scores)",
         "negative * jax.nn.softplus(-scores)",
         agreement(loss="bce", plan="gathered"),
     ),
     Mutation(
         "softmax counts the history twice",
-        LOCAL,
-        "each = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)",
-        "each = pool.item.shape[0] / jnp.where(drawn > 0, drawn, 1)",
+        LOSS,
+        "per_negative = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)",
+        "per_negative = pool.item.shape[0] / jnp.where(drawn > 0, drawn, 1)",
         agreement(loss="softmax"),
     ),
     Mutation(
         "softmax slope for one positive",
-        LOCAL,
+        LOSS,
         "return count * softmax(scores + jnp.log(parts)) - positive",
         "return softmax(scores + jnp.log(parts)) - positive",
         agreement(plan="dense", loss="softmax"),
@@ -352,8 +353,8 @@ LOSSES = [
     Mutation(
         "ranking forgets history_weight's size",
         SCORING,
-        'own = model.history_weight * jnp.einsum("kg,kgd->kd", weights, by_view)',
-        'own = jnp.einsum("kg,kgd->kd", weights, by_view)',
+        'own = model.history_weight * jnp.einsum("kg,kgd->kd", weights, pooled_views)',
+        'own = jnp.einsum("kg,kgd->kd", weights, pooled_views)',
         agreement(history_weight=0.7),
     ),
     Mutation(
@@ -831,8 +832,8 @@ EVALUATION = [
     Mutation(
         "ranking sums the history in place of averaging",
         SCORING,
-        "pooled = (positive @ flat) / length",
-        "pooled = positive @ flat",
+        "pooled = (positive @ flat_views) / length",
+        "pooled = positive @ flat_views",
         agreement(fusion="bilevel"),
     ),
     Mutation(
@@ -1075,7 +1076,7 @@ STARTS_AND_STATES = [
     Mutation(
         "spectral start without the items' power",
         START,
-        "items = directions / by_item[:, None] * kept",
+        "items = directions / item_weight[:, None] * kept",
         "items = directions * kept",
         TEST_START,
     ),

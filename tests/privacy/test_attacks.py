@@ -7,7 +7,7 @@ from scipy import sparse
 from fedvlr_jax.commands.privacy import client_uploads, defences, line, on_histories
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.federated.round import PLANS
+from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.privacy.attacks import (
     ShadowClient,
     coherence,

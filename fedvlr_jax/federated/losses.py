@@ -1,0 +1,73 @@
+"""The losses of local training, and their gradients by the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.data.cohorts import NegativePool
+from fedvlr_jax.federated.local import Task
+from fedvlr_jax.fusion.operators import softmax
+
+
+class Loss(NamedTuple):
+    """A loss of clients over their rows: functions of (scores, positive, negative), [..., M] each.
+
+    `positive` and `negative` are the weights of each row with label 1 and label 0.
+
+    Attributes:
+      value: the sum over the rows [...].
+      slope: its gradient by the scores [..., M].
+    """
+
+    value: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    slope: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def make_loss(task: Task) -> Loss:
+    """The loss that --loss names."""
+    return BINARY if task.config.federation.loss == "bce" else softmax_loss(task.pool)
+
+
+BINARY = Loss(
+    value=lambda scores, positive, negative: jnp.sum(
+        positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores), axis=-1
+    ),
+    slope=lambda scores, positive, negative: (
+        (positive + negative) * jax.nn.sigmoid(scores) - positive
+    ),
+)
+
+
+def softmax_loss(pool: NegativePool) -> Loss:
+    """Cross-entropy of each positive i, times its weight, among the history O and the pool,
+
+        -s_i + log sum of exp(s_j) over j in O or pool.
+
+    The pool's part of the sum is estimated from the negatives, each of which represents the same
+    number of items; with expected negatives it is exact.
+    """
+
+    def parts_of(positive, negative):
+        """(items of the sum that each row represents [..., M], the number of positives
+        [..., 1])."""
+        count = jnp.sum(positive, axis=-1, keepdims=True)
+        drawn = jnp.sum(negative, axis=-1, keepdims=True)
+        per_negative = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)
+        items = (positive > 0).astype(positive.dtype) + per_negative * negative
+        # A padding row has no positive; 1 keeps its sum finite.
+        return jnp.where(count > 0, items, 1.0), count
+
+    def value(scores, positive, negative):
+        parts, count = parts_of(positive, negative)
+        total = jax.nn.logsumexp(scores, axis=-1, b=parts)
+        return count[..., 0] * total - jnp.sum(positive * scores, axis=-1)
+
+    def slope(scores, positive, negative):
+        parts, count = parts_of(positive, negative)
+        return count * softmax(scores + jnp.log(parts)) - positive
+
+    return Loss(value, slope)
