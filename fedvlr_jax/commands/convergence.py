@@ -37,6 +37,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.report.plots import loglog_lines
+from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation import State, make_simulation
 from fedvlr_jax.types import Rates
 
@@ -93,7 +94,7 @@ def make_gradient_norm(config: Config, dataset: Dataset):
     weight = counts if simulation.model.backbone.weight == "history" else jnp.ones_like(counts)
     alpha = normalised_weights(weight, jnp.ones(counts.shape, bool))
 
-    @jax.jit
+    @compiled
     def squared_norm(before: State, after: State) -> jax.Array:
         shared = jax.tree.map(lambda a, b: a - b, before.server.shared, after.server.shared)
         total = jnp.zeros(())

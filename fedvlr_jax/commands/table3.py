@@ -41,6 +41,7 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.federated.local import identity_view
 from fedvlr_jax.fleet import SCHEMES
 from fedvlr_jax.fusion import view_names
+from fedvlr_jax.settings import key_of
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.types import PyTree
 
@@ -55,7 +56,7 @@ def client_costs(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Parameters on one client, and bytes of one round, mean over clients."""
     simulation = make_simulation(config, dataset)
     model = simulation.model
-    key = jax.random.key(0)
+    key = key_of(0)
     head = num_parameters(jax.eval_shape(model.init_shared, key)["head"])
     private = num_parameters(jax.eval_shape(model.init_private, key))
     row = len(model.fusion.names) * model.width

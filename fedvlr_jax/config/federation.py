@@ -102,8 +102,8 @@ class FederationConfig:
         "mean in fixed point, with the same bits on 1, 2, 4 and 8 devices; fixed_mean: the sum "
         "divided by the expected number of clients; median, trimmed_mean: per coordinate; krum, "
         "multi_krum: the uploads with the nearest neighbours; geometric_median: RFA; norm_bound: "
-        "the mean of the uploads clipped to their median norm; bulyan: Krum, then per coordinate the "
-        "mean near the median; row_median: per item, over the clients that touched it.",
+        "the mean of the uploads clipped to their median norm; bulyan: Krum, then per coordinate "
+        "the mean near the median; row_median: per item, over the clients that touched it.",
         AGGREGATION_NAMES,
     )
     byzantine_share: float = choice(

@@ -31,7 +31,7 @@ def test_paths_begin_at_home(monkeypatch):
 
 
 def test_a_home_that_is_not_known_is_named():
-    with pytest.raises(InputError, match=r"^--workdir=~nobody1/x: ~nobody1 has no known home folder;"):
+    with pytest.raises(InputError, match=r"^--workdir=~nobody1/x: ~nobody1 has no known home"):
         Config.from_flat(workdir="~nobody1/x")
 
 
