@@ -40,7 +40,7 @@ def test_a_run_that_cannot_fit_is_refused_with_the_numbers(dataset):
     fits = make_simulation(Config.from_flat(memory_budget_gb=2.0), dataset)
     assert sum(check_fits(fits).values()) < 2e9
     small = make_simulation(Config.from_flat(memory_budget_gb=0.1), dataset)
-    message = r"the run needs about .* GB \(private.* take 0.1 GB \(--memory_budget_gb=0.1\)"
+    message = r"the run needs about .* GB \(private.* budget is 0.1 GB \(--memory_budget_gb=0.1\)"
     with pytest.raises(InputError, match=message):
         check_fits(small)
 
@@ -53,7 +53,7 @@ def test_the_limit_that_applies_is_named(dataset, monkeypatch):
     assert f" of {named}: private" in describe_plan(simulation)
     monkeypatch.setattr(memory, "memory_limit", lambda: limit._replace(size=2e8))
     with pytest.raises(
-        InputError, match=r"take 0.18 GB \(nine tenths of 0.2 GB, the limit of Slurm"
+        InputError, match=r"budget is 0.18 GB \(nine tenths of 0.2 GB, the limit of Slurm"
     ):
         check_fits(simulation)
 
