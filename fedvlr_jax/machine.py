@@ -1,7 +1,7 @@
-"""How much memory this process may take: the machine's own, and the limits set on it.
+"""The memory that this process may use: the machine's memory, and the limits on the process.
 
-Containers and batch systems limit a process to less than the machine has, and end it where it
-takes more. The smallest limit applies.
+Containers and batch systems may limit a process to less memory than the machine has, and kill a
+process that uses more. The smallest limit applies.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _SLURM_UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class MemoryLimit(NamedTuple):
-    """An upper bound of the memory of this process.
+    """An upper bound on the memory of this process.
 
     Attributes:
       size: bytes.
-      source: where it comes from, to be read after "the limit of".
+      source: the origin of the limit, as words that follow "the limit of".
     """
 
     size: float
@@ -33,8 +33,8 @@ def memory_limit(
 ) -> MemoryLimit:
     """The smallest limit that applies to this process.
 
-    It is the machine's physical memory, unless a control group (version 1 or 2, of this process
-    or of any that holds it), Slurm or the address-space limit of the process allow less.
+    It is the machine's physical memory, unless a control group of this process or one of its
+    parents (version 1 or 2), Slurm, RLIMIT_AS or RLIMIT_DATA allows less.
 
     Args:
       root: the folder that holds proc and the mounted file systems.
@@ -51,11 +51,11 @@ def memory_limit(
 
 
 def control_group_limits(root: Path) -> list[MemoryLimit]:
-    """The limits of the control groups that hold this process; [] where there are none.
+    """The limits of the control groups of this process; [] without control groups.
 
-    Groups that lie above what is mounted, as those outside a container may, cannot be read, but
-    version 1 sums up their limits in `memory.stat`. A file that is missing, or that holds "max",
-    is no limit; a number that version 1 gives for "no limit" is larger than any machine.
+    A container cannot read the groups above its mount. Version 1 reports the smallest of their
+    limits in `memory.stat`. A missing file and the content "max" mean no limit. Version 1 writes a
+    number for "no limit" that is larger than the memory of any machine.
     """
     groups = _memory_groups(root)
     return [
@@ -67,7 +67,7 @@ def control_group_limits(root: Path) -> list[MemoryLimit]:
 
 
 def _memory_groups(root: Path) -> dict[int, PurePosixPath]:
-    """{1 or 2: the group of this process in the hierarchy that may hold a memory controller}."""
+    """{version 1 or 2: the control group of this process in the hierarchy of that version}."""
     groups = {}
     for line in _text(root / "proc/self/cgroup").splitlines():
         hierarchy, _, rest = line.partition(":")
@@ -80,16 +80,16 @@ def _memory_groups(root: Path) -> dict[int, PurePosixPath]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[int, PurePosixPath, Path]]:
-    """(version, group, folder) of each mounted hierarchy: the folder shows the group."""
+    """(version, group, folder) of each mounted hierarchy: `folder` is where `group` is mounted."""
     for line in _text(root / "proc/self/mountinfo").splitlines():
-        mount, _, kind = line.partition(" - ")
-        fields, about = mount.split(), kind.split()
-        if len(fields) < 5 or len(about) < 2:
+        mount, _, file_system = line.partition(" - ")
+        fields, type_fields = mount.split(), file_system.split()
+        if len(fields) < 5 or len(type_fields) < 2:
             continue
         group, folder = (re.sub(r"\\(\d{3})", _from_octal, field) for field in fields[3:5])
-        if about[0] == "cgroup2":
+        if type_fields[0] == "cgroup2":
             version = 2
-        elif about[0] == "cgroup" and "memory" in about[-1].split(","):
+        elif type_fields[0] == "cgroup" and "memory" in type_fields[-1].split(","):
             version = 1
         else:
             continue
@@ -103,7 +103,7 @@ def _from_octal(escaped: re.Match[str]) -> str:
 def _hierarchy_limits(
     version: int, group: PurePosixPath, mounted: PurePosixPath, mount: Path, root: Path
 ) -> Iterator[MemoryLimit]:
-    """The limits of a group and of those above it, up to the one that is mounted."""
+    """The limits of a group and of its parents, up to the mounted group."""
     inside = group.is_relative_to(mounted) and ".." not in group.parts
     folder = mount / group.relative_to(mounted) if inside else mount
     shown = lambda path: f"/{path.relative_to(root)}"
@@ -112,7 +112,7 @@ def _hierarchy_limits(
             r"^hierarchical_memory_limit (\d+)$", _text(folder / "memory.stat"), re.M
         ):
             yield MemoryLimit(float(size), f"the control group, {shown(folder / 'memory.stat')}")
-    # Above memory.high the kernel slows a process down until it hardly runs.
+    # Above memory.high the kernel throttles a process so much that it hardly runs.
     names = ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",)
     while True:
         for name in names:
@@ -121,15 +121,16 @@ def _hierarchy_limits(
         if folder == mount:
             return
         folder = folder.parent
-        # Version 1 can leave the limits of higher groups out of account.
+        # Version 1 can ignore the limits of the parent groups.
         if _text(folder / "memory.use_hierarchy").strip() == "0":
             return
 
 
 def slurm_limits(environment: Mapping[str, str]) -> list[MemoryLimit]:
-    """The memory that Slurm allots to this process on this node; [] outside a job. 0 means all.
+    """The memory that Slurm allocates to this process on this node; [] outside a Slurm job.
 
-    The tasks of a job step on one node share what the node gives.
+    The tasks of a job step on one node share the memory of the allocation. Slurm's value 0 means
+    all memory of the node, so it is not a limit.
     """
     limits = []
     node, cpu, cpus = (
@@ -147,9 +148,10 @@ def slurm_limits(environment: Mapping[str, str]) -> list[MemoryLimit]:
 
 
 def _slurm_tasks(environment: Mapping[str, str]) -> int:
-    """How many tasks of this job step run on this node; 1 where it is not known.
+    """The number of tasks of this job step on this node; 1 if it is unknown.
 
-    SLURM_STEP_TASKS_PER_NODE is such as "4(x2),1": 4 on each of two nodes, 1 on the third.
+    The value "4(x2),1" of SLURM_STEP_TASKS_PER_NODE means 4 tasks on each of the first two nodes
+    and 1 on the third.
     """
     counts: list[int] = []
     for entry in environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
@@ -166,7 +168,7 @@ def _slurm_bytes(size: str) -> float:
 
 
 def _text(path: Path) -> str:
-    """What a file holds; nothing where it cannot be read."""
+    """The content of a file; "" if it cannot be read."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError):
