@@ -438,7 +438,7 @@ BAD_FILES = {
     "bytes after the features": ({"text_feat__npy": npy(GOOD) + b"!"}, ["text_feat.npy", "49"]),
     "forged shape": (
         {"text_feat__npy": forged("(4000000000, 4000000000)")},
-        ["text_feat.npy", "header promises"],
+        ["text_feat.npy", "header declares"],
     ),
     "forged negative shape": ({"text_feat__npy": forged("(-4, -3)")}, ["text_feat.npy", "-4"]),
     "header that is no header": ({"text_feat__npy": forged("(4, 3")}, ["text_feat.npy", "header"]),

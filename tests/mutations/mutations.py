@@ -692,15 +692,15 @@ AGGREGATORS = [
     Mutation(
         "the trimmed mean trims the lowest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < responded - trimmed)",
-        "kept = (place >= 2 * trimmed) & (place < responded)",
+        "kept = (place >= trimmed) & (place < num_responded - trimmed)",
+        "kept = (place >= 2 * trimmed) & (place < num_responded)",
         rules("trimmed_mean"),
     ),
     Mutation(
         "the trimmed mean trims the highest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < responded - trimmed)",
-        "kept = place < responded - 2 * trimmed",
+        "kept = (place >= trimmed) & (place < num_responded - trimmed)",
+        "kept = place < num_responded - 2 * trimmed",
         rules("trimmed_mean"),
     ),
     Mutation(
