@@ -1,4 +1,4 @@
-"""What a run says of its views at the start."""
+"""The lines about views that a run prints at its start."""
 
 import pytest
 
