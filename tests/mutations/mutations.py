@@ -71,7 +71,7 @@ TEST_METRICS = ("tests/evaluation/test_metrics.py",)
 TEST_RANKING = ("tests/evaluation/test_ranking.py",)
 TEST_SPLITS = ("tests/data/test_splits.py",)
 TEST_PARTICIPATION = ("tests/federated/test_participation.py",)
-TEST_START = ("tests/federated/test_start.py::test_exchanges_lead_to_the_svd",)
+TEST_START = ("tests/federated/test_initialization.py::test_exchanges_lead_to_the_svd",)
 BLOCKS = ("tests/test_checkpointing.py::test_rows_are_read_block_by_block",)
 
 
