@@ -1,6 +1,7 @@
-"""The memory limit of this process: the machine's memory, or a lower limit set on the process.
+"""The memory that this process may use: the machine's memory, and the limits on the process.
 
-Containers and batch systems end a process that exceeds their limit. The smallest limit applies.
+Containers and batch systems may limit a process to less memory than the machine has, and kill a
+process that uses more. The smallest limit applies.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class MemoryLimit(NamedTuple):
 
     Attributes:
       size: bytes.
-      source: its origin, as a phrase after "the limit of".
+      source: the origin of the limit, as words that follow "the limit of".
     """
 
     size: float
@@ -32,8 +33,8 @@ def memory_limit(
 ) -> MemoryLimit:
     """The smallest limit that applies to this process.
 
-    This is the machine's physical memory, or a lower limit of a control group (version 1 or 2, of
-    this process or its parents), of Slurm, or of the address space of the process.
+    It is the machine's physical memory, unless a control group of this process or one of its
+    parents (version 1 or 2), Slurm, RLIMIT_AS or RLIMIT_DATA allows less.
 
     Args:
       root: the folder that contains proc and the mounted file systems.
@@ -50,11 +51,11 @@ def memory_limit(
 
 
 def control_group_limits(root: Path) -> list[MemoryLimit]:
-    """The limits of the control groups of this process; [] if there are none.
+    """The limits of the control groups of this process; [] without control groups.
 
-    Groups above the mounted one, e.g. outside a container, cannot be read. Version 1 reports their
-    smallest limit in `memory.stat`. A missing file or the text "max" means no limit; version 1
-    means it by a number larger than any machine.
+    A container cannot read the groups above its mount. Version 1 reports the smallest of their
+    limits in `memory.stat`. A missing file and the content "max" mean no limit. Version 1 writes a
+    number for "no limit" that is larger than the memory of any machine.
     """
     groups = _memory_groups(root)
     return [
@@ -66,7 +67,7 @@ def control_group_limits(root: Path) -> list[MemoryLimit]:
 
 
 def _memory_groups(root: Path) -> dict[int, PurePosixPath]:
-    """{version 1 or 2: the group of this process in the hierarchy with a memory controller}."""
+    """{version 1 or 2: the control group of this process in the hierarchy of that version}."""
     groups = {}
     for line in _text(root / "proc/self/cgroup").splitlines():
         hierarchy, _, rest = line.partition(":")
@@ -79,16 +80,16 @@ def _memory_groups(root: Path) -> dict[int, PurePosixPath]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[int, PurePosixPath, Path]]:
-    """(version, group, folder) of each mounted hierarchy; the folder shows the group."""
+    """(version, group, folder) of each mounted hierarchy: `folder` is where `group` is mounted."""
     for line in _text(root / "proc/self/mountinfo").splitlines():
-        mount, _, kind = line.partition(" - ")
-        fields, about = mount.split(), kind.split()
-        if len(fields) < 5 or len(about) < 2:
+        mount, _, file_system = line.partition(" - ")
+        fields, type_fields = mount.split(), file_system.split()
+        if len(fields) < 5 or len(type_fields) < 2:
             continue
         group, folder = (re.sub(r"\\(\d{3})", _from_octal, field) for field in fields[3:5])
-        if about[0] == "cgroup2":
+        if type_fields[0] == "cgroup2":
             version = 2
-        elif about[0] == "cgroup" and "memory" in about[-1].split(","):
+        elif type_fields[0] == "cgroup" and "memory" in type_fields[-1].split(","):
             version = 1
         else:
             continue
@@ -102,7 +103,7 @@ def _from_octal(escaped: re.Match[str]) -> str:
 def _hierarchy_limits(
     version: int, group: PurePosixPath, mounted: PurePosixPath, mount: Path, root: Path
 ) -> Iterator[MemoryLimit]:
-    """The limits of a group and its parents, up to the mounted group."""
+    """The limits of a group and of its parents, up to the mounted group."""
     inside = group.is_relative_to(mounted) and ".." not in group.parts
     folder = mount / group.relative_to(mounted) if inside else mount
     shown = lambda path: f"/{path.relative_to(root)}"
@@ -111,7 +112,7 @@ def _hierarchy_limits(
             r"^hierarchical_memory_limit (\d+)$", _text(folder / "memory.stat"), re.M
         ):
             yield MemoryLimit(float(size), f"the control group, {shown(folder / 'memory.stat')}")
-    # Above memory.high the kernel throttles the process so much that it almost stops.
+    # Above memory.high the kernel throttles a process so much that it hardly runs.
     names = ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",)
     while True:
         for name in names:
@@ -120,16 +121,16 @@ def _hierarchy_limits(
         if folder == mount:
             return
         folder = folder.parent
-        # Version 1 ignores the limits of parent groups without use_hierarchy.
+        # Version 1 can ignore the limits of the parent groups.
         if _text(folder / "memory.use_hierarchy").strip() == "0":
             return
 
 
 def slurm_limits(environment: Mapping[str, str]) -> list[MemoryLimit]:
-    """The memory that Slurm allots to this process on this node; [] outside a job.
+    """The memory that Slurm allocates to this process on this node; [] outside a Slurm job.
 
-    In Slurm 0 means all memory, so it is no limit. The tasks of a job step on one node share the
-    memory of the node.
+    The tasks of a job step on one node share the memory of the allocation. Slurm's value 0 means
+    all memory of the node, so it is not a limit.
     """
     limits = []
     node, cpu, cpus = (
@@ -147,9 +148,10 @@ def slurm_limits(environment: Mapping[str, str]) -> list[MemoryLimit]:
 
 
 def _slurm_tasks(environment: Mapping[str, str]) -> int:
-    """The number of tasks of this job step on this node; 1 if unknown.
+    """The number of tasks of this job step on this node; 1 if it is unknown.
 
-    SLURM_STEP_TASKS_PER_NODE is such as "4(x2),1": 4 on each of two nodes, 1 on the third.
+    The value "4(x2),1" of SLURM_STEP_TASKS_PER_NODE means 4 tasks on each of the first two nodes
+    and 1 on the third.
     """
     counts: list[int] = []
     for entry in environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
@@ -166,7 +168,7 @@ def _slurm_bytes(size: str) -> float:
 
 
 def _text(path: Path) -> str:
-    """The text of a file; "" if it cannot be read."""
+    """The content of a file; "" if it cannot be read."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError):

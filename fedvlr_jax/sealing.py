@@ -1,7 +1,7 @@
-"""Directories whose every byte is vouched for by a manifest that is written last.
+"""Sealed directories: a manifest, written last, detects every missing or changed byte.
 
-The manifest holds the size and the SHA-256 of every file, and its own digest. A directory
-without one, or with one that does not agree to the bit, is not what was once written.
+The manifest has the size and the SHA-256 of every file, and a digest of itself. A directory is
+damaged or incomplete if it has no manifest, or if any file differs from the manifest.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 from fedvlr_jax.errors import InputError
 
 SCHEMA = 4
-# What it can read: 3 is the same without blocks.
+# Schemas that this version reads. Schema 3 equals schema 4 without blocks.
 READABLE = (3, SCHEMA)
 MANIFEST = "manifest.json"
 
 
 class Damaged(InputError):
-    """A directory that is not what was once sealed; the message says what differs."""
+    """A directory differs from its sealed state; the message names the difference."""
 
 
 def seal(directory: Path, **facts: Any) -> None:
-    """Writes the manifest of everything that lies in `directory`, as the last act of a save.
+    """Writes the manifest of all files in `directory`, as the last step of a save.
 
-    When this returns, all of it has reached the disk.
+    When the function returns, the files and the manifest are on the disk (fsync).
 
     Args:
-      facts: JSON values that the manifest keeps and `verify` returns.
+      facts: JSON values that the manifest stores and `verify` returns.
     """
     paths = _files(directory)
     _sync_all(paths)
@@ -41,28 +41,30 @@ def seal(directory: Path, **facts: Any) -> None:
         for path in paths
     }
     body = json.dumps({"schema": SCHEMA, **facts, "files": files})
-    aside = directory / f".{MANIFEST}.tmp"
-    aside.write_text(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n", encoding="utf-8")
-    sync(aside)
-    aside.rename(directory / MANIFEST)
+    temporary = directory / f".{MANIFEST}.tmp"
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    temporary.write_text(f"{body}\n{digest}\n", encoding="utf-8")
+    sync(temporary)
+    temporary.rename(directory / MANIFEST)
     _sync_all([*(p for p in directory.rglob("*") if p.is_dir()), directory])
 
 
 def is_sealed(directory: Path) -> bool:
-    """Whether the directory has a manifest; whether it agrees is `verify`'s to say."""
+    """Whether the directory has a manifest. `verify` checks the manifest against the files."""
     return (directory / MANIFEST).is_file()
 
 
 def unseal(directory: Path) -> None:
-    """Takes the manifest away: from now on the directory counts for nothing."""
+    """Removes the manifest, so that `verify` refuses the directory from now on."""
     (directory / MANIFEST).unlink(missing_ok=True)
 
 
 def verify(directory: Path) -> dict[str, Any]:
-    """The manifest of a directory, every byte of which is as it was sealed.
+    """Checks every byte of a sealed directory and returns its manifest.
 
     Raises:
-      Damaged: it is not; the message names the first file that differs.
+      Damaged: the directory differs from the manifest, or has none; the message names the first
+        file that differs.
     """
     try:
         return _verify(directory)
@@ -73,7 +75,7 @@ def verify(directory: Path) -> dict[str, Any]:
 
 def _verify(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
-        raise Damaged(f"{directory}: is no directory")
+        raise Damaged(f"{directory}: is not a directory")
     if not is_sealed(directory):
         raise Damaged(f"{directory}: has no {MANIFEST}; the save was not finished")
     try:
@@ -91,8 +93,8 @@ def _verify(directory: Path) -> dict[str, Any]:
     found = {path.relative_to(directory).as_posix(): path for path in _files(directory)}
     found.pop(MANIFEST)
     for name in sorted(found.keys() ^ manifest["files"].keys()):
-        what = "is missing" if name in manifest["files"] else "does not belong here"
-        raise Damaged(f"{directory / name}: {what}")
+        fault = "is missing" if name in manifest["files"] else "does not belong here"
+        raise Damaged(f"{directory / name}: {fault}")
     for name, (size, expected) in manifest["files"].items():
         if found[name].stat().st_size != size or file_sha256(found[name]) != expected:
             raise Damaged(f"{directory / name}: differs from what was written")
@@ -100,7 +102,7 @@ def _verify(directory: Path) -> dict[str, Any]:
 
 
 def sync(path: Path) -> None:
-    """Returns when the file, or the directory's list of names, has reached the disk."""
+    """Writes a file, or the entries of a directory, through to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -109,7 +111,7 @@ def sync(path: Path) -> None:
 
 
 def _sync_all(paths: Sequence[Path]) -> None:
-    # A journal commits what is asked together at once; one after the other, each waits its turn.
+    # The file system commits concurrent fsync calls together; sequential calls wait one by one.
     with ThreadPoolExecutor(8, "sync") as pool:
         list(pool.map(sync, paths))
 
@@ -119,6 +121,6 @@ def _files(directory: Path) -> list[Path]:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of the file as it lies on disk."""
+    """SHA-256 of the file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

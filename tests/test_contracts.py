@@ -238,7 +238,7 @@ def test_views_are_those_that_the_data_have(dataset):
 @pytest.mark.parametrize("name", ["table", "auto", "mlp"])
 def test_a_modality_called_like_a_view_is_refused(name, dataset):
     odd = dataclasses.replace(dataset, features={name: dataset.features["image"]})
-    with pytest.raises(InputError, match=f"modality '{name}': is the name of another view"):
+    with pytest.raises(InputError, match=f"modality '{name}': another view has this name"):
         make_simulation(small("fcf", "bilevel"), odd)
 
 

@@ -24,7 +24,7 @@ from fedvlr_jax.data.dataset import Dataset
 
 
 def _distance(online: jax.Array, target: jax.Array) -> jax.Array:
-    """1 - mean_b cos(online_b, target_b); nothing flows back through the target."""
+    """1 - mean_b cos(online_b, target_b), without a gradient for the target."""
     target = jax.lax.stop_gradient(target)
     return 1 - jnp.mean(jnp.sum(unit_rows(online) * unit_rows(target), axis=1))
 
@@ -32,9 +32,9 @@ def _distance(online: jax.Array, target: jax.Array) -> jax.Array:
 def bm3(
     dataset: Dataset, *, width: int = 64, layers: int = 1, dropout_rate: float = 0.3
 ) -> CentralizedModel:
-    """Self-supervision without negatives: a view has to predict a dropped-out other view.
+    """Self-supervision without negatives: each view predicts another view after dropout.
 
-    h_u, h_i = LightGCN(ids), h_i with its id embedding added once more (eqs. 1 to 4);
+    h_u, h_i = LightGCN(ids), with the id embedding added to h_i again (eqs. 1 to 4);
     h_m = the projected features of modality m (eq. 5); h' = dropout(h), a target without a
     gradient (eq. 6); p(h) = W h + b, one predictor for all (eq. 7). With C(a, b) =
     1 - cos(a, b), over the pairs (u, i) of a mini-batch:
@@ -44,9 +44,9 @@ def bm3(
          + l2 * (|h_u|^2 + |h_i|^2) / 2                            eq. 13
     score(u, i) = <p(h_u), p(h_i)>                                 eq. 14
 
-    *choice*: the L2 term is the mean over the mini-batch. The authors' release takes a norm
-    that is not squared over the number of nodes, which is next to nothing; so does l2=0.
-    `layers` and `dropout_rate` are the first of the paper's grid; `alignment` is 2.
+    *choice*: the L2 term is the mean over the mini-batch. The released code divides a norm that is
+    not squared by the number of nodes; that term is close to 0, so l2=0 approximates it. `layers`
+    and `dropout_rate` are the first values of the paper's grid; `alignment` is 2.
     """
 
     def init(key: jax.Array):
@@ -74,8 +74,8 @@ def bm3(
         user, item = users[batch.user], items[batch.positive]
         predict = lambda x: dense(params["predictor"], x)
         key_user, key_item, *keys = jax.random.split(key, 2 + len(features))
-        # Rows of the mini-batch are dropped out one by one: a row that occurs twice gets two
-        # targets, where a dropout of all nodes would give it the same target twice.
+        # Dropout acts on the rows of the mini-batch, so a node that occurs twice gets two different
+        # targets. Dropout on all nodes would give it one target.
         user_target = dropout(key_user, user, dropout_rate)
         item_target = dropout(key_item, item, dropout_rate)
         total = _distance(predict(user), item_target) + _distance(predict(item), user_target)

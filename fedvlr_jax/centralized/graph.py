@@ -1,7 +1,7 @@
-"""Normalised graphs, and propagation along them.
+"""Normalised graphs, and propagation along their edges.
 
-A graph is an edge list, whose cost is in the number of edges, not of nodes squared. Where
-it is small and not very sparse, it becomes a dense matrix: several times faster.
+A graph is a list of edges; the cost of propagation is proportional to their number. A small graph
+that is not very sparse becomes a dense matrix, which is several times faster.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from fedvlr_jax.data.dataset import Interactions
 
-# Bytes that one block of rows of a similarity matrix may take.
+# Upper bound on the bytes of one block of rows of a similarity matrix.
 SIMILARITY_BYTES = 1 << 27
-# On a CPU, a message along an edge takes about as long as this many entries of a matrix.
+# On a CPU, one edge takes about as long as this many entries of a dense matrix.
 ENTRIES_PER_EDGE = 128
 LARGEST_MATRIX = 1 << 23
 
@@ -25,12 +25,13 @@ LARGEST_MATRIX = 1 << 23
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A sparse matrix [num_targets, num_sources] as edges; repeated edges add up.
+    """A sparse matrix [num_targets, num_sources] as edges; weights of repeated edges are summed.
 
     Attributes:
-      target, source: int32 [E], row and column of each edge.
+      target, source: int32 [E], the row and the column of each edge.
       weight: float32 [E].
-      ascending: whether `target` is known to ascend, which makes sums cheaper.
+      num_targets: the number of rows.
+      ascending: True if `target` is sorted in ascending order, which makes sums faster.
     """
 
     target: jax.Array
@@ -44,7 +45,8 @@ class Bipartite(NamedTuple):
     """The two off-diagonal blocks of a user-item adjacency matrix.
 
     Attributes:
-      to_users: [N, I], a Graph or a matrix. to_items: [I, N], its transpose, likewise.
+      to_users: [N, I], a Graph or a dense matrix.
+      to_items: [I, N], its transpose, in the same form.
     """
 
     to_users: Graph | jax.Array
@@ -62,7 +64,7 @@ def propagate(graph: Graph | jax.Array, x: jax.Array) -> jax.Array:
 
 
 def symmetric_weights(user: jax.Array, item: jax.Array, num_users: int, num_items: int):
-    """float32 [E]: 1 / sqrt(d_u d_i), with the degrees that these edges give."""
+    """float32 [E]: 1 / sqrt(d_u d_i), with the degrees in the graph of these edges."""
     one = jnp.ones(user.shape)
     degree_u = jax.ops.segment_sum(one, user, num_users)
     degree_i = jax.ops.segment_sum(one, item, num_items)
@@ -76,7 +78,7 @@ def matrix_of(graph: Graph, num_sources: int) -> jax.Array:
 
 
 def in_cheaper_form(graph: Bipartite) -> Bipartite:
-    """The same edges, as dense matrices where propagation along those is faster."""
+    """The same graph, as dense matrices if propagation is faster with them."""
     users, items = graph
     if not (isinstance(users, Graph) and isinstance(items, Graph)):
         return graph
@@ -109,7 +111,8 @@ def light_gcn(
     """LightGCN (He et al. 2020, eqs. 3 and 4): the mean of layers 0 to `layers`.
 
     Args:
-      users: [N, w]. items: [I, w].
+      users: [N, w].
+      items: [I, w].
 
     Returns:
       (users [N, w], items [I, w]).
@@ -122,11 +125,11 @@ def light_gcn(
 
 
 def nearest_items(feature: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-    """The items of highest cosine similarity to each item, itself among them.
+    """The k items of highest cosine similarity to each item, including the item itself.
 
     Args:
       feature: float [I, F].
-      neighbours: how many; a smaller catalogue gives I.
+      neighbours: k, but at most I.
 
     Returns:
       (item int32 [I, k], ascending; similarity float32 [I, k]).
@@ -139,7 +142,7 @@ def nearest_items(feature: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.
     found, similarity = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
     for start in range(0, count, rows):
         block = unit[start : start + rows] @ unit.T
-        # Equal features tie; an item stays its own neighbour.
+        # Items with equal features tie. Infinity ensures that an item is its own neighbour.
         inside = np.arange(len(block))
         block[inside, start + inside] = np.inf
         nearest = np.sort(np.argpartition(-block, k - 1, axis=1)[:, :k], axis=1)
@@ -150,11 +153,13 @@ def nearest_items(feature: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.
 
 
 def similarity_graph(feature: np.ndarray, neighbours: int, *, weighted: bool) -> Graph:
-    """The item-item graph of the nearest neighbours, as D^-1/2 S D^-1/2, D the row sums of S.
+    """The item-item graph of nearest neighbours: D^-1/2 S D^-1/2; D has the row sums of S.
 
     Args:
       feature: float [I, F].
-      weighted: whether an edge of S weighs its cosine (negative ones 0) or 1.
+      neighbours: see `nearest_items`.
+      weighted: True: an edge of S has the cosine as weight, and 0 for a negative cosine. False: all
+        edges have weight 1.
     """
     nearest, similarity = nearest_items(feature, neighbours)
     count, k = nearest.shape

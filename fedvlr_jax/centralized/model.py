@@ -1,4 +1,4 @@
-"""What a centralized model is, and the pieces that several of them share.
+"""The interface of a centralized model, and functions that several models share.
 
 Letters used in shapes: N users, I items, M modalities, F feature width, d latent width,
 B rows of a mini-batch.
@@ -20,7 +20,7 @@ from fedvlr_jax.types import PyTree
 
 
 class Batch(NamedTuple):
-    """Rows (user, an item of its train history, an item outside it), int32 [B] each."""
+    """A mini-batch: users, an item of each user's train history, an item outside it; int32 [B]."""
 
     user: jax.Array
     positive: jax.Array
@@ -35,16 +35,16 @@ def _unchanged(data: PyTree, key: jax.Array) -> PyTree:
 class CentralizedModel:
     """A model whose score of user u and item i is the inner product of two vectors.
 
-    All functions are pure. What they read beside the parameters comes in as an argument:
-    a large array that a compiled program closes over would become a constant of it.
+    All functions are pure. They take all large arrays as arguments: a compiled program would
+    store an array of its closure as a constant.
 
     Attributes:
       data: the arrays that the functions read: graphs, features.
-      weights: name -> default of each factor in the loss that can be tuned; the functions
-        find them in data["weights"] as float32 [].
-      grid: name of one of the weights, and the values that tuning tries for it.
+      weights: name -> default of each tunable factor in the loss. The functions read them from
+        data["weights"] as float32 [].
+      grid: the name of one weight, and the values that tuning tries for it.
       init: key -> parameters.
-      prepare: (data, key) -> the data that the losses of one epoch read.
+      prepare: (data, key) -> the data for the losses of one epoch.
       loss: (parameters, data, batch, key) -> float32 [].
       embeddings: (parameters, data) -> (users [N, w], items [I, w]), for inference.
     """
@@ -62,7 +62,7 @@ def frozen_features(dataset: Dataset, model: str) -> dict[str, jax.Array]:
     """The item features, float32 [I, F_m] by modality.
 
     Raises:
-      InputError: the data set has none, or one holds a number that is not finite.
+      InputError: the data set has no features, or a feature is not finite.
     """
     if not dataset.features:
         raise InputError(f"--model={model}: needs item features; {dataset.name} has none")
@@ -79,7 +79,7 @@ def xavier(key: jax.Array, rows: int, columns: int) -> jax.Array:
 
 
 def init_dense(key: jax.Array, inputs: int, outputs: int) -> PyTree:
-    """Parameters of `dense`; the bias starts at zero."""
+    """Parameters of `dense`: a `xavier` kernel and a zero bias."""
     return {"kernel": xavier(key, inputs, outputs), "bias": jnp.zeros(outputs)}
 
 
@@ -89,7 +89,7 @@ def dense(params: PyTree, x: jax.Array) -> jax.Array:
 
 
 def unit_rows(x: jax.Array) -> jax.Array:
-    """x with rows of norm one; a zero row stays zero, and so does its gradient."""
+    """x with rows of norm 1. The result and the gradient are 0 for a zero row."""
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
@@ -116,16 +116,18 @@ def squared_norm(*rows: jax.Array) -> jax.Array:
 def info_nce(first: jax.Array, second: jax.Array, rows: jax.Array, temperature: float) -> jax.Array:
     """-mean_b ln (exp(cos(x_b, y_b) / t) / sum_c exp(cos(x_b, y_c) / t)), x_b = first[rows[b]].
 
-    The other rows of the mini-batch are the contrast. A user or an item that occurs twice
-    in it is then its own contrast once; the papers' losses are computed so.
+    The negatives of a row are the other rows of the mini-batch. If a user or an item occurs twice,
+    one occurrence is a negative of the other, as in the losses of the papers.
 
     Args:
-      first, second: [S, w], two views of the same users or items. rows: int32 [B].
+      first, second: [S, w], two views of the same users or items.
+      rows: int32 [B], the users or items of the mini-batch.
+      temperature: t.
     """
     if len(first) >= len(rows):
         logits = unit_rows(first[rows]) @ unit_rows(second[rows]).T / temperature
         return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
-    # The same number from S x S cosines: equal rows are taken together, times their count.
+    # The same value from S x S cosines; the factor `count` accounts for equal rows.
     count = jnp.zeros(len(first)).at[rows].add(1.0)
     logits = unit_rows(first) @ unit_rows(second).T / temperature
     loss = jax.nn.logsumexp(logits, axis=1, b=count[None, :]) - jnp.diagonal(logits)

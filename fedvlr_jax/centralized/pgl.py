@@ -39,15 +39,15 @@ TEMPERATURE = 0.2
 
 
 def principal_subgraph(key: jax.Array, graph: Graph, num_items: int, kept: int) -> Bipartite:
-    """`kept` of the user-item edges, drawn without replacement, normalised anew.
+    """Draws `kept` user-item edges without replacement and normalises the subgraph.
 
-    An edge is drawn with a probability in proportion to 1 / sqrt(d_u d_i), so that what is
-    kept is less of the popular and more of the individual: the largest of log weight +
-    Gumbel noise are such a draw. A node that loses all its edges gets no message.
+    The probability of an edge is proportional to 1 / sqrt(d_u d_i), so the subgraph has fewer edges
+    of popular items. The edges with the largest log weight + Gumbel noise are such a draw. A node
+    without edges receives no message.
 
     Args:
       graph: [N, I], the users' side of the whole normalised graph.
-      kept: static.
+      kept: static, the number of edges.
     """
     noise = jax.random.gumbel(key, graph.weight.shape, mode="low")
     _, edge = jax.lax.top_k(jnp.log(graph.weight) + noise, kept)

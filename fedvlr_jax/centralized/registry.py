@@ -10,7 +10,7 @@ from fedvlr_jax.centralized.model import CentralizedModel
 from fedvlr_jax.centralized.pgl import pgl
 from fedvlr_jax.centralized.vbpr import vbpr
 
-# Each is called as make(dataset, width=d).
+# Signature: (dataset, *, width) -> CentralizedModel.
 CENTRALIZED: dict[str, Callable[..., CentralizedModel]] = {
     "vbpr": vbpr,
     "bm3": bm3,

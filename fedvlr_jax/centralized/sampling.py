@@ -15,15 +15,16 @@ from fedvlr_jax.errors import InputError
 
 
 class Pairs(NamedTuple):
-    """The train interactions to learn from, and what tells their negatives.
+    """The train interactions, and the arrays from which negatives are sampled.
 
     Attributes:
       user, item: int32 [P], the pairs.
-      start: int32 [N], where each user's history starts in `gap`; length: int32 [N], its
-        size; free: int32 [N], how many items of the pool are outside it.
-      gap: int32 [E]. With a history at places h_0 < h_1 < ... of the pool, gap_k = h_k - k
-        counts the free places below h_k; it never falls within a history.
-      pool: int32 [S], the items that negatives are taken from, ascending.
+      start: int32 [N], the first index of each user's history in `gap`.
+      length: int32 [N], the length of each user's history.
+      free: int32 [N], the number of items of the pool outside each user's history.
+      gap: int32 [E]. If a history has the indices h_0 < h_1 < ... of the pool, gap_k = h_k - k is
+        the number of free indices below h_k. It does not decrease within a history.
+      pool: int32 [S], the items that negatives are sampled from, ascending.
     """
 
     user: jax.Array
@@ -36,12 +37,12 @@ class Pairs(NamedTuple):
 
 
 def make_pairs(train: Interactions, pool_name: str) -> Pairs:
-    """The pairs of `train`, with negatives of the pool "seen" or "catalogue".
+    """The pairs of `train`, with negatives from the pool "seen" or "catalogue".
 
-    A user whose history covers the pool has no negative; its pairs are left out.
+    Pairs of a user whose history covers the pool are left out, because they have no negative.
 
     Raises:
-      InputError: no pair is left.
+      InputError: no pair remains.
     """
     pool = negative_pool(train, pool_name)
     free = len(pool.item) - train.counts
@@ -50,26 +51,27 @@ def make_pairs(train: Interactions, pool_name: str) -> Pairs:
         raise InputError("every user has every item of the negative pool in train")
     place = np.asarray(pool.rank)[train.item]
     within = np.arange(len(train)) - train.indptr[:-1][train.users]
-    whole = lambda x: jnp.asarray(x, jnp.int32)
+    int32 = lambda x: jnp.asarray(x, jnp.int32)
     return Pairs(
-        user=whole(train.users[chosen]),
-        item=whole(train.item[chosen]),
-        start=whole(train.indptr[:-1]),
-        length=whole(train.counts),
-        free=whole(free),
-        gap=whole(place - within),
+        user=int32(train.users[chosen]),
+        item=int32(train.item[chosen]),
+        start=int32(train.indptr[:-1]),
+        length=int32(train.counts),
+        free=int32(free),
+        gap=int32(place - within),
         pool=pool.item,
     )
 
 
 def draw_negatives(key: jax.Array, pairs: Pairs, user: jax.Array, longest: int) -> jax.Array:
-    """int32 [B]: one uniform draw for each user from the pool outside its history.
+    """int32 [B]: for each user, one uniform draw from the pool without the user's history.
 
-    Exact and without rejection: the r-th free place is r + #{k: gap_k <= r}, and the count
-    is one binary search in the user's own slice.
+    The draws are exact and need no rejection: the r-th free index is r + #{k: gap_k <= r}. One
+    binary search in the user's slice of `gap` gives the count.
 
     Args:
-      user: int32 [B]. longest: static, the length of the longest history.
+      user: int32 [B].
+      longest: static, the length of the longest history.
     """
     drawn = jax.random.randint(key, user.shape, 0, pairs.free[user], jnp.int32)
     low, high = jnp.zeros_like(user), pairs.length[user]
@@ -82,10 +84,10 @@ def draw_negatives(key: jax.Array, pairs: Pairs, user: jax.Array, longest: int) 
 
 
 def epoch_order(key: jax.Array, num_pairs: int, batch_size: int) -> jax.Array:
-    """int32 [steps, size]: every pair once, in mini-batches of one size, at most `batch_size`.
+    """int32 [steps, size]: all pairs in random order, in mini-batches of equal size <= batch_size.
 
-    The sizes are evened out, so that at most steps - 1 pairs are taken twice to fill the
-    last mini-batch, and no step sees a fraction of the rows of the others.
+    `size` is the smallest size for this number of steps. At most steps - 1 pairs occur twice, to
+    fill the last mini-batch.
     """
     steps = -(-num_pairs // batch_size)
     size = -(-num_pairs // steps)
@@ -94,6 +96,6 @@ def epoch_order(key: jax.Array, num_pairs: int, batch_size: int) -> jax.Array:
 
 
 def draw_batch(key: jax.Array, pairs: Pairs, rows: jax.Array, longest: int) -> Batch:
-    """The pairs at `rows` (int32 [B]), each with a negative."""
+    """The pairs with the indices `rows` (int32 [B]), each with a sampled negative."""
     user = pairs.user[rows]
     return Batch(user, pairs.item[rows], draw_negatives(key, pairs, user, longest))

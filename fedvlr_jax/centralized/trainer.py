@@ -1,6 +1,6 @@
-"""Trains a centralized model with Adam and keeps its best epoch by validation NDCG@50.
+"""Trains a centralized model with Adam and keeps the best epoch on validation.
 
-Everything random derives from (seed, epoch, step). An epoch is one compiled scan.
+All random numbers derive from (seed, epoch, step). An epoch is one compiled scan.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ from fedvlr_jax.types import PyTree
 # The learning rates that tuning tries, for every model.
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 
-# Streams of random numbers: of a seed, and of an epoch.
+# Streams of random numbers: those of a seed, and those of an epoch.
 _INIT, _EPOCHS = range(2)
 _ORDER, _PREPARE, _STEPS = range(3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CentralizedConfig:
-    """Which centralized model, and how it is trained.
+    """Choice of a centralized model and of its training.
 
     Attributes:
-      model: of `CENTRALIZED`.
-      width: latent width d. batch_size: most rows of a step. epochs: most epochs to run.
-      learning_rate: Adam's step.
-      weights: factors in the loss that differ from the model's own defaults.
+      model: a name in `CENTRALIZED`.
+      width: the latent width d.
+      batch_size: the maximum number of rows of a step.
+      epochs: the maximum number of epochs.
+      learning_rate: the learning rate of Adam.
+      weights: factors in the loss that replace the model's defaults.
     """
 
     model: str = "vbpr"
@@ -64,15 +66,15 @@ class CentralizedConfig:
 
 
 class CentralizedResult(NamedTuple):
-    """What one training found.
+    """Result of one training.
 
     Attributes:
-      ranks: {"valid": Ranks, "test": Ranks} of all users at the best epoch, NumPy.
-      best_epoch: the epoch with the highest validation NDCG@50, the earliest such; 0 if
-        the numbers were not finite before the first evaluation (`ranks` is then empty).
-      epochs_run: how many epochs were trained.
-      evaluations: one {"round", "loss", "valid", "best_round"} an evaluation, as a
-        federated run has them; a round is an epoch, and the loss that epoch's.
+      ranks: {"valid": Ranks, "test": Ranks} of all users at the best epoch, NumPy arrays.
+      best_epoch: the first epoch with the highest value of the selection on validation; 0 if no
+        evaluation had a value (`ranks` is then empty).
+      epochs_run: the number of trained epochs.
+      evaluations: {"round", "loss", "valid", "best_round"} of each evaluation, as in a federated
+        run; "round" is the epoch, and "loss" the mean loss of that epoch.
       stopped: "rounds", "patience", or "diverged".
     """
 
@@ -84,10 +86,11 @@ class CentralizedResult(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """A model over one data set, compiled once.
+    """A model for one data set.
 
     Attributes:
-      fit: (seed, learning_rate, weights) -> CentralizedResult; compiles nothing anew.
+      model: the model.
+      fit: (seed, learning_rate, weights) -> CentralizedResult. Only the first call compiles.
         Raises InputError for a weight that the model does not have.
     """
 
@@ -115,7 +118,7 @@ def make_epoch(model: CentralizedModel, batch_size: int, longest: int):
             sample_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, place))
             batch = draw_batch(sample_key, pairs, rows, longest)
             loss, gradient = jax.value_and_grad(model.loss)(state.params, data, batch, loss_key)
-            # Optax raises its decays to an integer power.
+            # Optax raises a float decay to an integer power, which strict promotion refuses.
             with jax.numpy_dtype_promotion("standard"):
                 update, optimizer = adam.update(gradient, state.optimizer)
             params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, update)
@@ -131,16 +134,17 @@ def make_epoch(model: CentralizedModel, batch_size: int, longest: int):
 def make_centralized(
     config: CentralizedConfig, evaluation: EvaluationConfig, dataset: Dataset
 ) -> Trainer:
-    """Prepares one model to be trained with any seed, learning rate and weights.
+    """Prepares a model for training with any seed, learning rate and weights.
 
-    Negatives, mask, cut-offs, `eval_every` and `patience` (both in epochs) are those of
-    `evaluation`.
+    Args:
+      evaluation: the pool of negatives, mask, cut-offs, selection, `eval_every` and `patience`
+        (both in epochs).
 
     Raises:
-      InputError: data that the model cannot use.
+      InputError: the model cannot use the data, or the data set has no validation part.
     """
     if not len(dataset.valid):
-        raise InputError(f"{dataset.name}: no validation interaction to choose an epoch by")
+        raise InputError(f"{dataset.name}: no validation interactions, so no epoch can be selected")
     selection = for_dataset(evaluation.selection, dataset)
     model = CENTRALIZED[config.model](dataset, width=config.width)
     pairs = make_pairs(dataset.train, evaluation.negative_pool)

@@ -19,15 +19,14 @@ from fedvlr_jax.data.dataset import Dataset
 
 
 def vbpr(dataset: Dataset, *, width: int = 64) -> CentralizedModel:
-    """Matrix factorisation with a second, projected half of every item (eq. 4).
+    """Matrix factorisation in which half of each item vector is a projection of content (eq. 4).
 
     score(u, i) = <gamma_u, gamma_i> + <theta_u, E f_i>, f_i all modalities concatenated
+    loss = BPR + l2 * squared norm of the vectors of the mini-batch (eq. 7)
 
-    trained by BPR with an L2 norm of the vectors of the mini-batch (eq. 7).
-
-    *choice*: no item bias and no visual bias, as in the field's common form of the model;
-    E has a bias instead, which adds a preference of the user that all items share and so
-    moves no ranking. The L2 norm is taken of E f_i, not of E.
+    *choice*: no item bias and no visual bias, as in common implementations. E has a bias instead;
+    it adds the same number to all scores of a user, so it does not change rankings. The L2 norm is
+    that of E f_i, not of E.
     """
     features = frozen_features(dataset, "vbpr")
     feature = jnp.concatenate(list(features.values()), axis=1)

@@ -1,4 +1,4 @@
-"""A `Dataset` from arrays or a data frame, without a file."""
+"""Builds a `Dataset` from arrays or a data frame."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def from_arrays(
     """Builds and splits a data set.
 
     Args:
-      user, item: ids of any kind, [n]. Equal ids are one user or item.
+      user, item: ids of any type, [n]. Equal ids are one user or item.
       time: whole numbers or datetime64, [n]; None: the order of the entries.
       part: 0 train, 1 valid or 2 test, [n]; only with the split "predefined".
       split: "leave-one-out", "global-time" or "predefined"; None: "predefined" with `part` and
         "leave-one-out" without.
       features: modality -> float [num_items, width], in the order of `item_ids`.
-      item_ids: the catalogue, [num_items]. None: the items in the order of their first
-        appearance, or, with features and items that are whole numbers, the features' rows.
-      name: what reports call the data set.
+      item_ids: the catalogue, [num_items]. None with features: items are row numbers of the
+        features. None without features: the items in order of first appearance.
+      name: the name of the data set in reports.
 
     Returns:
-      The data set. A pair that occurs several times in a part is merged into its earliest entry;
-      `notes` says what was merged, left out or dropped.
+      The data set. Equal pairs of a part are merged into the earliest entry. `notes` counts the
+      merged, left out and dropped entries.
 
     Raises:
-      InputError: names the argument, the place, what was found and what would be right.
+      InputError: the message names the argument, the index, the value found and the value expected.
     """
     features = {key: _feature(key, value) for key, value in (features or {}).items()}
     user, item = _column("user", user), _column("item", item)
@@ -55,13 +55,13 @@ def from_arrays(
         raise InputError("user: empty, expected at least one interaction")
     for label, column in (("item", item), ("time", time), ("part", part)):
         if column is not None and len(column) != count:
-            raise InputError(f"{label}: has {len(column)} entries, expected {count}, as user has")
+            raise InputError(f"{label}: has {len(column)} entries, expected {count}, as `user` has")
     split = split or ("leave-one-out" if part is None else "predefined")
     if split not in SPLITS:
         raise InputError(f"split: found {split!r}, expected one of {', '.join(SPLITS)}")
     if (split == "predefined") != (part is not None):
         raise InputError(
-            f"part: is needed with the split 'predefined' alone, the split is {split!r}"
+            f"part: must be given for the split 'predefined' and only for it, found split {split!r}"
         )
     catalogue = _catalogue(item, item_ids, features)
     user_code, user_ids = pd.factorize(user)
@@ -102,15 +102,15 @@ def from_frame(
     part: str | None = None,
     **options: Any,
 ) -> Dataset:
-    """`from_arrays` of the columns of a data frame, such as one of pandas or polars.
+    """`from_arrays` for the columns of a data frame, for example of pandas or polars.
 
     Args:
-      frame: what gives a column for `frame[name]`.
-      user, item, time, part: names of its columns; None for no time or part.
+      frame: a data frame with `frame.columns` and `frame[name]`.
+      user, item, time, part: the names of its columns; None: no time or part.
       options: the other arguments of `from_arrays`.
 
     Raises:
-      InputError: there is no such column; and as `from_arrays`.
+      InputError: a named column is missing; and as `from_arrays`.
     """
     columns = {"user": user, "item": item, "time": time, "part": part}
     for role, column in columns.items():
@@ -126,7 +126,7 @@ def from_frame(
 
 
 def _column(label: str, values: Any) -> np.ndarray:
-    """The ids as an array without missing ones."""
+    """The ids as an array of one dimension; refuses missing values."""
     column = np.asarray(values)
     if column.ndim != 1:
         raise InputError(f"{label}: has the shape {column.shape}, expected one dimension")
@@ -152,7 +152,7 @@ def _feature(modality: str, values: Any) -> np.ndarray:
 def _catalogue(
     item: np.ndarray, item_ids: Sequence[Any] | None, features: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """The ids of all items, in the order of the features' rows."""
+    """The ids of all items, in the order of the rows of the features."""
     sizes = {modality: len(feature) for modality, feature in features.items()}
     if item_ids is not None:
         catalogue = _column("item_ids", item_ids)
@@ -164,14 +164,16 @@ def _catalogue(
         catalogue = np.arange(next(iter(sizes.values())))
     elif features:
         raise InputError(
-            "item_ids: needed with features, for it says which row is which item; give the ids in "
-            "the order of the rows"
+            "item_ids: needed with features and item ids that are not whole numbers; give the ids "
+            "of the items in the order of the rows"
         )
     else:
         catalogue = pd.unique(item)
     for label, size in sizes.items():
         if size != len(catalogue):
-            raise InputError(f"{label}: has {size} rows, expected {len(catalogue)}, one an item")
+            raise InputError(
+                f"{label}: has {size} rows, expected {len(catalogue)}, one for each item"
+            )
     return catalogue
 
 
@@ -186,7 +188,7 @@ def _places(item: np.ndarray, catalogue: np.ndarray) -> np.ndarray:
 
 
 def _times(values: Any) -> np.ndarray:
-    """int64 [n]; whole numbers, never rounded."""
+    """int64 [n]; refuses numbers that are not whole, and never rounds."""
     column = np.asarray(values)
     if column.dtype.kind == "M":
         missing = np.isnat(column)
@@ -215,7 +217,7 @@ def _parts(values: Any) -> np.ndarray:
 
 
 def _notes(division: Division) -> tuple[str, ...]:
-    """What was left out, one line each."""
+    """One line for each kind of entry that was merged or left out."""
     notes = []
     if division.dropped[0]:
         notes.append(f"dropped {division.dropped[0]} users without train interactions")

@@ -1,4 +1,4 @@
-"""Ragged histories in padded arrays, and the negatives that belong to them."""
+"""Histories of different lengths as padded arrays, and their negatives."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.types import Array, Histories
 
-# One bucket of clients for every factor of four in history length: the padding is then
-# less than four times the data, and few shapes have to be compiled.
+# Each bucket covers a factor of four in history length. Padded rows are then less than four times
+# as long as the history, and few shapes are compiled.
 BUCKET_FACTOR = 4
 SHORTEST_BUCKET = 16
 
 
 class NegativePool(NamedTuple):
-    """The items that negatives are taken from.
+    """The items that negatives are sampled from.
 
     Attributes:
-      item: int32 [S], ascending.
-      rank: int32 [I], the place of each item in `item` (arbitrary outside the pool).
-      member: bool [I].
+      item: int32 [S], the items of the pool, ascending.
+      rank: int32 [I], the index of each item in `item`; arbitrary outside the pool.
+      member: bool [I], whether each item is in the pool.
     """
 
     item: jax.Array
@@ -42,9 +42,11 @@ def negative_pool(train: Interactions, name: str) -> NegativePool:
 
 
 def bucket_clients(train: Interactions, *, by_length: bool) -> list[np.ndarray]:
-    """Splits the clients into buckets of alike history length; one bucket if not by_length.
+    """Splits the clients into buckets of similar history length; one bucket if not by_length.
 
-    Returns int64 arrays of ascending user indices, shortest histories first, none empty.
+    Returns:
+      int64 arrays of ascending user indices. The first bucket has the shortest histories; none is
+      empty.
     """
     if not by_length:
         return [np.arange(train.num_users)]
@@ -56,11 +58,12 @@ def bucket_clients(train: Interactions, *, by_length: bool) -> list[np.ndarray]:
 def pad_histories(
     train: Interactions, clients: np.ndarray, *, size: int = 0, length: int = 0
 ) -> Histories:
-    """The train items of `clients`, padded to the longest of them.
+    """The train items of `clients`, padded to the longest history.
 
     Args:
-      size: rows to fill up to with rows of no client (number N, no items).
-      length: padded length, where it is to be more than the longest history.
+      clients: int64 [K].
+      size: the minimum number of rows; padding rows have client N and no items.
+      length: the minimum padded length.
     """
     counts = train.counts[clients]
     length = max(length, int(counts.max(initial=1)))
@@ -83,7 +86,7 @@ def pad_histories(
 
 
 def multi_hot(histories: Histories, num_items: int) -> jax.Array:
-    """float32 [K, I]: how much each item counts in the client's history; 0 outside it."""
+    """float32 [K, I]: the weight of each item in the client's history; 0 for other items."""
     row = jnp.arange(histories.item.shape[0])[:, None]
     empty = jnp.zeros((histories.item.shape[0], num_items))
     weight = 1.0 if histories.weight is None else histories.weight
@@ -93,11 +96,11 @@ def multi_hot(histories: Histories, num_items: int) -> jax.Array:
 def expected_negatives(
     positive: jax.Array, count: Array, pool: NegativePool, num_negatives: int
 ) -> jax.Array:
-    """float32 [..., I]: how often each item is expected among num_negatives * count draws.
+    """float32 [..., I]: the expected count of each item in num_negatives * count uniform draws.
 
     Args:
-      positive: float32 [..., I], above 0 on the history.
-      count: int32 [...], its length.
+      positive: float32 [..., I], above 0 for the items of the history.
+      count: int32 [...], the length of the history.
     """
     outside = jnp.maximum(pool.item.shape[0] - count, 1)
     rate = num_negatives * count / outside
@@ -108,20 +111,21 @@ def expected_negatives(
 def draw_negatives(
     key: jax.Array, item: Array, count: Array, pool: NegativePool, num_negatives: int
 ) -> jax.Array:
-    """int32 [P * num_negatives]: uniform draws from the pool outside ONE client's history.
+    """int32 [P * num_negatives]: uniform draws from the pool without ONE client's history.
 
-    Exact and without rejection: with the history at places h_0 < h_1 < ... of the pool,
-    h_k - k places below h_k are free, so the r-th free place is r + #{k: h_k - k <= r}.
-    Draws that belong to padding, or to a history that covers the pool, are I.
+    The draws are exact and need no rejection. If the history has the indices h_0 < h_1 < ... of
+    the pool, h_k - k indices below h_k are free, so the r-th free index is r + #{k: h_k - k <= r}.
+    Draws for padding are I. If the history covers the pool, all draws are I.
 
     Args:
-      item: int32 [P], ascending, padding I. count: int32 [], the real ones.
+      item: int32 [P], the history, ascending; padding is I.
+      count: int32 [], the length of the history without padding.
     """
     num_items = pool.member.shape[0]
     slot = jnp.arange(item.shape[0])
     place = jnp.where(slot < count, pool.rank.at[item].get(mode="clip"), num_items + slot)
     free = pool.item.shape[0] - count
-    # A history that covers the pool leaves nothing to draw; max keeps randint legal.
+    # If the history covers the pool, no index is free; randint still needs a positive bound.
     drawn = jax.random.randint(
         key, (item.shape[0] * num_negatives,), 0, jnp.maximum(free, 1), jnp.int32
     )

@@ -1,8 +1,7 @@
-"""What a data set is: interactions, item features, a split, and the original ids.
+"""A data set: interactions, item features, a split, and the original ids.
 
-Everything here lives on the host as NumPy arrays and is never changed after it was
-built. Loaders (one file each, beside this one) build a `Dataset`; everything else in
-the project reads it.
+All arrays are NumPy arrays on the host. No code changes them after construction. The loaders in
+this folder build a `Dataset`; the other modules only read it.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from scipy import sparse
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interactions:
-    """Who interacted with what, as compressed rows (CSR): one row a user.
+    """The items of each user, as compressed sparse rows (CSR): one row for each user.
 
     Attributes:
-      indptr: int64 [num_users + 1]; user u owns the slice indptr[u]:indptr[u + 1].
-      item: int32 [num_interactions]; ascending and without repetition within a user.
-      time: int64 [num_interactions]; the time stamp of each entry (0 where unknown).
+      indptr: int64 [num_users + 1]; the entries of user u are indptr[u]:indptr[u + 1].
+      item: int32 [num_interactions]; ascending within a user, each item at most once.
+      time: int64 [num_interactions]; the time stamp of each entry; 0 if unknown.
       num_items: size of the catalogue; every item is in [0, num_items).
-      weight: float32 [num_interactions], how much an entry counts in its user's history,
-        above 0 and 1 on average over a history; None where all count alike.
+      weight: float32 [num_interactions], the weight of each entry in its user's history; positive,
+        with mean 1 over each history. None: all entries have weight 1.
     """
 
     indptr: np.ndarray
@@ -42,7 +41,7 @@ class Interactions:
 
     @property
     def counts(self) -> np.ndarray:
-        """int64 [num_users]: how many items each user has."""
+        """int64 [num_users]: the number of items of each user."""
         return np.diff(self.indptr)
 
     @property
@@ -69,17 +68,17 @@ class Interactions:
 
     @functools.cached_property
     def item_counts(self) -> np.ndarray:
-        """int64 [num_items]: how many users have each item."""
+        """int64 [num_items]: the number of users of each item."""
         return np.bincount(self.item, minlength=self.num_items)
 
     @property
     def matrix(self) -> sparse.csr_array:
-        """float64 [num_users, num_items]: 1 where the user has the item."""
+        """float64 [num_users, num_items]: 1 if the user has the item, else 0."""
         return self._matrix_of(np.ones(len(self)))
 
     @property
     def weighted_matrix(self) -> sparse.csr_array:
-        """float64 [num_users, num_items]: the entry's `weight` where the user has the item."""
+        """float64 [num_users, num_items]: the `weight` of the entry if the user has the item."""
         return self.matrix if self.weight is None else self._matrix_of(self.weight.astype(float))
 
     def _matrix_of(self, values: np.ndarray) -> sparse.csr_array:
@@ -87,17 +86,17 @@ class Interactions:
         return sparse.csr_array((values, self.item, self.indptr), shape=shape)
 
     def weighted_by_recency(self, recency: float) -> Interactions:
-        """The same entries, each with the weight (1 + a)^-recency over its user's mean.
+        """The same entries with weight (1 + a)^-recency, divided by the mean over the user.
 
-        a is the number of the user's entries that are newer; entries of equal time share the
-        mean of their places.
+        a is the number of newer entries of the same user. Entries of equal time get the mean of
+        their values of a.
         """
-        # By user, and within a user from the newest on; a tie is a run of equal times.
+        # Sort by user, then from newest to oldest. A run is a sequence of equal times.
         order = np.lexsort((-self.time, self.users))
         user, time = self.users[order], self.time[order]
-        begins = np.ones(len(self), bool)
-        begins[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
-        run = np.cumsum(begins) - 1
+        is_first = np.ones(len(self), bool)
+        is_first[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+        run = np.cumsum(is_first) - 1
         newer = np.arange(len(self)) - self.indptr[user]
         age = np.empty(len(self))
         age[order] = (np.bincount(run, newer) / np.bincount(run))[run]
@@ -118,9 +117,9 @@ class Interactions:
         num_users: int,
         num_items: int,
     ) -> Interactions:
-        """Builds the rows from (user, item) pairs in any order.
+        """Builds the rows from (user, item) pairs in any order, [n] each.
 
-        A pair that occurs several times is kept once, with its earliest time.
+        Of equal pairs, the one with the earliest time is kept.
         """
         user = np.asarray(user, np.int64)
         item = np.asarray(item, np.int64)
@@ -145,17 +144,17 @@ class Dataset:
     """A split data set with its frozen item features.
 
     Attributes:
-      name: what reports call it.
-      train, valid, test: the parts of the split, over the same users and items. Every
-        user has at least one train item. A held-out item that the same user also has
-        in train (or, for test, in valid) was left out by the loader.
-      features: modality name -> float32 [num_items, width]; the frozen embeddings of
-        the server. Usual names are "text" and "image"; widths differ; may be empty.
+      name: the name in reports.
+      train, valid, test: the parts of the split, over the same users and items. Every user has at
+        least one train item. No valid item of a user is also in train, and no test item is also
+        in train or valid: the loader leaves such entries out.
+      features: modality name -> float32 [num_items, width], the frozen embeddings on the server.
+        The usual names are "text" and "image". Widths may differ. May be empty.
       user_ids, item_ids: the original ids, as strings, [num_users] and [num_items].
       split: "predefined", "leave-one-out" or "global-time".
-      notes: one line for everything that the loader changed or noticed.
-      planted: synthetic data only: float32 [num_users, 1 + num_modalities], the true
-        weights of every user over ("id", *features), rows sum to one.
+      notes: one line for each change or observation of the loader.
+      planted: for synthetic data only: float32 [num_users, 1 + num_modalities], the true weights
+        of each user over ("id", *features); each row has sum 1.
     """
 
     name: str
@@ -193,7 +192,7 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the split and the features: equal data, equal fingerprint."""
+        """SHA-256 (hex) over the split and the features; equal data have equal fingerprints."""
         digest = hashlib.sha256()
         for part in (self.train, self.valid, self.test):
             for array in (part.indptr, part.item):
@@ -201,7 +200,7 @@ class Dataset:
         if self.train.weight is not None:
             digest.update(self.train.weight.tobytes())
         if not self.features:
-            # Where there are features, their shapes tell.
+            # With features, their shapes contain the number of items.
             digest.update(f"{self.num_items} items".encode())
         for modality in sorted(self.features):
             feature = self.features[modality]

@@ -1,4 +1,4 @@
-"""From rows of interactions to the three parts of a data set; every loader divides here."""
+"""Divides rows of interactions into train, valid and test; every loader uses it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from fedvlr_jax.data.dataset import Interactions
 
 
 class Rows(NamedTuple):
-    """Interactions, int64 [n] each; `part` is int8 [n], or None before a split.
+    """Interactions; int64 [n] each.
 
     Attributes:
-      place: where each row stands in what was given, for messages: a line or an index.
+      place: the line or index of each row in the input, for messages.
+      part: int8 [n], see `splits`; None before a split.
     """
 
     place: np.ndarray
@@ -38,14 +39,16 @@ class Repeat(NamedTuple):
 
 
 class Division(NamedTuple):
-    """Rows with their parts, and what was left out on the way.
+    """Rows with their parts, and counts of the rows that were left out.
 
     Attributes:
-      rows: the rows that stay; users are numbered anew where some were dropped.
-      users: the old numbers of the users that stay, ascending.
-      merged: how many repeats of a pair were merged; `repeat` is the first of them.
-      dropped: (users, interactions) that were dropped, for want of a train interaction.
-      leaked: places of the targets that an earlier part of the same user has, by part.
+      rows: the remaining rows. If users were dropped, the others are renumbered from 0.
+      users: int64 [N], the old number of each remaining user, ascending.
+      merged: the number of repeated pairs that were merged.
+      repeat: the first of them; None without repeats.
+      dropped: (number of users, of interactions) dropped because the user has no train interaction.
+      leaked: part -> places of the held-out rows left out because the same user has the item in an
+        earlier part.
     """
 
     rows: Rows
@@ -62,17 +65,17 @@ def divide(
     user_ids: np.ndarray,
     on_repeat: Callable[[Repeat], None] = lambda repeat: None,
 ) -> Division:
-    """Gives every row its part: merges repeats, drops users without train, leaves out leaks.
+    """Assigns parts, merges repeated pairs, drops users without train rows, removes leaks.
 
-    Leave-one-out merges before it splits, the others within each part.
+    Leave-one-out merges repeats before the split; the other splits merge them within each part.
 
     Args:
       split: "predefined" (`rows.part` is given), "leave-one-out" or "global-time".
       user_ids: the name of each user, for messages.
-      on_repeat: called with the first repeat before anything else is done about it.
+      on_repeat: called with the first repeat, before the merge; it may raise.
 
     Raises:
-      InputError: a user is too short for the split, or a part would be empty.
+      InputError: a user has too few items for the split, or a part would be empty.
     """
     merged, repeat = 0, None
 
@@ -95,9 +98,9 @@ def divide(
     users = np.unique(rows.user)
     if split == "global-time":
         users = np.unique(rows.user[rows.part == splits.TRAIN])
-        stays = np.isin(rows.user, users)
-        dropped = len(np.unique(rows.user[~stays])), int((~stays).sum())
-        rows = rows.where(stays)
+        kept = np.isin(rows.user, users)
+        dropped = len(np.unique(rows.user[~kept])), int((~kept).sum())
+        rows = rows.where(kept)
     if split != "leave-one-out":
         rows = without_repeats(rows)
     assert rows.part is not None
@@ -109,7 +112,7 @@ def divide(
 
 
 def interactions_of(rows: Rows, num_users: int, num_items: int) -> tuple[Interactions, ...]:
-    """Train, valid and test."""
+    """Train, valid and test, from rows with parts."""
     chosen = [np.asarray(rows.part == part) for part in range(len(splits.PART_NAMES))]
     return tuple(
         Interactions.from_pairs(

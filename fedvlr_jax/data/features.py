@@ -1,4 +1,4 @@
-"""What item features are compared by."""
+"""Normalised item features, for cosine similarities."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import numpy as np
 
 
 def centred_unit_rows(rows: np.ndarray) -> np.ndarray:
-    """float64 [I, d]: the rows about their mean, at unit length.
+    """float64 [I, d]: the rows minus their mean, scaled to unit length.
 
-    Embeddings share a large common part, which otherwise decides a cosine. A row at the centre,
-    as where a missing image was replaced by the mean, is 0: it is like nothing.
+    Embeddings share a large common component that would dominate every cosine. A row equal to the
+    mean becomes 0, so its similarity to all items is 0; for example, the mean may replace a missing
+    image.
     """
     centred = rows.astype(np.float64)
     centred -= centred.mean(axis=0)

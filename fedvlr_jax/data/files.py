@@ -1,8 +1,8 @@
-"""Reads tables and arrays that are never trusted.
+"""Reads tables and arrays from untrusted files; every loader uses it.
 
-A size is checked before anything is allocated, nothing is unpickled, and every fault is an
-`InputError` of one line that names the file, the row, the column, what was found and what
-would be right. Every loader reads its files through here.
+The module checks a size before it allocates memory, and unpickles nothing. Every fault is an
+`InputError` of one line that names the file, the row, the column, the value found and the value
+expected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fedvlr_jax.errors import InputError
 
 
 def shown(value: object) -> str:
-    """A found value, quoted on one line and shortened."""
+    """A value found in the input, quoted on one line and shortened."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "an empty or missing value"
     text = repr(value.item() if isinstance(value, np.generic) else value)
@@ -34,18 +34,18 @@ def shown(value: object) -> str:
 
 
 def fault(path: Path, row: int, column: str, found: object, right: str) -> InputError:
-    """The error of one cell. A column's name is a found value too, and shown as one if odd."""
+    """The error for one cell. A column name that is long or not printable is quoted by `shown`."""
     name = column if column.isprintable() and len(column) <= 60 else shown(column)
     return InputError(f"{path}, row {row}, column {name}: found {shown(found)}, expected {right}")
 
 
-# First bytes -> how a compressed file is read.
+# First bytes of a compressed file -> function that decompresses it.
 _DECOMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
     b"\x1f\x8b": gzip.decompress,
     b"BZh": bz2.decompress,
     b"\xfd7zXZ\x00": lzma.decompress,
 }
-# First bytes -> what a file is that is not read here.
+# First bytes of a file that is not read here -> description of its format.
 _OTHER_FORMATS = {
     b"\x28\xb5\x2f\xfd": "a Zstandard archive; decompress it, or use fedvlr prepare",
     b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save it as CSV",
@@ -62,9 +62,13 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def check_text(path: Path, text: bytes, first_row: int = 1) -> None:
-    """Raises InputError, with the row, for a NUL byte or one that is not UTF-8 text.
+    """Checks that `text` is UTF-8 without NUL bytes.
 
-    `first_row`: the row that `text` begins with.
+    Args:
+      first_row: the row number of the first line of `text`.
+
+    Raises:
+      InputError: the message names the row of the wrong byte.
     """
     nul = text.find(b"\0")
     if nul >= 0:
@@ -83,7 +87,7 @@ def check_text(path: Path, text: bytes, first_row: int = 1) -> None:
 
 
 def _read_bytes(path: Path) -> bytes:
-    """The content of a file, decompressed if it begins as gzip, bzip2 or xz does."""
+    """The content of a file; decompressed if the first bytes are those of gzip, bzip2 or xz."""
     if not path.is_file():
         raise InputError(f"{path}: not a file; expected a comma- or tab-separated text file")
     try:
@@ -102,9 +106,9 @@ def _read_bytes(path: Path) -> bytes:
 def _read_text(path: Path) -> bytes:
     """The bytes of a text file as UTF-8, without a byte-order mark and without NUL bytes."""
     content = _read_bytes(path)
-    for magic, what in _OTHER_FORMATS.items():
+    for magic, other in _OTHER_FORMATS.items():
         if content.startswith(magic):
-            raise InputError(f"{path}: found {what}; expected comma- or tab-separated text")
+            raise InputError(f"{path}: found {other}; expected comma- or tab-separated text")
     if content.startswith(_UTF16):
         try:
             content = content.decode("utf-16").encode()
@@ -113,18 +117,18 @@ def _read_text(path: Path) -> bytes:
     if not content.strip():
         raise InputError(f"{path}: the file is empty; expected a header line and data rows")
     check_text(path, content)
-    # A blank last line would make pandas read a column of integers as floats.
+    # With a blank last line, pandas would read a column of integers as floats.
     return content.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
 
 
 class Table(NamedTuple):
-    """A table as it was read; entry i of the index of `frame` is line i + 2 of the file.
+    """A table read from a file; entry i of the index of `frame` is line i + 2 of the file.
 
     Attributes:
       path: the file, for messages.
-      frame: the columns as pandas infers them. Columns of names hold text.
-      content: the UTF-8 text that `frame` was read from.
-      separator: what parts the fields.
+      frame: the columns with the types that pandas infers. Columns of names are text.
+      content: the UTF-8 text of the file.
+      separator: the character between fields.
     """
 
     path: Path
@@ -139,12 +143,15 @@ class Table(NamedTuple):
     def integers(self, column: str, *, low: int, high: int, right: str) -> np.ndarray:
         """One column as int64 [n], every value in [low, high].
 
-        No value is ever rounded: pandas reads a column of integers as floats where one cell is
-        blank or has a decimal point, so such a column is read again, as text. A decimal point
-        with zeros behind it is accepted, an exponent is not: it may stand for a rounded number.
+        No value is rounded. pandas reads a column of integers as floats if a cell is blank or has
+        a decimal point; such a column is read again as text. "7.0" is accepted. An exponent is
+        refused, because the number may be rounded.
+
+        Args:
+          right: the description of accepted values, for the message.
 
         Raises:
-          InputError: a cell holds another value; `right` says what would be accepted.
+          InputError: a cell has another value.
         """
         raw = self.frame[column]
         if raw.dtype.kind in "iu":
@@ -165,18 +172,18 @@ class Table(NamedTuple):
         return values.astype(np.int64)
 
     def names(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """One column of ids, numbered anew.
+        """One column of ids, as codes and distinct names.
 
-        Any text is a name, and so is a whole number ("7" and "7.0" are the same one). What reads
-        as another number, such as -1, 1.5 or nan, is refused: it is more likely a mistake.
+        A name is any text or a whole number; "7" and "7.0" are one name. Other numbers, such as
+        -1, 1.5 or nan, are refused, because they are likely mistakes.
 
         Returns:
-          codes: int64 [n], the number of each row's name.
-          names: str [m], each once. They are in the order of the numbers where all of them are
-            whole numbers without leading zeros, and in the order of text elsewhere.
+          codes: int64 [n], the index of each row's name in `names`.
+          names: str [m], distinct. If all are whole numbers without leading zeros, they are sorted
+            as numbers, otherwise as text.
 
         Raises:
-          InputError: a cell is empty or holds a number that is no id.
+          InputError: a cell is empty or has a number that is not an id.
         """
         raw = self.frame[column]
         codes, uniques = pd.factorize(raw)
@@ -192,7 +199,7 @@ class Table(NamedTuple):
         return numbers[codes], np.asarray(ordered, np.str_)
 
     def _text(self, column: str) -> pd.Series:
-        """The cells of one column as they stand in the file; NaN where one is missing."""
+        """The cells of one column as text of the file; NaN for a missing cell."""
         raw = self.frame[column]
         if raw.dtype.kind not in "fb":
             return raw
@@ -205,13 +212,13 @@ _PLAIN = re.compile(r"0|[1-9]\d*", re.ASCII)
 
 
 def _whole_number(text: object) -> int | None:
-    """The integer that a cell writes out; None if it writes another thing."""
+    """The integer in a cell; None for other text."""
     match = _WHOLE.fullmatch(str(text))
     return int(match[1]) if match else None
 
 
 def _name(text: object) -> str | None:
-    """The id that a cell holds; None if it holds a number that is no id."""
+    """The id in a cell; None for an empty cell or a number that is not an id."""
     name = str(text).strip()
     match = _WHOLE.fullmatch(name)
     if match and name[0] not in "+-":
@@ -233,18 +240,18 @@ def read_table(path: Path, *, names: Collection[str] = (), text_only: bool = Fal
     """Reads a table of comma-, tab-, semicolon- or bar-separated text.
 
     Args:
-      names: columns of ids, which `Table.names` is to read.
-      text_only: all columns are text, and an empty cell is an empty text.
+      names: the columns of ids, for `Table.names`.
+      text_only: read all columns as text, and an empty cell as "".
 
     Raises:
-      InputError: the file is no such table.
+      InputError: the file is not such a table.
     """
     content = _read_text(path)
     first_line = content.partition(b"\n")[0].decode("utf-8").rstrip("\r")
     separator = max("\t,;|", key=first_line.count)
     if "::" in first_line:
         raise InputError(
-            f"{path}, row 1: found fields parted by '::', expected commas or tabs; "
+            f"{path}, row 1: found fields separated by '::', expected commas or tabs; "
             "fedvlr prepare reads this form"
         )
     header = [column.strip().strip('"') for column in first_line.split(separator)]
@@ -276,7 +283,7 @@ def read_table(path: Path, *, names: Collection[str] = (), text_only: bool = Fal
 def _parse(
     content: bytes, header: list[str], separator: str, types: Any, only: str | None = None
 ) -> pd.DataFrame:
-    """The rows below the header; of all columns, or of one."""
+    """The rows below the header, with all columns or with the column `only`."""
     return pd.read_csv(
         io.BytesIO(content),
         sep=separator,
@@ -285,7 +292,7 @@ def _parse(
         index_col=False,
         usecols=None if only is None else [only],
         dtype=types,
-        # Blank lines must count, or row numbers would be wrong below them.
+        # Keep blank lines; otherwise the row numbers below them would be wrong.
         skip_blank_lines=False,
         keep_default_na=types is not str,
         low_memory=False,
@@ -303,7 +310,11 @@ def _without_trailing_blanks(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_feature(path: Path) -> np.ndarray:
-    """float32 [rows, width], finite."""
+    """Reads a .npy file as float32 [rows, width].
+
+    Raises:
+      InputError: the file is not a finite float array of two dimensions.
+    """
     if not path.is_file():
         raise InputError(f"{path}: not a file; expected a .npy file")
     try:
@@ -330,7 +341,7 @@ def _read_npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool,
     }
     try:
         return readers[np.lib.format.read_magic(file)](file)
-    # A forged header can fail in many ways inside the reader; all mean the same.
+    # A forged header can raise many kinds of error in the reader; all mean a bad header.
     except Exception as error:
         raise InputError(
             f"{path}: no readable .npy header; expected a file written by numpy.save"
@@ -338,17 +349,17 @@ def _read_npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool,
 
 
 def _check_npy_header(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, stored: int) -> None:
-    """Believes the header only where the size of the file agrees."""
+    """Checks the dtype, the shape, and that the file has the size that they imply."""
     if dtype.hasobject:
         raise InputError(f"{path}: found pickled objects, expected float16, float32 or float64")
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
         raise InputError(f"{path}: found dtype {dtype}, expected float16, float32 or float64")
-    # True is an int to Python, and to the reader of the header, but no number of rows.
+    # The reader of the header accepts True as an int, but it is not a number of rows.
     if len(shape) != 2 or bool in map(type, shape) or min(shape) < 1:
         raise InputError(f"{path}: found shape {shown(shape)}, expected [num_items, width]")
     claimed = math.prod(shape) * dtype.itemsize
     if claimed != stored:
         raise InputError(
-            f"{path}: the header promises {claimed} bytes ({shown(shape)}, {dtype}), but the "
+            f"{path}: the header declares {claimed} bytes ({shown(shape)}, {dtype}), but the "
             f"file has {stored}; it is truncated or damaged"
         )

@@ -1,15 +1,15 @@
-"""Reads the field's layout ("MMRec form"): one folder a data set.
+"""Reads the layout of MMRec, common in the field: one folder for each data set.
 
-    <root>/<name>/inter.csv             or inter.tsv, or <name>.inter; .gz, .bz2 or .xz behind it
+    <root>/<name>/inter.csv             or inter.tsv or <name>.inter; may end in .gz, .bz2 or .xz
     <root>/<name>/<modality>_features.npy    or <modality>_feat.npy; optional
     <root>/<name>/i_id_mapping.csv      original item id, dense id; optional
     <root>/<name>/u_id_mapping.csv      original user id, dense id; optional
 
-Ids are names. Where features or i_id_mapping.csv have a row for every item, an item id is the
-number of its row; elsewhere the items that occur are the catalogue. The same holds for users
-and u_id_mapping.csv, but that a user without interactions is left out.
+With features or i_id_mapping.csv, an item id is a row number of these files. Without them, an item
+id is a name, and the catalogue is the items that occur. The same holds for users and
+u_id_mapping.csv, but users without interactions are left out.
 
-What `files.py` reads is never trusted; every fault is an `InputError` of one line.
+`files.py` checks all input. Every fault is an `InputError` of one line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SPLIT_COLUMNS = ("split_label", "x_label")
 _FEATURE_FILE = re.compile(r"(?P<modality>.+)_(features|feat)\.npy")
 _LAST_TIME = 2**62
 _COMPRESSIONS = ("", ".gz", ".bz2", ".xz")
-# What arrays are stored in; a file of this kind that is not read is named.
+# Suffixes of array files. A note names each such file that is not read.
 _ARRAY_SUFFIXES = (
     *(".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".h5", ".hdf5", ".mat"),
     *(".safetensors", ".parquet", ".feather", ".arrow"),
@@ -40,7 +40,7 @@ _ARRAY_SUFFIXES = (
 
 
 class _Source(NamedTuple):
-    """Where rows come from, and the original ids of their users and items, str [N] and [I]."""
+    """The file of the rows, and the original ids of users and items, str [N] and [I]."""
 
     path: Path
     user_ids: np.ndarray
@@ -52,21 +52,20 @@ def load(root: str | Path, name: str, *, split: str = "auto", duplicates: str = 
 
     Args:
       root: the folder of the data sets.
-      name: the folder of this one.
+      name: the name of the data set's folder.
       split: "predefined" (the split column), "leave-one-out" (by time, for each user),
-        "global-time" (80/10/10, one cut for all), or "auto": "predefined" where there is
-        a split column and "leave-one-out" elsewhere.
-      duplicates: a (user, item) pair that occurs several times in one part is merged into
-        its earliest entry ("merge") or refused ("error"). Leave-one-out merges before it
-        splits.
+        "global-time" (80/10/10, the same times for all users), or "auto": "predefined" with a
+        split column and "leave-one-out" without.
+      duplicates: "merge" merges equal (user, item) pairs of one part into the earliest entry;
+        "error" refuses them. Leave-one-out merges before the split.
 
     Returns:
-      The data set. `notes` counts everything that was merged, left out or dropped.
-      Features are float32 in the order text, image, then the others by name.
+      The data set. `notes` counts the merged, left out and dropped entries. Features are float32
+      in the order text, image, then the others by name.
 
     Raises:
-      InputError: names the file, the row (the line in the file, or the row of the array),
-        the column, what was found and what would be right.
+      InputError: the message names the file, the row (the line of the file, or the row of the
+        array), the column, the value found and the value expected.
     """
     _one_of("split", split, SPLIT_NAMES)
     _one_of("duplicates", duplicates, DUPLICATE_NAMES)
@@ -141,7 +140,7 @@ def _interaction_files(folder: Path) -> list[Path]:
 def _find_interactions(folder: Path) -> Path:
     found = _interaction_files(folder)
     if len(found) != 1:
-        # A file of another kind, such as inter.parquet, is named.
+        # The message names files of other kinds, such as inter.parquet.
         others = sorted(folder.glob("inter.*")) or sorted(folder.glob(f"{folder.name}.*"))
         names = " and ".join(path.name for path in found or others) or "none"
         raise InputError(
@@ -161,10 +160,10 @@ def _resolve(split: str, split_column: str | None) -> str:
 
 
 def _check_columns(table: Table, split: str) -> str | None:
-    """The name of the split column, if there is one.
+    """The name of the split column; None without one.
 
     Raises:
-      InputError: the table lacks a column that is needed.
+      InputError: a needed column is missing.
     """
     path, columns = table.path, table.columns
     split_columns = [column for column in _SPLIT_COLUMNS if column in columns]
@@ -195,7 +194,7 @@ def _check_columns(table: Table, split: str) -> str | None:
 
 
 def _unused_columns(table: Table, split_column: str | None, split: str) -> list[str]:
-    """A note for the columns that the loader does not use."""
+    """Notes on the columns that the loader does not use."""
     name, notes = table.path.name, []
     if split != "predefined" and split_column:
         notes.append(f"{name}: column {split_column} is not used, the split is {split}")
@@ -204,7 +203,7 @@ def _unused_columns(table: Table, split_column: str | None, split: str) -> list[
     if "rating" in unused:
         unused.remove("rating")
         notes.append(
-            f"{name}: column rating is not used, every interaction counts the same; "
+            f"{name}: column rating is not used, all interactions have equal weight; "
             "fedvlr prepare --min_rating=R keeps the rows with at least R"
         )
     if unused:
@@ -214,7 +213,7 @@ def _unused_columns(table: Table, split_column: str | None, split: str) -> list[
 
 
 def _rows(table: Table, user: np.ndarray, item: np.ndarray, part_column: str | None) -> Rows:
-    """The rows of the table, with the part of each where a column says it."""
+    """The rows of the table; with `part_column`, also the part of each row."""
     time = np.zeros(len(user), np.int64)
     if "timestamp" in table.columns:
         right = "a whole number (time stamp), written out"
@@ -295,7 +294,11 @@ def _read_mapping(path: Path) -> np.ndarray | None:
 
 
 def _catalogue_size(sizes: dict[Path, int]) -> int | None:
-    """The number of items that all files with one row an item agree on; None without any."""
+    """The common number of rows of all files with one row for each item; None without files.
+
+    Raises:
+      InputError: the files have different numbers of rows.
+    """
     if not sizes:
         return None
     (reference, size), *others = sizes.items()
@@ -324,7 +327,7 @@ def _feature_files(folder: Path) -> dict[str, Path]:
                 "expected one"
             )
         if modality == "id":
-            raise InputError(f"{path}: the modality name 'id' is taken by the item embedding")
+            raise InputError(f"{path}: the modality name 'id' is reserved for the item embedding")
         files[modality] = path
     usual = ("text", "image")
     order = [name for name in usual if name in files]
@@ -348,10 +351,10 @@ def _unread_arrays(folder: Path, feature_files: dict[str, Path]) -> list[str]:
 def _divide(
     source: _Source, rows: Rows, split: str, duplicates: str, notes: list[str]
 ) -> tuple[Rows, np.ndarray]:
-    """The rows that stay, with their parts, and the numbers of the users that stay.
+    """The remaining rows with their parts, and the old numbers of the remaining users.
 
     Raises:
-      InputError: as `divide`; or a pair repeats, and `duplicates` is "error".
+      InputError: as `divide`; also if a pair repeats and `duplicates` is "error".
     """
 
     def on_repeat(repeat: Repeat) -> None:
@@ -392,6 +395,11 @@ def _divide(
 def _build(
     source: _Source, rows: Rows, notes: list[str]
 ) -> tuple[Interactions, Interactions, Interactions]:
+    """Train, valid and test; adds notes on empty parts and cold items.
+
+    Raises:
+      InputError: a user has no train interaction.
+    """
     num_items = len(source.item_ids)
     train, valid, test = interactions_of(rows, len(source.user_ids), num_items)
     for part_name, part in (("valid", valid), ("test", test)):

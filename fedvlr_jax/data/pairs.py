@@ -1,4 +1,4 @@
-"""Ragged lists of items as (client, item) pairs, in arrays that grow with the number of items."""
+"""Lists of items of different lengths as (client, item) pairs; memory grows with the items."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fedvlr_jax.types import Array
 
 
 class Pairs(NamedTuple):
-    """The items of the clients of one chunk, one pair an item, in the order of the clients.
+    """The items of the clients of one chunk, one pair for each item, in the order of the clients.
 
-    A list is as long as the chunk has items, so a client with many items adds nothing to the
-    others. Stacked lists, [C, Q], have one chunk a row and a common length.
+    The length of a list is the number of items in the chunk, so a client with many items does not
+    pad the other clients. Stacked lists, [C, Q], have one row for each chunk and a common length.
 
     Attributes:
       client: int32 [Q], the row of the client in the chunk; 0 in padding.
@@ -27,10 +27,10 @@ class Pairs(NamedTuple):
 
 
 class ChunkLists(NamedTuple):
-    """The pairs of some chunks, and where each comes from.
+    """The pairs of some chunks, and their indices in the part.
 
     Attributes:
-      pairs: `Pairs` of int32 [C, Q], one list a chunk.
+      pairs: `Pairs` of int32 [C, Q], one list for each chunk.
       entry: int64 [C, Q], the index of each pair in `Interactions.item`; -1 in padding.
     """
 
@@ -41,14 +41,14 @@ class ChunkLists(NamedTuple):
 def chunk_lists(
     parts: Sequence[Interactions], clients: np.ndarray, bounds: np.ndarray
 ) -> list[ChunkLists]:
-    """The entries of each part as one list of pairs a chunk of clients.
+    """The entries of each part, as one list of pairs for each chunk of clients.
 
-    The lists of all parts have one length Q, the largest number of entries that a chunk has in
-    a part and at least 1, so that one compiled program serves them all.
+    The lists of all parts have one length Q >= 1, the largest number of entries of a chunk in a
+    part. One compiled program can then process all lists.
 
     Args:
-      clients: int64 [R], the user of each row, each at most once; N in a row of no client.
-      bounds: int64 [C + 1], ascending; chunk c holds the rows bounds[c] to bounds[c + 1].
+      clients: int64 [R], the user of each row, each user at most once; N in a padding row.
+      bounds: int64 [C + 1], ascending; chunk c has the rows bounds[c]:bounds[c + 1].
     """
     counts = [np.append(part.counts, 0)[clients] for part in parts]
     totals = [np.add.reduceat(count, bounds[:-1]) for count in counts]
@@ -80,11 +80,11 @@ def _chunk_lists(
 def in_part_order(
     entries: Iterable[np.ndarray], values: Iterable[np.ndarray], size: int
 ) -> np.ndarray:
-    """int32 [size]: one value an entry of a part, in the order of `Interactions.item`.
+    """int32 [size]: one value for each entry of a part, in the order of `Interactions.item`.
 
     Args:
-      entries: `ChunkLists.entry` of chunks that hold every entry once.
-      values: integers of the same sizes; those of padding are left out.
+      entries: `ChunkLists.entry` of chunks that contain every entry once.
+      values: integers of the same sizes; values of padding are ignored.
       size: the number of entries of the part.
     """
     result = np.zeros(size, np.int32)

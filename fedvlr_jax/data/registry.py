@@ -1,4 +1,4 @@
-"""Which loader reads which data set."""
+"""Loads a data set by its name."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def load_dataset(
 
     Args:
       name: "synthetic" for the generator, otherwise a folder of `data_root`.
-      data_root: the folder of the data sets; not used by "synthetic".
+      data_root: the folder of the data sets; not used for "synthetic".
       split: see `mmrec.load`. The synthetic data are always split leave-one-out.
       duplicates: see `mmrec.load`. The synthetic data have none.
-      recency: how fast the older items of a history lose weight, see
-        `Interactions.weighted_by_recency`; 0: all count alike.
-      permute_features: above 0, the seed by which the rows of all features change places, by one
-        permutation: a control of what content is worth.
-      synthetic: the arguments of the generator; only with the name "synthetic".
+      recency: the exponent by which older items of a history lose weight, see
+        `Interactions.weighted_by_recency`. 0: all items have equal weight.
+      permute_features: a seed above 0 permutes the rows of all features by one permutation, as a
+        control for the value of content. 0: no permutation.
+      synthetic: the arguments of the generator; only for the name "synthetic".
 
     Raises:
-      InputError: the data cannot be used as asked; one line says where and why.
+      InputError: the data or the options are invalid; one line says where and why.
     """
     dataset = _load(name, data_root, split, duplicates, synthetic)
     if permute_features:
@@ -53,7 +53,7 @@ def load_dataset(
         return dataset
     if np.all(dataset.train.time == dataset.train.time[:1]):
         raise InputError(
-            f"--recency={recency}: the data set {name!r} has no times by which items are recent"
+            f"--recency={recency}: the data set {name!r} has no time stamps to order items by"
         )
     return dataclasses.replace(dataset, train=dataset.train.weighted_by_recency(recency))
 

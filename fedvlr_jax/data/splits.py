@@ -1,7 +1,7 @@
-"""Split rules: pure functions from interactions to the part that each belongs to.
+"""Split rules: pure functions that assign each interaction to a part.
 
-A part is int8: 0 train, 1 valid, 2 test. Interactions are parallel int64 arrays
-`user`, `item`, `time` [num_interactions], in file order.
+A part is int8: 0 train, 1 valid, 2 test. Interactions are parallel int64 arrays `user`, `item`,
+`time` [num_interactions], in file order.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ def find_repeats(
 
     Args:
       user, item, time: the interactions, [num_interactions].
-      part: the part of each, or None where there are no parts yet.
+      part: the part of each interaction; None treats all as one part.
 
     Returns:
-      keep: bool [num_interactions], true once for every pair of a part: at its earliest
-        time and, among equal times, at its first place in the file.
-      first: where the first entry that repeats an earlier one stands, in file order;
-        None without repeats.
+      keep: bool [num_interactions], True for one entry of each pair in a part: the one with the
+        earliest time and, among equal times, the first in file order.
+      first: the index of the first entry that repeats an earlier one; None without repeats.
     """
     part = np.zeros(len(user), np.int8) if part is None else part
     place = np.arange(len(user))
@@ -42,19 +41,19 @@ def find_repeats(
 
 
 def _first_of_each(key: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The places, in `order`, at which a new key begins; `order` sorts by key first."""
+    """The index of the first entry of each key, in the order `order`, which sorts by key."""
     ordered = key[order]
-    begins = np.ones(len(key), bool)
-    begins[1:] = ordered[1:] != ordered[:-1]
-    return order[begins]
+    is_first = np.ones(len(key), bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return order[is_first]
 
 
 def find_leaked(user: np.ndarray, item: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Held-out interactions whose answer the same user already has in an earlier part.
+    """Finds held-out interactions whose item the same user also has in an earlier part.
 
     Returns:
-      bool [num_interactions]: a valid item that is also in train, or a test item that is
-      also in train or valid.
+      bool [num_interactions]: True for a valid item that is also in train, and for a test item
+      that is also in train or valid.
     """
     pair = user * (int(item.max(initial=0)) + 1) + item
     leaked = np.zeros(len(user), bool)
@@ -67,15 +66,15 @@ def find_leaked(user: np.ndarray, item: np.ndarray, part: np.ndarray) -> np.ndar
 def leave_one_out(
     user: np.ndarray, time: np.ndarray, user_ids: np.ndarray | None = None
 ) -> np.ndarray:
-    """The last item of every user is test, the one before it valid, the others train.
+    """Assigns each user's last item to test, the one before it to valid, the others to train.
 
     Args:
-      user, time: the interactions, [num_interactions], without repeated pairs. Entries
-        of equal time stay in file order.
+      user, time: the interactions, [num_interactions], without repeated pairs. Entries of equal
+        time keep their file order.
       user_ids: the name of each user, for the message; by default its number.
 
     Returns:
-      int8 [num_interactions]: the part of each.
+      int8 [num_interactions]: the part of each interaction.
 
     Raises:
       InputError: a user has fewer than three items.
@@ -96,7 +95,7 @@ def leave_one_out(
 
 
 def parts_from_the_end(counts: np.ndarray) -> np.ndarray:
-    """Leave-one-out over rows that are in time order already.
+    """Leave-one-out for rows in time order.
 
     Args:
       counts: [num_users], the number of consecutive entries of each user; all >= 3.
@@ -112,13 +111,13 @@ def parts_from_the_end(counts: np.ndarray) -> np.ndarray:
 
 
 def global_time(time: np.ndarray) -> np.ndarray:
-    """One cut in time for all users, at the 80 % and 90 % quantiles.
+    """Splits all users at the same two times: the 80 % and 90 % quantiles t1 <= t2.
 
-    With t1 <= t2 the time stamps at these quantiles: train before t1, valid in [t1, t2),
-    test from t2 on. Entries of equal time are never parted.
+    Train entries are before t1, valid entries in [t1, t2), and test entries at or after t2.
+    Entries of equal time are in the same part.
 
     Returns:
-      int8 [num_interactions]: the part of each.
+      int8 [num_interactions]: the part of each interaction.
 
     Raises:
       InputError: a part would be empty because too many time stamps are equal.

@@ -1,17 +1,17 @@
-"""Synthetic data whose every user has known weights over id, text and image.
+"""Synthetic data in which every user has known weights over id, text and image.
 
-Three independent partitions put every item in one cluster of each source: a text
-cluster and an image cluster, which its features show, and an id cluster, which only the
-interactions show. A user prefers two clusters of each source and has weights over the
-sources. Each draw picks a source by the user's weights, one of the preferred clusters
-of that source, and from it an item by popularity; repeats are dropped. So a user with
-all weight on image is predictable from image features and from nothing else.
+Three independent partitions assign every item to one cluster of each source: id, text and image.
+The features of an item show its text and image cluster; only the interactions show its id cluster.
+A user prefers two clusters of each source and has weights over the sources. Each draw picks a
+source by the user's weights, then a preferred cluster of that source, then an item of the cluster
+by popularity. Repeated items are dropped. The history of a user with all weight on image is
+therefore predictable only from image features.
 
-The data are the same for a seed on every machine. Uniforms come from Philox, a counter
-generator whose stream NumPy keeps; all else is built from them here, because NumPy does
-not promise the streams of its other distributions. What is stored as a real number uses
-only + - * / and sqrt in a fixed order, which IEEE 754 rounds the same everywhere; that
-rules out matrix products (their order of summation depends on the library).
+A seed gives the same data on every machine. The only random numbers are uniforms of Philox, a
+counter-based generator whose stream NumPy guarantees; NumPy does not guarantee the streams of its
+other distributions. Stored real numbers are computed with + - * / and sqrt in a fixed order, which
+IEEE 754 rounds equally everywhere. Matrix products of a library are avoided, because their order of
+summation may differ.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from fedvlr_jax.config import SYNTHETIC_KINDS as KINDS
 from fedvlr_jax.data import splits
 from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.division import Rows, interactions_of
 from fedvlr_jax.errors import InputError
 
 SOURCES = ("id", "text", "image")
@@ -32,10 +33,10 @@ _FEWEST_ITEMS_A_USER = 5
 _LARGEST_SHARE = 4  # No user has more than 1/4 of the catalogue.
 _ACTIVITY_SPREAD = 0.8  # Standard deviation of the log of the history length.
 _POPULARITY_EXPONENT = 0.7
-FAVOURITE = 0.7  # Share of the first of the two preferred clusters.
-BACKGROUND = 0.05  # Share of draws by popularity alone.
-_CENTRE_WIDTH = 16  # Dimension in which the clusters of a feature lie.
-_NOISE = 0.5  # Distance of an item from its cluster centre, in centre deviations.
+FAVOURITE = 0.7  # Probability of the first of the two preferred clusters.
+BACKGROUND = 0.05  # Probability of a draw by popularity only.
+_CENTRE_WIDTH = 16  # Dimension of the space of the cluster centres of a feature.
+_NOISE = 0.5  # Standard deviation of items around their centre; centres have 1.
 _SLOTS_A_CHUNK = 1 << 21  # Bounds memory only; the data do not depend on it.
 
 _LENGTH, _WEIGHTS, _CLUSTERS, _SLOTS, _POPULARITY, _PARTITION, _FEATURE = range(0, 70, 10)
@@ -54,27 +55,27 @@ def generate(
     """Generates a data set, split leave-one-out in draw order.
 
     Args:
-      kind: "planted" as above. Three kinds tell whether a method claims too much. "additive": the
-        same weights act in another form, without clusters (`additive.py`). "equal": all users
-        weigh the sources alike, so that nothing personal is in the weights. "no-content": the
-        features belong to other clusters than those that the interactions show.
-      users: number of users, 10 to 10 million. Time and memory grow with users * mean_history
-        and with items; users x items is never built. A million users take about a minute.
+      kind: "planted" as above. The other kinds are controls. "additive": the weights act in
+        another form, without clusters (`additive.py`). "equal": all users have equal weights over
+        the sources, so the weights are not personal. "no-content": the features show other
+        clusters than the interactions.
+      users: number of users, 10 to 10 million. Time and memory grow with users * mean_history and
+        with items; no array has users x items entries. A million users take about a minute.
       items: size of the catalogue, 50 to 10 million.
       seed: in [0, 2**64).
-      mean_history: mean history length before clipping, 5 to 10000. Lengths are
-        log-normal, at least 5 and at most a quarter of the catalogue; users who exhaust
-        their clusters end up shorter.
+      mean_history: mean history length before clipping, 5 to 10000. Lengths are log-normal, at
+        least 5 and at most a quarter of the catalogue. Users who exhaust their clusters have
+        shorter histories.
       text_width, image_width: columns of the features, 2 to 16384.
 
     Returns:
       A data set with `features` "text" and "image" (float32, rows of unit norm),
       `planted` float32 [users, 3] over ("id", "text", "image"), each row drawn from
-      Dirichlet(1/2, 1/2, 1/2); None for the kinds "equal" and "no-content", which have no
-      truth that a router could find. Times count the draws of each user from 0.
+      Dirichlet(1/2, 1/2, 1/2). `planted` is None for the kinds "equal" and "no-content", where a
+      router has nothing to learn. Times count the draws of each user from 0.
 
     Raises:
-      InputError: names the argument that is out of range.
+      InputError: an argument is out of range; the message names it.
     """
     _whole("users", users, least=10, most=10**7)
     _whole("items", items, least=50, most=10**7)
@@ -99,11 +100,11 @@ def generate(
     else:
         catalogue = Catalogue(seed, items)
         parts = _draw_interactions(seed, catalogue, planted, mean_history)
-        # Of another seed, the clusters of the features are independent of the interactions.
-        shown_seed = (seed + 1) % 2**64 if kind == "no-content" else seed
-        shown = catalogue if shown_seed == seed else Catalogue(shown_seed, items)
+        # With another seed, the clusters of the features are independent of the interactions.
+        feature_seed = (seed + 1) % 2**64 if kind == "no-content" else seed
+        clusters = catalogue if feature_seed == seed else Catalogue(feature_seed, items)
         features = {
-            name: _features(shown_seed, SOURCES.index(name), shown.cluster_of(name), width)
+            name: _features(feature_seed, SOURCES.index(name), clusters.cluster_of(name), width)
             for name, width in widths.items()
         }
     has_truth = kind in ("planted", "additive")
@@ -143,14 +144,17 @@ def _check_mean_history(value: float) -> None:
 
 
 def uniforms(seed: int, stream: int, start: int, count: int) -> np.ndarray:
-    """Entries start to start + count of a stream: float64 in [0, 1), any part at a time."""
+    """float64 [count] in [0, 1): the entries from `start` on of a stream of random numbers."""
     philox = np.random.Philox(key=np.array([seed, stream], np.uint64))
     philox.advance(start // 4)  # One step of the counter yields four numbers.
     return np.random.Generator(philox).random(start % 4 + count)[start % 4 :]
 
 
 def normals(seed: int, stream: int, count: int) -> np.ndarray:
-    """Near-normal float64 [count]: twelve uniforms less six, exact on every machine."""
+    """Approximately normal float64 [count]: the sum of twelve uniforms minus six.
+
+    The sum has equal bits on every machine.
+    """
     total = np.full(count, -6.0)
     for term in range(12):
         total += uniforms(seed, stream, term * count, count)
@@ -158,7 +162,7 @@ def normals(seed: int, stream: int, count: int) -> np.ndarray:
 
 
 def _planted_weights(seed: int, users: int) -> np.ndarray:
-    """Dirichlet(1/2) rows, float64 [users, 3]: squared normals are Gamma(1/2) variables."""
+    """float64 [users, 3], Dirichlet(1/2) rows: squared normals are Gamma(1/2) variables."""
     gamma = np.square(normals(seed, _WEIGHTS, users * len(SOURCES))) + 1e-12
     gamma = gamma.reshape(users, len(SOURCES))
     return gamma / (gamma[:, 0] + gamma[:, 1] + gamma[:, 2])[:, None]
@@ -170,16 +174,21 @@ def _planted_weights(seed: int, users: int) -> np.ndarray:
 class Catalogue:
     """Popularity of the items, and their cluster in each source.
 
-    For each source the items stand in order of cluster, and `cumulative` sums their
-    popularity in that order, so an item of a cluster is one binary search away.
+    Attributes:
+      items: the number of items.
+      popularity: float64 [items].
+      num_clusters: the number of clusters of each source.
+      order: for each source int64 [items], the items sorted by cluster.
+      bounds: for each source int64 [clusters + 1]; cluster c is order[bounds[c]:bounds[c + 1]].
+      cumulative: for each source float64 [items + 1], the cumulative popularity in that order. One
+        binary search in it draws an item of a cluster.
     """
 
     def __init__(self, seed: int, items: int) -> None:
         rank = np.argsort(uniforms(seed, _POPULARITY, 0, items), kind="stable") + 1.0
         self.items = items
-        popularity = rank**-_POPULARITY_EXPONENT
-        self.popularity = popularity
-        # Different numbers, so that a mix-up of the sources cannot go unseen.
+        self.popularity = rank**-_POPULARITY_EXPONENT
+        # Different numbers, so that tests detect exchanged sources.
         root = math.sqrt(items)
         self.num_clusters = (int(root), int(0.8 * root), int(1.2 * root))
         self.order: list[np.ndarray] = []
@@ -189,7 +198,7 @@ class Catalogue:
             order = np.argsort(uniforms(seed, _PARTITION + source, 0, items), kind="stable")
             self.order.append(order)
             self.bounds.append(np.arange(clusters + 1) * items // clusters)
-            self.cumulative.append(np.concatenate([[0.0], np.cumsum(popularity[order])]))
+            self.cumulative.append(np.concatenate([[0.0], np.cumsum(self.popularity[order])]))
 
     def cluster_of(self, source_name: str) -> np.ndarray:
         """int64 [items]: the cluster of every item in one source."""
@@ -201,7 +210,12 @@ class Catalogue:
         return cluster
 
     def pick(self, source: int, first: np.ndarray, last: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """Items by popularity among clusters first to last of a source, by inverse CDF."""
+        """Draws items of the clusters first to last of a source by popularity (inverse CDF).
+
+        Args:
+          first, last: int64 [n], the range of clusters of each draw, inclusive.
+          u: float64 [n], uniforms in [0, 1).
+        """
         bounds, cumulative = self.bounds[source], self.cumulative[source]
         begin, end = bounds[first], bounds[last + 1]
         below, above = cumulative[begin], cumulative[end]
@@ -216,14 +230,24 @@ def _features(seed: int, source: int, cluster: np.ndarray, width: int) -> np.nda
     centre = normals(seed, stream, clusters * _CENTRE_WIDTH).reshape(clusters, _CENTRE_WIDTH)
     noise = normals(seed, stream + 1, items * _CENTRE_WIDTH).reshape(items, _CENTRE_WIDTH)
     projection = normals(seed, stream + 2, _CENTRE_WIDTH * width).reshape(_CENTRE_WIDTH, width)
-    latent = centre[cluster] + _NOISE * noise
-    projected = np.zeros((items, width))
-    for axis in range(_CENTRE_WIDTH):
-        projected += latent[:, axis, None] * projection[axis]
-    norm = np.zeros(items)
-    for column in range(width):
+    return projected_unit_rows(centre[cluster] + _NOISE * noise, projection)
+
+
+def projected_unit_rows(latent: np.ndarray, projection: np.ndarray) -> np.ndarray:
+    """float32 [items, width]: latent @ projection with rows of unit norm, exact as `product`."""
+    projected = product(latent, projection)
+    norm = np.zeros(len(projected))
+    for column in range(projected.shape[1]):
         norm += np.square(projected[:, column])
     return (projected / np.sqrt(norm)[:, None]).astype(np.float32)
+
+
+def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """left @ right in a fixed order of summation: equal bits on every machine."""
+    total = np.zeros((len(left), right.shape[1]))
+    for axis in range(left.shape[1]):
+        total += left[:, axis, None] * right[axis]
+    return total
 
 
 # Interactions.
@@ -232,7 +256,7 @@ def _features(seed: int, source: int, cluster: np.ndarray, width: int) -> np.nda
 def _draw_interactions(
     seed: int, catalogue: Catalogue, planted: np.ndarray, mean_history: float
 ) -> list[Interactions]:
-    """Train, valid and test, drawn over chunks of users."""
+    """Train, valid and test, drawn for one chunk of users after the other."""
     wanted = history_lengths(seed, len(planted), catalogue.items, mean_history)
     slots = 2 * wanted + 8 + _FEWEST_ITEMS_A_USER
     first_slot = np.concatenate([[0], np.cumsum(slots)])
@@ -244,8 +268,8 @@ def _draw_interactions(
         item = _draw_items(
             seed, catalogue, planted[begin:end], user, begin, first_slot[begin : end + 1]
         )
-        chunks.append(first_distinct(user, item, wanted[begin:end], catalogue.items))
-    return [concatenate([chunk[part] for chunk in chunks]) for part in range(3)]
+        chunks.append(split_first_distinct(user, item, wanted[begin:end], catalogue.items))
+    return concatenate(chunks)
 
 
 def history_lengths(seed: int, users: int, items: int, mean: float) -> np.ndarray:
@@ -263,10 +287,10 @@ def _draw_items(
     first_user: int,
     first_slot: np.ndarray,
 ) -> np.ndarray:
-    """int64 [slots]: one item a slot, repeats included.
+    """int64 [slots]: one item for each slot, with repeats.
 
-    The last slots of a user are neighbouring ids from a random one on: all different, so
-    that every user reaches the fewest items.
+    The last slots of a user have consecutive ids after a random one. They are all different, so
+    every user has at least _FEWEST_ITEMS_A_USER distinct items.
     """
     begin, count = int(first_slot[0]), len(user)
     by_source, by_cluster, by_item = (
@@ -300,34 +324,30 @@ def _favourite_clusters(
     return np.stack([first, second], axis=1)
 
 
-def first_distinct(
+def split_first_distinct(
     user: np.ndarray, item: np.ndarray, wanted: np.ndarray, num_items: int
-) -> list[Interactions]:
-    """Drops repeats, keeps the first `wanted` items of each user, and splits them."""
+) -> tuple[Interactions, ...]:
+    """Train, valid and test of the first `wanted` [N] distinct items of each user."""
     keep, _ = splits.find_repeats(user, item, np.zeros(len(user), np.int64))
     user, item = user[keep], item[keep]
     counts = np.bincount(user, minlength=len(wanted))
     time = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
-    inside = time < wanted[user]
-    user, item, time = user[inside], item[inside], time[inside]
-    part = splits.parts_from_the_end(np.bincount(user, minlength=len(wanted)))
-    return [
-        Interactions.from_pairs(
-            user=user[part == index],
-            item=item[part == index],
-            time=time[part == index],
-            num_users=len(wanted),
-            num_items=num_items,
+    rows = Rows(np.arange(len(user)), user, item, time, None).where(time < wanted[user])
+    part = splits.parts_from_the_end(np.bincount(rows.user, minlength=len(wanted)))
+    return interactions_of(rows._replace(part=part), len(wanted), num_items)
+
+
+def concatenate(chunks: list[tuple[Interactions, ...]]) -> list[Interactions]:
+    """Train, valid and test of all users, from those of consecutive chunks of users."""
+    parts = []
+    for chunks_of_part in zip(*chunks, strict=True):
+        counts = np.concatenate([chunk.counts for chunk in chunks_of_part])
+        parts.append(
+            Interactions(
+                indptr=np.concatenate([[0], np.cumsum(counts)]),
+                item=np.concatenate([chunk.item for chunk in chunks_of_part]),
+                time=np.concatenate([chunk.time for chunk in chunks_of_part]),
+                num_items=chunks_of_part[0].num_items,
+            )
         )
-        for index in range(len(splits.PART_NAMES))
-    ]
-
-
-def concatenate(chunks: list[Interactions]) -> Interactions:
-    counts = np.concatenate([chunk.counts for chunk in chunks])
-    return Interactions(
-        indptr=np.concatenate([[0], np.cumsum(counts)]),
-        item=np.concatenate([chunk.item for chunk in chunks]),
-        time=np.concatenate([chunk.time for chunk in chunks]),
-        num_items=chunks[0].num_items,
-    )
+    return parts

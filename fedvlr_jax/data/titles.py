@@ -1,4 +1,4 @@
-"""The titles of a data set's items, which lie beside its features in items.csv."""
+"""The titles of a data set's items, from items.csv in its folder."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from fedvlr_jax.errors import InputError
 
 
 def read_titles(folder: Path, item_ids: Sequence[str]) -> np.ndarray | None:
-    """The title of each item, on one line, "" where it has none.
+    """The title of each item, on one line; "" for an item without title.
 
     Args:
-      folder: of the data set. Its items.csv has the columns itemID and title; itemID is the
-        place of the item where these are the numbers from 0 on, and otherwise its original id.
+      folder: the folder of the data set. Its items.csv has the columns itemID and title. If all
+        itemIDs are in 0, ..., num_items - 1, they are row numbers; otherwise they are original ids.
       item_ids: the original ids, in the order of the rows.
 
     Returns:
-      str [num_items]; None without items.csv, or where that has no titles.
+      str [num_items]; None without items.csv or without a column title.
 
     Raises:
-      InputError: the file cannot be read, repeats an item, or has one that the data set has not.
+      InputError: the file cannot be read, repeats an item, or has an item that is not in the data
+        set.
     """
     path = folder / "items.csv"
     if not path.exists():

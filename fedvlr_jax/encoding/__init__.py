@@ -1,4 +1,4 @@
-"""Titles and pictures -> frozen features, aligned with the items of a data set."""
+"""Encodes titles and pictures into frozen features, in the order of a data set's items."""
 
 from fedvlr_jax.encoding.features import Features, Settings, encode_pictures, encode_titles
 

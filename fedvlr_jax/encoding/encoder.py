@@ -1,4 +1,4 @@
-"""What an encoder is, and which there are."""
+"""The interface of an encoder, and the list of encoders."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 
 from fedvlr_jax.errors import InputError
 
-# A forward pass always has this many items: the size of a matrix product chooses its kernel,
-# and with it the last bits of every row.
+# Number of items in every forward pass. The size of a matrix product selects its kernel, and the
+# kernel decides the last bits of each row.
 TILE = 16
 
-# Encoder -> (the extra of this package that installs it, what it can read).
+# Encoder -> (the extra of this package that installs its libraries, the kinds of input).
 ENCODERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "hashing": ("", ("text",)),
     "open_clip": ("clip", ("text", "image")),
@@ -27,11 +27,11 @@ ENCODERS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 class Encoder(NamedTuple):
-    """Turns items into rows.
+    """Maps titles or pictures to feature rows.
 
     Attributes:
       encode: `TILE` texts or decoded pictures -> float32 [TILE, width].
-      description: what the manifest says of it: model, weights, versions.
+      description: the entries of the manifest: model, weights, versions.
     """
 
     encode: Callable[[Sequence[Any]], np.ndarray]
@@ -39,31 +39,42 @@ class Encoder(NamedTuple):
 
 
 def check_encoder(name: str, kind: str) -> None:
-    """Refuses an encoder that is not known or cannot read `kind`, "text" or "image"."""
-    able = [known for known, (_, kinds) in ENCODERS.items() if kind in kinds]
-    if name not in able:
-        what = {"text": "titles", "image": "pictures"}[kind]
+    """Checks that the encoder exists and reads inputs of `kind`, "text" or "image".
+
+    Raises:
+      InputError: it does not.
+    """
+    suitable = [known for known, (_, kinds) in ENCODERS.items() if kind in kinds]
+    if name not in suitable:
+        plural = {"text": "titles", "image": "pictures"}[kind]
         raise InputError(
-            f"--encoder={name}: does not encode {what}; choose one of {', '.join(able)}"
+            f"--encoder={name}: does not encode {plural}; choose one of {', '.join(suitable)}"
         )
 
 
 def weights_folder(given: str, encoder: str) -> Path:
-    """The folder that --weights names, with or without "local-dir:" before it."""
+    """The folder of --weights; the prefix "local-dir:" is optional.
+
+    Raises:
+      InputError: no folder is given, or it does not exist.
+    """
     if not given:
         raise InputError(
             f"--encoder={encoder}: needs --weights=local-dir:FOLDER with the model's files"
         )
     folder = Path(given.removeprefix("local-dir:"))
     if not folder.is_dir():
-        raise InputError(f"--weights={given}: no such folder; nothing is downloaded")
+        raise InputError(f"--weights={given}: no such folder; the command downloads nothing")
     return folder
 
 
 def imported(module: str, encoder: str) -> Any:
-    """An optional library, or one line that says how to install it.
+    """Imports an optional library.
 
-    Nothing is fetched from a hub: weights come from the folder that the user names.
+    Hubs are switched off: all weights come from the folder that the user gives.
+
+    Raises:
+      InputError: the library is not installed; the message says how to install it.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
@@ -77,7 +88,7 @@ def imported(module: str, encoder: str) -> Any:
 
 
 def cannot_load(weights: Path, encoder: str, error: object) -> InputError:
-    """The error of a folder that is not what the encoder reads."""
+    """The error for a folder that the encoder cannot load."""
     line = " ".join(str(error).split())
     return InputError(
         f"--weights={weights}: not a model that --encoder={encoder} loads ({line[:300]}); give "

@@ -1,4 +1,4 @@
-"""From titles or pictures to the features file of a data set, with a manifest beside it."""
+"""Writes the features file of a data set from titles or pictures, and its manifest."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Progress = Callable[[int, int], None]
 
 
 class Features(NamedTuple):
-    """Features as they were written.
+    """Features that were written.
 
     Attributes:
       rows: float32 [num_items, width].
       path: the .npy file.
-      manifest: what the .json file beside it holds.
-      notes: a line for everything that was left out.
+      manifest: the content of the .json file beside it.
+      notes: one line for each kind of input that was left out.
     """
 
     rows: np.ndarray
@@ -40,16 +40,17 @@ class Features(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How to encode.
+    """Options of an encoding.
 
     Attributes:
       encoder: one of `ENCODERS`.
       weights: the folder of the model, with or without "local-dir:"; "" for "hashing".
-      modality: the features are called MODALITY_features.npy.
-      width: of "hashing"; models have their own.
-      batch_size: items that are read at once; 0: by the free memory. It changes no bit.
-      device: of torch.
-      overwrite: replace the features that are there.
+      modality: the file of features is MODALITY_features.npy.
+      width: the width for "hashing"; other encoders have a fixed width.
+      batch_size: the number of items read at once; 0: as many as the free memory allows. The
+        features do not depend on it.
+      device: the device of torch.
+      overwrite: replace existing features.
     """
 
     encoder: str
@@ -73,9 +74,9 @@ def encode_titles(
     """Writes the features of the items' titles into `folder`.
 
     Args:
-      titles: of every item in the order of the rows; "" for a missing one.
-      prompt: what is encoded, with the title in the place of {title}.
-      missing_title: encoded for an item without a title; "": such an item gets the mean row.
+      titles: the title of every item, in the order of the rows; "" for a missing title.
+      prompt: the text to encode; the title replaces {title}.
+      missing_title: the text to encode for an item without a title; "": the item gets the mean row.
 
     Raises:
       InputError: no item has a title, or the encoder cannot be used.
@@ -115,12 +116,12 @@ def encode_pictures(
     """Writes the features of the items' pictures into `folder`.
 
     Args:
-      item_ids: original ids, in the order of the rows.
-      images: the folder of pictures, named after the ids.
-      skip_bad: a picture that cannot be decoded counts as missing.
+      item_ids: the original ids, in the order of the rows.
+      images: the folder of pictures; their names are ids.
+      skip_bad: treat a picture that cannot be decoded as missing.
 
     Raises:
-      InputError: a picture cannot be decoded, none fits, or the encoder cannot be used.
+      InputError: a picture cannot be decoded, no name is an id, or the encoder cannot be used.
     """
     check_encoder(settings.encoder, "image")
     notes: list[str] = []
@@ -139,7 +140,7 @@ def encode_pictures(
 
 
 class _Pictures:
-    """Decodes a picture when it is asked for."""
+    """A sequence of pictures; `__getitem__` decodes the picture."""
 
     def __init__(self, files: dict[int, Path], count: int):
         self._files, self._count = files, count
@@ -177,7 +178,7 @@ def _encode(
     progress: Progress,
     notes: tuple[str, ...],
 ) -> Features:
-    """Encodes with a model that needs weights."""
+    """Encodes with a model from a folder of weights, and writes the features."""
     target = _target(folder, settings)
     weights = weights_folder(settings.weights, settings.encoder)
     encoder = load_encoder(settings.encoder, kind, weights, settings.device)
@@ -208,7 +209,7 @@ def _target(folder: Path, settings: Settings) -> Path:
     """The file to write.
 
     Raises:
-      InputError: the name is taken, or features of it are there already.
+      InputError: the name of the modality is invalid, or the file exists.
     """
     if settings.modality == "id" or not settings.modality.isidentifier():
         raise InputError(
@@ -229,11 +230,12 @@ def _write(
     source: str,
     notes: tuple[str, ...],
 ) -> Features:
-    """Fills missing items with the mean and writes the array and its manifest."""
+    """Writes the array and its manifest; missing items get the mean row."""
     wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(wrong):
         raise InputError(
-            f"{target}: the encoder gave a number that is not finite for item {present[wrong[0]]}"
+            f"{target}: the encoder returned a value that is not finite for item "
+            f"{present[wrong[0]]}"
         )
     whole = np.tile(rows.mean(axis=0, dtype=np.float64).astype(np.float32), (count, 1))
     whole[list(present)] = rows

@@ -1,7 +1,7 @@
-"""A text baseline without a model: hashed word n-grams, weighted by rarity, reduced by SVD.
+"""A text baseline without a model: hashed word n-grams, TF-IDF weights, truncated SVD.
 
-It says which titles share words, and no more. It needs no extra and gives the same bits on
-every call; a sentence encoder is better where one is at hand.
+Similar rows mean shared words only; a sentence encoder is better. The baseline needs no extra and
+gives equal bits on every call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BUCKETS = 1 << 18
 _OVERSAMPLING = 10
 _ITERATIONS = 8
 _SMALLEST_VALUE = 1e-6
-# A run of letters and digits; scripts without spaces between words give a word a character.
+# A word is a run of letters and digits. In scripts without spaces, every character is a word.
 _UNSPACED = r"\u3040-\u30ff\u3400-\u9fff"
 _WORDS = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
@@ -30,17 +30,18 @@ def words(text: str) -> list[str]:
 
 
 def _grams(text: str) -> Counter[int]:
-    """Bucket -> how often, of single words and of pairs of neighbours."""
+    """Bucket -> count, over single words and pairs of adjacent words."""
     found = words(text)
     pairs = [f"{a} {b}" for a, b in itertools.pairwise(found)]
     return Counter(zlib.crc32(gram.encode()) % BUCKETS for gram in (*found, *pairs))
 
 
 def hashed_rows(texts: Sequence[str], width: int) -> np.ndarray:
-    """float32 [n, width], or narrower where the rank is: rows of unit length, zero without words.
+    """float32 [n, width], rows of unit length; 0 for a text without words.
 
-    A count c of a gram that d of n texts have weighs (1 + log c) log((1 + n) / (1 + d)) + 1; rows
-    are scaled to unit length, projected on the first singular vectors and scaled again.
+    The weight of a gram that occurs c times in the text and in d of n texts is
+    (1 + log c) (log((1 + n) / (1 + d)) + 1). Rows are scaled to unit length, projected on the first
+    singular vectors, and scaled again. The result is narrower than `width` if the rank is.
     """
     counts = [_grams(text) for text in texts]
     buckets = sorted({bucket for row in counts for bucket in row})
@@ -63,11 +64,11 @@ def _unit(matrix: sparse.csr_array) -> sparse.csr_array:
 
 
 def _project(matrix: sparse.csr_array, width: int) -> np.ndarray:
-    """The rows in the space of the first singular vectors, at unit length.
+    """The rows projected on the first singular vectors and scaled to unit length.
 
-    By subspace iteration from a fixed start (Halko et al. 2011, section 4.5): the same matrix
-    gives the same bits, which ARPACK does not where the rank is small. Vectors of no weight are
-    left out, and the sign of each is fixed.
+    Subspace iteration from a fixed start (Halko et al. 2011, section 4.5). Equal matrices give
+    equal bits; ARPACK does not guarantee this for a small rank. Vectors with a singular value near
+    0 are left out, and the sign of each vector is fixed.
     """
     size = min(width + _OVERSAMPLING, *matrix.shape)
     left = matrix @ np.random.default_rng(0).standard_normal((matrix.shape[1], size))
@@ -86,7 +87,10 @@ def _project(matrix: sparse.csr_array, width: int) -> np.ndarray:
 
 
 def _orthonormal(columns: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the columns, less those of no weight; by products alone."""
+    """An orthonormal basis of the span of the columns, from their Gram matrix.
+
+    Directions with a singular value near 0 are left out.
+    """
     squares, mixed = np.linalg.eigh(columns.T @ columns)
     kept = squares > _SMALLEST_VALUE**2 * squares[-1]
     if not kept.any():

@@ -1,7 +1,7 @@
 """Encoders that need a library and a folder of weights. Every import is inside a function.
 
-A model whose weights are not all in the folder is refused: some libraries would fill the rest
-with random numbers.
+A folder that lacks weights of the model is refused: some libraries would initialise the missing
+weights with random numbers.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def load_encoder(name: str, kind: str, weights: Path, device: str) -> Encoder:
     Args:
       kind: "text" or "image".
       weights: the folder of the model.
-      device: of torch, such as "cpu" or "cuda".
+      device: the device of torch, such as "cpu" or "cuda".
 
     Raises:
-      InputError: the library is missing, or the folder holds another model or only part of one.
+      InputError: the library is missing, or the folder has another model or only part of one.
     """
     imported("torch", name)
     load = {
@@ -43,12 +43,12 @@ def load_encoder(name: str, kind: str, weights: Path, device: str) -> Encoder:
 
 @contextlib.contextmanager
 def _loading(weights: Path, encoder: str) -> Iterator[None]:
-    """Any failure inside means that the folder is not a model of this encoder."""
+    """Turns any exception of the block into the error of `cannot_load`."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # Each library has errors of its own.
+    except Exception as error:  # Each library raises its own types.
         raise cannot_load(weights, encoder, error) from error
 
 
@@ -64,7 +64,7 @@ def _rows(forward: Callable[[Any], Any], batch: Any) -> np.ndarray:
 
 
 def _open_clip(kind: str, weights: Path, device: str) -> Encoder:
-    """A CLIP model as open_clip saves it: open_clip_config.json and the weights; unit rows."""
+    """A CLIP model saved by open_clip: open_clip_config.json and the weights; unit rows."""
     open_clip = imported("open_clip", "open_clip")
     torch = imported("torch", "open_clip")
     name = f"local-dir:{weights}"
@@ -88,11 +88,15 @@ def _open_clip(kind: str, weights: Path, device: str) -> Encoder:
 
 
 def _checked_transformer(transformers: Any, weights: Path, encoder: str) -> Any:
-    """The model of the folder, refused where a weight of it is not there or is another's."""
+    """Loads the model of the folder.
+
+    Raises:
+      InputError: weights are missing or have another shape.
+    """
     model, loading = transformers.AutoModel.from_pretrained(
         weights, local_files_only=True, output_loading_info=True
     )
-    # A pooling head is not part of what is used here; some checkpoints come without.
+    # Some checkpoints have no pooling head; the encoders do not use it.
     missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
     wrong = missing or sorted(map(str, loading.get("mismatched_keys") or ()))
     if wrong:
@@ -101,7 +105,7 @@ def _checked_transformer(transformers: Any, weights: Path, encoder: str) -> Any:
 
 
 def _sentence_transformers(kind: str, weights: Path, device: str) -> Encoder:
-    """A sentence encoder as that library saves it, with its own pooling and scaling."""
+    """A sentence encoder saved by sentence_transformers, with its pooling and scaling."""
     library = imported("sentence_transformers", "sentence_transformers")
     transformers = imported("transformers", "sentence_transformers")
     with _loading(weights, "sentence_transformers"):
@@ -123,7 +127,7 @@ def _sentence_transformers(kind: str, weights: Path, device: str) -> Encoder:
 
 
 def _transformer_folder(weights: Path) -> Path:
-    """Where in the folder the transformer is: in it or in its first module."""
+    """The folder of the transformer: `weights` itself or its first module."""
     return weights if (weights / "config.json").is_file() else weights / "0_Transformer"
 
 
@@ -148,10 +152,10 @@ def _transformers(kind: str, weights: Path, device: str) -> Encoder:
 
 
 def _mean_state(output: Any, mask: Any) -> Any:
-    """[n, width], unit rows: the mean of the last states, of the tokens that are not padding."""
+    """[n, width], unit rows: the mean of the last hidden states without padding tokens."""
     torch = imported("torch", "transformers")
     state = output.last_hidden_state
-    if state.ndim == 4:  # A convolutional backbone: [n, width, height, width of the grid].
+    if state.ndim == 4:  # A convolutional model: [n, channels, height, width of the grid].
         state = state.flatten(2).transpose(1, 2)
     if mask is None:
         mean = state.mean(dim=1)
@@ -164,7 +168,7 @@ def _mean_state(output: Any, mask: Any) -> Any:
 def _torchvision(kind: str, weights: Path, device: str) -> Encoder:
     """A classifier of torchvision without its last layer; unit rows.
 
-    The folder has one file named as torchvision's own, ARCHITECTURE-HASH.pth or ARCHITECTURE.pth.
+    The folder has one file ARCHITECTURE-HASH.pth or ARCHITECTURE.pth, as torchvision names it.
     """
     torch, torchvision = imported("torch", "torchvision"), imported("torchvision", "torchvision")
     with _loading(weights, "torchvision"):

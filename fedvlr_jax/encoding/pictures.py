@@ -1,4 +1,4 @@
-"""Pictures of items: found by the ids in their names, decoded one by one."""
+"""Finds the pictures of items by their file names, and decodes them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 def find_pictures(folder: Path, item_ids: Sequence[str], notes: list[str]) -> dict[int, Path]:
-    """Place of an item -> its picture, named ID.jpg or the like, anywhere below `folder`.
+    """Row of an item -> its picture, a file ID.jpg or similar in `folder` or its subfolders.
 
     Args:
       item_ids: the original ids, in the order of the rows.
-      notes: gets a line for pictures that no item has.
+      notes: the function appends a line about pictures whose name is not an id.
 
     Raises:
-      InputError: there is no such folder, no picture fits, or an item has two.
+      InputError: the folder does not exist, no name is an id, or an item has two pictures.
     """
     if not folder.is_dir():
         raise InputError(f"--images={folder}: no such folder")
@@ -44,7 +44,7 @@ def find_pictures(folder: Path, item_ids: Sequence[str], notes: list[str]) -> di
             f"an item, such as {item_ids[0]}.jpg"
         )
     if others:
-        notes.append(f"{folder.name}: {others} pictures are of no item of the data set")
+        notes.append(f"{folder.name}: {others} pictures belong to no item of the data set")
     return found
 
 
@@ -52,7 +52,7 @@ def decode(paths: Mapping[int, Path], place: int) -> Any:
     """The picture of an item, in RGB.
 
     Raises:
-      InputError: the file is no picture, or is cut short.
+      InputError: the file is not a picture, or is truncated.
     """
     from PIL import Image
 
@@ -60,7 +60,7 @@ def decode(paths: Mapping[int, Path], place: int) -> Any:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except Exception as error:  # Decoders have errors of their own.
+    except Exception as error:  # Decoders raise their own types.
         why = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: cannot be decoded as a picture ({why}); get it again, or "

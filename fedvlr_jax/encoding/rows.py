@@ -1,4 +1,4 @@
-"""Encodes the items of a data set into one array, in blocks that a stopped run does not lose."""
+"""Encodes the items of a data set into one array; an interrupted run keeps finished blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FRACTION_OF_MEMORY = 0.1
 
 
 def batch_size_by_memory() -> int:
-    """How many decoded pictures fit a tenth of the free memory, a multiple of `TILE`."""
+    """The number of decoded pictures that fit a tenth of the free memory, a multiple of `TILE`."""
     try:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         free = min(available, memory_limit().size)
@@ -31,7 +31,7 @@ def batch_size_by_memory() -> int:
 
 
 def key_of(parts: Iterable[Any]) -> str:
-    """SHA-256 (hex) of what decides the rows: a stopped run of the same key is gone on with."""
+    """SHA-256 (hex) of all inputs of the rows. A run resumes an interrupted run of equal key."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
@@ -50,14 +50,17 @@ def encode_rows(
 ) -> np.ndarray:
     """float32 [len(places), width]: the encoded items, in the order of `places`.
 
-    Rows do not depend on `batch_size`, nor on where a stopped run went on: every forward pass
-    has the same `TILE` neighbours, and the last one is filled up with its last item.
+    The rows do not depend on `batch_size` or on interruptions: every forward pass has the same
+    `TILE` items. The last one repeats its last item as padding.
 
     Args:
-      read: the text or the decoded picture of a place.
-      batch_size: items that are read before they are encoded; a multiple of `TILE` or rounded up.
-      partial: where rows are kept until all are done; `key` tells whether they are these.
-      progress: called with the number of rows done and of all.
+      places: the indices of the items to encode.
+      read: index -> the text or the decoded picture.
+      batch_size: the number of items to read before they are encoded; rounded up to a multiple of
+        `TILE`.
+      partial: the folder that keeps finished blocks until all are done.
+      key: identifies the inputs, see `key_of`; blocks of another key are deleted.
+      progress: called with the number of finished rows and of all rows.
     """
     batch_size = -(-batch_size // TILE) * TILE
     rows, done = _resume(partial, key)
@@ -81,13 +84,13 @@ def _encode_tile(encoder: Encoder, items: list[Any]) -> np.ndarray:
 
 
 def _resume(partial: Path, key: str) -> tuple[list[np.ndarray], int]:
-    """The blocks that an earlier run of the same key kept, and how many rows they have."""
+    """The blocks that an earlier run of equal key kept, and their number of rows."""
     partial.mkdir(exist_ok=True)
-    held = partial / "key"
-    if not held.is_file() or held.read_text() != key:
+    key_file = partial / "key"
+    if not key_file.is_file() or key_file.read_text() != key:
         for path in partial.iterdir():
             path.unlink()
-        held.write_text(key)
+        key_file.write_text(key)
     rows: list[np.ndarray] = []
     while (path := partial / f"{len(rows):06d}.npy").is_file():
         rows.append(np.load(path))
@@ -95,7 +98,7 @@ def _resume(partial: Path, key: str) -> tuple[list[np.ndarray], int]:
 
 
 def _keep(partial: Path, number: int, block: np.ndarray) -> None:
-    """Writes a block under its name only when it is whole."""
+    """Writes a block; the file has its name only after it is complete."""
     unfinished = partial / "unfinished.npy"
     np.save(unfinished, block)
     unfinished.replace(partial / f"{number:06d}.npy")

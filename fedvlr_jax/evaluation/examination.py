@@ -1,7 +1,7 @@
-"""What a data set that could be loaded is like, and what of it a person should look at.
+"""Facts about a loaded data set, and warnings about likely mistakes in it.
 
-The loader has refused already what cannot be used; this says what can be, but may not be
-what was meant.
+The loader refuses data that cannot be used. The warnings here name data that can be used but may
+not be what the user intended.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import content_knn, rank, scores_of
 
 PERMUTATIONS = 19
-# Users whose targets are ranked once per permutation of the feature rows.
+# Size of the sample of users whose targets are ranked, once for each permutation.
 MOST_USERS = 300
-# Standard deviations over permuted rows from which on features are told apart from chance.
+# Features fit the items if content-kNN exceeds its mean over permuted rows by at least this many
+# standard deviations.
 ALIGNED = 3.0
 
 
 class Examination(NamedTuple):
-    """Facts about a data set, as plain JSON values, and what of them gives pause.
+    """Facts about a data set as plain JSON values, and the warnings that follow from them.
 
     Attributes:
       facts: {"users": int, ..., "features": {modality: {...}}}, see `examine`.
-      warnings: one line each; empty where nothing gives pause.
+      warnings: one line for each likely mistake; may be empty.
     """
 
     facts: dict[str, Any]
@@ -34,10 +35,10 @@ class Examination(NamedTuple):
 
 
 def examine(dataset: Dataset, seed: int = 0) -> Examination:
-    """Counts, cold targets, order in time, and whether each feature fits the items.
+    """Counts users, items, cold targets and entries out of order; tests each modality's features.
 
     Args:
-      seed: of the permutations and of the sample of users.
+      seed: seeds the permutations of the feature rows and the sample of users.
     """
     features = {name: _feature_facts(dataset, name, seed) for name in dataset.features}
     counts = dataset.train.counts
@@ -68,7 +69,7 @@ def examine(dataset: Dataset, seed: int = 0) -> Examination:
 
 
 def _feature_facts(dataset: Dataset, name: str, seed: int) -> dict[str, Any]:
-    """Width, norms and odd rows of one modality, and how content-kNN does on it."""
+    """Width, row norms, zero and repeated rows of one modality, and its content-kNN accuracy."""
     feature = dataset.features[name]
     norm = np.linalg.norm(feature.astype(np.float64), axis=1)
     found = _percentile(dataset, name, seed)
@@ -78,7 +79,7 @@ def _feature_facts(dataset: Dataset, name: str, seed: int) -> dict[str, Any]:
         "width": feature.shape[1],
         "norm": {"least": float(norm.min()), "median": float(np.median(norm))}
         | {"most": float(norm.max())},
-        # The loader refuses what is not finite: it never gets here.
+        # No fact counts NaN or infinity: the loader refuses them.
         "zero_rows": int((norm == 0).sum()),
         "repeated_rows": len(feature) - len(np.unique(feature, axis=0)),
         "knn_percentile": found,
@@ -88,9 +89,9 @@ def _feature_facts(dataset: Dataset, name: str, seed: int) -> dict[str, Any]:
 
 
 def _percentile(dataset: Dataset, name: str, seed: int, draw: int | None = None) -> float:
-    """Percent of the other items that content-kNN ranks behind a held-out item, on average.
+    """Mean percentage of the other items that content-kNN ranks behind a held-out item.
 
-    With `draw` the rows of the feature are shuffled first: what chance gives.
+    If `draw` is given, the feature rows are permuted first. The result then measures chance.
     """
     feature = dataset.features[name]
     if draw is not None:
@@ -107,19 +108,22 @@ def _percentile(dataset: Dataset, name: str, seed: int, draw: int | None = None)
         ranks = rank(scorer, sample, part)
         others = dataset.num_items - 1 - sample.train.counts
         others -= sample.valid.counts if part == "test" else 0
-        place = ranks.ahead + ranks.tied / 2.0
-        behind.append(1 - place / np.maximum(others, 1)[held_out.users])
+        mean_ahead = ranks.ahead + ranks.tied / 2.0
+        behind.append(1 - mean_ahead / np.maximum(others, 1)[held_out.users])
     return 100 * float(np.mean(np.concatenate(behind))) if behind else 50.0
 
 
 def _absent_items(dataset: Dataset) -> np.ndarray:
-    """bool [I]: the items that no part has."""
+    """bool [I]: the items that occur in no part."""
     parts = (dataset.train, dataset.valid, dataset.test)
     return np.add.reduce([part.item_counts for part in parts]) == 0
 
 
 def _out_of_order(dataset: Dataset) -> int | None:
-    """Users with a held-out item older than their newest train item; None without times."""
+    """The number of users with a held-out entry older than their newest train entry.
+
+    None if the data set has no time stamps.
+    """
     parts = (dataset.train, dataset.valid, dataset.test)
     if not any(part.time.any() for part in parts):
         return None
@@ -132,25 +136,21 @@ def _out_of_order(dataset: Dataset) -> int | None:
 
 
 def _tied_in_time(dataset: Dataset) -> int | None:
-    """Users of whom two parts have entries of one time; None without times."""
+    """The number of users with entries of equal time in two parts; None without time stamps."""
     parts = (dataset.train, dataset.valid, dataset.test)
     if not any(part.time.any() for part in parts):
         return None
-    user, time, name = (
-        np.concatenate(of)
-        for of in zip(
-            *((part.users, part.time, np.full(len(part), p)) for p, part in enumerate(parts)),
-            strict=True,
-        )
-    )
-    order = np.lexsort((name, time, user))
-    user, time, name = user[order], time[order], name[order]
-    tied = (user[1:] == user[:-1]) & (time[1:] == time[:-1]) & (name[1:] != name[:-1])
+    user = np.concatenate([part.users for part in parts])
+    time = np.concatenate([part.time for part in parts])
+    number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    order = np.lexsort((number, time, user))
+    user, time, number = user[order], time[order], number[order]
+    tied = (user[1:] == user[:-1]) & (time[1:] == time[:-1]) & (number[1:] != number[:-1])
     return len(np.unique(user[1:][tied]))
 
 
 def _warnings(facts: dict[str, Any]) -> list[str]:
-    """What of `facts` gives pause, one line each."""
+    """One line for each likely mistake that `facts` show."""
     lines = []
     targets = facts["test"]
     cold, late = facts["cold_targets"]["test"], facts["out_of_order"]
@@ -158,7 +158,7 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
         lines.append("the test part is empty: nothing can be measured")
     if not facts["valid"]:
         lines.append(
-            "the validation part is empty: no round can be selected, the last one is tested"
+            "the validation part is empty: no round can be selected, so the last one is tested"
         )
     if targets and cold > targets / 20:
         lines.append(
@@ -167,30 +167,33 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
         )
     if facts["items_absent"] > facts["items"] / 20:
         lines.append(
-            f"{facts['items_absent']} of {facts['items']} items never occur: they are candidates "
-            "of every ranking, which lowers all metrics, and negatives under protocol 'strict'; "
-            "are the item ids the rows of the features?"
+            f"{facts['items_absent']} of {facts['items']} items never occur: every ranking has "
+            "them as candidates, which lowers all metrics, and protocol 'strict' has them as "
+            "negatives; do the item ids equal the row numbers of the features?"
         )
     if late is None:
-        lines.append("no time stamps: whether the split looks into the future cannot be said")
+        lines.append("no time stamps: cannot check that train entries precede held-out entries")
     elif late:
         lines.append(
             f"{late} of {facts['users']} users have a held-out item older than their newest "
-            "train item: the split looks into the future"
+            "train item: training uses entries from after the test"
         )
     if facts["tied_in_time"] and facts["split"] != "predefined":
         lines.append(
-            f"{facts['tied_in_time']} of {facts['users']} users have entries of one time in two "
-            "parts: the order of the lines in the file parted them"
+            f"{facts['tied_in_time']} of {facts['users']} users have entries of equal time in two "
+            "parts: the order of the lines in the file decided which part each is in"
         )
     for name, feature in facts["features"].items():
         if feature["zero_rows"]:
-            lines.append(f"{name}: {feature['zero_rows']} rows are zero (items without one?)")
+            lines.append(
+                f"{name}: {feature['zero_rows']} rows are zero (items without this feature?)"
+            )
         if feature["repeated_rows"] > facts["items"] / 20:
             lines.append(f"{name}: {feature['repeated_rows']} rows repeat another row")
         if feature["deviations"] < ALIGNED:
             lines.append(
-                f"{name}: content-kNN is not told apart from shuffled rows "
-                f"({feature['deviations']:+.1f} deviations): are the rows in the items' order?"
+                f"{name}: content-kNN is no better than with shuffled rows "
+                f"({feature['deviations']:+.1f} standard deviations): are the rows in the order "
+                "of the items?"
             )
     return lines

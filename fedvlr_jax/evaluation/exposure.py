@@ -1,4 +1,4 @@
-"""How often target items stand in the lists of honest users: the success of an attack."""
+"""Exposure rate: how often honest users are recommended the target items of an attack."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ def exposure(
     honest: int,
     ks: Sequence[int],
 ) -> dict[str, Any]:
-    """ER@K: the share of the honest users whose K best items hold a target.
+    """ER@K: the fraction of honest users whose K recommended items include a target.
 
-    Counted are, for each target, the honest users who have it neither in train nor in validation;
-    the result is the mean over targets. Chance is about K / I.
+    For each target, the denominator counts the honest users without that target in train or
+    validation. The result is the mean over targets. Random recommendations give about K / I.
 
     Args:
-      recommended: int [N, k], best first, k >= max(ks), of items outside train and validation.
-      honest: the number of honest users, who are the first of the data set.
+      recommended: int [N, k], best first, k >= max(ks), without the user's train and validation
+        items.
+      targets: int [T], the items that the attack promotes.
+      honest: the number of honest users; they are the first users of the data set.
+      ks: the cut-offs.
 
     Returns:
-      {"er@10": share in [0, 1], ..., "targets": [item, ...], "users": counted on average}.
+      {"er@10": fraction in [0, 1], ..., "targets": [item, ...], "users": mean denominator}.
     """
     own = np.zeros((honest, len(targets)), bool)
     for part in (dataset.train, dataset.valid):
-        for place, target in enumerate(targets):
+        for column, target in enumerate(targets):
             users = part.users[part.item == target]
-            own[users[users < honest], place] = True
+            own[users[users < honest], column] = True
     counted = ~own
     users = counted.sum(axis=0)
     result: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """Ranking metrics per user, exact under ties, and their averages over slices.
 
-A target tied with t others takes each of its t + 1 possible ranks with equal
-probability, and every metric is the exact expectation over them: a constant score earns
-what chance earns. All is float64; nothing is rounded before it is averaged.
+A target that ties with t other items takes each of its t + 1 possible ranks with equal
+probability. Every metric is the exact expectation over these ranks, so a constant score and
+random scores have equal metrics. All values are float64 and are not rounded before averaging.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ ACTIVITY_GROUPS = ((0, 10), (11, 20), (21, 50), (51, 100), (101, 200), (201, 500
 
 
 def activity_groups(lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """ "0-10", ..., "501+" -> bool [N]: the users whose history of `lengths` [N] is that long."""
+    """Groups users by history length: "0-10", ..., "501+" -> bool [N], the users in the group.
+
+    Args:
+      lengths: int [N], the number of train items of each user.
+    """
     return {
         f"{low}+" if high is None else f"{low}-{high}": (lengths >= low)
         & (lengths <= (np.inf if high is None else high))
@@ -38,9 +42,9 @@ def user_metrics(
     """Metrics of every user, in [0, 1]; NaN for a user without a selected target.
 
     Args:
-      ahead, tied: int [P], one entry a target, in the order of `part`; see `Ranks`.
-      part: the held-out part, for who has which target.
-      select: bool [P], the targets that count; None for all of them.
+      ahead, tied: int [P], one entry for each target in the order of `part`; see `Ranks`.
+      part: the held-out part. It gives the user of each target.
+      select: bool [P], the targets to use; None uses all targets.
       ks: the cut-offs.
 
     Returns:
@@ -53,11 +57,11 @@ def user_metrics(
     count = np.bincount(user, minlength=part.num_users)
     metrics = {f"{name}@{k}": np.full(part.num_users, np.nan) for name in METRICS for k in ks}
     single = count == 1
-    alone = single[user]
-    for name, values in _single_target(ahead[alone], size[alone], ks).items():
+    is_single = single[user]
+    for name, values in _single_target(ahead[is_single], size[is_single], ks).items():
         metrics[name][single] = values
     several = count > 1
-    groups = _tie_groups(user[~alone], ahead[~alone], size[~alone])
+    groups = _tie_groups(user[~is_single], ahead[~is_single], size[~is_single])
     for k in ks:
         for name, values in _several_targets(groups, count, k).items():
             metrics[f"{name}@{k}"][several] = values[several]
@@ -65,7 +69,7 @@ def user_metrics(
 
 
 def _single_target(ahead: np.ndarray, size: np.ndarray, ks: tuple[int, ...]) -> dict:
-    """One target a user, in a tie group of `size` behind `ahead` items."""
+    """Metrics of users with one target: a member of a tie group of `size` behind `ahead` items."""
     rank = np.arange(1, max(ks) + 1)
     gain = np.concatenate([[0.0], np.cumsum(1 / np.log2(1 + rank))])
     reciprocal = np.concatenate([[0.0], np.cumsum(1 / rank)])
@@ -85,12 +89,14 @@ def _log_choose(n: np.ndarray | int, k: np.ndarray | int) -> np.ndarray:
 
 
 class _TieGroups(NamedTuple):
-    """The targets of users that have equal scores, by user and from the best score on.
+    """Groups of equally scored items that contain a target; sorted by user, then best score first.
 
     Attributes:
-      user: int [G]. start: int64 [G], the items ahead of the group.
-      size: int64 [G], the items in it, of which `targets`, int64 [G], are targets.
-      above: int64 [G], the targets of the user in the groups before it.
+      user: int [G], the user whose ranking has the group.
+      start: int64 [G], the number of items ahead of the group.
+      size: int64 [G], the number of items in the group.
+      targets: int64 [G], the number of targets in the group.
+      above: int64 [G], the number of the user's targets in earlier groups.
     """
 
     user: np.ndarray
@@ -101,30 +107,30 @@ class _TieGroups(NamedTuple):
 
 
 def _tie_groups(user: np.ndarray, ahead: np.ndarray, size: np.ndarray) -> _TieGroups:
-    """Targets of one user with equal `ahead` share a tie group of `size`."""
+    """Groups the targets: targets of one user with equal `ahead` are in one tie group."""
     order = np.lexsort((ahead, user))
     user, ahead, size = user[order], ahead[order], size[order]
-    begins = np.ones(len(user), bool)
-    begins[1:] = (user[1:] != user[:-1]) | (ahead[1:] != ahead[:-1])
-    first = np.flatnonzero(begins)
+    is_first = np.ones(len(user), bool)
+    is_first[1:] = (user[1:] != user[:-1]) | (ahead[1:] != ahead[:-1])
+    first = np.flatnonzero(is_first)
     targets = np.diff(np.append(first, len(user)))
-    own_first = np.searchsorted(user, user[first])
-    return _TieGroups(user[first], ahead[first], size[first], targets, first - own_first)
+    first_of_user = np.searchsorted(user, user[first])
+    return _TieGroups(user[first], ahead[first], size[first], targets, first - first_of_user)
 
 
 def _several_targets(groups: _TieGroups, count: np.ndarray, k: int) -> dict[str, np.ndarray]:
     """{"hr": float64 [N], ...} at the cut-off k, from the tie groups of each user.
 
     Args:
-      count: int64 [N], the targets of each user.
+      count: int64 [N], the number of targets of each user.
     """
     inside = np.minimum(groups.size, np.maximum(k - groups.start, 0))
     discounted, precision, reciprocal, chance = np.zeros((4, len(inside)))
-    # Groups with as many places within the cut are one table: at most k tables.
-    for places in np.unique(inside[inside > 0]):
-        chosen = inside == places
-        found = _sums_over_places(_TieGroups(*(x[chosen] for x in groups)), int(places))
-        discounted[chosen], precision[chosen], reciprocal[chosen], chance[chosen] = found
+    # One batch holds the groups with equally many ranks within the cut-off: at most k batches.
+    for ranks_inside in np.unique(inside[inside > 0]):
+        chosen = inside == ranks_inside
+        sums = _sums_over_ranks(_TieGroups(*(x[chosen] for x in groups)), int(ranks_inside))
+        discounted[chosen], precision[chosen], reciprocal[chosen], chance[chosen] = sums
     leading = groups.above == 0
     per_user = lambda values: np.bincount(groups.user, values, len(count))
     share = groups.targets / groups.size
@@ -142,21 +148,21 @@ def _several_targets(groups: _TieGroups, count: np.ndarray, k: int) -> dict[str,
     }
 
 
-def _sums_over_places(groups: _TieGroups, inside: int) -> tuple[np.ndarray, ...]:
-    """Sums over the first `inside` places of each group, float64 [G] each.
+def _sums_over_ranks(groups: _TieGroups, inside: int) -> tuple[np.ndarray, ...]:
+    """Sums over the first `inside` ranks r of each group, float64 [G] each.
 
     Returns:
-      discounted: of the discount of a place.
-      precision: of the precision at a place, given that a target stands there.
-      reciprocal, chance: of P(the group's first target stands there) over the rank of the place,
-        and of that probability alone.
+      discounted: sum of 1 / log2(1 + r).
+      precision: sum of the expected precision at r, given a target at r.
+      reciprocal: sum of P(the group's first target is at r) / r.
+      chance: sum of P(the group's first target is at r).
     """
     members, targets = groups.size[:, None], groups.targets[:, None]
-    places = np.arange(1, inside + 1)[None, :]
-    rank = groups.start[:, None] + places
-    others = (targets - 1) * (places - 1) / np.maximum(members - 1, 1)
-    # The first target has the others behind it; places are taken without replacement.
-    left = members - places
+    place = np.arange(1, inside + 1)[None, :]
+    rank = groups.start[:, None] + place
+    others = (targets - 1) * (place - 1) / np.maximum(members - 1, 1)
+    # If the first target is at `place`, the other targets are among the `left` later places.
+    left = members - place
     ways = _log_choose(np.maximum(left, targets - 1), targets - 1)
     chance = np.where(left >= targets - 1, np.exp(ways - _log_choose(members, targets)), 0.0)
     return (
@@ -168,7 +174,7 @@ def _sums_over_places(groups: _TieGroups, inside: int) -> tuple[np.ndarray, ...]
 
 
 def _percent_means(metrics: dict[str, np.ndarray], users: np.ndarray) -> dict[str, Any]:
-    """Means in percent over `users` (bool [N]) that have a value."""
+    """Means in percent over those of `users` (bool [N]) whose metrics are not NaN."""
     counted = users & ~np.isnan(metrics[next(iter(metrics))])
     if not counted.any():
         return {"users": 0}
@@ -177,12 +183,12 @@ def _percent_means(metrics: dict[str, np.ndarray], users: np.ndarray) -> dict[st
 
 
 def slices(dataset: Dataset, part: str) -> dict[str, np.ndarray]:
-    """bool [P] each, in the order of the part: all targets, and which are warm and cold."""
+    """ "all", "warm" and "cold" -> bool [P], the targets of the slice in the order of the part."""
     return slices_of(dataset.train, getattr(dataset, part))
 
 
 def slices_of(train: Interactions, held_out: Interactions) -> dict[str, np.ndarray]:
-    """bool [P] each: all targets of `held_out`, those with an entry in `train`, and the others."""
+    """As `slices`, for two parts. Warm targets are items with an entry in `train`."""
     warm = train.item_counts[held_out.item] > 0
     return {"all": np.ones(len(warm), bool), "warm": warm, "cold": ~warm}
 
@@ -190,7 +196,7 @@ def slices_of(train: Interactions, held_out: Interactions) -> dict[str, np.ndarr
 def averages(
     ahead: np.ndarray, tied: np.ndarray, dataset: Dataset, part: str, ks: tuple[int, ...]
 ) -> dict[str, Any]:
-    """The means of `summarise` alone: {"users", "hr@10", ..., "warm": {...}, "cold": {...}}."""
+    """The means of `summarise` only: {"users", "hr@10", ..., "warm": {...}, "cold": {...}}."""
     everyone = np.ones(dataset.num_users, bool)
     result = {
         name: _percent_means(
@@ -218,12 +224,18 @@ def summarise(
     part: str,
     ks: tuple[int, ...] = (10, 20, 50),
 ) -> dict[str, Any]:
-    """Averages of one evaluation, in percent, over all users and over the protocol's slices.
+    """Averages of one evaluation, in percent, over all users and over slices of targets and users.
+
+    Args:
+      ahead, tied: int [P], see `user_metrics`.
+      part: "valid" or "test".
+      ks: the cut-offs; 50 must be one of them.
 
     Returns:
       {"users", "hr@10", ..., "ci95", "warm": {...}, "cold": {...}, "activity": {"0-10":
-      {...}, ...}, "worst_decile": {...}}. Warm targets are items with a train
-      interaction. A slice without users is {"users": 0}. `ks` must hold 50.
+      {...}, ...}, "worst_decile": {...}}. Warm targets are items with a train interaction.
+      "worst_decile" averages the tenth of users with the lowest ndcg@50. A slice without users
+      is {"users": 0}.
     """
     targets, select = getattr(dataset, part), slices(dataset, part)
     everyone = np.ones(dataset.num_users, bool)

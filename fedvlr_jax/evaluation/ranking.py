@@ -1,4 +1,4 @@
-"""Ranks of held-out items among the whole catalogue, as counts that keep ties honest."""
+"""Ranks of held-out items among the whole catalogue, as counts of better and of tied items."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import jax.numpy as jnp
 
 from fedvlr_jax.data.pairs import Pairs
 
-# Scores that are compared with their targets at once, and the bytes of a copy of them.
+# Number of scores that are compared with targets at once, and the bytes of one copy of them.
 BLOCK_SCORES = 1 << 24
 BLOCK_BYTES = 4 * BLOCK_SCORES
 
 
 class Ranks(NamedTuple):
-    """Where the targets of some users stand, as JAX or NumPy arrays.
+    """Ranks of the targets of some users, as JAX or NumPy arrays.
 
     Attributes:
-      ahead: int32 [P], unmasked items that score strictly higher than the target. Of a whole
-        part, one entry a target in the order of `Interactions.item`.
-      tied: int32 [P], other unmasked items that score exactly the same.
-      finite: bool [B], one entry a user: whether all its unmasked scores are finite.
+      ahead: int32 [P], for each target the number of unmasked items with a higher score. For a
+        whole part, targets are in the order of `Interactions.item`.
+      tied: int32 [P], for each target the number of other unmasked items with an equal score.
+      finite: bool [B], for each user whether all unmasked scores are finite.
     """
 
     ahead: Any
@@ -30,20 +30,20 @@ class Ranks(NamedTuple):
 
 
 def count_ahead(scores: jax.Array, targets: Pairs, masked: jax.Array) -> Ranks:
-    """Counts, for each target, the candidates ahead of it and tied with it.
+    """Counts, for each target, the candidates with a higher score and with an equal score.
 
-    A user's other targets remain candidates. The time is proportional to B x I plus I for
-    every target; padding after the last target costs none. Beside the scores, memory holds
-    BLOCK_SCORES scores at most. Pure; may be jitted and mapped.
+    A user's other targets remain candidates. Time is proportional to (B + targets) x I; padding
+    after the last target adds none. Memory beyond the arguments is a copy of the scores and at
+    most BLOCK_SCORES scores. The function is pure; `jax.jit` and `jax.vmap` may transform it.
 
     Args:
       scores: float32 [B, I].
-      targets: int32 [Q]; the counts of padding (item I) are 0.
-      masked: bool [B, I], items that are no candidates.
+      targets: int32 [Q]; padding has item I, and its counts are 0.
+      masked: bool [B, I], items that are not candidates.
     """
     num_items, num_pairs = scores.shape[1], targets.item.shape[0]
     finite = jnp.all(jnp.isfinite(scores) | masked, axis=1)
-    # NaN is neither above nor equal to anything: a masked item counts nowhere.
+    # Comparisons with NaN are false, so masked items are not counted.
     candidates = jnp.where(masked, jnp.nan, scores)
     size = min(num_pairs, max(1, BLOCK_SCORES // num_items))
     beyond = -num_pairs % size
@@ -69,9 +69,9 @@ def count_ahead(scores: jax.Array, targets: Pairs, masked: jax.Array) -> Ranks:
 
 
 def _above_and_equal(scores: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """int32 [B] each: how many of the scores [B, I] are above `own` [B], and equal to it.
+    """int32 [B] each: the number of scores [B, I] above `own` [B], and equal to it.
 
-    One reduction counts both: the scores are read once, and are not copied for it.
+    One reduction computes both counts, so XLA reads the scores once and makes no copy.
     """
     own = own[:, None]
     counts = (scores > own).astype(jnp.int32), (scores == own).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""The slice of the targets that a data set is judged on, and selection by it."""
+"""The slice of targets that methods on a data set are compared on, and selected on."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def judged_slice(dataset: Dataset) -> str:
 
 
 def for_dataset(selection: Selection, dataset: Dataset) -> Selection:
-    """The selection with its slice resolved: "auto" is the slice that the data set is judged on.
+    """Resolves the slice "auto" of a selection to `judged_slice`.
 
-    Where that slice has no validation target, "auto" is all targets.
+    If that slice has no validation target, "auto" becomes "all".
 
     Raises:
-      InputError: a slice was named that has no validation target.
+      InputError: the selection names a slice without a validation target.
     """
     found = {name: bool(select.any()) for name, select in slices(dataset, "valid").items()}
     if selection.slice == "auto":
         judged = judged_slice(dataset)
         return selection._replace(slice=judged if found[judged] else "all")
-    # Without any validation target nothing is selected, and the caller says so.
+    # Without any validation target there is no selection; the caller reports that.
     if found["all"] and not found[selection.slice]:
         raise InputError(
             f"--select={selection.slice}_{selection.metric_name}: {dataset.name} has no "

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals by bootstrap over users, paired tests over users."""
+"""Statistical uncertainty: bootstrap intervals and paired tests over users."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ RESAMPLED_AT_ONCE = 1 << 18
 def bootstrap_interval(
     values: np.ndarray, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` [N] over users; NaN users are left out."""
+    """Percentile bootstrap interval of the mean of `values` [N] over users, without NaN users."""
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
     generator = np.random.default_rng(seed)
-    # In slices, so that a million users do not need resamples * N numbers at once.
+    # Resample in batches: resamples * N numbers need too much memory for a million users.
     at_once = max(1, RESAMPLED_AT_ONCE // max(1, len(values)))
     means = []
     for first in range(0, resamples, at_once):
@@ -30,18 +30,23 @@ def bootstrap_interval(
 
 
 class PairedTest(NamedTuple):
-    """Result of A against B over the same users; differences are of the means, A - B.
+    """A compared with B over the same users.
 
-    The relative difference is that over the mean of B: infinite where only B's mean is
-    zero, NaN where both are. `p_value` is Wilcoxon's, `p_mean` that of a paired t-test: that
-    one is of the mean difference itself. Signed ranks ask whether the differences lie around
-    zero evenly. They do not where one side is a mean over seeds and the other a single run,
-    for the mean has few zeros among its users and many small values: against a single run of
-    itself, a method averaged over five seeds is "better" by Wilcoxon in one case of nine.
+    The Wilcoxon test assumes differences that are symmetric around zero. They are not symmetric if
+    A is a mean over seeds and B a single run: the mean has fewer zeros and more small values. A
+    method averaged over five seeds is significantly "better" than its own single run in one case
+    of nine. `p_mean` tests the mean difference and is not affected.
 
-    `detectable` is the mean difference that the t-test would have found significant at 5 % in 80 %
-    of repetitions, with as many users and differences that vary as much; NaN below two users. "No
-    difference" means: none as large as this.
+    Attributes:
+      mean_difference: mean of A minus mean of B.
+      relative_difference: `mean_difference` over the mean of B; infinite if only the mean of B is
+        zero, NaN if both means are.
+      p_value: of the two-sided Wilcoxon signed-rank test.
+      p_mean: of the two-sided paired t-test.
+      users: the number of users in both.
+      detectable: the mean difference that the t-test detects at level 5 % with power 80 %, for
+        this number of users and this variance. NaN for fewer than two users. A result that is not
+        significant does not exclude smaller differences.
     """
 
     mean_difference: float
@@ -53,10 +58,10 @@ class PairedTest(NamedTuple):
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number by Holm's step-down method, in the same order.
+    """Adjusts p-values for multiple tests by Holm's step-down method (1979); keeps their order.
 
-    An adjusted value below 0.05 is significant with a probability of at most 5 % of any false one
-    in the family, whatever the dependence of the tests.
+    Rejecting each hypothesis with an adjusted p-value below 0.05 makes the probability of any
+    false rejection at most 5 %, for any dependence between the tests.
     """
     p = np.asarray(p_values, np.float64)
     order = np.argsort(p, kind="stable")
@@ -70,24 +75,27 @@ def _detectable(difference: np.ndarray) -> float:
     users = len(difference)
     if users < 2:
         return float("nan")
-    from scipy import stats  # Takes most of a second to load; only comparisons need it.
+    from scipy import stats  # The import takes most of a second; only comparisons need it.
 
     quantiles = stats.t.ppf(0.975, users - 1) + stats.t.ppf(0.8, users - 1)
     return float(quantiles * difference.std(ddof=1) / np.sqrt(users))
 
 
 def paired_test(a: np.ndarray, b: np.ndarray) -> PairedTest:
-    """Two-sided Wilcoxon signed-rank and t-tests over users; average over seeds before calling.
+    """Two-sided Wilcoxon signed-rank test and paired t-test of A against B over users.
 
-    Users with NaN in either are left out. Zero differences are dropped from the signed ranks
-    (Wilcoxon's own rule); if all are zero, both p are 1.
+    The test omits users with NaN in either array. The signed-rank test drops zero differences, as
+    Wilcoxon did. If all differences are zero, both p-values are 1.
+
+    Args:
+      a, b: float [N], one metric of each user. Average over seeds before the call.
     """
     from scipy import stats
 
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     both = ~(np.isnan(a) | np.isnan(b))
     a, b = a[both], b[both]
-    # Means over seeds that are equal may differ in their last bits, and would count as ranks.
+    # Equal means over seeds may differ in their last bits; without rounding they would get ranks.
     difference = np.round(a - b, 12)
     p_value = p_mean = 1.0
     if np.any(difference):

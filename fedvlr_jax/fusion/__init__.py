@@ -1,4 +1,4 @@
-"""Views of items on the server, and private weights over them on the clients."""
+"""Fusion: the server computes views of all items, and each client weights them privately."""
 
 from fedvlr_jax.fusion.fusion import FUSIONS, Fusion, describe_views, make_fusion, view_names
 from fedvlr_jax.fusion.operators import OPERATORS

@@ -1,8 +1,8 @@
-"""What stands between the server's item features and a client's score.
+"""Fusion of item features into the item vectors that a client scores.
 
-A `Fusion` has a server side (`views`: all items into G views, Eq. 1-2) and a client
-side (`route`: the client's weights over those views, Eq. 3-4). An item's vector for a
-client is sum_j w_j F_j (Eq. 5).
+A `Fusion` has a server side (`views` maps all items to G views, Eq. 1-2) and a client side
+(`route` gives the client's weights over the views, Eq. 3-4). The vector of an item for a client is
+sum_j w_j F_j (Eq. 5).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Fusion(NamedTuple):
     """Pure functions of one fusion.
 
     Attributes:
-      names: the G views.
-      init_shared: key -> gamma, the operators' parameters (the server's).
+      names: the names of the G views.
+      init_shared: key -> gamma, the parameters of the operators; they stay on the server.
       views: (gamma, items [I, d], features {modality: [I, d_m]}) -> [I, G, d].
-      init_router: key -> one client's router parameters ({} where there is none).
-      route: (router, pooled history [G * d]) -> weights [G], positive, summing to one.
+      init_router: key -> the router parameters of one client; {} for a fusion without a router.
+      route: (router, pooled history [G * d]) -> weights [G], positive, with sum 1.
       after_first: where a router begins with a dense layer router["first"] (kernel [G * d, h],
         bias [h]): (router, that layer's output [h]) -> weights; else None.
       set_logits: (router, logits [G]) -> a router whose weights are the softmax of the logits for
@@ -52,8 +52,8 @@ class Fusion(NamedTuple):
 class MultiView(nn.Module):
     """Maps every modality to width d (linear, then LayerNorm) and applies the operators.
 
-    A view is an operator of the mapped modalities, one of them by its name, or `table`: the
-    rows of the ID table as they are.
+    The name of a view is an operator over the mapped modalities, one mapped modality, or `table`:
+    the rows of the ID table, not mapped.
     """
 
     names: tuple[str, ...]
@@ -62,10 +62,11 @@ class MultiView(nn.Module):
     def __call__(self, items: jax.Array, features: Mapping[str, jax.Array]) -> jax.Array:
         width = items.shape[-1]
         tokens = {}
-        # Sorted, for jit hands a dict over in sorted order, and operators join tokens in theirs.
+        # Sorted: jit sorts the keys of a dict, and operators concatenate tokens in this order.
         for name, x in (("id", items), *sorted(features.items())):
             tokens[name] = nn.LayerNorm(name=f"norm_{name}")(nn.Dense(width, name=f"map_{name}")(x))
-        # A LayerNorm takes from a row its length, which holds much of an item's popularity.
+        # `table` is not mapped: the LayerNorm removes the norm of a row, and the norm carries much
+        # of an item's popularity.
         known = {"table": items, **tokens}
         views = [
             known[name] if name in known else OPERATORS[name](name=name)(tokens)
@@ -75,9 +76,9 @@ class MultiView(nn.Module):
 
 
 class SharedMixture(nn.Module):
-    """The views of `MultiView`, weighed by softmax(a) with one learned a for all clients.
+    """The mean of the views of `MultiView`, weighted by softmax(a); all clients share a learned a.
 
-    Weights start uniform, as those of a router do.
+    The initial weights are uniform, as those of a router.
     """
 
     names: tuple[str, ...]
@@ -90,13 +91,13 @@ class SharedMixture(nn.Module):
 
 
 class WithContent(nn.Module):
-    """The ID row plus one projection of all modalities, joined: D_i + [C_i; V_i] E."""
+    """The ID row plus a projection of the concatenated modalities: D_i + [C_i; V_i] E."""
 
     @nn.compact
     def __call__(self, items: jax.Array, features: Mapping[str, jax.Array]) -> jax.Array:
         if not features:
             return items[:, None, :]
-        # Sorted, for jit hands a dict over in sorted order.
+        # Sorted: jit sorts the keys of a dict.
         content = jnp.concatenate([x for _, x in sorted(features.items())], axis=-1)
         projected = nn.Dense(items.shape[-1], use_bias=False, name="projection")(content)
         return (items + projected)[:, None, :]
@@ -105,8 +106,8 @@ class WithContent(nn.Module):
 class Router(nn.Module):
     """Two layers over the pooled history; softmax weights over the views (Eq. 4).
 
-    *choice*: the last layer starts at zero, so that every client starts from uniform
-    weights and a preference has to be earned from its own history.
+    *choice*: the kernel of the last layer is initialised to zero. Every client then starts with
+    uniform weights, and learns its preference from its own history.
     """
 
     num_views: int
@@ -144,7 +145,7 @@ def none() -> Fusion:
 
 
 def _server_side(module: nn.Module, width: int, widths: Mapping[str, int]):
-    """(init_shared, views) of a module called with (items, features)."""
+    """`Fusion.init_shared` and `Fusion.views` of a module called with (items, features)."""
 
     def init_shared(key: jax.Array) -> PyTree:
         row = {name: jnp.zeros((1, size)) for name, size in widths.items()}
@@ -157,11 +158,11 @@ def _server_side(module: nn.Module, width: int, widths: Mapping[str, int]):
 
 
 def vbpr(width: int, widths: Mapping[str, int]) -> Fusion:
-    """The item's content added to its ID row, no router: the paper's "+ VBPR".
+    """The item's ID row plus its projected content, without a router: the paper's "+ VBPR".
 
-    *choice*: added, where VBPR (He & McAuley 2016, eq. 4) appends the content and gives a
-    user a second vector for it. An item's vector keeps width d, so that the same backbones
-    are compared, with the same heads; the user's vector then serves both parts.
+    *choice*: the content is added. VBPR (He & McAuley 2016, eq. 4) concatenates it and gives each
+    user a second vector for it. With the sum, an item vector keeps width d, so all fusions use the
+    same backbones and heads. The user's vector scores both parts.
     """
     init_shared, views = _server_side(WithContent(), width, widths)
     zeros = functools.partial(jax.tree.map, jnp.zeros_like)
@@ -175,7 +176,7 @@ def mlp(width: int, widths: Mapping[str, int]) -> Fusion:
 
 
 def shared(names: tuple[str, ...], width: int, widths: Mapping[str, int]) -> Fusion:
-    """The views of `bilevel` and one mixture of them for all clients: its control."""
+    """The views of `bilevel` with one mixture for all clients: the control of `bilevel`."""
     init_shared, views = _server_side(SharedMixture(names=names), width, widths)
 
     def zero_content_views(gamma: PyTree) -> PyTree:
@@ -193,8 +194,8 @@ def shared(names: tuple[str, ...], width: int, widths: Mapping[str, int]) -> Fus
 
 
 def _without_content(gamma: PyTree) -> PyTree:
-    """Parameters of `MultiView` with which all views of content are 0."""
-    # A LayerNorm's scale at 0 still has a gradient, and so starts to move.
+    """Parameters of `MultiView` for which all views of content are 0."""
+    # The scale of a LayerNorm has a nonzero gradient at 0, so training can change it.
     return {
         name: jax.tree.map(jnp.zeros_like, layer) if name.startswith("norm_") else layer
         for name, layer in gamma.items()
@@ -236,7 +237,7 @@ def bilevel(names: tuple[str, ...], width: int, hidden: int, widths: Mapping[str
 
 
 def view_names(views: str, modalities: Iterable[str], identity: str = "id") -> tuple[str, ...]:
-    """The views that --views names; "auto" are `identity` and every modality of the data set.
+    """The names of the views in --views; "auto" is `identity` and every modality of the data set.
 
     Args:
       identity: the view of the ID table, "id" or "table".
@@ -247,14 +248,14 @@ def view_names(views: str, modalities: Iterable[str], identity: str = "id") -> t
 
 
 def describe_views(fusion: Fusion, modalities: Iterable[str]) -> list[str]:
-    """Lines for the start of a run: the views, and the modalities that no view has.
+    """Lines for the start of a run: the views, and the modalities that no view uses.
 
     Args:
       modalities: the names of the data set's features.
     """
     has_router = fusion.set_logits is not None
-    weighed = ", weighted by the router of each client" if has_router else ""
-    lines = [f"views: {', '.join(fusion.names)}{weighed}"]
+    weighted = ", weighted by the router of each client" if has_router else ""
+    lines = [f"views: {', '.join(fusion.names)}{weighted}"]
     if has_router and len(fusion.names) == 1:
         lines.append(
             "one view: every router weight is 1, so this run has no personal fusion; give two or "
@@ -263,7 +264,7 @@ def describe_views(fusion: Fusion, modalities: Iterable[str]) -> list[str]:
     fused = {"mlp", "vbpr", "shared", *OPERATORS} & set(fusion.names)
     unused = [] if fused else [name for name in modalities if name not in fusion.names]
     if unused:
-        lines.append(f"no view has the features {', '.join(unused)}: this run does not use them")
+        lines.append(f"no view uses the features {', '.join(unused)}: this run ignores them")
     return lines
 
 
@@ -273,20 +274,20 @@ def make_fusion(
     """Builds the fusion `name` for a data set whose modalities have the given `widths`.
 
     Raises:
-      InputError: a view that is neither an operator, "id", "table", nor a modality of the data
-        set; or a modality that is called like one of the others.
+      InputError: a view is neither an operator, "id", "table", nor a modality of the data set; or
+        a modality has the name of an operator, "id", "table" or "auto".
     """
     taken = sorted({"id", "table", "auto", *OPERATORS} & set(widths))
     if taken:
         raise InputError(
-            f"modality {taken[0]!r}: is the name of another view; rename its file of features"
+            f"modality {taken[0]!r}: another view has this name; rename the file of features"
         )
     known = (*OPERATORS, "id", "table", *widths)
     for view in views if name in ("shared", "bilevel") else ():
         if view not in known:
             raise InputError(
-                f"--views={','.join(views)}: {view!r} is no view of this data set; "
-                f"known are {', '.join(known)}; --views=auto takes what there is"
+                f"--views={','.join(views)}: {view!r} is not a view of this data set; "
+                f"known are {', '.join(known)}; --views=auto uses all modalities"
             )
     return FUSIONS[name](views=views, width=width, hidden=hidden, widths=widths)
 

@@ -1,8 +1,8 @@
-"""The operators that turn the modalities of every item into one view each (Eq. 1-2).
+"""The operators. Each combines the modalities of every item into one view (Eq. 1-2).
 
-An operator is a Flax module called with the tokens of all items, {"id": [I, d],
-modality: [I, d], ...}, each modality already mapped to width d; it returns [I, d].
-To add one: write it here and give it a line in `OPERATORS`.
+An operator is a Flax module. Its input is the tokens of all items, {"id": [I, d], modality:
+[I, d], ...}, with every modality mapped to width d. Its output is [I, d]. To add an operator,
+write it here and give it a line in `OPERATORS`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Tokens = Mapping[str, jax.Array]
 
 
 def softmax(x: jax.Array) -> jax.Array:
-    """Softmax over the last axis, written without a division by something broadcast.
+    """Softmax over the last axis, as a product with the reciprocal of the sum.
 
-    Such a division the compiler turns into a product with the reciprocal, or does not,
-    depending on the device layout; written out, the bits are the same on all of them.
+    XLA may replace a division by a broadcast value with a product with the reciprocal. Whether it
+    does depends on the device layout. The explicit product gives equal bits on all layouts.
     """
     x = jnp.exp(x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True)))
     return x * (1 / jnp.sum(x, axis=-1, keepdims=True))
@@ -35,9 +35,9 @@ class Sum(nn.Module):
 
 
 class Mixture(nn.Module):
-    """softmax(a)-weighted mean of the tokens, a learned: one weight a modality for everyone.
+    """Mean of the tokens weighted by softmax(a), with a learned: one weight for each modality.
 
-    What a router that all clients share would choose; weights start uniform, as a router's.
+    All clients share a, as they would share one common router. The initial weights are uniform.
     """
 
     @nn.compact
@@ -57,10 +57,10 @@ class Mlp(nn.Module):
 
 
 class Gate(nn.Module):
-    """LN(W [s(G_1 x_1) * x_1; ...]), s the sigmoid.
+    """LN(W [s(G_1 x_1) * x_1; ...]); s is the sigmoid.
 
-    *choice*: the gates multiply the features, as in the paper's figure; the released
-    code drops that product.
+    *choice*: the gates multiply the features, as in the paper's figure. The released code omits
+    this product.
     """
 
     @nn.compact
@@ -85,12 +85,12 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """The ID token asks, the modality tokens answer: LN(x_id + softmax(QK/sqrt d)V)."""
+    """LN(x_id + softmax(QK/sqrt d)V); the ID token is the query, the other tokens are the keys."""
 
     @nn.compact
     def __call__(self, tokens: Tokens) -> jax.Array:
-        asked = [x for name, x in tokens.items() if name != "id"] or [tokens["id"]]
-        x = jnp.stack(asked, axis=-2)
+        modalities = [x for name, x in tokens.items() if name != "id"] or [tokens["id"]]
+        x = jnp.stack(modalities, axis=-2)
         width = x.shape[-1]
         query = nn.Dense(width, name="query")(tokens["id"])
         key, value = (nn.Dense(width, name=n)(x) for n in ("key", "value"))

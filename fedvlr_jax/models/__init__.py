@@ -1,4 +1,4 @@
-"""The five backbones: where each leaf lives, and the score."""
+"""The five backbones: their shared and private parameters, and their score."""
 
 from fedvlr_jax.models.backbone import Backbone, Linear, Penalty
 from fedvlr_jax.models.registry import BACKBONES

@@ -1,4 +1,4 @@
-"""What a backbone is: where each leaf lives, and a score."""
+"""The interface of a backbone: shared parameters, private parameters, and a score."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from fedvlr_jax.types import PyTree
 
 
 class Linear(NamedTuple):
-    """A score <vector, item> + bias."""
+    """A linear score <vector, item> + bias; vector float32 [d], bias float32 []."""
 
     vector: jax.Array
     bias: jax.Array
 
 
 class Embedding(NamedTuple):
-    """A linear map of item vectors that a score begins with, apart from what follows it.
+    """A score that first maps the item vectors linearly, split into the map and the rest.
 
-    The backbone's score of vectors v is score(shared, private, apply(shared, v)), plus
-    <v, vector> + bias where a part of it is linear.
+    The score of item vectors v is score(shared, private, apply(shared, v)). If `linear` is given,
+    <v, vector> + bias is added to it.
 
     Attributes:
       apply: (shared head, vectors [..., d]) -> [..., e], linear in the vectors.
       score: (shared head, private head, mapped vectors [R, e]) -> logits [R].
-      linear: (shared head, private head) -> Linear; None where there is no such part.
+      linear: (shared head, private head) -> Linear, or None.
     """
 
     apply: Callable[[PyTree, jax.Array], jax.Array]
@@ -36,11 +36,12 @@ class Embedding(NamedTuple):
 
 
 class Penalty(NamedTuple):
-    """What the loss of each row of an item has beside cross-entropy,
+    """Coefficients of the terms that the loss of an item row adds to cross-entropy:
 
-        sparse * sum_g w_g mean |F_g|  -  apart * mean (P - C)^2,
+        sparse * sum_g w_g mean |F_g|  -  apart * mean (P - C)^2.
 
-    P the client's private row, C = sum_g w_g F_g its common vector; means over the width.
+    P is the client's private row, and C = sum_g w_g F_g is the item's common vector. The means are
+    over the width d.
     """
 
     apart: jax.Array
@@ -48,23 +49,23 @@ class Penalty(NamedTuple):
 
 
 class Backbone(NamedTuple):
-    """Pure functions and facts of one backbone.
+    """Pure functions and properties of one backbone.
 
     Attributes:
-      init_shared: (key, d) -> the shared head ({} where there is none).
-      init_private: (key, d) -> ONE client's private head ({} where there is none).
+      init_shared: (key, d) -> the shared head; {} for a backbone without one.
+      init_private: (key, d) -> the private head of ONE client; {} for a backbone without one.
       score: (shared head, private head, item vectors [R, d]) -> logits [R].
-      linear: for a score that is linear in the item's vector: (shared head, private
-        head) -> Linear, such that score = vectors @ vector + bias; else None.
-      weight: aggregation weight of a client: "equal", or "history" for one
-        proportional to its number of train items.
-      item_rows: what a client keeps for every item, added to the item's vector:
-        None; "tuned", changes it made to the rows in its last round, started anew from
-        the broadcast in each; "personal", a table of its own kept over all rounds.
-      penalty: None or, of a backbone with personal item rows, round [] -> Penalty.
-      embedding: the linear map that `score`, or a part of it, begins with, where mapping the
-        views once saves mapping every client's vectors; None where there is no such map, or
-        private item rows come before it.
+      linear: (shared head, private head) -> Linear, for a score equal to
+        vectors @ vector + bias; None for a score that is not linear in the item vector.
+      weight: the aggregation weight of a client: "equal", or "history" for a weight proportional
+        to its number of train items.
+      item_rows: private rows of a client that are added to the item vectors. None: no rows.
+        "tuned": the changes that local epochs made to the rows; they are reset at the start of
+        each round. "personal": a table that the client keeps over all rounds.
+      penalty: (round number []) -> Penalty, only for a backbone with personal item rows; or None.
+      embedding: `score` split after its first linear map. The server then maps the views once,
+        and clients need not map their vectors. None if the score does not start with a linear
+        map, or if private item rows are added before it.
     """
 
     init_shared: Callable[[jax.Array, int], PyTree]
@@ -78,22 +79,22 @@ class Backbone(NamedTuple):
 
 
 def no_head(key: jax.Array, width: int) -> PyTree:
-    """For the side that holds no head."""
+    """An empty head, for a backbone whose shared or private head has no parameters."""
     return {}
 
 
 def linear_head(key: jax.Array, width: int) -> PyTree:
-    """{"vector": [d], "bias": []}, drawn as a dense layer's row would be."""
+    """{"vector": float32 [d], "bias": float32 []}; the vector is normal with variance 1 / d."""
     return {"vector": jax.random.normal(key, (width,)) / jnp.sqrt(width), "bias": jnp.zeros(())}
 
 
 def private_linear(shared: PyTree, private: PyTree) -> Linear:
-    """Of a client whose private head is `linear_head`."""
+    """The `Linear` of a client whose private head is a `linear_head`."""
     return Linear(private["vector"], private["bias"])
 
 
 def linear_score(linear: Callable[[PyTree, PyTree], Linear]):
-    """The score that belongs to a `linear` function."""
+    """The `Backbone.score` of a backbone with the given `Backbone.linear`."""
 
     def score(shared: PyTree, private: PyTree, vectors: jax.Array) -> jax.Array:
         vector, bias = linear(shared, private)

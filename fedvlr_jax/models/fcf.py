@@ -1,7 +1,7 @@
 """FCF (Ammad-ud-din et al. 2019): shared item table, private user vector.
 
-*choice*: a private bias and the binary cross-entropy of the other backbones, where the
-original has implicit-feedback least squares.
+*choice*: a private bias, and the binary cross-entropy of the other backbones. The original uses
+implicit-feedback least squares.
 """
 
 from fedvlr_jax.models.backbone import (

@@ -1,7 +1,7 @@
-"""FedAvg (McMahan et al. 2017): everything is shared, item table and linear head.
+"""FedAvg (McMahan et al. 2017): item table and linear head are both shared.
 
-Without fusion it ranks alike for everyone; the router, where there is one, is then the
-only personal part.
+Without fusion all users get the same ranking. With a fusion that has a router, the router is the
+only private part.
 """
 
 from fedvlr_jax.models.backbone import Backbone, Linear, linear_head, linear_score, no_head

@@ -1,8 +1,8 @@
 """FedNCF (Perifanis & Efraimidis 2022): NeuMF with private user vectors.
 
-A GMF product beside an MLP over [user; item] with layers [2d, d, d/2, d/4].
-*choice*: one item vector feeds both branches (NeuMF keeps two tables), so that the
-fusion in front of it is the same as for every other backbone; the user has two vectors.
+The score is the sum of a GMF product and an MLP over [user; item] with layers [2d, d, d/2, d/4].
+*choice*: both branches use one item vector, where NeuMF has two tables. All backbones can then use
+the same fusion. The user has two vectors.
 """
 
 import jax
@@ -15,8 +15,8 @@ from fedvlr_jax.models.backbone import Backbone, Embedding, Linear
 class NeuMF(nn.Module):
     """(user vectors {"gmf": [d], "mlp": [d]}, items [R, d]) -> logits [R].
 
-    The first layer over [user; item] is split in two, so that the user's half is computed
-    once and not once a row, and the item's half once for all users.
+    The first layer over [user; item] is split into two halves. The user's half is computed once,
+    not once for each row. The item's half is computed once for all users.
     """
 
     width: int

@@ -1,10 +1,10 @@
 """FedRAP (Li et al. 2024): common item rows from the server plus a personal item table.
 
-Loss of a row: cross-entropy - a_t mean (P - C)^2 + b_t mean |C|, P the personal row, C
-the common one, a_t and b_t annealed by tanh(t / 10) over the rounds t.
-*choice*: with a fusion, C is the client's fused vector. Sparse is to be what the server sends,
-so |C| is sum_g w_g |F_g| over its views: the same where there is one view, never less where
-there are several.
+The loss of a row is cross-entropy - a_t mean (P - C)^2 + b_t mean |C|. P is the personal row and C
+is the common row. The factor tanh(t / 10) anneals a_t and b_t over the rounds t.
+*choice*: with a fusion, C is the client's fused vector, and sum_g w_g |F_g| over the views replaces
+|C|. The L1 term then makes the broadcast views sparse. For one view both are equal; for several
+views the sum is an upper bound of |C|.
 """
 
 import jax.numpy as jnp

@@ -1,8 +1,8 @@
-"""PFedRec (Zhang et al. 2023), dual personalisation: a private score head, and item rows
-fine-tuned on the device from each round's broadcast; it ranks with the tuned rows.
+"""PFedRec (Zhang et al. 2023), dual personalisation: a private score head and private item rows.
 
-*choice*: head and rows move together in every local epoch, where the original trains one
-after the other.
+In each round the client fine-tunes the item rows of the broadcast. It ranks with the tuned rows.
+*choice*: each local epoch updates head and rows together. The original first trains the head and
+then the rows.
 """
 
 from fedvlr_jax.models.backbone import (

@@ -1,4 +1,4 @@
-"""Raw files as people have them -> the folder that `load_dataset` reads."""
+"""Converts raw files of common forms to the folder that `load_dataset` reads."""
 
 from fedvlr_jax.prepare.preparing import Options, Prepared, Step, prepare
 from fedvlr_jax.prepare.presets import PRESETS, prepare_preset

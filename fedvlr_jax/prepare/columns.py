@@ -1,4 +1,4 @@
-"""Which column of a table is the user, the item, the rating and the time."""
+"""Finds the columns of a table that are the user, the item, the rating and the time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fedvlr_jax.prepare.tables import Table, plain_column, records
 ROLES = ("user", "item", "rating", "time")
 UNUSED = "none"
 
-# Names in lower case without separators. Of the names of one line the first that a table has
-# is taken; two lines of one role together are a question for the user.
+# Names in lower case without separators. From one line, the first name that the table has is used.
+# If a table has names of two lines of one role, the user must choose.
 _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "user": (
         ("userid", "user", "uid", "usersid"),
@@ -46,7 +46,7 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("date", "datetime", "createdat", "reviewtime"),
     ),
 }
-# What a header may have: these, and names that the user gives.
+# All known names of columns.
 KNOWN = frozenset(name for lines in _NAMES.values() for line in lines for name in line)
 _SAMPLE = 10_000
 _SMALLEST_TIME = 10**8
@@ -55,7 +55,7 @@ _MOST_RATINGS = 21
 
 
 class Columns(NamedTuple):
-    """Names of columns of a table; "" where it has none of the kind."""
+    """The name of the column of each role; "" for a role without column."""
 
     user: str
     item: str
@@ -74,16 +74,16 @@ def choose_columns(
     """Finds the four columns.
 
     Args:
-      given: role -> the name or the position (from 1) of its column, "none" for no column, ""
-        to find it.
+      given: role -> the name or the position (from 1) of its column, "none" for no column, "" to
+        find it.
       order: the roles of all columns in order, such as "user,item,rating,time"; "-" for a column
         that is not used; "" to find them.
-      item_ids: the ids that the item file has, to find the item's column in a file without
-        header; None without an item file.
-      notes: gets a line for everything that was found rather than given.
+      item_ids: the ids in the item file; they identify the item column of a file without header.
+        None without an item file.
+      notes: the function appends a line for each choice that the user did not make.
 
     Raises:
-      InputError: no column, or several, could be the user or the item.
+      InputError: no column or several columns could be the user or the item.
     """
     found = _from_order(table, order) if order else _from_names(table, given, notes)
     for role in ROLES:
@@ -171,7 +171,7 @@ def _from_values(
     item_ids: Collection[str] | None,
     notes: list[str],
 ) -> None:
-    """Finds the columns of a file without header by what is in them."""
+    """Finds the columns of a file without header from their values."""
     if table.separator == "::" or table.path.name == "u.data":
         for role, column in zip(ROLES, table.columns, strict=False):
             found[role] = found[role] or ("" if given[role] == UNUSED else column)
@@ -192,8 +192,8 @@ def _from_values(
             found["item"] = best
             open_columns.remove(best)
             notes.append(
-                f"{table.path.name}: column {best} is the item, for {shares[best]:.0%} of its "
-                "values are ids of the item file (--columns overrules)"
+                f"{table.path.name}: column {best} is the item, because {shares[best]:.0%} of its "
+                "values are ids of the item file (--columns overrides this)"
             )
     if not found["user"] and found["item"] and len(open_columns) == 1:
         found["user"] = open_columns[0]
@@ -242,7 +242,7 @@ def _like_ratings(values: list[str]) -> bool:
     numbers = _numbers(values)
     if not numbers or not all(abs(x) <= _LARGEST_RATING for x in numbers):
         return False
-    # Ids may be small numbers too; ratings are few values with many rows each.
+    # Ids may be small numbers too; ratings have few distinct values.
     return len(set(numbers)) <= _MOST_RATINGS
 
 

@@ -1,7 +1,7 @@
-"""Which interactions stay: repeats, low ratings, users and items with few interactions.
+"""Filters interactions: repeats, low ratings, users and items with few interactions.
 
-Each function takes rows and gives those that stay, in their order and in the same memory: do
-not use the rows that it was given afterwards. Nothing sorts all rows.
+Each function returns the remaining rows in their order. It reuses the memory of its argument, so
+do not use the argument afterwards. No function sorts all rows.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _MOST_RANGES = 255
 
 
 def without_repeats(rows: Rows, duplicates: str) -> Rows:
-    """Every (user, item) pair once.
+    """The rows with every (user, item) pair once.
 
     Args:
-      duplicates: "first" keeps the earliest interaction of a pair and "last" the latest one; of
-        equal times, the first or the last in the file. "merge" keeps the earliest with the mean
-        of the ratings. "keep" leaves repeats as they are.
+      duplicates: "first" keeps the earliest interaction of a pair, "last" the latest; for equal
+        times, the first or the last in the file. "merge" keeps the earliest and gives it the mean
+        of the ratings. "keep" keeps all rows.
     """
     if duplicates == "keep":
         return rows
@@ -38,25 +38,25 @@ def without_repeats(rows: Rows, duplicates: str) -> Rows:
     order = np.lexsort((place, time, rows.item[place], rows.user[place]))
     ordered = place[order]
     user, item = rows.user[ordered], rows.item[ordered]
-    begins = np.ones(len(ordered), bool)
-    begins[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
-    ends = np.append(begins[1:], True)
-    kept = ordered[ends if duplicates == "last" else begins]
+    is_first = np.ones(len(ordered), bool)
+    is_first[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+    is_last = np.append(is_first[1:], True)
+    kept = ordered[is_last if duplicates == "last" else is_first]
     if duplicates == "merge" and rows.rating is not None:
-        run = np.cumsum(begins) - 1
+        run = np.cumsum(is_first) - 1
         mean = np.bincount(run, rows.rating[ordered].astype(float)) / np.bincount(run)
         rating = rows.rating.astype(float)
         rating[kept] = mean
         rows = dataclasses.replace(rows, rating=rating)
-    stays = np.ones(len(rows), bool)
-    stays[place] = False
-    stays[kept] = True
-    return rows.only(stays)
+    keep = np.ones(len(rows), bool)
+    keep[place] = False
+    keep[kept] = True
+    return rows.only(keep)
 
 
 def repeated(rows: Rows) -> np.ndarray:
-    """int64 [m], ascending: the places of all rows whose (user, item) pair occurs again."""
-    # Users are cut into ranges of about equally many rows, so that each takes bounded memory.
+    """int64 [m], ascending: the indices of all rows whose (user, item) pair is repeated."""
+    # Divide the users into ranges of about equally many rows, to bound the memory.
     ranges = min(_MOST_RANGES, -(-len(rows) // _RANGE_ROWS))
     before = np.cumsum(rows.user_counts) - rows.user_counts
     range_of_user = (before * ranges // len(rows)).astype(np.uint8)
@@ -67,14 +67,14 @@ def repeated(rows: Rows) -> np.ndarray:
 
 
 def _repeated_among(rows: Rows, place: np.ndarray) -> np.ndarray:
-    """`repeated`, of the rows at `place`, which are all rows of neighbouring users."""
+    """`repeated` for the rows at `place`: all rows of a range of consecutive users."""
     if not len(place):
         return place
     user, item = rows.user[place], rows.item[place]
     user -= user.min()
     num_items = len(rows.item_ids)
     shape = (int(user.max()) + 1, num_items)
-    # Building a sparse matrix counts equal pairs in linear time.
+    # The construction of a sparse matrix counts equal pairs in linear time.
     ones = np.ones(len(place), np.int32)
     counts = sparse.coo_array((ones, (user, item)), shape=shape).tocsr()
     if counts.nnz == len(place):
@@ -90,38 +90,38 @@ def with_rating_from(rows: Rows, min_rating: float) -> Rows:
     """The rows with a rating of at least `min_rating`.
 
     Raises:
-      InputError: there are no ratings, or none is that high.
+      InputError: the rows have no ratings, or all ratings are lower.
     """
     if rows.rating is None:
         raise InputError(
             f"--min_rating={min_rating:g}: the file has no ratings; name their column with "
             "--rating=NAME or leave --min_rating out"
         )
-    stays = rows.rating >= min_rating
-    if not stays.any():
+    keep = rows.rating >= min_rating
+    if not keep.any():
         low, high = float(rows.rating.min()), float(rows.rating.max())
         raise InputError(
-            f"--min_rating={min_rating:g}: no interaction is rated that high; the ratings are "
+            f"--min_rating={min_rating:g}: no interaction has such a high rating; the ratings are "
             f"from {low:g} to {high:g}"
         )
-    return rows.only(stays)
+    return rows.only(keep)
 
 
 def of_some_users(rows: Rows, max_users: int, min_interactions: int, seed: int) -> Rows:
-    """The rows of at most `max_users` users, drawn among those with enough interactions."""
-    likely = np.flatnonzero(rows.user_counts >= max(1, min_interactions))
-    if len(likely) <= max_users:
+    """The rows of at most `max_users` users, drawn from those with enough interactions."""
+    candidates = np.flatnonzero(rows.user_counts >= max(1, min_interactions))
+    if len(candidates) <= max_users:
         return rows
     drawn = np.zeros(len(rows.user_ids), bool)
-    drawn[np.random.default_rng(seed).choice(likely, max_users, replace=False)] = True
+    drawn[np.random.default_rng(seed).choice(candidates, max_users, replace=False)] = True
     return rows.only(drawn[rows.user])
 
 
 def core(rows: Rows, min_user: int, min_item: int) -> Rows:
-    """The k-core: the largest part in which each user and item has enough interactions.
+    """The k-core: the largest subset in which each user and item has enough interactions.
 
     Raises:
-      InputError: nothing stays.
+      InputError: no row remains.
     """
     most = int(rows.user_counts.max()), int(rows.item_counts.max())
     while min_user > 1 or min_item > 1:
@@ -132,8 +132,8 @@ def core(rows: Rows, min_user: int, min_item: int) -> Rows:
         rows = rows.only(~(few_users.take(rows.user) | few_items.take(rows.item)))
         if not len(rows):
             raise InputError(
-                f"--min_user_interactions={min_user} --min_item_interactions={min_item}: nothing "
-                f"stays; the most that a user has is {most[0]} and an item {most[1]}; give "
-                "smaller numbers"
+                f"--min_user_interactions={min_user} --min_item_interactions={min_item}: no row "
+                f"remains; a user has at most {most[0]} interactions and an item at most "
+                f"{most[1]}; give smaller numbers"
             )
     return rows

@@ -1,4 +1,4 @@
-"""Finds the interactions and the items among the files that a data set comes as."""
+"""Finds the files of interactions and of items among the files of a data set."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.sources import plain_name
 
-# (the field's name of the form, the interactions, the items beside them); the first that a
-# folder has is taken. Groups of the first name are named by the second.
+# (name of the form, pattern of the file of interactions, name of the file of items). The first
+# pattern that a folder matches is used. The name of the items refers to groups of the pattern.
 _KNOWN = (
     ("RecBole", r"(.+)\.inter", r"\1.item"),
     ("MovieLens", r"ratings\.dat", "movies.dat"),
@@ -31,10 +31,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def find_interactions(given: Path) -> Path:
-    """The file of interactions: `given` itself, or the one in that folder.
+    """The file of interactions: `given` itself, or the only one in the folder `given`.
 
     Raises:
-      InputError: there is none, or there are several.
+      InputError: no file or several files could be the interactions.
     """
     if given.is_file():
         return given
@@ -70,7 +70,7 @@ def _only(folder: Path, found: list[Path]) -> Path:
 
 
 def find_items(interactions: Path) -> Path | None:
-    """The file of items that usually lies beside such interactions; None: there is none."""
+    """The file of items with the usual name in the same folder; None if it does not exist."""
     name = plain_name(interactions)
     beside = {plain_name(path): path for path in _files(interactions.parent)}
     for _, pattern, items in _KNOWN:
@@ -86,6 +86,6 @@ def find_items(interactions: Path) -> Path | None:
 
 
 def form_of(interactions: Path) -> str:
-    """What the field calls files of this name; "table" for any other."""
+    """The name of the form that a file name belongs to; "table" for any other file name."""
     name = plain_name(interactions)
     return next((form for form, pattern, _ in _KNOWN if re.fullmatch(pattern, name)), "table")

@@ -1,4 +1,4 @@
-"""What the item file of a data set says: titles, and where pictures are."""
+"""Reads the file of items: titles, and addresses of pictures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _IDS = (
 )
 _TITLES = ("title", "movietitle", "gametitle", "booktitle", "newstitle", "name", "productname")
 _IMAGES = ("images", "imageurlhighres", "imageurl", "imurl", "image")
-# Files of item texts in older encodings.
+# The encoding of item files that are not UTF-8.
 _OLD_ENCODING = "latin-1"
 
 
 class Item(NamedTuple):
-    """One line of an item file; "" for what it lacks.
+    """One item.
 
     Attributes:
-      title: in one line.
-      image: the address of its first picture.
+      title: the title on one line; "" without a title.
+      image: the address of the first picture; "" without a picture.
     """
 
     title: str
@@ -36,16 +36,16 @@ class Item(NamedTuple):
 def read_items(
     path: Path, *, id_column: str = "", title_column: str = "", notes: list[str]
 ) -> dict[str, Item]:
-    """Original item id -> what the file says of it.
+    """Reads the file of items: original item id -> `Item`.
 
     Args:
-      id_column, title_column: names or positions (from 1); "" to find them. A file without
-        header has the id first; its title is the second column of a MovieLens file and the last
-        one of others, which is NineRec's English.
-      notes: gets a line for what was found and for items that the file repeats.
+      id_column, title_column: names or positions (from 1); "" to find them. In a file without
+        header, the first column is the id. The title is the second column of a MovieLens file, and
+        the last column of other files (the English title in NineRec).
+      notes: the function appends lines about the columns and about repeated items.
 
     Raises:
-      InputError: no such column, an empty id, a row with other fields.
+      InputError: a column is missing, an id is empty, or a row has a wrong number of fields.
     """
     given = {plain_column(name) for name in (id_column, title_column) if name}
     table = table_of(path, known={*_IDS, *_TITLES, *given})
@@ -66,9 +66,9 @@ def read_items(
         repeated += key in items
         items.setdefault(key, Item(_text(fields.get(title)), _first_address(fields.get(image))))
     if repeated:
-        notes.append(f"{path.name}: {repeated} items occur again; the first of each is taken")
-    said = f"titles from column {title}" if title else "no titles"
-    notes.append(f"{path.name}: {len(items)} items, {said}")
+        notes.append(f"{path.name}: {repeated} rows repeat an item; the first row of each is used")
+    titles = f"titles from column {title}" if title else "no titles"
+    notes.append(f"{path.name}: {len(items)} items, {titles}")
     return items
 
 
@@ -98,7 +98,7 @@ def _text(value: Any) -> str:
 
 
 def _first_address(value: Any) -> str:
-    """The first address in what a file has as pictures: a text, a list, or a list of sizes."""
+    """The first address in a value: a text, a mapping of sizes, or a list of such values."""
     if isinstance(value, Mapping):
         sizes = (value.get(size) for size in ("hi_res", "large", "thumb"))
         return next((_first_address(size) for size in sizes if size), "")

@@ -1,4 +1,4 @@
-"""From raw files to the project's layout: every step, in order, with its counts."""
+"""Prepares a data set from raw files: all steps in order, with their counts."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from fedvlr_jax.prepare.rows import Rows
 from fedvlr_jax.prepare.tables import HEADER_NAMES, plain_column, table_of
 from fedvlr_jax.sealing import file_sha256
 
-# Instead of a column of times: the order of the lines.
+# The value of --time that uses the order of the lines as times.
 LINES = "lines"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to read and what to keep; the command has a flag of each name.
+    """The options of `prepare`; the command has a flag of each name.
 
     Attributes:
-      user, item, rating, time: names or positions (from 1) of columns; "" to find them, "none"
-        for no rating or time, "lines" for times that are the order of the lines.
+      user, item, rating, time: names or positions (from 1) of columns; "" to find them; "none" for
+        no rating or time; "lines" to use the order of the lines as times.
       columns: the roles of all columns in order; "" to find them. See `choose_columns`.
       separator, header: see `table_of`.
       time_format, time_decimals: see `TimeFormat`.
-      items: the file of items; "" to look beside the interactions, "none" for none.
-      item_id, title: its columns; "" to find them.
-      duplicates: which one of equal (user, item) pairs stays, see `without_repeats`.
-      min_rating: the lowest rating that stays; None: all.
-      max_users: how many users to draw; 0: all.
-      seed: of that draw.
-      min_user_interactions, min_item_interactions: of the k-core.
+      items: the file of items; "" to look in the folder of the interactions, "none" for none.
+      item_id, title: the columns of the file of items; "" to find them.
+      duplicates: the row to keep of equal (user, item) pairs, see `without_repeats`.
+      min_rating: the lowest rating to keep; None: keep all.
+      max_users: the number of users to draw; 0: keep all.
+      seed: the seed of that draw.
+      min_user_interactions, min_item_interactions: the minimum counts of the k-core.
       split: the split column to write, see `split_rows`; "none": the loader splits.
-      recipe: "mmrec" repeats what MMRec's preprocessing did, see `mmrec_recipe`.
+      recipe: "mmrec" applies MMRec's preprocessing, see `mmrec_recipe`.
     """
 
     user: str = ""
@@ -79,13 +79,15 @@ class Options:
         if not 0 <= self.time_decimals <= 9:
             raise InputError(f"--time_decimals={self.time_decimals}: give a number from 0 to 9")
         if self.time_format and self.time_decimals:
-            raise InputError("--time_decimals: is for numbers, but --time_format is given")
+            raise InputError(
+                "--time_decimals: needs times that are numbers, but --time_format is given"
+            )
         if self.min_rating is not None and not np.isfinite(self.min_rating):
             raise InputError(f"--min_rating={self.min_rating}: give a finite number")
 
 
 class Step(NamedTuple):
-    """How much is left after a step."""
+    """The counts after a step."""
 
     name: str
     interactions: int
@@ -97,10 +99,10 @@ class Prepared(NamedTuple):
     """A prepared data set.
 
     Attributes:
-      folder: where it lies.
-      steps: how much was left after each step.
-      notes: a line for everything that was found or left out.
-      manifest: what manifest.json holds.
+      folder: the folder that was written.
+      steps: the counts after each step.
+      notes: one line for each choice that was made and each input that was left out.
+      manifest: the content of manifest.json.
     """
 
     folder: Path
@@ -125,14 +127,14 @@ def prepare(
     Args:
       source: the file of interactions, or the folder that has it.
       output: the folder to write.
-      options: defaults where None.
+      options: None: the defaults.
       overwrite: replace an earlier result.
-      expected: the numbers of users, items and interactions that must come of it; None: any.
+      expected: the required numbers of users, items and interactions of the result; None: any.
       described: further entries of the manifest.
 
     Raises:
-      InputError: the input cannot be used as asked; one line says where and why. Nothing is
-        written then.
+      InputError: the input or an option is invalid; one line says where and why. Then nothing is
+        written.
     """
     options = options or Options()
     interactions = forms.find_interactions(Path(source))
@@ -140,10 +142,10 @@ def prepare(
     notes: list[str] = []
     with (
         writing.whole_folder(Path(output), overwrite=overwrite) as folder,
-        ThreadPoolExecutor(1) as beside,
+        ThreadPoolExecutor(1) as pool,
     ):
         paths = [interactions, *([item_file] if item_file else [])]
-        digests = beside.submit(lambda: [file_sha256(path) for path in paths])
+        digests = pool.submit(lambda: [file_sha256(path) for path in paths])
         items = _read_items(item_file, options, notes)
         rows, chosen = _read(interactions, items, options, notes)
         rows, part, steps = _filter(rows, options)
@@ -168,7 +170,7 @@ def prepare(
 
 
 def versions() -> dict[str, str]:
-    """Of this package, Python and the libraries that touch the bytes."""
+    """The versions of this package, of Python, and of the libraries that affect the bytes."""
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "polars", "scipy")}
     return {
         "fedvlr_jax": __version__,
@@ -191,8 +193,8 @@ def _item_file(interactions: Path, options: Options) -> Path | None:
 def _read_items(path: Path | None, options: Options, notes: list[str]) -> dict[str, Item] | None:
     if path is None:
         if options.item_id or options.title:
-            raise InputError("--item_id and --title are of the item file; name it with --items")
-        notes.append("no file of items, so no titles; --items=FILE names one")
+            raise InputError("--item_id and --title need a file of items; give --items=FILE")
+        notes.append("no file of items, so no titles; give one with --items=FILE")
         return None
     return read_items(path, id_column=options.item_id, title_column=options.title, notes=notes)
 
@@ -223,7 +225,7 @@ def _read(
 
 
 def _filter(rows: Rows, options: Options) -> tuple[Rows, np.ndarray | None, list[Step]]:
-    """The rows that stay, the part of each, and the counts after every step."""
+    """The remaining rows, the part of each, and the counts after every step."""
     steps = [_count("read", rows)]
 
     def after(name: str, changed: Rows) -> Rows:
@@ -260,10 +262,10 @@ def _count(name: str, rows: Rows) -> Step:
 def _check_counts(step: Step, expected: tuple[int, int, int] | None) -> None:
     found = (step.users, step.items, step.interactions)
     if expected is not None and found != expected:
-        say = "{:,} users, {:,} items and {:,} interactions"
+        counts = "{:,} users, {:,} items and {:,} interactions"
         raise InputError(
-            f"found {say.format(*found)}, expected the paper's {say.format(*expected)}; the "
-            "source or the options differ from the paper's; --any_counts keeps what was found"
+            f"found {counts.format(*found)}, expected the paper's {counts.format(*expected)}; the "
+            "source or the options differ from the paper's; --any_counts keeps the result"
         )
 
 

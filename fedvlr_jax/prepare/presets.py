@@ -1,7 +1,7 @@
-"""The seven data sets of the paper: what to download, how to prepare it, what must come of it.
+"""The seven data sets of the paper: their files, options and expected counts.
 
-The paper (Table 1) gives counts and sources, and says that users with fewer than five
-interactions are dropped. What else it did is not stated; `unknown` says where that matters.
+The paper (Table 1) gives counts and sources, and states that users with fewer than five
+interactions are dropped. It does not state other steps; `unknown` names the consequences.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ class Preset(NamedTuple):
     """One data set of the paper.
 
     Attributes:
-      name: the paper's.
-      source: where the files come from.
-      files: names of the interactions, in the order of preference, without compression.
-      options: of `prepare`.
-      expected: users, items and interactions of Table 1.
-      licence: what its owners ask.
-      unknown: what cannot be reproduced.
+      name: the name in the paper.
+      source: the origin of the files.
+      files: the names of the file of interactions, in order of preference, without the suffix of
+        a compression.
+      options: the options of `prepare`.
+      expected: the numbers of users, items and interactions in Table 1.
+      licence: the terms of the owners.
+      unknown: the part that cannot be reproduced.
     """
 
     name: str
@@ -120,7 +121,7 @@ def find_preset(name: str) -> Preset:
     """The preset of that name.
 
     Raises:
-      InputError: there is none.
+      InputError: no preset has the name.
     """
     if name not in PRESETS:
         raise InputError(f"--preset={name}: not known; choose one of {', '.join(PRESETS)}")
@@ -141,11 +142,12 @@ def prepare_preset(
     Args:
       name: one of `PRESETS`.
       source: the folder with the files that the preset names, or the file of interactions.
-      changes: options that differ from the preset's.
-      any_counts: keep a result whose counts are not the paper's.
+      changes: options that replace those of the preset.
+      any_counts: accept counts that differ from the paper.
 
     Raises:
-      InputError: as `prepare`; or the folder has no such file, or the counts are not the paper's.
+      InputError: as `prepare`; also if the folder has no such file or the counts differ from the
+        paper.
     """
     preset = find_preset(name)
     options = dataclasses.replace(preset.options, **(changes or {}))

@@ -1,8 +1,7 @@
-"""A raw table of interactions -> four arrays, in a stream of blocks.
+"""Reads a raw table of interactions into four arrays, in a stream of blocks.
 
-Ids are texts. Times are whole numbers, exact to the last digit. A block is first read with the
-types that almost every file has; where that fails, its columns are read as texts and each cell
-is checked.
+Ids are texts. Times are whole numbers and exact. A block is first read with the usual types; if
+that fails, its columns are read as texts and each cell is checked.
 """
 
 from __future__ import annotations
@@ -31,13 +30,12 @@ _READ_ERRORS = (pl.exceptions.PolarsError, ValueError)
 
 
 class TimeFormat(NamedTuple):
-    """How times are written.
+    """The format of times.
 
     Attributes:
-      text: a date format such as "%Y-%m-%d %H:%M:%S", which gives microseconds since 1970;
-        "" for numbers.
-      decimals: of numbers, the places behind the point that are kept: the result is in units of
-        10^-decimals.
+      text: a date format such as "%Y-%m-%d %H:%M:%S"; the result is in microseconds since 1970. ""
+        for numbers.
+      decimals: the number of decimal places of numbers; the result is in units of 10^-decimals.
     """
 
     text: str = ""
@@ -48,17 +46,17 @@ def read_interactions(table: Table, columns: Columns, time_format: TimeFormat) -
     """Reads the whole table.
 
     Raises:
-      InputError: names the file, the row, the column and the value that cannot be used, and the
-        option that would help.
+      InputError: the message names the file, the row, the column, the wrong value, and the option
+        that may help.
     """
     users, items = IdTable(), IdTable()
     columns_read = {role: GrowingArray() for role in ROLES}
     read = _parquet if table.kind == "parquet" else _frames
-    with ThreadPoolExecutor(2) as beside:
-        for frame in _ahead(read(table, columns, time_format), beside):
-            users_ahead = beside.submit(users.codes, frame["user"])
+    with ThreadPoolExecutor(2) as pool:
+        for frame in _prefetched(read(table, columns, time_format), pool):
+            user_codes = pool.submit(users.codes, frame["user"])
             columns_read["item"].append(items.codes(frame["item"]))
-            columns_read["user"].append(users_ahead.result())
+            columns_read["user"].append(user_codes.result())
             if columns.rating:
                 columns_read["rating"].append(_smallest_float(frame["rating"].to_numpy()))
             if columns.time:
@@ -75,11 +73,11 @@ def read_interactions(table: Table, columns: Columns, time_format: TimeFormat) -
     )
 
 
-def _ahead(frames: Iterator[pl.DataFrame], pool: ThreadPoolExecutor) -> Iterator[pl.DataFrame]:
-    """The frames, each read while the one before it is worked on."""
-    coming = pool.submit(next, frames, None)
-    while (frame := coming.result()) is not None:
-        coming = pool.submit(next, frames, None)
+def _prefetched(frames: Iterator[pl.DataFrame], pool: ThreadPoolExecutor) -> Iterator[pl.DataFrame]:
+    """The frames; a thread reads the next frame while the caller processes the current one."""
+    following = pool.submit(next, frames, None)
+    while (frame := following.result()) is not None:
+        following = pool.submit(next, frames, None)
         yield frame
 
 
@@ -89,7 +87,7 @@ def _smallest_float(values: np.ndarray) -> np.ndarray:
 
 
 def _frames(table: Table, columns: Columns, time_format: TimeFormat) -> Iterator[pl.DataFrame]:
-    """Frames with a column for each role, of every block of a text file."""
+    """One frame for each block of a text file, with a column for each role."""
     header = table.header
     typed = not time_format.text and not time_format.decimals
     for block in blocks(table.path, quoted=table.quoted):
@@ -105,7 +103,7 @@ def _frames(table: Table, columns: Columns, time_format: TimeFormat) -> Iterator
 
 
 def _without_header(table: Table, block: Block) -> Block:
-    """The block behind its first line that is not blank."""
+    """The block after its first line that is not blank."""
     start = 0
     while True:
         end = block.text.find(b"\n", start) + 1
@@ -141,7 +139,7 @@ def _parse(table: Table, text: bytes, schema: dict[str, pl.DataType]) -> pl.Data
 
 
 def _typed_frame(table: Table, columns: Columns, block: Block) -> pl.DataFrame | None:
-    """The block with the types that almost every file has; None where a cell does not fit."""
+    """The block, read with the usual types; None if a cell has another type."""
     try:
         frame = _by_role(_parse(table, block.text, _schema(columns)), columns)
     except _READ_ERRORS:
@@ -150,7 +148,7 @@ def _typed_frame(table: Table, columns: Columns, block: Block) -> pl.DataFrame |
 
 
 def _usable(frame: pl.DataFrame, block: Block | None = None) -> bool:
-    """Every cell is there, ids are without blanks around them, ratings are finite."""
+    """Whether no cell is empty, no id has surrounding blanks, and all ratings are finite."""
     if any(series.null_count() for series in frame):
         return False
     if "rating" in frame.columns and not np.isfinite(frame["rating"].to_numpy()).all():
@@ -163,7 +161,7 @@ def _usable(frame: pl.DataFrame, block: Block | None = None) -> bool:
 
 
 def _text_frame(table: Table, columns: Columns, block: Block) -> pl.DataFrame | None:
-    """The block with its columns as texts; None where the fast reader refuses it."""
+    """The block with its columns as texts; None if the fast reader fails."""
     texts: dict[str, pl.DataType] = dict.fromkeys(_schema(columns), pl.String())
     try:
         return _by_role(_parse(table, block.text, texts), columns)
@@ -174,10 +172,10 @@ def _text_frame(table: Table, columns: Columns, block: Block) -> pl.DataFrame | 
 def _checked_frame(
     table: Table, columns: Columns, time_format: TimeFormat, block: Block
 ) -> pl.DataFrame:
-    """The block with each cell read as text and checked."""
+    """The block, with each cell read as text and checked."""
     frame = None if table.kind == "jsonl" else _text_frame(table, columns, block)
     cells = None
-    # A row that the fast reader fills up or leaves out is found by the slow one.
+    # The fast reader may pad or skip a malformed row; the slow reader finds the row.
     if frame is None or any(series.null_count() for series in frame):
         cells = list(_cells(table, columns, block))
         data = [fields for _, fields in cells]
@@ -213,7 +211,7 @@ def _cells(table: Table, columns: Columns, block: Block) -> Iterator[tuple[int, 
 def _wrong_cells(
     frame: pl.DataFrame, time_format: TimeFormat
 ) -> dict[str, tuple[pl.Series, pl.Series]]:
-    """Role -> (the converted column, where it could not be converted)."""
+    """Role -> (the converted column, bool: the cells that could not be converted)."""
     converted: dict[str, tuple[pl.Series, pl.Series]] = {}
     for role in ("user", "item"):
         converted[role] = (frame[role], (frame[role].fill_null("") == ""))
@@ -227,7 +225,7 @@ def _wrong_cells(
 
 
 def exact_times(texts: pl.Series, time_format: TimeFormat) -> pl.Series:
-    """Int64: the times that the texts say, in units of 10^-decimals; null where not exact."""
+    """Int64: the times in units of 10^-decimals; null for a text without an exact value."""
     if time_format.text:
         return _dates(texts, time_format.text)
     parts = texts.str.extract_groups(r"^([+-]?\d+)(?:\.(\d*?)0*)?$").struct
@@ -245,7 +243,7 @@ def exact_times(texts: pl.Series, time_format: TimeFormat) -> pl.Series:
 
 
 def _exact(text: str | None, decimals: int) -> int | None:
-    """The whole number that a text such as "1.5E9" says."""
+    """The value of a text such as "1.5E9" in units of 10^-decimals; None if it is not whole."""
     try:
         value = decimal.Decimal(text or "").scaleb(decimals)
     except decimal.InvalidOperation:
@@ -256,11 +254,11 @@ def _exact(text: str | None, decimals: int) -> int | None:
 
 
 def _dates(texts: pl.Series, text_format: str) -> pl.Series:
-    """Int64: microseconds since 1970; null where a text has another form."""
+    """Int64: microseconds since 1970; null for a text of another format."""
     with contextlib.suppress(*_READ_ERRORS):
         moments = texts.str.to_datetime(text_format, time_unit="us", strict=False)
         return moments.dt.replace_time_zone(None).dt.epoch("us")
-    try:  # A format with days alone.
+    try:  # The format may have no time of day.
         days = texts.str.to_date(text_format, strict=False)
     except _READ_ERRORS as error:
         raise InputError(f"--time_format={text_format}: not a date format ({error})") from error
@@ -270,9 +268,9 @@ def _dates(texts: pl.Series, text_format: str) -> pl.Series:
 _RIGHT = {
     "user": "an id (the user of the interaction)",
     "item": "an id (the item of the interaction)",
-    "rating": "a finite number; --rating=none leaves the ratings out",
+    "rating": "a finite number; --rating=none ignores the ratings",
     "time": (
-        "a whole number; for a date give --time_format=%Y-%m-%d or the like, for fractions "
+        "a whole number; for dates give a format such as --time_format=%Y-%m-%d, for fractions "
         "--time_decimals=N"
     ),
 }
@@ -283,7 +281,7 @@ def _cell_fault(table: Table, columns: Columns, role: str, line: int, found: obj
 
 
 def _parquet(table: Table, columns: Columns, time_format: TimeFormat) -> Iterator[pl.DataFrame]:
-    """Frames with a column for each role, of every batch of a parquet file."""
+    """One frame for each batch of a parquet file, with a column for each role."""
     lazy = pl.scan_parquet(table.path).select([name for name in columns if name])
     row = 1
     try:
@@ -318,7 +316,7 @@ def _converted(
 
 
 def _epoch(series: pl.Series) -> pl.Series:
-    """Whole numbers in the series' own unit, so that nothing is rounded."""
+    """Int64 in the unit of the series, so no value is rounded."""
     if isinstance(series.dtype, pl.Datetime):
         return series.dt.epoch(series.dtype.time_unit)
     return series.cast(pl.Datetime("us")).dt.epoch("us")

@@ -1,4 +1,4 @@
-"""Interactions as arrays, in little more memory than they need themselves."""
+"""Interactions as arrays; the operations need little additional memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SLICE_ROWS = 1 << 22
 
 
 class GrowingArray:
-    """An array that blocks are appended to, with the widest of their types."""
+    """An array that grows by blocks; its dtype is the promotion of the dtypes of all blocks."""
 
     def __init__(self) -> None:
         self._buffer = np.empty(0, np.int8)
@@ -20,14 +20,14 @@ class GrowingArray:
 
     @property
     def array(self) -> np.ndarray:
-        """What was appended so far; not a copy."""
+        """All appended blocks; a view, not a copy."""
         return self._buffer[: self._length]
 
     def append(self, block: np.ndarray) -> None:
         length = self._length + len(block)
         dtype = np.promote_types(self._buffer.dtype, block.dtype)
         if length > len(self._buffer) or dtype != self._buffer.dtype:
-            # Memory that is not written to yet costs nothing, so growing may be generous.
+            # The system does not allocate memory before it is written, so doubling is cheap.
             grown = np.empty(max(length, 2 * len(self._buffer)), dtype)
             grown[: self._length] = self.array
             self._buffer = grown
@@ -41,8 +41,8 @@ class Rows:
 
     Attributes:
       user, item: int32 [n], numbers in the order of first appearance.
-      rating: float32 or float64 [n], float32 where that is exact; None where the file has none.
-      time: int64 [n]; None where the file has none.
+      rating: float32 [n], or float64 [n] if float32 is not exact; None without ratings.
+      time: int64 [n]; None without times.
       user_ids, item_ids: texts, the original id of each number.
     """
 
@@ -58,18 +58,18 @@ class Rows:
 
     @functools.cached_property
     def user_counts(self) -> np.ndarray:
-        """int64 [user_ids]: the rows of each user."""
+        """int64 [user_ids]: the number of rows of each user."""
         return counts(self.user, len(self.user_ids))
 
     @functools.cached_property
     def item_counts(self) -> np.ndarray:
-        """int64 [item_ids]: the rows of each item."""
+        """int64 [item_ids]: the number of rows of each item."""
         return counts(self.item, len(self.item_ids))
 
     def only(self, keep: np.ndarray) -> Rows:
-        """The rows that `keep`, bool [n], marks; the ids keep their numbers.
+        """The rows with `keep`, bool [n]; the numbers of the ids do not change.
 
-        They lie where these rows lay: do not use these rows afterwards.
+        The result overwrites the memory of these rows; do not use them afterwards.
         """
         if keep.all():
             return self
@@ -80,7 +80,7 @@ class Rows:
 
 
 def _compact(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """The entries that stay, moved to the front of `array` slice by slice."""
+    """Moves the entries with `keep` to the front of `array`, slice by slice."""
     end = 0
     for start in range(0, len(array), _SLICE_ROWS):
         at = slice(start, start + _SLICE_ROWS)
@@ -91,7 +91,10 @@ def _compact(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 
 def counts(codes: np.ndarray, count: int) -> np.ndarray:
-    """int64 [count]: how often each code occurs; in slices, for bincount widens what it counts."""
+    """int64 [count]: the number of occurrences of each code.
+
+    Counts in slices, because bincount copies its argument to int64.
+    """
     total = np.zeros(count, np.int64)
     for start in range(0, len(codes), _SLICE_ROWS):
         total += np.bincount(codes[start : start + _SLICE_ROWS], minlength=count)

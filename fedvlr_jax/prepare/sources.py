@@ -1,4 +1,4 @@
-"""Raw files as bytes: compressed or not, in blocks of whole lines, with their SHA-256."""
+"""Reads raw files, compressed or not, in blocks of whole lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedvlr_jax.data.files import check_text
 from fedvlr_jax.errors import InputError
 
 BLOCK_BYTES = 8 << 20
-# A quoted field may hold line breaks; one of this size is an unclosed quote.
+# A quoted field may contain line breaks. A record longer than this has an unclosed quote.
 _LONGEST_RECORD = 256 << 20
 _COMPRESSIONS = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
 
@@ -35,12 +35,12 @@ class Block(NamedTuple):
 
 
 def plain_name(path: Path) -> str:
-    """The file's name without the suffix of a compression, in lower case."""
+    """The name of the file in lower case, without the suffix of a compression."""
     return _COMPRESSIONS.sub("", path.name).lower()
 
 
 def open_plain(path: Path) -> Any:
-    """The file opened for reading, decompressed; its first bytes tell the compression.
+    """Opens a file for reading; decompresses it by its first bytes (gzip, bzip2, xz, Zstandard).
 
     Raises:
       InputError: it is not a file, or cannot be read.
@@ -68,16 +68,16 @@ def _read(path: Path, file: BinaryIO, size: int) -> bytes:
         return file.read(size)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
         raise InputError(
-            f"{path}: the compressed data are damaged or cut short ({error}); get the file again"
+            f"{path}: the compressed data are damaged or truncated ({error}); get the file again"
         ) from error
 
 
 def _last_break(text: bytes, quoted: bool) -> int:
-    """Where the last whole record of `text` ends; 0 where none does."""
+    """The index of the end of the last complete record of `text`; 0 without one."""
     cut = text.rfind(b"\n") + 1
     if not quoted or b'"' not in text:
         return cut
-    # Inside a quoted field the number of quotes before a line break is odd.
+    # A line break is inside a quoted field if the number of quotes before it is odd.
     odd = text.count(b'"', 0, cut) % 2
     while cut and odd:
         earlier = text.rfind(b"\n", 0, cut - 1) + 1
@@ -87,11 +87,11 @@ def _last_break(text: bytes, quoted: bool) -> int:
 
 
 def blocks(path: Path, *, quoted: bool) -> Iterator[Block]:
-    """The file in order, as blocks of whole lines that are checked to be UTF-8 text.
+    """Yields the file as blocks of whole lines, and checks that they are UTF-8 text.
 
     Args:
       path: compressed or not.
-      quoted: fields may be in double quotes, and such a field may hold line breaks.
+      quoted: True if fields may be in double quotes and then contain line breaks.
 
     Raises:
       InputError: damaged compression, a NUL byte, bytes that are not UTF-8, an unclosed quote.
@@ -129,7 +129,7 @@ def read_text(path: Path, *, fallback: str | None = None) -> str:
     """A whole small file as text.
 
     Args:
-      fallback: the encoding of a file that is not UTF-8; None: such a file is refused.
+      fallback: the encoding of a file that is not UTF-8; None refuses such a file.
     """
     with open_plain(path) as file:
         content = _read(path, file, -1)

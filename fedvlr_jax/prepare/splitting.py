@@ -1,4 +1,4 @@
-"""The split column, and the recipe of the data that the paper's authors released."""
+"""The split column, and the recipe that made the data released with the paper."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fedvlr_jax.prepare.rows import Rows
 
 SPLIT_NAMES = ("none", "leave-one-out", "global-time")
 RECIPE_NAMES = ("none", "mmrec")
-# Of the time stamps, where the recipe cuts.
+# Quantiles of the time stamps at which the recipe splits.
 _CUTS = (0.8, 0.9)
 
 
 def split_rows(rows: Rows, split: str) -> tuple[Rows, np.ndarray | None]:
-    """The rows that stay, and the part of each, int8 [n]; None for the split "none".
+    """The remaining rows, and the part of each, int8 [n]; None for the split "none".
 
     "global-time" drops users without train interactions.
 
     Raises:
-      InputError: there are no times, too few interactions of a user, or an empty part.
+      InputError: the rows have no times, a user has too few interactions, or a part is empty.
     """
     if split == "none":
         return rows, None
@@ -43,19 +43,19 @@ def split_rows(rows: Rows, split: str) -> tuple[Rows, np.ndarray | None]:
         raise InputError(f"--split={split}: {error}") from error
     trained = np.zeros(len(rows.user_ids), bool)
     trained[rows.user[part == splits.TRAIN]] = True
-    stays = trained[rows.user]
-    return rows.only(stays), part[stays]
+    keep = trained[rows.user]
+    return rows.only(keep), part[keep]
 
 
 def mmrec_recipe(rows: Rows) -> Rows:
-    """The rows as MMRec's preprocessing left them in the data released with the paper.
+    """The rows after MMRec's preprocessing, as in the data released with the paper.
 
-    It cuts the interactions at quantiles of time and joins the parts again. Each part has its
-    bounds, so a row exactly at a bound is in two parts and occurs twice: released KU has five
-    such rows, all at the 0.8 quantile. The rows are in the order of user and time.
+    MMRec splits the interactions at quantiles of time and concatenates the parts. Each part
+    includes its bounds, so a row exactly at a bound occurs twice. The released KU has five such
+    rows, all at the 0.8 quantile. The rows are sorted by user and time.
 
     Raises:
-      InputError: there are no times.
+      InputError: the rows have no times.
     """
     if rows.time is None:
         raise InputError("--recipe=mmrec: the file has no times; name their column with --time")

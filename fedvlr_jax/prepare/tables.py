@@ -1,4 +1,4 @@
-"""What a raw table is like: its kind, its separator, its header, its columns."""
+"""Finds the format of a raw table: kind, separator, header, columns."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _JSON_LINES = (".jsonl", ".json", ".ndjson")
 
 
 class Table(NamedTuple):
-    """How to read a file of rows.
+    """The format of a file of rows.
 
     Attributes:
       path: the file, compressed or not.
       kind: "delimited", "jsonl" or "parquet".
-      columns: the names in order; "1", "2", ... where the file has no header. Of JSON lines,
-        the fields of the first line.
-      separator: between the fields of a line; "" where the kind has none.
-      quoted: double quotes may enclose a field.
-      header: the first line has the names of the columns.
-      typed: the header names types too, as RecBole's atomic files do.
+      columns: the names in order; "1", "2", ... for a file without header. For JSON lines, the
+        fields of the first line.
+      separator: the text between the fields of a line; "" for kinds without separator.
+      quoted: True if double quotes may enclose a field.
+      header: True if the first line has the names of the columns.
+      typed: True if the header also has types, as in RecBole's atomic files.
     """
 
     path: Path
@@ -49,15 +49,15 @@ class Table(NamedTuple):
 def table_of(
     path: Path, *, known: Collection[str], separator: str = "", header: str = "auto"
 ) -> Table:
-    """Finds out how to read `path`.
+    """Finds the format of `path` from its name and its first line.
 
     Args:
-      known: names that columns may have, as `plain_column` gives them.
-      separator: between fields; "" to find it in the first line. "tab" and the like are known.
-      header: "yes", "no", or "auto": yes where the first line has a known name and no number.
+      known: names of columns, in the form of `plain_column`.
+      separator: the separator, or "tab", "comma", "semicolon" or "pipe"; "" to find it.
+      header: "yes", "no", or "auto": "yes" if the first line has a known name and no number.
 
     Raises:
-      InputError: there is no such file, it is empty, or its header repeats a name.
+      InputError: the file does not exist or is empty, or its header repeats a name.
     """
     name = plain_name(path)
     if name.endswith((".parquet", ".pq")):
@@ -79,7 +79,7 @@ def table_of(
 
 
 def plain_column(name: str) -> str:
-    """Lower case, letters and digits alone: UserId and user_id are one name."""
+    """The name in lower case with only letters and digits: UserId and user_id become equal."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
@@ -147,12 +147,16 @@ def _parquet_columns(path: Path) -> tuple[str, ...]:
 def small_rows(
     table: Table, *, fallback: str | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, {column: value}) of every row of a table that fits memory, such as the items.
+    """(line, {column: value}) of every row of a table that fits in memory, such as the items.
 
-    Values are texts; those of JSON lines and parquet are what the file has.
+    Values of delimited text are texts. Values of JSON lines and parquet keep their types, but
+    numbers of JSON lines are texts.
+
+    Args:
+      fallback: see `read_text`.
 
     Raises:
-      InputError: a row with another number of fields, or that is not JSON.
+      InputError: a row has a wrong number of fields or is not JSON.
     """
     if table.kind == "parquet":
         rows = pl.read_parquet(table.path).iter_rows(named=True)
@@ -173,7 +177,7 @@ def small_rows(
 
 def json_object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        # Numbers stay as they are written: a float would round an id or a time.
+        # Keep numbers as texts: a float would round an id or a time.
         row = json.loads(line, parse_float=str, parse_int=str)
     except ValueError:
         row = None
@@ -187,10 +191,10 @@ def json_object(path: Path, number: int, line: str) -> dict[str, Any]:
 def records(table: Table, text: str, line: int) -> Iterator[tuple[int, list[str]]]:
     """(line, fields) of every record of delimited text whose first line has number `line`.
 
-    Blank lines are passed over.
+    Blank lines are skipped.
 
     Raises:
-      InputError: a record has another number of fields than the table has columns.
+      InputError: the number of fields of a record differs from the number of columns.
     """
     lines = text.split("\n")
     if not table.quoted or len(table.separator) > 1:
@@ -220,7 +224,7 @@ def _numbered(path: Path, reader: Any, line: int) -> Iterator[tuple[int, list[st
             return
         except csv.Error as error:
             raise InputError(
-                f"{path}, row {line + before}: {error}; is a quote unclosed?"
+                f"{path}, row {line + before}: {error} (an unclosed quote?)"
             ) from error
         if any(field.strip() for field in fields):
             yield line + before, fields

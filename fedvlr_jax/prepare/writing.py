@@ -1,7 +1,7 @@
 """Writes the project's layout: dense ids, their mappings, titles, and a manifest.
 
-The same rows and options give the same bytes. The folder is written beside its place under
-another name and moved there at the end, so it is whole or absent.
+Equal rows and options give equal bytes. All files are written to a temporary folder that is renamed
+at the end, so the target folder is complete or absent.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SLICE_ROWS = 1 << 21
 
 @contextlib.contextmanager
 def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder that takes the place of `target` when the block ends without error.
+    """Yields a temporary folder and renames it to `target` if the block ends without error.
 
     Args:
-      overwrite: replace a folder that an earlier call wrote, which its manifest shows.
+      overwrite: replace an existing folder; it must have a manifest of an earlier call.
 
     Raises:
-      InputError: `target` exists and is not to be replaced, or cannot be written.
+      InputError: `target` exists and may not be replaced, or cannot be written.
     """
     if target.exists():
         if not overwrite:
@@ -52,7 +52,7 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         yield folder
         folder.chmod(0o755)
         if target.exists():
-            # Beside the temporary folder: that one is removed where anything fails.
+            # Not inside the temporary folder, which is removed if anything fails.
             old = folder.with_name(folder.name + ".old")
             target.rename(old)
             folder.rename(target)
@@ -66,14 +66,14 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def dense(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers without gaps for the codes that occur.
+    """Consecutive ids for the codes that occur.
 
     Args:
-      counts: [n], how often each code occurs.
+      counts: [n], the number of occurrences of each code.
 
     Returns:
-      number: int32 [n], the dense id of each code; -1 for one that does not occur.
-      kept: int64, the codes that occur, ascending: dense id i is of code kept[i].
+      number: int32 [n], the dense id of each code; -1 for a code that does not occur.
+      kept: int64, the codes that occur, ascending: kept[i] is the code of dense id i.
     """
     kept = np.flatnonzero(counts)
     number = np.full(len(counts), -1, np.int32)
@@ -90,7 +90,7 @@ def write_layout(
 
     Args:
       part: int8 [n], 0 train, 1 valid, 2 test; None: no split column.
-      items: what is known of each original item id; None: nothing.
+      items: original item id -> title and picture; None: no file of items.
     """
     user_number, users = dense(rows.user_counts)
     item_number, catalogue = dense(rows.item_counts)
@@ -128,6 +128,6 @@ def _write_mapping(path: Path, original: str, ids: pl.Series, name: str) -> None
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest; it has no times and no paths, so equal input gives equal bytes."""
+    """Writes the manifest. It has no times and no paths, so equal input gives equal bytes."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")

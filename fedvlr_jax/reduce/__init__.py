@@ -1,4 +1,4 @@
-"""Rules that make one upload out of the uploads of a cohort."""
+"""Aggregation rules: each combines the uploads of a cohort into one upload."""
 
 from fedvlr_jax.reduce.registry import REDUCTIONS
 from fedvlr_jax.reduce.rule import Reduce

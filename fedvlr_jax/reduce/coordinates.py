@@ -1,8 +1,8 @@
-"""Rules that act on each coordinate of the uploads by itself (Yin et al. 2018).
+"""Rules that combine each coordinate of the uploads separately (Yin et al. 2018).
 
-The coordinates are those of the views' gradient, before the pull-back through the operators.
-A rule on the ID table's gradient would be another rule: the pull-back is linear, a median is not.
-Weights of the clients are not used: every client that responded counts the same.
+The coordinates are those of the gradient of the views, before the pull-back through the operators.
+A median does not commute with the linear pull-back, so a rule on the gradient of the ID table would
+give other results. The rules ignore the clients' weights: all clients that responded count equally.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ from fedvlr_jax.uplink.uploads import Needs
 
 
 def ordered(values: jax.Array, responded: jax.Array) -> jax.Array:
-    """[K, B] in ascending order along the clients, those that did not respond at the end."""
+    """Sorts values [K, B] along the clients in ascending order.
+
+    Clients that did not respond get infinity, so they are last.
+    """
     return jnp.sort(jnp.where(responded[:, None], values, jnp.inf), axis=0)
 
 
 def _coordinatewise(combine: Callable[[jax.Array, jax.Array], jax.Array]) -> Reduce:
-    """`combine`: (values in order [K, B], number of responses) -> [B]."""
+    """The rule that applies `combine` to each coordinate.
+
+    Args:
+      combine: (values in ascending order [K, B], number of responses []) -> [B].
+    """
 
     def of_cohort(uploads, alpha, responded):
         num_responded = jnp.sum(responded)
@@ -38,7 +45,7 @@ def _coordinatewise(combine: Callable[[jax.Array, jax.Array], jax.Array]) -> Red
 
 
 def median() -> Reduce:
-    """The coordinate-wise median; of an even number, the mean of the two in the middle."""
+    """The coordinate-wise median; for an even number of values, the mean of the middle two."""
 
     def combine(values, num_responded):
         low, high = jnp.maximum(num_responded - 1, 0) // 2, num_responded // 2
@@ -48,7 +55,7 @@ def median() -> Reduce:
 
 
 def trimmed_mean(share: float) -> Reduce:
-    """The coordinate-wise mean without the floor(share * n) lowest and highest of n values."""
+    """The coordinate-wise mean of n values without the floor(share * n) lowest and highest."""
 
     def combine(values, num_responded):
         trimmed = jnp.floor(share * num_responded.astype(values.dtype)).astype(jnp.int32)

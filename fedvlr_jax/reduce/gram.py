@@ -1,7 +1,7 @@
-"""Rules that need the inner products of the uploads alone, and return weights.
+"""Rules that compute weights from the inner products of the uploads only.
 
-The combined upload is then a weighted sum, which a plan makes without building any upload.
-The clients' aggregation weights are used by `geometric_median` only.
+The combined upload is a weighted sum. A plan can compute it without building any upload. Only
+`geometric_median` uses the clients' aggregation weights.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def krum_scores(products: jax.Array, responded: jax.Array, byzantine: jax.Array)
     """[K]: the sum of squared distances to the n - f - 2 nearest others (Blanchard et al. 2017).
 
     Args:
-      responded: bool [K]; n is how many there are. The score of the others is infinite.
-      byzantine: f. At least one neighbour is counted.
+      products: [K, K], the inner products of the uploads.
+      responded: bool [K]; n is the number of responses. The other clients have score infinity.
+      byzantine: f, int32 []. At least one neighbour is summed.
     """
     clients = len(responded)
     pair = responded[:, None] & responded[None, :] & ~jnp.eye(clients, dtype=bool)
@@ -41,12 +42,12 @@ def krum_scores(products: jax.Array, responded: jax.Array, byzantine: jax.Array)
 
 
 def multi_krum(byzantine_share: float, selected_share: float | None) -> Reduce:
-    """The mean of the uploads with the lowest Krum scores.
+    """Krum and Multi-Krum (Blanchard et al. 2017): the mean of the uploads with the lowest scores.
 
     Args:
-      byzantine_share: f / n, the share of the clients that may be hostile, in [0, 0.5).
-      selected_share: of the n - f others, how many are averaged, in (0, 1]; None: one upload
-        alone is taken, which is Krum.
+      byzantine_share: f / n, the fraction of clients that may be hostile, in [0, 0.5).
+      selected_share: the number of averaged uploads as a fraction of n - f, in (0, 1]. None
+        selects one upload, which is Krum.
     """
 
     def of_cohort(uploads, alpha, responded):
@@ -64,11 +65,13 @@ def multi_krum(byzantine_share: float, selected_share: float | None) -> Reduce:
 
 
 def geometric_median(iterations: int = 10, smoothing: float = 1e-6) -> Reduce:
-    """The point with the least weighted sum of distances to the uploads (RFA, Pillutla et al.
-    2022), by `iterations` of the smoothed Weiszfeld algorithm from the weighted mean.
+    """The geometric median: it minimises the weighted sum of distances to the uploads.
+
+    RFA (Pillutla et al. 2022): the smoothed Weiszfeld algorithm, started at the weighted mean.
 
     Args:
-      smoothing: the least distance, as a share of the longest upload.
+      iterations: the number of Weiszfeld steps.
+      smoothing: the lower bound of a distance, as a fraction of the largest norm of an upload.
     """
 
     def of_cohort(uploads, alpha, responded):

@@ -1,4 +1,4 @@
-"""Sums by weights that are known before training."""
+"""Weighted sums whose weights are known before training."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from fedvlr_jax.uplink.uploads import Needs
 
 
 def normalised_weights(weight: jax.Array, responded: jax.Array) -> jax.Array:
-    """float32 [K]: alpha_u over the responded clients, summing to one (all 0 if none responds)."""
+    """float32 [K]: the weights of the clients that responded, normalised to sum 1; others get 0.
+
+    All weights are 0 if no client responded.
+    """
     weight = jnp.where(responded, weight, 0.0)
     return weight / jnp.maximum(jnp.sum(weight), 1e-30)
 
 
 def weighted_mean() -> Reduce:
-    """The mean of the uploads, each by its client's weight."""
+    """The mean of the uploads, weighted by the clients' aggregation weights."""
     return Reduce(Needs.SUM, normalised_weights)
 
 
 def fixed_point_mean() -> Reduce:
-    """`weighted_mean`, summed as integers: the same to the bit on 1, 2, 4 and 8 devices."""
+    """`weighted_mean` as a sum of integers: equal bits on 1, 2, 4 and 8 devices."""
     return Reduce(Needs.SUM, normalised_weights, exact=True)
 
 
 def fixed_denominator_mean(denominator: float) -> Reduce:
-    """The sum of the uploads over `denominator`, whoever responds.
+    """The sum of the uploads divided by `denominator`, for any number of responses.
 
-    Every client counts the same, so one client moves the result by at most its bound over
-    `denominator`: the sensitivity that central noise needs.
+    All clients have equal weight. If C bounds the norm of an upload, one client changes the result
+    by at most C / denominator. Central noise is calibrated to this sensitivity.
 
     Args:
-      denominator: how many clients a round expects.
+      denominator: the expected number of responses in a round.
     """
     return Reduce(Needs.SUM, lambda weight, responded: jnp.where(responded, 1.0 / denominator, 0.0))

@@ -1,4 +1,4 @@
-"""The rules by name: one line each."""
+"""The rules by name, one line each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fedvlr_jax.uplink.ring import MOST_LEVELS, Ring
 
 
 class RuleOptions(NamedTuple):
-    """What the flags say to a rule.
+    """The options of a rule, from the configuration.
 
     Attributes:
-      expected: clients that a round expects to respond.
-      byzantine_share: the share of the clients that may be hostile.
+      expected: the expected number of responses in a round.
+      byzantine_share: the fraction of clients that may be hostile.
       ring: how a secure sum rounds uploads.
     """
 

@@ -1,4 +1,4 @@
-"""Rules against hostile clients beside medians and Krum, and the check that stands before all."""
+"""Further rules against hostile clients, and the check for finite uploads before every rule."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fedvlr_jax.uplink.uploads import Needs, Upload, Uploads
 
 
 def finite_only(rule: Reduce) -> Reduce:
-    """`rule` on the uploads whose numbers are all finite; the server discards the others.
+    """Applies `rule` to the uploads that are finite; the server discards the other uploads.
 
-    A discarded client counts as one that did not respond. Four of six common rules pass a NaN
-    on, so this check comes before any of them. It needs all uploads at once, so a sum in fixed
-    point becomes one in floats.
+    The rule treats a discarded client as one that did not respond. Four of six common rules
+    propagate NaN, so this check precedes every rule. It needs all uploads at once, so a fixed-point
+    sum becomes a floating-point sum.
     """
 
     def of_cohort(uploads: Uploads, alpha: jax.Array, responded: jax.Array) -> Upload:
-        # A norm that overflows belongs to an upload that no honest client makes.
+        # This also discards an upload whose norm overflows; no honest client sends one.
         kept = responded & jnp.isfinite(uploads.norms())
         uploads = uploads.masked(kept)
         alpha = rule.weights(alpha, kept)
@@ -35,7 +35,7 @@ def finite_only(rule: Reduce) -> Reduce:
 
 
 def middle(values: jax.Array, responded: jax.Array) -> jax.Array:
-    """[B]: the median over the clients that are `responded`, for values [K, B]; 0 of none."""
+    """[B]: the median of values [K, B] over the clients that responded; 0 if none responded."""
     count = jnp.sum(responded)
     values = ordered(values, responded)
     low, high = jnp.maximum(count - 1, 0) // 2, count // 2
@@ -43,10 +43,10 @@ def middle(values: jax.Array, responded: jax.Array) -> jax.Array:
 
 
 def norm_bound() -> Reduce:
-    """The mean of the uploads, each shortened to the median of the cohort's norms.
+    """The weighted mean of the uploads after the server clips each to the median norm.
 
-    The bound is the server's, so a hostile client cannot evade it; `--clip_norm` is applied by
-    the clients themselves. (Sun et al. 2019, with the median in place of a constant.)
+    Sun et al. 2019, with the median norm of the cohort instead of a constant. The server clips, so
+    hostile clients cannot avoid it. In contrast, clients apply `--clip_norm` themselves.
     """
 
     def of_cohort(uploads: Uploads, alpha: jax.Array, responded: jax.Array) -> Upload:
@@ -58,14 +58,16 @@ def norm_bound() -> Reduce:
 
 
 def bulyan(byzantine_share: float) -> Reduce:
-    """Bulyan (El Mhamdi et al. 2018): Krum selects n - 2 f uploads; coordinate by coordinate,
-    the n - 4 f values nearest to the median are averaged.
+    """Bulyan (El Mhamdi et al. 2018).
 
-    *choice*: the selection takes the lowest Krum scores of one pass. The published one removes
-    the best upload and scores the rest again, n - 2 f times.
+    Krum selects n - 2 f uploads. For each coordinate, the rule averages the n - 4 f selected values
+    nearest to the median.
+
+    *choice*: one pass of Krum scores selects the uploads. The published algorithm removes the best
+    upload and scores the others again, n - 2 f times.
 
     Args:
-      byzantine_share: f / n, below 1/4: the rule needs n >= 4 f + 3.
+      byzantine_share: f / n, less than 1/4: the rule needs n >= 4 f + 3.
     """
 
     def of_cohort(uploads: Uploads, alpha: jax.Array, responded: jax.Array) -> Upload:
@@ -93,14 +95,17 @@ def bulyan(byzantine_share: float) -> Reduce:
 def row_median(byzantine_share: float) -> Reduce:
     """For each item, the median over the clients that touched its row, on the scale of the mean.
 
-    A median over all clients is 0 for a row that few of them touch; one over those that touched
-    it belongs to a single attacker where an item is cold. So a row counts only if more than 2 f
-    clients touched it, and at least three; each touched row is first shortened to the median
-    norm of the item's touched rows. The median is multiplied by the share of the clients that
-    touched the row, which is the scale of the mean.
+    A client touches a row if its upload is not 0 there. A median over all clients is 0 for a row
+    that few clients touch. A median over the clients that touched the row lets one attacker decide
+    the row of a cold item. Therefore:
 
-    With expected negatives every client touches every row, and the rule is a median of rows of
-    bounded norm. Clients count alike.
+    1. A row with fewer than max(2 f + 1, 3) clients that touched it becomes 0.
+    2. Otherwise the server clips each touched row to their median norm and takes the median.
+    3. It multiplies the median by the fraction of clients that touched the row: a mean over all
+       clients has this scale.
+
+    With expected negatives every client touches every row; the rule is then a median of rows of
+    bounded norm. All clients have equal weight.
 
     Args:
       byzantine_share: f / n.
@@ -115,9 +120,9 @@ def row_median(byzantine_share: float) -> Reduce:
             touched = responded & (norm > 0)
             count = jnp.sum(touched)
             bound = middle(norm[:, None], touched)[0]
-            short = trees.per_client(clip_factors(norm, bound), row) * row
+            clipped = trees.per_client(clip_factors(norm, bound), row) * row
             share = count.astype(row.dtype) / jnp.maximum(num_responded, 1).astype(row.dtype)
-            return jnp.where(count >= floor, share * middle(short, touched), 0.0)
+            return jnp.where(count >= floor, share * middle(clipped, touched), 0.0)
 
         return uploads.rowwise(jax.vmap(one, in_axes=1))
 

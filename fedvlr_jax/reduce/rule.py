@@ -1,4 +1,4 @@
-"""What a rule is."""
+"""The interface of an aggregation rule."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fedvlr_jax.uplink.uploads import Needs, Upload, Uploads
 
 
 class Reduce(NamedTuple):
-    """Many uploads -> one.
+    """A rule that combines the uploads of K clients into one upload.
 
     Attributes:
-      needs: SUM, or WHOLE where `combine` is given.
-      weights: (weight [K], responded bool [K]) -> alpha [K], what each client counts in the sum;
-        0 where it did not respond. The plans know it before they train.
-      combine: (uploads, alpha, responded) -> the one upload; None: the sum by alpha. It must not
-        read the uploads of clients that did not respond.
-      exact: whether the sum is taken in fixed point, the same to the bit on 1, 2, 4 and 8
-        devices.
+      needs: `Needs.WHOLE` if `combine` is given, at least `Needs.NORMS` if `encode` is, else
+        `Needs.SUM`.
+      weights: (weight [K], responded bool [K]) -> alpha [K], the weight of each client in the sum;
+        0 for a client that did not respond. A plan computes it before local training.
+      combine: (uploads, alpha, responded) -> the combined upload. None: the sum weighted by alpha.
+        It must not read the uploads of clients that did not respond.
+      exact: True sums in fixed point, with equal bits on 1, 2, 4 and 8 devices.
       encode: (uploads, alpha [K], client [K], key of the round) -> (their sum as int32 arrays,
-        clamped bool [K]), in place of the sum by alpha. decode: (the int32 sum over all clients,
-        responded [K]) -> the one upload. Both or neither, and without `combine`.
+        clamped bool [K]); replaces the sum by alpha. It goes with `decode`, and not with `combine`.
+      decode: (the int32 sum over all clients, responded [K]) -> the combined upload.
     """
 
     needs: Needs

@@ -1,4 +1,4 @@
-"""A data set from arrays and data frames."""
+"""`Dataset.from_arrays` and `Dataset.from_frame`."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 
-# Times put the entries of "ann" in the order x, z, y, w and those of 7 in the order y, w, x.
+# In order of time, "ann" has the items x, z, y, w, and 7 has the items y, w, x.
 USER = np.array(["ann", "bob", "ann", "bob", "ann", "bob", "ann"])
 ITEM = np.array(["x", "y", "y", "w", "z", "x", "w"])
 TIME = np.array([1, 1, 5, 2, 3, 9, 8])
@@ -67,7 +67,7 @@ def test_a_frame_gives_what_the_files_give(name, data_root):
 
 def test_repeats_and_leaks_are_said():
     part = np.array([0, 0, 1, 0, 0, 2, 2])
-    # The pair (ann, x) twice in train, and once more as a target.
+    # The pair (ann, x) occurs twice in train and once as a target.
     more = [["ann", "ann"], ["x", "x"], [0, 3], [0, 2]]
     user, item, time, part = (
         np.append(a, b) for a, b in zip((USER, ITEM, TIME, part), more, strict=True)
@@ -102,8 +102,8 @@ def test_global_time_drops_users_without_train():
         ({"time": ["a"] * 7}, "time: has the type"),
         ({"part": [3] * 7}, r"part\[0\]: found 3"),
         ({"split": "random"}, "split: found 'random'"),
-        ({"split": "predefined"}, "part: is needed"),
-        ({"part": [0] * 7, "split": "leave-one-out"}, "part: is needed"),
+        ({"split": "predefined"}, "part: must be given"),
+        ({"part": [0] * 7, "split": "leave-one-out"}, "part: must be given"),
         ({"part": [1] * 7}, "user 'ann': has no train interaction"),
         ({"item_ids": ["x", "y"]}, r"item\[3\]: found 'w', expected one of the 2 items"),
         ({"item_ids": ["x", "x"]}, r"item_ids\[1\]: 'x' occurs again"),

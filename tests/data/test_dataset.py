@@ -1,4 +1,4 @@
-"""Interactions whose entries do not count alike."""
+"""Recency weights, and fingerprints of data sets."""
 
 import dataclasses
 
@@ -19,7 +19,8 @@ def test_recent_entries_count_more_and_equal_times_alike():
         num_users=3,
         num_items=5,
     ).weighted_by_recency(0.5)
-    # By item: user 0 has 1 (newest), 2, 4; user 1 has 1, then 0 and 3 at once, then 4.
+    # From newest to oldest: user 0 has the items 1, 2, 4; user 1 has 1, then 0 and 3 at one time,
+    # then 4.
     first = np.array([1, 1 / np.sqrt(2), 1 / np.sqrt(3)])
     second = np.array([1 / np.sqrt(2.5), 1, 1 / np.sqrt(2.5), 1 / np.sqrt(4)])
     expected = np.concatenate([first / first.mean(), second / second.mean(), [1]])
@@ -47,12 +48,12 @@ def test_without_times_nothing_is_recent(tmp_path):
     rows = [f"{u},{(u + i) % 9},{min(i, 2)}" for u in range(4) for i in range(5)]
     (folder / "inter.csv").write_text("userID,itemID,split_label\n" + "\n".join(rows) + "\n")
     assert load_dataset("toy", data_root=tmp_path).num_users == 4
-    with pytest.raises(InputError, match=r"--recency=0\.5: the data set 'toy' has no times"):
+    with pytest.raises(InputError, match=r"--recency=0\.5: the data set 'toy' has no time stamps"):
         load_dataset("toy", data_root=tmp_path, recency=0.5)
 
 
 def test_catalogues_of_another_length_are_other_data():
-    """Also where no feature tells."""
+    """Fingerprints differ although no feature shows the number of items."""
     pairs = {"user": np.array([0, 1]), "item": np.array([3, 5]), "num_users": 2}
     of = lambda num_items: Interactions.from_pairs(**pairs, num_items=num_items)
     dataset = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 60})

@@ -1,6 +1,6 @@
-"""Generated files: each is refused in one line, or read as an independent reader reads it.
+"""Generated files: the loader refuses a file in one line, or agrees with an independent reader.
 
-FEDVLR_FUZZ_EXAMPLES sets how many are tried, so that a stress run can try thousands.
+FEDVLR_FUZZ_EXAMPLES is the number of generated files.
 """
 
 import csv
@@ -28,7 +28,7 @@ fuzz = settings(
     database=None,
 )
 
-# What a whole number may look like; 1.0 is one to spreadsheets.
+# The accepted forms of a whole number; spreadsheets write 1.0.
 WHOLE = re.compile(r"\s*[+-]?\d+(\.0*)?\s*", re.ASCII)
 TOKENS = [
     *("0", "1", "2", "3", "1.0", "2e0", " 1", "+1", "-1", "-0", "1.5", "1e400", "--1", "1e18"),
@@ -39,7 +39,7 @@ TOKENS = [
 
 
 def load(files):
-    """The data set of these files, or None where they were refused, in one line."""
+    """The data set of these files; None if the loader refused them in one line."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             return mmrec.load(make(Path(folder), **files), "toy")
@@ -49,13 +49,13 @@ def load(files):
 
 
 def whole(cell):
-    """The integer that a cell writes; a cell that writes none is an error of the loader."""
+    """The integer in a cell; any other cell means that the loader should have refused the file."""
     assert WHOLE.fullmatch(cell), f"accepted {cell!r}"
     return int(cell.partition(".")[0])
 
 
 def name(cell):
-    """The id that a cell holds; a cell with a number that is no id is an error of the loader."""
+    """The id in a cell; for a number that is not an id, the loader should have refused the file."""
     cell = cell.strip()
     if WHOLE.fullmatch(cell):
         assert cell[0] not in "+-", f"accepted {cell!r}"
@@ -73,7 +73,7 @@ def pairs_of(text):
     text = text.removeprefix("\ufeff").rstrip("\r\n")
     first = text.split("\n")[0]
     separator = max("\t,;|", key=first.count)
-    # Any of the three line ends, as in a file that Python opens.
+    # Accept all three line ends, as Python does in text mode.
     rows = list(csv.reader(io.StringIO(text, newline=None), delimiter=separator))
     names = [column.strip() for column in rows[0]]
     user, item = names.index("userID"), names.index("itemID")

@@ -1,4 +1,4 @@
-"""Small hand-made folders: what is read, and how every bad input is named."""
+"""The loader on small hand-made folders: the data it reads, and its message for every bad input."""
 
 import bz2
 import gzip
@@ -112,7 +112,7 @@ def test_ids_are_names_so_gaps_make_no_items(tmp_path):
     rows = ["90,1000,0,1", "90,7,1,2", "90,30,2,3", "5,7,0,1", "5,1000,1,2"]
     data = mmrec.load(make(tmp_path, inter__csv=table(rows)), "toy")
     assert data.user_ids.tolist() == ["5", "90"]
-    # In the order of the numbers, not of the text.
+    # Sorted as numbers, not as text.
     assert data.item_ids.tolist() == ["7", "30", "1000"]
     assert pairs(data.train) == [(0, 0), (1, 2)] and pairs(data.test) == [(1, 1)]
 
@@ -154,7 +154,7 @@ NANOSECONDS = [1_500_000_000_000_000_000 + 100 * place for place in (3, 1, 2, 0)
     ids=["plain", "blank line", "empty row", "decimal point"],
 )
 def test_times_are_never_rounded(tmp_path, change):
-    # As floats these four are equal, and the order in the file would decide.
+    # As floats these four times are equal, and the order in the file would decide.
     rows = [f"0,{item},{time}" for item, time in enumerate(NANOSECONDS)]
     text = change(table(rows, "userID,itemID,timestamp"))
     data = mmrec.load(make(tmp_path, inter__csv=text), "toy")
@@ -223,7 +223,7 @@ def test_auto_without_split_column_is_leave_one_out_and_merges_first(tmp_path):
     rows = ["0,5,9", "0,1,2", "0,2,3", "0,3,4", "0,5,1"]
     root = make(tmp_path, inter__csv=table(rows, "userID,itemID,timestamp"))
     data = mmrec.load(root, "toy")
-    # Item 5 counts from its earliest time, 1: the order is 5, 1, 2, 3.
+    # The earliest time of item 5 is 1, so the order is 5, 1, 2, 3.
     assert data.split == "leave-one-out"
     assert data.item_ids.tolist() == ["1", "2", "3", "5"]
     assert (pairs(data.train), pairs(data.valid), pairs(data.test)) == (
@@ -285,7 +285,7 @@ HUGE = np.array([[1, 2], [3, 1e300], [5, 6], [7, 8]])
 I_MAP = "i_id_mapping.csv"
 NO_TIME = table([row.rsplit(",", 1)[0] for row in SPLIT_ROWS], "userID,itemID,split_label")
 
-# Name: (files, the pieces that the message must hold).
+# Name: (files, texts that the message must contain).
 BAD_FILES = {
     "empty": ({"inter__csv": ""}, ["inter.csv", "empty"]),
     "only a header": ({"inter__csv": HEADER + "\n"}, ["inter.csv", "no rows"]),
@@ -438,7 +438,7 @@ BAD_FILES = {
     "bytes after the features": ({"text_feat__npy": npy(GOOD) + b"!"}, ["text_feat.npy", "49"]),
     "forged shape": (
         {"text_feat__npy": forged("(4000000000, 4000000000)")},
-        ["text_feat.npy", "header promises"],
+        ["text_feat.npy", "header declares"],
     ),
     "forged negative shape": ({"text_feat__npy": forged("(-4, -3)")}, ["text_feat.npy", "-4"]),
     "header that is no header": ({"text_feat__npy": forged("(4, 3")}, ["text_feat.npy", "header"]),

@@ -1,4 +1,4 @@
-"""Pairs of chunks: by hand, back in the order of the part, and as long as there are entries."""
+"""Pairs of chunks: hand-computed, restored to the order of the part, and with minimal length."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -17,9 +17,9 @@ def interactions(rows, num_items):
 def test_two_chunks_of_two_parts_by_hand():
     one = interactions([[4, 2], [], [0]], 5)
     other = interactions([[3], [1], [1, 2, 4]], 5)
-    # Chunk 0 has the users 2 and 1, chunk 1 the user 0 and a row of no client.
+    # Chunk 0 has the users 2 and 1; chunk 1 has the user 0 and a padding row.
     lists, others = chunk_lists([one, other], np.array([2, 1, 0, 3]), np.array([0, 2, 4]))
-    # The fullest chunk has four entries: users 2 and 1 of the other part.
+    # The largest chunk has four entries: those of users 2 and 1 in the other part.
     assert lists.pairs.item.tolist() == [[0, 5, 5, 5], [2, 4, 5, 5]]
     assert lists.pairs.client.tolist() == [[0, 0, 0, 0], [0, 0, 0, 0]]
     assert lists.entry.tolist() == [[2, -1, -1, -1], [0, 1, -1, -1]]
@@ -37,7 +37,7 @@ def test_a_part_without_entries_is_one_place_of_padding():
 
 @st.composite
 def layouts(draw):
-    """A part, and its users in any order: two buckets with rows of no client, and chunks."""
+    """A part, and its users in any order, in two buckets with padding rows, divided into chunks."""
     rows = draw(st.lists(st.sets(st.integers(0, 6)), min_size=2, max_size=9))
     order = draw(st.permutations(range(len(rows))))
     cut = draw(st.integers(1, len(rows) - 1))

@@ -1,4 +1,4 @@
-"""Hand-computed splits, and what must hold for any interactions."""
+"""Hand-computed splits, and properties that hold for all interactions."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_parts_from_the_end():
 
 def test_global_time_cuts_at_80_and_90_percent():
     time = np.array([90, 10, 20, 30, 40, 50, 60, 70, 80, 0])
-    # Sorted: 0 .. 90; t1 = 80 (place 8), t2 = 90 (place 9).
+    # Sorted times: 0, 10, ..., 90; t1 = 80 (index 8), t2 = 90 (index 9).
     assert splits.global_time(time).tolist() == [2, 0, 0, 0, 0, 0, 0, 0, 1, 0]
 
 

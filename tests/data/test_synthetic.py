@@ -1,4 +1,4 @@
-"""The planted structure is there, and the same for a seed however it is computed."""
+"""The synthetic data have the planted structure and depend only on the seed and the options."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_activity_and_popularity_have_long_tails(data):
 
 
 def _relative_rank(data, score):
-    """Share of the items that stand before the test item, train items left out."""
+    """The fraction of the items, without train items, that rank before the test item."""
     score = score.astype(np.float64).copy()
     score[data.train.users, data.train.item] = -np.inf
     target = score[np.arange(data.num_users), data.test.item]
@@ -191,7 +191,7 @@ def test_permuted_features_change_places_and_nothing_else():
     for name, rows in permuted.features.items():
         assert not np.array_equal(rows, plain.features[name])
         np.testing.assert_array_equal(np.sort(rows, axis=0), np.sort(plain.features[name], axis=0))
-    # One permutation for all modalities.
+    # All modalities have one permutation.
     place = lambda name: [
         int(np.flatnonzero((plain.features[name] == row).all(axis=1))[0])
         for row in permuted.features[name]

@@ -1,4 +1,4 @@
-"""Aligned rows, missing items, stopped runs, and what is refused."""
+"""Order of the rows, missing items, interrupted runs, and refused input."""
 
 import json
 
@@ -34,7 +34,7 @@ def picture(path, colour):
 
 @pytest.fixture
 def model(monkeypatch, tmp_path):
-    """Settings of an encoder that is loaded from a folder; the list of its calls."""
+    """Settings of an encoder that is loaded from a folder, and the list of its calls."""
     calls = []
     monkeypatch.setattr(features, "load_encoder", lambda *_: fake(calls))
     put(tmp_path / "weights/model.bin", "x")
@@ -74,7 +74,7 @@ def test_pictures(model, tmp_path):
     found = encode_pictures(tmp_path, IDS, images, settings)
     mean = [20, 30, 40]
     assert found.rows.tolist() == [[10, 20, 30], [30, 40, 50], mean, mean]
-    assert found.notes == ("images: 1 pictures are of no item of the data set",)
+    assert found.notes == ("images: 1 pictures belong to no item of the data set",)
     assert not list(tmp_path.glob(".*"))
 
 
@@ -104,7 +104,7 @@ def test_pictures_that_cannot_be_used(model, tmp_path):
 
 def test_rows_do_not_depend_on_the_batch_or_on_a_stop(tmp_path):
     def encode(items):
-        # Every row has something of its neighbours and of the size, as kernels have.
+        # Each row depends on the other rows and on the batch size, as with real kernels.
         return np.array([[item, sum(items), len(items)] for item in items], np.float32)
 
     places = list(range(0, 100, 2))

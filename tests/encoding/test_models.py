@@ -1,6 +1,6 @@
-"""The real loading code, on small checkpoints in the true format that the tests write.
+"""The loading code of each encoder, on small checkpoints that the tests write in the real format.
 
-Each skips where its library is not installed; they are extras.
+A test skips if its library, an extra of the package, is not installed.
 """
 
 import json
@@ -65,7 +65,7 @@ def bert_folder(folder):
 
 
 def sentence_folder(folder):
-    """The files of such a model: a transformer, and a mean over its tokens."""
+    """Writes a model of sentence_transformers: a transformer, and a mean over its tokens."""
     pytest.importorskip("sentence_transformers")
     bert_folder(folder)
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling")]
@@ -101,7 +101,7 @@ def settings(encoder, folder, **more):
 
 
 def same_for_every_batch(encode):
-    """The rows of one batch, of many, and of one at a time are equal to the bit."""
+    """One batch, many batches, and one item at a time give equal bits."""
     found = [encode(batch).rows for batch in (1, 16, 512)]
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
     return found[0]
@@ -164,7 +164,7 @@ def test_transformers_reads_titles_and_pictures(tmp_path, images):
     encoder = load_encoder("transformers", "text", tmp_path / "bert", "cpu")
     rows = encoder.encode(["red", "red stone river river", "red"])
     assert rows.shape == (3, 16)
-    # Padding does not count: the same title beside a longer one.
+    # Padding does not change a row: encode the same title together with a longer one.
     np.testing.assert_allclose(rows[0], encoder.encode(["red"])[0], atol=1e-5)
     vit_folder(tmp_path / "vit")
     more = {"modality": "image"}

@@ -1,4 +1,4 @@
-"""Baselines on a small catalogue by hand and by loops; the known numbers of KU and ML."""
+"""Baselines against hand-computed scores and literal loops; their known results on KU and ML."""
 
 import dataclasses
 import os
@@ -32,7 +32,7 @@ TRIVIAL = ("random", "popularity", "least_popular", "ascending_id", "unseen_firs
 
 
 def scorer(data, name, *, recent=False, **setting):
-    """The scorer of one baseline at a setting, by default its own."""
+    """The scorer of one baseline, with its default setting unless another is given."""
     return scores_of(baselines_of(data)[name].prepare(data)(**setting), data, recent=recent)
 
 
@@ -120,7 +120,7 @@ def dense(part):
 def test_item_knn_by_hand(toy):
     # Item 1 has users {0, 1, 2}, item 3 users {1, 2}, item 0 user 0, item 2 user 2.
     # User 0 has items 0 and 1. Item 2: cos(2, 0) + cos(2, 1) = 0 + 1 / sqrt(1 * 3);
-    # item 3: 0 + 2 / sqrt(2 * 3); item 4 is like nothing.
+    # item 3: 0 + 2 / sqrt(2 * 3); item 4 has no users, so its similarity is 0.
     found = scorer(toy, "item_knn")(slice(0, 1))[0]
     np.testing.assert_allclose(found[2:], [1 / np.sqrt(3), 2 / np.sqrt(6), 0])
 
@@ -150,7 +150,7 @@ def test_content_knn_knows_nothing_of_an_item_that_has_the_mean_feature():
 
 
 def literal_ease(train, l2):
-    """Ridge regression of every item's column on all the other columns."""
+    """Ridge regression of each item's column on all other columns."""
     items = train.shape[1]
     weights = np.zeros((items, items))
     for j in range(items):
@@ -190,8 +190,8 @@ def test_only_train_interactions_and_features_are_used():
 
 def test_the_mask_of_validation_and_of_test(toy):
     constant = scorer(toy, "random")
-    # User 0: five items, two of them in train, one more in valid; the target is not its
-    # own rival. So 5 - 2 - 1 = 2 tied rivals, and one fewer where valid is masked too.
+    # User 0 has 5 items, 2 of them in train and 1 in valid. A target does not tie with itself, so
+    # 5 - 2 - 1 = 2 items tie with it, and 1 item if valid is masked too.
     assert rank(constant, toy, "valid", "train+valid").tied[0] == 2
     assert rank(constant, toy, "test", "train").tied[0] == 2
     assert rank(constant, toy, "test", "train+valid").tied[0] == 1
@@ -341,7 +341,7 @@ def test_ials_agrees_with_the_implicit_library():
     )
     model.item_factors = factors.astype(np.float64)
     model.user_factors = np.zeros((30, width))
-    # Its entries are confidences c: ours is 1 + alpha.
+    # The library takes confidences c as entries; our c is 1 + alpha.
     model.fit(sparse.csr_matrix(4.0 * train), show_progress=False)
     items = factors.astype(float)
     for _ in range(3):
@@ -427,7 +427,7 @@ def ku():
 
 @pytest.fixture(scope="module")
 def ml():
-    # The defaults, for time: docs/baselines.md has the tuned ones.
+    # Default settings, because tuning takes too long; docs/baselines.md has the tuned results.
     return evaluate_baselines(real("ML"), "train", tuned=False)
 
 
@@ -466,8 +466,8 @@ def test_known_numbers_of_ml(ml, name):
     assert (found["users"], found["cold"]) == (610, {"users": 0})
 
 
-# EASE's scores depend on the library of the matrix inverse in their last bits: one user
-# may cross the cut, 0.5 points of HR on KU and 0.2 on ML.
+# The last bits of EASE's scores depend on the library that inverts the matrix. They can move one
+# user across the cut-off, which is 0.5 points of HR on KU and 0.2 on ML.
 def test_known_numbers_of_ease_on_ku(ku):
     assert ku.summary["ease"]["l2"] == 100
     found = ku.summary["ease"]["test"]
@@ -475,7 +475,7 @@ def test_known_numbers_of_ease_on_ku(ku):
     assert headline(found["warm"]) == pytest.approx((81.51, 34.09), abs=0.9)
 
 
-# HR@50 and NDCG@50 on warm targets, within the noise of a setting: all are tuned on validation.
+# HR@50 and NDCG@50 on warm targets. The tolerance covers the noise of tuning on validation.
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -1,4 +1,4 @@
-"""What a data set's examination notices: feature rows out of order, cold targets, the future."""
+"""Warnings of `examine`: feature rows in the wrong order, cold targets, entries out of order."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def test_nothing_gives_pause_in_sound_data(dataset):
 def test_rows_that_are_not_the_items_are_noticed(dataset, change):
     found = examine(moved(dataset, change))
     assert [w.split(":")[0] for w in found.warnings] == ["text", "image"]
-    assert all("items' order?" in warning for warning in found.warnings)
+    assert all("in the order of the items?" in warning for warning in found.warnings)
 
 
 def test_zero_and_repeated_rows_are_counted(dataset):
@@ -55,9 +55,9 @@ def test_zero_and_repeated_rows_are_counted(dataset):
 
 
 def test_counts_cold_targets_and_order_in_time(dataset):
-    # User 0 has items 0 (time 5) and 1 (time 9); user 1 has item 0. Items 2 and 3 are in no
-    # train part: of the targets 2, 0 and 3, two are cold. User 0's validation (time 7) lies
-    # before its newest train item, user 1's test (time 8) does not.
+    # User 0 has items 0 (time 5) and 1 (time 9) in train; user 1 has item 0 (time 2). Items 2 and
+    # 3 are not in train, so the validation target 2 and the test target 3 are cold. The validation
+    # entry of user 0 (time 7) is older than its newest train entry (time 9). No other is.
     make = lambda user, item, time: Interactions.from_pairs(
         user=np.array(user),
         item=np.array(item),
@@ -100,10 +100,10 @@ def test_ties_in_time_across_the_split_are_noticed(dataset):
     )
     found = examine(tied)
     assert found.facts["tied_in_time"] == dataset.num_users
-    assert any("entries of one time in two parts" in line for line in found.warnings)
-    # A split that is given does not hang on them.
+    assert any("entries of equal time in two parts" in line for line in found.warnings)
+    # A predefined split does not depend on the order of the lines.
     given = examine(dataclasses.replace(tied, split="predefined"))
-    assert not any("entries of one time" in line for line in given.warnings)
+    assert not any("entries of equal time" in line for line in given.warnings)
 
 
 def test_parts_that_are_empty_are_noticed(dataset):

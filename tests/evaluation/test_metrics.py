@@ -1,4 +1,4 @@
-"""Metrics by hand, against every order that the ties allow, and over the slices."""
+"""Metrics against hand-computed values, against the mean over all tie orders, and over slices."""
 
 import itertools
 import math
@@ -55,7 +55,7 @@ def test_one_target_without_ties():
 
 
 def test_one_target_in_a_tie_group_across_the_cut():
-    # One ahead, two tied: ranks 2, 3 and 4 with probability 1/3 each; K = 3 keeps two.
+    # One item ahead, two tied: ranks 2, 3 and 4 with probability 1/3 each; two are within K = 3.
     found = one_user([1], [2], (3,))
     assert found["hr@3"] == pytest.approx(2 / 3)
     assert found["precision@3"] == pytest.approx(2 / 3 / 3)
@@ -77,14 +77,14 @@ def test_two_targets_without_ties():
 
 
 def test_two_targets_tied_with_one_other_item():
-    # Places 1, 2 and 3 are shared by two targets and one other item. At K = 1 a target
-    # stands first with probability 2/3; at K = 2 at least one of them is always in.
+    # Two targets and one other item tie at ranks 1, 2 and 3. A target has rank 1 with probability
+    # 2/3. At least one target is always within K = 2.
     found = one_user([0, 0], [2, 2], (1, 2))
     assert found["hr@1"] == pytest.approx(2 / 3)
     assert found["recall@1"] == pytest.approx(1 / 3)
     assert found["hr@2"] == pytest.approx(1)
     assert found["recall@2"] == pytest.approx(2 / 3)
-    # First target at place 1 (2/3) or 2 (1/3).
+    # The first target has rank 1 (probability 2/3) or 2 (1/3).
     assert found["mrr@2"] == pytest.approx(2 / 3 + 1 / 3 / 2)
     # Targets at (1, 2), (1, 3) or (2, 3): AP@2 is (1 + 1) / 2, 1 / 2 and (1/2) / 2.
     assert found["map@2"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
@@ -121,7 +121,7 @@ def test_ties_earn_the_mean_over_all_orders_that_they_allow(case):
 
 @pytest.mark.parametrize("num_targets", [1, 4])
 def test_a_constant_score_earns_chance(num_targets):
-    # 200 candidates, all tied: every place of a target is as probable as any other.
+    # 200 candidates, all tied: all ranks of a target are equally probable.
     found = one_user([0] * num_targets, [199] * num_targets, (10, 50))
     assert found["recall@50"] == pytest.approx(50 / 200)
     assert found["precision@10"] == pytest.approx(num_targets / 200)
@@ -130,7 +130,7 @@ def test_a_constant_score_earns_chance(num_targets):
 
 
 def test_only_selected_targets_count_and_the_others_remain_in_the_way():
-    # Of ranks 1 and 3 only the second is selected: one target at rank 3, ideal 1.
+    # Targets at ranks 1 and 3, of which only the second is selected. Its ideal rank is 1.
     found = one_user([0, 2], [0, 0], (10,), np.array([False, True]))
     assert found["ndcg@10"] == pytest.approx(1 / 2)
     assert found["recall@10"] == 1
@@ -141,7 +141,7 @@ def test_a_user_among_many_has_the_metrics_that_it_has_alone():
     rng = np.random.default_rng(0)
     numbers = rng.integers(0, 6, 300)
     part = interactions([range(number) for number in numbers], 6)
-    # Groups that begin at five places, some of them across both cuts.
+    # Tie groups with five different starts, some of them across both cut-offs.
     ahead = 4 * rng.integers(0, 5, len(part))
     tied = 3 * (ahead // 4)
     for row in np.split(tied, part.indptr[1:-1]):
@@ -156,11 +156,11 @@ def test_a_user_among_many_has_the_metrics_that_it_has_alone():
 
 
 def test_the_metrics_of_thousands_of_users_take_no_step_a_user(monkeypatch):
-    """As many calls for two users as for two thousand, each with several targets."""
+    """Two users and two thousand users, each with several targets, take equally many calls."""
     calls = []
-    of_places = evaluation_metrics._sums_over_places
+    sums_over_ranks = evaluation_metrics._sums_over_ranks
     monkeypatch.setattr(
-        evaluation_metrics, "_sums_over_places", lambda *a: calls.append(1) or of_places(*a)
+        evaluation_metrics, "_sums_over_ranks", lambda *a: calls.append(1) or sums_over_ranks(*a)
     )
     counted = []
     for users in (2, 2000):
@@ -168,7 +168,7 @@ def test_the_metrics_of_thousands_of_users_take_no_step_a_user(monkeypatch):
         calls.clear()
         user_metrics(np.tile([0, 3, 3], users), np.tile([0, 8, 8], users), part, ks=(10,))
         counted.append(len(calls))
-    # Groups of one item and of nine, of which seven are within the cut.
+    # One call for the groups of one item, one for the groups of nine items.
     assert counted == [2, 2]
 
 
@@ -176,8 +176,8 @@ def test_the_metrics_of_thousands_of_users_take_no_step_a_user(monkeypatch):
 def sliced():
     """Four users over 100 items: train lengths 10, 11, 1, 1; item 99 is never in train.
 
-    Test targets stand at rank 1 (warm), rank 3 (cold), ranks 1 (warm) and 2 (cold), and
-    the last user has none.
+    The test targets have rank 1 (warm), rank 3 (cold), and ranks 1 (warm) and 2 (cold). The last
+    user has no target.
     """
     train = [list(range(10)), list(range(10, 21)), [21], [22]]
     data = dataset(train, [[10], [99], [0, 99], []], 100)
@@ -188,7 +188,7 @@ def sliced():
 def test_means_are_in_percent_over_the_users_with_a_target(sliced):
     assert sliced["users"] == 3
     assert sliced["hr@1"] == pytest.approx(100 * 2 / 3)
-    # Both targets of the third user are at their ideal places.
+    # Both targets of the third user have their ideal ranks.
     assert sliced["ndcg@50"] == pytest.approx(100 * (1 + 1 / 2 + 1) / 3)
 
 
@@ -208,7 +208,7 @@ def test_activity_is_the_length_of_the_train_history(sliced):
 
 
 def test_the_worst_decile_is_rounded_up_to_whole_users(sliced):
-    # A tenth of three users is one user: the one with NDCG 1/2.
+    # A tenth of three users, rounded up, is one user: the one with NDCG 1/2.
     assert sliced["worst_decile"]["users"] == 1
     assert sliced["worst_decile"]["ndcg@50"] == pytest.approx(50)
 
@@ -221,7 +221,7 @@ def test_a_slice_without_users():
 
 
 def test_the_worst_decile_of_many_users_and_the_interval_of_the_mean():
-    # Ranks 1 to 100, one a user: the worst ten stand at 91 to 100, half are within 50.
+    # Each user has one target, at ranks 1 to 100. The worst ten have ranks 91 to 100.
     data = dataset([[0]] * 100, [[1]] * 100, 101)
     ahead = np.arange(100)
     summary = summarise(ahead, np.zeros_like(ahead), data, "test", (50,))

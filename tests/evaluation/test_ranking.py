@@ -1,4 +1,4 @@
-"""Counts ahead and tied: by hand, against a literal loop, and with bad scores."""
+"""Counts ahead and tied: hand-computed, against a literal loop, and with non-finite scores."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def strict_numerics():
 
 
 def pairs(targets, num_items):
-    """Rows of target lists as `Pairs`, in order, and some padding."""
+    """The lists of targets, one list for each user, as `Pairs` with some padding."""
     client = [user for user, row in enumerate(targets) for _ in row]
     item = [item for row in targets for item in row]
     padding = 3
@@ -31,13 +31,13 @@ def pairs(targets, num_items):
 
 
 def counts(scores, targets, masked=None):
-    """Ahead and tied of each user's targets, in rows as `targets` has them, and finite."""
+    """`ahead` and `tied` as lists of the shape of `targets`, and `finite`."""
     scores = np.asarray(scores, np.float32)
     masked = np.zeros(scores.shape, bool) if masked is None else np.asarray(masked, bool)
     flat = pairs(targets, scores.shape[1])
     ranks = count_ahead(jnp.asarray(scores), flat, jnp.asarray(masked))
     ends = np.cumsum([len(row) for row in targets])
-    # Padding counts nothing.
+    # The counts of padding are 0.
     assert not ranks.ahead[ends[-1] :].any() and not ranks.tied[ends[-1] :].any()
     rows = [
         [part.tolist() for part in np.split(np.asarray(x)[: ends[-1]], ends[:-1])]
@@ -49,7 +49,7 @@ def counts(scores, targets, masked=None):
 def test_ahead_and_tied_by_hand():
     scores = [[9, 5, 5, 1, 5, 7]]
     # Item 1 (score 5): items 0 and 5 are ahead, items 2 and 4 are tied with it.
-    # Item 0 (score 9): first, alone. Item 3 (score 1): all five others are ahead.
+    # Item 0 (score 9) is first and ties with none. Item 3 (score 1): all five others are ahead.
     assert counts(scores, [[1, 0, 3]]) == ([[2, 0, 5]], [[2, 0, 0]], [True])
 
 
@@ -113,7 +113,7 @@ def ragged_cases(draw):
     for user in range(users):
         order = draw(st.permutations(range(items)))
         number, hidden = draw(st.integers(0, items)), draw(st.integers(0, items))
-        # Loaders leave out a target that is masked, and a score of a target is a number.
+        # Loaders drop masked targets, so no target is masked. Its score is not NaN.
         masked[user, order[number : number + hidden]] = True
         targets.append(sorted(order[:number]))
         scores[user, targets[-1]] = np.nan_to_num(scores[user, targets[-1]], nan=2.0)
@@ -160,7 +160,7 @@ def test_compiled_counts_are_the_same_integers():
 
 
 def test_the_work_grows_with_the_number_of_targets(monkeypatch):
-    """One user with 60 targets: as many scores are compared as there are targets times items."""
+    """It compares (number of targets) x items scores, although one user has 60 targets."""
     users, items, most = 40, 100, 8 * 100
     rng = np.random.default_rng(3)
     scores = rng.normal(size=(users, items)).astype(np.float32)
@@ -175,8 +175,8 @@ def test_the_work_grows_with_the_number_of_targets(monkeypatch):
 
     monkeypatch.setattr(ranking, "BLOCK_SCORES", most)
     monkeypatch.setattr(ranking, "_above_and_equal", counted)
-    # Without compilation each block of the loop runs this function again. Beyond the 99 targets
-    # the list has room for a thousand more.
+    # Without compilation, each step of the loop calls this function again. The list has 99 targets
+    # and room for a thousand more.
     own = pairs(targets, items)
     own = Pairs(jnp.pad(own.client, (0, 1000)), jnp.pad(own.item, (0, 1000), constant_values=items))
     with jax.disable_jit():
@@ -199,5 +199,5 @@ def test_memory_is_bounded_by_the_scores_and_one_block(monkeypatch):
                 yield from sizes(inner)
 
     largest = max(sizes(jax.make_jaxpr(count_ahead)(*case).jaxpr))
-    # The gathers address a target by two numbers.
+    # A gather has two index values for each target.
     assert largest <= max(users * items, 1000, 2 * targets)

@@ -1,4 +1,4 @@
-"""What --select means: its forms, its slice on a data set, its value."""
+"""--select: its syntax, its slice on a data set, its value."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def interactions(rows):
 
 
 def dataset(*, valid, test):
-    """Two users with items 0 and 1, 1 and 2 in train: 3 and 4 are cold."""
+    """Two users, with train items 0, 1 and 1, 2. Items 3 and 4 are cold."""
     return Dataset(
         name="toy",
         train=interactions([[0, 1], [1, 2]]),
@@ -55,7 +55,7 @@ def test_auto_is_the_slice_that_the_data_set_is_judged_on():
     assert judged_slice(warm) == for_dataset(auto, warm).slice == "all"
     cold = dataset(valid=[[2], [3]], test=[[3], [4]])
     assert judged_slice(cold) == for_dataset(auto, cold).slice == "all"
-    # Its test targets are judged on the warm ones, but no validation target is warm.
+    # The judged slice of the test part is "warm", but no validation target is warm.
     assert for_dataset(auto, dataset(valid=[[4], [3]], test=[[3], [0]])).slice == "all"
 
 

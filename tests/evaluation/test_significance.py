@@ -1,4 +1,4 @@
-"""Bootstrap intervals and paired tests: by hand, and by how often they are right."""
+"""Bootstrap intervals and paired tests: hand-computed values, and their error rates."""
 
 import math
 
@@ -45,8 +45,8 @@ def test_95_percent_intervals_cover_the_true_mean_about_that_often():
     for _ in range(300):
         low, high = bootstrap_interval(rng.random(50), resamples=200)
         covered += low <= 0.5 <= high
-    # Binomial(300, 0.95) has a standard deviation of 1.3 points; the percentile interval
-    # of 50 users falls short by another one or two.
+    # Binomial(300, 0.95) has a standard deviation of 1.3 points. The percentile interval of 50
+    # users covers one or two points less than its level.
     assert 0.90 <= covered / 300 <= 0.98
 
 
@@ -56,7 +56,7 @@ def test_paired_test_by_hand():
     result = paired_test(a, b)
     # All five differences are positive and of distinct size: p = 2 / 2^5.
     assert result.p_value == pytest.approx(0.0625)
-    # 0.03 on average, on a mean of 0.3: ten percent.
+    # The mean difference is 0.03 and the mean of B is 0.3.
     assert result.mean_difference == pytest.approx(0.03)
     assert result.relative_difference == pytest.approx(0.1)
     assert result.users == 5
@@ -66,7 +66,7 @@ def test_equal_users_say_nothing():
     rng = np.random.default_rng(0)
     values = rng.random(20)
     assert paired_test(values, values) == (0.0, 0.0, 1.0, 1.0, 20, 0.0)
-    # Zero differences are dropped: p stays, while the mean is shared by twice the users.
+    # The test drops zero differences, so p is unchanged; the mean is over twice as many users.
     a, b = rng.random(60), rng.random(60)
     alone, padded = paired_test(a, b), paired_test(np.append(a, b), np.append(b, b))
     assert padded.p_value == pytest.approx(alone.p_value)
@@ -108,7 +108,7 @@ def test_without_users_nothing_is_known():
 
 
 def test_the_test_of_the_mean_by_hand():
-    # Mean 2, standard deviation 1, of three: t = 2 sqrt(3), two degrees of freedom.
+    # Three values with mean 2 and standard deviation 1: t = 2 sqrt(3), two degrees of freedom.
     result = paired_test(np.array([1.0, 2.0, 3.0]), np.zeros(3))
     assert result.p_mean == pytest.approx(1 - 2 * math.sqrt(3) / math.sqrt(14))
     assert paired_test(np.full(4, 0.5), np.zeros(4)).p_mean == 0
@@ -121,7 +121,7 @@ def test_bits_that_averaging_leaves_are_no_difference():
 
 
 def test_a_mean_over_seeds_is_not_better_than_one_run_of_the_same_method():
-    """Wilcoxon's test says so far more often than its level, the test of the mean does not."""
+    """Wilcoxon's test rejects far more often than its level; the test of the mean does not."""
     rng = np.random.default_rng(0)
     ranks, chance, wilcoxon, mean = np.arange(50), rng.random((200, 1)) * 0.3, 0, 0
 
@@ -150,7 +150,7 @@ def test_a_shift_of_one_standard_deviation_is_found():
 
 
 def test_holm_by_hand():
-    # Sorted: .01 x 4, .02 x 3, .04 x 2, .5 x 1; none below the one before it, none above 1.
+    # Sorted and scaled: .01 x 4, .02 x 3, .04 x 2, .5 x 1; then made non-decreasing, at most 1.
     assert holm([0.04, 0.01, 0.5, 0.02]) == pytest.approx([0.08, 0.04, 0.5, 0.06])
     assert holm([0.03, 0.02]) == pytest.approx([0.04, 0.04])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
@@ -160,7 +160,7 @@ def test_holm_by_hand():
 def test_the_detectable_difference_is_found_in_four_of_five_repetitions():
     rng = np.random.default_rng(0)
     found = paired_test(rng.normal(size=200), np.zeros(200))
-    # (1.972 + 0.843) / sqrt(200) in deviations of the differences.
+    # (1.972 + 0.843) / sqrt(200), in standard deviations of the differences.
     assert found.detectable == pytest.approx(0.199, rel=0.1)
     samples = rng.normal(found.detectable, 1.0, (400, 200))
     seen = np.mean([paired_test(sample, np.zeros(200)).p_mean < 0.05 for sample in samples])

@@ -68,7 +68,7 @@ BAD = {
     "--rounds=0": "at least 1",
     "--flagfile=missing.flags": "missing.flags",
     "--dataset=nowhere --data_root=.": "nowhere",
-    "--views=id,sound": "'sound' is no view",
+    "--views=id,sound": "'sound' is not a view",
     "--views=id,,text": "empty or repeated",
     "--ks=10,0": "give positive integers",
     "--select=auc@50": "no metric 'auc'",

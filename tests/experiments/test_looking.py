@@ -21,7 +21,7 @@ def test_validate_reports_and_gives_a_verdict(run, tmp_path):
     result = run("validate", "--dataset=mine", "--data_root=data", "--json=report.json")
     assert result.returncode == 0, result.stderr
     assert "merged 13 duplicate interactions" in result.stdout
-    assert "warning: text: content-kNN is not told apart" in result.stdout
+    assert "warning: text: content-kNN is no better" in result.stdout
     assert "verdict: usable" in result.stdout
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["verdict"], report["users"], report["items"]) == ("usable", 6, 9)

@@ -1,4 +1,4 @@
-"""What a run says of its views at the start."""
+"""The lines about views that a run prints at its start."""
 
 import pytest
 
@@ -17,10 +17,10 @@ WIDTHS = {"text": 3, "image": 2}
         ),
         ("mlp", (), ["views: mlp"]),
         ("vbpr", (), ["views: vbpr"]),
-        ("none", (), ["views: id", "no view has the features text, image"]),
-        ("bilevel", ("id", "text"), ["views: id, text", "no view has the features image"]),
+        ("none", (), ["views: id", "no view uses the features text, image"]),
+        ("bilevel", ("id", "text"), ["views: id, text", "no view uses the features image"]),
         ("bilevel", ("id", "gate"), ["views: id, gate"]),
-        ("bilevel", ("id",), ["views: id", "no personal fusion", "no view has the features"]),
+        ("bilevel", ("id",), ["views: id", "no personal fusion", "no view uses the features"]),
     ],
 )
 def test_views_and_unused_features_are_named(name, views, expected):

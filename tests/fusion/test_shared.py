@@ -1,4 +1,4 @@
-"""The shared mixture is bilevel with one router for all: the same views, the same first step."""
+"""The shared mixture has the views of bilevel and one router for all clients."""
 
 import jax
 import jax.numpy as jnp

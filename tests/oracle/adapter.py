@@ -1,8 +1,8 @@
-"""Small federations of the package, and the same ones in the terms of `reference`.
+"""Small federations of the package, and their conversion to the format of `reference`.
 
-Everything goes through what a user calls: `make_simulation`, `run_rounds`, `evaluate`,
-`recommend`. Only random draws come from the package: who answers, for how
-many epochs, and the sampled negatives.
+The tests call only public functions: `make_simulation`, `run_rounds`, `evaluate`, `recommend`. The
+reference gets its random draws from the package: the clients that respond, their numbers of local
+epochs, and the sampled negatives.
 """
 
 import dataclasses
@@ -32,18 +32,18 @@ class Federation:
     simulation: object
     options: reference.Options
     features: dict
-    clients: tuple  # of reference.Client, without what a round draws
+    clients: tuple  # fields of reference.Client, without the draws of a round
     rng: np.random.Generator
 
 
 def make_data(rng, choices):
     """7 users, 10 items; time stamps with ties; two held-out items for every other user.
 
-    Shapes are the same for all federations, so that operations are compiled once.
+    All federations have the same shapes, so each operation is compiled once.
     """
     num_users, num_items, longest = 7, 10, 4
     pairs = {"train": ([], []), "valid": ([], []), "test": ([], [])}
-    # The last two items never occur in train: they are cold, and no negatives under "paper".
+    # The last two items are not in train: they are cold, and under "paper" they are not negatives.
     warm = num_items - 2
     for user in range(num_users):
         items = rng.permutation(warm)
@@ -123,7 +123,7 @@ def make_federation(number, choices):
 
 
 def random_state(federation):
-    """A state of the package, whose every parameter is away from zero, at a round of its own."""
+    """A state of the package with random parameters, none near zero, and a random round."""
     simulation, rng = federation.simulation, federation.rng
     config = simulation.config.federation
     # From the shapes alone: compiling the initialisers would take longer than the test.
@@ -141,7 +141,7 @@ def random_state(federation):
 
 
 def given_to(federation, server):
-    """The reference's clients in one round: who answers, for how long, with which negatives."""
+    """The reference's clients in one round, with their responses, local epochs and negatives."""
     simulation = federation.simulation
     config, pool = simulation.config.federation, simulation.task.pool
     seed = int(np.asarray(jax.random.key_data(server.key))[-1])
@@ -177,7 +177,7 @@ def given_to(federation, server):
 
 
 def check_negatives(client, config):
-    """Drawn negatives: num_negatives a positive, from the pool, never from the history."""
+    """Checks sampled negatives: num_negatives for each positive, from the pool, not the history."""
     free = np.setdiff1d(client.pool, client.history)
     for drawn in client.negatives:
         assert len(drawn) == (config.num_negatives * len(client.history) if len(free) else 0)
@@ -192,7 +192,7 @@ SHARED_NAMES = (
     (r"^fusion/projection/", "projection/"),
     (r"^fusion/gate/gate_", "gate/"),
     (r"^fusion/gate/Dense_0", "gate/out"),
-    # Flax numbers layers as they are made: the outer one first.
+    # Flax numbers layers in the order of their construction, the outer one first.
     (r"^fusion/mlp/Dense_1", "mlp/1"),
     (r"^fusion/mlp/Dense_0", "mlp/2"),
     (r"^fusion/(\w+)/LayerNorm_0", r"\1/norm"),
@@ -225,8 +225,10 @@ def flat_names(tree, names):
 
 
 def shared_of(server):
-    """The server's parameters in the reference's names. FedNCF's layers over [user; item] and
-    [GMF; MLP] are one matrix there, and two in the package."""
+    """The server's parameters with the names of the reference.
+
+    The reference has one matrix for each of FedNCF's layers over [user; item] and [GMF; MLP]; the
+    package has two."""
     shared = flat_names(server.shared, SHARED_NAMES)
     if "head/out_gmf" in shared:
         halves = [shared.pop(f"head/{side}/kernel") for side in ("user", "item")]
@@ -250,7 +252,7 @@ def private_of(federation, state):
 
 
 def reference_state(federation, state):
-    """The state of the reference that begins where the package's state is."""
+    """The state of the reference that equals a state of the package."""
     shared = shared_of(state.server)
     return {
         "round": int(state.server.round),

@@ -1,4 +1,4 @@
-"""Which federations are compared: choices by seeded draws, the same ones every time."""
+"""The federations that the tests compare: seeded random combinations of choices."""
 
 import functools
 import itertools
@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 OPERATORS = ("sum", "mixture", "mlp", "gate", "attention", "cross_attention")
-# Each choice goes through its values in turn, in an order of its own.
+# Each choice cycles through its values in a random order.
 CHOICES = {
     "backbone": ("fcf", "fedavg", "pfedrec", "fedrap", "fedncf"),
     "fusion": ("bilevel", "bilevel", "bilevel", "mlp", "bilevel", "none", "bilevel", "vbpr"),
@@ -40,7 +40,7 @@ CHOICES = {
     "modalities": (("image", "text"), ("image", "text"), ("image", "text"), ()),
     "plan": ("gathered", "dense", "gathered", "catalogue", "gathered", "factored"),
 }
-# What a plan cannot train is replaced by what it can.
+# Replacements for combinations that a plan cannot train.
 ON_THE_VIEWS = {"negatives": "expected", "upload": "gradient", "clip_norm": 0.0}
 PLAN_ASKS = {
     "gathered": {},
@@ -55,7 +55,7 @@ PLAN_CANNOT = {
 
 
 ALL = 200
-# Every pair of values of these that can occur, occurs among `pairwise()`.
+# `pairwise()` covers every possible pair of values of these choices.
 PAIRED = (
     "backbone",
     "fusion",
@@ -72,7 +72,7 @@ PAIRED = (
 
 @functools.cache
 def federations():
-    """ALL dicts of choices, always the same ones."""
+    """ALL dicts of choices; the same on every call."""
     count = ALL
     columns = {}
     for place, (name, values) in enumerate(CHOICES.items()):
@@ -95,7 +95,7 @@ def federations():
 
 
 def views_of(choices):
-    """The views that a federation has; without features no view of a modality."""
+    """The views of a federation; without features, no view of a modality."""
     if choices["fusion"] != "bilevel":
         return (choices["fusion"],)
     known = {"id", "table", *choices["modalities"], *OPERATORS}
@@ -103,7 +103,7 @@ def views_of(choices):
 
 
 def _holds(choices):
-    """What a federation is an example of."""
+    """The (choice, value) pairs that a federation covers."""
     pairs = itertools.combinations([(name, choices[name]) for name in PAIRED], 2)
     views = [("view", view, choices["modalities"] != ()) for view in views_of(choices)]
     return {*pairs, *views, *choices.items()}
@@ -111,7 +111,7 @@ def _holds(choices):
 
 @functools.cache
 def pairwise():
-    """Numbers of few federations with every value of every choice, and every pair of PAIRED."""
+    """Numbers of few federations that cover every choice, value and pair of PAIRED."""
     holds = [_holds(choices) for choices in federations()]
     left, numbers = set().union(*holds), []
     while left:
@@ -122,9 +122,9 @@ def pairwise():
 
 
 def numbers_with(count=3, **wanted):
-    """Those of `pairwise()` with the choices `wanted`, at most `count`.
+    """At most `count` numbers of `pairwise()` whose federations have the choices `wanted`.
 
-    A `view` is met where it is among the operators or modalities, or is the fusion itself.
+    A federation has a `view` if the view is among its operators or modalities, or is its fusion.
     """
 
     def meets(choices):

@@ -1,9 +1,9 @@
-"""The method in NumPy and float64, one client at a time, as its documents state it.
+"""The method in NumPy and float64, one client at a time, as the documents define it.
 
-Nothing here is imported from the package, from JAX, Flax or Optax: what the package computes is
-compared with this file and shares no line with it. Speed is of no concern. Parameters are flat
-dicts `{name: array}`; the gradient of a client's loss comes from `Variable`, a reverse-mode tape of
-some twenty operations that `test_reference.py` compares with central differences.
+The file imports nothing from the package, JAX, Flax or Optax, and shares no code with the package:
+the tests compare the package with it. Speed does not matter. Parameters are flat dicts
+`{name: array}`. `Variable` computes the gradient of a client's loss by reverse-mode
+differentiation; `test_reference.py` compares it with central differences.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Variable:
-    """A value with the variables it was computed from and their pull-backs."""
+    """A value, with the variables that it depends on and their pull-backs."""
 
     __array_ufunc__ = None  # array + Variable calls Variable.__radd__
 
@@ -25,7 +25,7 @@ class Variable:
         self.gradient = np.zeros_like(self.value)
 
     def backward(self):
-        """Accumulates d self / d variable in every variable that self was computed from."""
+        """Accumulates d self / d variable in every variable that `self` depends on."""
         order, seen = [], set()
 
         def visit(node):
@@ -95,7 +95,7 @@ def constant(value):
 
 
 def _like(node):
-    """Sums a gradient over the axes along which the value of `node` was broadcast."""
+    """Sums a gradient over the axes along which NumPy broadcast the value of `node`."""
 
     def pull_back(gradient):
         while gradient.ndim > node.value.ndim:
@@ -198,7 +198,7 @@ def layer_norm(p, name, x):
 
 
 def tokens(p, table, features):
-    """Every input at width d: the ID first, then the modalities in alphabetical order."""
+    """All inputs mapped to width d: first the ID, then the modalities in alphabetical order."""
     inputs = {"id": table} | {name: constant(features[name]) for name in sorted(features)}
     return {
         name: layer_norm(p, f"norm/{name}", linear(p, f"map/{name}", x))
@@ -212,7 +212,7 @@ def operator_sum(p, x):
 
 
 def operator_mixture(p, x):
-    """One learned softmax weight a modality, the same for every client."""
+    """The mean of the tokens with one learned softmax weight for each, shared by all clients."""
     weight = softmax(p["mixture/logits"])
     return total(stack(list(x.values()), 0) * reshape(weight, len(x), 1, 1), 0)
 
@@ -230,7 +230,7 @@ def operator_gate(p, x):
 
 
 def attend(p, name, queries, tokens_asked):
-    """softmax(Q K^T / sqrt d) V for each query [I, d], over the tokens asked of the same item."""
+    """softmax(Q K^T / sqrt d) V for each query [I, d], over the key tokens of the same item."""
     keys = [linear(p, f"{name}/key", token) for token in tokens_asked]
     values = stack([linear(p, f"{name}/value", token) for token in tokens_asked], 1)
     answers = []
@@ -266,7 +266,7 @@ OPERATORS = {
 
 
 def views(options, p, features):
-    """What the server broadcasts: [I, G, d]."""
+    """The views that the server broadcasts: [I, G, d]."""
     table = p["table"]
     if options.fusion == "none":
         return stack([table], 1)
@@ -293,7 +293,7 @@ def views(options, p, features):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a run chooses; names and meanings are those of the flags."""
+    """The options of a run; names and meanings are those of the flags."""
 
     backbone: str = "fcf"
     fusion: str = "bilevel"
@@ -321,11 +321,11 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Client:
-    """One client and what is given of its round.
+    """One client, with the random draws of its round.
 
-    history: its train items; time: the stamp of each. pool: the items that may be a negative.
-    epochs: how many local epochs it affords; 0 where it was not asked or does not answer.
-    negatives: with sampled negatives the drawn items of each epoch, num_negatives a positive.
+    history: its train items. time: the time stamp of each. pool: the candidates for negatives.
+    epochs: its number of local epochs; 0 if it was not sampled or did not respond.
+    negatives: for sampled negatives, the items of each epoch, num_negatives for each positive.
     """
 
     history: np.ndarray
@@ -336,9 +336,9 @@ class Client:
 
 
 def recency_weights(time, recency):
-    """An item with a newer ones counts (1 + a)^-recency, scaled to a mean of 1.
+    """The weight (1 + a)^-recency of an item with a newer items, scaled to mean 1.
 
-    Items of equal time share the mean of their places.
+    Items of equal time get the mean of their values of a.
     """
     newer = [np.sum(time > own) + (np.sum(time == own) - 1) / 2 for own in time]
     weight = (1.0 + np.array(newer)) ** -recency
@@ -405,7 +405,7 @@ def scores(options, private, head, catalogue, client, leave_out=True):
 
 
 def row_counts(options, client, epoch, items):
-    """How often each item counts as a positive and as a negative: two vectors [I]."""
+    """The weight of each item as a positive and as a negative: two vectors [I]."""
     positive = np.zeros(items)
     positive[client.history] = recency_weights(client.time, options.recency)
     negative = np.zeros(items)
@@ -466,7 +466,7 @@ def client_loss(options, private, head, catalogue, client, epoch, t):
 
 
 def client_step(options, name, value, gradient):
-    """SGD with the step of the leaf's kind; the head decays."""
+    """SGD with the step of the leaf's kind; only the head has weight decay."""
     if name.startswith("router/"):
         return value - options.router_lr * gradient
     if name == "rows":
@@ -524,7 +524,7 @@ def clip(upload, bound):
 
 
 def aggregation_weights(options, clients):
-    """Weights that sum to 1 over those who answer: equal, or by the length of the history."""
+    """Weights over the clients that respond, with sum 1: equal, or proportional to the history."""
     answers = np.array([client.epochs > 0 for client in clients], dtype=float)
     if options.backbone in ("fedavg", "fedncf"):
         answers = answers * [len(client.history) for client in clients]
@@ -542,7 +542,7 @@ def shared_gradient(options, shared, features, mean_upload):
 
 def optimizer_start(options, shared):
     """Step number and moments of every leaf."""
-    # Optax begins both moments of Yogi at 1e-6.
+    # Optax initialises both moments of Yogi to 1e-6.
     begun = 1e-6 if options.server_optimizer == "yogi" else 0.0
     filled = {name: np.full_like(value, begun) for name, value in shared.items()}
     return {"step": 0, "first": filled, "second": filled}
@@ -629,7 +629,7 @@ def play_round(options, features, state, clients):
 
 
 def all_scores(options, features, state, clients):
-    """What every client scores every item with its own private rows: (scores [N, I], weights of
+    """The score of every client for every item with its private rows: (scores [N, I], weights of
     the views [N, G])."""
     parameters = {name: constant(value) for name, value in state["shared"].items()}
     catalogue = views(options, parameters, features)

@@ -1,7 +1,7 @@
 """Whole rounds, scores and ranks of the package against the reference, in float64.
 
-Some of 200 random federations are compared, which hold every pair of the main choices; with
-FEDVLR_ORACLE=all, all of them.
+The tests compare some of 200 random federations; these cover every pair of values of the main
+choices. With FEDVLR_ORACLE=all they compare all 200.
 """
 
 import os
@@ -43,8 +43,8 @@ def compare(number, choices):
     simulation, options, features = federation.simulation, federation.options, federation.features
     state = adapter.random_state(federation)
     expected = adapter.reference_state(federation, state)
-    # Recency weights and rates of negatives are kept, and fixed-point sums rounded, to about seven
-    # digits; two rounds and Adam's quotients make more of it.
+    # Recency weights, rates of negatives and fixed-point sums have about seven digits. Two rounds
+    # and the quotients of Adam amplify the rounding error.
     tolerance = 1e-5 if choices["recency"] or choices["aggregation"] == "int32" else 2e-6
     for _ in range(ROUNDS):
         clients = adapter.given_to(federation, state.server)
@@ -63,7 +63,7 @@ def compare(number, choices):
 
 
 def assert_ranks_agree(simulation, ranks, part, scores):
-    """Masked are train and, for the test part under the strict protocol, valid."""
+    """The masked items: train and, for the test part under the strict protocol, valid."""
     data = simulation.dataset
     strict = part == "test" and simulation.config.evaluation.protocol == "strict"
     for user, score in enumerate(scores):
@@ -80,7 +80,7 @@ def assert_recommendations_agree(simulation, state, scores, tolerance):
     for user, score in enumerate(scores):
         owned = np.concatenate([data.train.of(user), data.valid.of(user)])
         free = np.setdiff1d(np.arange(data.num_items), owned)
-        # Items that score alike may stand in any order.
+        # Items with equal scores may be in any order.
         assert set(items[user][: len(free)]) == set(free)
         assert np.all(np.isneginf(found[user][len(free) :]))
         assert_close(found[user][: len(free)], np.sort(score[free])[::-1], tolerance, "scores")
@@ -89,8 +89,8 @@ def assert_recommendations_agree(simulation, state, scores, tolerance):
 
 @pytest.mark.parametrize("number", mostly_slow(NUMBERS, 4))
 def test_rounds_scores_and_ranks(number):
-    # Step by step: compiling every round as a whole takes several times as long. Sums over devices
-    # cannot be run so.
+    # Without jit: the compilation of whole rounds takes several times as long. Sums over devices
+    # need jit.
     choices = federations()[number] | {"aggregation": "float32"}
     with jax.disable_jit():
         compare(number, choices)

@@ -1,4 +1,4 @@
-"""The readable Algorithm 1 of the package against the reference, which shares no code with it."""
+"""The package's readable Algorithm 1 against the reference; they share no code."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The laws of what a round draws, through the public functions: noise, negatives, the start."""
+"""The distributions of random draws, through public functions: noise, negatives, initial values."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ ITEMS, WIDTH = 500, 16
 
 @pytest.fixture(scope="module")
 def data():
-    """Histories of 1, 2 and 5 items: FedAvg's weights are 1/8, 2/8 and 5/8."""
+    """Three clients with 1, 2 and 5 train items; their FedAvg weights are 1/8, 2/8 and 5/8."""
     empty = Interactions.from_pairs(user=[], item=[], num_users=3, num_items=ITEMS)
     train = Interactions.from_pairs(
         user=[0, 1, 1, 2, 2, 2, 2, 2],
@@ -36,7 +36,7 @@ def data():
 
 
 def table_after(data, multiplier, rounds):
-    """The ID table after each round: it moves by the noisy mean itself, once."""
+    """The ID table after each round; with this configuration, its change is the noisy mean."""
     config = Config.from_flat(
         backbone="fedavg",
         fusion="none",
@@ -46,7 +46,7 @@ def table_after(data, multiplier, rounds):
         noise_multiplier=multiplier,
         server_optimizer="sgd",
         server_lr_items=1.0,
-        # The head stays, so that the noise of one round does not enter the next gradient.
+        # The head is constant, so the noise of one round does not change the next gradient.
         server_lr_head=0.0,
         server_decay=0.0,
         eval_every=1,
@@ -61,7 +61,7 @@ def table_after(data, multiplier, rounds):
 
 
 def test_noise_has_the_law_of_every_client_adding_its_own(data):
-    """Each client adds N(0, (4 * 0.01)^2) to its upload, and the mean weighs them 1 : 2 : 5."""
+    """Each client adds N(0, (4 * 0.01)^2) to its upload; the weights of the mean are 1 : 2 : 5."""
     deviation = 4 * 0.01 * np.sqrt((1 + 4 + 25) / 64)
     (plain,) = table_after(data, 0.0, 1)
     first, second = table_after(data, 4.0, 2)
@@ -75,7 +75,7 @@ def test_noise_has_the_law_of_every_client_adding_its_own(data):
     correlation = lambda a, b: abs(np.corrcoef(a.ravel(), b.ravel())[0, 1])
     assert correlation(noise[1:], noise[:-1]) < 5 * 0.011
     assert correlation(noise[:, 1:], noise[:, :-1]) < 5 * 0.011
-    # What the next round adds is the gradient, of norm 0.01 at most, and a draw of its own.
+    # The next round adds a gradient of norm at most 0.01 and an independent draw.
     later = (first - second).astype(float)
     assert later.std() == pytest.approx(deviation, rel=5 * 0.008)
     assert correlation(noise, later) < 5 * 0.011
@@ -106,7 +106,7 @@ def test_a_drawn_start(data):
     simulation = make_simulation(config, data)
     state = simulation.init(0)
     items = np.asarray(state.server.shared["items"])
-    # 8,000 numbers; routers begin uniform, personal rows at zero.
+    # 8,000 numbers. The initial router weights are uniform, and personal rows are zero.
     assert items.std() == pytest.approx(0.3, rel=5 * 0.008)
     np.testing.assert_allclose(simulation.router_weights(state), 0.5, rtol=1e-6)
     assert not np.any(state.private[0]["items"])

@@ -1,4 +1,4 @@
-"""The reference by itself: its gradients against central differences, and numbers by hand."""
+"""Tests of the reference: gradients against central differences, and hand-computed numbers."""
 
 import dataclasses
 import pathlib
@@ -110,7 +110,7 @@ def test_gradients_are_those_of_central_differences(backbone, loss, negatives):
 
 
 def test_recent_items_count_more_and_equal_times_alike():
-    # Nothing is newer than the first; the others share the places 1 and 2.
+    # No item is newer than the first. The other two have equal times and share the values 1 and 2.
     weights = reference.recency_weights(np.array([9, 4, 4]), 1.0)
     np.testing.assert_allclose(weights, np.array([1, 1 / 2.5, 1 / 2.5]) / 0.6)
 
@@ -141,7 +141,7 @@ def test_weights_are_equal_or_by_the_length_of_the_history():
 
 @pytest.mark.parametrize(
     ("name", "first", "second"),
-    # Gradients 2 and 1 from 0 on, step 0.1.
+    # Gradients 2 and 1, initial value 0, step 0.1.
     [
         ("sgd", -0.2, -0.3),
         ("momentum", -0.2, -0.2 - 0.1 * (0.9 * 2 + 1)),

@@ -1,4 +1,4 @@
-"""The same interactions in every form in which people have them."""
+"""The same interactions in every form that `prepare` reads."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Each fault of a raw file is one line with its place and the option that would help."""
+"""The message for each fault of a raw file: one line with the place and an option that helps."""
 
 import gzip
 
@@ -15,7 +15,7 @@ GOOD = "u1,i1,5,100\nu1,i2,4,200\n"
 
 
 def refused(tmp_path, name, content, **options):
-    """The one line with which `prepare` refuses the file; nothing is left behind."""
+    """The one-line message with which `prepare` refuses the file; checks that no file remains."""
     raw = tmp_path / "raw" / name
     raw.parent.mkdir(exist_ok=True)
     raw.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -87,13 +87,13 @@ def test_columns_that_could_be_the_user(tmp_path):
         ({"user": "item_id"}, "--user and --item: both are column item_id"),
         ({"columns": "user,item"}, "--columns=user,item: names 2 columns"),
         ({"columns": "user,item,item,time"}, "found 'item'"),
-        ({"time_format": "%Y", "time_decimals": 1}, "--time_decimals: is for numbers"),
+        ({"time_format": "%Y", "time_decimals": 1}, "--time_decimals: needs times that are"),
         ({"time_format": "%Q"}, "row 2, column timestamp"),
         ({"items": "absent.csv"}, "--items=absent.csv: no such file"),
         ({"title": "title"}, "--items"),
-        ({"min_rating": 6}, "--min_rating=6: no interaction is rated that high"),
+        ({"min_rating": 6}, "--min_rating=6: no interaction has such a high rating"),
         ({"min_rating": 1, "rating": "none"}, "--min_rating=1: the file has no ratings"),
-        ({"min_item_interactions": 3}, "nothing stays; the most that a user has is 2 and an item"),
+        ({"min_item_interactions": 3}, "no row remains; a user has at most 2 interactions"),
         ({"split": "leave-one-out"}, "--min_user_interactions=3"),
         ({"split": "global-time"}, "--split=global-time"),
     ],
@@ -119,7 +119,7 @@ def test_no_time(tmp_path):
         (HEADER.encode() + b"u,\xff,1,2\n", "row 2: found byte 0xff"),
         (HEADER.encode() + b"u,\0,1,2\n", "row 2: found a NUL byte"),
         (b"user_id,user_id,item_id\n", "column 'user_id' occurs twice"),
-        (gzip.compress(HEADER.encode() + GOOD.encode(), mtime=0)[:40], "damaged or cut short"),
+        (gzip.compress(HEADER.encode() + GOOD.encode(), mtime=0)[:40], "damaged or truncated"),
     ],
 )
 def test_a_file_that_cannot_be_read(content, found, tmp_path):

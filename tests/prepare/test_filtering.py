@@ -1,4 +1,4 @@
-"""Which interactions stay."""
+"""Filters of interactions, against hand-computed results."""
 
 import numpy as np
 import polars as pl
@@ -10,7 +10,7 @@ from fedvlr_jax.prepare.rows import Rows
 
 
 def rows(*listed):
-    """Of (user, item, rating, time)."""
+    """`Rows` of tuples (user, item, rating, time)."""
     user, item, rating, time = (np.array(x) for x in zip(*listed, strict=True))
     return Rows(
         user=user.astype(np.int32),
@@ -27,7 +27,7 @@ def listed(found):
     return [tuple(x.item() for x in row) for row in zip(*arrays, strict=True)]
 
 
-# (0, 1) occurs three times and (1, 1) twice at one time.
+# (0, 1) occurs three times. (1, 1) occurs twice, with equal times.
 REPEATS = ((0, 1, 4, 30), (0, 1, 1, 10), (1, 1, 2, 5), (0, 0, 3, 1), (1, 1, 5, 5), (0, 1, 2, 20))
 
 
@@ -85,7 +85,7 @@ def test_global_time_drops_users_without_train():
 
 
 def test_the_recipe_repeats_rows_at_a_quantile():
-    # The 0.8 quantile of eleven ordered times is the ninth (place 8), the 0.9 one the tenth.
+    # The 0.8 quantile of eleven sorted times is the ninth, and the 0.9 quantile is the tenth.
     many = rows(*((i % 2, i, 1, 10 * i) for i in range(11)))
     found = splitting.mmrec_recipe(many)
     pairs = listed(found)

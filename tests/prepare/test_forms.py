@@ -34,7 +34,7 @@ def original(folder):
 
 
 def expected():
-    """The rows of all forms with original ids; of the repeated pair the earliest."""
+    """The expected rows, with original ids; of the repeated pair, the earliest row."""
     first = {}
     for user, item, _, time in forms.rows():
         pair = (forms.user_id(user), forms.item_id(item))
@@ -57,7 +57,7 @@ def test_a_form(form, tmp_path):
 
 @pytest.mark.parametrize("form", [name for name in forms.FORMS if name != "parquet"])
 def test_blocks_change_nothing(form, tmp_path, monkeypatch):
-    """Blocks end between records, also where a quoted field holds a line break."""
+    """Blocks end between records, even if a quoted field contains a line break."""
     forms.FORMS[form](tmp_path / "raw")
     prepare(tmp_path / "raw", tmp_path / "whole")
     monkeypatch.setattr(sources, "BLOCK_BYTES", 70)

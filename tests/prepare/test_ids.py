@@ -1,4 +1,4 @@
-"""Texts are numbered by their first appearance."""
+"""`IdTable` numbers texts by first appearance."""
 
 import numpy as np
 import polars as pl

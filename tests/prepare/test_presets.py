@@ -1,4 +1,4 @@
-"""The data sets of the paper, from raw forms of the real data where they are at hand."""
+"""The data sets of the paper, prepared from raw forms of the real data if these are available."""
 
 import csv
 import json
@@ -51,7 +51,7 @@ def test_presets_are_the_papers():
 def test_a_preset(preset, name, file, header, data_root, tmp_path):
     rows = raw(data_root / name, "inter.csv")
     lines = [",".join(row) + "\n" for row in rows]
-    # A user with too few, and a pair that occurs again later: both go.
+    # A user with too few interactions, and a later repeat of a pair: `prepare` drops both.
     lines += ["newcomer," + ",".join(rows[0][1:]) + "\n"]
     lines += [",".join((*rows[0][:3], "9999999999999")) + "\n"]
     put(tmp_path / "raw" / file, header + "".join(lines))
@@ -64,7 +64,7 @@ def test_a_preset(preset, name, file, header, data_root, tmp_path):
 
 
 def test_the_recipe_of_the_released_ku(data_root, tmp_path):
-    """The distinct rows of KU and MMRec's recipe give the released file back, repeats and all."""
+    """MMRec's recipe on the distinct rows of KU gives the released file, including its repeats."""
     rows = raw(data_root / "KU", "inter.csv")
     distinct = list(dict.fromkeys(rows))
     assert len(rows) == 3489 and len(distinct) == 3484

@@ -1,7 +1,7 @@
-"""Methods that a federated model is compared with, ranked and measured exactly as it is.
+"""Baselines that a federated model is compared with, under the same ranking and metrics.
 
-`model.py` says what a baseline is, `registry.py` lists them, `evaluating.py` tunes and measures
-them. Each of the other files has one family.
+`model.py` defines the interface of a baseline, `registry.py` lists the baselines, and
+`evaluating.py` tunes and measures them. Each of the other files has one family.
 """
 
 from fedvlr_jax.evaluation.baselines.evaluating import (

@@ -1,4 +1,4 @@
-"""Tunes the baselines on validation, and ranks and measures them exactly as a model is."""
+"""Tunes the baselines on validation; ranks and measures them as federated models are measured."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from fedvlr_jax.selection import OF_ALL, Selection
 from fedvlr_jax.settings import compiled
 
 MASKS = ("train", "train+valid")
-# Bytes that the scores of one chunk of users and their companions may take.
+# Upper bound on the bytes of one chunk of users: scores, masks and their copies.
 CHUNK_BYTES = 1 << 28
-# Users whose validation targets choose the setting of a baseline.
+# Maximum number of users whose validation targets select the setting of a baseline.
 MOST_TUNING_USERS = 5_000
 
 _count_ahead = compiled(count_ahead)
 
 
 class BaselineResults(NamedTuple):
-    """What `evaluate_baselines` found, by name of the baseline.
+    """Results of `evaluate_baselines`, by name of the baseline.
 
     Attributes:
-      summary: {"valid": ..., "test": ...} as `summarise` returns them, the setting chosen on
+      summary: {"valid": ..., "test": ...} as `summarise` returns them, the setting selected on
         validation, such as "l2", and "title", "trained", "content" (see `Baseline`) and
-        "settings_tried"; or {"title", "skipped": why}.
-      ranks: {"valid": Ranks, "test": Ranks} of all users, for paired tests; a skipped
-        baseline is absent.
+        "settings_tried". A skipped baseline has {"title", "skipped": reason} instead.
+      ranks: {"valid": Ranks, "test": Ranks} of all users, for paired tests. Skipped baselines are
+        absent.
     """
 
     summary: dict[str, dict[str, Any]]
@@ -50,8 +50,8 @@ def rank(scorer: Scorer, dataset: Dataset, part: str, mask: str = "train+valid")
 
     Args:
       part: "valid" or "test".
-      mask: what is no candidate at test: "train" or "train+valid". At validation it is
-        always train.
+      mask: the items that are not candidates at test: "train" or "train+valid". At validation the
+        mask is always "train".
 
     Returns:
       `Ranks` of NumPy arrays: ahead, tied [P] in the order of the part, finite [N].
@@ -78,7 +78,7 @@ def rank(scorer: Scorer, dataset: Dataset, part: str, mask: str = "train+valid")
     if not finite.all():
         raise InputError(
             f"{dataset.name}: the baseline's scores of user {int(np.argmin(finite))} are "
-            "not finite; check that all item features are"
+            "not finite; check that all item features are finite"
         )
     ahead, tied = (
         in_part_order(targets.entry, [getattr(ranks, name) for ranks in chunks], len(held_out))
@@ -97,15 +97,15 @@ def evaluate_baselines(
 ) -> BaselineResults:
     """Tunes every baseline on validation, and measures it on validation and test.
 
-    Where the train part is weighted by recency, each personal baseline also stands as
-    "<name>_recent", tuned by itself: the same fit scores the weighted histories.
+    If the train part has recency weights, each personal baseline gets a variant "<name>_recent":
+    the same fit scores the weighted histories. Each variant is tuned separately.
 
     Args:
       mask: "train" or "train+valid", see `rank`.
       ks: the cut-offs.
-      tuned: try all settings of a baseline; else its default alone, as also where no user has a
-        validation target.
-      selection: what the setting is chosen by. Equal values: the first setting.
+      tuned: True tries all settings of a baseline. False uses its default, and so does a data set
+        without validation targets.
+      selection: the metric and slice that select the setting. The first of equal settings wins.
 
     Raises:
       InputError: an unknown mask, or item features that are not finite.
@@ -139,7 +139,7 @@ def evaluate_baselines(
 
 
 def evaluate_as_config(dataset: Dataset, evaluation: EvaluationConfig) -> BaselineResults:
-    """`evaluate_baselines` by the mask, cut-offs, tuning and selection of a run's options."""
+    """`evaluate_baselines` with the mask, cut-offs, tuning and selection of a configuration."""
     return evaluate_baselines(
         dataset,
         evaluation.mask,
@@ -161,12 +161,12 @@ def _choose(
     tuned: bool,
     selection: Selection,
 ) -> list[tuple[Setting, int]]:
-    """For every variant (recent or not): the best setting on validation; how many were tried."""
+    """For each variant (recent or not): its best setting on validation, and the number tried."""
     settings = baseline.settings
     if not tuned or len(settings) == 1 or not len(dataset.valid):
         return [(settings[0], 1) for _ in variants]
     sample = _sample(dataset)
-    # Targets are warm or cold by the whole train part, also where users are a sample.
+    # Warm and cold are defined by the whole train part, not by the sample of users.
     select = slices_of(dataset.train, sample.valid)[selection.slice]
     values = np.full((len(settings), len(variants)), -np.inf)
     for row, setting in enumerate(settings):
@@ -181,7 +181,7 @@ def _choose(
 
 
 def _sample(dataset: Dataset) -> Dataset:
-    """At most MOST_TUNING_USERS of the users, evenly spaced."""
+    """The data set with at most MOST_TUNING_USERS evenly spaced users."""
     if dataset.num_users <= MOST_TUNING_USERS:
         return dataset
     users = np.linspace(0, dataset.num_users - 1, MOST_TUNING_USERS).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Matrix factorisation in one place: PureSVD and iALS."""
+"""Centralized matrix factorisation: PureSVD and iALS."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from scipy.sparse.linalg import svds
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines.model import Model
 
-# Bytes of the factors that one chunk of least squares problems may gather.
+# Upper bound on the bytes of factors that one chunk of least squares problems gathers.
 CHUNK_BYTES = 1 << 25
-# Entries of a row that one product takes: more, and BLAS starts threads for each tiny product,
-# which cost several times the product on a busy machine.
+# Number of entries of a row in one product. With more entries, BLAS starts threads for each small
+# product; on a busy machine they take several times as long as the product.
 PIECE = 64
 
 
 def _right_vectors(train: sparse.csr_array, rank: int) -> np.ndarray:
     """float64 [I, r]: the leading right singular vectors, scaled by their values, largest first.
 
-    r is `rank`, or one less than the smaller side. The row of an item without interactions is 0
-    exactly.
+    r is `rank`, but at most min(train.shape) - 1. The row of an item without interactions is
+    exactly 0.
     """
     rank = min(rank, min(train.shape) - 1)
     start = np.random.default_rng(0).random(min(train.shape))
@@ -31,9 +31,9 @@ def _right_vectors(train: sparse.csr_array, rank: int) -> np.ndarray:
 
 
 def pure_svd(dataset: Dataset) -> Callable[..., Model]:
-    """PureSVD: the history projected on the leading right singular vectors of the train matrix.
+    """PureSVD (Cremonesi et al. 2010): scores X V V^T.
 
-    Cremonesi et al. (2010): scores X V V^T.
+    X is the matrix of histories. V has the leading right singular vectors of the train matrix.
     """
     train = dataset.train.matrix
     scaled = _right_vectors(train, 256)
@@ -50,9 +50,9 @@ def ials(dataset: Dataset) -> Callable[..., Model]:
     """iALS: implicit alternating least squares (Hu et al. 2008), 64 factors.
 
     Minimises the sum over all users and items of c (x - <p, q>)^2, plus l2 times the squared
-    norms, where c = 1 + alpha w for an entry of weight w and 1 elsewhere. The item factors start
-    at the scaled right singular vectors, so that nothing is random. A history is scored by its
-    own exact solution.
+    norms, where c = 1 + alpha w for an entry of weight w and 1 elsewhere. The scaled right
+    singular vectors initialise the item factors, so the fit is deterministic. The user factor of a
+    history is its exact least squares solution.
     """
     train = dataset.train.matrix
     scaled = _right_vectors(train, 64)
@@ -72,10 +72,10 @@ def ials(dataset: Dataset) -> Callable[..., Model]:
 def least_squares(
     rows: sparse.csr_array, factors: np.ndarray, *, l2: float, alpha: float
 ) -> np.ndarray:
-    """float64 [R, d]: for every row the vector p that minimises its part of the loss of `ials`.
+    """float64 [R, d]: for each row the vector p that minimises the loss of `ials`, given Q.
 
     p = (Q^T Q + alpha sum_j w_j q_j q_j^T + l2 I)^-1 sum_j (1 + alpha w_j) q_j over the entries j
-    of the row. An empty row gets 0.
+    of the row. The vector of an empty row is 0.
 
     Args:
       rows: float64 CSR [R, C], the weights of the entries.
@@ -87,19 +87,20 @@ def least_squares(
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 0]
     solved = np.zeros((rows.shape[0], width))
-    # A row of zeros for the padding.
+    # Padding entries point to an additional row of zeros.
     padded = np.concatenate([factors, np.zeros((1, width))])
     while len(order):
-        room = _rows_that_fit(lengths[order], width)
-        chunk, order = order[:room], order[room:]
+        count = _rows_that_fit(lengths[order], width)
+        chunk, order = order[:count], order[count:]
         solved[chunk] = _solve_chunk(rows, chunk, padded, common, alpha)
     return solved
 
 
 def _rows_that_fit(lengths: np.ndarray, width: int) -> int:
-    """How many of the rows, of ascending `lengths`, make a chunk; at least 1.
+    """The number of rows in the next chunk, at least 1, for ascending `lengths`.
 
-    They fit in CHUNK_BYTES when padded, and the padding is at most as long as the shortest.
+    The padded rows fit in CHUNK_BYTES. The longest row has at most twice the length of the
+    shortest.
     """
     lengths = lengths[lengths <= 2 * lengths[0]]
     taken = 8 * width * lengths * np.arange(1, len(lengths) + 1)
@@ -113,7 +114,7 @@ def _solve_chunk(
     common: np.ndarray,
     alpha: float,
 ) -> np.ndarray:
-    """float64 [chunk, d]: `least_squares` of the rows `chunk`, padded to the longest of them."""
+    """float64 [chunk, d]: `least_squares` of the rows `chunk`, padded to the longest row."""
     begin, lengths = rows.indptr[chunk], np.diff(rows.indptr)[chunk]
     place = np.arange(lengths.max())
     real = place < lengths[:, None]
@@ -123,8 +124,8 @@ def _solve_chunk(
     gathered = padded[index]
     weighted = gathered * (alpha * weight)[..., None]
     systems = np.repeat(common[None], len(chunk), axis=0)
-    for begins in range(0, len(place), PIECE):
-        piece = slice(begins, begins + PIECE)
+    for first in range(0, len(place), PIECE):
+        piece = slice(first, first + PIECE)
         systems += np.matmul(weighted[:, piece].transpose(0, 2, 1), gathered[:, piece])
     right = np.einsum("rp,rpd->rd", 1 + alpha * weight, gathered)
     return np.linalg.solve(systems, right[..., None])[..., 0]

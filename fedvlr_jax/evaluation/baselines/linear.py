@@ -12,15 +12,16 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.evaluation.baselines.model import Model
 
-# Principal axes of a modality that EASE + content keeps: its cost is that of as many more users.
+# Number of principal axes of each modality that EASE + content keeps. Each axis costs as much time
+# as one more user.
 CONTENT_AXES = 128
 
 
 def _from_items(gram: np.ndarray, l2: float) -> Model:
-    """EASE (Steck 2019, arXiv 1905.03375, eq. 8) of the Gram matrix of the items, R^T R [I, I].
+    """EASE (Steck 2019, arXiv 1905.03375, eq. 8) from the Gram matrix of the items, R^T R [I, I].
 
-    A history h is scored h B with B = I - P diag(P)^-1 and P = (R^T R + l2 I)^-1: ridge regression
-    of every column of R on the other ones.
+    The scores of a history h are h B with B = I - P diag(P)^-1 and P = (R^T R + l2 I)^-1: ridge
+    regression of each column of R on the other columns.
     """
     inverse = np.linalg.inv(gram + l2 * np.eye(len(gram)))
     diagonal = inverse.diagonal()
@@ -28,9 +29,9 @@ def _from_items(gram: np.ndarray, l2: float) -> Model:
 
 
 def _from_rows(rows: Any, l2: float) -> Model:
-    """The same of R itself [R, I], sparse or dense, for fewer rows than items.
+    """As `_from_items`, from the sparse or dense R itself [R, I]; faster if R < I.
 
-    The smaller system is inverted: P = (I - R^T (R R^T + l2 I)^-1 R) / l2.
+    By the Woodbury identity, P = (I - R^T (R R^T + l2 I)^-1 R) / l2: the inverse is R x R.
     """
     gram = rows @ rows.T
     gram = gram.toarray() if sparse.issparse(gram) else gram
@@ -45,7 +46,7 @@ def _from_rows(rows: Any, l2: float) -> Model:
 
 
 def ease(dataset: Dataset) -> Callable[..., Model]:
-    """EASE: ridge regression of every item on the others, over the users."""
+    """EASE: ridge regression of each item on the other items; the users are the samples."""
     train = dataset.train.matrix
     if dataset.num_users < dataset.num_items:
         return lambda *, l2=100: _from_rows(train, l2)
@@ -54,12 +55,11 @@ def ease(dataset: Dataset) -> Callable[..., Model]:
 
 
 def ease_content(dataset: Dataset) -> Callable[..., Model]:
-    """EASE + content: ridge regression of every item on the others, over users and features.
+    """EASE + content: ridge regression of each item on the others, over users and features.
 
-    EASE on X^T X + c F F^T, where the rows of F are the items' centred unit features on their
-    leading principal axes, modalities side by side. So an item without train interactions gets a
-    score from the items that are like it. The content weighs `content_weight` times the mean item
-    count.
+    EASE on X^T X + c F F^T. The rows of F are the centred unit features of the items, projected on
+    the leading principal axes of each modality and concatenated. c is `content_weight` times the
+    mean item count. An item without train interactions gets its score from similar items.
     """
     train = dataset.train.matrix
     features = np.concatenate([_leading(rows) for rows in dataset.features.values()], axis=1)
@@ -72,14 +72,14 @@ def ease_content(dataset: Dataset) -> Callable[..., Model]:
             return _from_rows(np.concatenate([entries, scale * features.T]), l2)
 
         return fit_rows
-    gram, likeness = (train.T @ train).toarray(), features @ features.T
+    gram, similarity = (train.T @ train).toarray(), features @ features.T
     return lambda *, l2=100, content_weight=1.0: _from_items(
-        gram + content_weight * mean_count * likeness, l2
+        gram + content_weight * mean_count * similarity, l2
     )
 
 
 def _leading(rows: np.ndarray) -> np.ndarray:
-    """float64 [I, at most CONTENT_AXES]: the centred unit rows on their principal axes."""
+    """float64 [I, <= CONTENT_AXES]: the centred unit rows on their leading principal axes."""
     unit = centred_unit_rows(rows)
     _, axes = np.linalg.eigh(unit.T @ unit)
     return unit @ axes[:, -CONTENT_AXES:]

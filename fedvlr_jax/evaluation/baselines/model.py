@@ -1,4 +1,4 @@
-"""What a baseline is: a fit to the train part, and scores as a function of histories."""
+"""The interface of a baseline: it fits the train part, and its model scores histories."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from scipy import sparse
 
 from fedvlr_jax.data.dataset import Dataset
 
-# Histories, float64 CSR [B, I] -> scores [B, I]. Scores are computed in float64 and rounded to
-# float32 when they are ranked: scores that differ by rounding errors alone tie.
+# Histories, float64 CSR [B, I] -> scores [B, I]. Models compute in float64, and the ranking rounds
+# to float32, so scores that differ only by rounding errors tie.
 Model = Callable[[sparse.csr_array], np.ndarray]
-# Rows of a slice of users -> scores [B, I].
+# Slice of B users -> scores [B, I].
 Scorer = Callable[[slice], np.ndarray]
 Setting = Mapping[str, Any]
 
-# Settings that a baseline may try on validation: as many as each method of fedvlr table2.
+# Maximum number of settings of a baseline, equal to the trials of each method in fedvlr table2.
 BUDGET = 9
 
 
 class Baseline(NamedTuple):
-    """One method.
+    """One baseline.
 
     Attributes:
-      title: its full name, for tables.
-      prepare: data set -> (setting -> model). Reads train interactions and features only. Work
-        that all settings share is done once.
-      trained: where it can be computed. "centralized" needs all histories in one place;
+      title: the full name, for tables.
+      prepare: data set -> (setting -> model). It reads only train interactions and features, and
+        does the work that all settings share once.
+      trained: where the method can be computed. "centralized" needs all histories in one place;
         "federated" needs a sum over the clients; "client" needs one client's own history and
         public features; "none" needs no history.
-      content: whether it reads item features.
-      settings: what is tried on validation, at most BUDGET; the first is the default.
-      personal: whether scores depend on the history. Only then is there a variant that scores
-        the histories weighted by --recency.
-      most_items, most_entries: sizes of the catalogue and of the train part beyond which it is
-        skipped, for its time and memory; None: no limit.
+      content: whether the method reads item features.
+      settings: the settings tried on validation, at most BUDGET; the first is the default.
+      personal: whether scores depend on the history. Only personal baselines have a variant that
+        scores histories with recency weights.
+      most_items, most_entries: the largest catalogue and train part that the method is run on, a
+        bound on its time and memory; None: no limit.
     """
 
     title: str
@@ -49,22 +49,22 @@ class Baseline(NamedTuple):
     most_entries: int | None = None
 
     def why_skipped(self, dataset: Dataset) -> str | None:
-        """Why the data set is too large for it, in words; None where it is not."""
+        """The reason to skip a data set that is too large; None if it is small enough."""
         sizes = (
             ("items", dataset.num_items, self.most_items),
             ("train interactions", len(dataset.train), self.most_entries),
         )
-        for what, found, most in sizes:
+        for noun, found, most in sizes:
             if most is not None and found > most:
-                return f"{found} {what}; {self.title} is evaluated up to {most}"
+                return f"{found} {noun}; {self.title} is evaluated up to {most}"
         return None
 
 
 def scores_of(model: Model, dataset: Dataset, *, recent: bool = False) -> Scorer:
-    """The model's scores of the users of a data set.
+    """The scores that a model gives the users of a data set.
 
     Args:
-      recent: score the weighted histories, as --recency makes them. The fit is the same.
+      recent: score the histories with recency weights instead of the plain ones.
     """
     histories = dataset.train.weighted_matrix if recent else dataset.train.matrix
     return lambda users: model(histories[users])

@@ -1,4 +1,4 @@
-"""Neighbourhoods: of items by their users, of items by their content, and by random walks."""
+"""Neighbourhood methods: item similarity by users, by content, and by random walks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def _inverse_power(counts: np.ndarray, power: float) -> np.ndarray:
 
 
 def item_knn(dataset: Dataset) -> Callable[..., Model]:
-    """Item-kNN: likeness of two items' train columns, summed over the history.
+    """Item-kNN: similarity of the train columns of two items, summed over the history.
 
-    With X the train matrix and D its diagonal of item counts, the scores are
-    X D^-own X^T X D^-other; 1/2 and 1/2 give the cosine. All items are neighbours. Computed from
-    left to right, so that no item x item matrix is needed.
+    With X the train matrix and D the diagonal matrix of item counts, the scores of histories H are
+    H D^-own X^T X D^-other; own = other = 1/2 is the cosine. All items are neighbours. The product
+    is computed from left to right, without an item x item matrix.
     """
     train, counts = dataset.train.matrix, dataset.train.item_counts
 
@@ -35,11 +35,11 @@ def item_knn(dataset: Dataset) -> Callable[..., Model]:
 
 
 def rp3beta(dataset: Dataset) -> Callable[..., Model]:
-    """RP3beta: random walks of three steps, popular items penalised (Paudel et al. 2016).
+    """RP3beta (Paudel et al. 2016): random walks of three steps, with a penalty on popular items.
 
-    A walk goes from the user to an item of its history, to a user of that item, to an item of that
-    user. Each transition probability is raised to the power `alpha`, and the score of an item is
-    divided by its count to the power `beta`.
+    A walk goes from the user to an item of the history, to a user of that item, to an item of that
+    user. The method raises each transition probability to the power `alpha`, and divides the score
+    of an item by its count to the power `beta`.
     """
     train = dataset.train.matrix
     counts, lengths = dataset.train.item_counts, dataset.train.counts
@@ -54,18 +54,18 @@ def rp3beta(dataset: Dataset) -> Callable[..., Model]:
 
 
 def _partly_whitened(rows: np.ndarray) -> Callable[[float], np.ndarray]:
-    """power -> unit rows [I, d] whose principal axes are divided by their deviation^power.
+    """Returns a function power -> unit rows [I, d], with each principal axis divided by s^power.
 
-    The rows are centred first; a row at the centre is 0. Directions without variance are left
-    out. Power 0 gives the centred rows, up to a rotation.
+    s is the standard deviation along the axis. The rows are centred first; a row equal to the mean
+    becomes 0. Axes without variance are dropped. Power 0 gives the centred rows, up to a rotation.
     """
     unit = centred_unit_rows(rows)
     values, axes = np.linalg.eigh(unit.T @ unit)
     kept = values > 1e-8 * values.max()
-    turned, deviation = unit @ axes[:, kept], np.sqrt(values[kept])
+    rotated, deviation = unit @ axes[:, kept], np.sqrt(values[kept])
 
     def whiten(power: float) -> np.ndarray:
-        scaled = turned * (deviation / deviation.max()) ** -power
+        scaled = rotated * (deviation / deviation.max()) ** -power
         length = np.linalg.norm(scaled, axis=1, keepdims=True)
         return scaled / np.where(length > 0, length, 1.0)
 
@@ -73,22 +73,23 @@ def _partly_whitened(rows: np.ndarray) -> Callable[[float], np.ndarray]:
 
 
 def content_knn(dataset: Dataset, modalities: Iterable[str]) -> Callable[..., Model]:
-    """Content-kNN: cosine of two items' features, summed over the modalities and the history.
+    """Content-kNN: cosine of the features of two items, summed over modalities and the history.
 
-    All items are neighbours. Features are centred; an item at the centre of a modality has
-    similarity 0 to all by it. `whitening` divides the principal axes by their standard deviation
-    to that power: 0 is the plain cosine.
+    All items are neighbours. Features are centred first; an item equal to the mean of a modality
+    has similarity 0 to all items. `whitening` divides each principal axis by its standard
+    deviation to this power; 0 gives the plain cosine.
     """
     features = [dataset.features[name] for name in modalities]
     plain = np.concatenate([centred_unit_rows(rows) for rows in features], axis=1)
-    turned: list[Callable[[float], np.ndarray]] = []
+    # Filled at the first call that needs it.
+    whiteners: list[Callable[[float], np.ndarray]] = []
 
     def fit(*, whitening: float = 0.0) -> Model:
         if not whitening:
             return lambda history: (history @ plain) @ plain.T
-        if not turned:
-            turned.extend(_partly_whitened(rows) for rows in features)
-        unit = np.concatenate([whiten(whitening) for whiten in turned], axis=1)
+        if not whiteners:
+            whiteners.extend(_partly_whitened(rows) for rows in features)
+        unit = np.concatenate([whiten(whitening) for whiten in whiteners], axis=1)
         return lambda history: (history @ unit) @ unit.T
 
     return fit

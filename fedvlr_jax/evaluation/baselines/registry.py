@@ -1,4 +1,4 @@
-"""Which baselines a data set has, with what is tried for each on validation."""
+"""The baselines of a data set, and the settings that each tries on validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedvlr_jax.evaluation.baselines.trivial import TRIVIAL
 
 
 def _grid(**values: tuple[Any, ...]) -> tuple[Setting, ...]:
-    """All combinations; the middle one, the default, comes first."""
+    """All combinations of the values; the middle one is the default and comes first."""
     settings = [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
     middle = settings.pop(len(settings) // 2)
     return (middle, *settings)
@@ -81,9 +81,9 @@ def _content_knn(title: str, modalities: tuple[str, ...]) -> Baseline:
 
 
 def baselines_of(dataset: Dataset) -> dict[str, Baseline]:
-    """By name: trivial ones, those of histories, and where there are features those of content.
+    """Name -> baseline: trivial, collaborative, and for a data set with features content-based.
 
-    "content_knn_<modality>" is of one modality, "content_knn_all" of all where there are several.
+    "content_knn_<modality>" uses one modality. If there are several, "content_knn_all" uses all.
     """
     found = {**TRIVIAL, **COLLABORATIVE}
     for modality in dataset.features:

@@ -1,4 +1,4 @@
-"""Scores that look at no history, or at counts alone: some data sets are won by one of these."""
+"""Baselines that ignore histories or use item counts only. One of them is best on some data."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def _same_for_all(score: np.ndarray) -> Model:
 
 
 def random(dataset: Dataset) -> np.ndarray:
-    """A constant: the expectation over its ties is, exactly, what random scores earn."""
+    """A constant score: its expected metrics over ties equal those of random scores exactly."""
     return np.zeros(dataset.num_items)
 
 
 def popularity(dataset: Dataset) -> np.ndarray:
-    """How many users have the item in train."""
+    """The number of users with the item in train."""
     return dataset.train.item_counts
 
 
 def least_popular(dataset: Dataset) -> np.ndarray:
-    """The reverse of popularity: items without a train interaction come first."""
+    """The reverse of `popularity`: items without a train interaction come first."""
     return -dataset.train.item_counts
 
 
 def ascending_id(dataset: Dataset) -> np.ndarray:
-    """The order of the catalogue: what a constant score earns where ties break by index."""
+    """The order of the catalogue: the ranking of a constant score if ties break by item id."""
     return -np.arange(dataset.num_items)
 
 
