@@ -52,6 +52,8 @@ FLAGS = flags.FLAGS
 
 # Values of flags by name, in the order in which they are written.
 Choice = tuple[tuple[str, Any], ...]
+# Called with the members' runs after each evaluation; what it raises ends the training.
+Watch = Callable[[Sequence[RunState]], None]
 # What summary.json says of the baselines, by data and evaluation.
 Baselines = Callable[[DataConfig, EvaluationConfig], dict[str, Any]]
 
@@ -277,7 +279,7 @@ def _checkpoints(member: Member) -> Checkpoints:
     return Checkpoints(member.directory / "checkpoints", keep=1)
 
 
-def _saved_round(member: Member) -> int | None:
+def saved_round(member: Member) -> int | None:
     """The round after which a signal stopped the member; None where it begins."""
     if member.config.run.overwrite or not (member.directory / "config.json").exists():
         return None
@@ -303,26 +305,28 @@ def _train_group(
     size = members_in_memory(simulation, left)
     by_round: dict[int | None, list[Member]] = {}
     for member in members:
-        by_round.setdefault(_saved_round(member), []).append(member)
-    for saved_round, group in by_round.items():
+        by_round.setdefault(saved_round(member), []).append(member)
+    for after, group in by_round.items():
         for first in range(0, len(group), size):
             part = group[first : first + size]
             at_once = FLAGS.members_at_once or members_at_once(simulation, len(part), left)
-            _train_together(part, simulation, at_once, saved_round, baselines, stop)
+            train_together(part, simulation, at_once, after, baselines, stop)
 
 
-def _train_together(
+def train_together(
     members: Sequence[Member],
     simulation: Simulation,
     at_once: int,
     saved_round: int | None,
     baselines: Baselines,
     stop: StopRequest,
+    watch: Watch = lambda runs: None,
 ) -> None:
     """Trains members of one program, and writes their run directories.
 
     Args:
       saved_round: all members continue after it; None: they begin.
+      watch: looks at the runs after each evaluation. If it raises, nothing is written.
 
     Raises:
       Interrupted: `stop` was asked to; the members are saved as they stand.
@@ -335,13 +339,18 @@ def _train_together(
     if saved_round is not None:
         runs = [_on_host(load_run(simulation, _checkpoints(m), saved_round)) for m in members]
     with Progress(config.federation.rounds, selection=simulation.selection) as progress:
+
+        def on_evaluation(runs: Sequence[RunState], rounds_per_s: float) -> None:
+            _show(progress, runs, rounds_per_s)
+            watch(runs)
+
         runs, timing = train_members(
             simulation,
             [m.config.run.seed for m in members],
             [m.config.federation.rates for m in members],
             runs=runs,
             at_once=at_once,
-            on_evaluation=functools.partial(_show, progress),
+            on_evaluation=on_evaluation,
             leave=lambda: stop.asked,
         )
     for member, run in zip(members, runs, strict=True):
@@ -376,7 +385,7 @@ def _mean_validation(averages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return of(averages) | {name: of([each[name] for each in averages]) for name in slices}
 
 
-def _begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDirectory:
+def begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDirectory:
     """The member's folder with all that its results stand on, and no checkpoint."""
     directory = RunDirectory.create(member.directory, overwrite=True)
     directory.write_config(describe(member.config, dataset))
@@ -386,7 +395,7 @@ def _begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDire
 
 def _save(member: Member, run: RunState, simulation: Simulation) -> None:
     """Saves a member that has not ended."""
-    _begin_directory(member, run, simulation.dataset)
+    begin_directory(member, run, simulation.dataset)
     checkpoints = _checkpoints(member)
     save_run(simulation, checkpoints, run, member.config.flat)
     checkpoints.wait()
@@ -411,7 +420,7 @@ def _write_finished(
         summary, users = summarise_run(
             simulation, run, timing, seed=config.run.seed, baselines=found
         )
-        write_results(_begin_directory(member, run, simulation.dataset), summary, users)
+        write_results(begin_directory(member, run, simulation.dataset), summary, users)
         _checkpoints(member).clear()
 
 
