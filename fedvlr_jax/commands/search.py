@@ -12,7 +12,8 @@ The same command continues a search that was stopped. Several processes may be g
 --workdir: they share the trials. --trials and --budget (rounds of training, over all trials) bound
 the search, and search.json records what was spent. search.json, search.csv and search.md hold a
 line a trial. The command of the best trial is printed and written to search.md: its flags make the
-same run again. Test numbers are in the summary of each trial and choose nothing.
+same run again. Test numbers are in the summary of each trial and choose nothing. index.html shows
+all trials. --keep_best_model leaves the checkpoint of the best trial, for fedvlr evaluate.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from fedvlr_jax.commands.shared.members import (
     Baselines,
     Member,
     begin_directory,
+    define_keep_best_model,
     is_done,
+    keep_best_model,
     label_of,
     saved_round,
     train_together,
@@ -99,6 +102,8 @@ def main() -> None:
     with StopRequest() as stop:
         search(study, base, dataset, stop)
     write_search(study.told(), base, folder)
+    if FLAGS.keep_best_model:
+        print(_keep_best(study))
 
 
 def search(study: Study, base: Config, dataset: Dataset, stop: StopRequest) -> None:
@@ -158,7 +163,9 @@ def train_trial(
         watch = _watch(asked, simulation)
         begun = saved_round(member)
         try:
-            train_together([member], simulation, 1, begun, baselines, stop, watch)
+            train_together(
+                [member], simulation, 1, begun, baselines, stop, watch, keep=FLAGS.keep_best_model
+            )
         except Pruned as pruned:
             rounds = pruned.run.evaluations[-1]["round"]
             begin_directory(member, pruned.run, simulation.dataset)
@@ -172,6 +179,17 @@ def train_trial(
         return
     summary = RunDirectory.open(member.directory).read_summary()
     study.tell(asked, FINISHED, summary["rounds_run"], validation(summary), member.label)
+    if FLAGS.keep_best_model:
+        _keep_best(study)
+
+
+def _keep_best(study: Study) -> str:
+    """Keeps the checkpoint of the best trial alone; says where it is."""
+    told = study.told()
+    folders = [study.folder / trial.folder for trial in told]
+    best = best_of(told)
+    assert best is not None
+    return keep_best_model([study.folder / best.folder], folders)
 
 
 def _watch(asked: Asked, simulation: Simulation) -> Callable[[Sequence[RunState]], None]:
@@ -242,13 +260,14 @@ def write_search(told: Sequence[Told], base: Config, folder: Path) -> None:
 
 def _command(best: Told, folder: Path) -> str:
     saved = RunDirectory.open(folder / best.folder).read_config()["flags"]
-    return command_of(Config.from_flat(**saved), workdir=str(folder / "best"))
+    return command_of(Config.from_flat(**saved), workdir=f"{folder}-best")
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
     # A trial is saved before its end only when a signal stops the search.
     define_config_flags(without={*OF_ONE_RUN - {"seed"}, "overwrite"})
+    define_keep_best_model()
     flags.DEFINE_multi_string("space", [], "A flag and its values or range; may be repeated.")
     flags.DEFINE_integer("trials", 30, "Trials, over all processes and starts.")
     flags.DEFINE_integer(

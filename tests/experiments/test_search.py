@@ -159,7 +159,7 @@ def test_optuna_that_is_missing_is_one_line(monkeypatch):
 
 
 def flags(monkeypatch):
-    values = {"sampler": "tpe", "space": SPACE, "search_seed": 0}
+    values = {"sampler": "tpe", "space": SPACE, "search_seed": 0, "keep_best_model": True}
     monkeypatch.setattr(command, "FLAGS", types.SimpleNamespace(**values))
 
 
@@ -190,6 +190,10 @@ def test_a_search_trains_prunes_and_names_the_best(monkeypatch, tmp_path):
     assert [trial.state for trial in told] == ["finished", "pruned", "finished"]
     assert [trial.rounds for trial in told] == [4, 0, 4]
     assert not (folder / "trial0001/summary.json").exists()
+    kept = [path.parent.name for path in folder.glob("*/checkpoints")]
+    assert kept == [command.best_of(told).folder]
+    page = (folder / "index.html").read_text()
+    assert "trial0001 (not finished)" in page and "trial0002/report.html" in page
     record = json.loads((folder / "search.json").read_text())
     assert record["budget"] == {"trials": 3, "rounds": 8}
     best = max((t for t in told if t.valid is not None), key=lambda t: t.valid)
@@ -197,7 +201,7 @@ def test_a_search_trains_prunes_and_names_the_best(monkeypatch, tmp_path):
     given = dict(word[2:].split("=", 1) for word in shlex.split(record["command"])[2:])
     flat = RunDirectory.open(folder / best.folder).read_config()["flags"]
     assert float(given["client_lr"]) == flat["client_lr"]
-    assert given["workdir"] == str(folder / "best")
+    assert given["workdir"] == f"{folder}-best"
 
 
 def _Pruner(optuna, stub):

@@ -79,6 +79,13 @@ def define_member_flags(overruled: Collection[str] = ()) -> None:
     )
 
 
+def define_keep_best_model() -> None:
+    """The flag of a command that chooses one of its members."""
+    flags.DEFINE_boolean(
+        "keep_best_model", False, "Leave a checkpoint of the best run, for fedvlr evaluate."
+    )
+
+
 def label_of(choice: Choice) -> str:
     return " ".join(f"{name}={value}" for name, value in choice) or "default"
 
@@ -221,8 +228,13 @@ def leave_out(directory: Path, why: str) -> None:
     _say(f"{directory}: {why}; left out")
 
 
-def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[Any, Dataset]:
+def train_waiting(
+    members: Sequence[Member], *, selects: bool = True, keep: bool = False
+) -> dict[Any, Dataset]:
     """Trains the members that are not done; their data sets, by `config.data`.
+
+    Args:
+      keep: each member leaves a checkpoint of its end; see `keep_best_model`.
 
     Raises:
       InputError: a folder holds another run; or the command `selects` by validation, and a data
@@ -256,7 +268,7 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
     _complete(done, datasets, baselines)
     with StopRequest() as stop:
         for group in waiting.values():
-            _train_group(group, datasets[group[0].config.data], baselines, stop)
+            _train_group(group, datasets[group[0].config.data], baselines, stop, keep)
     return datasets
 
 
@@ -274,16 +286,16 @@ def _complete(
         )
 
 
-def _checkpoints(member: Member) -> Checkpoints:
-    """Of a member that a signal stopped."""
-    return Checkpoints(member.directory / "checkpoints", keep=1)
+def checkpoints_of(folder: Path) -> Checkpoints:
+    """Of a member that a signal stopped, or whose model is kept."""
+    return Checkpoints(folder / "checkpoints", keep=1)
 
 
 def saved_round(member: Member) -> int | None:
     """The round after which a signal stopped the member; None where it begins."""
     if member.config.run.overwrite or not (member.directory / "config.json").exists():
         return None
-    checkpoints = _checkpoints(member)
+    checkpoints = checkpoints_of(member.directory)
     newest = checkpoints.newest(_say)
     if newest is None:
         return None
@@ -293,7 +305,11 @@ def saved_round(member: Member) -> int | None:
 
 
 def _train_group(
-    members: Sequence[Member], dataset: Dataset, baselines: Baselines, stop: StopRequest
+    members: Sequence[Member],
+    dataset: Dataset,
+    baselines: Baselines,
+    stop: StopRequest,
+    keep: bool,
 ) -> None:
     """Trains members of one program, as many together as memory takes."""
     simulation = make_simulation(members[0].config, dataset)
@@ -310,7 +326,7 @@ def _train_group(
         for first in range(0, len(group), size):
             part = group[first : first + size]
             at_once = FLAGS.members_at_once or members_at_once(simulation, len(part), left)
-            train_together(part, simulation, at_once, after, baselines, stop)
+            train_together(part, simulation, at_once, after, baselines, stop, keep=keep)
 
 
 def train_together(
@@ -321,12 +337,15 @@ def train_together(
     baselines: Baselines,
     stop: StopRequest,
     watch: Watch = lambda runs: None,
+    *,
+    keep: bool = False,
 ) -> None:
     """Trains members of one program, and writes their run directories.
 
     Args:
       saved_round: all members continue after it; None: they begin.
       watch: looks at the runs after each evaluation. If it raises, nothing is written.
+      keep: a member that has ended leaves a checkpoint.
 
     Raises:
       Interrupted: `stop` was asked to; the members are saved as they stand.
@@ -337,7 +356,10 @@ def train_together(
     _say(f"{config.model.backbone} + {config.model.fusion}: {len(members)} members, {size}{after}")
     runs = None
     if saved_round is not None:
-        runs = [_on_host(load_run(simulation, _checkpoints(m), saved_round)) for m in members]
+        runs = [
+            _on_host(load_run(simulation, checkpoints_of(m.directory), saved_round))
+            for m in members
+        ]
     with Progress(config.federation.rounds, selection=simulation.selection) as progress:
 
         def on_evaluation(runs: Sequence[RunState], rounds_per_s: float) -> None:
@@ -356,7 +378,7 @@ def train_together(
     for member, run in zip(members, runs, strict=True):
         if not run.stopped:
             _save(member, run, simulation)
-    _write_finished(members, runs, simulation, timing, baselines)
+    _write_finished(members, runs, simulation, timing, baselines, keep)
     if stop.asked:
         raise Interrupted(f"stopped by {stop.name}; the same command continues")
 
@@ -396,7 +418,7 @@ def begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDirec
 def _save(member: Member, run: RunState, simulation: Simulation) -> None:
     """Saves a member that has not ended."""
     begin_directory(member, run, simulation.dataset)
-    checkpoints = _checkpoints(member)
+    checkpoints = checkpoints_of(member.directory)
     save_run(simulation, checkpoints, run, member.config.flat)
     checkpoints.wait()
 
@@ -407,8 +429,9 @@ def _write_finished(
     simulation: Simulation,
     timing: Timing,
     baselines: Baselines,
+    keep: bool,
 ) -> None:
-    """The results of the members that have ended; they need no checkpoint any more."""
+    """The results of the members that have ended; with `keep` their checkpoints too."""
     for member, run in zip(members, runs, strict=True):
         if not run.stopped:
             continue
@@ -421,7 +444,26 @@ def _write_finished(
             simulation, run, timing, seed=config.run.seed, baselines=found
         )
         write_results(begin_directory(member, run, simulation.dataset), summary, users)
-        _checkpoints(member).clear()
+        checkpoints = checkpoints_of(member.directory)
+        checkpoints.clear()
+        if keep:
+            save_run(simulation, checkpoints, run, config.flat)
+            checkpoints.wait()
+
+
+def keep_best_model(candidates: Sequence[Path], folders: Sequence[Path]) -> str:
+    """Keeps one checkpoint, that of the candidate with the highest validation value.
+
+    Those of the other `folders` are removed. Says where it is and what reads it; a run that
+    finished before --keep_best_model was given has none.
+    """
+    best = max(candidates, key=lambda folder: validation_of(folder) or -1.0)
+    for folder in folders:
+        if folder != best and (folder / "checkpoints").exists():
+            checkpoints_of(folder).clear()
+    if not checkpoints_of(best).rounds():
+        return f"{best}: finished without --keep_best_model; its command trains it again"
+    return f"best model: {best}; fedvlr evaluate --workdir={best} --export=FILE reads it"
 
 
 class Run(Protocol):
@@ -459,7 +501,7 @@ def tuned(
     """
     first = [make(choice, seeds[0]) for choice in choices]
     train(first)
-    reached = [_validation(run) for run in first]
+    reached = [validation_of(run.directory) for run in first]
     tried = [
         {"choice": label_of(run.choice), "valid": value}
         for run, value in zip(first, reached, strict=True)
@@ -474,7 +516,8 @@ def tuned(
     return [first[best], *others], tried
 
 
-def _validation(run: Run) -> float | None:
-    if not (run.directory / "summary.json").exists():
+def validation_of(directory: Path) -> float | None:
+    """The validation value that a finished run was selected by, in percent; else None."""
+    if not (directory / "summary.json").exists():
         return None
-    return validation(RunDirectory.open(run.directory).read_summary())
+    return validation(RunDirectory.open(directory).read_summary())

@@ -101,7 +101,7 @@ class Study:
         prune: bool = True,
         first_pruned_round: int = 1,
     ):
-        self._optuna, self._folder, self._space = optuna(), folder, space
+        self._optuna, self.folder, self._space = optuna(), folder, space
         self._sampler, self._seed = sampler, seed
         self._trials, self._budget = trials, budget
         self._rounds_of_a_trial = int(settings["rounds"])
@@ -123,7 +123,7 @@ class Study:
             raise InputError(f"--workdir={folder}: cannot be written: {reason}") from None
 
     def _opened(self) -> Any:
-        path = self._folder / JOURNAL
+        path = self.folder / JOURNAL
         backend = self._optuna.storages.journal.JournalFileBackend(str(path))
         try:
             storage = self._optuna.storages.JournalStorage(backend)
@@ -147,7 +147,7 @@ class Study:
             self._study.set_user_attr("fingerprint", fingerprint)
             return
         now = json.loads(json.dumps(dict(settings)))
-        where = f"--workdir={self._folder}"
+        where = f"--workdir={self.folder}"
         check_same(where, (saved["settings"], saved["fingerprint"]), (now, fingerprint), FREE)
 
     def ask(self) -> Asked | None:
@@ -177,7 +177,7 @@ class Study:
         """Holds the folder of a trial; None where another process does."""
         held = contextlib.ExitStack()
         try:
-            held.enter_context(locked(self._folder / frozen.user_attrs["folder"]))
+            held.enter_context(locked(self.folder / frozen.user_attrs["folder"]))
         except InputError:
             return None
         return held
@@ -191,7 +191,7 @@ class Study:
 
     def _begun(self, place: int, held: contextlib.ExitStack | None = None) -> Asked:
         self._study.sampler = self._sampler_of(place)
-        folder = self._folder / f"trial{place:04d}"
+        folder = self.folder / f"trial{place:04d}"
         if held is None:
             held = contextlib.ExitStack()
             held.enter_context(locked(folder))
