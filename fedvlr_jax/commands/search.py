@@ -60,7 +60,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import check_fits
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.simulation import Simulation, make_simulation
-from fedvlr_jax.summary import summarise_baselines
+from fedvlr_jax.summary import BaselineSummary, summarise_baselines
 from fedvlr_jax.training import RunState
 
 FLAGS = flags.FLAGS
@@ -114,10 +114,10 @@ def search(study: Study, base: Config, dataset: Dataset, stop: StopRequest) -> N
     """
     # Trials that differ in their rates alone share the last simulation.
     simulation_of = functools.lru_cache(maxsize=1)(lambda program: _simulation(program, dataset))
-    found: dict[Any, dict[str, Any]] = {}
+    found: dict[Any, BaselineSummary] = {}
 
     def baselines(simulation: Simulation) -> Baselines:
-        def evaluated(_: Any, evaluation: Any) -> dict[str, Any]:
+        def evaluated(_: Any, evaluation: Any) -> BaselineSummary:
             # Hostile clients are part of the data that baselines see.
             key = simulation.dataset.fingerprint, evaluation
             if key not in found:

@@ -43,9 +43,12 @@ def render_report(
             title=f"{summary.get('dataset', 'unnamed data set')} · {results.model_name(summary)}",
             headline=verdicts.headline(config, summary, users),
             verdict=verdicts.verdict(summary),
+            differ=verdicts.users_differ(summary),
             warnings=verdicts.warnings(summary),
             cards=_cards(config, summary),
             results=_results_table(summary),
+            paired=_paired(summary),
+            judged=results.judged_slice(summary),
             cutoffs=tables.cutoff_table(summary),
             cold=_cold_note(summary),
             can_select=verdicts.can_select(summary),
@@ -142,6 +145,21 @@ def _results_table(summary: Mapping[str, Any]) -> dict[str, Any]:
         "skipped": results.skipped_baselines(summary),
         "caption": tables.table_caption(summary),
     }
+
+
+def _paired(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each baseline that the model was tested against."""
+    rows = []
+    for method in results.methods(summary):
+        if found := method.paired:
+            detectable = found.get("detectable")
+            cells = [
+                f"{found['difference']:+.2f}",
+                "–" if detectable is None else f"± {detectable:.2f}",
+                *(f"{found[name]:.2g}" for name in ("p_value", "p_mean", "p_holm")),
+            ]
+            rows.append({"name": method.name, "cells": cells})
+    return rows
 
 
 def _cold_note(summary: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -354,7 +354,8 @@ def planted_scatter(
         axes.set(title=f"View: {shorten(view)}", xlabel="planted weight", ylabel="learned weight")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         if spearman is not None:
-            axes.set_title(f"Spearman {spearman:.2f}", loc="right")
+            spread = learned[:, g].std()
+            axes.set_title(f"Spearman {spearman:.2f}, sd {spread:.3f}", loc="right")
 
     return draw(f"Learned against planted weight of {view}", paint, width=3.6, height=3.2)
 

@@ -44,7 +44,7 @@ from fedvlr_jax.memory import check_fits, memory_budget
 from fedvlr_jax.report import Progress, RunDirectory
 from fedvlr_jax.selection import SLICES
 from fedvlr_jax.simulation import Simulation, make_simulation
-from fedvlr_jax.summary import summarise_baselines, summarise_run
+from fedvlr_jax.summary import BaselineSummary, summarise_baselines, summarise_run
 from fedvlr_jax.training import RunState, Timing
 from fedvlr_jax.types import Rates
 
@@ -54,8 +54,8 @@ FLAGS = flags.FLAGS
 Choice = tuple[tuple[str, Any], ...]
 # Called with the members' runs after each evaluation; what it raises ends the training.
 Watch = Callable[[Sequence[RunState]], None]
-# What summary.json says of the baselines, by data and evaluation.
-Baselines = Callable[[DataConfig, EvaluationConfig], dict[str, Any]]
+# The baselines, by data and evaluation.
+Baselines = Callable[[DataConfig, EvaluationConfig], BaselineSummary]
 
 # A sweep compares users, so all its members have the same ones and the same targets.
 OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} | {"protocol"}
@@ -209,7 +209,7 @@ def complete(
     directory: Path,
     flags: Mapping[str, Any],
     describe: Callable[[], Mapping[str, Any]],
-    baselines: Callable[[], dict[str, Any]],
+    baselines: Callable[[], BaselineSummary],
 ) -> None:
     """As `complete_results`, for a directory that `is_done`."""
     run = RunDirectory.open(directory)
@@ -262,7 +262,7 @@ def train_waiting(
 
     # Members share the test part, so that their baselines are evaluated once.
     @functools.cache
-    def baselines(data: DataConfig, evaluation: EvaluationConfig) -> dict[str, Any]:
+    def baselines(data: DataConfig, evaluation: EvaluationConfig) -> BaselineSummary:
         return summarise_baselines(datasets[data], evaluation)
 
     _complete(done, datasets, baselines)
