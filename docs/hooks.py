@@ -20,7 +20,7 @@ PAGES = {
 }
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("own_*.py"))
 REFERENCE = dict(fedvlr_jax._HOMES)
-GUIDES = ("data", "runs", "experiments", "privacy", "fleet", "robustness", "scaling")
+GUIDES = ("data", "runs", "experiments", "search", "privacy", "fleet", "robustness", "scaling")
 EXPLANATIONS = ("results", "evidence", "method", "notes")
 
 

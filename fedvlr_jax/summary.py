@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,25 @@ from fedvlr_jax.evaluation.metrics import (
     user_metrics,
 )
 from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.evaluation.selection import judged_slice
+from fedvlr_jax.evaluation.significance import holm, paired_test
 from fedvlr_jax.federated.initialization import sources_of
 from fedvlr_jax.privacy.statement import statement
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import RunState, Timing
+
+
+class BaselineSummary(NamedTuple):
+    """What `summarise_baselines` found.
+
+    Attributes:
+      summary: each baseline's test summary, with its validation summary under "valid".
+      users: "NAME: ndcg@50" and "NAME: hr@50" float32 [N] of the judged slice of the test part, in
+        [0, 1], NaN for a user without such a target; a skipped baseline has none.
+    """
+
+    summary: dict[str, Any]
+    users: dict[str, np.ndarray]
 
 
 def summarise_run(
@@ -35,7 +50,7 @@ def summarise_run(
     timing: Timing,
     *,
     seed: int | None = None,
-    baselines: dict[str, Any] | None = None,
+    baselines: BaselineSummary | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Tests the best state once, and adds the baselines.
 
@@ -63,9 +78,7 @@ def summarise_run(
         "rounds_run": run.round,
         "stopped": run.stopped,
         **parts,
-        "baselines": summarise_baselines(dataset, config.evaluation)
-        if baselines is None
-        else baselines,
+        "baselines": {},
         "cold_items": _cold_items(dataset, ranks["test"]),
         "views": list(simulation.model.fusion.names),
         "router": None,
@@ -83,7 +96,10 @@ def summarise_run(
         summary["attack"] = summarise_attack(simulation, run)
     if config.model.fusion == "bilevel":
         users["router_weights"] = weights
-        summary["router"] = _router_means(weights, dataset.train.counts)
+        summary["router"] = {
+            **_router_means(weights, dataset.train.counts),
+            **router_spread(weights),
+        }
         if dataset.planted is not None:
             from scipy import stats  # The import takes most of a second.
 
@@ -94,7 +110,71 @@ def summarise_run(
                 for g, name in enumerate(simulation.model.fusion.names)
                 if not np.isnan(planted[:, g]).any() and np.ptp(weights[:, g]) > 0
             }
-    return summary, users
+    if baselines is None:
+        baselines = summarise_baselines(dataset, config.evaluation)
+    return with_baselines(summary, users, baselines)
+
+
+def with_baselines(
+    summary: Mapping[str, Any], users: Mapping[str, np.ndarray], baselines: BaselineSummary
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A summary and its users with the baselines, and the paired tests against each of them.
+
+    Users of earlier versions have no "judged: ndcg@50": they are not tested.
+    """
+    joined = {**users, **baselines.users}
+    paired = paired_with_baselines(joined, list(baselines.summary))
+    return {**summary, "baselines": baselines.summary, "paired": paired}, joined
+
+
+def paired_with_baselines(
+    users: Mapping[str, np.ndarray], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The model against each baseline on NDCG@50 of the judged slice, over the same users.
+
+    Returns:
+      {baseline: {"difference" and "detectable" in points (None below two users), "p_value" of
+      Wilcoxon, "p_mean" of the t-test, "p_holm": that one corrected over all baselines, "users"}}.
+    """
+    model = users.get("judged: ndcg@50")
+    known = [name for name in names if f"{name}: ndcg@50" in users]
+    if model is None or not known or np.isnan(model).all():
+        return {}
+    tests = [paired_test(model, users[f"{name}: ndcg@50"]) for name in known]
+    corrected = holm([test.p_mean for test in tests])
+    return {
+        name: {
+            "difference": 100 * test.mean_difference,
+            "detectable": None if np.isnan(test.detectable) else 100 * test.detectable,
+            "p_value": test.p_value,
+            "p_mean": test.p_mean,
+            "p_holm": p_holm,
+            "users": test.users,
+        }
+        for name, test, p_holm in zip(known, tests, corrected, strict=True)
+    }
+
+
+def router_spread(weights: np.ndarray) -> dict[str, Any]:
+    """How far the clients' weights [N, G] lie from uniform and from each other.
+
+    Returns:
+      {"from_uniform", "from_mean": mean over clients of the total variation distance, in [0, 1],
+      to equal weights and to the mean of all clients; "p_uniform" [G]: t-tests of each view's mean
+      weight against 1 / G, corrected by Holm}.
+    """
+    weights = np.asarray(weights, np.float64)
+    num_views = weights.shape[1]
+    distance = lambda other: float(0.5 * np.abs(weights - other).sum(axis=1).mean())
+    equal = np.full(len(weights), 1 / num_views)
+    # Weights that differ in their last bits alone would be tested as a difference.
+    views = np.round(weights, 6)
+    tests = [paired_test(views[:, g], np.round(equal, 6)).p_mean for g in range(num_views)]
+    return {
+        "from_uniform": distance(1 / num_views),
+        "from_mean": distance(weights.mean(axis=0)),
+        "p_uniform": holm(tests),
+    }
 
 
 def summarise_attack(simulation: Simulation, run: RunState) -> dict[str, Any]:
@@ -135,6 +215,7 @@ def summarise_ranks(
     }
     test = ranks["test"]
     per_user = user_metrics(test.ahead, test.tied, dataset.test, ks=ks)
+    judged = _judged_metrics(test, dataset)
     users = {
         "user_id": np.asarray(dataset.user_ids, np.str_),
         "history_length": dataset.train.counts,
@@ -143,21 +224,34 @@ def summarise_ranks(
         "target_indptr": dataset.test.indptr,
         "ahead": test.ahead,
         "tied": test.tied,
+        **{f"judged: {metric}": values for metric, values in judged.items()},
     }
     return parts, users
 
 
-def summarise_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> dict[str, Any]:
-    """Each baseline's test summary, with its validation summary under "valid"; {} if off."""
+def _judged_metrics(test: Ranks, dataset: Dataset) -> dict[str, np.ndarray]:
+    """HR@50 and NDCG@50 of every user on the judged slice of the test part, float32 [N]."""
+    select = slices(dataset, "test")[judged_slice(dataset)]
+    found = user_metrics(test.ahead, test.tied, dataset.test, select, ks=(50,))
+    return {metric: found[metric].astype(np.float32) for metric in ("ndcg@50", "hr@50")}
+
+
+def summarise_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> BaselineSummary:
+    """The baselines as a run's options ask for them; empty if they are off."""
     if not evaluation.baselines:
-        return {}
+        return BaselineSummary({}, {})
     results = evaluate_as_config(dataset, evaluation)
     flat = {}
     for name, entry in results.summary.items():
         entry = dict(entry)
         test = entry.pop("test", {})
         flat[name] = {**test, **entry}
-    return flat
+    users = {
+        f"{name}: {metric}": values
+        for name, ranks in results.ranks.items()
+        for metric, values in _judged_metrics(ranks["test"], dataset).items()
+    }
+    return BaselineSummary(flat, users)
 
 
 def _cold_items(dataset: Dataset, test: Ranks) -> dict[str, Any]:

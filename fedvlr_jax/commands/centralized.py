@@ -56,7 +56,13 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.selection import for_dataset
 from fedvlr_jax.report import RunDirectory, locked
-from fedvlr_jax.summary import peak_rss_mb, summarise_baselines, summarise_ranks
+from fedvlr_jax.summary import (
+    BaselineSummary,
+    peak_rss_mb,
+    summarise_baselines,
+    summarise_ranks,
+    with_baselines,
+)
 
 FLAGS = flags.FLAGS
 
@@ -126,7 +132,7 @@ def train_waiting(
     runs: Sequence[CentralizedRun],
     trainer: Trainer,
     dataset: Dataset,
-    baselines: Callable[[], dict[str, Any]],
+    baselines: Callable[[], BaselineSummary],
 ) -> None:
     """Trains the unfinished runs and writes their directories."""
     console = Console()
@@ -144,8 +150,8 @@ def train_waiting(
         if not result.best_epoch:
             leave_out(run.directory, "diverged")
             continue
-        summary, users = _summarise(run, result, dataset, seconds)
-        summary["baselines"] = baselines()
+        found = _summarise(run, result, dataset, seconds)
+        summary, users = with_baselines(*found, baselines())
         directory.write_config(_describe(run, dataset))
         directory.write_metrics(result.evaluations)
         write_results(directory, summary, users)

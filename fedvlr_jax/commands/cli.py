@@ -13,7 +13,7 @@ from pathlib import Path
 import fedvlr_jax
 
 COMMANDS = (
-    *("train", "evaluate", "inspect", "sweep", "validate", "prepare", "features"),
+    *("train", "evaluate", "inspect", "sweep", "search", "validate", "prepare", "features"),
     *("ablation", "table2", "table3", "centralized", "heterogeneity", "convergence", "ceiling"),
     *("privacy", "robustness", "results"),
 )

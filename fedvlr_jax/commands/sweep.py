@@ -14,7 +14,9 @@ members. A second process with the same --workdir is refused.
 sweep.json, sweep.csv and sweep.md have one line per choice: mean and standard deviation over seeds,
 a 95% bootstrap interval over users, and paired Wilcoxon and t-tests over users (averaged over
 seeds) against the first choice. With --baselines they list the baselines too. Select a choice by
-its validation value; the test numbers are only for reporting.
+its validation value; the test numbers are only for reporting. index.html shows all of it, with the
+command of each choice. --keep_best_model keeps the checkpoint of the best run of the selected
+choice, for fedvlr evaluate.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from fedvlr_jax.commands.shared.comparison import compare, read_baselines, write
 from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Member,
+    define_keep_best_model,
     define_member_flags,
+    keep_best_model,
     make_members,
     parse_seeds,
     train_waiting,
@@ -47,7 +51,7 @@ def main() -> None:
     required_workdir(base, "runs/sweep")
     members = make_members(base, FLAGS.over, parse_seeds(FLAGS.seeds))
     with locked(base.workdir):
-        datasets = train_waiting(members)
+        datasets = train_waiting(members, keep=FLAGS.keep_best_model)
         _compare(base, members, datasets[members[0].config.data])
 
 
@@ -62,11 +66,15 @@ def _compare(base: Config, members: Sequence[Member], dataset: Dataset) -> None:
         raise InputError("no member finished; lower the learning rates")
     title = f"{dataset.name}, protocol {base.evaluation.protocol}, seeds {FLAGS.seeds}"
     write_comparison(lines, Path(base.workdir) / "sweep", title, groups)
+    if FLAGS.keep_best_model:
+        (chosen,) = (line["choice"] for line in lines if line.get("chosen"))
+        print(keep_best_model(groups[chosen], [member.directory for member in members]))
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_member_flags()
+    define_keep_best_model()
     flags.DEFINE_multi_string(
         "over", [], "A flag and its values, e.g. fusion=none,mlp. Can be repeated."
     )

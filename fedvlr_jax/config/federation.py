@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.types import Rates
+
+if TYPE_CHECKING:
+    from fedvlr_jax.types import Rates
 
 PLAN_NAMES = ("auto", "dense", "factored", "catalogue", "gathered")
 PRECISION_NAMES = ("float32", "tf32", "bf16")
@@ -219,4 +222,6 @@ class FederationConfig:
 
     @property
     def rates(self) -> Rates:
+        from fedvlr_jax.types import Rates  # It needs JAX, and a config does not.
+
         return Rates(**{name: getattr(self, name) for name in Rates._fields})

@@ -29,9 +29,11 @@ The files it reads and writes, all percentages unrounded:
 
 `users.npz`, one row a user, but for the ranks of the test targets
   "user_id" str [N], "history_length" int [N], "hr@50" and "ndcg@50" float [N] of the test
-  part, in [0, 1], NaN for a user without a test target; "ahead" and "tied" int [P], how
-  many items each test target had above and beside it, those of user u (by ascending item) from
-  "target_indptr"[u] to "target_indptr"[u + 1], int [N + 1]; where there is a router,
+  part, in [0, 1], NaN for a user without a test target; "judged: ndcg@50" and "judged: hr@50"
+  float32 [N] on the judged slice, and "NAME: ndcg@50", "NAME: hr@50" of each baseline on it;
+  "ahead" and "tied" int [P], how many items each test target had above and beside it, those of
+  user u (by ascending item) from "target_indptr"[u] to "target_indptr"[u + 1], int [N + 1]; where
+  there is a router,
   "router_weights" float [N, G] in the order of the summary's "views"; where the data set
   knows them, "planted" float [N, G], its columns in that same order.
 

@@ -36,42 +36,54 @@ def render_report(
 
     Every text out of the arguments is escaped. The same arguments give the same text.
     """
-    environment = jinja2.Environment(
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            title=f"{summary.get('dataset', 'unnamed data set')} · {results.model_name(summary)}",
+            headline=verdicts.headline(config, summary, users),
+            verdict=verdicts.verdict(summary),
+            differ=verdicts.users_differ(summary),
+            warnings=verdicts.warnings(summary),
+            cards=_cards(config, summary),
+            results=_results_table(summary),
+            paired=_paired(summary),
+            judged=results.judged_slice(summary),
+            cutoffs=tables.cutoff_table(summary),
+            cold=_cold_note(summary),
+            can_select=verdicts.can_select(summary),
+            curves=_curves(summary, metrics),
+            bars=figures(plots.method_bars(summary, metric) for metric in results.METRIC_LABELS),
+            activity=figures([plots.activity_bars(summary)]),
+            router=_router(summary, users),
+            privacy=_privacy(summary),
+            dataset=_dataset_rows(config, summary),
+            notes=list((config.get("dataset") or {}).get("notes") or []),
+            flags=_flag_groups(config),
+            timing=_timing_rows(summary, metrics),
+            costs=cost_rows(summary),
+            versions=_version_rows(config),
+            command=config.get("command"),
+            summary=summary,
+        )
+    )
+    return page
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this room. Every text that they are given is escaped."""
+    found = jinja2.Environment(
         loader=jinja2.PackageLoader("fedvlr_jax.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = _shown
-    page = environment.get_template("report.html.j2").render(
-        title=f"{summary.get('dataset', 'unnamed data set')} · {results.model_name(summary)}",
-        headline=verdicts.headline(config, summary, users),
-        verdict=verdicts.verdict(summary),
-        warnings=verdicts.warnings(summary),
-        cards=_cards(config, summary),
-        results=_results_table(summary),
-        cutoffs=tables.cutoff_table(summary),
-        cold=_cold_note(summary),
-        can_select=verdicts.can_select(summary),
-        curves=_curves(summary, metrics),
-        bars=_figures(plots.method_bars(summary, metric) for metric in results.METRIC_LABELS),
-        activity=_figures([plots.activity_bars(summary)]),
-        router=_router(summary, users),
-        privacy=_privacy(summary),
-        dataset=_dataset_rows(config, summary),
-        notes=list((config.get("dataset") or {}).get("notes") or []),
-        flags=_flag_groups(config),
-        timing=_timing_rows(summary, metrics),
-        costs=cost_rows(summary),
-        versions=_version_rows(config),
-        command=config.get("command"),
-        summary=summary,
-    )
-    return page
+    found.filters["shown"] = _shown
+    return found
 
 
-def _figures(svgs: Any) -> list[Markup]:
+def figures(svgs: Any) -> list[Markup]:
     """Figures to stand in a page, where an <svg> needs no namespace; None is left out."""
     return [Markup(re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)) for svg in svgs if svg]
 
@@ -135,6 +147,21 @@ def _results_table(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _paired(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each baseline that the model was tested against."""
+    rows = []
+    for method in results.methods(summary):
+        if found := method.paired:
+            detectable = found.get("detectable")
+            cells = [
+                f"{found['difference']:+.2f}",
+                "–" if detectable is None else f"± {detectable:.2f}",
+                *(f"{found[name]:.2g}" for name in ("p_value", "p_mean", "p_holm")),
+            ]
+            rows.append({"name": method.name, "cells": cells})
+    return rows
+
+
 def _cold_note(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """Users with cold and with warm targets; None where no target is cold."""
     if not results.has_cold_targets(summary):
@@ -148,7 +175,7 @@ def _curves(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) ->
     selected = summary.get("selected_round")
     validation = [plots.validation_curve(metrics, m, selected) for m in ("ndcg@50", "hr@50")]
     training = [plots.loss_curve(metrics), plots.clipped_curve(metrics)]
-    return _figures([*validation, *training, *cost_curves(summary)])
+    return figures([*validation, *training, *cost_curves(summary)])
 
 
 def _router(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
@@ -164,8 +191,8 @@ def _router(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> dict
     scatters = [plots.planted_scatter(users, views, v, spearman.get(v)) for v in views]
     rows = zip(views, weights.mean(axis=0), weights.std(axis=0), leading, strict=True)
     return {
-        "figures": _figures([strip, plots.router_by_activity(users, views, groups)]),
-        "scatters": _figures(scatters),
+        "figures": figures([strip, plots.router_by_activity(users, views, groups)]),
+        "scatters": figures(scatters),
         "rows": [
             {"view": v, "mean": f"{m:.3f}", "sd": f"{s:.3f}", "leading": f"{100 * top:.0f} %"}
             for v, m, s, top in rows

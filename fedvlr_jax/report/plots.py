@@ -126,7 +126,7 @@ def method_bars(summary: Mapping[str, Any], metric: str) -> str | None:
                 )
                 if found.low is not None and found.high is not None:
                     axes.plot([found.low, found.high], [height] * 2, color=INK, linewidth=1.3)
-        axes.set_yticks(range(len(rows)), [_shorten(row.name) for row in rows])
+        axes.set_yticks(range(len(rows)), [shorten(row.name) for row in rows])
         for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
             tick.set_color(INK if row.is_model else MUTED)
             tick.set_fontweight("bold" if row.is_model else "normal")
@@ -140,7 +140,7 @@ def method_bars(summary: Mapping[str, Any], metric: str) -> str | None:
             patches = [
                 Patch(color=series_colour(n), label=SLICE_LABELS[s]) for n, s in enumerate(slices)
             ]
-            _legend_below(axes, patches)
+            legend_below(axes, patches)
 
     height = 1.3 + 0.21 * len(rows) * (len(slices) + 0.35)
     return draw(f"Test {METRIC_LABELS[metric]} of all methods", paint, height=height)
@@ -153,7 +153,7 @@ def interval_bars(title: str, bars: Sequence[tuple[str, float, Sequence[float]]]
         for place, (_, value, interval) in enumerate(bars):
             axes.barh(place, value, 0.7, color=series_colour(0), alpha=0.6)
             axes.plot(interval, [place] * 2, color=INK, linewidth=1.3)
-        axes.set_yticks(range(len(bars)), [_shorten(name) for name, _, _ in bars])
+        axes.set_yticks(range(len(bars)), [shorten(name) for name, _, _ in bars])
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         axes.set_ylim(len(bars) - 0.45, -0.55)
@@ -175,7 +175,7 @@ def attack_bars(attacks: Sequence[str], bars: Sequence[tuple[str, Sequence[float
             colour = series_colour(number)
             axes.barh(places, reached, 0.9 * size, color=colour, alpha=0.7, label=attack)
         axes.legend(fontsize=7, loc="lower right")
-        axes.set_yticks(range(len(bars)), [_shorten(name) for name, *_ in bars])
+        axes.set_yticks(range(len(bars)), [shorten(name) for name, *_ in bars])
         axes.grid(axis="y", visible=False)
         axes.set_ylim(len(bars) - 0.45, -0.55)
         axes.set_xlim(0, 1)
@@ -205,7 +205,7 @@ def loglog_lines(
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
-        _legend_below(
+        legend_below(
             axes,
             [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
             + [Line2D([], [], color=MUTED, linestyle=k, label=name) for name, k in kinds.items()]
@@ -238,7 +238,7 @@ def activity_bars(summary: Mapping[str, Any]) -> str | None:
             )
         _group_ticks(axes, {name: group["users"] for name, group in groups.items()})
         axes.set(title="Test metrics by activity", ylabel="mean over users (%)")
-        _legend_below(axes)
+        legend_below(axes)
 
     return draw("Test metrics by activity group", paint)
 
@@ -278,8 +278,8 @@ def router_strip(users: Mapping[str, np.ndarray], views: Sequence[str]) -> str |
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(visible=False)
-        patches = [Patch(color=series_colour(g), label=_shorten(views[g])) for g in stacked]
-        _legend_below(axes, patches)
+        patches = [Patch(color=series_colour(g), label=shorten(views[g])) for g in stacked]
+        legend_below(axes, patches)
 
     return draw("Router weights of each client, stacked", paint)
 
@@ -314,12 +314,12 @@ def router_by_activity(
                 color=series_colour(g),
                 ecolor=INK,
                 error_kw={"linewidth": 1},
-                label=_shorten(view),
+                label=shorten(view),
             )
         _group_ticks(axes, {name: int(chosen.sum()) for name, chosen in members.items()})
         axes.set(title="Router weights by activity", ylabel="weight (mean ± sd)")
         axes.set_ylim(bottom=0)
-        _legend_below(axes)
+        legend_below(axes)
 
     return draw("Mean router weights by activity group", paint)
 
@@ -352,10 +352,11 @@ def planted_scatter(
             markersize=4,
             markeredgewidth=0,
         )
-        axes.set(title=f"View: {_shorten(view)}", xlabel="planted weight", ylabel="learned weight")
+        axes.set(title=f"View: {shorten(view)}", xlabel="planted weight", ylabel="learned weight")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         if spearman is not None:
-            axes.set_title(f"Spearman {spearman:.2f}", loc="right")
+            spread = learned[:, g].std()
+            axes.set_title(f"Spearman {spearman:.2f}, sd {spread:.3f}", loc="right")
 
     return draw(f"Learned against planted weight of {view}", paint, width=3.6, height=3.2)
 
@@ -387,12 +388,13 @@ def _group_ticks(axes: Axes, users: Mapping[str, int]) -> None:
     axes.tick_params(axis="x", length=0, labelsize=8.5)
 
 
-def _legend_below(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
+def legend_below(axes: Axes, handles: Sequence[Artist] | None = None, columns: int = 4) -> None:
+    """A legend below the axes; by default of what is drawn on them."""
     chosen = axes.get_legend_handles_labels()[0] if handles is None else handles
     axes.figure.legend(
         handles=chosen,
         loc="outside lower center",
-        ncols=min(4, len(chosen)),
+        ncols=min(columns, len(chosen)),
         handlelength=1.1,
         handleheight=0.9,
     )
@@ -415,5 +417,6 @@ def _in_group(length: np.ndarray, name: str) -> np.ndarray:
     return (length >= int(low)) & (length <= (float(high) if high else np.inf))
 
 
-def _shorten(name: str, most: int = 22) -> str:
+def shorten(name: str, most: int = 22) -> str:
+    """The name, cut to `most` characters."""
     return name if len(name) <= most else name[: most - 1] + "…"

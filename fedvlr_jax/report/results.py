@@ -21,12 +21,17 @@ class Estimate(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A row of a results table: the model or a baseline, with its test summary."""
+    """A row of a results table: the model or a baseline, with its test summary.
+
+    `paired`: the model against this baseline over the same users, as `report` documents "paired";
+    empty where there is none.
+    """
 
     name: str
     options: str
     is_model: bool
     test: Mapping[str, Any]
+    paired: Mapping[str, Any]
 
 
 def model_name(summary: Mapping[str, Any]) -> str:
@@ -69,11 +74,12 @@ def shown_slices(summary: Mapping[str, Any]) -> tuple[str, ...]:
 
 def methods(summary: Mapping[str, Any]) -> list[Method]:
     """The model and every baseline that ran, best NDCG@50 on the judged slice first."""
-    rows = [Method(model_name(summary), "", True, summary.get("test") or {})]
+    rows = [Method(model_name(summary), "", True, summary.get("test") or {}, {})]
+    paired = summary.get("paired") or {}
     for name, baseline in (summary.get("baselines") or {}).items():
         if "skipped" not in baseline:
             title = str(baseline.get("title", name))
-            rows.append(Method(title, _options(baseline), False, baseline))
+            rows.append(Method(title, _options(baseline), False, baseline, paired.get(name) or {}))
     judged = judged_slice(summary)
 
     def order(row: Method) -> tuple[bool, float, str]:

@@ -31,15 +31,18 @@ class Verdict(NamedTuple):
     """How the model stands against the best baseline.
 
     Attributes:
-      tone: "above" or "below" where the 95% intervals are apart; "open" where they
-        overlap or are not known; "alone" where there is nothing to compare with.
+      tone: "above" or "below" where the paired test tells them apart; "open" where it does not;
+        "alone" where there is nothing to compare with. Runs of earlier versions have no paired
+        test: there 95% intervals decide that are apart or overlap.
       sentence: the comparison, with its numbers.
       rest: where the other baselines stand; may be empty.
+      limit: what the comparison does not say.
     """
 
     tone: str
     sentence: str
     rest: str
+    limit: str = ""
 
 
 def headline(config: Mapping[str, Any], summary: Mapping[str, Any], users: Mapping) -> str:
@@ -85,11 +88,7 @@ def standard_error(test: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> 
 
 
 def verdict(summary: Mapping[str, Any]) -> Verdict:
-    """The model against the baselines on NDCG@50 of the judged slice.
-
-    Intervals that overlap leave the order open; intervals that are apart are still one
-    seed's. Neither is the paired test that "A beats B" takes, and no sentence says so.
-    """
+    """The model against the baselines on NDCG@50 of the judged slice."""
     judged = judged_slice(summary)
     metric = METRIC_LABELS["ndcg@50"] if judged == "all" else f"{judged} {METRIC_LABELS['ndcg@50']}"
     model = estimate(summary.get("test") or {}, "ndcg@50", judged)
@@ -107,10 +106,99 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
         )
         return Verdict("alone", sentence, "")
     best_row, best = baselines[0]
-    apart = _apart(model, best)
     direction = "below" if model.value < best.value else "above"
-    tone = direction if apart else "open"
-    return Verdict(tone, _against(model, best_row, best, metric), _others(model, baselines[1:]))
+    if all(row.paired for row, _ in baselines):
+        tested = [row for row, _ in baselines]
+        tone = _standing(best_row)
+        sentence = _tested(model, best_row, best, metric, len(tested))
+        return Verdict(tone, sentence, _other_tests(tested[1:]), OF_TESTS)
+    tone = direction if _apart(model, best) else "open"
+    sentence = _against(model, best_row, best, metric)
+    return Verdict(tone, sentence, _others(model, baselines[1:]), OF_INTERVALS)
+
+
+# What a verdict does not say.
+OF_TESTS = (
+    "One seed. The test compares the same users, and says whether another draw of users could undo "
+    "the difference. It does not say whether another seed could: that takes several seeds (fedvlr "
+    "sweep)."
+)
+OF_INTERVALS = (
+    "One seed. The intervals say how far another draw of users could move each number. That one "
+    "method beats another takes at least five seeds and a paired test over users, which may also "
+    "separate methods whose intervals overlap."
+)
+SIGNIFICANT = 0.05
+
+
+def _standing(row: Method) -> str:
+    """ "above", "below" or "open": the model against the baseline of the row, by its test."""
+    if row.paired["p_holm"] >= SIGNIFICANT:
+        return "open"
+    return "above" if row.paired["difference"] > 0 else "below"
+
+
+def _tested(model: Estimate, row: Method, best: Estimate, metric: str, tests: int) -> str:
+    paired = row.paired
+    numbers = f"{model.value:.1f} against {best.value:.1f} %"
+    corrected = f", Holm's correction over {tests} baselines" if tests > 1 else ""
+    test = f"paired t-test over {paired['users']:,} users{corrected}: p = {_p(paired['p_holm'])}"
+    standing = _standing(row)
+    if standing != "open":
+        points = abs(paired["difference"])
+        return (
+            f"{standing.capitalize()} {row.name}, the best baseline, by {points:.1f} points on "
+            f"{metric} ({numbers}; {test})."
+        )
+    detectable = paired.get("detectable")
+    seen = "" if detectable is None else f" The test would see {detectable:.1f} points."
+    return (
+        f"Not told apart from {row.name}, the best baseline, on {metric} ({numbers}; {test}).{seen}"
+    )
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.0001 else "below 0.0001"
+
+
+def _other_tests(others: list[Method]) -> str:
+    names = {"below": "below", "open": "not told apart from", "above": "above"}
+    groups = {key: [row.name for row in others if _standing(row) == key] for key in names}
+    parts = [f"{names[key]} {', '.join(found)}" for key, found in groups.items() if found]
+    return f"By the same test: {'; '.join(parts)}." if parts else ""
+
+
+def users_differ(summary: Mapping[str, Any]) -> str:
+    """Whether the clients' routers weigh the views differently; "" without a router's spread.
+
+    The spread is a size, and the test is of the mean weights: training gives each client some
+    weights, so that a spread above zero is no evidence by itself.
+    """
+    router = summary.get("router") or {}
+    if "from_mean" not in router:
+        return ""
+    views = [str(view) for view in summary.get("views") or []]
+    mean = router.get("mean") or []
+    apart = [
+        f"{view} ({weight:.3f})"
+        for view, weight, p in zip(views, mean, router["p_uniform"], strict=False)
+        if p < SIGNIFICANT
+    ]
+    spread, uniform = router["from_mean"], router["from_uniform"]
+    much = "hardly" if spread < 0.02 else "somewhat" if spread < 0.1 else "clearly"
+    equal = f"equal weights of {1 / max(1, len(views)):.3f}"
+    told = (
+        f"The mean weight of {', '.join(apart)} is told apart from {equal} (t-tests over clients, "
+        "Holm's correction, 5 %)."
+        if apart
+        else f"No view's mean weight is told apart from {equal} (t-tests over clients, Holm's "
+        "correction, 5 %)."
+    )
+    return (
+        f"Users differ {much}: on average {100 * spread:.1f} % of a client's weight lies elsewhere "
+        f"than in the mean of all clients, and {100 * uniform:.1f} % elsewhere than in equal "
+        f"weights. {told}"
+    )
 
 
 def warnings(summary: Mapping[str, Any]) -> list[str]:

@@ -99,7 +99,7 @@ def test_baselines_are_added_and_stay(simulation, folder, finished):
     reports = [(path / "report.html").read_text() for path in (folder, finished)]
     assert ["EASE (linear" in report for report in reports] == [True, False]
     was = json.loads((finished / "summary.json").read_text())
-    assert {**summary, "baselines": {}} == was
+    assert {**summary, "baselines": {}, "paired": {}} == was
     before = content(folder)
     assert untrained(simulation, folder, baselines=True) == summary
     assert content(folder) == before

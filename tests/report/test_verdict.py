@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedvlr_jax.report.verdict import headline, standard_error, verdict, warnings
+from fedvlr_jax.report.verdict import headline, standard_error, users_differ, verdict, warnings
 
 
 def scored(ndcg: float, half: float | None) -> dict:
@@ -124,3 +124,44 @@ def test_how_cold_items_are_treated_is_said(run):
     assert "90 % of the cold targets have the same score" in warnings(strict)[0]
     strict["cold_items"]["share_tied"] = 0.1
     assert warnings(strict) == []
+
+
+def paired_run(difference, p_holm, **others):
+    """A summary with paired tests against EASE and against the `others` by their p."""
+    summary = compared(20.0 + difference, EASE=20.0, **dict.fromkeys(others, 15.0))
+    row = {"difference": difference, "detectable": 2.5, "p_value": 0.5, "p_mean": 0.5, "users": 90}
+    summary["paired"] = {"EASE": row | {"p_holm": p_holm}}
+    for name, p in others.items():
+        summary["paired"][name] = row | {"difference": 5.0, "p_holm": p}
+    return summary
+
+
+def test_the_paired_test_decides_where_intervals_overlap():
+    found = verdict(paired_run(0.5, 0.03, kNN=0.5))
+    assert found.tone == "above"
+    assert found.sentence == (
+        "Above EASE, the best baseline, by 0.5 points on NDCG@50 (20.5 against 20.0 %; paired "
+        "t-test over 90 users, Holm's correction over 2 baselines: p = 0.03)."
+    )
+    assert found.rest == "By the same test: not told apart from kNN."
+    assert "another seed" in found.limit
+
+
+def test_the_paired_test_decides_where_intervals_are_apart():
+    found = verdict(paired_run(9.0, 0.06))
+    assert found.tone == "open"
+    assert found.sentence.endswith("over 90 users: p = 0.06). The test would see 2.5 points.")
+    assert verdict(paired_run(-9.0, 1e-9)).tone == "below"
+    assert "p = below 0.0001" in verdict(paired_run(-9.0, 1e-9)).sentence
+
+
+def test_users_differ_by_their_spread_and_not_by_its_rank():
+    router = {"mean": [0.34, 0.33, 0.33], "from_mean": 0.01, "from_uniform": 0.012}
+    summary = {"views": ["id", "text", "image"], "router": router | {"p_uniform": [0.01, 0.2, 1]}}
+    text = users_differ(summary)
+    assert text.startswith("Users differ hardly: on average 1.0 % of a client's weight lies")
+    assert "The mean weight of id (0.340) is told apart from equal weights of 0.333" in text
+    router |= {"from_mean": 0.3, "p_uniform": [1, 1, 1]}
+    text = users_differ({**summary, "router": router})
+    assert text.startswith("Users differ clearly") and "No view's mean weight" in text
+    assert users_differ({"router": {"mean": [1.0]}}) == users_differ({}) == ""

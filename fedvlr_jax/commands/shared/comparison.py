@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as PrintedTable
+from rich.text import Text
 
 from fedvlr_jax.commands.shared.finished import validation
+from fedvlr_jax.commands.shared.page import PAGE, folder_page
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
@@ -21,6 +24,7 @@ from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.selection import judged_slice
 from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_test
 from fedvlr_jax.report import RunDirectory, replace_file
+from fedvlr_jax.report.folder import Table
 from fedvlr_jax.selection import selection_of
 
 # Baselines that these tables omit. The report of each run has them.
@@ -267,18 +271,67 @@ def write_table(
     title: str,
     caption: str,
 ) -> None:
-    """Prints a table and writes it to stem.md, and its numbers to stem.json and stem.csv."""
-    table = Table(title=title, caption=caption)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
+    """Prints a table and writes it to stem.md, and its numbers to stem.json and stem.csv.
+
+    index.html in the same folder shows the table and the runs below the folder.
+    """
+    print_table(headings, rows, title, caption)
     markdown = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
     markdown.insert(1, "|---" * len(headings) + "|")
     write_text(stem.with_suffix(".md"), f"{title}\n\n" + "\n".join(markdown) + f"\n\n{caption}\n")
     write_text(stem.with_suffix(".json"), json.dumps(lines, indent=2))
     write_text(stem.with_suffix(".csv"), pd.json_normalize(lines).to_csv(index=False))
+    files = [f"{stem.name}{end}" for end in (".md", ".json", ".csv")]
+    page = folder_page(stem.parent, Table(title, headings, rows, caption), lines, files)
+    write_text(stem.parent / PAGE, page)
+    print(f"page: {stem.parent / PAGE}\ntable: {stem}.md, .json, .csv")
+
+
+# Without a terminal, which says how wide it is.
+PRINTED_WIDTH = 80
+# Of the first column, which repeats where a table is broken; longer names are folded.
+NAME_WIDTH = 28
+
+
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], title: str, caption: str
+) -> None:
+    """Prints a table at the width of the terminal, or of 80 columns.
+
+    A wider one is broken between columns; each part repeats the first column.
+    """
+    console = Console()
+    width = console.width if console.is_terminal else PRINTED_WIDTH
+    console = Console(width=width)
+    console.print(title, style="italic", markup=False, highlight=False)
+    for columns in _column_parts(headings, rows, width):
+        table = PrintedTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for place in (0, *columns):
+            justify: Any = "right" if place else "left"
+            most = None if place else NAME_WIDTH
+            table.add_column(headings[place], justify=justify, max_width=most, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(row[place]) for place in (0, *columns)))
+        console.print(table)
+    console.print(caption, markup=False, highlight=False)
+
+
+def _column_parts(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> list[list[int]]:
+    """The places of the columns of each part, but for the first column, in order."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    # Two spaces stand between columns.
+    first = min(widths[0], NAME_WIDTH)
+    parts: list[list[int]] = [[]]
+    used = first
+    for place, wide in enumerate(widths[1:], 1):
+        if parts[-1] and used + wide + 2 > width:
+            parts.append([])
+            used = first
+        parts[-1].append(place)
+        used += wide + 2
+    return parts
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, render_report
 from fedvlr_jax.selection import selection_of
+from fedvlr_jax.summary import BaselineSummary, with_baselines
 
 # Resumable flags that change the results of a finished run.
 OF_RESULTS = ("rounds", "patience", "baselines", "tune_baselines")
@@ -60,7 +61,7 @@ def complete_results(
     results: Results,
     flags: Mapping[str, Any],
     describe: Callable[[], Mapping[str, Any]],
-    baselines: Callable[[], dict[str, Any]],
+    baselines: Callable[[], BaselineSummary],
     *,
     stopped: str | None = None,
 ) -> dict[str, Any]:
@@ -78,19 +79,21 @@ def complete_results(
     Returns:
       The summary, as it is now on disk.
     """
-    summary = dict(results.summary)
+    summary, users = dict(results.summary), results.users
     saved = directory.read_config()["flags"]
     # Runs of earlier versions do not record how they tuned the baselines; these stay.
     retuned = saved.get("tune_baselines") not in (None, flags.get("tune_baselines"))
     if flags["baselines"] and (retuned or not summary.get("baselines")):
-        summary["baselines"] = baselines()
+        summary, users = with_baselines(summary, users, baselines())
     if stopped is not None:
         summary["stopped"] = stopped
     told = all(saved.get(name) == flags.get(name) for name in OF_RESULTS)
     if told and summary == results.summary and directory.has_report():
         return summary
     described = describe()
-    directory.write_report(render_report(described, summary, results.metrics, results.users))
+    if users is not results.users:
+        directory.write_users(users)
+    directory.write_report(render_report(described, summary, results.metrics, users))
     directory.write_summary(summary)
     # Written last: after an interruption the next start finds different flags and repeats this.
     directory.write_config(described)

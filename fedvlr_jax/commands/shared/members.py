@@ -43,7 +43,7 @@ from fedvlr_jax.memory import check_fits, memory_budget
 from fedvlr_jax.report import Progress, RunDirectory
 from fedvlr_jax.selection import SLICES
 from fedvlr_jax.simulation import Simulation, make_simulation
-from fedvlr_jax.summary import summarise_baselines, summarise_run
+from fedvlr_jax.summary import BaselineSummary, summarise_baselines, summarise_run
 from fedvlr_jax.training import RunState, Timing
 from fedvlr_jax.types import Rates
 
@@ -51,8 +51,10 @@ FLAGS = flags.FLAGS
 
 # (flag name, value) pairs, in the order of the command line.
 Choice = tuple[tuple[str, Any], ...]
-# The entry "baselines" of summary.json, for given data and evaluation.
-Baselines = Callable[[DataConfig, EvaluationConfig], dict[str, Any]]
+# Called with the members' runs after each evaluation. An exception ends the training.
+Watch = Callable[[Sequence[RunState]], None]
+# The baselines for given data and evaluation.
+Baselines = Callable[[DataConfig, EvaluationConfig], BaselineSummary]
 
 # A sweep compares user by user, so all its members need the same users and targets.
 OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} | {"protocol"}
@@ -79,6 +81,13 @@ def define_member_flags(overruled: Collection[str] = ()) -> None:
         "members_at_once",
         0,
         "Number of members that train in parallel. 0: one on a CPU, else as many as fit in memory.",
+    )
+
+
+def define_keep_best_model() -> None:
+    """The flag of a command that chooses one of its members."""
+    flags.DEFINE_boolean(
+        "keep_best_model", False, "Leave a checkpoint of the best run, for fedvlr evaluate."
     )
 
 
@@ -203,7 +212,7 @@ def complete(
     directory: Path,
     flags: Mapping[str, Any],
     describe: Callable[[], Mapping[str, Any]],
-    baselines: Callable[[], dict[str, Any]],
+    baselines: Callable[[], BaselineSummary],
 ) -> None:
     """Like `complete_results`, for a directory for which `is_done` is True."""
     run = RunDirectory.open(directory)
@@ -222,11 +231,14 @@ def leave_out(directory: Path, why: str) -> None:
     _say(f"{directory}: {why}; left out of the comparison")
 
 
-def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[Any, Dataset]:
+def train_waiting(
+    members: Sequence[Member], *, selects: bool = True, keep: bool = False
+) -> dict[Any, Dataset]:
     """Trains the unfinished members. Returns their data sets, by `config.data`.
 
     Args:
       selects: the command selects by validation, so every data set needs a validation part.
+      keep: each finished member keeps a checkpoint; see `keep_best_model`.
 
     Raises:
       InputError: a folder contains another run, or a data set lacks a validation part that
@@ -254,13 +266,13 @@ def train_waiting(members: Sequence[Member], *, selects: bool = True) -> dict[An
 
     # Members share the test part, so the baselines are evaluated once.
     @functools.cache
-    def baselines(data: DataConfig, evaluation: EvaluationConfig) -> dict[str, Any]:
+    def baselines(data: DataConfig, evaluation: EvaluationConfig) -> BaselineSummary:
         return summarise_baselines(datasets[data], evaluation)
 
     _complete(done, datasets, baselines)
     with StopRequest() as stop:
         for group in waiting.values():
-            _train_group(group, datasets[group[0].config.data], baselines, stop)
+            _train_group(group, datasets[group[0].config.data], baselines, stop, keep)
     return datasets
 
 
@@ -278,16 +290,16 @@ def _complete(
         )
 
 
-def _checkpoints(member: Member) -> Checkpoints:
-    """The checkpoints of a member that a signal stopped."""
-    return Checkpoints(member.directory / "checkpoints", keep=1)
+def checkpoints_of(folder: Path) -> Checkpoints:
+    """The checkpoints of a member that a signal stopped, or whose model is kept."""
+    return Checkpoints(folder / "checkpoints", keep=1)
 
 
-def _saved_round(member: Member) -> int | None:
+def saved_round(member: Member) -> int | None:
     """The round after which a signal stopped the member; None if it starts from the beginning."""
     if member.config.run.overwrite or not (member.directory / "config.json").exists():
         return None
-    checkpoints = _checkpoints(member)
+    checkpoints = checkpoints_of(member.directory)
     newest = checkpoints.newest(_say)
     if newest is None:
         return None
@@ -297,7 +309,11 @@ def _saved_round(member: Member) -> int | None:
 
 
 def _train_group(
-    members: Sequence[Member], dataset: Dataset, baselines: Baselines, stop: StopRequest
+    members: Sequence[Member],
+    dataset: Dataset,
+    baselines: Baselines,
+    stop: StopRequest,
+    keep: bool,
 ) -> None:
     """Trains members of one program, as many together as fit in memory."""
     simulation = make_simulation(members[0].config, dataset)
@@ -309,26 +325,31 @@ def _train_group(
     size = members_in_memory(simulation, left)
     by_round: dict[int | None, list[Member]] = {}
     for member in members:
-        by_round.setdefault(_saved_round(member), []).append(member)
-    for saved_round, group in by_round.items():
+        by_round.setdefault(saved_round(member), []).append(member)
+    for after, group in by_round.items():
         for first in range(0, len(group), size):
             part = group[first : first + size]
             at_once = FLAGS.members_at_once or members_at_once(simulation, len(part), left)
-            _train_together(part, simulation, at_once, saved_round, baselines, stop)
+            train_together(part, simulation, at_once, after, baselines, stop, keep=keep)
 
 
-def _train_together(
+def train_together(
     members: Sequence[Member],
     simulation: Simulation,
     at_once: int,
     saved_round: int | None,
     baselines: Baselines,
     stop: StopRequest,
+    watch: Watch = lambda runs: None,
+    *,
+    keep: bool = False,
 ) -> None:
     """Trains members of one program, and writes their run directories.
 
     Args:
       saved_round: all members continue after this round; None: they start.
+      watch: called with the runs after each evaluation. If it raises, nothing is written.
+      keep: a finished member keeps a checkpoint.
 
     Raises:
       Interrupted: a signal arrived; the members are saved.
@@ -339,21 +360,29 @@ def _train_together(
     _say(f"{config.model.backbone} + {config.model.fusion}: {len(members)} members, {size}{after}")
     runs = None
     if saved_round is not None:
-        runs = [_on_host(load_run(simulation, _checkpoints(m), saved_round)) for m in members]
+        runs = [
+            _on_host(load_run(simulation, checkpoints_of(m.directory), saved_round))
+            for m in members
+        ]
     with Progress(config.federation.rounds, selection=simulation.selection) as progress:
+
+        def on_evaluation(runs: Sequence[RunState], rounds_per_s: float) -> None:
+            _show(progress, runs, rounds_per_s)
+            watch(runs)
+
         runs, timing = train_members(
             simulation,
             [m.config.run.seed for m in members],
             [m.config.federation.rates for m in members],
             runs=runs,
             at_once=at_once,
-            on_evaluation=functools.partial(_show, progress),
+            on_evaluation=on_evaluation,
             leave=lambda: stop.asked,
         )
     for member, run in zip(members, runs, strict=True):
         if not run.stopped:
             _save(member, run, simulation)
-    _write_finished(members, runs, simulation, timing, baselines)
+    _write_finished(members, runs, simulation, timing, baselines, keep)
     if stop.asked:
         raise Interrupted(f"stopped by {stop.name}; the same command continues")
 
@@ -382,7 +411,7 @@ def _mean_validation(averages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return of(averages) | {name: of([each[name] for each in averages]) for name in slices}
 
 
-def _begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDirectory:
+def begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDirectory:
     """Creates the member's folder with config.json and metrics.jsonl, without a checkpoint."""
     directory = RunDirectory.create(member.directory, overwrite=True)
     directory.write_config(describe(member.config, dataset))
@@ -392,8 +421,8 @@ def _begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDire
 
 def _save(member: Member, run: RunState, simulation: Simulation) -> None:
     """Saves a member that has not ended."""
-    _begin_directory(member, run, simulation.dataset)
-    checkpoints = _checkpoints(member)
+    begin_directory(member, run, simulation.dataset)
+    checkpoints = checkpoints_of(member.directory)
     save_run(simulation, checkpoints, run, member.config.flat)
     checkpoints.wait()
 
@@ -404,8 +433,9 @@ def _write_finished(
     simulation: Simulation,
     timing: Timing,
     baselines: Baselines,
+    keep: bool,
 ) -> None:
-    """Writes the results of the finished members, and removes their checkpoints."""
+    """Writes the results of the finished members. Removes their checkpoints, unless `keep`."""
     for member, run in zip(members, runs, strict=True):
         if not run.stopped:
             continue
@@ -417,8 +447,27 @@ def _write_finished(
         summary, users = summarise_run(
             simulation, run, timing, seed=config.run.seed, baselines=found
         )
-        write_results(_begin_directory(member, run, simulation.dataset), summary, users)
-        _checkpoints(member).clear()
+        write_results(begin_directory(member, run, simulation.dataset), summary, users)
+        checkpoints = checkpoints_of(member.directory)
+        checkpoints.clear()
+        if keep:
+            save_run(simulation, checkpoints, run, config.flat)
+            checkpoints.wait()
+
+
+def keep_best_model(candidates: Sequence[Path], folders: Sequence[Path]) -> str:
+    """Keeps one checkpoint, that of the candidate with the highest validation value.
+
+    Those of the other `folders` are removed. Says where it is and what reads it; a run that
+    finished before --keep_best_model was given has none.
+    """
+    best = max(candidates, key=lambda folder: validation_of(folder) or -1.0)
+    for folder in folders:
+        if folder != best and (folder / "checkpoints").exists():
+            checkpoints_of(folder).clear()
+    if not checkpoints_of(best).rounds():
+        return f"{best}: finished without --keep_best_model; its command trains it again"
+    return f"best model: {best}; fedvlr evaluate --workdir={best} --export=FILE reads it"
 
 
 class Run(Protocol):
@@ -456,7 +505,7 @@ def tuned(
     """
     first = [make(choice, seeds[0]) for choice in choices]
     train(first)
-    reached = [_validation(run) for run in first]
+    reached = [validation_of(run.directory) for run in first]
     tried = [
         {"choice": label_of(run.choice), "valid": value}
         for run, value in zip(first, reached, strict=True)
@@ -473,7 +522,8 @@ def tuned(
     return [first[best], *others], tried
 
 
-def _validation(run: Run) -> float | None:
-    if not (run.directory / "summary.json").exists():
+def validation_of(directory: Path) -> float | None:
+    """The validation value that a finished run was selected by, in percent; else None."""
+    if not (directory / "summary.json").exists():
         return None
-    return validation(RunDirectory.open(run.directory).read_summary())
+    return validation(RunDirectory.open(directory).read_summary())

@@ -1,0 +1,120 @@
+"""index.html of a folder of runs: what its members left, gathered from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedvlr_jax.commands.shared.finished import validation
+from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
+from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.report.folder import Group, Run, Table, render_folder
+from fedvlr_jax.report.run_directory import METRICS, REPORT, SUMMARY
+from fedvlr_jax.selection import Selection, selection_of
+
+PAGE = "index.html"
+
+
+def folder_page(
+    folder: Path, table: Table, lines: Sequence[Mapping[str, Any]], files: Sequence[str] = ()
+) -> str:
+    """The page of the runs below `folder`, as HTML text.
+
+    A run that cannot be read is named on the page; the others are on it.
+    """
+    groups, unread, label = read_groups(folder)
+    return render_folder(table, lines, groups, label=label, unread=unread, files=files)
+
+
+class Found(NamedTuple):
+    """The files of one run; `summary` is {} where it has not finished."""
+
+    path: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+
+def read_groups(folder: Path) -> tuple[list[Group], list[str], str]:
+    """The runs below a folder, those of one choice together.
+
+    Returns:
+      groups: by the folder that holds the runs of all seeds.
+      unread: one line for each run that cannot be read.
+      label: of the metric that the runs were selected by.
+    """
+    by_choice: dict[str, list[Found]] = {}
+    unread = []
+    for config in sorted(folder.glob("*/**/config.json")):
+        path = config.parent.relative_to(folder)
+        seeded = path.name.startswith("seed") and len(path.parts) > 1
+        try:
+            found = _read(config.parent)
+        except InputError as error:
+            unread.append(str(error))
+            continue
+        by_choice.setdefault((path.parent if seeded else path).as_posix(), []).append(found)
+    finished = [found.summary for of in by_choice.values() for found in of if found.summary]
+    # A run that has not finished does not say which slice its data set is judged on.
+    usual = selection_of(finished[0] if finished else {})
+    groups = [_group(choice, folder, found, usual) for choice, found in by_choice.items()]
+    return groups, unread, usual.label
+
+
+def _read(path: Path) -> Found:
+    """Raises InputError, naming the file, where a file is damaged or of another kind."""
+    run = RunDirectory.open(path)
+    config = run.read_config()
+    summary = run.read_summary() if run.has_results() else {}
+    metrics = run.read_metrics() if (path / METRICS).exists() else []
+    known = isinstance(summary.get("valid", {}), dict) and (
+        not summary or {"valid", "selected_round", "rounds_run"} <= summary.keys()
+    )
+    if not known:
+        raise InputError(f"{path / SUMMARY}: not the summary of a run")
+    return Found(path, config, summary, metrics)
+
+
+def _group(choice: str, folder: Path, found: Sequence[Found], usual: Selection) -> Group:
+    finished = [of.summary for of in found if of.summary]
+    curves = [_curve(of, usual) for of in found]
+    ran = [of.summary.get("rounds_run") or _last_round(of.metrics) for of in found]
+    dataset = str((found[0].config.get("dataset") or {}).get("name", ""))
+    return Group(
+        label=choice.removeprefix(f"{dataset}/"),
+        dataset=dataset,
+        runs=[_run(folder, of) for of in found],
+        curves=curves,
+        valid=[validation(summary) for summary in finished],
+        selected=[int(summary["selected_round"]) for summary in finished],
+        rounds=sum(ran),
+        command=_command(folder, found[0].config),
+    )
+
+
+def _curve(found: Found, usual: Selection) -> list[tuple[int, float]]:
+    selection = selection_of(found.summary) if found.summary else usual
+    values = [(e["round"], selection.value(e.get("valid") or {})) for e in found.metrics]
+    return [(number, value) for number, value in values if value is not None]
+
+
+def _last_round(metrics: Sequence[Mapping[str, Any]]) -> int:
+    return metrics[-1]["round"] if metrics else 0
+
+
+def _run(folder: Path, found: Found) -> Run:
+    report = found.path / REPORT
+    link = report.relative_to(folder).as_posix() if report.exists() else ""
+    return Run(found.path.name, link, "finished" if found.summary else "not finished")
+
+
+def _command(folder: Path, config: Mapping[str, Any]) -> str:
+    """fedvlr train with the flags of a member; "" for a run of another command."""
+    try:
+        flags = Config.from_flat(**config["flags"])
+    except InputError:
+        return ""
+    return wrapped(command_of(flags, workdir=f"{folder}-best"))

@@ -1,0 +1,49 @@
+"""The command that makes one run of a folder again, by itself."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection
+
+from fedvlr_jax.config import Config
+
+# Where a run lies and how it is stored change none of its numbers.
+_OF_THE_FOLDER = frozenset({"workdir", "overwrite", "resume", "store", "store_dir"})
+
+
+def command_of(config: Config, workdir: str = "", without: Collection[str] = ()) -> str:
+    """`fedvlr train` with every flag of `config` that differs from its default.
+
+    Args:
+      workdir: of the new run; "": the command names none, and takes the default.
+      without: flags that the command leaves out.
+    """
+    defaults = Config().flat
+    left_out = {*_OF_THE_FOLDER, *without}
+    given = {
+        name: value
+        for name, value in config.flat.items()
+        if value != defaults[name] and name not in left_out
+    }
+    if workdir:
+        given["workdir"] = workdir
+    return " ".join(["fedvlr train", *(_flag(name, value) for name, value in given.items())])
+
+
+def _flag(name: str, value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return shlex.quote(f"--{name}={text}")
+
+
+def wrapped(command: str, width: int = 80) -> str:
+    """The command on lines of at most `width` characters, broken between flags for a shell."""
+    lines = [""]
+    for word in command.replace(" --", "\n--").replace(" '--", "\n'--").split("\n"):
+        if not lines[-1]:
+            lines[-1] = word
+        elif len(lines[-1]) + len(word) + 3 <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"  {word}")
+    return "\n".join(lines)

@@ -1,0 +1,248 @@
+"""The trials of a search, kept by Optuna in one file that several processes share.
+
+Only one process at a time asks for a trial. Each trial has a folder, which its process locks while
+it trains. A trial that no process trains any more is asked again, with the same values and folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+from fedvlr_jax.commands.shared.members import Choice
+from fedvlr_jax.commands.shared.runs import check_same
+from fedvlr_jax.commands.shared.space import Dimension
+from fedvlr_jax.config import RESUMABLE_FLAGS
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import locked
+
+JOURNAL, LOCK = "search.journal", ".search.lock"
+# Optuna's defaults are made for searches of hundreds of trials.
+FIRST_AT_RANDOM, FIRST_WHOLE = 10, 3
+# The states of a told trial, as tables name them.
+FINISHED, PRUNED, DIVERGED, REFUSED = "finished", "pruned", "diverged", "refused"
+# Flags that may change from one start to the next: they change no trial's numbers.
+FREE = RESUMABLE_FLAGS - {"rounds", "patience"}
+
+
+class Asked(NamedTuple):
+    """A trial to train: `trial` of Optuna, its values, its folder, and what holds the folder."""
+
+    trial: Any
+    choice: Choice
+    folder: Path
+    held: contextlib.ExitStack
+
+
+class Told(NamedTuple):
+    """A trial that has ended.
+
+    Attributes:
+      folder: of its run. choice: its values, as text.
+      state: one of FINISHED, PRUNED, DIVERGED, REFUSED.
+      valid: the validation value in percent that the run was selected by; None unless finished.
+      rounds: that were trained.
+    """
+
+    folder: str
+    choice: str
+    state: str
+    valid: float | None
+    rounds: int
+
+
+def optuna() -> Any:
+    """The library. Raises InputError where it is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise InputError("fedvlr search needs Optuna; pip install optuna") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+class Study:
+    """The trials below one folder.
+
+    Args:
+      folder: of the search; made when missing.
+      settings: what every process and every start must agree on, by flag name.
+      fingerprint: of the data.
+      sampler: "tpe" or "random"; seed: of its draws.
+      trials: how many are asked, over all processes and starts.
+      budget: no trial begins once so many rounds are trained; 0: no limit.
+      prune: end a trial that is below the median of the earlier ones at the same round.
+      first_pruned_round: no trial ends before it.
+
+    The values of a trial depend on the seed, its number and the trials told before, so that a
+    search that was stopped draws what an undisturbed one draws.
+
+    Raises:
+      InputError: the folder holds a search of other settings, another thing, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        space: Sequence[Dimension],
+        settings: Mapping[str, Any],
+        fingerprint: str,
+        *,
+        sampler: str,
+        seed: int,
+        trials: int,
+        budget: int = 0,
+        prune: bool = True,
+        first_pruned_round: int = 1,
+    ):
+        self._optuna, self.folder, self._space = optuna(), folder, space
+        self._sampler, self._seed = sampler, seed
+        self._trials, self._budget = trials, budget
+        self._rounds_of_a_trial = int(settings["rounds"])
+        self._pruner = (
+            self._optuna.pruners.MedianPruner(
+                n_startup_trials=FIRST_WHOLE, n_warmup_steps=first_pruned_round
+            )
+            if prune
+            else self._optuna.pruners.NopPruner()
+        )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(folder / LOCK)
+            with self._lock:
+                self._study = self._opened()
+                self._agree(settings, fingerprint)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"--workdir={folder}: cannot be written: {reason}") from None
+
+    def _opened(self) -> Any:
+        path = self.folder / JOURNAL
+        backend = self._optuna.storages.journal.JournalFileBackend(str(path))
+        try:
+            storage = self._optuna.storages.JournalStorage(backend)
+            return self._optuna.create_study(
+                storage=storage,
+                study_name="search",
+                direction="maximize",
+                pruner=self._pruner,
+                load_if_exists=True,
+            )
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError):
+            raise InputError(
+                f"{path}: damaged, no journal of Optuna; give another --workdir, or remove it to "
+                "search again"
+            ) from None
+
+    def _agree(self, settings: Mapping[str, Any], fingerprint: str) -> None:
+        saved = self._study.user_attrs
+        if "settings" not in saved:
+            self._study.set_user_attr("settings", dict(settings))
+            self._study.set_user_attr("fingerprint", fingerprint)
+            return
+        now = json.loads(json.dumps(dict(settings)))
+        where = f"--workdir={self.folder}"
+        check_same(where, (saved["settings"], saved["fingerprint"]), (now, fingerprint), FREE)
+
+    def ask(self) -> Asked | None:
+        """A trial that no process trains, abandoned ones first; None once all have been asked.
+
+        Its folder is held until `tell` or `leave`.
+        """
+        running = self._optuna.trial.TrialState.RUNNING
+        with self._lock:
+            known = self._known()
+            for frozen in known:
+                if frozen.state == running and (held := self._free(frozen)) is not None:
+                    return self._again(frozen, held)
+            spent = self._budget and self._spent(known) >= self._budget
+            if spent or len(known) >= self._trials:
+                return None
+            return self._begun(len(known))
+
+    def _known(self) -> list[Any]:
+        """The newest trial of each place, by ascending place; one that was abandoned has failed."""
+        failed = self._optuna.trial.TrialState.FAIL
+        placed = [t for t in self._study.trials if t.state != failed and "place" in t.user_attrs]
+        by_place = {frozen.user_attrs["place"]: frozen for frozen in placed}
+        return [by_place[place] for place in sorted(by_place)]
+
+    def _free(self, frozen: Any) -> contextlib.ExitStack | None:
+        """Holds the folder of a trial; None where another process does."""
+        held = contextlib.ExitStack()
+        try:
+            held.enter_context(locked(self.folder / frozen.user_attrs["folder"]))
+        except InputError:
+            return None
+        return held
+
+    def _again(self, frozen: Any, held: contextlib.ExitStack) -> Asked:
+        self._study.enqueue_trial(frozen.params)
+        asked = self._begun(frozen.user_attrs["place"], held)
+        # Afterwards, so that a process killed in between loses no trial.
+        self._study.tell(frozen.number, state=self._optuna.trial.TrialState.FAIL)
+        return asked
+
+    def _begun(self, place: int, held: contextlib.ExitStack | None = None) -> Asked:
+        self._study.sampler = self._sampler_of(place)
+        folder = self.folder / f"trial{place:04d}"
+        if held is None:
+            held = contextlib.ExitStack()
+            held.enter_context(locked(folder))
+        trial = self._study.ask()
+        choice = tuple(pair for dimension in self._space for pair in dimension.draw(trial))
+        trial.set_user_attr("folder", folder.name)
+        trial.set_user_attr("place", place)
+        return Asked(trial, choice, folder, held)
+
+    def _sampler_of(self, place: int) -> Any:
+        seed = (1_000_003 * self._seed + place) % 2**32
+        if self._sampler == "random":
+            return self._optuna.samplers.RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            # Whether the option is experimental depends on Optuna's version.
+            warnings.simplefilter("ignore")
+            return self._optuna.samplers.TPESampler(
+                seed=seed,
+                n_startup_trials=min(FIRST_AT_RANDOM, max(2, self._trials // 3)),
+                constant_liar=True,
+            )
+
+    def _spent(self, trials: Sequence[Any]) -> int:
+        """Rounds trained; a trial under way counts as a whole one."""
+        return sum(t.user_attrs.get("rounds", self._rounds_of_a_trial) for t in trials)
+
+    def tell(self, asked: Asked, state: str, rounds: int, valid: float | None, choice: str) -> None:
+        """Ends a trial: `state` as of `Told`."""
+        states = self._optuna.trial.TrialState
+        for name, value in {"state": state, "rounds": rounds, "choice": choice}.items():
+            asked.trial.set_user_attr(name, value)
+        if state == FINISHED:
+            self._study.tell(asked.trial, valid)
+        else:
+            # A sampler learns from a pruned trial, not from a failed one.
+            self._study.tell(asked.trial, state=states.PRUNED)
+        asked.held.close()
+
+    def leave(self, asked: Asked) -> None:
+        """Lets the trial be, for another process or another start to continue."""
+        asked.held.close()
+
+    def told(self) -> list[Told]:
+        """The trials that have ended, in the order in which they were asked."""
+        found = []
+        for frozen in self._known():
+            if "state" not in frozen.user_attrs:
+                continue
+            attrs = frozen.user_attrs
+            valid = frozen.value if attrs["state"] == FINISHED else None
+            found.append(
+                Told(attrs["folder"], attrs["choice"], attrs["state"], valid, attrs["rounds"])
+            )
+        return found

@@ -1,0 +1,191 @@
+"""The page of a folder of runs: curves with seed bands, paired differences, budgets, members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from fedvlr_jax.report.html import environment, figures
+from fedvlr_jax.report.plots import LINE_KINDS, legend_below, shorten
+from fedvlr_jax.report.svg import draw, series_colour
+
+# More lines than colours are not told apart.
+MOST_DRAWN = 8
+
+
+class Run(NamedTuple):
+    """One member: the name of its folder, the link to its report ("": none), and how it ended."""
+
+    name: str
+    link: str
+    state: str
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone.
+
+    Attributes:
+      label: of the choice. dataset: its name.
+      runs: the members.
+      curves: of each member, (round, validation value in percent) of every evaluation.
+      valid: the validation value in percent of each finished member.
+      selected: the selected round of each finished member.
+      rounds: trained, over all members.
+      command: makes the first member alone; "" where none is known.
+    """
+
+    label: str
+    dataset: str
+    runs: Sequence[Run]
+    curves: Sequence[Sequence[tuple[int, float]]]
+    valid: Sequence[float]
+    selected: Sequence[int]
+    rounds: int
+    command: str
+
+    @property
+    def mean(self) -> float | None:
+        """Mean validation value over the finished members; None without one."""
+        return float(np.mean(self.valid)) if self.valid else None
+
+
+class Table(NamedTuple):
+    """A comparison as `commands.shared.comparison.write_table` prints it."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+
+
+def best_groups(groups: Sequence[Group]) -> list[Group]:
+    """The group with the highest mean validation value of each data set."""
+    found: dict[str, Group] = {}
+    for group in groups:
+        known = found.get(group.dataset)
+        if group.mean is not None and (known is None or group.mean > (known.mean or 0.0)):
+            found[group.dataset] = group
+    return list(found.values())
+
+
+def differences(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each paired comparison among the lines of a table, with "of" and "against"."""
+    rows = []
+    for line in lines:
+        for found in (line, line.get("vanilla"), line.get("baseline")):
+            if found and "gain" in found and "p_holm" in found:
+                of = (line.get("baseline_of") or {}).get("title", line["choice"])
+                if found["against"] == of:
+                    # An ablation compares its method, the first line, with each control.
+                    of = lines[0]["choice"]
+                data = f"{line['dataset']}: " if "dataset" in line else ""
+                rows.append({**found, "of": f"{data}{of}"})
+    return rows
+
+
+def sentence(groups: Sequence[Group], compared: Sequence[Mapping[str, Any]], label: str) -> str:
+    """What a reader wants first: which choice is best on validation, and what the tests say."""
+    best = best_groups(groups)
+    if not best:
+        return "No run of this folder has finished."
+    parts = []
+    for group in best:
+        data = f"{group.dataset}: " if len(best) > 1 else ""
+        others = len({g.label for g in groups if g.dataset == group.dataset})
+        parts.append(
+            f"{data}{group.label} has the best validation {label} of {others} "
+            f"choice{'s' if others > 1 else ''}: {group.mean:.2f} %."
+        )
+    clear = sum(row["p_holm"] < 0.05 for row in compared)
+    if compared:
+        parts.append(
+            f"{clear} of {len(compared)} paired differences on the test part remain after Holm's "
+            "correction at 5 %."
+        )
+    return " ".join(parts)
+
+
+def curve_figures(groups: Sequence[Group], label: str) -> list[str]:
+    """A figure a data set: the mean over seeds, the band from the lowest to the highest seed."""
+    by_dataset: dict[str, list[Group]] = {}
+    for group in groups:
+        if any(group.curves):
+            by_dataset.setdefault(group.dataset, []).append(group)
+    return [_curves(name, found, label) for name, found in by_dataset.items()]
+
+
+def _curves(dataset: str, groups: Sequence[Group], label: str) -> str:
+    drawn = sorted(groups, key=lambda group: -(group.mean or 0.0))[:MOST_DRAWN]
+    shown = "" if len(drawn) == len(groups) else f", the best {len(drawn)} of {len(groups)}"
+    title = f"{dataset}: validation {label}{shown}"
+
+    def paint(axes: Axes) -> None:
+        handles = []
+        for place, group in enumerate(drawn):
+            colour, kind = series_colour(place), LINE_KINDS[place % len(LINE_KINDS)]
+            rounds, low, mean, high = _band(group.curves)
+            axes.fill_between(rounds, low, high, color=colour, alpha=0.18, linewidth=0)
+            axes.plot(rounds, mean, color=colour, linestyle=kind, linewidth=1.5)
+            if len(rounds) == 1:
+                axes.plot(rounds, mean, color=colour, marker="o")
+            handles.append(
+                Line2D([], [], color=colour, linestyle=kind, label=shorten(group.label, 34))
+            )
+        axes.set(title=shorten(title, 60), xlabel="round", ylabel=f"{label} (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        legend_below(axes, handles, columns=2)
+
+    return draw(title, paint, width=6.4, height=3.6 + 0.11 * len(drawn))
+
+
+def _band(curves: Sequence[Sequence[tuple[int, float]]]):
+    """Rounds, and the lowest, mean and highest value of the members that reached each."""
+    by_round: dict[int, list[float]] = {}
+    for curve in curves:
+        for round_number, value in curve:
+            by_round.setdefault(round_number, []).append(value)
+    rounds = sorted(by_round)
+    values = [by_round[number] for number in rounds]
+    low, high = ([pick(v) for v in values] for pick in (min, max))
+    return rounds, low, [float(np.mean(v)) for v in values], high
+
+
+def render_folder(
+    table: Table,
+    lines: Sequence[Mapping[str, Any]],
+    groups: Sequence[Group],
+    *,
+    label: str,
+    unread: Sequence[str] = (),
+    files: Sequence[str] = (),
+) -> str:
+    """The page as HTML text: style and figures inside, links to the members' reports alone.
+
+    Args:
+      lines: of the table, as `commands.shared.comparison.compare` returns them.
+      label: of the validation metric.
+      unread: one line for each member that could not be read.
+      files: names of other files of the folder, to link.
+    """
+    compared = differences(lines)
+    against = {row["against"] for row in compared}
+    page = environment().get_template("folder.html.j2")
+    return page.render(
+        table=table,
+        sentence=sentence(groups, compared, label),
+        curves=figures(curve_figures(groups, label)),
+        compared=compared,
+        against=against.pop() if len(against) == 1 else "",
+        groups=sorted(groups, key=lambda group: (group.dataset, -(group.mean or -1.0))),
+        best=best_groups(groups),
+        runs=sum(len(group.runs) for group in groups),
+        rounds=sum(group.rounds for group in groups),
+        label=label,
+        unread=unread,
+        files=files,
+    )

@@ -1,0 +1,122 @@
+"""The page of a folder of runs, the printed tables, and the model that a sweep keeps."""
+
+import json
+import re
+import types
+
+import pytest
+
+from fedvlr_jax.commands import sweep
+from fedvlr_jax.commands.shared import members
+from fedvlr_jax.commands.shared.comparison import print_table
+from fedvlr_jax.commands.shared.members import keep_best_model, make_members, train_waiting
+from fedvlr_jax.commands.shared.page import read_groups
+from fedvlr_jax.config import Config
+from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.report.folder import Group, Table, render_folder
+
+
+def make_run(folder, valid, *, finished=True, **flags):
+    run = RunDirectory.create(folder, overwrite=False)
+    flat = Config.from_flat(**flags).flat
+    run.write_config({"flags": flat, "dataset": {"name": "toy"}})
+    curve = [{"round": r, "valid": {"ndcg@50": valid * r / 4}} for r in (0, 2, 4)]
+    run.write_metrics(curve)
+    if finished:
+        done = {"valid": {"ndcg@50": valid}, "selected_round": 4, "rounds_run": 4}
+        run.write_summary(done)
+        run.write_report("<p>report</p>")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_run(tmp_path / "fusion=none/seed0", 10.0)
+    make_run(tmp_path / "fusion=none/seed1", 12.0)
+    make_run(tmp_path / "fusion=mlp/seed0", 20.0, fusion="mlp", client_lr=0.5)
+    make_run(tmp_path / "trial0003", 5.0, finished=False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text("{")
+    return tmp_path
+
+
+def test_groups_are_choices_and_a_broken_member_is_named(folder):
+    groups, unread, label = read_groups(folder)
+    found = {group.label: group for group in groups}
+    assert set(found) == {"fusion=none", "fusion=mlp", "trial0003"}
+    assert found["fusion=none"].mean == 11.0 and found["fusion=none"].rounds == 8
+    assert found["trial0003"].mean is None and found["trial0003"].rounds == 4
+    assert found["trial0003"].runs[0].state == "not finished"
+    assert found["fusion=none"].curves[1] == [(0, 0.0), (2, 6.0), (4, 12.0)]
+    assert len(unread) == 1 and "other/config.json: damaged" in unread[0]
+    assert label == "NDCG@50"
+    command = found["fusion=mlp"].command.replace("\\\n ", "")
+    assert "--fusion=mlp" in command and "--client_lr=0.5" in command
+    assert f"--workdir={folder}-best" in command
+
+
+LINES = [
+    {"choice": "fusion=none"},
+    {"choice": "fusion=mlp", "gain": 1.5, "against": "fusion=none", "detectable": 1.0}
+    | {"p_value": 0.01, "p_mean": 0.02, "p_holm": 0.04},
+]
+
+
+def test_the_page_has_curves_differences_budgets_and_the_winner(folder):
+    groups, unread, label = read_groups(folder)
+    table = Table("<b>title", ("choice", "x"), [("fusion=none", "1")], "caption")
+    page = render_folder(table, LINES, groups, label=label, unread=unread, files=["sweep.md"])
+    assert "<b>title" not in page and "&lt;b&gt;title" in page
+    assert "fusion=mlp has the best validation NDCG@50 of 3 choices: 20.00 %" in page
+    assert "1 of 1 paired differences" in page
+    assert '<td class="number">+1.50</td>' in page and "<strong>0.04</strong>" in page
+    assert page.count("<svg") == 1 and "toy: validation NDCG@50" in page
+    links = set(re.findall(r'href="([^"#]+)"', page))
+    seeds = {"fusion%3Dnone/seed0/report.html", "fusion%3Dnone/seed1/report.html"}
+    assert seeds <= links and "sweep.md" in links
+    assert "<script" not in page
+
+
+def test_an_ablation_names_its_method():
+    lines = [{"choice": "the method"}, {**LINES[1], "choice": "control", "against": "control"}]
+    page = render_folder(Table("t", ("c",), [], ""), lines, [], label="NDCG@50")
+    assert '<th scope="row">the method</th>' in page and "<strong>control</strong>" in page
+    assert "No run of this folder has finished." in page
+
+
+def test_many_choices_are_not_all_drawn():
+    groups = [Group(f"c{n}", "d", [], [[(0, 1.0)]], [float(n)], [0], 1, "") for n in range(11)]
+    page = render_folder(Table("t", ("c",), [], ""), [], groups, label="NDCG@50")
+    assert "the best 8 of 11" in page
+
+
+def test_printed_tables_fit_80_columns(capsys):
+    headings = ("choice", *(f"metric number {n}" for n in range(9)))
+    rows = [(f"a choice with a name that is rather long {n}", *["1.23 ± 0.45"] * 9) for n in (1, 2)]
+    print_table(headings, rows, "title", "caption " * 30)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert all(f"metric number {n}" in printed for n in range(9))
+    assert printed.count("1.23 ± 0.45") == 18
+
+
+def test_a_sweep_keeps_the_model_of_its_best_run(monkeypatch, tmp_path):
+    values = dict(members_at_once=1, keep_best_model=True, seeds="0,1")
+    monkeypatch.setattr(members, "FLAGS", types.SimpleNamespace(**values))
+    monkeypatch.setattr(sweep, "FLAGS", types.SimpleNamespace(**values))
+    small = dict(synthetic_users=40, synthetic_items=60, width=8, rounds=2, eval_every=2)
+    base = Config.from_flat(**small, workdir=str(tmp_path / "w"), baselines=False, fusion="none")
+    found = make_members(base, ["client_lr=1,0.1"], [0, 1])
+    datasets = train_waiting(found, keep=True)
+    sweep._compare(base, found, datasets[base.data])
+    lines = json.loads((tmp_path / "w/sweep.json").read_text())
+    (chosen,) = (line["choice"] for line in lines if line.get("chosen"))
+    (kept,) = (tmp_path / "w").glob("*/seed*/checkpoints")
+    assert kept.parent.parent.name == chosen.replace(" ", "-")
+    assert any(kept.iterdir())
+    summaries = {
+        p: json.loads(p.read_text())["valid"] for p in kept.parent.parent.glob("*/s*.json")
+    }
+    best = max(summaries, key=lambda path: summaries[path]["ndcg@50"])
+    assert best.parent == kept.parent
+    others = [m.directory for m in found if m.directory != kept.parent]
+    assert "without --keep_best_model" in keep_best_model(others[:1], others)
