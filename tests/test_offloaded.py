@@ -133,6 +133,12 @@ def test_a_row_goes_over_whole_or_not_at_all(tmp_path, monkeypatch):
         store.stage(np.array([0]), {"v": rows["v"][:1]})
 
 
+def test_functions_of_the_whole_population_need_it_on_the_devices(dataset):
+    assert simulate(dataset).on_device.histories
+    with pytest.raises(InputError, match="--store=host: this needs every client on the devices"):
+        _ = simulate(dataset, store="host").on_device
+
+
 def test_no_rounds_are_refused_in_every_store(dataset):
     for store in ("device", "host"):
         simulation = simulate(dataset, store=store)

@@ -25,7 +25,10 @@ def test_every_public_name_can_be_had_and_is_documented():
 
 
 def test_importing_the_package_loads_no_jax():
-    code = "import sys, fedvlr_jax; print('jax' in sys.modules, fedvlr_jax.__version__)"
+    code = (
+        "import sys, fedvlr_jax as fj; (fj.InputError, fj.NonFiniteError); "
+        "print('jax' in sys.modules, fj.__version__)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", fj.__version__]
 

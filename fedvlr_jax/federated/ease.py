@@ -5,27 +5,26 @@ P = (M + l I)^-1, M = X^T X the co-occurrences of items. Here the features count
 
     M = X^T X + c m sum over modalities of F F^T,
 
-with rows of F about their mean at unit length and m the mean number of clients of an item. So
-items that nobody has are scored by their content. With the eigenvectors V and eigenvalues s of M
-and f = s / (s + l), P is (I - V f V^T) / l, and for items outside O
+with rows of F centred and scaled to unit length, and m the mean number of clients of an item. Items
+without an interaction are therefore scored by their content. With the eigenvectors V and
+eigenvalues s of M and f = s / (s + l), P is (I - V f V^T) / l, and for items outside O
 
     score_j = <D_j, theta>,  D_j = sqrt(f) V_j / (1 - h_j),  theta = sqrt(f) V^T w,
     h_j = sum over k of f_k V_jk^2,
 
-w the client's history, its items weighted by their age where recency says so. Only the d largest
-s are kept: this is EASE where d is I, and a further regularisation below.
+w the client's history, its items weighted by their age if recency is above 0. Only the d largest
+s are kept: for d = I this is EASE, and a smaller d regularises further.
 
 V is found by subspace iteration, see `initialization.py`. A client answers with x (x V), which
 has rows for its own items only; the server needs the sum of the answers, X^T X V, and adds
-c m F (F^T V), which is its own. The ridge l is `ridge` times the mean of the diagonal of M,
+c m F (F^T V), which it computes itself. The ridge l is `ridge` times the mean of the diagonal of M,
 which the server knows from the counts of the items.
 
 The content weight c and the recency are chosen on validation. For each setting a client ranks its
-own validation items and contributes its NDCG@50's difference from that of the first setting, and
-the square of it, to two sums. The best setting is taken in place of the first, the plainest one,
-only where its gain is more than some standard errors: validation parts are small, and of many
-settings one is always ahead. Recency is chosen after the content weight, which is then chosen
-once more.
+own validation items and contributes the difference of its NDCG@50 from that of the first setting,
+and the square of it, to two sums. The first setting is the plainest. The best setting replaces it
+only if its gain exceeds some standard errors: validation splits are small, and of many settings one
+is always ahead by chance. Recency is chosen after the content weight, which is then chosen again.
 
 Here the sums are taken in float64 on the host; they are the same for every seed.
 """
@@ -45,21 +44,21 @@ from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
 
 CONTENTS = (0.0, 0.25, 1.0, 4.0)
 RECENCIES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# Standard errors by which a setting has to be ahead of the first one. Recency needs more: it has
-# more settings, and their gains on small validation parts did not last.
+# Standard errors by which a setting must be ahead of the first one. Recency needs more: it has more
+# settings, and their gains on small validation splits did not carry over to test.
 CONTENT_SURE = 1.0
 RECENCY_SURE = 2.0
-# The content weight where there are features and no validation part to choose it on.
+# The content weight of data with features and without a validation split.
 UNSEEN_CONTENT = 0.25
-# Clients that are asked for their validation items at most, and scores held at once.
-MOST_ASKED = 10_000
+# Upper bounds on the clients that rank their validation items, and on scores held at once.
+MOST_RANKING = 10_000
 SCORES_AT_ONCE = 1 << 24
 
 
 class Autoencoder(NamedTuple):
-    """sqrt(f) V, what a history is mapped by, and D of the module's docstring; float64 [I, d].
+    """sqrt(f) V, which maps a history, and D of the module's docstring; float64 [I, d].
 
-    Columns beyond the number of eigenvalues above 0 are 0.
+    Columns beyond the number of positive eigenvalues are 0.
     """
 
     encoder: np.ndarray
@@ -67,7 +66,7 @@ class Autoencoder(NamedTuple):
 
 
 class Ease(NamedTuple):
-    """The start, and what was chosen for it.
+    """The initialization, and the settings chosen for it.
 
     Attributes:
       items: float64 [I, d]. vectors: float64 [N, d].
@@ -92,8 +91,8 @@ def ease_initialization(
     """The items' table and the clients' vectors.
 
     Args:
-      content, recency: see the module's docstring; None to choose on the validation part. A
-        history that has weights already keeps them, and `recency` is then to be 0 or None.
+      content, recency: see the module's docstring; None to choose on the validation split. A
+        history that has weights already keeps them; `recency` must then be 0 or None.
     """
     train, rows = dataset.train, [centred_unit_rows(x) for x in dataset.features.values()]
     fit = lambda c: autoencoder(train, rows, width, content=c, ridge=ridge, exchanges=exchanges)
@@ -101,8 +100,8 @@ def ease_initialization(
     models = [fit(c) for c in contents]
     recencies = tried_recencies(dataset, recency)
     histories = [train.weighted_by_recency(r) if r else train for r in recencies]
-    asked = _asked(dataset)
-    gains = functools.cache(lambda m, h: _gains(models[m], histories[h], asked))
+    targets = _ranking(dataset)
+    gains = functools.cache(lambda m, h: _gains(models[m], histories[h], targets))
     best = chosen = 0
     if len(models) > 1:
         best = _chosen([gains(m, 0) for m in range(len(models))], CONTENT_SURE)
@@ -115,20 +114,20 @@ def ease_initialization(
 
 
 def tried_contents(dataset: Dataset, content: float | None) -> tuple[float, ...]:
-    """The content weights among which validation chooses; one where there is nothing to choose."""
+    """The content weights that validation chooses among; a single one if there is no choice."""
     if not dataset.features:
         return (0.0,)
     if content is not None:
         return (content,)
-    return CONTENTS if len(_asked(dataset)) else (UNSEEN_CONTENT,)
+    return CONTENTS if len(_ranking(dataset)) else (UNSEEN_CONTENT,)
 
 
 def tried_recencies(dataset: Dataset, recency: float | None) -> tuple[float, ...]:
-    """As `tried_contents`: none is tried where times say nothing, or the histories are weighted."""
+    """As `tried_contents`, for recency: only 0 if all times are equal or histories are weighted."""
     train = dataset.train
     if recency is not None:
         return (recency,)
-    if train.weight is not None or not len(_asked(dataset)) or np.ptp(train.time) == 0:
+    if train.weight is not None or not len(_ranking(dataset)) or np.ptp(train.time) == 0:
         return (0.0,)
     return RECENCIES
 
@@ -150,7 +149,7 @@ def autoencoder(
     histories = train.matrix
     mean_count = len(train) / train.num_items
     scale = content * mean_count
-    # What a modality has at most: its own width. Beyond the rank there is nothing to find.
+    # A modality adds at most its width to the rank; no eigenvalue beyond the rank is positive.
     rank = train.num_users + (sum(rows.shape[1] for rows in features) if scale else 0)
     columns = min(width + OVERSAMPLING, rank, train.num_items)
 
@@ -167,7 +166,7 @@ def autoencoder(
     diagonal = mean_count + scale * content_norm / train.num_items
     kept = eigenvalues / (eigenvalues + ridge * diagonal + 1e-12 * eigenvalues[0])
     encoder = directions * np.sqrt(kept)
-    # Exactly, where the exchanges leave rounding: items without anything tie.
+    # Exact zeros, where the exchanges leave rounding errors: items without data tie.
     described = np.zeros(train.num_items, bool)
     for rows in features if scale else ():
         described |= rows.any(axis=1)
@@ -177,13 +176,13 @@ def autoencoder(
     return Autoencoder(np.pad(encoder, missing), np.pad(items, missing))
 
 
-def _asked(dataset: Dataset) -> Interactions:
-    """Warm validation items of at most MOST_ASKED clients, evenly spaced; rows for all clients."""
+def _ranking(dataset: Dataset) -> Interactions:
+    """Warm validation items of at most MOST_RANKING clients, evenly spaced; [N] rows."""
     valid = dataset.valid
     warm = dataset.train.item_counts[valid.item] > 0
     holders = np.unique(valid.users[warm])
-    if len(holders) > MOST_ASKED:
-        holders = holders[np.linspace(0, len(holders) - 1, MOST_ASKED).astype(int)]
+    if len(holders) > MOST_RANKING:
+        holders = holders[np.linspace(0, len(holders) - 1, MOST_RANKING).astype(int)]
     chosen = warm & np.isin(valid.users, holders)
     return Interactions.from_pairs(
         user=valid.users[chosen],
@@ -193,30 +192,30 @@ def _asked(dataset: Dataset) -> Interactions:
     )
 
 
-def _gains(model: Autoencoder, history: Interactions, asked: Interactions) -> np.ndarray:
-    """NDCG@50 of every client that has an item in `asked`, train items masked."""
+def _gains(model: Autoencoder, history: Interactions, targets: Interactions) -> np.ndarray:
+    """NDCG@50 [C] of every client that has an item in `targets`; train items are masked."""
     weights, own = history.weighted_matrix, history.matrix
-    holders = np.flatnonzero(asked.counts)
-    ahead, tied = np.zeros((2, len(asked)), np.int64)
-    step = max(1, SCORES_AT_ONCE // asked.num_items)
+    holders = np.flatnonzero(targets.counts)
+    ahead, tied = np.zeros((2, len(targets)), np.int64)
+    step = max(1, SCORES_AT_ONCE // targets.num_items)
     for clients in np.split(holders, np.arange(step, len(holders), step)):
         scores = ((weights[clients] @ model.encoder) @ model.items.T).astype(np.float32)
         scores[own[clients].toarray() > 0] = np.nan
         for row, client in zip(scores, clients, strict=True):
-            places = slice(asked.indptr[client], asked.indptr[client + 1])
-            targets = row[asked.item[places]][:, None]
-            ahead[places] = np.sum(row > targets, axis=1)
-            tied[places] = np.sum(row == targets, axis=1) - 1
-    return user_metrics(ahead, tied, asked, ks=(50,))["ndcg@50"][holders]
+            places = slice(targets.indptr[client], targets.indptr[client + 1])
+            own_scores = row[targets.item[places]][:, None]
+            ahead[places] = np.sum(row > own_scores, axis=1)
+            tied[places] = np.sum(row == own_scores, axis=1) - 1
+    return user_metrics(ahead, tied, targets, ks=(50,))["ndcg@50"][holders]
 
 
 def _chosen(gains: Sequence[np.ndarray], sure: float) -> int:
     """The place of the best setting; 0 where it is not `sure` standard errors ahead of the first.
 
     Args:
-      gains: of each setting, the NDCG@50 [C] of the clients that were asked.
+      gains: of each setting, the NDCG@50 [C] of the clients that rank.
     """
-    best = int(np.argmax([np.mean(each) for each in gains]))
+    best = int(np.argmax([np.mean(setting) for setting in gains]))
     ahead = gains[best] - gains[0]
     error = np.std(ahead, ddof=1) / np.sqrt(len(ahead)) if len(ahead) > 1 else np.inf
     return best if np.mean(ahead) > sure * error else 0

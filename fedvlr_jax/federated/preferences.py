@@ -1,24 +1,25 @@
-"""What a client looks at in an item, by its own history, before any training.
+"""A client's weights over the sources of its history, estimated before any training.
 
-Each item of a history came by one of the sources: by a modality, whose rows show which items
-are alike, or by what only the interactions show, the ID. With source g drawn by the client's
-weights w, and what g says relative to the item's popularity p_i, the chance of item i is
+The model: each item of a history was chosen by one of the sources. A source is a modality, whose
+rows show which items are alike, or the ID, which stands for what only the interactions show. A
+client draws source g by its weights w. With L_g(i) the likelihood of item i under g relative to its
+popularity p_i, the probability of item i is
 
     p_i sum_g w_g L_g(i).
 
-A modality says of i what the rest of the history O says by likeness of rows x, with a chance e
-that it was popularity alone,
+For a modality, L_g is the likeness of row x_i to the rows of the rest of the history O, with a
+probability e that popularity alone chose the item,
 
     L_g(i) = e + (1 - e) mean over j in O, not i, of K_g(j, i),
     K_g(j, i) = exp(b <x_j, x_i>) / sum over l of p_l exp(b <x_j, x_l>).
 
-The rows are centred, at unit length and twice moved to where their likes are, x_i to the
-direction of sum_l p_l exp(b <x_i, x_l>) x_l: mean shift (Fukunaga & Hostetler 1975), which makes
-clusters of items clear. The ID's likeness is learned: hidden topics t, each a distribution over
-items, each client with its own shares of them, as in latent Dirichlet allocation (Blei et al.
-2003), by collapsed variational Bayes (CVB0, Asuncion et al. 2009). With r_g(u, i) and q_t(u, i)
-the probabilities that entry (u, i) came by source g, and by the ID and topic t, and a sum that
-leaves that entry out marked by ',
+The rows are centred, scaled to unit length, and moved twice by mean shift (Fukunaga & Hostetler
+1975), x_i to the direction of sum_l p_l exp(b <x_i, x_l>) x_l, which separates clusters of items.
+The likelihood of the ID is learned as latent Dirichlet allocation (Blei et al. 2003): hidden topics
+t, each a distribution over items, and each client with its own shares of them. The method is
+collapsed variational Bayes (CVB0, Asuncion et al. 2009). Let r_g(u, i) and q_t(u, i) be the
+probabilities that source g, and the ID with topic t, chose entry (u, i), and let ' mark a sum that
+leaves that entry out. Then
 
     L_id(i) = e + (1 - e) sum_t theta_t phi_t(i),
     theta_t = (sum_j' q_t(u, j) + a) / (sum_s sum_j' q_s(u, j) + a T),
@@ -26,9 +27,9 @@ leaves that entry out marked by ',
     r_g = w_g L_g(i) / sum_h w_h L_h(i),   w_g = sum_j' r_g(u, j) + c,
     q_t = r_id theta_t phi_t(i) / sum_s theta_s phi_s(i),
 
-again and again. A client keeps r, q and its weights. What it sends is q on its items, and what
-the server answers with is the sum over the clients, [I, T]; an entry is non-zero on the client's
-history, so the sums must be secure ones. It is the same for every seed.
+are computed EXCHANGES times. A client keeps r, q and its weights. It sends q on its items, and the
+server returns the sum over the clients, [I, T]. A client's q is non-zero on its history only, so
+the sums must be secure ones. The result is the same for every seed.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ from fedvlr_jax.data.features import centred_unit_rows
 BACKGROUND = 0.1  # e of the module's docstring.
 SHIFTS = 2
 TOPIC_PRIOR = 0.03  # a: a client has few topics.
-ITEM_PRIOR = 60.0  # m: interactions each topic is given beforehand, by popularity.
-SOURCE_PRIOR = 1.0  # c: items each source of a client is given beforehand.
+ITEM_PRIOR = 60.0  # m: pseudo-interactions of each topic, by popularity.
+SOURCE_PRIOR = 1.0  # c: pseudo-items of each source of a client.
 EXCHANGES = 50  # With all clients, where there are topics.
-# Sums over the catalogue are estimated from so many items where there are more.
+# Sums over the catalogue are estimated from at most this many items.
 MOST_REFERENCES = 4096
-# Numbers of one array of pairs: of a chunk's items, or of items with references.
+# Upper bound on the size of an array of pairs: of a chunk's items, or of items with references.
 PAIRS_AT_ONCE = 1 << 22
 ENTRIES_AT_ONCE = 1 << 16
 
@@ -66,16 +67,16 @@ def preferences(
       train: the histories; a client with less than two items gets equal weights.
       modalities: embeddings [I, d] of the items, one array a source.
       sharpness: b of the module's docstring.
-      topics: T; 0 for no ID among the sources. Where it is above 0, the ID comes first. Takes
+      topics: T; 0 for no ID among the sources, else the ID is the first source. The memory is
         4 T bytes an interaction.
     """
-    known = np.empty((len(train.item), len(modalities)))
+    likelihood = np.empty((len(train.item), len(modalities)))
     for column, rows in enumerate(modalities):
-        known[:, column] = _by_modality(train, rows, sharpness)
-    return _explain(train, known, topics)
+        likelihood[:, column] = _modality_likelihood(train, rows, sharpness)
+    return _explain(train, likelihood, topics)
 
 
-def _by_modality(train: Interactions, rows: np.ndarray, sharpness: float) -> np.ndarray:
+def _modality_likelihood(train: Interactions, rows: np.ndarray, sharpness: float) -> np.ndarray:
     """[E]: L(i) of every interaction by a modality; 1 where the history has no other item."""
     unit, references, share = _shifted(train, centred_unit_rows(rows), sharpness)
     mean = np.concatenate([kernel @ share for kernel in _kernels(unit, references, sharpness)])
@@ -86,28 +87,30 @@ def _by_modality(train: Interactions, rows: np.ndarray, sharpness: float) -> np.
         kernel = np.exp(sharpness * (own @ np.swapaxes(own, 1, 2) - 1)) / mean[item][:, :, None]
         others = real[:, :, None] & ~np.eye(item.shape[1], dtype=bool)
         count = np.sum(real, axis=1, keepdims=True) - 1
-        by_others = np.sum(kernel, axis=1, where=others) / np.maximum(count, 1)
-        said = np.where(count > 0, BACKGROUND + (1 - BACKGROUND) * by_others, 1.0)
-        found[entry[real]] = said[real]
+        mean_kernel = np.sum(kernel, axis=1, where=others) / np.maximum(count, 1)
+        likelihood = np.where(count > 0, BACKGROUND + (1 - BACKGROUND) * mean_kernel, 1.0)
+        found[entry[real]] = likelihood[real]
     return found
 
 
 def _shifted(
     train: Interactions, unit: np.ndarray, sharpness: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows [I, d] after mean shift, and the references [R, d] and shares [R] that stand
-    for all interactions. Rows at the centre stay there."""
+    """The rows [I, d] after mean shift, and the references [R, d] and shares [R] that represent
+    all interactions. Rows at the centre stay there."""
     share = train.item_counts / train.item_counts.sum()
     drawn = np.arange(train.num_items)
     if train.num_items > MOST_REFERENCES:
         drawn = np.random.default_rng(0).choice(train.num_items, MOST_REFERENCES, p=share)
         share = np.full(MOST_REFERENCES, 1 / MOST_REFERENCES)
-    somewhere = np.any(unit != 0, axis=1, keepdims=True)
+    not_at_centre = np.any(unit != 0, axis=1, keepdims=True)
     for _ in range(SHIFTS):
-        by_likes = share[:, None] * unit[drawn]
-        moved = np.concatenate([k @ by_likes for k in _kernels(unit, unit[drawn], sharpness)])
+        weighted = share[:, None] * unit[drawn]
+        moved = np.concatenate([k @ weighted for k in _kernels(unit, unit[drawn], sharpness)])
         length = np.linalg.norm(moved, axis=1, keepdims=True)
-        unit = np.where(somewhere & (length > 0), moved / np.where(length > 0, length, 1.0), unit)
+        unit = np.where(
+            not_at_centre & (length > 0), moved / np.where(length > 0, length, 1.0), unit
+        )
     return unit, unit[drawn], share
 
 
@@ -131,15 +134,15 @@ def _chunks(train: Interactions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield np.where(real, entry, -1), np.where(real, item, 0)
 
 
-class _Part(NamedTuple):
-    """Some clients, all their entries.
+class _ClientBlock(NamedTuple):
+    """Consecutive clients, n of them, with all their e entries.
 
     Attributes:
-      entries: where their entries are among all E.
-      item: [e]
-      client: [e], counted from the part's first.
-      by_client: [n, e] of ones, which sums entries by client.
-      by_item: [I, e] of ones, which sums entries by item.
+      entries: the places of their entries among all E.
+      item: of each entry [e].
+      client: of each entry [e], counted from the first of the block.
+      client_sum: [n, e] of ones: times values of the entries, their sums by client.
+      item_sum: [I, e] of ones: times values of the entries, their sums by item.
       share: float32 [e, 1], p of the entries' items.
       alone: bool [e], the client has no other entry.
     """
@@ -147,79 +150,79 @@ class _Part(NamedTuple):
     entries: slice
     item: np.ndarray
     client: np.ndarray
-    by_client: sparse.csr_matrix
-    by_item: sparse.csc_matrix
+    client_sum: sparse.csr_matrix
+    item_sum: sparse.csc_matrix
     share: np.ndarray
     alone: np.ndarray
 
     def others(self, values: np.ndarray) -> np.ndarray:
         """[e, ...]: sums of the client's other entries."""
-        return (self.by_client @ values)[self.client] - values
+        return (self.client_sum @ values)[self.client] - values
 
 
-def _parts(train: Interactions) -> list[_Part]:
+def _client_blocks(train: Interactions) -> list[_ClientBlock]:
     share = train.item_counts / train.item_counts.sum()
     chunk_of = train.indptr[:-1] // ENTRIES_AT_ONCE
     edges = [0, *(np.flatnonzero(np.diff(chunk_of)) + 1).tolist(), train.num_users]
-    parts = []
+    blocks = []
     for begin, end in itertools.pairwise(edges):
         entries = slice(int(train.indptr[begin]), int(train.indptr[end]))
         item, counts = train.item[entries], train.counts[begin:end]
-        ones, each = np.ones(len(item), np.float32), np.arange(len(item))
+        ones, places = np.ones(len(item), np.float32), np.arange(len(item))
         within = train.indptr[begin : end + 1] - train.indptr[begin]
-        by_client = sparse.csr_matrix((ones, each, within), shape=(end - begin, len(item)))
-        by_item = sparse.csc_matrix(
+        client_sum = sparse.csr_matrix((ones, places, within), shape=(end - begin, len(item)))
+        item_sum = sparse.csc_matrix(
             (ones, item, np.arange(len(item) + 1)), shape=(train.num_items, len(item))
         )
         client = np.repeat(np.arange(end - begin), counts)
-        of_entry = share[item, None].astype(np.float32)
+        entry_share = share[item, None].astype(np.float32)
         alone = counts[client] == 1
-        parts.append(_Part(entries, item, client, by_client, by_item, of_entry, alone))
-    return parts
+        blocks.append(_ClientBlock(entries, item, client, client_sum, item_sum, entry_share, alone))
+    return blocks
 
 
-def _explain(train: Interactions, known: np.ndarray, topics: int) -> np.ndarray:
-    """The weights [N, S], given what the modalities say [E, M] of every entry."""
-    num_sources = known.shape[1] + (topics > 0)
-    by_source = np.full((len(train.item), num_sources), 1 / num_sources)
-    by_topic = np.random.default_rng(0).standard_exponential((len(train.item), topics), np.float32)
-    by_topic /= num_sources * by_topic.sum(axis=1, keepdims=True)
-    parts = _parts(train)
+def _explain(train: Interactions, likelihood: np.ndarray, topics: int) -> np.ndarray:
+    """The weights [N, S], given the likelihood of every entry under the modalities [E, M]."""
+    num_sources = likelihood.shape[1] + (topics > 0)
+    source = np.full((len(train.item), num_sources), 1 / num_sources)
+    topic = np.random.default_rng(0).standard_exponential((len(train.item), topics), np.float32)
+    topic /= num_sources * topic.sum(axis=1, keepdims=True)
+    blocks = _client_blocks(train)
     for _ in range(EXCHANGES):
-        received = sum(part.by_item @ by_topic[part.entries] for part in parts)
+        received = sum(block.item_sum @ topic[block.entries] for block in blocks)
         total = received.sum(axis=0)
-        for part in parts:
-            said = known[part.entries]
+        for block in blocks:
+            entry = likelihood[block.entries]
             if topics:
-                each, of_id = _topics_say(part, by_topic[part.entries], received, total)
-                said = np.column_stack([of_id, said])
-            chance = (part.others(by_source[part.entries]) + SOURCE_PRIOR) * said
+                given_id, id_entry = _topic_likelihood(block, topic[block.entries], received, total)
+                entry = np.column_stack([id_entry, entry])
+            chance = (block.others(source[block.entries]) + SOURCE_PRIOR) * entry
             chance /= chance.sum(axis=1, keepdims=True)
-            by_source[part.entries] = chance
+            source[block.entries] = chance
             if topics:
-                by_topic[part.entries] = each * chance[:, :1]
-    explained = np.concatenate([part.by_client @ by_source[part.entries] for part in parts])
+                topic[block.entries] = given_id * chance[:, :1]
+    explained = np.concatenate([block.client_sum @ source[block.entries] for block in blocks])
     weights = explained + SOURCE_PRIOR
     weights[train.counts < 2] = 1.0
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _topics_say(
-    part: _Part, own: np.ndarray, received: np.ndarray, total: np.ndarray
+def _topic_likelihood(
+    block: _ClientBlock, own: np.ndarray, received: np.ndarray, total: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The topics' probabilities [e, T] if the ID chose an entry's item, and its L [e].
+    """(the probabilities of the topics [e, T] given that the ID chose the entry, its L [e]).
 
     Args:
       own: q of the entries, float32 [e, T].
       received: its sums over all clients, float32 [I, T].
       total: those summed over the items, float32 [T].
     """
-    theta = part.others(own) + TOPIC_PRIOR
+    theta = block.others(own) + TOPIC_PRIOR
     theta /= theta.sum(axis=1, keepdims=True)
-    # Rounding of the large sum can leave less than nothing.
-    of_item = np.maximum(received[part.item] - own, 0.0) / part.share
-    phi = (of_item + ITEM_PRIOR) / (total - own + ITEM_PRIOR)
-    each = theta * phi
-    chance = each.sum(axis=1, keepdims=True)
-    said = BACKGROUND + (1 - BACKGROUND) * chance[:, 0]
-    return each / chance, np.where(part.alone, 1.0, said)
+    # Rounding of the large sum can make the difference negative.
+    others = np.maximum(received[block.item] - own, 0.0) / block.share
+    phi = (others + ITEM_PRIOR) / (total - own + ITEM_PRIOR)
+    joint = theta * phi
+    chance = joint.sum(axis=1, keepdims=True)
+    likelihood = BACKGROUND + (1 - BACKGROUND) * chance[:, 0]
+    return joint / chance, np.where(block.alone, 1.0, likelihood)

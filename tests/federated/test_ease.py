@@ -162,7 +162,7 @@ def test_validation_items_that_nobody_has_are_not_judged_on(dataset):
     cold = Interactions.from_pairs(
         user=[0, 0, 1], item=[5, ITEMS - 1, ITEMS - 2], num_users=USERS, num_items=ITEMS
     )
-    asked = module._asked(dataclasses.replace(dataset, valid=cold))
+    asked = module._ranking(dataclasses.replace(dataset, valid=cold))
     assert asked.item.tolist() == [5] and asked.users.tolist() == [0]
 
 
