@@ -23,7 +23,7 @@ and attacks.svg into --workdir.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -245,17 +245,22 @@ def line(base: Config, dataset: Dataset, defence: Defence, feature_scale: float)
         ),
         "hr@50": test["hr@50"],
         "ndcg@50": test["ndcg@50"],
-        "epsilon": stated
-        and (stated["epsilon"]["spent"]["pld"] or stated["epsilon"]["spent"]["rdp"]),
+        "epsilon": stated and _tight(stated["epsilon"]["spent"]),
     }
+
+
+def _tight(epsilon: Mapping[str, float | None]) -> float | None:
+    """By PLD, or by RDP where PLD has no event."""
+    return epsilon["rdp"] if epsilon["pld"] is None else epsilon["pld"]
 
 
 def main() -> None:
     base = config_from_flags()
     folder = required_workdir(base, "runs/attacks")
     for name in ("multiplier", "feature_scale"):
-        if not FLAGS[name].value > 0:
-            raise InputError(f"--{name}={FLAGS[name].value}: give a number above 0")
+        value: Any = FLAGS[name].value
+        if not value > 0:
+            raise InputError(f"--{name}={value}: give a number above 0")
     dataset = load(base)
     bound = base.privacy.clip_norm
     plain = Config.from_flat(**(base.flat | {"clip_norm": 0.0}))

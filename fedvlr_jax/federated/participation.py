@@ -149,8 +149,8 @@ def make_cohorts(
     )
     if config.aggregation != "secure":
         return cohorts
-    answered = sum(jnp.sum(cohort.responded) for cohort in cohorts)
-    asked = config.cohort or sum(jnp.sum(each) for each in sampled)
+    answered = jnp.sum(jnp.concatenate([cohort.responded for cohort in cohorts]))
+    asked = config.cohort or jnp.sum(jnp.concatenate(sampled))
     enough = answered >= least_answers(config.secure_threshold, asked)
     return tuple(
         dataclasses.replace(cohort, responded=cohort.responded & enough) for cohort in cohorts

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from fedvlr_jax.reduce.rule import Reduce
 from fedvlr_jax.settings import compiled, key_of
 from fedvlr_jax.types import Array
 from fedvlr_jax.uplink import Noise, SlotUploads, UplinkTransform, Upload
@@ -170,6 +171,65 @@ def round_release(
         total = uploads.scaled(factor * bound).total(alpha)
         noisy = noise.add(key, Upload(total.views, ()), alpha, bound)
         return noisy.views.reshape(-1)
+
+    return release
+
+
+def secure_release(
+    uplink: UplinkTransform, reduce: Reduce, *, clients: int, strength: float
+) -> Release:
+    """One round of a secure sum with the noise of `clients` clients, as it is audited.
+
+    The canary always answers. With it, its upload is one row, `strength` times the bound long;
+    without it, its upload is zeros. All others upload zeros.
+    """
+    items, width = 4, 4
+
+    def release(key: jax.Array, there: bool) -> jax.Array:
+        bound = uplink.bound(uplink.init())
+        rows = jnp.zeros((clients, 1, 1, width)).at[-1, 0, 0, 0].set(strength * there)
+        uploads = SlotUploads(
+            item=jnp.ones((clients, 1), jnp.int32),
+            rows_of_views=rows,
+            head={},
+            scale=jnp.ones(clients),
+            num_items=items,
+            whole=False,
+        )
+        responded = jnp.ones(clients, bool)
+        factor, _ = uplink.weigh(uploads.norms() * bound, _Sampled(responded), uplink.init())  # type: ignore[arg-type]
+        alpha = reduce.weights(jnp.ones(clients), responded)
+        assert reduce.encode is not None
+        who = jnp.arange(clients, dtype=jnp.int32)
+        total, _ = reduce.encode(uploads.scaled(factor * bound), alpha, who, key)
+        return total.views.reshape(-1).astype(jnp.float32)
+
+    return release
+
+
+def local_release(uplink: UplinkTransform, noise: Noise, *, strength: float) -> Release:
+    """The canary's own noisy upload, as it is audited: one row, or its opposite."""
+    width = 4
+
+    def release(key: jax.Array, there: bool) -> jax.Array:
+        bound = uplink.bound(uplink.init())
+        row = jnp.zeros((1, width)).at[0, 0].set(strength if there else -strength)
+        norm = jnp.full(1, strength) * bound
+        factor, _ = uplink.weigh(norm, _Sampled(jnp.ones(1, bool)), uplink.init())  # type: ignore[arg-type]
+        noisy = noise.add(key, Upload(factor[:, None] * bound * row, ()), jnp.ones(1), bound)
+        return noisy.views.reshape(-1)
+
+    return release
+
+
+def canary_rounds(q: float, shift: float, rounds: int, multiplier: float) -> Release:
+    """All rounds, for an attacker that knows what the others upload: in each the canary moves the
+    sum by `shift` with a chance of `q`, in units of the bound. [rounds]"""
+
+    def release(key: jax.Array, there: bool) -> jax.Array:
+        who, noise = jax.random.split(key)
+        taken = jax.random.bernoulli(who, q, (rounds,)) & there
+        return jnp.where(taken, shift, 0.0) + multiplier * jax.random.normal(noise, (rounds,))
 
     return release
 
