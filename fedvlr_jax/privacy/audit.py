@@ -1,14 +1,14 @@
-"""An audit: is the epsilon that is claimed at least the one that can be measured?
+"""An audit measures a lower bound of epsilon and compares it with the claim.
 
-An audit runs a release many times with and without one client, the canary, chosen to be seen. A
-score is learned on one half of the trials: the release projected on the difference of the means,
-each coordinate by its variance. On the other half the best threshold of the first gives the rates
-of true and of false alarms, and with them, at the stated confidence (Clopper & Pearson 1934),
+It draws a release many times with and without one client, the canary, whose upload is chosen to be
+seen. One half of the trials gives a score (the release projected on the difference of the means,
+each coordinate divided by its variance) and the best threshold. The other half gives the rates of
+true and of false alarms, and with them, at the stated confidence (Clopper & Pearson 1934),
 
     epsilon >= log((TPR_low - delta) / FPR_high),
 
 since every (epsilon, delta) private release has TPR <= e^epsilon FPR + delta. A bound above the
-claim refutes the claim. A bound below it proves nothing: an attack may have been too weak.
+claim refutes the claim. A bound below it proves nothing, for a better attack may exist.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ NUMBERS_AT_ONCE = 1 << 24
 
 
 class Audit(NamedTuple):
-    """What was measured.
+    """The result of an audit.
 
     Attributes:
       lower: epsilon is at least this, with `confidence`.
       claimed: the epsilon that was claimed. delta: of both.
-      true_alarms, false_alarms: rates at the threshold, as measured.
+      true_alarms, false_alarms: measured rates at the threshold.
     """
 
     lower: float
@@ -252,7 +252,7 @@ def sampled_rounds(
       sampler: "poisson" or "fixed". Without the canary, its place is a client like the others.
 
     Returns:
-      Of each round the noisy sum, less what is expected of it [rounds].
+      Of each round the noisy sum less its expectation [rounds].
     """
     q = cohort / population
 

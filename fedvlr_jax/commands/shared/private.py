@@ -44,7 +44,7 @@ def budget_note(asked: Config, simulation: Simulation) -> str:
 
 
 class Accounts:
-    """What a run with --privacy has spent. Does nothing without it."""
+    """The spent rounds of a run with --privacy. Does nothing without it."""
 
     def __init__(self, simulation: Simulation, directory: RunDirectory, checkpoints: Checkpoints):
         """Reads what the directory proves to be spent, whichever checkpoint is gone on from.
