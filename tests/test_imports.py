@@ -29,7 +29,7 @@ LEVELS = {
     "encoding": 3,
     "fleet": 3,
     "report": 3,
-    "privacy": 4,
+    "privacy": 4.5,
     "centralized": 4,
     "federated": 5,
     "checkpointing": 5,

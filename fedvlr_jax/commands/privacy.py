@@ -24,7 +24,7 @@ attacks.json, .csv, .md and .svg into --workdir.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -252,9 +252,13 @@ def line(base: Config, dataset: Dataset, defence: Defence, feature_scale: float)
         ),
         "hr@50": test["hr@50"],
         "ndcg@50": test["ndcg@50"],
-        "epsilon": stated
-        and (stated["epsilon"]["spent"]["pld"] or stated["epsilon"]["spent"]["rdp"]),
+        "epsilon": stated and _tight(stated["epsilon"]["spent"]),
     }
+
+
+def _tight(epsilon: Mapping[str, float | None]) -> float | None:
+    """By PLD, or by RDP where PLD has no event."""
+    return epsilon["rdp"] if epsilon["pld"] is None else epsilon["pld"]
 
 
 def main() -> None:

@@ -149,8 +149,8 @@ def make_cohorts(
     )
     if config.aggregation != "secure":
         return cohorts
-    responded = jnp.sum(jnp.stack([jnp.sum(cohort.responded) for cohort in cohorts]))
-    num_sampled = config.cohort or jnp.sum(jnp.stack([jnp.sum(each) for each in sampled]))
+    responded = jnp.sum(jnp.concatenate([cohort.responded for cohort in cohorts]))
+    num_sampled = config.cohort or jnp.sum(jnp.concatenate(sampled))
     enough = responded >= least_answers(config.secure_threshold, num_sampled)
     return tuple(
         dataclasses.replace(cohort, responded=cohort.responded & enough) for cohort in cohorts

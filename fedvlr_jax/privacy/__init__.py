@@ -1,5 +1,7 @@
-"""What a run reveals of its clients, as a statement that can be checked.
+"""The privacy of a run, as a statement that can be checked.
 
-`plan` decides what the flags ask for and refuses what has no statement, `accounting` turns it into
-epsilon, `ledger` holds what was spent, and `statement` says it.
+`plan` resolves the flags and refuses those without a statement. `accounting` computes epsilon,
+`ledger` records the rounds that were spent, and `statement` puts both into words. `ring` chooses
+the levels and the noise of secure sums, and `secure_sum` simulates their protocol. `attacks` and
+`audit` test the guarantees.
 """

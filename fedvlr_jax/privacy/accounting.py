@@ -1,4 +1,4 @@
-"""The differential privacy event of a run, and what it costs, by dp-accounting.
+"""The differential privacy event of a run, and its epsilon, by dp-accounting.
 
 A `Release` says what one round publishes: a noisy sum over a sampled cohort. `event` gives the
 event of dp-accounting, and `epsilon` evaluates it.
@@ -41,13 +41,13 @@ from dp_accounting import pld, rdp
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.privacy.release import Release
 
-# It tells of every RDP order that it leaves out, which makes a bound no less true.
+# It logs every RDP order that it leaves out; the bound holds without them.
 logging.getLogger("absl").addFilter(lambda record: "dp_accounting" not in record.pathname)
 
 Relation = dp_accounting.NeighboringRelation
 # Samplers whose event only the RDP accountant has.
 RDP_ONLY = ("fixed", "distributed")
-# Beyond this, no training is left; a target that asks for more is refused.
+# With more noise nothing can be learned; a target that needs more is refused.
 MOST_NOISE = 1e4
 # Relative tolerance of a calibrated noise multiplier.
 TOLERANCE = 1e-3
@@ -157,12 +157,12 @@ def epsilon(release: Release, multiplier: float, rounds: int, delta: float) -> E
 
 
 def _tight(release: Release) -> Callable[[Release, float, int, float], float | None]:
-    """The accountant that budgets are held by: PLD where it has an event."""
+    """The accountant of budgets: PLD where it has an event, else RDP."""
     return _rdp if release.sampler in RDP_ONLY else _pld
 
 
 def spent(release: Release, multiplier: float, rounds: int, delta: float) -> float:
-    """The epsilon that budgets are held by: PLD where there is one, else RDP."""
+    """The epsilon that budgets are compared with: PLD where it has an event, else RDP."""
     if rounds == 0:
         return 0.0
     value = _tight(release)(release, multiplier, rounds, delta)
@@ -182,7 +182,7 @@ def calibrate(release: Release, rounds: int, target: float, delta: float) -> flo
             f"--target_epsilon={target}: not reached in {rounds} rounds with --target_delta="
             f"{delta} by any noise multiplier up to {MOST_NOISE:g}; give more, or fewer --rounds"
         )
-    # RDP is far cheaper than PLD, and close: the search for the tight one begins there.
+    # RDP is far cheaper than PLD, and close to it: the search for the tight value begins there.
     whole = release._replace(places=release.population)
     cheap = lambda z: (_rdp(whole, z, rounds, delta) or math.inf) <= target
     start = _crossing(cheap, 1e-2, MOST_NOISE) if cheap(MOST_NOISE) else MOST_NOISE

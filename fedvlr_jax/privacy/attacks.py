@@ -1,6 +1,6 @@
-"""Attacks on what leaves the clients, in NumPy. Each is scored beside a guess by chance.
+"""Attacks on uploads and on trained tables, in NumPy. Each is scored beside a guess by chance.
 
-The attacker is the server, or whoever reads what it has: it knows the broadcast and the method.
+The attacker is the server, or a reader of its data. It knows the broadcast and the method.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _along(upload: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def positives_by_sign(upload: np.ndarray) -> np.ndarray:
-    """bool [I]: the items that the gradient of the item rows [I, d] gives away as positives.
+    """bool [I]: the items that are positives by the signs of an upload's item rows [I, d].
 
     With the loss of a positive and of a negative item the gradient of a row is -a theta and
     +b theta, a and b above 0 and theta the client's vector. The rows therefore lie along one
@@ -133,7 +133,7 @@ def _shadow_labels(
     confirmed: float,
     iterations: int,
 ) -> tuple[float, np.ndarray]:
-    """(what is left unexplained, the labels) with the shadow's vector in one direction."""
+    """(squared distance to the shadow's rows, the labels), its vector in one direction."""
     draws = np.random.default_rng(seed)
     positive, left = draws.random(len(along)) < share, np.inf
     for iteration in range(iterations):

@@ -1,14 +1,14 @@
-"""An audit: is the epsilon that is claimed at least the one that can be measured?
+"""An audit measures a lower bound of epsilon and compares it with the claim.
 
-An audit runs a release many times with and without one client, the canary, chosen to be seen. A
-score is learned on one half of the trials: the release projected on the difference of the means,
-each coordinate by its variance. On the other half the best threshold of the first gives the rates
-of true and of false alarms, and with them, at the stated confidence (Clopper & Pearson 1934),
+It draws a release many times with and without one client, the canary, whose upload is chosen to be
+seen. One half of the trials gives a score (the release projected on the difference of the means,
+each coordinate divided by its variance) and the best threshold. The other half gives the rates of
+true and of false alarms, and with them, at the stated confidence (Clopper & Pearson 1934),
 
     epsilon >= log((TPR_low - delta) / FPR_high),
 
 since every (epsilon, delta) private release has TPR <= e^epsilon FPR + delta. A bound above the
-claim refutes the claim. A bound below it proves nothing: an attack may have been too weak.
+claim refutes the claim. A bound below it proves nothing, for a better attack may exist.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from fedvlr_jax.reduce.rule import Reduce
 from fedvlr_jax.settings import compiled, key_of
 from fedvlr_jax.types import Array
 from fedvlr_jax.uplink import Noise, SlotUploads, UplinkTransform, Upload
@@ -33,12 +34,12 @@ NUMBERS_AT_ONCE = 1 << 24
 
 
 class Audit(NamedTuple):
-    """What was measured.
+    """The result of an audit.
 
     Attributes:
       lower: epsilon is at least this, with `confidence`.
       claimed: the epsilon that was claimed. delta: of both.
-      true_alarms, false_alarms: rates at the threshold, as measured.
+      true_alarms, false_alarms: measured rates at the threshold.
     """
 
     lower: float
@@ -174,6 +175,65 @@ def round_release(
     return release
 
 
+def secure_release(
+    uplink: UplinkTransform, reduce: Reduce, *, clients: int, strength: float
+) -> Release:
+    """One round of a secure sum with the noise of `clients` clients, as it is audited.
+
+    The canary always answers. With it, its upload is one row, `strength` times the bound long;
+    without it, its upload is zeros. All others upload zeros.
+    """
+    items, width = 4, 4
+
+    def release(key: jax.Array, there: bool) -> jax.Array:
+        bound = uplink.bound(uplink.init())
+        rows = jnp.zeros((clients, 1, 1, width)).at[-1, 0, 0, 0].set(strength * there)
+        uploads = SlotUploads(
+            item=jnp.ones((clients, 1), jnp.int32),
+            rows_of_views=rows,
+            head={},
+            scale=jnp.ones(clients),
+            num_items=items,
+            whole=False,
+        )
+        responded = jnp.ones(clients, bool)
+        factor, _ = uplink.weigh(uploads.norms() * bound, _Sampled(responded), uplink.init())  # type: ignore[arg-type]
+        alpha = reduce.weights(jnp.ones(clients), responded)
+        assert reduce.encode is not None
+        who = jnp.arange(clients, dtype=jnp.int32)
+        total, _ = reduce.encode(uploads.scaled(factor * bound), alpha, who, key)
+        return total.views.reshape(-1).astype(jnp.float32)
+
+    return release
+
+
+def local_release(uplink: UplinkTransform, noise: Noise, *, strength: float) -> Release:
+    """The canary's own noisy upload, as it is audited: one row, or its opposite."""
+    width = 4
+
+    def release(key: jax.Array, there: bool) -> jax.Array:
+        bound = uplink.bound(uplink.init())
+        row = jnp.zeros((1, width)).at[0, 0].set(strength if there else -strength)
+        norm = jnp.full(1, strength) * bound
+        factor, _ = uplink.weigh(norm, _Sampled(jnp.ones(1, bool)), uplink.init())  # type: ignore[arg-type]
+        noisy = noise.add(key, Upload(factor[:, None] * bound * row, ()), jnp.ones(1), bound)
+        return noisy.views.reshape(-1)
+
+    return release
+
+
+def canary_rounds(q: float, shift: float, rounds: int, multiplier: float) -> Release:
+    """All rounds, for an attacker that knows what the others upload: in each the canary moves the
+    sum by `shift` with a chance of `q`, in units of the bound. [rounds]"""
+
+    def release(key: jax.Array, there: bool) -> jax.Array:
+        who, noise = jax.random.split(key)
+        taken = jax.random.bernoulli(who, q, (rounds,)) & there
+        return jnp.where(taken, shift, 0.0) + multiplier * jax.random.normal(noise, (rounds,))
+
+    return release
+
+
 class _Sampled(NamedTuple):
     """What `UplinkTransform.weigh` reads of a cohort."""
 
@@ -192,7 +252,7 @@ def sampled_rounds(
       sampler: "poisson" or "fixed". Without the canary, its place is a client like the others.
 
     Returns:
-      Of each round the noisy sum, less what is expected of it [rounds].
+      Of each round the noisy sum less its expectation [rounds].
     """
     q = cohort / population
 

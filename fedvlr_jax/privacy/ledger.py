@@ -1,9 +1,9 @@
-"""What a run has spent, on disk before it is spent.
+"""The ledger of a private run: the rounds that it has spent.
 
-Rounds are entered before they are trained, so a run that is killed has spent what its ledger says,
-or less. The number never goes down: not when a run goes on from an older checkpoint, nor when it
-begins again because none is whole. A round that is trained again draws the same cohort and the
-same noise, from (seed, round, client), so that it is one release.
+A round is written to disk before it is trained, so a killed run has spent at most what its ledger
+says. The number never goes down: not when a run continues from an older checkpoint, nor when it
+begins again because no checkpoint is whole. A round that is trained again draws the same cohort and
+the same noise, from (seed, round, client), so it is one release.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Ledger:
         """Reads the ledger of a run directory; a missing one is empty.
 
         Args:
-          known: rounds that other files prove to have been trained, such as checkpoints.
+          known: numbers of trained rounds that other files prove, such as checkpoints.
 
         Raises:
-          InputError: it is damaged, so what was spent is not known.
+          InputError: the ledger is damaged, so the spent rounds are not known.
         """
         self._path = folder / LEDGER
         self.rounds, self.multiplier = 0, 0.0
@@ -67,6 +67,4 @@ def _read(path: Path) -> tuple[int, float]:
             return rounds, float(multiplier)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise InputError(
-        f"{path}: damaged, so what the run has spent is not known; give another --workdir"
-    )
+    raise InputError(f"{path}: damaged, so the spent rounds are not known; give another --workdir")

@@ -1,4 +1,4 @@
-"""What the flags of --privacy come to, before any training: the noise, and how many rounds."""
+"""Resolves the flags of --privacy before training: the noise, and the number of rounds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SHARE_DEVIATION = 1 / 20
 def resolved(config: Config, num_users: int) -> Config:
     """`config` with the noise that --target_epsilon asks for, and no more rounds than it affords.
 
-    What has its noise already keeps it, so that a run that goes on draws what it drew before.
-    Without --privacy, `config` itself.
+    A noise multiplier that is given stays, so that a run that continues draws the same noise.
+    Without --privacy, returns `config` itself.
 
     Raises:
       InputError: there is no statement for these flags and so many users.

@@ -1,4 +1,4 @@
-"""What one round of a run publishes about its clients."""
+"""The release of one round: what it publishes about the clients."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def places_for(population: int, cohort: int) -> int:
 
 
 def release_of(config: Config, num_users: int) -> Release:
-    """What a round of `config` publishes, with --privacy=central, local or distributed."""
+    """The release of a round of `config`, with --privacy=central, local or distributed."""
     federation, privacy = config.federation, config.privacy
     cohort = federation.cohort or num_users
     if privacy.privacy in ("local", "distributed"):

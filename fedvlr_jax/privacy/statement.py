@@ -1,4 +1,4 @@
-"""The privacy statement of a run: what holds, for whom, and what it does not cover."""
+"""The privacy statement of a run: its guarantee, for whom it holds, and what it does not cover."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _not_covered(config: Config) -> list[str]:
 
 
 def _simulated(config: Config, release: Release, num_users: int) -> str | None:
-    """What --noise_cohort_size stands for; None where the statement is about this run."""
+    """The deployment of --noise_cohort_size; None where the statement is about this run."""
     if not config.privacy.noise_cohort_size:
         return None
     return (

@@ -1,10 +1,15 @@
 """The audit passes honest releases and flags six planted bugs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedvlr_jax.commands.audit import audits
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.privacy import accounting
 from fedvlr_jax.privacy.audit import (
     audit,
@@ -15,9 +20,11 @@ from fedvlr_jax.privacy.audit import (
 )
 from fedvlr_jax.privacy.release import Release
 from fedvlr_jax.reduce.mean import fixed_denominator_mean, weighted_mean
+from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.uplink import Noise, central_noise, fixed_clip, identity
 
 DELTA = 1e-5
+SMALL = dict(width=8, fusion="none", baselines=False, rounds=4, cohort=20, clip_norm=0.1)
 # z = 1, one round of everyone: 4.3772 (the analytic Gaussian).
 CLAIMED = accounting.epsilon(Release("everyone", 20, 20, 20), 1.0, 1, DELTA).best
 BOUND, CLIENTS = 0.5, 20
@@ -88,3 +95,41 @@ def test_lower_bound_by_hand():
     assert lower_bound(100, 0, 100, 0.0, 0.95) == pytest.approx(np.log(low / high))
     assert lower_bound(5, 5, 100, 0.0, 0.95) == 0.0
     assert lower_bound(0, 0, 100, 1e-5, 0.95) == 0.0
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    sizes = {"users": 60, "items": 60, "seed": 0}
+    return load_dataset("synthetic", data_root="", synthetic=sizes)
+
+
+def simulation_of(dataset, **flags):
+    return make_simulation(Config.from_flat(**(SMALL | flags)), dataset)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"privacy": "central"},
+        {"privacy": "central", "sampling": "poisson"},
+        {"privacy": "central", "client_dropout": 0.2},
+        {"privacy": "local"},
+        {"privacy": "distributed"},
+        {"privacy": "distributed", "honest_share": 0.5},
+    ],
+)
+def test_the_rounds_that_flags_give_pass_an_audit(flags, dataset):
+    simulation = simulation_of(dataset, noise_multiplier=1.0, **flags)
+    for found in audits(simulation, trials=20_000, confidence=0.99).values():
+        assert not found.refuted
+        # The attack is not a weak one.
+        assert found.lower > 0.3 * min(found.claimed, 5)
+
+
+@pytest.mark.parametrize("kind", ["central", "local", "distributed"])
+def test_less_noise_than_is_claimed_is_refuted(kind, dataset):
+    """The aggregator has the noise of z = 0.5, the claim is that of z = 2."""
+    honest = simulation_of(dataset, privacy=kind, noise_multiplier=2.0)
+    noisy_less = simulation_of(dataset, privacy=kind, noise_multiplier=0.5)
+    lying = dataclasses.replace(honest, task=noisy_less.task)
+    assert audits(lying, trials=20_000, confidence=0.99)["one round"].refuted

@@ -29,7 +29,7 @@ def test_other_noise_is_refused(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"rounds": -1, "noise_multiplier": 1}', "0"])
 def test_a_damaged_one_is_refused(tmp_path, content):
     (tmp_path / "ledger.json").write_text(content)
-    with pytest.raises(InputError, match=r"ledger.json: damaged, so what the run has spent"):
+    with pytest.raises(InputError, match=r"ledger.json: damaged, so the spent rounds are not"):
         Ledger(tmp_path)
 
 

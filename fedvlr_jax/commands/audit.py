@@ -1,0 +1,137 @@
+"""Measures a lower bound of the epsilon of a private run, beside the epsilon that it claims.
+
+    fedvlr audit --privacy=central --clip_norm=0.1 --target_epsilon=8 --rounds=20 --workdir=runs/a
+
+Takes the flags of fedvlr train, with --privacy. A canary is a client whose upload is chosen to be
+seen. Each release is drawn --trials times with the canary and as often without it, and an attack
+that is learned on one half is counted on the other:
+
+- one round: the clipping, the rule and the noise that the flags give, as the compiled round has
+  them, on uploads that are zero but for the canary's.
+- all rounds: the canary under the sampling of the flags, for an attacker that knows what all
+  others upload.
+
+A lower bound above the claim refutes the claim, at the stated confidence; the command then ends
+with status 1. A bound below the claim proves nothing, for a better attack may exist. Writes
+audit.json, .csv and .md into --workdir.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+from absl import flags
+
+from fedvlr_jax.commands.shared.comparison import write_table
+from fedvlr_jax.commands.shared.launch import config_from_flags, define_config_flags
+from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.privacy.audit import (
+    Audit,
+    Release,
+    audit,
+    canary_rounds,
+    local_release,
+    mixture_score,
+    round_release,
+    secure_release,
+)
+from fedvlr_jax.privacy.release import release_of
+from fedvlr_jax.privacy.ring import secure_cohort
+from fedvlr_jax.simulation import Simulation, make_simulation
+
+FLAGS = flags.FLAGS
+# Length of the canary's upload before clipping, in units of the bound.
+STRENGTH = 100.0
+
+
+def audited_round(simulation: Simulation) -> Release:
+    """One round of the parts that the simulation trains with."""
+    config, users = simulation.config, simulation.dataset.num_users
+    uplink, reduce, noise, *_ = simulation.task.aggregator
+    kind = config.privacy.privacy
+    if kind == "local":
+        return local_release(uplink, noise, strength=STRENGTH)
+    if kind == "distributed":
+        shares = secure_cohort(config, users).shares
+        return secure_release(uplink, reduce, clients=shares, strength=STRENGTH)
+    clients = config.federation.cohort or users
+    return round_release(
+        uplink, reduce.weights, noise, clients=clients, responding=clients - 1, strength=STRENGTH
+    )
+
+
+def audits(
+    simulation: Simulation, *, trials: int, confidence: float, seed: int = 0
+) -> dict[str, Audit]:
+    """The audit of one round, and of all rounds."""
+    from fedvlr_jax.privacy import accounting  # It takes a second or two.
+
+    config, users = simulation.config, simulation.dataset.num_users
+    privacy, rounds = config.privacy, config.federation.rounds
+    release, delta, z = release_of(config, users), privacy.target_delta, privacy.noise_multiplier
+    given: dict[str, Any] = {"trials": trials, "confidence": confidence, "seed": seed}
+    unsampled = release._replace(sampler="everyone", cohort=users, population=users, places=users)
+    if release.sampler in ("local", "distributed"):
+        unsampled = release
+    claimed = accounting.epsilon(unsampled, z, 1, delta).best
+    one = audit(audited_round(simulation), claimed, delta, **given)
+    # A replaced user moves a sum by twice the bound; who is asked does not count without a sampler.
+    shift = 2.0 if release.sampler in ("local", "fixed") else 1.0
+    q = release.probability if release.sampler in ("poisson", "fixed") else 1.0
+    claimed = accounting.epsilon(release, z, rounds, delta).best
+    drawn, score = canary_rounds(q, shift, rounds, z), mixture_score(q, shift, z)
+    return {"one round": one, "all rounds": audit(drawn, claimed, delta, score=score, **given)}
+
+
+def main() -> None:
+    config = config_from_flags()
+    folder = required_workdir(config, "runs/audit")
+    if config.privacy.privacy == "none":
+        raise InputError(
+            "--privacy=none: claims no epsilon, so there is nothing to audit; give central, local "
+            "or distributed"
+        )
+    if config.privacy.noise_cohort_size:
+        raise InputError(
+            f"--noise_cohort_size={config.privacy.noise_cohort_size}: the statement is about a "
+            "deployment, which is not here to be audited; give 0"
+        )
+    if FLAGS.trials < 1000:
+        raise InputError(f"--trials={FLAGS.trials}: give at least 1000, or nothing can be shown")
+    if not 0.5 <= FLAGS.confidence < 1:
+        raise InputError(f"--confidence={FLAGS.confidence}: give at least 0.5 and less than 1")
+    simulation = make_simulation(config, load(config))
+    found = audits(
+        simulation, trials=FLAGS.trials, confidence=FLAGS.confidence, seed=config.run.seed
+    )
+    lines = [
+        {"release": name, **each._asdict(), "refuted": each.refuted} for name, each in found.items()
+    ]
+    number = lambda value: f"{value:.3f}" if math.isfinite(value) else "infinite"
+    rows = [
+        [
+            *(line["release"], number(line["lower"]), number(line["claimed"])),
+            *(f"{line[name]:.4f}" for name in ("true_alarms", "false_alarms")),
+            "REFUTED" if line["refuted"] else "not refuted",
+        ]
+        for line in lines
+    ]
+    headings = ("release", "epsilon at least", "claimed", "true alarms", "false alarms", "claim")
+    caption = (
+        f"--privacy={config.privacy.privacy}, delta {config.privacy.target_delta:g}, "
+        f"{FLAGS.trials} trials each, confidence {FLAGS.confidence:g}; a bound below the claim "
+        "proves nothing"
+    )
+    write_table(headings, rows, lines, folder / "audit", "audit of the claimed epsilon", caption)
+    if any(line["refuted"] for line in lines):
+        sys.exit(1)
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_config_flags()
+    flags.DEFINE_integer("trials", 50_000, "Draws with the canary, and as many without.")
+    flags.DEFINE_float("confidence", 0.99, "Of the lower bound.")
