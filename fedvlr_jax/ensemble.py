@@ -168,4 +168,6 @@ def _stack_schedules(simulation: Simulation, schedules: Sequence[PyTree]) -> PyT
         return jnp.asarray(np.stack([pad(part) for part in parts]))
 
     sizes = [history.count.shape[0] for history in simulation.histories]
+    # With --buffer the last array is the staleness of the slices; slices without clients are 0.
+    sizes += [0] * (len(schedules[0]) - len(sizes))
     return tuple(join(n, *parts) for n, *parts in zip(sizes, *schedules, strict=True))

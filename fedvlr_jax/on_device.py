@@ -20,6 +20,14 @@ from fedvlr_jax.data.pairs import ChunkLists, Pairs, chunk_lists, in_part_order
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import for_dataset
+from fedvlr_jax.federated.buffered import (
+    check_staleness,
+    first_versions,
+    make_buffered_step,
+    pack_schedule,
+    slice_capacities,
+    slices_of,
+)
 from fedvlr_jax.federated.devices import (
     by_client,
     constrain,
@@ -149,16 +157,20 @@ class Simulation:
 
     @property
     def upload_shape(self) -> Shape:
-        """The size of an upload: that of the broadcast, or with --upload_rank numbers a row."""
-        shape = self.broadcast_shape
-        return shape._replace(row=self.config.fleet.upload_rank or shape.row)
+        """The size of an upload: that of the broadcast, or with --upload_rank numbers a row and
+        --upload_bits each."""
+        shape, fleet = self.broadcast_shape, self.config.fleet
+        return shape._replace(row=fleet.upload_rank or shape.row, bits=fleet.upload_bits or 32)
 
     @property
     def touched_rows(self) -> np.ndarray:
         """int64 [N]: the rows of each client's upload that may not be zero.
 
-        Draws are counted as if none came twice. Noise is on every row.
+        Draws are counted as if none came twice. Noise is on every row. With --upload_rows
+        as many are sent, for the residual has rows that the client does not touch.
         """
+        if rows := self.config.fleet.upload_rows:
+            return np.full(self.dataset.num_users, rows)
         if self.config.privacy.noise_multiplier:
             return np.full(self.dataset.num_users, self.model.num_items)
         counts = self.dataset.train.counts
@@ -188,13 +200,15 @@ class Simulation:
                 silent = self.model.fusion.silent
                 assert silent is not None
                 shared |= {"items": items, "fusion": silent(shared["fusion"])}
+            uplink = aggregator.uplink.init()
             return ServerState(
                 round=jnp.zeros((), jnp.int32),
                 key=key,
                 shared=shared,
                 optimizer=optimizer.init(shared),
-                uplink=aggregator.uplink.init(),
+                uplink=uplink,
                 attack=() if attack is None else attack.init(self.views_shape),
+                versions=first_versions(self.config, shared, uplink),
             )
 
         return compiled(init, out_shardings=on_all(self.mesh))
@@ -274,7 +288,9 @@ class Simulation:
         client = int(metrics.bad_client)
         where = f"client {client}" if client >= 0 else "the server's step"
         numbers: PyTree = (
-            ClientNumbers(metrics.loss, **self.client_shapes)
+            ClientNumbers(
+                metrics.loss, **{k: v for k, v in self.client_shapes.items() if k != "residual"}
+            )
             if client >= 0
             else server_numbers(state.server.shared, state.server.optimizer)
         )
@@ -355,6 +371,8 @@ class Simulation:
           seed: of the run. first: the first round.
           places: at least num_rounds; in those beyond, nobody is sampled.
         """
+        if self.config.fleet.buffer:
+            return self._buffered_schedule(seed, first, num_rounds, places)
         if not self.samples:
             return None
         sampled = [self.sampled_rows(seed, first + r) for r in range(num_rounds)]
@@ -368,6 +386,26 @@ class Simulation:
             schedule.append(of_rounds)
         return tuple(schedule)
 
+    def _buffered_schedule(
+        self, seed: int, first: int, num_rounds: int, places: int
+    ) -> tuple[np.ndarray, ...]:
+        """As `schedule`, of server steps with stale uploads; see `buffered.pack_schedule`."""
+        assert self.participation is not None
+        capacities = slice_capacities(self.config, [len(clients) for clients in self.buckets])
+        steps = []
+        for number in range(first, first + num_rounds):
+            step = self.participation.round(seed, number)
+            clients = step.sampled[step.responded]
+            staleness = np.zeros(len(clients), np.int64)
+            if step.staleness is not None:
+                staleness = step.staleness[step.responded]
+            check_staleness(staleness, min(number, self.config.fleet.max_staleness))
+            bucket = self._place[0][clients]
+            of_buckets = [staleness[bucket == b] for b in range(len(self.buckets))]
+            steps.append(slices_of(self._rows_of(clients), of_buckets, capacities))
+        beyond = [history.count.shape[0] for history in self.histories]
+        return pack_schedule(steps, capacities, beyond, places)
+
     @functools.cached_property
     def run_function(self):
         """(state, histories, features, rates, schedule, num_rounds, places) -> (state, metrics
@@ -375,6 +413,7 @@ class Simulation:
         round_fn = make_round(self.task, self.plan, self.mesh)
         spread = by_client(self.mesh)
         weight = self.model.backbone.weight
+        buffered = make_buffered_step(self.task, self.plan, self.mesh, weight)
         federation = self.config.federation
 
         def cohorts_of(server, histories, sampled):
@@ -419,6 +458,11 @@ class Simulation:
                 if schedule is None:
                     return everyone(state, histories, features, rates, ok)
                 rows = tuple(of_bucket[number] for of_bucket in schedule)
+                if self.config.fleet.buffer:
+                    server, private, metrics = buffered(
+                        state.server, state.private, histories, features, rates, rows, ok
+                    )
+                    return State(server, private), metrics
                 return some(state, histories, features, rates, rows, ok)
 
             def step(number, carried):

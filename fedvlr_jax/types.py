@@ -83,6 +83,8 @@ class ServerState(NamedTuple):
       optimizer: optax state over `shared`.
       uplink: the state of the aggregator's uplink transform; () where it has none.
       attack: what the hostile clients remember; () without them. The server never reads it.
+      versions: with --buffer, what the server sent in its last rounds, {"shared", "uplink"} of
+        leaves [S, ...]; version v is at v mod S. () without.
     """
 
     round: jax.Array
@@ -91,6 +93,7 @@ class ServerState(NamedTuple):
     optimizer: PyTree
     uplink: PyTree = ()
     attack: PyTree = ()
+    versions: PyTree = ()
 
 
 class RoundMetrics(NamedTuple):

@@ -129,7 +129,8 @@ def at_rows(shape: tuple[int, ...], rows: jax.Array, values: jax.Array) -> jax.A
     return jnp.zeros(shape, values.dtype).at[rows].set(values.reshape(-1, views, width))
 
 
-def on_views(views: jax.Array, seen: Seen) -> Upload:
-    """An upload of these views that leaves the shared head alone."""
+def forged(seen: Seen, views: jax.Array, strength: float) -> Forged:
+    """All hostile clients send one upload of `views` [I, G, d], scaled to the length of `strength`
+    honest uploads. The shared head gets zeros."""
     head = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), seen.uploads.head)
-    return Upload(views, head)
+    return Forged(0.0, of_length(Upload(views, head), strength * seen.own_norm()))

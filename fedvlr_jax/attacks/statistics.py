@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
-from fedvlr_jax.attacks.attack import Attack, Forged, Seen, no_memory, of_length
+from fedvlr_jax.attacks.attack import Attack, Forged, Seen, forged, no_memory
 from fedvlr_jax.types import PyTree
 from fedvlr_jax.uplink.uploads import Upload
 
@@ -85,8 +85,7 @@ def spattack(strength: float, rows: int, first: int) -> Attack:
         length = jnp.sum(jnp.square(mean.views.reshape(items, -1)), axis=1)
         _, chosen = jax.lax.top_k(-length, min(rows, items))
         mask = jnp.zeros(items, mean.views.dtype).at[chosen].set(-1.0)
-        common = Upload(mask[:, None, None] * mean.views, jax.tree.map(jnp.zeros_like, mean.head))
-        return Forged(0.0, of_length(common, strength * seen.own_norm())), memory
+        return forged(seen, mask[:, None, None] * mean.views, strength), memory
 
     return Attack(no_memory, forge, first)
 
@@ -111,9 +110,7 @@ def cluster(strength: float, clusters: int, first: int) -> Attack:
             size = jnp.maximum(jnp.sum(member, axis=0), 1.0)
             centres = (member.T @ vectors) / size[:, None]
         away = vectors - nearest(vectors, centres) @ centres
-        head = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), seen.uploads.head)
-        common = Upload(away.reshape(seen.views.shape), head)
-        return Forged(0.0, of_length(common, strength * seen.own_norm())), memory
+        return forged(seen, away.reshape(seen.views.shape), strength), memory
 
     return Attack(no_memory, forge, first)
 

@@ -73,6 +73,7 @@ class Config:
 
     def __post_init__(self):
         self._check_hostile()
+        self._check_buffer()
         if self.fleet.has_clock and self.federation.sampling == "poisson":
             raise InputError(
                 "--sampling=poisson: a simulated clock decides who takes part; give "
@@ -98,14 +99,18 @@ class Config:
         """Refuses hostile clients that the rule cannot withstand, and what forged or compressed
         uploads do not go with."""
         rule, share = self.federation.aggregation, self.attack.hostile_share
-        if self.fleet.upload_rank and rule not in SUMS:
+        smaller = self.fleet.compression
+        if smaller and rule not in SUMS:
             raise InputError(
-                f"--upload_rank={self.fleet.upload_rank}: --aggregation={rule} does not commute "
-                f"with the projection; use one of {', '.join(SUMS)}"
+                f"{smaller}: --aggregation={rule} does not commute with the compression; use one "
+                f"of {', '.join(SUMS)}"
             )
-        if self.fleet.upload_rank and self.attack.attack != "none":
+        if smaller and self.attack.attack != "none":
+            raise InputError(f"{smaller}: forged uploads are not compressed; give 0")
+        if self.privacy.noise_multiplier and (self.fleet.upload_bits or self.fleet.upload_rows):
             raise InputError(
-                f"--upload_rank={self.fleet.upload_rank}: forged uploads are not compressed; give 0"
+                f"{smaller}: the noise of the clients is drawn as the noise of their sum, which "
+                "was not compressed; give --noise_multiplier=0"
             )
         share /= 1 + share
         most = {"bulyan": 0.25, "norm_bound": 1.0}.get(rule, 1.0 if rule in SUMS else 0.5)
@@ -116,6 +121,32 @@ class Config:
                 f"{most / (1 - most):.2g}"
             )
 
+    def _check_buffer(self) -> None:
+        """Refuses what asynchronous rounds do not go with."""
+        if not self.fleet.buffer:
+            return
+        federation, privacy = self.federation, self.privacy
+        flag = f"--buffer={self.fleet.buffer}"
+        if not federation.cohort:
+            raise InputError(f"{flag}: needs --cohort, the clients that train at a time")
+        if self.run.store != "device":
+            raise InputError(f"{flag}: works with --store=device, not --store={self.run.store}")
+        if federation.aggregation not in SUMS:
+            raise InputError(
+                f"{flag}: uploads of several versions are summed, which --aggregation="
+                f"{federation.aggregation} does not do; use one of {', '.join(SUMS)}"
+            )
+        if self.attack.attack != "none":
+            raise InputError(
+                f"{flag}: the attacks are defined for synchronous rounds; give --attack=none or "
+                "--buffer=0"
+            )
+        if privacy.privacy != "none" or privacy.noise_multiplier:
+            raise InputError(
+                f"{flag}: no privacy statement and no noise is defined for stale uploads; give "
+                "--privacy=none --noise_multiplier=0"
+            )
+
     def _check_private(self) -> None:
         """Refuses combinations with --privacy whose rounds have no bounded sensitivity."""
         privacy, federation = self.privacy, self.federation
@@ -124,10 +155,9 @@ class Config:
                 f"--privacy={privacy.privacy}: --attack={self.attack.attack} forges uploads after "
                 "they were clipped, so that no bound holds; give one or the other"
             )
-        if self.fleet.upload_rank:
+        if smaller := self.fleet.compression:
             raise InputError(
-                f"--privacy={privacy.privacy}: --upload_rank={self.fleet.upload_rank} has no "
-                "entry in the ledger; give 0"
+                f"--privacy={privacy.privacy}: {smaller} has no entry in the ledger; give 0"
             )
         if self.fleet.has_clock:
             raise InputError(

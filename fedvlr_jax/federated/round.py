@@ -87,7 +87,7 @@ PLANS = {
 
 NEEDED = {
     Needs.NORMS: "the norm of each upload (--clip_norm)",
-    Needs.WHOLE: "all uploads at once (--aggregation)",
+    Needs.WHOLE: "whole uploads (--aggregation, --upload_bits, --upload_rows)",
 }
 
 RoundFunction = Callable[
@@ -133,6 +133,9 @@ def client_bytes(task: Task, plan: str, history_length: int) -> int:
     config, num_views = task.config.federation, len(task.model.fusion.names)
     # Its rows as they came, as they go, and their gradient.
     rows = 3 * trees.num_bytes(shapes_of(task.model.init_private, key_of(0)))
+    if task.aggregator.compress is not None:
+        # Its upload as an array, with its residual, as kept and as sent.
+        rows += 4 * 4 * task.model.num_items * num_views * task.model.width
     if plan == "dense":
         return 4 * (config.local_epochs + 6) * task.model.num_items + rows
     if plan == "catalogue":
@@ -254,6 +257,7 @@ def open_round(
 def make_train(task: Task, plan: str) -> TrainCohort:
     """The local epochs of all clients at once, and what the uplink and a sum make of them."""
     update, (uplink, reduce, *_) = PLANS[plan].make_update(task), task.aggregator
+    compress = task.aggregator.compress
 
     def train(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
@@ -263,16 +267,23 @@ def make_train(task: Task, plan: str) -> TrainCohort:
             # A factor that no norm decides is part of the weight, so that any plan can apply it.
             factor, clipped = uplink.weigh(None, cohort, broadcast.uplink)
             alpha = factor * alpha
+        private = dict(private)
+        residual = private.pop("residual", None)
         result = update(broadcast, cohort, alpha, private, key)
-        uploads = result.uploads
+        trained, uploads = result.private, result.uploads
         if isinstance(uploads, Uploads):
             if not known:
                 factor, clipped = uplink.weigh(uploads.norms(), cohort, broadcast.uplink)
             if not known or reduce.combine is not None:
                 uploads = uploads.scaled(factor)
+            if compress is not None:
+                client = cohort.histories.client
+                uploads, residual = compress.sent(key, client, uploads, residual)
             if reduce.combine is None:
                 uploads = uploads.total(alpha)
-        return Trained(result.private, uploads, result.loss, clipped, result.bad_leaf)
+        if residual is not None:
+            trained = {**trained, "residual": residual}
+        return Trained(trained, uploads, result.loss, clipped, result.bad_leaf)
 
     return lambda broadcast, *rest: compiled_alone(broadcast.round >= 0, train, broadcast, *rest)
 
@@ -335,7 +346,7 @@ def close_round(
     part of a step, and there is nothing to step by (but see `Noise.always`). If a number is not
     finite, nothing moves.
     """
-    uplink, reduce, noise, make_optimizer, attack = task.aggregator
+    uplink, reduce, noise, make_optimizer, attack, _ = task.aggregator
     memory = server.attack
     if attack is not None:
         key = stream(server.key, ATTACK, server.round)

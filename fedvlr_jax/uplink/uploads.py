@@ -151,13 +151,10 @@ class Uploads(abc.ABC):
     def coordinatewise(self, combine: Callable[[jax.Array], jax.Array]) -> Upload:
         """One upload out of all: `combine` maps [K, B] to [B], for coordinates of any slice."""
 
-        def step(carry: None, rows: jax.Array) -> tuple[None, jax.Array]:
-            return None, combine(rows.reshape(rows.shape[0], -1)).reshape(rows.shape[1:])
+        def of_rows(rows: jax.Array) -> jax.Array:
+            return combine(rows.reshape(rows.shape[0], -1)).reshape(rows.shape[1:])
 
-        _, blocks = self._over_blocks(step, None)
-        _, items, *rest = self.shape
-        views = blocks.reshape(-1, *rest)[:items]
-        return Upload(views, jax.tree.map(lambda leaf: _flat(combine, leaf), self.scaled_head()))
+        return self.rowwise(of_rows)
 
     def rows(self) -> Upload:
         """Every upload as arrays: views [K, I, G, d] and head leaves [K, ...]."""
@@ -192,10 +189,6 @@ class Uploads(abc.ABC):
             return step(carry, jnp.where(inside, rows, 0.0))
 
         return jax.lax.scan(one, carry, jnp.arange(0, items, size))
-
-
-def _flat(combine: Callable[[jax.Array], jax.Array], leaf: jax.Array) -> jax.Array:
-    return combine(leaf.reshape(leaf.shape[0], -1)).reshape(leaf.shape[1:])
 
 
 def head_products(head: PyTree) -> jax.Array | float:

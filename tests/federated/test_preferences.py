@@ -8,7 +8,7 @@ from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated import preferences as module
 from fedvlr_jax.federated.preferences import preferences
-from tests.federated.test_start import random_train
+from tests.federated.test_initialization import random_train
 
 E, A, M, C = (
     module.BACKGROUND,

@@ -71,7 +71,7 @@ TEST_METRICS = ("tests/evaluation/test_metrics.py",)
 TEST_RANKING = ("tests/evaluation/test_ranking.py",)
 TEST_SPLITS = ("tests/data/test_splits.py",)
 TEST_PARTICIPATION = ("tests/federated/test_participation.py",)
-TEST_START = ("tests/federated/test_start.py::test_exchanges_lead_to_the_svd",)
+TEST_START = ("tests/federated/test_initialization.py::test_exchanges_lead_to_the_svd",)
 BLOCKS = ("tests/test_checkpointing.py::test_rows_are_read_block_by_block",)
 
 
@@ -678,8 +678,8 @@ AGGREGATORS = [
     Mutation(
         "the median of an even number is the lower middle",
         COORDINATES,
-        "return (values[low] + values[high]) / 2",
-        "return values[low]",
+        "(values[low] + values[high]) / 2",
+        "values[low]",
         rules("median_of_those_who_responded"),
     ),
     Mutation(
@@ -692,15 +692,15 @@ AGGREGATORS = [
     Mutation(
         "the trimmed mean trims the lowest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < responded - trimmed)",
-        "kept = (place >= 2 * trimmed) & (place < responded)",
+        "kept = (place >= trimmed) & (place < count - trimmed)",
+        "kept = (place >= 2 * trimmed) & (place < count)",
         rules("trimmed_mean"),
     ),
     Mutation(
         "the trimmed mean trims the highest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < responded - trimmed)",
-        "kept = place < responded - 2 * trimmed",
+        "kept = (place >= trimmed) & (place < count - trimmed)",
+        "kept = place < count - 2 * trimmed",
         rules("trimmed_mean"),
     ),
     Mutation(
@@ -817,6 +817,48 @@ PARTICIPANTS = [
         "stream(key, PRESENT, round_number, c)",
         "stream(key, PRESENT, 0, c)",
         TEST_PARTICIPATION,
+    ),
+]
+
+BY_HAND = ("tests/fleet/test_asynchronous.py::test_twenty_events_by_hand",)
+STALE = ("tests/fleet/test_asynchronous.py::test_a_stale_step_by_synchronous_rounds[dense]",)
+COMPRESS = "fedvlr_jax/uplink/compress.py"
+
+FLEET = [
+    Mutation(
+        "clients that begin after the last upload of a step download the old version",
+        "fedvlr_jax/fleet/asynchronous.py",
+        "waiting = len(counted) < rules.buffer",
+        "waiting = True",
+        BY_HAND,
+    ),
+    Mutation(
+        "stale uploads count in full",
+        "fedvlr_jax/federated/buffered.py",
+        "return 1.0 / jnp.sqrt(1.0 + staleness.astype(jnp.float32))",
+        "return 1.0 / jnp.sqrt(1.0 + 0.0 * staleness.astype(jnp.float32))",
+        STALE,
+    ),
+    Mutation(
+        "stale clients train on the newest version",
+        "fedvlr_jax/federated/buffered.py",
+        "version_number = server.round - staleness[number]",
+        "version_number = server.round - 0 * staleness[number]",
+        STALE,
+    ),
+    Mutation(
+        "what was not sent is lost",
+        COMPRESS,
+        "views = views + residual",
+        "views = views + 0 * residual",
+        ("tests/uplink/test_compress.py::test_a_client_keeps_what_it_did_not_send",),
+    ),
+    Mutation(
+        "numbers are rounded to the nearest level",
+        COMPRESS,
+        "jax.random.uniform(key, views.shape, views.dtype)",
+        "0.5",
+        ("tests/uplink/test_compress.py::test_quantised_rows_by_hand",),
     ),
 ]
 
@@ -1159,6 +1201,7 @@ MUTATIONS = [
     *SERVER,
     *AGGREGATORS,
     *PARTICIPANTS,
+    *FLEET,
     *EVALUATION,
     *DATA_AND_BASELINES,
     *STARTS_AND_STATES,
