@@ -15,10 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.fleet.participation import MOST_EMPTY_ROUNDS, RETRY_S, RoundSchedule
-
-# The longest time in which no client is available, before the run stops.
-LONGEST_WAIT_S = 86400.0
+from fedvlr_jax.fleet.participation import (
+    LONGEST_WAIT_S,
+    MOST_EMPTY_ROUNDS,
+    RETRY_S,
+    RoundSchedule,
+    no_client,
+)
 
 # (seed, number of the draw, time in s, clients wanted, excluded clients) -> (clients int64,
 # ascending; until when each is available in s)
@@ -171,11 +174,7 @@ class AsynchronousParticipation:
         while not timeline.flights:
             timeline.time += RETRY_S
             if timeline.time - began > LONGEST_WAIT_S:
-                raise InputError(
-                    f"--buffer={self._rules.buffer}: no further client was available for a day "
-                    f"after {began / 3600:.1f} simulated hours; lower --buffer, or give another "
-                    "--participation"
-                )
+                raise no_client(f"server step {len(timeline.steps) + 1}", began)
             self._fill(seed, timeline, counted)
 
     def _check_lost(self, timeline: _Timeline) -> None:

@@ -15,8 +15,8 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.fleet.availability import Availability
 from fedvlr_jax.fleet.hardware import Hardware
 
-# Where no client is available, the server asks again after so long.
-RETRY_S = 300.0
+# Where no client is available, the server asks again after so long, for so long at most.
+RETRY_S, LONGEST_WAIT_S = 300.0, 86400.0
 # So many rounds without a report, one after the other, end the run.
 MOST_EMPTY_ROUNDS = 3
 
@@ -80,7 +80,7 @@ class Rules(NamedTuple):
 
 
 class SimulatedParticipation:
-    """Rounds one after the other."""
+    """Rounds one after the other. A round begins when a client is available."""
 
     def __init__(
         self,
@@ -131,10 +131,13 @@ class SimulatedParticipation:
         )
 
     def _simulate(self, seed: int, number: int, start: float) -> RoundSchedule:
+        began = start
         sampled, until = self._ask(seed, number, start)
-        if not len(sampled):
-            nobody = np.zeros(0, bool)
-            return RoundSchedule(sampled, nobody, np.zeros(0), start, start + RETRY_S)
+        while not len(sampled):
+            start += RETRY_S
+            if start - began > LONGEST_WAIT_S:
+                raise no_client(f"round {number}", began)
+            sampled, until = self._ask(seed, number, start)
         finish = start + self.duration_s(seed, sampled, number)
         deadline = start + self._rules.deadline_s if self._rules.deadline_s else np.inf
         done = (finish <= until) & (finish <= deadline)
@@ -162,6 +165,15 @@ class SimulatedParticipation:
         rules, total = self._rules, self.num_clients
         wanted = math.ceil(rules.cohort * rules.over_selection) if rules.cohort else total
         return available_clients(self._availability, total, wanted, seed, number, time)
+
+
+def no_client(step: str, began: float) -> InputError:
+    """What a run says that waited too long, since `began` in s, for a client in `step`."""
+    return InputError(
+        f"--participation: no further client was available for {step} within a day after "
+        f"{began / 3600:.1f} simulated hours; give another --participation or --trace, or a "
+        "smaller --buffer"
+    )
 
 
 def available_clients(

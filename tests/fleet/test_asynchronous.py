@@ -112,7 +112,7 @@ def test_a_deadline_that_nobody_meets_ends_the_run():
 
 
 def test_a_day_without_a_client_ends_the_run():
-    with pytest.raises(InputError, match="no further client was available for a day"):
+    with pytest.raises(InputError, match="no further client was available for server step 1"):
         clock(2, 2, 4, [1, 1], ends=[50, 0]).round(0, 0)
 
 
