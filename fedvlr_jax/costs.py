@@ -1,4 +1,4 @@
-"""What a run cost: bytes, simulated hours, client time, an estimate of energy; who took part."""
+"""The costs of a run: bytes, simulated hours, client time, estimated energy, participation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fedvlr_jax.fleet.hardware import TIERS
 from fedvlr_jax.selection import Selection
 from fedvlr_jax.simulation import Simulation, work_of
 
-# Assumptions of the estimate. A phone that trains or transfers: 3 W. The network: 60 Wh a GB.
-# The server: 45 W at a PUE of 1.09 while a round runs (Yousefpour et al. 2023). The grid: 436 g of
+# Assumptions of the estimate. A phone that trains or transfers takes 3 W, the network 60 Wh a GB,
+# the server 45 W at a PUE of 1.09 during a round (Yousefpour et al. 2023). The grid emits 436 g of
 # CO2e a kWh, the world's mean of 2022.
 CLIENT_W, NETWORK_WH_A_GB, SERVER_W, PUE, GRID_G_A_KWH = 3.0, 60.0, 45.0, 1.09, 436.0
 
@@ -76,7 +76,7 @@ def summarise_costs(
     Returns:
       "client_round_bytes": as `client_bytes`; with a simulated clock also "sampled", "responded",
       "dropped_share" (of those sampled), "bytes_down", "bytes_up", "simulated_h", "client_h",
-      "wasted_share" (of the clients' time, for rounds that did not count them), "energy",
+      "wasted_share" (of the clients' time, spent on uploads that did not count), "energy",
       "participation_gini", and "curve": of each evaluation its round, hours, bytes, Wh and
       validation NDCG@50, and "reached": for the shares in SHARES_OF_BEST, the first point of the
       curve at that share of the best NDCG@50. With --buffer also "mean_staleness" and
@@ -134,7 +134,7 @@ def summarise_costs(
 
 
 def _entry(schedule: RoundSchedule, up: np.ndarray) -> list[float]:
-    """Asked, responded, bytes up, busy s, wasted s, and the length of one round in s."""
+    """Sampled, responded, bytes up, busy s, wasted s, and the length of one round in s."""
     responded = schedule.responded
     return [
         len(schedule.sampled),

@@ -1,8 +1,8 @@
-"""Attacks that push target items up the lists of the honest users.
+"""Attacks that raise the ranks of target items in the lists of the honest users.
 
-Each forges the gradient of a loss of its own by the item vectors as broadcast, x_i [G * d], and
-sends it as long as `strength` honest uploads. The users that it imagines are query vectors q, so
-that a score is <q, x_i>; heads that are not linear are attacked through their item vectors alone.
+Each attack sends the gradient of its own loss by the broadcast item vectors x_i [G * d], scaled to
+the length of `strength` honest uploads. It models users as query vectors q, so a score is <q, x_i>.
+Nonlinear heads are attacked through the item vectors only.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def imagined(targets: np.ndarray, strength: float, first: int, *, hard: bool) ->
     """A-ra, or A-hum where `hard` (Rong et al. 2022, "Poisoning deep learning based recommender
     model in federated learning scenarios").
 
-    Ten users are drawn from N(0, 0.01^2) once; the targets are made to please them. A-hum first
-    makes the users dislike the targets, by 30 gradient steps.
+    Ten users are drawn from N(0, 0.01^2) once; the gradient raises their scores of the targets.
+    A-hum first lowers these scores by 30 gradient steps on the users.
     """
     rows = jnp.asarray(targets, jnp.int32)
 
     def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
         wanted = _flat(seen.views)[rows]
-        # Of no round: the same users throughout.
+        # The key does not depend on the round: the users stay the same.
         queries = 0.01 * jax.random.normal(
             key_of(7), (IMAGINED_USERS, wanted.shape[1]), wanted.dtype
         )
@@ -173,5 +173,5 @@ def popularity_enhancement(targets: jax.Array, popular: jax.Array) -> jax.Array:
 
 
 def user_approximation(targets: jax.Array, popular: jax.Array) -> jax.Array:
-    """PIECK-UEA: popular items stand for users, whom the targets are made to please."""
+    """PIECK-UEA: popular items stand for users; the gradient raises their scores of the targets."""
     return liked_gradient(popular, targets)

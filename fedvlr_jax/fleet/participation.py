@@ -1,7 +1,7 @@
-"""The simulated clock: who is sampled in each round, who reports in time, and when it ends.
+"""The simulated clock: which clients a round samples, which report in time, and when it ends.
 
-The timeline does not depend on what is learnt. It is a function of (seed, round), so a run that
-goes on, another store and another number of devices have the same one.
+The timeline does not depend on what the clients learn. It is a function of (seed, round), so a run
+that continues, every store and every number of devices have the same one.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class RoundSchedule(NamedTuple):
 
 
 class Participation(Protocol):
-    """Who takes part in each round. `make_simulation` takes one that was made elsewhere.
+    """Which clients take part in each round. `make_simulation` takes one of your own.
 
     Attributes:
-      expected: about how many clients report in a round; rows for so many are kept.
+      expected: the approximate number of clients that report in a round. It sets the size of the
+        compiled round.
     """
 
     expected: int
@@ -56,7 +57,7 @@ class Participation(Protocol):
 
 
 class Work(NamedTuple):
-    """What a round asks of each client: bytes down and up, and rows of its loss [N]."""
+    """The work of each client in a round: bytes down and up, and rows of its loss [N]."""
 
     bytes_down: float
     bytes_up: np.ndarray
@@ -67,7 +68,8 @@ class Rules(NamedTuple):
     """How the server runs a round.
 
     Attributes:
-      cohort: uploads that end a round; 0: every available client is sampled, and none is late.
+      cohort: uploads that end a round; 0: the server samples every available client and waits
+        for all.
       over_selection: clients sampled, per upload that is wanted; at least 1.
       deadline_s: the longest round; 0: no deadline.
       pause_s: between the end of a round and the start of the next.
@@ -96,7 +98,7 @@ class SimulatedParticipation:
         self._hardware = hardware
         self._work = work
         self._rules = rules
-        # Of each seed: the end of each round that is known, and whether it was empty.
+        # {seed: (end of the round, whether it was empty) of each round simulated so far}.
         self._ends: dict[int, list[tuple[float, bool]]] = {}
         self._last: dict[int, tuple[int, RoundSchedule]] = {}
 

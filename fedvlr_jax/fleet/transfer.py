@@ -1,7 +1,6 @@
-"""Bytes of one client's transfers by scheme: exact, as of the serialised arrays.
+"""Bytes of one client's transfers by scheme, equal to those of the serialised arrays.
 
-Exact row indices are the history, or hold it: only `dense` does not tell which rows a client
-touched.
+The indices of touched rows contain the history. Only `dense` hides which rows a client touched.
 """
 
 from __future__ import annotations

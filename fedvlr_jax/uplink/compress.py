@@ -17,12 +17,12 @@ ROUNDING = 1 << 30
 def low_rank(rank: int, noise: Noise) -> Noise:
     """CoLR (Nguyen et al. 2024): clients upload A = F B for a basis B that all of them share.
 
-    F [I, G * d] is the gradient of the views and B [G * d, rank] has orthonormal columns, drawn
-    anew in each round. The server makes A B^T. The shared head is sent whole.
+    F [I, G * d] is the gradient of the views and B [G * d, rank] has orthonormal columns, drawn for
+    each round. The server computes A B^T. The shared head is sent whole.
 
-    A sum of projections is the projection of the sum, so it is applied once, to the sum. The
-    same holds for noise: Gaussian noise on F, projected, has the law of noise on A. It also goes
-    with secure sums. It shortens uploads, so bounds on their norms still hold.
+    The projection is linear, so the server applies it once, to the sum. Gaussian noise on F, when
+    projected, has the law of noise on A. Secure sums are possible. The projection shortens uploads,
+    so bounds on their norms still hold.
 
     Args:
       rank: numbers that are sent for each item; at most G * d.
