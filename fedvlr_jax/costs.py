@@ -1,4 +1,4 @@
-"""What a run cost: bytes, simulated hours, client time, an estimate of energy; who took part."""
+"""The costs of a run: bytes, simulated hours, client time, estimated energy, participation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fedvlr_jax.federated.participation import stays
 from fedvlr_jax.fleet import SCHEMES, RoundSchedule, round_bytes
 from fedvlr_jax.fleet.hardware import TIERS
 from fedvlr_jax.privacy.ring import secure_cohort, secure_cost
+from fedvlr_jax.selection import Selection
 from fedvlr_jax.settings import compiled, key_of
 from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.simulation.workload import (
@@ -22,10 +23,28 @@ from fedvlr_jax.simulation.workload import (
     work_of,
 )
 
-# Assumptions of the estimate. A phone that trains or transfers: 3 W. The network: 60 Wh a GB.
-# The server: 45 W at a PUE of 1.09 while a round runs (Yousefpour et al. 2023). The grid: 436 g of
+# Assumptions of the estimate. A phone that trains or transfers takes 3 W, the network 60 Wh a GB,
+# the server 45 W at a PUE of 1.09 during a round (Yousefpour et al. 2023). The grid emits 436 g of
 # CO2e a kWh, the world's mean of 2022.
 CLIENT_W, NETWORK_WH_A_GB, SERVER_W, PUE, GRID_G_A_KWH = 3.0, 60.0, 45.0, 1.09, 436.0
+
+
+# Shares of a run's best validation NDCG@50, of which the summary says what they cost.
+SHARES_OF_BEST = (0.5, 0.9, 1.0)
+
+
+def first_reaching(curve: Sequence[Mapping[str, Any]], ndcg: float) -> Mapping[str, Any] | None:
+    """The first point of a "curve" with a validation NDCG@50 of at least `ndcg` percent, or None.
+
+    A curve has a point for each evaluation, so it says no more than --eval_every lets it.
+    """
+    found = (p for p in curve if p["ndcg@50"] is not None and p["ndcg@50"] >= ndcg)
+    return next(found, None)
+
+
+def judged_by(selection: Selection) -> Selection:
+    """NDCG@50 of the slice that a run is selected by."""
+    return Selection(selection.slice, "ndcg", 50)
 
 
 def gini(values: np.ndarray) -> float:
@@ -108,9 +127,11 @@ def summarise_costs(
       "client_round_bytes": as `client_bytes`; with --aggregation=secure "secure_sum": as
       `secure_sum_costs`; with a simulated clock also "sampled", "responded",
       "dropped_share" (of those sampled), "bytes_down", "bytes_up", "simulated_h", "client_h",
-      "wasted_share" (of the clients' time, for rounds that did not count them), "energy",
+      "wasted_share" (of the clients' time, spent on uploads that did not count), "energy",
       "participation_gini", and "curve": of each evaluation its round, hours, bytes, Wh and
-      validation NDCG@50, and "hours_to_90_percent" of the best one.
+      validation NDCG@50, and "reached": for the shares in SHARES_OF_BEST, the first point of the
+      curve at that share of the best NDCG@50. With --buffer also "mean_staleness" and
+      "max_staleness" of the uploads.
     """
     costs: dict[str, Any] = {"client_round_bytes": client_bytes(simulation)}
     if simulation.config.federation.aggregation == "secure":
@@ -120,10 +141,13 @@ def summarise_costs(
     work = work_of(simulation.setup)
     up, down = work.bytes_up, work.bytes_down
     took_part = np.zeros(simulation.dataset.num_users, np.int64)
+    staleness: list[np.ndarray] = []
     ledger, end = np.zeros((rounds + 1, 6)), np.zeros(rounds + 1)
     for number in range(rounds):
         schedule = simulation.participation.round(seed, number)
         took_part[schedule.sampled[schedule.responded]] += 1
+        if schedule.staleness is not None:
+            staleness.append(schedule.staleness[schedule.responded])
         ledger[number + 1] = _entry(schedule, up)
         end[number + 1] = schedule.end_s
     total = np.cumsum(ledger, axis=0)
@@ -135,12 +159,16 @@ def summarise_costs(
             "hours": end[entry["round"]] / 3600,
             "bytes": down * total[entry["round"], 0] + total[entry["round"], 2],
             "wh": wh[entry["round"]],
-            "ndcg@50": entry["valid"].get("ndcg@50"),
+            "ndcg@50": judged_by(simulation.selection).value(entry["valid"]),
         }
         for entry in evaluations
     ]
-    reached = [point["ndcg@50"] or 0.0 for point in curve]
-    first = next((p for p, v in zip(curve, reached, strict=True) if v >= 0.9 * max(reached)), None)
+    best = max((point["ndcg@50"] or 0.0 for point in curve), default=0.0)
+    points = [(share, first_reaching(curve, share * best)) for share in SHARES_OF_BEST if best]
+    reached = [{"share": share, **point} for share, point in points if point is not None]
+    if staleness:
+        ages = np.concatenate(staleness)
+        costs |= {"mean_staleness": float(ages.mean()), "max_staleness": int(ages.max())}
     return costs | {
         "sampled": int(sampled),
         "responded": int(responded),
@@ -154,12 +182,12 @@ def summarise_costs(
         "participation_gini": gini(took_part),
         "never_took_part": float(np.mean(took_part == 0)),
         "curve": curve,
-        "hours_to_90_percent": None if first is None else first["hours"],
+        "reached": reached,
     }
 
 
 def _entry(schedule: RoundSchedule, up: np.ndarray) -> list[float]:
-    """Asked, responded, bytes up, busy s, wasted s, and the length of one round in s."""
+    """Sampled, responded, bytes up, busy s, wasted s, and the length of one round in s."""
     responded = schedule.responded
     return [
         len(schedule.sampled),

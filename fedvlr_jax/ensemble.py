@@ -206,5 +206,7 @@ def _schedules(simulation: Simulation, seeds: Sequence[int], first: int, num_rou
         return jnp.asarray(np.stack([pad(rows) for rows in members]))
 
     sizes = [history.count.shape[0] for history in simulation.on_device.histories]
+    # With --buffer the last array is the staleness of the slices; slices without clients are 0.
+    sizes += [0] * (len(schedules[0]) - len(sizes))
     buckets = zip(*schedules, strict=True)
     return tuple(join(n, *members) for n, members in zip(sizes, buckets, strict=True))

@@ -83,6 +83,8 @@ class ServerState(NamedTuple):
       optimizer: optax state over `shared`.
       uplink: the state of the aggregator's uplink transform; () where it has none.
       attack: the state of the hostile clients; () without them. The server never reads it.
+      versions: with --buffer, the last broadcasts of the server, {"shared", "uplink"} of leaves
+        [S, ...]; version v is at v mod S. () without.
     """
 
     round: jax.Array
@@ -91,6 +93,7 @@ class ServerState(NamedTuple):
     optimizer: PyTree
     uplink: PyTree = ()
     attack: PyTree = ()
+    versions: PyTree = ()
 
 
 class RoundMetrics(NamedTuple):

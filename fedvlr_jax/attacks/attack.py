@@ -1,10 +1,10 @@
-"""What an attack is, and what hostile clients can see.
+"""An attack, and what hostile clients can see.
 
-The hostile clients are the last of the population. They are asked like any other, train on a
-history of their own, and keep private rows of their own. In each round those of them that the
-server asks share what they trained and the broadcast, and replace their uploads. What they
-remember from round to round is `ServerState.attack`: it stands there because checkpoints hold
-that state, not because the server reads it.
+The hostile clients are the last of the population. The server samples them like any other. They
+train on a history of their own, and keep private rows of their own. In each round the hostile
+clients that respond share their trained uploads and the broadcast, and replace their uploads. Their
+memory from round to round is `ServerState.attack`, because checkpoints hold that state. The server
+does not read it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedvlr_jax.uplink.uploads import Upload, Uploads
 
 
 class Seen(NamedTuple):
-    """What the hostile clients of one cohort know.
+    """The knowledge of the hostile clients of one cohort.
 
     Attributes:
       views: [I, G, d], as broadcast. round: int32 [].
@@ -43,16 +43,16 @@ class Seen(NamedTuple):
         return weight / jnp.maximum(jnp.sum(weight), 1.0)
 
     def own_norm(self) -> jax.Array:
-        """[]: the mean L2 norm of what the hostile clients trained."""
+        """[]: the mean L2 norm of the uploads that the hostile clients trained."""
         return jnp.sum(self.weight * self.uploads.norms())
 
     def own_mean(self) -> Upload:
-        """The mean of what the hostile clients trained."""
+        """The mean of the uploads that the hostile clients trained."""
         return self.uploads.total(self.weight)
 
 
 class Forged(NamedTuple):
-    """What the hostile clients send: keep times what each trained, plus one common upload.
+    """The uploads of the hostile clients: keep times the trained one, plus one common upload.
 
     Attributes:
       keep: []. common: an `Upload`, or None for nothing.
@@ -87,8 +87,8 @@ class Attack(NamedTuple):
     ) -> tuple[Uploads, PyTree]:
         """The cohort's uploads after the attack, and the memory.
 
-        Uploads of honest clients keep their values. Without a hostile client in the cohort,
-        nobody remembers the round.
+        Uploads of honest clients keep their values. Without a hostile client in the cohort the
+        memory stays as it is.
 
         Args:
           client: int32 [K], the clients' numbers. responded: bool [K], who responded.
@@ -100,7 +100,7 @@ class Attack(NamedTuple):
         memory = jax.tree.map(lambda new, old: jnp.where(any_hostile, new, old), after, memory)
         if common is None:
             return uploads.scaled(jnp.where(hostile, keep, 1.0)), memory
-        # Without a hostile client there may be nothing to divide by.
+        # Without a hostile client the forged upload may be NaN.
         clean = lambda leaf: jnp.where(any_hostile, leaf, jnp.zeros_like(leaf))
         return AlteredUploads(
             honest=uploads,
@@ -129,7 +129,8 @@ def at_rows(shape: tuple[int, ...], rows: jax.Array, values: jax.Array) -> jax.A
     return jnp.zeros(shape, values.dtype).at[rows].set(values.reshape(-1, views, width))
 
 
-def on_views(views: jax.Array, seen: Seen) -> Upload:
-    """An upload of these views that leaves the shared head alone."""
+def forged(seen: Seen, views: jax.Array, strength: float) -> Forged:
+    """All hostile clients send one upload of `views` [I, G, d], scaled to the length of `strength`
+    honest uploads. The shared head gets zeros."""
     head = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), seen.uploads.head)
-    return Upload(views, head)
+    return Forged(0.0, of_length(Upload(views, head), strength * seen.own_norm()))

@@ -1,4 +1,4 @@
-"""Attacks that need no target: they turn what hostile clients trained against the federation."""
+"""Attacks without a target: they forge uploads from those that the hostile clients trained."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
-from fedvlr_jax.attacks.attack import Attack, Forged, Seen, no_memory, of_length
+from fedvlr_jax.attacks.attack import Attack, Forged, Seen, forged, no_memory
 from fedvlr_jax.types import PyTree
 from fedvlr_jax.uplink.uploads import Upload
 
 
 def scaled(factor: float, first: int) -> Attack:
-    """Each hostile client sends `factor` times what it trained.
+    """Each hostile client sends `factor` times the upload that it trained.
 
     Below 0 this is the sign flip. Above 1 it is the scaling of Bagdasaryan et al. 2020, for
     clients whose history holds the targets. With NaN the uploads are not finite.
@@ -22,7 +22,7 @@ def scaled(factor: float, first: int) -> Attack:
 
 
 def own_moments(seen: Seen) -> tuple[Upload, Upload]:
-    """Mean and standard deviation, coordinate by coordinate, of what hostile clients trained."""
+    """Coordinate-wise mean and standard deviation of the uploads that hostile clients trained."""
     mean = seen.own_mean()
     second = seen.uploads.coordinatewise(lambda values: seen.weight @ jnp.square(values))
     deviation = lambda square, m: jnp.sqrt(jnp.maximum(square - jnp.square(m), 0.0))
@@ -73,10 +73,10 @@ def ua_fedrec(deviations: float, first: int) -> Attack:
 
 
 def spattack(strength: float, rows: int, first: int) -> Attack:
-    """Spattack (Chen et al. 2024): the opposite of the mean, on the `rows` items whose mean row is
-    shortest alone, as long as `strength` honest uploads.
+    """Spattack (Chen et al. 2024): the negative mean on the `rows` items with the shortest mean
+    rows, and zeros elsewhere, as long as `strength` honest uploads.
 
-    Few honest clients move those rows, so that hostile ones are many among those that do.
+    Few honest clients move those rows, so the hostile ones are a large share of those that do.
     """
 
     def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
@@ -85,8 +85,7 @@ def spattack(strength: float, rows: int, first: int) -> Attack:
         length = jnp.sum(jnp.square(mean.views.reshape(items, -1)), axis=1)
         _, chosen = jax.lax.top_k(-length, min(rows, items))
         mask = jnp.zeros(items, mean.views.dtype).at[chosen].set(-1.0)
-        common = Upload(mask[:, None, None] * mean.views, jax.tree.map(jnp.zeros_like, mean.head))
-        return Forged(0.0, of_length(common, strength * seen.own_norm())), memory
+        return forged(seen, mask[:, None, None] * mean.views, strength), memory
 
     return Attack(no_memory, forge, first)
 
@@ -94,10 +93,10 @@ def spattack(strength: float, rows: int, first: int) -> Attack:
 def cluster(strength: float, clusters: int, first: int) -> Attack:
     """ClusterAttack (Yu et al. 2023): makes the items of each cluster equal.
 
-    The gradient of the sum of squared distances of the item vectors to the centre of their
-    cluster, so that rankings within a cluster are lost. As long as `strength` honest uploads.
-    *choice*: the centres are found from drawn items by five steps of k-means in each round; the
-    published attack adapts their number.
+    The upload is the gradient of the sum of squared distances of the item vectors to the centre of
+    their cluster, which destroys the ranking within a cluster. It is as long as `strength` honest
+    uploads. *choice*: the centres are found from drawn items by five steps of k-means in each
+    round; the published attack adapts their number.
     """
 
     def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
@@ -111,9 +110,7 @@ def cluster(strength: float, clusters: int, first: int) -> Attack:
             size = jnp.maximum(jnp.sum(member, axis=0), 1.0)
             centres = (member.T @ vectors) / size[:, None]
         away = vectors - nearest(vectors, centres) @ centres
-        head = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), seen.uploads.head)
-        common = Upload(away.reshape(seen.views.shape), head)
-        return Forged(0.0, of_length(common, strength * seen.own_norm())), memory
+        return forged(seen, away.reshape(seen.views.shape), strength), memory
 
     return Attack(no_memory, forge, first)
 

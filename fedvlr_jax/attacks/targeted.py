@@ -1,8 +1,8 @@
-"""Attacks that push target items up the lists of the honest users.
+"""Attacks that raise the ranks of target items in the lists of the honest users.
 
-Each forges the gradient of a loss of its own by the item vectors as broadcast, x_i [G * d], and
-sends it as long as `strength` honest uploads. The users that it imagines are query vectors q, so
-that a score is <q, x_i>; heads that are not linear are attacked through their item vectors alone.
+Each attack sends the gradient of its own loss by the broadcast item vectors x_i [G * d], scaled to
+the length of `strength` honest uploads. It models users as query vectors q, so a score is <q, x_i>.
+Nonlinear heads are attacked through the item vectors only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.attacks.attack import Attack, Forged, Seen, at_rows, no_memory, of_length, on_views
+from fedvlr_jax.attacks.attack import Attack, Forged, Seen, at_rows, forged, no_memory
 from fedvlr_jax.settings import key_of
 from fedvlr_jax.types import PyTree
 
@@ -23,10 +23,9 @@ MOST_ROWS = 60
 LIST_LENGTH = 10
 
 
-def _forged(seen: Seen, rows: jax.Array, gradient: jax.Array, strength: float) -> Forged:
+def _forged_rows(seen: Seen, rows: jax.Array, gradient: jax.Array, strength: float) -> Forged:
     """The gradient [R, G * d] at some rows, as long as `strength` honest uploads."""
-    views = at_rows(seen.views.shape, rows, gradient)
-    return Forged(0.0, of_length(on_views(views, seen), strength * seen.own_norm()))
+    return forged(seen, at_rows(seen.views.shape, rows, gradient), strength)
 
 
 def _flat(views: jax.Array) -> jax.Array:
@@ -43,14 +42,14 @@ def imagined(targets: np.ndarray, strength: float, first: int, *, hard: bool) ->
     """A-ra, or A-hum where `hard` (Rong et al. 2022, "Poisoning deep learning based recommender
     model in federated learning scenarios").
 
-    Ten users are drawn from N(0, 0.01^2) once; the targets are made to please them. A-hum first
-    makes the users dislike the targets, by 30 gradient steps.
+    Ten users are drawn from N(0, 0.01^2) once; the gradient raises their scores of the targets.
+    A-hum first lowers these scores by 30 gradient steps on the users.
     """
     rows = jnp.asarray(targets, jnp.int32)
 
     def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
         wanted = _flat(seen.views)[rows]
-        # Of no round: the same users throughout.
+        # The key does not depend on the round: the users stay the same.
         queries = 0.01 * jax.random.normal(
             key_of(7), (IMAGINED_USERS, wanted.shape[1]), wanted.dtype
         )
@@ -60,7 +59,7 @@ def imagined(targets: np.ndarray, strength: float, first: int, *, hard: bool) ->
                 return queries - jax.nn.sigmoid(queries @ wanted.T) @ wanted
 
             queries = jax.lax.fori_loop(0, HARD_STEPS, dislike, queries)
-        return _forged(seen, rows, liked_gradient(queries, wanted), strength), memory
+        return _forged_rows(seen, rows, liked_gradient(queries, wanted), strength), memory
 
     return Attack(no_memory, forge, first)
 
@@ -113,7 +112,7 @@ def fedrec(public: np.ndarray, targets: np.ndarray, strength: float, first: int)
         gradient = gradient.at[items[:, -1]].add(last)
         length = jnp.sum(jnp.square(gradient), axis=1).at[rows].set(jnp.inf)
         _, chosen = jax.lax.top_k(length, min(MOST_ROWS, len(length)))
-        return _forged(seen, chosen, gradient[chosen], strength), memory
+        return _forged_rows(seen, chosen, gradient[chosen], strength), memory
 
     return Attack(no_memory, forge, first)
 
@@ -152,7 +151,7 @@ def pieck(
         moved = memory["moved"] + jnp.where(known, change, 0.0)
         _, popular = jax.lax.top_k(moved.at[rows].set(-1.0), POPULAR_ITEMS)
         gradient = loss_gradient(vectors[rows], vectors[popular])
-        keep, common = _forged(seen, rows, gradient, strength)
+        keep, common = _forged_rows(seen, rows, gradient, strength)
         assert common is not None
         common = jax.tree.map(lambda leaf: jnp.where(known, leaf, 0.0), common)
         keep = jnp.where(known, keep, 1.0)
@@ -174,5 +173,5 @@ def popularity_enhancement(targets: jax.Array, popular: jax.Array) -> jax.Array:
 
 
 def user_approximation(targets: jax.Array, popular: jax.Array) -> jax.Array:
-    """PIECK-UEA: popular items stand for users, whom the targets are made to please."""
+    """PIECK-UEA: popular items stand for users; the gradient raises their scores of the targets."""
     return liked_gradient(popular, targets)

@@ -15,7 +15,7 @@ import fedvlr_jax
 COMMANDS = (
     *("train", "evaluate", "inspect", "sweep", "search", "validate", "prepare", "features"),
     *("ablation", "table2", "table3", "centralized", "heterogeneity", "convergence", "ceiling"),
-    *("privacy", "audit", "robustness", "results"),
+    *("privacy", "audit", "robustness", "fleet", "results"),
 )
 
 

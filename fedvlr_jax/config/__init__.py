@@ -77,6 +77,7 @@ class Config:
             object.__setattr__(self, "federation", chosen)
         self._check_hostile()
         self._check_secure()
+        self._check_buffer()
         if self.fleet.has_clock and self.federation.sampling == "poisson":
             raise InputError(
                 "--sampling=poisson: the simulated clock chooses the clients; give --sampling=fixed"
@@ -135,14 +136,18 @@ class Config:
         """Refuses more hostile clients than the rule withstands, and options that forged or
         compressed uploads do not support."""
         rule, share = self.federation.aggregation, self.attack.hostile_share
-        if self.fleet.upload_rank and rule not in SUMS:
+        smaller = self.fleet.compression
+        if smaller and rule not in SUMS:
             raise InputError(
-                f"--upload_rank={self.fleet.upload_rank}: --aggregation={rule} does not commute "
-                f"with the projection; use one of {', '.join(SUMS)}"
+                f"{smaller}: --aggregation={rule} does not commute with the compression; use one "
+                f"of {', '.join(SUMS)}"
             )
-        if self.fleet.upload_rank and self.attack.attack != "none":
+        if smaller and self.attack.attack != "none":
+            raise InputError(f"{smaller}: forged uploads are not compressed; give 0")
+        if self.privacy.noise_multiplier and (self.fleet.upload_bits or self.fleet.upload_rows):
             raise InputError(
-                f"--upload_rank={self.fleet.upload_rank}: forged uploads are not compressed; give 0"
+                f"{smaller}: the simulator draws the clients' noise for their sum, which is not "
+                "compressed; give --noise_multiplier=0"
             )
         share /= 1 + share
         most = {"bulyan": 0.25, "norm_bound": 1.0}.get(rule, 1.0 if rule in SUMS else 0.5)
@@ -153,6 +158,32 @@ class Config:
                 f"below {most / (1 - most):.2g}"
             )
 
+    def _check_buffer(self) -> None:
+        """Refuses options that asynchronous rounds do not support."""
+        if not self.fleet.buffer:
+            return
+        federation, privacy = self.federation, self.privacy
+        flag = f"--buffer={self.fleet.buffer}"
+        if not federation.cohort:
+            raise InputError(f"{flag}: needs --cohort, the clients that train at a time")
+        if self.run.store != "device":
+            raise InputError(f"{flag}: works with --store=device, not --store={self.run.store}")
+        if federation.aggregation not in SUMS:
+            raise InputError(
+                f"{flag}: the server sums uploads of several versions, but --aggregation="
+                f"{federation.aggregation} does not sum; use one of {', '.join(SUMS)}"
+            )
+        if self.attack.attack != "none":
+            raise InputError(
+                f"{flag}: the attacks are defined for synchronous rounds; give --attack=none or "
+                "--buffer=0"
+            )
+        if privacy.privacy != "none" or privacy.noise_multiplier:
+            raise InputError(
+                f"{flag}: stale uploads have no privacy statement and no noise; give "
+                "--privacy=none --noise_multiplier=0"
+            )
+
     def _check_private(self) -> None:
         """Refuses combinations with --privacy whose rounds have no bounded sensitivity."""
         privacy, federation = self.privacy, self.federation
@@ -161,10 +192,9 @@ class Config:
                 f"--privacy={privacy.privacy}: --attack={self.attack.attack} forges uploads after "
                 "clipping, so no bound holds; give only one of the two"
             )
-        if self.fleet.upload_rank:
+        if smaller := self.fleet.compression:
             raise InputError(
-                f"--privacy={privacy.privacy}: the ledger cannot account for "
-                f"--upload_rank={self.fleet.upload_rank}; give 0"
+                f"--privacy={privacy.privacy}: the ledger cannot account for {smaller}; give 0"
             )
         if self.fleet.has_clock:
             raise InputError(

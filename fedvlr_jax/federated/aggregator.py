@@ -23,6 +23,7 @@ from fedvlr_jax.reduce.registry import RuleOptions
 from fedvlr_jax.reduce.robust import finite_only
 from fedvlr_jax.types import Rates
 from fedvlr_jax.uplink import (
+    Compression,
     Needs,
     Noise,
     UplinkTransform,
@@ -46,6 +47,7 @@ class Aggregator(NamedTuple):
       server: rates -> the optimizer of the server's state.
       attack: replaces the uploads of hostile clients, after `uplink`; None without hostile
         clients.
+      compress: compresses each upload, after `uplink`; None: uploads are whole.
     """
 
     uplink: UplinkTransform
@@ -53,11 +55,13 @@ class Aggregator(NamedTuple):
     noise: Noise
     server: Callable[[Rates], optax.GradientTransformation]
     attack: Attack | None = None
+    compress: Compression | None = None
 
     @property
     def needs(self) -> Needs:
         """The form of the uploads that a plan must give."""
-        return max(self.uplink.needs, self.reduce.needs)
+        compressed = Needs.SUM if self.compress is None else Needs.WHOLE
+        return max(self.uplink.needs, self.reduce.needs, compressed)
 
     def attacked(self, attack: Attack) -> Aggregator:
         """The same with hostile clients. The server then discards uploads that are not finite."""
@@ -85,7 +89,9 @@ def make_aggregator(config: Config, num_users: int) -> Aggregator:
         noise = client_noise(privacy.noise_multiplier)
     if config.fleet.upload_rank:
         noise = low_rank(config.fleet.upload_rank, noise)
+    bits, rows = config.fleet.upload_bits, config.fleet.upload_rows
     return Aggregator(
+        compress=Compression(bits, rows) if bits or rows else None,
         uplink=uplink,
         reduce=REDUCTIONS[federation.aggregation](options),
         noise=noise,

@@ -28,8 +28,8 @@ class Model:
     it, the second term learns the likeness to other items (as in FISM, Kabbur et al. 2013, and by
     the zero diagonal of EASE). For an item outside O it is c <v_i, h>, h the mean of O.
 
-    A client's private rows are {"head": ..., "router": ...} and, where the backbone keeps
-    item rows, "items": [I, d].
+    A client's private rows are {"head": ..., "router": ...}; "items": [I, d] where the backbone
+    keeps item rows; and "residual": [I, G, d] where `keeps_residual`, which training does not see.
     """
 
     backbone: Backbone
@@ -38,6 +38,7 @@ class Model:
     width: int
     init_scale: float
     history_weight: float
+    keeps_residual: bool = False
 
     @property
     def has_private_vector(self) -> bool:
@@ -63,6 +64,9 @@ class Model:
         }
         if self.backbone.item_rows:
             private["items"] = jnp.zeros((self.num_items, self.width))
+        if self.keeps_residual:
+            shape = self.num_items, len(self.fusion.names), self.width
+            private["residual"] = jnp.zeros(shape)
         return private
 
 
@@ -103,4 +107,5 @@ def make_model(
         width=model.width,
         init_scale=model.init_scale,
         history_weight=model.history_weight,
+        keeps_residual=config.fleet.upload_rows > 0,
     )

@@ -66,7 +66,7 @@ PLANS = {
 
 NEEDED = {
     Needs.NORMS: "each upload by itself (--clip_norm, --aggregation=secure)",
-    Needs.WHOLE: "all uploads at once (--aggregation)",
+    Needs.WHOLE: "whole uploads (--aggregation, --upload_bits, --upload_rows)",
 }
 
 
@@ -109,6 +109,9 @@ def client_bytes(task: Task, plan: str, history_length: int) -> int:
     config, num_views = task.config.federation, len(task.model.fusion.names)
     # Its rows before the round, after it, and their gradient.
     rows = 3 * trees.num_bytes(shapes_of(task.model.init_private, key_of(0)))
+    if task.aggregator.compress is not None:
+        # Its upload as an array, with its residual, before and after compression.
+        rows += 4 * 4 * task.model.num_items * num_views * task.model.width
     if plan == "dense":
         return 4 * (config.local_epochs + 6) * task.model.num_items + rows
     if plan == "catalogue":

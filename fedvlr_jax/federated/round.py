@@ -80,6 +80,7 @@ def open_round(
 def make_train(task: Task, plan: str) -> TrainCohort:
     """The local epochs of all clients of a chunk, and the uplink's weights on their uploads."""
     update, (uplink, reduce, *_) = PLANS[plan].make_update(task), task.aggregator
+    compress = task.aggregator.compress
 
     def train(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
@@ -89,20 +90,27 @@ def make_train(task: Task, plan: str) -> TrainCohort:
             # A factor that does not depend on a norm joins the weight, so any plan can apply it.
             factor, clipped = uplink.weigh(None, cohort, broadcast.uplink)
             alpha = factor * alpha
+        private = dict(private)
+        residual = private.pop("residual", None)
         result = update(broadcast, cohort, alpha, private, key)
-        uploads = result.uploads
+        trained, uploads = result.private, result.uploads
         if isinstance(uploads, Uploads):
             if not known:
                 factor, clipped = uplink.weigh(uploads.norms(), cohort, broadcast.uplink)
             if not known or reduce.combine is not None:
                 uploads = uploads.scaled(factor)
+            if compress is not None:
+                client = jnp.asarray(cohort.histories.client)
+                uploads, residual = compress.sent(key, client, uploads, residual)
             if reduce.encode is not None:
                 client, own = cohort.histories.client, jax.random.fold_in(key, RING_NOISE)
                 uploads, clamped = reduce.encode(uploads, alpha, client, own)
                 clipped |= clamped
             elif reduce.combine is None:
                 uploads = uploads.total(alpha)
-        return Trained(result.private, uploads, result.loss, clipped, result.bad_leaf)
+        if residual is not None:
+            trained = {**trained, "residual": residual}
+        return Trained(trained, uploads, result.loss, clipped, result.bad_leaf)
 
     return lambda broadcast, *rest: compiled_alone(broadcast.round >= 0, train, broadcast, *rest)
 
@@ -138,7 +146,7 @@ def close_round(
     Returns:
       The server's state after the round, and the round's metrics.
     """
-    uplink, reduce, noise, make_optimizer, attack = task.aggregator
+    uplink, reduce, noise, make_optimizer, attack, _ = task.aggregator
     memory = server.attack
     if attack is not None:
         key = stream(server.key, ATTACK, server.round)

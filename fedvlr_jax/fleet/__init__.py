@@ -1,8 +1,9 @@
 """Clients as devices: when they are available, how fast they are, and what a round costs."""
 
 from fedvlr_jax.fleet.availability import Availability, always, diurnal, from_trace, uniform
+from fedvlr_jax.fleet.clocks import make_participation
 from fedvlr_jax.fleet.hardware import Hardware, make_hardware
-from fedvlr_jax.fleet.participation import Participation, RoundSchedule, make_participation
+from fedvlr_jax.fleet.participation import Participation, RoundSchedule
 from fedvlr_jax.fleet.transfer import SCHEMES, round_bytes
 
 __all__ = [

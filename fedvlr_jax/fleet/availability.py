@@ -1,7 +1,6 @@
-"""When clients are available: always, at random, by day and night, or as a trace says.
+"""When clients are available: always, at random, by day and night, or as in a trace.
 
-An availability answers one question: until when each of some clients is available, at a
-simulated time. It is a function of (seed, client, time), so that a run resumes anywhere.
+An availability is a function of (seed, client, time), so that a run can resume at any round.
 """
 
 from __future__ import annotations
@@ -22,12 +21,13 @@ DAY_S, HOUR_S = 86400.0, 3600.0
 
 
 class Availability(NamedTuple):
-    """Who is available, and for how long.
+    """Which clients are available, and for how long.
 
     Attributes:
       until: (seed, clients int64 [K], time in s) -> float64 [K]: the time at which the client's
         session ends; at most `time` where it is not available.
-      share: about which share of the clients is available at a time, to draw enough candidates.
+      share: the approximate share of the clients that is available at a time. It sets how many
+        candidates are drawn.
     """
 
     until: Callable[[int, np.ndarray, float], np.ndarray]
@@ -35,12 +35,12 @@ class Availability(NamedTuple):
 
 
 def always() -> Availability:
-    """Every client, without end."""
+    """Every client is available at any time."""
     return Availability(lambda seed, clients, time: np.full(len(clients), np.inf), 1.0)
 
 
 def uniform(share: float) -> Availability:
-    """Each client with probability `share`, drawn anew for each simulated second."""
+    """Each client is available with probability `share`, drawn for each simulated second."""
 
     def until(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
         drawn = draws.draw(seed, draws.CHECK_IN, clients, int(time))
@@ -53,9 +53,9 @@ def uniform(share: float) -> Availability:
 NEVER_ELIGIBLE = 0.296
 SHARE_OF_TIME = (0.55, 5.18)
 SESSIONS_A_DAY = (0.5, 3.0, 9.9)
-# Of the logarithm of a session's length within one client, and the correlation of share of time
-# and sessions a day: with these the pooled lengths have the published median of 2.3 minutes, mean
-# of 32 and sigma of the logarithm of 2.6.
+# The sigma of the logarithm of a session's length within one client, and the correlation of the
+# share of time and the sessions a day. They give the pooled lengths the published median of 2.3
+# minutes, mean of 32 and sigma of the logarithm of 2.6.
 LENGTH_SIGMA, SHARE_SESSIONS_CORRELATION = 1.88, 0.3
 LONGEST_SESSION_S = DAY_S
 # The weight of an hour: its largest and smallest, and when.
@@ -63,11 +63,11 @@ PEAK, LOW = (4.0, 1.46), (13.0, 0.69)
 
 
 class Habits(NamedTuple):
-    """What a client does on average; [K] each.
+    """The habits of some clients; [K] each.
 
     Attributes:
       share: of the time that it is available; 0 for clients that never are.
-      arrivals: sessions that begin in a day; some overlap, and are then one.
+      arrivals: sessions that begin in a day; sessions that overlap count as one.
       log_length: the mean of the logarithm of a session's length in s.
     """
 
@@ -77,9 +77,9 @@ class Habits(NamedTuple):
 
 
 def hour_weights(hours: np.ndarray) -> np.ndarray:
-    """How much more likely a session begins at an hour in [0, 24) than on average.
+    """The relative rate of sessions that begin at an hour in [0, 24); its mean is 1.
 
-    Between the peak and the low it follows a cosine, raised to the power that makes the mean 1.
+    Between the peak and the low it is a cosine, raised to the power that makes the mean 1.
     """
     down = (hours - PEAK[0]) % 24
     falling = LOW[0] - PEAK[0]
@@ -90,7 +90,7 @@ def hour_weights(hours: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _start_table() -> tuple[np.ndarray, np.ndarray]:
-    """(probability, hour) at which a session has begun by then."""
+    """(probability, hour): the distribution of the hour at which a session begins."""
     hours = np.linspace(0, 24, 961)
     middle = hour_weights((hours[1:] + hours[:-1]) / 2)
     return np.append(0, np.cumsum(middle) / middle.sum()), hours
@@ -130,7 +130,7 @@ def habits(seed: int, clients: np.ndarray) -> Habits:
     spread = np.where(score < 0, middle - low, high - middle) / special.ndtri(0.9)
     sessions = np.exp(middle + spread * score)
     load = -np.log1p(-share)
-    # Sessions of more than a day would be needed else.
+    # With fewer sessions they would have to last more than a day.
     arrivals = np.maximum(sessions / (1 - share), load * DAY_S / (0.8 * LONGEST_SESSION_S))
     arrivals = np.minimum(arrivals, 200.0)
     log_length = np.interp(np.log(load * DAY_S / arrivals + 1e-24), *_length_table())

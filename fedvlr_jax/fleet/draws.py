@@ -1,7 +1,6 @@
 """Random numbers that are functions of (seed, purpose, client, ...), in NumPy, for many clients.
 
-A counter-based generator: nothing is advanced, so a draw does not depend on which clients were
-asked before, nor in which order.
+The generator is counter-based and has no state, so a draw does not depend on earlier draws.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The simulated clock: who is sampled in each round, who reports in time, and when it ends.
+"""The simulated clock: which clients a round samples, which report in time, and when it ends.
 
-The timeline does not depend on what is learnt. It is a function of (seed, round), so a run that
-goes on, another store and another number of devices have the same one.
+The timeline does not depend on what the clients learn. It is a function of (seed, round), so a run
+that continues, every store and every number of devices have the same one.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fedvlr_jax.config import Config
-from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.fleet.availability import Availability, always, diurnal, from_trace, uniform
-from fedvlr_jax.fleet.hardware import Hardware, make_hardware
+from fedvlr_jax.fleet.availability import Availability
+from fedvlr_jax.fleet.hardware import Hardware
 
-# Where no client is available, the server asks again after so long.
-RETRY_S = 300.0
+# Where no client is available, the server asks again after so long, for so long at most.
+RETRY_S, LONGEST_WAIT_S = 300.0, 86400.0
 # So many rounds without a report, one after the other, end the run.
 MOST_EMPTY_ROUNDS = 3
 
@@ -31,6 +29,8 @@ class RoundSchedule(NamedTuple):
       responded: bool [K], whether the server has the client's upload when the round ends.
       busy_s: float64 [K], how long the client worked for the round.
       start_s, end_s: of the round.
+      staleness: int64 [K], server steps between the broadcast that the client trained on and the
+        step that takes its upload; None where every client has the newest broadcast.
     """
 
     sampled: np.ndarray
@@ -38,13 +38,15 @@ class RoundSchedule(NamedTuple):
     busy_s: np.ndarray
     start_s: float
     end_s: float
+    staleness: np.ndarray | None = None
 
 
 class Participation(Protocol):
-    """Who takes part in each round. `make_simulation` takes one that was made elsewhere.
+    """Which clients take part in each round. `make_simulation` takes one of your own.
 
     Attributes:
-      expected: about how many clients report in a round; rows for so many are kept.
+      expected: the approximate number of clients that report in a round. It sets the size of the
+        compiled round.
     """
 
     expected: int
@@ -55,7 +57,7 @@ class Participation(Protocol):
 
 
 class Work(NamedTuple):
-    """What a round asks of each client: bytes down and up, and rows of its loss [N]."""
+    """The work of each client in a round: bytes down and up, and rows of its loss [N]."""
 
     bytes_down: float
     bytes_up: np.ndarray
@@ -66,7 +68,8 @@ class Rules(NamedTuple):
     """How the server runs a round.
 
     Attributes:
-      cohort: uploads that end a round; 0: every available client is sampled, and none is late.
+      cohort: uploads that end a round; 0: the server samples every available client and waits
+        for all.
       over_selection: clients sampled, per upload that is wanted; at least 1.
       deadline_s: the longest round; 0: no deadline.
       pause_s: between the end of a round and the start of the next.
@@ -79,7 +82,7 @@ class Rules(NamedTuple):
 
 
 class SimulatedParticipation:
-    """Rounds one after the other."""
+    """Rounds one after the other. A round begins when a client is available."""
 
     def __init__(
         self,
@@ -95,7 +98,7 @@ class SimulatedParticipation:
         self._hardware = hardware
         self._work = work
         self._rules = rules
-        # Of each seed: the end of each round that is known, and whether it was empty.
+        # {seed: (end of the round, whether it was empty) of each round simulated so far}.
         self._ends: dict[int, list[tuple[float, bool]]] = {}
         self._last: dict[int, tuple[int, RoundSchedule]] = {}
 
@@ -130,10 +133,13 @@ class SimulatedParticipation:
         )
 
     def _simulate(self, seed: int, number: int, start: float) -> RoundSchedule:
+        began = start
         sampled, until = self._ask(seed, number, start)
-        if not len(sampled):
-            nobody = np.zeros(0, bool)
-            return RoundSchedule(sampled, nobody, np.zeros(0), start, start + RETRY_S)
+        while not len(sampled):
+            start += RETRY_S
+            if start - began > LONGEST_WAIT_S:
+                raise no_client(f"round {number}", began)
+            sampled, until = self._ask(seed, number, start)
         finish = start + self.duration_s(seed, sampled, number)
         deadline = start + self._rules.deadline_s if self._rules.deadline_s else np.inf
         done = (finish <= until) & (finish <= deadline)
@@ -153,75 +159,75 @@ class SimulatedParticipation:
         return RoundSchedule(sampled, responded, busy, start, end)
 
     def duration_s(self, seed: int, clients: np.ndarray, number: int) -> np.ndarray:
-        """[K]: seconds from the broadcast to the upload's arrival."""
-        down, up = self._hardware.bytes_a_second(seed, clients, number)
-        compute = self._work.rows[clients] * self._hardware.sample_s(seed, clients)
-        return self._work.bytes_down / down + compute + self._work.bytes_up[clients] / up
+        """[K]: seconds from the broadcast to the arrival of the upload."""
+        return duration_s(self._hardware, self._work, seed, clients, number)
 
     def _ask(self, seed: int, number: int, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """(clients that are available and sampled, ascending; until when each is available).
-
-        Candidates are drawn without replacement, and the first that are available are sampled: a
-        uniform draw among the available, without a look at everyone.
-        """
+        """(clients that are available and sampled, ascending; until when each is available)."""
         rules, total = self._rules, self.num_clients
         wanted = math.ceil(rules.cohort * rules.over_selection) if rules.cohort else total
-        wanted = min(wanted, total)
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, number, 1))))
-        tested = np.zeros(0, np.int64)
-        found, ends, missing = [], [], wanted
-        while missing > 0 and len(tested) < total:
-            size = int(1.2 * missing / self._availability.share) + 64
-            if len(tested) + size >= total / 2:
-                candidates = generator.permutation(total)
-            else:
-                candidates = generator.choice(total, size, replace=False)
-            if len(tested):
-                candidates = candidates[~np.isin(candidates, tested)]
-            until = self._availability.until(seed, candidates, time)
-            here = np.flatnonzero(until > time)[:missing]
-            found.append(candidates[here])
-            ends.append(until[here])
-            missing -= len(here)
-            tested = np.concatenate([tested, candidates])
-        sampled, until = np.concatenate(found), np.concatenate(ends)
-        order = np.argsort(sampled)
-        return sampled[order], until[order]
+        return available_clients(self._availability, total, wanted, seed, number, time)
 
 
-def make_participation(config: Config, dataset: Dataset, work: Work) -> Participation | None:
-    """What the flags say; None without a clock: the compiled round draws who takes part itself.
-
-    Raises:
-      InputError: flags that do not go together, or a trace that cannot be used.
-    """
-    fleet, federation = config.fleet, config.federation
-    if not fleet.has_clock:
-        return None
-    if federation.client_dropout:
-        raise InputError(
-            f"--client_dropout={federation.client_dropout}: with a simulated clock clients drop "
-            "out when their session ends; give --client_dropout=0"
-        )
-    if fleet.over_selection > 1 and not federation.cohort:
-        raise InputError(
-            f"--over_selection={fleet.over_selection}: needs --cohort, the uploads that end a round"
-        )
-    if fleet.over_selection * federation.cohort > dataset.num_users:
-        raise InputError(
-            f"--over_selection={fleet.over_selection}: asks for more than the "
-            f"{dataset.num_users} clients; lower it or --cohort"
-        )
-    kinds = {
-        "always": always,
-        "uniform": lambda: uniform(fleet.available_share),
-        "diurnal": diurnal,
-        "trace": lambda: from_trace(fleet.trace, dataset.num_users),
-    }
-    return SimulatedParticipation(
-        dataset.num_users,
-        kinds[fleet.participation](),
-        make_hardware(dataset.train.counts, fleet.speed_activity_correlation),
-        work,
-        Rules(federation.cohort, fleet.over_selection, fleet.deadline_s, fleet.pause_s),
+def no_client(step: str, began: float) -> InputError:
+    """What a run says that waited too long, since `began` in s, for a client in `step`."""
+    return InputError(
+        f"--participation: no further client was available for {step} within a day after "
+        f"{began / 3600:.1f} simulated hours; give another --participation or --trace, or a "
+        "smaller --buffer"
     )
+
+
+def available_clients(
+    availability: Availability,
+    total: int,
+    wanted: int,
+    seed: int,
+    number: int,
+    time: float,
+    excluded: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A uniform draw among the available clients, without a look at everyone.
+
+    Candidates are drawn without replacement, and the first that are available are taken.
+
+    Args:
+      total: clients of the population. wanted: the most that are returned.
+      number: of the draw; equal (seed, number, time) give equal clients.
+      excluded: clients that must not be returned; None for none.
+
+    Returns:
+      (clients int64 [at most wanted], ascending; until when each is available, in s).
+    """
+    wanted = min(wanted, total)
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, number, 1))))
+    tested = np.zeros(0, np.int64)
+    found, ends, missing = [np.zeros(0, np.int64)], [np.zeros(0)], wanted
+    while missing > 0 and len(tested) < total:
+        size = int(1.2 * missing / availability.share) + 64
+        if len(tested) + size >= total / 2:
+            candidates = generator.permutation(total)
+        else:
+            candidates = generator.choice(total, size, replace=False)
+        if len(tested):
+            candidates = candidates[~np.isin(candidates, tested)]
+        tested = np.concatenate([tested, candidates])
+        if excluded is not None and len(excluded):
+            candidates = candidates[~np.isin(candidates, excluded)]
+        until = availability.until(seed, candidates, time)
+        here = np.flatnonzero(until > time)[:missing]
+        found.append(candidates[here])
+        ends.append(until[here])
+        missing -= len(here)
+    clients, until = np.concatenate(found), np.concatenate(ends)
+    order = np.argsort(clients)
+    return clients[order], until[order]
+
+
+def duration_s(
+    hardware: Hardware, work: Work, seed: int, clients: np.ndarray, number: int
+) -> np.ndarray:
+    """[K]: seconds from the broadcast to the arrival of the upload, in the draw `number`."""
+    down, up = hardware.bytes_a_second(seed, clients, number)
+    compute = work.rows[clients] * hardware.sample_s(seed, clients)
+    return work.bytes_down / down + compute + work.bytes_up[clients] / up

@@ -1,7 +1,6 @@
-"""Bytes of one client's transfers by scheme: exact, as of the serialised arrays.
+"""Bytes of one client's transfers by scheme, equal to those of the serialised arrays.
 
-Exact row indices are the history, or hold it: only `dense` does not tell which rows a client
-touched.
+The indices of touched rows contain the history. Only `dense` hides which rows a client touched.
 """
 
 from __future__ import annotations
@@ -15,11 +14,24 @@ SCHEMES = ("dense", "sparse", "bitmask")
 
 
 class Shape(NamedTuple):
-    """What travels: views of `items` rows of `row` numbers each, and `head` numbers beside."""
+    """What travels: views of `items` rows of `row` numbers each, and `head` numbers beside.
+
+    Attributes:
+      bits: of a number of the views. 32: float32. Fewer: whole numbers of so many bits, and a
+        float32 scale for each row. The head is float32 always.
+    """
 
     items: int
     row: int
     head: int
+    bits: int = 32
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row of the views."""
+        if self.bits == 32:
+            return VALUE_BYTES * self.row
+        return VALUE_BYTES + -(-self.row * self.bits // 8)
 
 
 def round_bytes(shape: Shape, touched: np.ndarray | float, scheme: str) -> np.ndarray:
@@ -30,27 +42,50 @@ def round_bytes(shape: Shape, touched: np.ndarray | float, scheme: str) -> np.nd
     """
     touched = np.asarray(touched)
     rows = {
-        "dense": VALUE_BYTES * shape.items * shape.row + 0 * touched,
-        "sparse": touched * (VALUE_BYTES * shape.row + INDEX_BYTES),
-        "bitmask": touched * VALUE_BYTES * shape.row + -(-shape.items // 8),
+        "dense": shape.items * shape.row_bytes + 0 * touched,
+        "sparse": touched * (shape.row_bytes + INDEX_BYTES),
+        "bitmask": touched * shape.row_bytes + -(-shape.items // 8),
     }[scheme]
     return rows + VALUE_BYTES * shape.head
 
 
-def serialised(views: np.ndarray, head: np.ndarray, scheme: str) -> bytes:
+def _packed(rows: np.ndarray, bits: int) -> bytes:
+    """Rows float32 [R, C] as they are sent; with fewer bits they are of `uplink.quantised`."""
+    if bits == 32:
+        return rows.tobytes()
+    levels = 2 ** (bits - 1) - 1
+    scale = np.abs(rows).max(axis=1, initial=0).astype(np.float32)
+    number = np.round(rows / np.where(scale > 0, scale, 1)[:, None] * levels).astype(int) + levels
+    of_bits = number[:, :, None] >> np.arange(bits)[::-1] & 1
+    return scale.tobytes() + np.packbits(of_bits.reshape(len(rows), -1), axis=1).tobytes()
+
+
+def _unpacked(data: bytes, shape: Shape) -> np.ndarray:
+    """float32 [R, C] of what `_packed` made."""
+    if shape.bits == 32:
+        return np.frombuffer(data, np.float32).reshape(-1, shape.row)
+    count, levels = len(data) // shape.row_bytes, 2 ** (shape.bits - 1) - 1
+    scale = np.frombuffer(data[: VALUE_BYTES * count], np.float32)
+    packed = np.frombuffer(data[VALUE_BYTES * count :], np.uint8).reshape(count, -1)
+    of_bits = np.unpackbits(packed, axis=1, count=shape.row * shape.bits)
+    power = 1 << np.arange(shape.bits)[::-1]
+    number = of_bits.reshape(count, shape.row, shape.bits) @ power - levels
+    return (number * (scale / np.float32(levels))[:, None]).astype(np.float32)
+
+
+def serialised(views: np.ndarray, head: np.ndarray, scheme: str, bits: int = 32) -> bytes:
     """An upload as it is sent: views float32 [I, C], head float32 [H].
 
     The receiver knows the shapes.
     """
-    touched = np.flatnonzero((views != 0).any(axis=1))
+    mask = (views != 0).any(axis=1)
     if scheme == "dense":
-        body = views.tobytes()
-    elif scheme == "sparse":
-        body = touched.astype(np.uint32).tobytes() + views[touched].tobytes()
+        return _packed(views, bits) + head.tobytes()
+    if scheme == "sparse":
+        where = np.flatnonzero(mask).astype(np.uint32).tobytes()
     else:
-        mask = np.packbits((views != 0).any(axis=1))
-        body = mask.tobytes() + views[touched].tobytes()
-    return body + head.tobytes()
+        where = np.packbits(mask).tobytes()
+    return where + _packed(views[mask], bits) + head.tobytes()
 
 
 def parsed(data: bytes, shape: Shape, scheme: str) -> tuple[np.ndarray, np.ndarray]:
@@ -59,15 +94,15 @@ def parsed(data: bytes, shape: Shape, scheme: str) -> tuple[np.ndarray, np.ndarr
     split = len(data) - VALUE_BYTES * shape.head
     body, head = data[:split], np.frombuffer(data[split:], np.float32)
     if scheme == "dense":
-        return np.frombuffer(body, np.float32).reshape(views.shape), head
+        return _unpacked(body, shape), head
     touched: np.ndarray
     if scheme == "sparse":
-        count = len(body) // (VALUE_BYTES * shape.row + INDEX_BYTES)
+        count = len(body) // (shape.row_bytes + INDEX_BYTES)
         touched = np.frombuffer(body[: INDEX_BYTES * count], np.uint32)
         values = body[INDEX_BYTES * count :]
     else:
         size = -(-shape.items // 8)
         bits = np.unpackbits(np.frombuffer(body[:size], np.uint8), count=shape.items)
         touched, values = np.flatnonzero(bits), body[size:]
-    views[touched] = np.frombuffer(values, np.float32).reshape(-1, shape.row)
+    views[touched] = _unpacked(values, shape)
     return views, head

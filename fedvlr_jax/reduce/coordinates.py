@@ -25,43 +25,44 @@ def ordered(values: jax.Array, responded: jax.Array) -> jax.Array:
     return jnp.sort(jnp.where(responded[:, None], values, jnp.inf), axis=0)
 
 
+def middle(values: jax.Array, responded: jax.Array) -> jax.Array:
+    """[B]: the median over the clients of `responded`, for values [K, B]; 0 without any.
+
+    Of an even number it is the mean of the two in the middle.
+    """
+    count = jnp.sum(responded)
+    values = ordered(values, responded)
+    low, high = jnp.maximum(count - 1, 0) // 2, count // 2
+    return jnp.where(count > 0, (values[low] + values[high]) / 2, 0.0)
+
+
 def _coordinatewise(combine: Callable[[jax.Array, jax.Array], jax.Array]) -> Reduce:
     """The rule that applies `combine` to each coordinate.
 
     Args:
-      combine: (values in ascending order [K, B], number of responses []) -> [B].
+      combine: (values [K, B], responded bool [K]) -> [B]; 0 if no client responded.
     """
 
     def of_cohort(uploads, alpha, responded):
-        num_responded = jnp.sum(responded)
-
-        def one(values):
-            result = combine(ordered(values, responded), num_responded)
-            return jnp.where(num_responded > 0, result, 0.0)
-
-        return uploads.coordinatewise(one)
+        return uploads.coordinatewise(lambda values: combine(values, responded))
 
     return Reduce(Needs.WHOLE, normalised_weights, of_cohort)
 
 
 def median() -> Reduce:
     """The coordinate-wise median; for an even number of values, the mean of the middle two."""
-
-    def combine(values, num_responded):
-        low, high = jnp.maximum(num_responded - 1, 0) // 2, num_responded // 2
-        return (values[low] + values[high]) / 2
-
-    return _coordinatewise(combine)
+    return _coordinatewise(middle)
 
 
 def trimmed_mean(share: float) -> Reduce:
     """The coordinate-wise mean of n values without the floor(share * n) lowest and highest."""
 
-    def combine(values, num_responded):
-        trimmed = jnp.floor(share * num_responded.astype(values.dtype)).astype(jnp.int32)
+    def combine(values, responded):
+        values, count = ordered(values, responded), jnp.sum(responded)
+        trimmed = jnp.floor(share * count.astype(values.dtype)).astype(jnp.int32)
         place = jnp.arange(values.shape[0])[:, None]
-        kept = (place >= trimmed) & (place < num_responded - trimmed)
+        kept = (place >= trimmed) & (place < count - trimmed)
         total = jnp.sum(jnp.where(kept, values, 0.0), axis=0)
-        return total / jnp.maximum(num_responded - 2 * trimmed, 1).astype(values.dtype)
+        return total / jnp.maximum(count - 2 * trimmed, 1).astype(values.dtype)
 
     return _coordinatewise(combine)

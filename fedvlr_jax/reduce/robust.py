@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax import trees
-from fedvlr_jax.reduce.coordinates import ordered
+from fedvlr_jax.reduce.coordinates import middle
 from fedvlr_jax.reduce.gram import krum_scores, share_of
 from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.reduce.rule import Reduce
@@ -32,14 +32,6 @@ def finite_only(rule: Reduce) -> Reduce:
         return rule.combine(uploads, alpha, kept)
 
     return rule._replace(needs=Needs.WHOLE, combine=of_cohort, exact=False)
-
-
-def middle(values: jax.Array, responded: jax.Array) -> jax.Array:
-    """[B]: the median of values [K, B] over the clients that responded; 0 if none responded."""
-    count = jnp.sum(responded)
-    values = ordered(values, responded)
-    low, high = jnp.maximum(count - 1, 0) // 2, count // 2
-    return jnp.where(count > 0, (values[low] + values[high]) / 2, 0.0)
 
 
 def norm_bound() -> Reduce:

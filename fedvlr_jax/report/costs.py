@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -38,6 +38,20 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("CO2e, an estimate", f"{energy['co2e_g']:,.3g} g"),
             ("Gini of participation", f"{costs['participation_gini']:.2f}"),
         ]
+        rows += [
+            (
+                f"hours, bytes and Wh to {point['share']:.0%} of the best NDCG@50",
+                f"{point['hours']:.2f} h, {point['bytes']:.3g}, {point['wh']:.3g} Wh",
+            )
+            for point in costs.get("reached", [])
+        ]
+    if "mean_staleness" in costs:
+        rows.append(
+            (
+                "staleness, mean and largest",
+                f"{costs['mean_staleness']:.1f}, {costs['max_staleness']}",
+            )
+        )
     if tiers := summary.get("tiers"):
         rows.append(("largest difference of tiers", f"{100 * tiers['largest_difference']:.0f} %"))
     if attack := summary.get("attack"):
@@ -53,25 +67,40 @@ def _share(hours: float, wasted: float) -> str:
     return f"{hours:,.2f}, {100 * wasted:.0f} %"
 
 
+COST_AXES = {"hours": "simulated hours", "bytes": "bytes, down and up", "wh": "Wh, an estimate"}
+
+
 def cost_curves(summary: Mapping[str, Any]) -> list[str]:
     """Validation NDCG@50 against simulated hours, bytes and Wh; none without a clock."""
-    points = [
-        point
-        for point in (summary.get("costs") or {}).get("curve") or []
-        if point["ndcg@50"] is not None
-    ]
-    if not points:
-        return []
-    axes = {"hours": "simulated hours", "bytes": "bytes, down and up", "wh": "Wh, an estimate"}
-    return [_against(points, name, label) for name, label in axes.items()]
+    curve = (summary.get("costs") or {}).get("curve") or []
+    return list(compared_curves({"": curve}).values())
 
 
-def _against(points: list[Mapping[str, Any]], name: str, label: str) -> str:
+def compared_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    """{name in COST_AXES: <svg>} of validation NDCG@50 of some runs; {} without a number.
+
+    Args:
+      curves: {label: "curve" of the costs of a summary}; a label "" has no legend.
+    """
+    known = {
+        label: [point for point in curve if point["ndcg@50"] is not None]
+        for label, curve in curves.items()
+    }
+    known = {label: points for label, points in known.items() if points}
+    if not known:
+        return {}
+    return {name: _against(known, name, label) for name, label in COST_AXES.items()}
+
+
+def _against(curves: Mapping[str, Sequence[Mapping[str, Any]]], name: str, label: str) -> str:
     title = f"Validation NDCG@50 against {label}"
 
     def paint(axes: Axes) -> None:
-        x, y = ([point[key] for point in points] for key in (name, "ndcg@50"))
-        axes.plot(x, y, color=series_colour(0), marker="o", markersize=4)
+        for place, (run, points) in enumerate(curves.items()):
+            x, y = ([point[key] for point in points] for key in (name, "ndcg@50"))
+            axes.plot(x, y, color=series_colour(place), marker="o", markersize=4, label=run)
         axes.set(title="Validation NDCG@50", xlabel=label, ylabel="NDCG@50 (%)")
+        if any(curves):
+            axes.legend()
 
     return draw(title, paint)

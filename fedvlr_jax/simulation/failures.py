@@ -20,7 +20,8 @@ def failed_round(
       client_shapes: shapes of one client's private rows.
     """
     client = int(metrics.bad_client)
-    where, numbers = f"client {client}", ClientNumbers(metrics.loss, **client_shapes)
+    trained = {name: rows for name, rows in client_shapes.items() if name != "residual"}
+    where, numbers = f"client {client}", ClientNumbers(metrics.loss, **trained)
     if client < 0:
         where = "the server's step"
         numbers = server_numbers(state.server.shared, state.server.optimizer)

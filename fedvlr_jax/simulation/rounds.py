@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax import trees
+from fedvlr_jax.federated.buffered import make_buffered_step
 from fedvlr_jax.federated.devices import by_client, constrain
 from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.round import RoundFunction, make_round
@@ -40,6 +41,10 @@ def make_run(setup: Setup) -> Callable[..., tuple[State, RoundMetrics]]:
       it, for `places` rounds.
     """
     round_fn = make_round(setup.task, setup.plan, setup.mesh)
+    buffered = None
+    if setup.config.fleet.buffer:
+        weight = setup.model.backbone.weight
+        buffered = make_buffered_step(setup.task, setup.plan, setup.mesh, weight)
 
     def run(state, histories, features, rates, schedule, num_rounds, places):
         population = Population(histories, features, rates)
@@ -48,6 +53,9 @@ def make_run(setup: Setup) -> Callable[..., tuple[State, RoundMetrics]]:
             if schedule is None:
                 return _round_of_everyone(setup, round_fn, population, state, ok)
             rows = tuple(bucket_rows[number] for bucket_rows in schedule)
+            if buffered is not None:
+                server, private, metrics = buffered(*state, *population, rows, ok)
+                return State(server, private), metrics
             return _round_of_cohort(setup, round_fn, population, state, rows, ok)
 
         def step(number, carried):

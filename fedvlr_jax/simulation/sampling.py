@@ -7,7 +7,13 @@ import functools
 
 import numpy as np
 
-from fedvlr_jax.config import FederationConfig
+from fedvlr_jax.config import Config, FederationConfig
+from fedvlr_jax.federated.buffered import (
+    check_staleness,
+    pack_schedule,
+    slice_capacities,
+    slices_of,
+)
 from fedvlr_jax.federated.devices import padded
 from fedvlr_jax.federated.participation import (
     bucket_capacities,
@@ -29,9 +35,14 @@ class Sampling:
       participation: the simulated clock; None where the compiled round draws who responds.
     """
 
-    federation: FederationConfig
+    config: Config
     buckets: tuple[np.ndarray, ...]
     participation: Participation | None
+
+    @property
+    def federation(self) -> FederationConfig:
+        """The options of the federation."""
+        return self.config.federation
 
     @functools.cached_property
     def num_clients(self) -> int:
@@ -73,7 +84,10 @@ class Sampling:
         """
         if not self.samples:
             return [np.arange(len(clients)) for clients in self.buckets]
-        clients = self._sampled_clients(seed, round_number)
+        return self._rows_of(self._sampled_clients(seed, round_number))
+
+    def _rows_of(self, clients: np.ndarray) -> list[np.ndarray]:
+        """The rows of these clients, by bucket."""
         bucket, row = (of_all[clients] for of_all in self._place)
         return [row[bucket == number] for number in range(len(self.buckets))]
 
@@ -104,8 +118,10 @@ class Sampling:
         Returns:
           int32 [places, K_b] a bucket, the number of rows of the bucket where there is no
           client; None where every client is sampled. If a bucket exceeds its static capacity,
-          K_b grows and the round recompiles.
+          K_b grows and the round recompiles. With --buffer, as `buffered.pack_schedule` returns.
         """
+        if self.config.fleet.buffer:
+            return self._buffered_schedule(seed, first, num_rounds, places)
         if not self.samples:
             return None
         rounds = [self.sampled_rows(seed, first + number) for number in range(num_rounds)]
@@ -119,3 +135,23 @@ class Sampling:
                 line[: len(rows[bucket])] = rows[bucket]
             schedule.append(bucket_rows)
         return tuple(schedule)
+
+    def _buffered_schedule(
+        self, seed: int, first: int, num_rounds: int, places: int
+    ) -> tuple[np.ndarray, ...]:
+        """The schedule of server steps with stale uploads; see `buffered.pack_schedule`."""
+        assert self.participation is not None
+        capacities = slice_capacities(self.config, [len(clients) for clients in self.buckets])
+        steps = []
+        for number in range(first, first + num_rounds):
+            step = self.participation.round(seed, number)
+            clients = step.sampled[step.responded]
+            staleness = np.zeros(len(clients), np.int64)
+            if step.staleness is not None:
+                staleness = step.staleness[step.responded]
+            check_staleness(staleness, min(number, self.config.fleet.max_staleness))
+            bucket = self._place[0][clients]
+            by_bucket = [staleness[bucket == number] for number in range(len(self.buckets))]
+            steps.append(slices_of(self._rows_of(clients), by_bucket, capacities))
+        beyond = [padded(len(clients)) for clients in self.buckets]
+        return pack_schedule(steps, capacities, beyond, places)

@@ -129,6 +129,11 @@ def _check(config: Config, dataset: Dataset, model: Model, *, own_parts: bool) -
             f"--upload_rank={config.fleet.upload_rank}: a row of the views has {row} numbers; give "
             "fewer, or 0 to send them all"
         )
+    if config.fleet.upload_rows > dataset.num_items:
+        raise InputError(
+            f"--upload_rows={config.fleet.upload_rows}: there are {dataset.num_items} items; give "
+            "fewer, or 0 to send all rows"
+        )
     if config.federation.cohort > dataset.num_users:
         raise InputError(
             f"--cohort={config.federation.cohort}: the data set has {dataset.num_users} users"

@@ -256,7 +256,7 @@ def make_simulation(
     config = setup.config
     if participation is None and config.fleet.has_clock:
         participation = make_participation(config, setup.dataset, work_of(setup))
-    sampling = Sampling(config.federation, setup.buckets, participation)
+    sampling = Sampling(config, setup.buckets, participation)
     make_engine = make_on_device if config.run.store == "device" else make_offloaded
     beginning = Beginning(setup)
     return Simulation(setup, beginning, sampling, make_engine(setup, beginning, sampling))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax.federated.buffered import first_versions
 from fedvlr_jax.federated.devices import by_client, on_all
 from fedvlr_jax.federated.participation import INIT, stream
 from fedvlr_jax.settings import compiled, key_of, shapes_of
@@ -61,13 +62,15 @@ class Beginning:
                 zero_content_views = model.fusion.zero_content_views
                 assert zero_content_views is not None
                 shared |= {"items": items, "fusion": zero_content_views(shared["fusion"])}
+            uplink = aggregator.uplink.init()
             return ServerState(
                 round=jnp.zeros((), jnp.int32),
                 key=key,
                 shared=shared,
                 optimizer=optimizer.init(shared),
-                uplink=aggregator.uplink.init(),
+                uplink=uplink,
                 attack=() if attack is None else attack.init(views_shape(self.setup)),
+                versions=first_versions(self.setup.config, shared, uplink),
             )
 
         return compiled(init, out_shardings=on_all(self.setup.mesh))

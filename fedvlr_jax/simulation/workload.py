@@ -28,17 +28,21 @@ def broadcast_shape(setup: Setup) -> Shape:
 
 
 def upload_shape(setup: Setup) -> Shape:
-    """The size of an upload: that of the broadcast, or with --upload_rank numbers a row."""
-    shape = broadcast_shape(setup)
-    return shape._replace(row=setup.config.fleet.upload_rank or shape.row)
+    """The size of an upload: that of the broadcast, but for --upload_rank and --upload_bits."""
+    shape, fleet = broadcast_shape(setup), setup.config.fleet
+    return shape._replace(row=fleet.upload_rank or shape.row, bits=fleet.upload_bits or 32)
 
 
 def touched_rows(setup: Setup) -> np.ndarray:
     """int64 [N]: the rows of each client's upload that may not be zero.
 
-    An upper bound: repeated draws of a negative count each time. Noise is on every row.
+    An upper bound: repeated draws of a negative count each time. Noise is on every row. With
+    --upload_rows a client sends that many rows, because the residual has rows that it did not
+    touch.
     """
     dataset = setup.dataset
+    if rows := setup.config.fleet.upload_rows:
+        return np.full(dataset.num_users, rows)
     if setup.config.privacy.noise_multiplier:
         return np.full(dataset.num_users, setup.model.num_items)
     lengths, place = np.unique(dataset.train.counts, return_inverse=True)

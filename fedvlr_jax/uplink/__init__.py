@@ -1,12 +1,13 @@
 """From a client's upload to the aggregation rule: representations, clipping, noise."""
 
 from fedvlr_jax.uplink.clip import adaptive_clip, fixed_clip, private_adaptive_clip
-from fedvlr_jax.uplink.compress import low_rank
+from fedvlr_jax.uplink.compress import Compression, low_rank
 from fedvlr_jax.uplink.noise import Noise, central_noise, client_noise, no_noise
 from fedvlr_jax.uplink.transform import UplinkTransform, chain, identity
 from fedvlr_jax.uplink.uploads import JoinedUploads, Needs, SlotUploads, Upload, Uploads
 
 __all__ = [
+    "Compression",
     "JoinedUploads",
     "Needs",
     "Noise",

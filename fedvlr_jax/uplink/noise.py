@@ -17,8 +17,8 @@ class Noise(NamedTuple):
     Attributes:
       add: (key, upload, weight [K], bound []) -> the noisy upload. `weight` is what each client
         counts in the sum, 0 where it did not respond; `bound` the L2 bound of each upload.
-      always: whether the server takes a step on the noise alone in a round that nobody responds
-        to. Otherwise that nobody did would be seen.
+      always: whether the server takes a step on the noise alone in a round without a response.
+        Otherwise the missing step would reveal that no client responded.
     """
 
     add: Callable[[jax.Array, PyTree, jax.Array, float | jax.Array], PyTree]

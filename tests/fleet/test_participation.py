@@ -114,6 +114,30 @@ def test_three_rounds_without_a_report_end_the_run():
         rounds.round(0, 2)
 
 
+def test_a_round_begins_when_a_client_is_available():
+    """Sessions of one hour, eight hours apart: the night is no round without a report."""
+    hours = 3600.0
+    until = lambda seed, clients, time: (
+        np.where(time % (8 * hours) < hours, time - time % (8 * hours) + hours, time)
+        * np.ones(len(clients))
+    )
+    rounds = timeline(3, Availability(until, 1.0), duration=[2000.0, 2000.0, 2000.0])
+    found = [rounds.round(0, number) for number in range(3)]
+    assert [(r.start_s, r.end_s) for r in found] == [
+        (0, 2000),
+        # A client that begins at 2000 loses its session at 3600.
+        (2000, 3600),
+        (28800, 30800),
+    ]
+    assert [int(r.responded.sum()) for r in found] == [3, 0, 3]
+
+
+def test_a_day_without_a_client_ends_the_run():
+    rounds = timeline(3, Availability(lambda seed, clients, time: 0.0 * clients, 1.0))
+    with pytest.raises(InputError, match="no further client was available for round 0"):
+        rounds.round(0, 0)
+
+
 def test_gini_by_hand():
     assert gini(np.array([2, 2, 2])) == pytest.approx(0)
     assert gini(np.array([0, 0, 0, 4])) == pytest.approx(0.75)

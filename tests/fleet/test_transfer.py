@@ -1,5 +1,6 @@
 """Bytes of transfers equal those of the serialised arrays, and these can be read again."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from fedvlr_jax.fleet import SCHEMES, round_bytes
 from fedvlr_jax.fleet.transfer import Shape, parsed, serialised
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.workload import touched_rows, upload_shape
+from fedvlr_jax.uplink.compress import quantised
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -23,6 +25,22 @@ def test_counted_bytes_are_those_that_are_sent(scheme, items, touched):
     assert len(data) == round_bytes(shape, touched, scheme)
     for found, given in zip(parsed(data, shape, scheme), (views, head), strict=True):
         np.testing.assert_array_equal(found, given)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("bits", [2, 5, 16])
+def test_quantised_rows_are_sent_in_their_bits(scheme, bits):
+    rng = np.random.default_rng(bits)
+    views = np.zeros((13, 1, 6), np.float32)
+    views[[2, 5, 12]] = rng.normal(size=(3, 1, 6))
+    views = np.asarray(quantised(jax.random.key(0), views, bits))[:, 0]
+    head = rng.normal(size=3).astype(np.float32)
+    shape, touched = Shape(13, 6, 3, bits), int((views != 0).any(axis=1).sum())
+    data = serialised(views, head, scheme, bits)
+    assert len(data) == round_bytes(shape, touched, scheme)
+    found = parsed(data, shape, scheme)
+    np.testing.assert_allclose(found[0], views, rtol=1e-6)
+    np.testing.assert_array_equal(found[1], head)
 
 
 @pytest.mark.parametrize("backbone, negatives", [("fcf", "expected"), ("fedavg", "sampled")])

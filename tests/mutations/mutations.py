@@ -679,8 +679,8 @@ AGGREGATORS = [
     Mutation(
         "the median of an even number is the lower middle",
         COORDINATES,
-        "return (values[low] + values[high]) / 2",
-        "return values[low]",
+        "(values[low] + values[high]) / 2",
+        "values[low]",
         rules("median_of_those_who_responded"),
     ),
     Mutation(
@@ -693,15 +693,15 @@ AGGREGATORS = [
     Mutation(
         "the trimmed mean trims the lowest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < num_responded - trimmed)",
-        "kept = (place >= 2 * trimmed) & (place < num_responded)",
+        "kept = (place >= trimmed) & (place < count - trimmed)",
+        "kept = (place >= 2 * trimmed) & (place < count)",
         rules("trimmed_mean"),
     ),
     Mutation(
         "the trimmed mean trims the highest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < num_responded - trimmed)",
-        "kept = place < num_responded - 2 * trimmed",
+        "kept = (place >= trimmed) & (place < count - trimmed)",
+        "kept = place < count - 2 * trimmed",
         rules("trimmed_mean"),
     ),
     Mutation(
@@ -818,6 +818,48 @@ PARTICIPANTS = [
         "stream(key, PRESENT, round_number, c)",
         "stream(key, PRESENT, 0, c)",
         TEST_PARTICIPATION,
+    ),
+]
+
+BY_HAND = ("tests/fleet/test_asynchronous.py::test_twenty_events_by_hand",)
+STALE = ("tests/fleet/test_asynchronous.py::test_a_stale_step_by_synchronous_rounds[dense]",)
+COMPRESS = "fedvlr_jax/uplink/compress.py"
+
+FLEET = [
+    Mutation(
+        "clients that begin after the last upload of a step download the old version",
+        "fedvlr_jax/fleet/asynchronous.py",
+        "waiting = len(counted) < rules.buffer",
+        "waiting = True",
+        BY_HAND,
+    ),
+    Mutation(
+        "stale uploads count in full",
+        "fedvlr_jax/federated/buffered.py",
+        "return 1.0 / jnp.sqrt(1.0 + staleness.astype(jnp.float32))",
+        "return 1.0 / jnp.sqrt(1.0 + 0.0 * staleness.astype(jnp.float32))",
+        STALE,
+    ),
+    Mutation(
+        "stale clients train on the newest version",
+        "fedvlr_jax/federated/buffered.py",
+        "version_number = server.round - staleness[number]",
+        "version_number = server.round - 0 * staleness[number]",
+        STALE,
+    ),
+    Mutation(
+        "what was not sent is lost",
+        COMPRESS,
+        "views = views + residual",
+        "views = views + 0 * residual",
+        ("tests/uplink/test_compress.py::test_a_client_keeps_what_it_did_not_send",),
+    ),
+    Mutation(
+        "numbers are rounded to the nearest level",
+        COMPRESS,
+        "jax.random.uniform(key, views.shape, views.dtype)",
+        "0.5",
+        ("tests/uplink/test_compress.py::test_quantised_rows_by_hand",),
     ),
 ]
 
@@ -1160,6 +1202,7 @@ MUTATIONS = [
     *SERVER,
     *AGGREGATORS,
     *PARTICIPANTS,
+    *FLEET,
     *EVALUATION,
     *DATA_AND_BASELINES,
     *STARTS_AND_STATES,

@@ -1,0 +1,139 @@
+"""What choices cost in simulated time, bytes and energy until the federation is as good.
+
+    fedvlr fleet --dataset=KU --cohort=100 --over=buffer=0,25,50 --seeds=0,1,2 --workdir=runs/fleet
+
+Trains the federation over --seeds and over the values of any flags, as fedvlr sweep does, on a
+simulated clock: --deadline_s=600 stands here where no flag asks for a clock. Each member leaves a
+run directory below --workdir, and is not trained again when the command is repeated.
+
+fleet.json, .csv and .md hold one line a choice: test NDCG@50 of the selected round, simulated
+hours, megabytes down and up, energy (an estimate), and how much of each the run needed until its
+validation NDCG@50 reached a level that is the same for all choices: --level percent of the best
+that the first choice reached, mean over seeds. "-" is a choice of which not every seed reached it.
+NDCG@50 is of the slice (all, warm or cold targets) that rounds are selected by. fleet-hours.svg,
+fleet-bytes.svg and fleet-wh.svg show validation NDCG@50 against each, of the first seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from fedvlr_jax.commands.shared.comparison import write_table, write_text
+from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.members import (
+    Member,
+    define_member_flags,
+    make_members,
+    parse_seeds,
+    train_waiting,
+)
+from fedvlr_jax.commands.shared.runs import required_workdir
+from fedvlr_jax.costs import first_reaching, judged_by
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import RunDirectory, locked
+from fedvlr_jax.report.costs import COST_AXES, compared_curves
+from fedvlr_jax.selection import selection_of
+
+FLAGS = flags.FLAGS
+
+HEADINGS = (
+    *("choice", "seeds", "NDCG@50", "hours", "MB down", "MB up", "Wh"),
+    *("hours to level", "MB to level", "Wh to level"),
+)
+
+
+def level_of(curves: Sequence[Sequence[Mapping[str, Any]]], percent: float) -> float:
+    """`percent` of the best validation NDCG@50 of each curve, mean over the curves."""
+    best = [max(point["ndcg@50"] or 0.0 for point in curve) for curve in curves]
+    return percent / 100 * float(np.mean(best))
+
+
+def line_of(label: str, summaries: Sequence[Mapping[str, Any]], level: float) -> dict[str, Any]:
+    """One choice: means over its seeds; None in "to_level" where a seed did not reach the level."""
+    costs = [summary["costs"] for summary in summaries]
+    mean = lambda name: float(np.mean([cost[name] for cost in costs]))
+    found = [first_reaching(cost["curve"], level) for cost in costs]
+    reached = [point for point in found if point is not None]
+    every = len(reached) == len(found)
+    ndcg = [judged_by(selection_of(summary)).value(summary["test"]) or 0.0 for summary in summaries]
+    return {
+        "choice": label,
+        "seeds": len(summaries),
+        "ndcg@50": float(np.mean(ndcg)),
+        "ndcg@50_by_seed": ndcg,
+        "hours": mean("simulated_h"),
+        "mb_down": mean("bytes_down") / 1e6,
+        "mb_up": mean("bytes_up") / 1e6,
+        "wh": float(np.mean([cost["energy"]["total_wh"] for cost in costs])),
+        "level": level,
+        "to_level": {
+            name: float(np.mean([point[name] for point in reached])) if every else None
+            for name in COST_AXES
+        },
+        "hours_to_level_by_seed": [None if point is None else point["hours"] for point in found],
+    }
+
+
+def row_of(line: Mapping[str, Any]) -> list[str]:
+    """The line, under HEADINGS."""
+    number = lambda value: "-" if value is None else f"{value:,.3g}"
+    to_level = line["to_level"]
+    size = None if to_level["bytes"] is None else to_level["bytes"] / 1e6
+    return [
+        *(line["choice"], str(line["seeds"]), f"{line['ndcg@50']:.2f}"),
+        *(number(line[name]) for name in ("hours", "mb_down", "mb_up", "wh")),
+        *(number(value) for value in (to_level["hours"], size, to_level["wh"])),
+    ]
+
+
+def read_groups(members: Sequence[Member]) -> dict[str, list[dict[str, Any]]]:
+    """The summaries of the finished members, by choice; choices without any are left out."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for member in members:
+        if (member.directory / "summary.json").exists():
+            summary = RunDirectory.open(member.directory).read_summary()
+            groups.setdefault(member.label, []).append(summary)
+    return groups
+
+
+def main() -> None:
+    if not 0 < FLAGS.level <= 100:
+        raise InputError(f"--level={FLAGS.level:g}: give a share above 0 and at most 100 percent")
+    base = config_from_flags(baselines=False, patience=0)
+    folder = required_workdir(base, "runs/fleet")
+    members = make_members(base, FLAGS.over, parse_seeds(FLAGS.seeds))
+    for member in members:
+        if not member.config.fleet.has_clock:
+            raise InputError("--deadline_s=0: without a clock there are no hours; give a deadline")
+    with locked(base.workdir):
+        dataset = train_waiting(members)[base.data]
+        groups = read_groups(members)
+        if not groups:
+            raise InputError("no run finished; lower the step sizes")
+        curves = {
+            label: [summary["costs"]["curve"] for summary in summaries]
+            for label, summaries in groups.items()
+        }
+        level = level_of(next(iter(curves.values())), FLAGS.level)
+        lines = [line_of(label, summaries, level) for label, summaries in groups.items()]
+        title = f"{dataset.name}, {base.evaluation.protocol}: what choices cost"
+        caption = (
+            f"Means over seeds. Level: validation NDCG@50 of {level:.2f} %. Energy is an estimate."
+        )
+        rows = [row_of(line) for line in lines]
+        write_table(HEADINGS, rows, lines, Path(folder) / "fleet", title, caption)
+        for name, figure in compared_curves({k: v[0] for k, v in curves.items()}).items():
+            write_text(Path(folder) / f"fleet-{name}.svg", figure)
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_member_flags(overruled=("baselines", "patience"))
+    FLAGS.set_default("deadline_s", 600.0)
+    flags.DEFINE_multi_string("over", [], "A flag and the values it takes; may be repeated.")
+    flags.DEFINE_float("level", 90.0, "Percent of the best validation NDCG@50 of the first choice.")

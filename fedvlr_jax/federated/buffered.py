@@ -1,0 +1,394 @@
+"""Buffered asynchronous rounds (FedBuff, Nguyen et al. 2022): one server step of stale uploads.
+
+Each client trained on the version of the server that it downloaded, s steps before the step that
+takes its upload. The server keeps its last S = --max_staleness + 1 versions
+(`ServerState.versions`) and steps by the gradient
+
+    sum_u alpha_u (1 + s_u)^(-1/2) VJP_v(upload_u),    v = round - s_u,
+
+with alpha as in a synchronous round: stale uploads shorten the step. The clients of a step are
+laid out in slices of equal capacity. A slice holds clients of one version, so that it needs one
+forward pass and one pull-back through the operators. Slice 0 holds clients of the newest version,
+and closes the step as a synchronous round is closed: a step of slice 0 alone has the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from fedvlr_jax import trees
+from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.chunking import make_write_back, map_chunks
+from fedvlr_jax.federated.devices import by_client, compiled_alone, constrain, over_devices, padded
+from fedvlr_jax.federated.local import Task
+from fedvlr_jax.federated.participation import (
+    LOCAL,
+    NOISE,
+    bucket_capacities,
+    make_cohorts,
+    stream,
+)
+from fedvlr_jax.federated.plans import chunk_size
+from fedvlr_jax.federated.round import (
+    Reports,
+    client_weights,
+    close_round,
+    join_buckets,
+    make_train,
+    open_round,
+)
+from fedvlr_jax.types import Cohort, Histories, PyTree, Rates, RoundMetrics, ServerState
+from fedvlr_jax.uplink import Upload
+
+
+def first_versions(config: Config, shared: PyTree, uplink: PyTree) -> PyTree:
+    """`ServerState.versions` before the first step; () without --buffer.
+
+    Leaves are [S, ...]; version v is at v mod S.
+    """
+    if not config.fleet.buffer:
+        return ()
+    count = config.fleet.max_staleness + 1
+    repeat = lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf)))
+    return jax.tree.map(repeat, {"shared": shared, "uplink": uplink})
+
+
+def staleness_weight(staleness: jax.Array) -> jax.Array:
+    """float32: (1 + s)^(-1/2) for s server steps; exactly 1 for s = 0."""
+    return 1.0 / jnp.sqrt(1.0 + staleness.astype(jnp.float32))
+
+
+def slice_capacities(config: Config, bucket_sizes: list[int]) -> list[int]:
+    """Clients of each bucket that one slice holds, a multiple of GROUPS.
+
+    A slice holds all clients of a step where these have few versions: without staleness, or where
+    no more clients train at a time than a step takes. Else a step has clients of about
+    cohort / buffer versions, and a slice is as much smaller.
+    """
+    buffer, cohort = config.fleet.buffer, config.federation.cohort
+    versions = max(1, cohort // buffer) if config.fleet.max_staleness else 1
+    return [padded(size) for size in bucket_capacities(bucket_sizes, -(-buffer // versions))]
+
+
+def slices_of(
+    rows: Sequence[np.ndarray], staleness: Sequence[np.ndarray], capacities: Sequence[int]
+) -> list[tuple[int, list[np.ndarray]]]:
+    """(staleness, rows of each bucket) of each slice of one step; the first has staleness 0.
+
+    Args:
+      rows, staleness: of each bucket, of its clients in the step.
+    """
+    slices = []
+    found = {0}.union(*(set(values.tolist()) for values in staleness))
+    for value in sorted(found):
+        chosen = [r[s == value] for r, s in zip(rows, staleness, strict=True)]
+        needed = max(-(-len(r) // size) for r, size in zip(chosen, capacities, strict=True))
+        for number in range(max(1, needed)):
+            cut = lambda r, size, n=number: r[n * size : (n + 1) * size]
+            parts = [cut(r, size) for r, size in zip(chosen, capacities, strict=True)]
+            slices.append((value, parts))
+    return slices
+
+
+def pack_schedule(
+    steps: Sequence[list[tuple[int, list[np.ndarray]]]],
+    capacities: Sequence[int],
+    bucket_rows: Sequence[int],
+    places: int,
+) -> tuple[np.ndarray, ...]:
+    """The schedule of several steps, as the compiled step reads it.
+
+    Args:
+      steps: of each step what `slices_of` returns.
+      bucket_rows: of each bucket, the row number that stands for no client.
+      places: at least the number of steps.
+
+    Returns:
+      Of each bucket int32 [places, J * capacity], slice after slice; and the staleness of the
+      slices, int32 [places, J]. J is a power of 2, so that few programs are compiled.
+    """
+    most = max(len(slices) for slices in steps)
+    count = 1 << (most - 1).bit_length()
+    packed = [
+        np.full((places, count, size), nobody, np.int32)
+        for size, nobody in zip(capacities, bucket_rows, strict=True)
+    ]
+    staleness = np.zeros((places, count), np.int32)
+    for step, slices in enumerate(steps):
+        for number, (value, parts) in enumerate(slices):
+            staleness[step, number] = value
+            for table, rows in zip(packed, parts, strict=True):
+                table[step, number, : len(rows)] = rows
+    return (*(table.reshape(places, -1) for table in packed), staleness)
+
+
+def check_staleness(staleness: np.ndarray, most: int) -> None:
+    """Raises InputError for an upload whose version the server does not have, or not any more."""
+    if len(staleness) and not 0 <= staleness.min() <= staleness.max() <= most:
+        worst = staleness[np.argmax(np.abs(staleness - most / 2))]
+        raise InputError(
+            f"participation: an upload has staleness {worst}; in this round the server has the "
+            f"versions of staleness 0 to {most} (--max_staleness)"
+        )
+
+
+class Gradient(NamedTuple):
+    """What the slices so far add to the step, by the ID table, the operators and the head."""
+
+    items: PyTree
+    fusion: PyTree
+    head: PyTree
+
+
+def _with_earlier(pull_back: Callable, earlier: Gradient, views: jax.Array) -> tuple:
+    by_items, by_fusion = pull_back(views)
+    add = lambda a, b: jax.tree.map(jnp.add, a, b)
+    return add(by_items, earlier.items), add(by_fusion, earlier.fusion)
+
+
+class SliceResult(NamedTuple):
+    """What the clients of one slice give; of each bucket where it says so.
+
+    Attributes:
+      private: rows after training, of each bucket. upload: the sum. alpha: [sum of capacities].
+      loss, clipped, bad_leaf: of each bucket [capacity].
+    """
+
+    private: tuple[PyTree, ...]
+    upload: Upload
+    alpha: jax.Array
+    loss: tuple[jax.Array, ...]
+    clipped: tuple[jax.Array, ...]
+    bad_leaf: tuple[jax.Array, ...]
+
+
+def _make_slice(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callable:
+    """(version, broadcast, `_Clients` and private rows of a slice) -> SliceResult."""
+    train, reduce = make_train(task, plan), task.aggregator.reduce
+    federation = task.config.federation
+
+    def train_slice(version, broadcast, clients, private) -> SliceResult:
+        histories, sampled, alpha = clients
+        key = stream(version.key, LOCAL, version.round)
+        cohorts = make_cohorts(version, histories, sampled, weight, federation)
+        results, after = [], []
+        for cohort, own, rows in zip(cohorts, alpha, private, strict=True):
+            at_once = chunk_size(task, plan, cohort.histories.item.shape[1])
+            run = over_devices(map_chunks(train, at_once), mesh, exact=reduce.exact)
+            result = run(broadcast, cohort, own, rows, key)
+            write_back = make_write_back(plan, at_once, mesh)
+            after.append(write_back(broadcast, result.private, rows, cohort.responded))
+            results.append(result)
+        return SliceResult(
+            private=tuple(after),
+            upload=cast(Upload, join_buckets([result.upload for result in results])),
+            alpha=jnp.concatenate(alpha),
+            loss=tuple(result.loss for result in results),
+            clipped=tuple(result.clipped for result in results),
+            bad_leaf=tuple(result.bad_leaf for result in results),
+        )
+
+    return train_slice
+
+
+class _Clients(NamedTuple):
+    """The clients of a step, of each bucket, [J * capacity, ...], slice after slice."""
+
+    histories: tuple[Histories, ...]
+    sampled: tuple[jax.Array, ...]
+    alpha: tuple[jax.Array, ...]
+
+
+class _Progress(NamedTuple):
+    """What the slices so far gave.
+
+    Attributes:
+      gradient: their part of the step. private: rows of all clients of the step.
+      loss, clipped, bad_leaf: of each bucket, of all clients of the step.
+    """
+
+    gradient: Gradient
+    private: tuple[PyTree, ...]
+    loss: tuple[jax.Array, ...]
+    clipped: tuple[jax.Array, ...]
+    bad_leaf: tuple[jax.Array, ...]
+
+    def with_clients(self, result: SliceResult, number: Any, count: int) -> _Progress:
+        """With the rows and reports of slice `number` of `count`."""
+
+        def put(leaf: jax.Array, new: jax.Array) -> jax.Array:
+            at = number * (leaf.shape[0] // count)
+            return jax.lax.dynamic_update_slice_in_dim(leaf, new, at, 0)
+
+        names = ("private", "loss", "clipped", "bad_leaf")
+        own = {name: getattr(self, name) for name in names}
+        return self._replace(
+            **jax.tree.map(put, own, {name: getattr(result, name) for name in names})
+        )
+
+
+def _slice(tree: PyTree, number: Any, count: int, mesh: Mesh | None) -> PyTree:
+    """Slice `number` of `count` of each leaf [count * capacity, ...]."""
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        size = leaf.shape[0] // count
+        return jax.lax.dynamic_slice_in_dim(leaf, number * size, size)
+
+    return constrain(jax.tree.map(cut, tree), by_client(mesh))
+
+
+def _last_slice(sampled: tuple[jax.Array, ...], count: int) -> jax.Array:
+    """int32 []: the last slice that has a client; 0 without any."""
+    full = [jnp.any(mask.reshape(count, -1), axis=1) for mask in sampled]
+    return jnp.max(jnp.where(jnp.stack(full).any(axis=0), jnp.arange(count), 0))
+
+
+def _begin(server: ServerState, private: tuple[PyTree, ...], sampled: Any) -> _Progress:
+    shared = server.shared
+    nothing = Gradient(shared["items"], shared["fusion"], shared["head"])
+    reports = [
+        tuple(jnp.zeros(mask.shape, kind) for mask in sampled)
+        for kind in (jnp.float32, bool, jnp.int32)
+    ]
+    return _Progress(jax.tree.map(jnp.zeros_like, nothing), private, *reports)
+
+
+def _make_stale(
+    task: Task, plan: str, mesh: Mesh | None, train_slice: Callable, num_versions: int
+) -> Callable:
+    """(server, clients, staleness [J], features, rates, slice, progress) -> progress."""
+    noise, uplink = task.aggregator.noise, task.aggregator.uplink
+
+    def stale(server, clients, staleness, features, rates, number, progress) -> _Progress:
+        count = staleness.shape[0]
+        version_number = server.round - staleness[number]
+        kept = jax.tree.map(lambda leaf: leaf[version_number % num_versions], server.versions)
+        version = server._replace(round=version_number, **kept)
+        broadcast, pull_back = open_round(task, plan, version, features, rates)
+        cut = _slice((clients, progress.private), number, count, mesh)
+        result = train_slice(version, broadcast, *cut)
+        bound = uplink.bound(version.uplink)
+
+        def pulled(upload: Upload, alpha: jax.Array, pull_back: Callable) -> Gradient:
+            # There is no noise here, but --upload_rank projects in this place.
+            mean = noise.add(stream(server.key, NOISE, version_number), upload, alpha, bound)
+            items, fusion = pull_back(mean.views)
+            return Gradient(items, fusion, mean.head)
+
+        operands = result.upload, result.alpha, pull_back
+        own = compiled_alone(server.round >= 0, pulled, *operands)
+        total = jax.tree.map(jnp.add, progress.gradient, own)
+        return progress._replace(gradient=total).with_clients(result, number, count)
+
+    return stale
+
+
+def make_buffered_round(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callable:
+    """The function of one step, in the place of `round.make_round`.
+
+    (server, private, histories, sampled, staleness int32 [J], features, rates) -> (server, private,
+    metrics). Private rows, histories and `sampled` are of each bucket, [J * capacity, ...], slice
+    after slice. Guarantees are those of `make_round`: clients that are not `sampled` keep their
+    rows to the bit, and if a number is not finite nothing changes.
+    """
+    train_slice = _make_slice(task, plan, mesh, weight)
+    stale = _make_stale(task, plan, mesh, train_slice, task.config.fleet.max_staleness + 1)
+
+    def damped(cohorts: Sequence[Cohort], staleness: jax.Array) -> tuple[jax.Array, ...]:
+        """alpha of each bucket, times the weight of the staleness."""
+        count, start, alpha = staleness.shape[0], 0, []
+        whole, factor = client_weights(task, cohorts, mesh), staleness_weight(staleness)
+        for cohort in cohorts:
+            size = cohort.responded.shape[0]
+            own = whole[start : start + size].reshape(count, -1)
+            alpha.append((own * factor[:, None]).reshape(-1))
+            start += size
+        return tuple(alpha)
+
+    def round_fn(
+        server: ServerState,
+        private: tuple[PyTree, ...],
+        histories: tuple[Histories, ...],
+        sampled: tuple[jax.Array, ...],
+        staleness: jax.Array,
+        features: Mapping[str, jax.Array],
+        rates: Rates,
+    ) -> tuple[ServerState, tuple[PyTree, ...], RoundMetrics]:
+        count = staleness.shape[0]
+        cohorts = make_cohorts(server, histories, sampled, weight, task.config.federation)
+        clients = _Clients(histories, sampled, damped(cohorts, staleness))
+        progress = _begin(server, private, sampled)
+        if count > 1:
+            step = functools.partial(stale, server, clients, staleness, features, rates)
+            progress = jax.lax.fori_loop(1, _last_slice(sampled, count) + 1, step, progress)
+
+        broadcast, pull_back = open_round(task, plan, server, features, rates)
+        cut = _slice((clients, progress.private), 0, count, mesh)
+        result = train_slice(server, broadcast, *cut)
+        progress, upload = progress.with_clients(result, 0, count), result.upload
+        if count > 1:
+            earlier = progress.gradient
+            upload = upload._replace(head=jax.tree.map(jnp.add, upload.head, earlier.head))
+            pull_back = jax.tree_util.Partial(_with_earlier, pull_back, earlier)
+        reports = Reports(
+            client=jnp.concatenate([history.client for history in histories]),
+            responded=jnp.concatenate([cohort.responded for cohort in cohorts]),
+            loss=jnp.concatenate(progress.loss),
+            clipped=jnp.concatenate(progress.clipped),
+            bad_leaf=jnp.concatenate(progress.bad_leaf),
+        )
+        after, metrics = close_round(
+            task, server, pull_back, broadcast.views, upload, result.alpha, reports, rates, mesh
+        )
+        return after, trees.select(metrics.finite, progress.private, private), metrics
+
+    return round_fn
+
+
+def _remembered(server: ServerState, num_versions: int, ok: jax.Array) -> ServerState:
+    """The server with its newest version among those it keeps; unchanged unless `ok`."""
+    place = jnp.where(ok, server.round % num_versions, num_versions)
+    newest = {"shared": server.shared, "uplink": server.uplink}
+    write = lambda kept, new: kept.at[place].set(new, mode="drop")
+    return server._replace(versions=jax.tree.map(write, server.versions, newest))
+
+
+def make_buffered_step(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callable:
+    """(server, private rows of each bucket, histories, features, rates, schedule of the step, ok)
+    -> (server, private, metrics): `make_buffered_round` on the clients that the schedule names.
+
+    The schedule is one line of each array of `pack_schedule`. Unless `ok`, nobody is sampled.
+    """
+    round_fn = make_buffered_round(task, plan, mesh, weight)
+    num_versions = task.config.fleet.max_staleness + 1
+
+    def step(server, private, histories, features, rates, schedule, ok):
+        *rows, staleness = schedule
+        take = lambda tree, row: jax.tree.map(lambda leaf: leaf.at[row].get(mode="clip"), tree)
+        chosen, sampled, own = [], [], []
+        for history, of_bucket, row in zip(histories, private, rows, strict=True):
+            asked = (row < history.count.shape[0]) & ok
+            found = take(history, row)
+            count = jnp.where(asked, found.count, 0)
+            chosen.append(dataclasses.replace(found, count=count))
+            sampled.append(asked)
+            own.append(take(of_bucket, row))
+        clients = tuple(own), tuple(chosen), tuple(sampled)
+        clients = constrain(clients, by_client(mesh))
+        after, new, metrics = round_fn(server, *clients, staleness, features, rates)
+        stored = tuple(
+            jax.tree.map(lambda old, x, row=row: old.at[row].set(x, mode="drop"), of_bucket, part)
+            for of_bucket, part, row in zip(private, new, rows, strict=True)
+        )
+        return _remembered(after, num_versions, ok), stored, metrics
+
+    return step

@@ -1,0 +1,91 @@
+"""The simulated clock that the flags describe."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.fleet.asynchronous import AsynchronousParticipation, BufferRules
+from fedvlr_jax.fleet.availability import Availability, always, diurnal, from_trace, uniform
+from fedvlr_jax.fleet.hardware import Hardware, make_hardware
+from fedvlr_jax.fleet.participation import (
+    Participation,
+    Rules,
+    SimulatedParticipation,
+    Work,
+    available_clients,
+    duration_s,
+)
+
+
+def make_participation(config: Config, dataset: Dataset, work: Work) -> Participation | None:
+    """What the flags say; None without a clock: the compiled round draws who takes part itself.
+
+    Raises:
+      InputError: flags that do not go together, or a trace that cannot be used.
+    """
+    fleet, federation = config.fleet, config.federation
+    if not fleet.has_clock:
+        return None
+    if federation.client_dropout:
+        raise InputError(
+            f"--client_dropout={federation.client_dropout}: with a simulated clock clients drop "
+            "out when their session ends; give --client_dropout=0"
+        )
+    if fleet.over_selection > 1 and not federation.cohort:
+        raise InputError(
+            f"--over_selection={fleet.over_selection}: needs --cohort, the uploads that end a round"
+        )
+    if fleet.over_selection * federation.cohort > dataset.num_users:
+        raise InputError(
+            f"--over_selection={fleet.over_selection}: asks for more than the "
+            f"{dataset.num_users} clients; lower it or --cohort"
+        )
+    kinds = {
+        "always": always,
+        "uniform": lambda: uniform(fleet.available_share),
+        "diurnal": diurnal,
+        "trace": lambda: from_trace(fleet.trace, dataset.num_users),
+    }
+    availability = kinds[fleet.participation]()
+    hardware = make_hardware(dataset.train.counts, fleet.speed_activity_correlation)
+    if fleet.buffer:
+        return _asynchronous(config, dataset.num_users, availability, hardware, work)
+    return SimulatedParticipation(
+        dataset.num_users,
+        availability,
+        hardware,
+        work,
+        Rules(federation.cohort, fleet.over_selection, fleet.deadline_s, fleet.pause_s),
+    )
+
+
+def _asynchronous(
+    config: Config, num_clients: int, availability: Availability, hardware: Hardware, work: Work
+) -> AsynchronousParticipation:
+    """The clock of --buffer.
+
+    Raises:
+      InputError: more uploads in a step than there are clients.
+    """
+    fleet = config.fleet
+    if fleet.buffer > num_clients:
+        raise InputError(
+            f"--buffer={fleet.buffer}: no client uploads twice for one server step, and there are "
+            f"{num_clients} clients; give at most that"
+        )
+
+    def choose(
+        seed: int, number: int, time: float, wanted: int, excluded: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return available_clients(availability, num_clients, wanted, seed, number, time, excluded)
+
+    def duration(seed: int, clients: np.ndarray, number: int) -> np.ndarray:
+        return duration_s(hardware, work, seed, clients, number)
+
+    rules = BufferRules(
+        config.federation.cohort, fleet.buffer, fleet.max_staleness, fleet.deadline_s
+    )
+    return AsynchronousParticipation(rules, choose, duration)
