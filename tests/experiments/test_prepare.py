@@ -17,8 +17,7 @@ def test_raw_files_to_recommendations_with_titles(run, tmp_path):
     assert prepared.returncode == 0, prepared.stderr
     assert "rating >= 2" in prepared.stdout and "verdict: usable" in prepared.stdout
     features, train = (
-        line.partition(": python -m experiments.")[2].split()
-        for line in prepared.stdout.splitlines()[-2:]
+        line.partition(": fedvlr ")[2].split() for line in prepared.stdout.splitlines()[-2:]
     )
     encoded = run(*features)
     assert encoded.returncode == 0, encoded.stderr
@@ -39,7 +38,7 @@ def test_bad_input_is_one_line(run, tmp_path):
     line = refused(run("prepare", "--input=raw.csv", "--output=data/toy"))
     assert "raw.csv, row 2, column rating: found 'good'" in line and "--rating=none" in line
     assert not list((tmp_path / "data").iterdir())
-    assert "--input: give a path" in refused(run("prepare"))
+    assert "--input: empty; give a path" in refused(run("prepare"))
     assert "--dataset: empty; give" in refused(run("features"))
     line = refused(run("features", "--dataset=toy", "--device=cuda"))
     assert line == "error: --device: does nothing with --encoder=hashing; leave it out"
