@@ -100,8 +100,8 @@ def make_train(task: Task, plan: str) -> TrainCohort:
             if not known or reduce.combine is not None:
                 uploads = uploads.scaled(factor)
             if compress is not None:
-                client = jnp.asarray(cohort.histories.client)
-                uploads, residual = compress.sent(key, client, uploads, residual)
+                numbers = jnp.asarray(cohort.histories.client)
+                uploads, residual = compress.sent(key, numbers, uploads, residual)
             if reduce.encode is not None:
                 client, own = cohort.histories.client, jax.random.fold_in(key, RING_NOISE)
                 uploads, clamped = reduce.encode(uploads, alpha, client, own)
