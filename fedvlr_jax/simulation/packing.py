@@ -1,4 +1,4 @@
-"""The packed state: the form of a state in a checkpoint, the same on any devices and from any store.
+"""The packed state: the form of a state in a checkpoint, the same for all devices and stores.
 
 A packed state is {"server": ServerState, "clients": int32 [T], "private": leaves [T, ...]}, in
 host memory: row r of a private leaf belongs to client clients[r]. A client without a row has its

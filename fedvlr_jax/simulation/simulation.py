@@ -240,7 +240,7 @@ def make_simulation(
       backbone, fusion: in place of those that `config` names.
       aggregator: the server's treatment of the uploads, in place of the choices of `config` for
         clipping, noise, aggregation and the server's optimizer.
-      participation: the clients that take part in each round, in place of the flags' simulated clock.
+      participation: which clients take part in each round, in place of the flags' simulated clock.
 
     Raises:
       InputError: choices that do not fit the data set.
