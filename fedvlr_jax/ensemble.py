@@ -32,14 +32,14 @@ def members_in_memory(simulation: Simulation, left_bytes: float) -> int:
     """How many members one call of `train_members` may have.
 
     Args:
-      left_bytes: of the budget, beside what the run of one member takes.
+      left_bytes: the budget, without the bytes of the run of one member.
     """
     others = left_bytes // (STATES_OF_A_MEMBER * simulation.state_bytes)
     return 1 + int(max(0, others))
 
 
 def members_at_once(simulation: Simulation, num_members: int, left_bytes: float) -> int:
-    """How many members are trained side by side: 1 on a CPU, else what memory takes.
+    """How many members are trained side by side: 1 on a CPU, else as many as memory allows.
 
     Args:
       left_bytes: as for `members_in_memory`.

@@ -122,7 +122,7 @@ class Checkpoints:
         sealing.sync(self.directory)
 
     def _remove_others(self, newest: int) -> None:
-        # Only what is sealed takes a place: a stray directory must not push a save out.
+        # Only sealed directories count: a stray directory must not displace a save.
         sealed = [r for r in self.rounds() if r <= newest and sealing.is_sealed(self.path(r))]
         older = sealed[: -self._keep]
         best = sorted(older, key=self._score)[max(0, len(older) - self._keep_best) :]

@@ -130,7 +130,7 @@ def play_round(
     """One round: (the server's next state, the clients' rows after it, by client).
 
     Args:
-      private: the rows of every client, by client. cohort: who is asked and who responds.
+      private: the rows of every client, by client. cohort: the sampled clients, which respond.
     """
     key = stream(server.key, LOCAL, server.round)
 

@@ -82,8 +82,12 @@ class Clients(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all clients read, or the gradient by it: the shared head, the views as the embedding
-    maps them (leaves [G, I * e]), and the views [I, G, d]."""
+    """The arrays that all clients read, or the gradients by them.
+
+    Attributes:
+      head: the shared head. mapped: the views as the embedding maps them, leaves [G, I * e].
+      views: [I, G, d].
+    """
 
     head: PyTree
     mapped: PyTree
@@ -95,7 +99,7 @@ class Carry(NamedTuple):
 
     Attributes:
       trained: {"head" and, where a client has them, "items"}, leaves [K, ...].
-      upload: the clients' gradients by what they share, summed by alpha.
+      upload: the gradients by the shared arrays, summed over the clients by alpha.
       pull: the sum of the gradients by the pooled histories, times alpha [K, G * d].
       loss: of the first epoch [K].
     """
@@ -240,7 +244,7 @@ def _epoch_step(
     active = cohort.responded & (epoch < cohort.local_epochs)
     losses = functools.partial(_losses, method, clients)
     loss, back = jax.vjp(losses, routers.params, clients.pooled, trained, *shared)
-    # Each loss counts by alpha already here, so that the gradient by what is shared is the sum.
+    # The losses are weighted by alpha here, so the gradients by the shared arrays are the sums.
     grad_router, grad_pooled, grad_trained, *grad_shared = back(jnp.where(active, alpha, 0.0))
     own = lambda leaf: trees.per_client(clients.unweighted, leaf) * leaf
     grad_router, grad_trained = jax.tree.map(own, (grad_router, grad_trained))

@@ -210,7 +210,7 @@ def _gains(model: Autoencoder, history: Interactions, targets: Interactions) -> 
 
 
 def _chosen(gains: Sequence[np.ndarray], sure: float) -> int:
-    """The place of the best setting; 0 where it is not `sure` standard errors ahead of the first.
+    """The number of the best setting; 0 if it is not `sure` standard errors ahead of the first.
 
     Args:
       gains: of each setting, the NDCG@50 [C] of the clients that rank.

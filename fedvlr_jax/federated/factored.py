@@ -2,8 +2,8 @@
 
 A client's loss weighs all items of its history alike, and all its negatives alike: two kinds c
 of rows. With F_g [I, d] the views, w the weights, C = sum_g w_g F_g the common rows, P the
-personal ones, e [I] the gradient of the loss by the scores, and k_c, l_c what the penalty
-(models/backbone.py) weighs in a row of kind c, the gradients of an epoch are
+personal ones, e [I] the gradient of the loss by the scores, and k_c, l_c the weights of the penalty
+(models/backbone.py) in a row of kind c, the gradients of an epoch are
 
     by P_i:     e_i theta - k_c (P_i - C_i),
     by F_g,i:   w_g (e_i theta + k_c (P_i - C_i) + l_c sign(F_g,i)).

@@ -249,7 +249,7 @@ def upload_of(
         total += view_count[:, :, h, None] * views[:, h, None]
     total += sign_count[..., None] * jnp.sign(views)
 
-    # As in `make_rows`: by the whole pool, and what the history has beyond that.
+    # As in `make_rows`: the whole pool at the negatives' count, and the difference at the history.
     counted = lambda counts, table: jnp.swapaxes(
         (counts.T @ table.reshape(len(table), -1)).reshape(num_views, num_items, width), 0, 1
     )

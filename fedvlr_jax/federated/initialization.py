@@ -126,12 +126,13 @@ def _given(value: float) -> float | None:
 
 
 def sources_of(views: Sequence[str]) -> list[str]:
-    """What each view shows: "id" for those of the ID table, else its own name."""
+    """The source of each view: "id" for those of the ID table, else its own name."""
     return ["id" if view in ("id", "table") else view for view in views]
 
 
 def _router_weights(config: Config, views: Sequence[str], dataset: Dataset) -> np.ndarray:
-    """float64 [N, G]: what each client's history says of the views; alike views share theirs."""
+    """float64 [N, G]: each client's weights estimated from its history; views of one source share
+    its weight."""
     source_of = sources_of(views)
     sources = ["id"] * ("id" in source_of)
     sources += [name for name in dataset.features if name in source_of]

@@ -49,7 +49,7 @@ class Routing(NamedTuple):
       weights: (the params of ONE client, its pooled history [G * d]) -> weights [G].
       step: (Routers, gradient by their params, active [K], step size) -> Routers.
       finish: (private router rows, Routers, pooled [K, G * d], step size) -> (new rows,
-        gradient by the pooled histories over all epochs, beside what came through `weights`).
+        gradient by the pooled histories over all epochs, without the part through `weights`).
     """
 
     start: Callable[[PyTree, jax.Array], Routers]

@@ -2,11 +2,11 @@
 
 - `simulation.py`: `Simulation`, the functions that a user calls, and `make_simulation`.
 - `setup.py`: data, model, plan and buckets. `state.py`: the state, and how it begins.
-- `sampling.py`: which clients each round samples. `workload.py`: what it asks of each of them.
+- `sampling.py`: which clients each round samples. `workload.py`: the bytes and rows of each.
 - `engine.py`: the protocol of an engine, which knows where private rows lie.
   `on_device.py` with `rounds.py`: on the devices. `offloaded.py` with `chunked_rounds.py` and
   `chunks.py`: in host memory or in files.
-- `evaluation.py`, `buckets.py`, `packing.py`, `failures.py`: what both engines share.
+- `evaluation.py`, `buckets.py`, `packing.py`, `failures.py`: the parts that both engines use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a failed round says: the round, the client and the array that is not finite."""
+"""The error of a failed round: it names the round, the client and the array that is not finite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packed state: what a checkpoint holds, the same on any devices and from any store.
+"""The packed state: the form of a state in a checkpoint, the same for all devices and stores.
 
 A packed state is {"server": ServerState, "clients": int32 [T], "private": leaves [T, ...]}, in
 host memory: row r of a private leaf belongs to client clients[r]. A client without a row has its
@@ -28,7 +28,7 @@ def packed_shapes(
     Args:
       leaves: {leaf name: (shape, dtype)}, as a checkpoint's meta lists them.
       name: of the state in the checkpoint, such as "state" or "best".
-      row_type: (shape, dtype) -> what stands for a leaf of private rows.
+      row_type: (shape, dtype) -> the placeholder of a leaf of private rows.
     """
     (num_clients,), _ = leaves[f"{name}.clients"]
     return {

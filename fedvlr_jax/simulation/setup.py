@@ -1,4 +1,4 @@
-"""What a simulation is made of: data, model, plan and buckets, prepared once before training."""
+"""The fixed parts of a simulation: data, model, plan and buckets, prepared before training."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Setup:
     Attributes:
       config: the choices; where --privacy leaves one open, it is resolved here.
       dataset: the users, and behind them the hostile clients.
-      task: what a plan needs to train clients.
+      task: the inputs of a plan: model, choices, negatives and the server's rule.
       buckets: int64 [n_b] each, the user indices of each bucket; together every user once.
       features: {modality: float32 [I, d_m]}, on every device.
       plan: a name of `plans.PLANS`: how local epochs are executed.
       initialization: the closed form that training begins with; None where all is drawn.
       train: the train part that the clients hold: that of `dataset`, its histories weighted by
-        age where the initialization asks for it.
+        age where the initialization weights them.
       mesh: the devices that share the clients; None for one.
       hostile: the hostile clients; None without them.
     """

@@ -73,7 +73,7 @@ class Simulation:
 
     @property
     def task(self) -> Task:
-        """What a plan needs to train clients."""
+        """The inputs of a plan: model, choices, negatives and the server's rule."""
         return self.setup.task
 
     @property
@@ -234,13 +234,13 @@ def make_simulation(
 ) -> Simulation:
     """Prepares `dataset` for the federation that `config` describes.
 
-    Hostile clients, where --attack asks for them, join the population behind the users.
+    With --attack, hostile clients join the population behind the users.
 
     Args:
       backbone, fusion: in place of those that `config` names.
-      aggregator: what the server does with the uploads, in place of the choices of `config` for
+      aggregator: the server's treatment of the uploads, in place of the choices of `config` for
         clipping, noise, aggregation and the server's optimizer.
-      participation: who takes part in each round, in place of the flags' simulated clock.
+      participation: which clients take part in each round, in place of the flags' simulated clock.
 
     Raises:
       InputError: choices that do not fit the data set.

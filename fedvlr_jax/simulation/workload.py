@@ -1,4 +1,4 @@
-"""What a round asks of a client: the sizes of its transfers, and the rows that it trains on."""
+"""The work of a client in a round: the sizes of its transfers, and the rows that it trains on."""
 
 from __future__ import annotations
 

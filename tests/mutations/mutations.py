@@ -1140,7 +1140,7 @@ STARTS_AND_STATES = [
         "preferences without the background",
         "fedvlr_jax/federated/preferences.py",
         "BACKGROUND + (1 - BACKGROUND) * mean_kernel, 1.0",
-        "by_others, 1.0",
+        "mean_kernel, 1.0",
         ("tests/federated/test_preferences.py::test_preferences_against_a_literal_loop",),
     ),
     Mutation(
