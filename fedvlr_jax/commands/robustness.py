@@ -44,7 +44,8 @@ from fedvlr_jax.report.heat import heat_table
 FLAGS = flags.FLAGS
 
 # int32 is the weighted mean again, and sums in fixed point need honest numbers.
-RULES = tuple(name for name in AGGREGATION_NAMES if name not in ("int32", "fixed_mean"))
+# A secure sum shows the server no upload that it could judge.
+RULES = tuple(name for name in AGGREGATION_NAMES if name not in ("int32", "fixed_mean", "secure"))
 ATTACKS = tuple(name for name in ATTACK_NAMES if name != "none")
 TARGETS = ("cold", "popular")
 SET_HERE = ("attack", "aggregation", "hostile_share", "target_items", "baselines", "patience")
