@@ -27,6 +27,7 @@ from absl import flags
 from fedvlr_jax.commands.shared.comparison import write_table
 from fedvlr_jax.commands.shared.launch import config_from_flags, define_config_flags
 from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.privacy.audit import (
     Audit,
@@ -86,9 +87,8 @@ def audits(
     return {"one round": one, "all rounds": audit(drawn, claimed, delta, score=score, **given)}
 
 
-def main() -> None:
-    config = config_from_flags()
-    folder = required_workdir(config, "runs/audit")
+def check(config: Config, trials: int, confidence: float) -> None:
+    """Refuses what cannot be audited."""
     if config.privacy.privacy == "none":
         raise InputError(
             "--privacy=none: claims no epsilon, so there is nothing to audit; give central, local "
@@ -99,10 +99,16 @@ def main() -> None:
             f"--noise_cohort_size={config.privacy.noise_cohort_size}: the statement is about a "
             "deployment, which is not here to be audited; give 0"
         )
-    if FLAGS.trials < 1000:
-        raise InputError(f"--trials={FLAGS.trials}: give at least 1000, or nothing can be shown")
-    if not 0.5 <= FLAGS.confidence < 1:
-        raise InputError(f"--confidence={FLAGS.confidence}: give at least 0.5 and less than 1")
+    if trials < 1000:
+        raise InputError(f"--trials={trials}: give at least 1000, or nothing can be shown")
+    if not 0.5 <= confidence < 1:
+        raise InputError(f"--confidence={confidence}: give at least 0.5 and less than 1")
+
+
+def main() -> None:
+    config = config_from_flags()
+    folder = required_workdir(config, "runs/audit")
+    check(config, FLAGS.trials, FLAGS.confidence)
     simulation = make_simulation(config, load(config))
     found = audits(
         simulation, trials=FLAGS.trials, confidence=FLAGS.confidence, seed=config.run.seed

@@ -45,8 +45,9 @@ from fedvlr_jax.report.heat import heat_table
 
 FLAGS = flags.FLAGS
 
-# int32 is the weighted mean too, and its fixed-point range holds only for honest uploads.
-RULES = tuple(name for name in AGGREGATION_NAMES if name not in ("int32", "fixed_mean"))
+# int32 is the weighted mean too, and its fixed-point range holds only for honest uploads. A secure
+# sum shows the server no single upload to judge.
+RULES = tuple(name for name in AGGREGATION_NAMES if name not in ("int32", "fixed_mean", "secure"))
 ATTACKS = tuple(name for name in ATTACK_NAMES if name != "none")
 TARGETS = ("cold", "popular")
 SET_HERE = ("attack", "aggregation", "hostile_share", "target_items", "baselines", "patience")

@@ -184,7 +184,11 @@ def calibrate(release: Release, rounds: int, target: float, delta: float) -> flo
         )
     # RDP is far cheaper than PLD, and close to it: the search for the tight value begins there.
     whole = release._replace(places=release.population)
-    cheap = lambda z: (_rdp(whole, z, rounds, delta) or math.inf) <= target
+
+    def cheap(z: float) -> bool:
+        value = _rdp(whole, z, rounds, delta)
+        return value is not None and value <= target
+
     start = _crossing(cheap, 1e-2, MOST_NOISE) if cheap(MOST_NOISE) else MOST_NOISE
     if release.sampler in RDP_ONLY:
         return start

@@ -187,3 +187,12 @@ def test_edge_cases():
     release = poisson(0.1)
     assert epsilon(release, 1.0, 0, 1e-5) == (0.0, 0.0)
     assert epsilon(release, 0.0, 5, 1e-5).best == np.inf
+
+
+@pytest.mark.parametrize("sampler", ["fixed", "distributed"])
+def test_the_least_noise_is_found_where_the_most_noise_costs_nothing(sampler):
+    """At delta 1e-3 the most noise has an epsilon of exactly 0."""
+    release = Release(sampler, 100, 40, 100)
+    assert accounting.spent(release, accounting.MOST_NOISE, 6, 1e-3) == 0
+    z = accounting.calibrate(release, 6, 20.0, 1e-3)
+    assert 0.99 * 20.0 < accounting.spent(release, z, 6, 1e-3) <= 20.0

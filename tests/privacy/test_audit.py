@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands.audit import audits
+from fedvlr_jax.commands.audit import audits, check
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
 from fedvlr_jax.privacy import accounting
 from fedvlr_jax.privacy.audit import (
     audit,
@@ -133,3 +134,23 @@ def test_less_noise_than_is_claimed_is_refuted(kind, dataset):
     noisy_less = simulation_of(dataset, privacy=kind, noise_multiplier=0.5)
     lying = dataclasses.replace(honest, task=noisy_less.task)
     assert audits(lying, trials=20_000, confidence=0.99)["one round"].refuted
+
+
+@pytest.mark.parametrize(
+    ("flags", "trials", "confidence", "message"),
+    [
+        ({}, 5000, 0.99, "--privacy=none: claims no epsilon"),
+        ({"privacy": "central"}, 999, 0.99, "--trials=999: give at least 1000"),
+        ({"privacy": "central"}, 5000, 1.0, "--confidence=1.0: give at least 0.5"),
+        (
+            {"privacy": "central", "sampling": "poisson", "noise_cohort_size": 50},
+            5000,
+            0.99,
+            "--noise_cohort_size=50: the statement is about a deployment",
+        ),
+    ],
+)
+def test_what_cannot_be_audited_is_refused(flags, trials, confidence, message):
+    noise = {"noise_multiplier": 1.0} if flags else {}
+    with pytest.raises(InputError, match=message):
+        check(Config.from_flat(**(SMALL | noise | flags)), trials, confidence)
