@@ -9,11 +9,12 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import jax
 from rich.console import Console
 
-from fedvlr_jax.simulation import Simulation
+if TYPE_CHECKING:
+    from fedvlr_jax.simulation import Simulation
 
 
 def _known(*names: str) -> list[signal.Signals]:
@@ -113,6 +114,8 @@ def ran_out(error: BaseException) -> bool:
 
 def missing_platform() -> str:
     """Why JAX has no device to compute on; empty where it has one."""
+    import jax
+
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # An assertion, for cuda without its plugin.
@@ -125,6 +128,8 @@ def missing_platform() -> str:
 @contextlib.contextmanager
 def memory_explained(simulation: Simulation) -> Iterator[None]:
     """Turns running out of memory inside the block into `OutOfMemory`, with the state's size."""
+    import jax
+
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

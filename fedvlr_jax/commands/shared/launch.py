@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 
 import fedvlr_jax
@@ -20,8 +20,6 @@ from fedvlr_jax.commands.shared.faults import Interrupted, OutOfMemory, missing_
 from fedvlr_jax.commands.shared.output import output_survives
 from fedvlr_jax.config import ALIASES, Config, expanded
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.settings import overruled, own_settings
-from fedvlr_jax.simulation import NonFiniteError
 
 FLAGS = flags.FLAGS
 COMMANDS_PACKAGE = "fedvlr_jax.commands."
@@ -109,7 +107,7 @@ def whole_numbers(name: str, text: str) -> list[int]:
     return numbers
 
 
-def _cache_folder() -> str:
+def cache_folder() -> str:
     """Where compiled programs are kept; empty for nowhere.
 
     Raises:
@@ -132,8 +130,10 @@ def use_compilation_cache() -> None:
     FEDVLR_CACHE_DIR names another folder; empty, nothing is kept. Where there is no folder to
     keep them in, one line says so.
     """
+    import jax
+
     try:
-        folder = _cache_folder()
+        folder = cache_folder()
     except (RuntimeError, OSError, InputError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         _note(f"compiled programs are not kept ({reason}); FEDVLR_CACHE_DIR names a folder")
@@ -191,10 +191,29 @@ def _with_preset(argument: str) -> str:
     return f"--flagfile={folder / f'{name}.flags'}"
 
 
-def launch(main: Callable[[], None], description: str) -> None:
+@contextlib.contextmanager
+def _computing() -> Iterator[None]:
+    """Inside the block JAX keeps compiled programs, and has the library's own settings."""
+    from fedvlr_jax.settings import overruled, own_settings
+
+    use_compilation_cache()
+    if ignored := [name.upper() for name in overruled()]:
+        _note(f"without effect on what this command computes: {', '.join(ignored)}")
+    with own_settings():
+        yield
+
+
+def _is_not_finite(error: ArithmeticError) -> bool:
+    from fedvlr_jax.simulation import NonFiniteError
+
+    return isinstance(error, NonFiniteError)
+
+
+def launch(main: Callable[[], None], description: str, *, computes: bool = True) -> None:
     """Parses the command line, then runs `main`; bad input ends in one line and status 2.
 
-    JAX has the library's own settings, whatever the environment says.
+    Where the command `computes`, JAX has the library's own settings, whatever the environment says.
+    JAX is loaded after the command line has been parsed, unless the command's module loads it.
     """
 
     def parse(arguments: list[str]) -> list[str]:
@@ -211,15 +230,14 @@ def launch(main: Callable[[], None], description: str) -> None:
 
     def guarded(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
-        use_compilation_cache()
-        if ignored := [name.upper() for name in overruled()]:
-            _note(f"without effect on what this command computes: {', '.join(ignored)}")
         try:
-            with own_settings():
+            with _computing() if computes else contextlib.nullcontext():
                 main()
         except InputError as error:
             fail(BAD_INPUT, error)
-        except NonFiniteError as error:
+        except ArithmeticError as error:
+            if not _is_not_finite(error):
+                raise
             fail(NOT_FINITE, error)
         except OutOfMemory as error:
             fail(OUT_OF_MEMORY, error)
