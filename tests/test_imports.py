@@ -41,6 +41,7 @@ LEVELS = {
     "costs": 9,
     "ensemble": 10,
     "summary": 10,
+    "recommended": 10,
     "tracking": 1,
     "contracts": 10,
     "commands": 11,
