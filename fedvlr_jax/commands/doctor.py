@@ -7,6 +7,7 @@ Nothing is written. A fault is named in its row; exit status 2 if a run could no
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -59,8 +60,8 @@ def rows(data_root: str) -> dict[str, Callable[[], str]]:
     return {
         "fedvlr_jax": lambda: fedvlr_jax.__version__,
         "python": lambda: f"{platform.python_version()}, {platform.platform()}",
-        **{name: lambda name=name: _version(name, required=True) for name in REQUIRED},
-        **{f"{name} (extra)": lambda name=name: _version(name) for name in EXTRAS},
+        **{name: functools.partial(_version, name, required=True) for name in REQUIRED},
+        **{f"{name} (extra)": functools.partial(_version, name) for name in EXTRAS},
         "devices": _devices,
         "CPU cores": lambda: (
             str(len(os.sched_getaffinity(0)))
