@@ -39,6 +39,7 @@ LEVELS = {
     "costs": 9,
     "ensemble": 10,
     "summary": 10,
+    "recommended": 10,
     "tracking": 1,
     "contracts": 10,
     "commands": 11,

@@ -16,7 +16,12 @@ COMMANDS = (
     *("train", "evaluate", "inspect", "sweep", "search", "validate", "prepare", "features"),
     *("ablation", "table2", "table3", "centralized", "heterogeneity", "convergence", "ceiling"),
     *("privacy", "audit", "robustness", "fleet", "results"),
+    *("watch", "doctor", "completion"),
 )
+# Commands whose first argument may stand without the name of its flag.
+FIRST_ARGUMENT = {"watch": "workdir", "completion": "shell"}
+# Commands that compile nothing: they need no JAX, or only look at it.
+LIGHT = ("watch", "doctor", "completion", "prepare", "validate")
 
 
 def summary(name: str) -> str:
@@ -31,8 +36,10 @@ def run(name: str) -> None:
     command = importlib.import_module(f"fedvlr_jax.commands.{name}")
     from fedvlr_jax.commands.shared.launch import launch
 
+    if name in FIRST_ARGUMENT and len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        sys.argv[1] = f"--{FIRST_ARGUMENT[name]}={sys.argv[1]}"
     command.define_flags()
-    launch(command.main, command.__doc__ or "")
+    launch(command.main, command.__doc__ or "", computes=name not in LIGHT)
 
 
 def _print_commands() -> None:

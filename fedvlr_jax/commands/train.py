@@ -45,7 +45,7 @@ from fedvlr_jax.commands.shared.processes import (
     only_first,
     wait_for_all,
 )
-from fedvlr_jax.commands.shared.runs import check_same, describe, load
+from fedvlr_jax.commands.shared.runs import check_same, describe, load, titles_of
 from fedvlr_jax.commands.shared.saving import Saver, load_run
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError, NonFiniteError
@@ -53,6 +53,7 @@ from fedvlr_jax.federated.initialization import describe_initialization
 from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import check_fits, describe_plan
 from fedvlr_jax.privacy.statement import lines as statement_lines
+from fedvlr_jax.recommended import recommended_titles
 from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
@@ -300,6 +301,10 @@ def train_and_summarise(
         )
     summary, users = summarise_run(simulation, run, timing)
     summary |= measured
+    titles = titles_of(config, simulation.dataset) if jax.process_count() == 1 else None
+    if titles is not None:
+        weights = users.get("router_weights")
+        summary["recommended"] = recommended_titles(simulation, run.best_state, titles, weights)
     if stated := accounts.stated:
         summary["privacy"] = stated
     if is_first():

@@ -56,6 +56,7 @@ def render_report(
             bars=figures(plots.method_bars(summary, metric) for metric in results.METRIC_LABELS),
             activity=figures([plots.activity_bars(summary)]),
             router=_router(summary, users),
+            recommended=_recommended(summary),
             privacy=_privacy(summary),
             dataset=_dataset_rows(config, summary),
             notes=list((config.get("dataset") or {}).get("notes") or []),
@@ -198,6 +199,17 @@ def _router(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> dict
             for v, m, s, top in rows
         ],
     }
+
+
+def _recommended(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The users of "recommended", with their weights as one text."""
+    views = [str(view) for view in summary.get("views") or []]
+    found = []
+    for user in summary.get("recommended") or []:
+        weights = user.get("weights") or []
+        shares = [f"{view} {100 * w:.0f} %" for view, w in zip(views, weights, strict=False)]
+        found.append({**user, "weights": ", ".join(shares)})
+    return found
 
 
 def _privacy(summary: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -9,11 +9,12 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import jax
 from rich.console import Console
 
-from fedvlr_jax.simulation import Simulation
+if TYPE_CHECKING:
+    from fedvlr_jax.simulation import Simulation
 
 
 def _known(*names: str) -> list[signal.Signals]:
@@ -112,6 +113,8 @@ def ran_out(error: BaseException) -> bool:
 
 def missing_platform() -> str:
     """Why JAX has no device; empty if it has one."""
+    import jax
+
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # AssertionError: cuda without its plugin.
@@ -124,6 +127,8 @@ def missing_platform() -> str:
 @contextlib.contextmanager
 def memory_explained(simulation: Simulation) -> Iterator[None]:
     """Raises `OutOfMemory`, with the size of the state, if the block runs out of memory."""
+    import jax
+
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

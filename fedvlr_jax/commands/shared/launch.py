@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 
 import fedvlr_jax
 from fedvlr_jax.commands.shared.faults import Interrupted, OutOfMemory, missing_platform, ran_out
 from fedvlr_jax.commands.shared.output import output_survives
 from fedvlr_jax.config import ALIASES, Config, expanded
-from fedvlr_jax.errors import InputError, NonFiniteError
-from fedvlr_jax.settings import overruled, own_settings
+from fedvlr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 COMMANDS_PACKAGE = "fedvlr_jax.commands."
@@ -108,7 +107,7 @@ def whole_numbers(name: str, text: str) -> list[int]:
     return numbers
 
 
-def _cache_folder() -> str:
+def cache_folder() -> str:
     """The folder of compiled programs; empty for none.
 
     Raises:
@@ -131,8 +130,10 @@ def use_compilation_cache() -> None:
     FEDVLR_CACHE_DIR names another folder; if it is empty, nothing is stored. If the folder cannot
     be used, the command prints one line and continues without it.
     """
+    import jax
+
     try:
-        folder = _cache_folder()
+        folder = cache_folder()
     except (RuntimeError, OSError, InputError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         _note(f"compiled programs are not stored ({reason}); set FEDVLR_CACHE_DIR to a folder")
@@ -190,10 +191,23 @@ def _with_preset(argument: str) -> str:
     return f"--flagfile={folder / f'{name}.flags'}"
 
 
-def launch(main: Callable[[], None], description: str) -> None:
+@contextlib.contextmanager
+def _computing() -> Iterator[None]:
+    """Inside the block JAX stores compiled programs and has the settings of this library."""
+    from fedvlr_jax.settings import overruled, own_settings
+
+    use_compilation_cache()
+    if ignored := [name.upper() for name in overruled()]:
+        _note(f"these settings do not affect the results of this command: {', '.join(ignored)}")
+    with own_settings():
+        yield
+
+
+def launch(main: Callable[[], None], description: str, *, computes: bool = True) -> None:
     """Parses the command line and runs `main`. Bad input ends in one line and status 2.
 
-    JAX has the settings of this library, whatever the environment sets.
+    If the command `computes`, JAX has the settings of this library, whatever the environment sets.
+    JAX loads after the parsing of the command line, unless the command's module loads it.
     """
 
     def parse(arguments: list[str]) -> list[str]:
@@ -210,11 +224,8 @@ def launch(main: Callable[[], None], description: str) -> None:
 
     def guarded(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
-        use_compilation_cache()
-        if ignored := [name.upper() for name in overruled()]:
-            _note(f"these settings do not affect the results of this command: {', '.join(ignored)}")
         try:
-            with own_settings():
+            with _computing() if computes else contextlib.nullcontext():
                 main()
         except InputError as error:
             fail(BAD_INPUT, error)
