@@ -160,12 +160,12 @@ class SliceResult(NamedTuple):
     """What the clients of one slice give; of each bucket where it says so.
 
     Attributes:
-      private: rows after training, of each bucket. upload: the sum. alpha: [sum of capacities].
-      loss, clipped, bad_leaf: of each bucket [capacity].
+      private: rows after training, of each bucket. upload: the sum, an `Upload`.
+      alpha: [sum of the capacities]. loss, clipped, bad_leaf: of each bucket [capacity].
     """
 
     private: tuple[PyTree, ...]
-    upload: Upload
+    upload: Any
     alpha: jax.Array
     loss: tuple[jax.Array, ...]
     clipped: tuple[jax.Array, ...]
@@ -282,7 +282,8 @@ def _make_stale(
         def pulled(upload: Upload, alpha: jax.Array, pull_back: Callable) -> Gradient:
             # There is no noise here, but --upload_rank projects in this place.
             mean = noise.add(stream(server.key, NOISE, version_number), upload, alpha, bound)
-            return Gradient(*pull_back(mean.views), mean.head)
+            by_items, by_fusion = pull_back(mean.views)
+            return Gradient(by_items, by_fusion, mean.head)
 
         operands = result.upload, result.alpha, pull_back
         own = compiled_alone(server.round >= 0, pulled, *operands)
