@@ -159,12 +159,12 @@ class SliceResult(NamedTuple):
     """What the clients of one slice give; of each bucket where it says so.
 
     Attributes:
-      private: rows after training, of each bucket. upload: the sum. alpha: [sum of capacities].
-      loss, clipped, bad_leaf: of each bucket [capacity].
+      private: rows after training, of each bucket. upload: the sum, an `Upload`.
+      alpha: [sum of the capacities]. loss, clipped, bad_leaf: of each bucket [capacity].
     """
 
     private: tuple[PyTree, ...]
-    upload: Upload
+    upload: Any
     alpha: jax.Array
     loss: tuple[jax.Array, ...]
     clipped: tuple[jax.Array, ...]

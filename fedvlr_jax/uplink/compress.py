@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedvlr_jax.types import Array
 from fedvlr_jax.uplink.noise import Noise
 from fedvlr_jax.uplink.uploads import SlotUploads, Upload, Uploads
 
@@ -61,7 +62,7 @@ class Compression(NamedTuple):
         return self.rows > 0
 
     def sent(
-        self, key: jax.Array, client: jax.Array, uploads: Uploads, residual: jax.Array | None
+        self, key: jax.Array, client: Array, uploads: Uploads, residual: jax.Array | None
     ) -> tuple[Uploads, jax.Array | None]:
         """What the server receives, and the residuals after the round.
 

@@ -136,6 +136,18 @@ def test_a_divided_run_is_a_whole_one_to_the_bit(flags):
     assert valid.finite.all()
 
 
+def test_residuals_are_the_same_from_every_store():
+    packed = []
+    for store in ("device", "host"):
+        simulation = make_simulation(small(store=store, **SPARSE), users())
+        state, _ = simulation.run_rounds(simulation.init(), 3)
+        packed.append(simulation.pack(state))
+    device, host = packed
+    rows = [device["private"]["residual"][host["clients"]], host["private"]["residual"]]
+    assert np.abs(rows[1]).max(axis=(1, 2, 3)).min() > 0
+    np.testing.assert_allclose(*rows, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "flags, piece",
     [

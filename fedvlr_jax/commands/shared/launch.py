@@ -19,7 +19,7 @@ import fedvlr_jax
 from fedvlr_jax.commands.shared.faults import Interrupted, OutOfMemory, missing_platform, ran_out
 from fedvlr_jax.commands.shared.output import output_survives
 from fedvlr_jax.config import ALIASES, Config, expanded
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, NonFiniteError
 
 FLAGS = flags.FLAGS
 COMMANDS_PACKAGE = "fedvlr_jax.commands."
