@@ -133,6 +133,15 @@ def test_a_row_goes_over_whole_or_not_at_all(tmp_path, monkeypatch):
         store.stage(np.array([0]), {"v": rows["v"][:1]})
 
 
+def test_clients_without_private_rows_are_ranked_in_every_store(dataset):
+    ranks = {}
+    for store in ("device", "host"):
+        simulation = simulate(dataset, backbone="fedavg", fusion="none", store=store)
+        assert not jax.tree.leaves(simulation.beginning.client_shapes)
+        ranks[store] = simulation.evaluate(simulation.init(), "test")
+    np.testing.assert_array_equal(ranks["host"].ahead, ranks["device"].ahead)
+
+
 def test_functions_of_the_whole_population_need_it_on_the_devices(dataset):
     assert simulate(dataset).on_device.histories
     with pytest.raises(InputError, match="--store=host: this needs every client on the devices"):

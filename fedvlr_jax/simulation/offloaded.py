@@ -99,7 +99,9 @@ class Offloaded:
     @functools.cached_property
     def _chunks(self) -> list[np.ndarray]:
         """Of each bucket, its users in the chunks that are ranked at once [C, K]; N beyond."""
-        most = max(1, EVALUATED_BYTES // trees.num_bytes(self.beginning.client_shapes))
+        # FedAvg without a fusion has no private rows at all.
+        row = max(1, trees.num_bytes(self.beginning.client_shapes))
+        most = max(1, EVALUATED_BYTES // row)
         at_once = min(most, clients_at_once(self.setup.model))
         buckets = []
         for users in self.setup.buckets:
