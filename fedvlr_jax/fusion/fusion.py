@@ -85,7 +85,8 @@ class SharedMixture(nn.Module):
 
     @nn.compact
     def __call__(self, items: jax.Array, features: Mapping[str, jax.Array]) -> jax.Array:
-        views = MultiView(names=self.names, name="view_cache")(items, features)
+        # The name is part of the random key of the parameters, and of saved runs.
+        views = MultiView(names=self.names, name="of_views")(items, features)
         logits = self.param("logits", nn.initializers.zeros, (len(self.names),))
         return jnp.einsum("g,igd->id", softmax(logits), views)[:, None, :]
 
@@ -180,7 +181,7 @@ def shared(names: tuple[str, ...], width: int, widths: Mapping[str, int]) -> Fus
     init_shared, views = _server_side(SharedMixture(names=names), width, widths)
 
     def zero_content_views(gamma: PyTree) -> PyTree:
-        return {**gamma, "view_cache": _without_content(gamma["view_cache"])}
+        return {**gamma, "of_views": _without_content(gamma["of_views"])}
 
     return Fusion(
         ("shared",),

@@ -26,7 +26,7 @@ def test_it_weighs_the_views_of_bilevel():
     gamma = shared.init_shared(jax.random.key(0))
     weights = np.array([0.5, 0.3, 0.2], np.float32)
     gamma["logits"] = jnp.log(weights)
-    expected = np.einsum("g,igd->id", weights, bilevel.views(gamma["view_cache"], items, features))
+    expected = np.einsum("g,igd->id", weights, bilevel.views(gamma["of_views"], items, features))
     found = shared.views(gamma, items, features)
     assert found.shape == (5, 1, 8)
     np.testing.assert_allclose(found[:, 0], expected, atol=1e-6)
