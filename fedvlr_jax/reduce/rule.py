@@ -15,7 +15,7 @@ class Reduce(NamedTuple):
     """Many uploads -> one.
 
     Attributes:
-      needs: SUM, or WHOLE where `combine` is given.
+      needs: SUM, WHOLE where `combine` is given, or NORMS where `encode` is.
       weights: (weight [K], responded bool [K]) -> alpha [K], what each client counts in the sum;
         0 where it did not respond. The plans know it before they train.
       combine: (uploads, alpha, responded) -> the one upload; None: the sum by alpha. It must not
