@@ -129,7 +129,10 @@ def test_clipped_uploads_move_the_server_by_at_most_the_bound(plan, backbone):
         (dict(plan="catalogue", clip_norm=1.0), ["--plan=catalogue", "norm", "dense, gathered"]),
         (dict(plan="catalogue", aggregation="krum"), ["--plan=catalogue", "all uploads"]),
         (dict(aggregation="krum", init="spectral", views="table"), ["--aggregation=krum"]),
-        (dict(noise_multiplier=1.0, clip_norm=1.0, noise="central"), ["--noise=central", "fixed"]),
+        (
+            dict(noise_multiplier=1.0, clip_norm=1.0, noise="central", aggregation="float32"),
+            ["--noise=central", "fixed"],
+        ),
         (dict(noise_multiplier=1.0, clip_norm=1.0, aggregation="median"), ["median", "float32"]),
         (dict(clip_quantile=0.5), ["--clip_quantile=0.5", "--clip_norm"]),
         (dict(clip_quantile=1.0, clip_norm=1.0), ["--clip_quantile=1.0"]),
