@@ -40,10 +40,16 @@ The files it reads and writes, all percentages unrounded:
 Only what a function needs must be there: an absent key becomes a dash or a figure left out.
 """
 
-from fedvlr_jax.report.html import render_report
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from fedvlr_jax.report.progress import Progress
 from fedvlr_jax.report.run_directory import RunDirectory, locked, replace_file, replacing
 from fedvlr_jax.report.tables import markdown_table, print_summary, summary_table
+
+if TYPE_CHECKING:
+    from fedvlr_jax.report.html import render_report
 
 __all__ = [
     "Progress",
@@ -56,3 +62,12 @@ __all__ = [
     "replacing",
     "summary_table",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The page is loaded when it is made: Matplotlib takes half a second."""
+    if name != "render_report":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fedvlr_jax.report.html import render_report
+
+    return render_report

@@ -129,3 +129,12 @@ def test_light_commands_load_no_jax():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "set()"
     assert set(cli.LIGHT) < set(cli.COMMANDS) and set(cli.FIRST_ARGUMENT) < set(cli.COMMANDS)
+
+
+def test_a_command_line_of_train_is_read_without_matplotlib():
+    code = (
+        "import sys, fedvlr_jax.commands.train\n"
+        "print({'matplotlib', 'jinja2', 'optuna'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"

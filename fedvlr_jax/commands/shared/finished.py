@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedvlr_jax import report as reports
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.report import RunDirectory, render_report
+from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.selection import selection_of
 from fedvlr_jax.summary import BaselineSummary, with_baselines
 
@@ -31,7 +32,9 @@ def write_results(
     directory: RunDirectory, summary: Mapping[str, Any], users: Mapping[str, np.ndarray]
 ) -> None:
     """Writes users.npz, the report and the summary. config.json and metrics.jsonl must exist."""
-    report = render_report(directory.read_config(), summary, directory.read_metrics(), users)
+    report = reports.render_report(
+        directory.read_config(), summary, directory.read_metrics(), users
+    )
     directory.write_users(users)
     directory.write_report(report)
     directory.write_summary(summary)
@@ -93,7 +96,7 @@ def complete_results(
     described = describe()
     if users is not results.users:
         directory.write_users(users)
-    directory.write_report(render_report(described, summary, results.metrics, users))
+    directory.write_report(reports.render_report(described, summary, results.metrics, users))
     directory.write_summary(summary)
     # Written last: after an interruption the next start finds different flags and repeats this.
     directory.write_config(described)
