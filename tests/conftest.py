@@ -3,6 +3,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 # Before JAX starts: the tests compile hundreds of tiny programs once and run them once.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -14,12 +15,26 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Compiled programs stay between test runs, where the commands keep theirs; empty: they do not.
-CACHE = os.environ.get("FEDVLR_CACHE_DIR", os.path.expanduser("~/.cache/fedvlr_jax"))
-if CACHE:
-    jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "tests"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+def _keep_compiled_programs():
+    """Compiled programs stay between test runs, in the folder that the commands use too.
+
+    FEDVLR_CACHE_DIR names another folder; empty, or where it cannot be written, none is used.
+    """
+    folder = os.environ.get("FEDVLR_CACHE_DIR", os.path.expanduser("~/.cache/fedvlr_jax"))
+    try:
+        if folder:
+            os.makedirs(os.path.join(folder, "tests"), exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        folder = ""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "tests"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+_keep_compiled_programs()
 
 ROOT = pathlib.Path(__file__).parents[1]
 DATA = pathlib.Path(os.environ.get("FEDVLR_DATA_ROOT", ROOT.parent / "shared" / "data"))
