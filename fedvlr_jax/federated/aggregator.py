@@ -14,9 +14,8 @@ import optax
 
 from fedvlr_jax.attacks import Attack
 from fedvlr_jax.config import Config
-from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.server_optimizer import server_optimizer
-from fedvlr_jax.privacy.plan import SHARE_DEVIATION, upload_multiplier
+from fedvlr_jax.privacy.parts import private_parts
 from fedvlr_jax.privacy.ring import ring_of
 from fedvlr_jax.reduce import REDUCTIONS, Reduce
 from fedvlr_jax.reduce.registry import RuleOptions
@@ -34,7 +33,6 @@ from fedvlr_jax.uplink import (
     identity,
     low_rank,
     no_noise,
-    private_adaptive_clip,
 )
 
 
@@ -82,7 +80,7 @@ def make_aggregator(config: Config, num_users: int) -> Aggregator:
         uplink = fixed_clip(privacy.clip_norm)
     noise = no_noise()
     if privacy.privacy != "none":
-        uplink, noise = _private_parts(config, expected)
+        uplink, noise = private_parts(config, expected)
     elif privacy.noise_multiplier and privacy.noise == "central":
         noise = central_noise(privacy.noise_multiplier, expected)
     elif privacy.noise_multiplier:
@@ -97,31 +95,3 @@ def make_aggregator(config: Config, num_users: int) -> Aggregator:
         noise=noise,
         server=lambda rates: server_optimizer(federation.server_optimizer, rates),
     )
-
-
-def _private_parts(config: Config, expected: float) -> tuple[UplinkTransform, Noise]:
-    """Clipping and noise whose round is the release that `privacy.release_of` describes."""
-    privacy, federation = config.privacy, config.federation
-    if not privacy.noise_multiplier:
-        raise InputError(
-            "--target_epsilon: its noise is not known yet; see `privacy.plan.resolved`"
-        )
-    if privacy.privacy == "local":
-        return fixed_clip(privacy.clip_norm), client_noise(privacy.noise_multiplier)
-    if privacy.privacy == "distributed":
-        # The noise is in the ring sum.
-        return fixed_clip(privacy.clip_norm), no_noise()
-    accounted = expected
-    if privacy.noise_cohort_size:
-        accounted = privacy.noise_cohort_size * (1 - federation.client_dropout)
-    # The clients that a round samples: the privacy statement does not use that some do not respond.
-    sampled = accounted / (1 - federation.client_dropout)
-    multiplier = upload_multiplier(config, privacy.noise_multiplier, sampled)
-    uplink = fixed_clip(privacy.clip_norm)
-    if privacy.clip_quantile:
-        # The same noise on the count, in units of the expected responses.
-        deviation = SHARE_DEVIATION / (1 - federation.client_dropout)
-        uplink = private_adaptive_clip(
-            privacy.clip_norm, privacy.clip_quantile, expected, deviation
-        )
-    return uplink, central_noise(multiplier, accounted, always=True)

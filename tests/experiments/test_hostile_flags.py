@@ -31,8 +31,12 @@ WORDS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def defined():
-    if "backbone" not in flags.FLAGS:
-        launch.define_config_flags()
+    """The flags of the configuration, as long as this module's tests run."""
+    before = set(flags.FLAGS)
+    launch.define_config_flags()
+    own = set(flags.FLAGS) - before
+    yield
+    flags.FLAGS.remove_flag_values(sorted(own))
 
 
 def parsed(arguments):

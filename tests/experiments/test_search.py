@@ -63,7 +63,7 @@ def test_a_space_is_a_range_or_a_list():
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("client_lr", "give a flag to vary"),
+        ("client_lr", "no flag that can vary"),
         ("client_lr=log:0:1", "LOW > 0"),
         ("client_lr=log:1", "found 1 ends"),
         ("client_lr=log:2:1", "LOW < HIGH"),
@@ -71,7 +71,7 @@ def test_a_space_is_a_range_or_a_list():
         ("client_lr=uniform:nan:1", "no end of a range"),
         ("fusion=log:1:2", "no end of a range"),
         ("rounds=log:1.5:3", "takes int values"),
-        ("magic=1,2", "give a flag to vary"),
+        ("magic=1,2", "no flag that can vary"),
         ("fusion=none,none", "there twice"),
         ("fusion=none,magic", "magic"),
         ("client_lr=uniform:-1:1", "client_lr"),

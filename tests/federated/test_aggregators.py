@@ -127,7 +127,7 @@ def test_clipped_uploads_move_the_server_by_at_most_the_bound(plan, backbone):
     "choices, pieces",
     [
         (dict(plan="catalogue", clip_norm=1.0), ["--plan=catalogue", "norm", "dense, gathered"]),
-        (dict(plan="catalogue", aggregation="krum"), ["--plan=catalogue", "all uploads"]),
+        (dict(plan="catalogue", aggregation="krum"), ["--plan=catalogue", "whole uploads"]),
         (dict(aggregation="krum", init="spectral", views="table"), ["--aggregation=krum"]),
         (
             dict(noise_multiplier=1.0, clip_norm=1.0, noise="central", aggregation="float32"),

@@ -794,8 +794,8 @@ PARTICIPANTS = [
     Mutation(
         "those who drop out answer, and the others do not",
         PARTICIPATION,
-        "responded &= jax.vmap(draw)(client) >= config.client_dropout",
-        "responded &= jax.vmap(draw)(client) < config.client_dropout",
+        "return jax.vmap(draw)(client) >= client_dropout",
+        "return jax.vmap(draw)(client) < client_dropout",
         TEST_PARTICIPATION,
     ),
     Mutation(

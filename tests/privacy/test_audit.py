@@ -132,7 +132,8 @@ def test_less_noise_than_is_claimed_is_refuted(kind, dataset):
     """The aggregator has the noise of z = 0.5, the claim is that of z = 2."""
     honest = simulation_of(dataset, privacy=kind, noise_multiplier=2.0)
     noisy_less = simulation_of(dataset, privacy=kind, noise_multiplier=0.5)
-    lying = dataclasses.replace(honest, task=noisy_less.task)
+    setup = dataclasses.replace(honest.setup, task=noisy_less.setup.task)
+    lying = dataclasses.replace(honest, setup=setup)
     assert audits(lying, trials=20_000, confidence=0.99)["one round"].refuted
 
 

@@ -155,7 +155,7 @@ def test_residuals_are_the_same_from_every_store():
         (dict(upload_rank=4, attack="alie"), "not compressed"),
         (dict(upload_bits=4, attack="alie"), "--upload_bits=4: forged uploads"),
         (dict(upload_bits=4, aggregation="krum"), "--upload_bits=4: --aggregation=krum"),
-        (dict(upload_bits=4, noise_multiplier=1.0, clip_norm=1.0), "which was not compressed"),
+        (dict(upload_bits=4, noise_multiplier=1.0, clip_norm=1.0), "which is not compressed"),
         (dict(upload_bits=1), "--upload_bits=1"),
         (dict(upload_bits=4, upload_rank=2), "not combined with --upload_bits"),
         (dict(upload_rows=4), "--upload_format=dense sends every row"),

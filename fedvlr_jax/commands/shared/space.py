@@ -68,7 +68,7 @@ def parse_space(text: str) -> Dimension:
     try:
         choices = parse_over(text)
     except InputError as error:
-        reason = str(error).removeprefix(f"--over={text}: ")
+        reason = str(error).removeprefix(f"--over={text}: ").partition("; give")[0]
         raise InputError(f"--space={text}: {reason}; {EXAMPLES}") from None
     labelled = {label_of(choice): choice for choice in choices}
     if len(labelled) < len(choices):
@@ -92,7 +92,7 @@ def _number(text: str, name: str, end: str) -> Any:
     try:
         (((_, value),),) = parse_over(f"{name}={end}")
     except InputError as error:
-        reason = str(error).partition(": ")[2]
+        reason = str(error).partition(": ")[2].partition("; give")[0]
         raise InputError(f"--space={text}: {reason}; {EXAMPLES}") from None
     if isinstance(value, bool | str) or value != value or abs(value) == float("inf"):
         raise InputError(f"--space={text}: {end} is no end of a range of --{name}; {EXAMPLES}")

@@ -1,0 +1,51 @@
+"""Clipping and noise of a round under --privacy."""
+
+from __future__ import annotations
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.privacy.plan import SHARE_DEVIATION, upload_multiplier
+from fedvlr_jax.uplink import (
+    Noise,
+    UplinkTransform,
+    central_noise,
+    client_noise,
+    fixed_clip,
+    no_noise,
+    private_adaptive_clip,
+)
+
+
+def private_parts(config: Config, expected: float) -> tuple[UplinkTransform, Noise]:
+    """Clipping and noise whose round is the release that `privacy.release_of` describes.
+
+    Args:
+      expected: the expected number of responses in a round.
+
+    Raises:
+      InputError: the noise of --target_epsilon is not computed yet.
+    """
+    privacy, federation = config.privacy, config.federation
+    if not privacy.noise_multiplier:
+        raise InputError(
+            "--target_epsilon: its noise is not known yet; see `privacy.plan.resolved`"
+        )
+    if privacy.privacy == "local":
+        return fixed_clip(privacy.clip_norm), client_noise(privacy.noise_multiplier)
+    if privacy.privacy == "distributed":
+        # The noise is in the ring sum.
+        return fixed_clip(privacy.clip_norm), no_noise()
+    accounted = expected
+    if privacy.noise_cohort_size:
+        accounted = privacy.noise_cohort_size * (1 - federation.client_dropout)
+    # The clients that a round samples: the privacy statement does not use that some do not respond.
+    sampled = accounted / (1 - federation.client_dropout)
+    multiplier = upload_multiplier(config, privacy.noise_multiplier, sampled)
+    uplink = fixed_clip(privacy.clip_norm)
+    if privacy.clip_quantile:
+        # The same noise on the count, in units of the expected responses.
+        deviation = SHARE_DEVIATION / (1 - federation.client_dropout)
+        uplink = private_adaptive_clip(
+            privacy.clip_norm, privacy.clip_quantile, expected, deviation
+        )
+    return uplink, central_noise(multiplier, accounted, always=True)
