@@ -90,7 +90,7 @@ def test_a_simulation_begins_with_its_scores(choices, dataset):
         state.server.shared, views, state.private[0], everyone
     )
     scores, seen = np.asarray(scores)[:50], np.asarray(seen)[:50]
-    options = {name: getattr(config.init, f"start_{name}") for name in ("exchanges", *OPTIONS)}
+    options = {name: getattr(config.init, f"init_{name}") for name in ("exchanges", *OPTIONS)}
     items, vectors = spectral_initialization(dataset.train, WIDTH, **options)
     expected = vectors @ items.T
     assert scores[seen].mean() == pytest.approx(2.5, rel=1e-4)
