@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import warnings
 
 # Before JAX starts: the tests compile hundreds of tiny programs once and run them once.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -73,7 +74,9 @@ def double_precision(monkeypatch):
     from fedvlr_jax.settings import SETTINGS
 
     monkeypatch.setitem(SETTINGS, "jax_enable_x64", True)
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), warnings.catch_warnings():
+        # The metrics of a round and the numbers of items keep their 32 bits.
+        warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
         yield
 
 

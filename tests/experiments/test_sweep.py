@@ -133,7 +133,7 @@ def test_a_choice_that_diverges_is_named_and_flags_of_one_run_are_unknown(run, t
     assert "Without a finished run: client_lr=1e+30." in (tmp_path / "w/sweep.md").read_text()
     for flag in ("--seed=1", "--resume=must", "--store=disk", "--checkpoint_every=3"):
         assert "Unknown" in refused(run("sweep", *arguments, flag))
-    assert "--workdir=: empty" in refused(run("sweep", *SMALL))
+    assert "--workdir: empty; give a directory" in refused(run("sweep", *SMALL))
 
 
 @pytest.mark.slow
