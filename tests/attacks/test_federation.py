@@ -17,6 +17,7 @@ from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.summary import summarise_run
 from fedvlr_jax.training import train
+from tests.conftest import mostly_slow
 
 
 @functools.cache
@@ -139,7 +140,7 @@ def test_a_run_reports_the_attack():
     assert summary["test"]["users"] <= 40 and len(users["ndcg@50"]) == 48
 
 
-@pytest.mark.parametrize("name", ["fedrec", "pieck_uea", "pieck_ipe"])
+@pytest.mark.parametrize("name", mostly_slow(["fedrec", "pieck_uea", "pieck_ipe"], 3))
 def test_published_attacks_reach_half_of_the_users_against_the_mean(name):
     """A cold target of 1,700 items, 50 hostile clients beside 1,000 honest ones, five rounds."""
     config = small(attack=name, hostile_share=0.05, width=16, local_epochs=5, server_lr_items=300.0)

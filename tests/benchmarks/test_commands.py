@@ -90,6 +90,7 @@ def test_a_size_that_is_none(size, tmp_path):
     assert result.stderr.startswith("error: --dataset=") and result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_prepare(tmp_path):
     result, rows = benchmark("prepare", "--rows=3000", f"--folder={tmp_path}", folder=tmp_path)
     assert result.returncode == 0, result.stderr

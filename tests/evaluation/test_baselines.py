@@ -459,6 +459,7 @@ def test_known_numbers_of_ku(ku, name):
     assert (found["warm"]["users"], found["cold"]["users"]) == (116, 88)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ML)
 def test_known_numbers_of_ml(ml, name):
     found = ml.summary[name]["test"]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.conftest import mostly_slow
 from tests.experiments.commands import SMALL, refused
 
 
@@ -86,7 +87,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("arguments", BAD)
+@pytest.mark.parametrize("arguments", mostly_slow(BAD, 3))
 def test_bad_flags_end_in_one_line(arguments, run, tmp_path):
     (tmp_path / "file").write_text("x")
     extra = [] if "--workdir" in arguments else ["--workdir=w"]
