@@ -75,3 +75,8 @@ def test_a_wheel_trains_in_another_folder(tmp_path):
     assert result.returncode == 0, result.stderr
     assert (empty / "w/report.html").exists()
     assert (site / "bin/fedvlr").exists() and (site / "fedvlr_jax/py.typed").exists()
+
+
+def test_a_group_of_flags_that_does_not_exist():
+    with pytest.raises(ValueError, match="no such group of flags: start"):
+        launch.define_config_flags("data", "start")

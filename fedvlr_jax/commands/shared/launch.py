@@ -63,6 +63,8 @@ def define_config_flags(
       without: fields that the command sets itself.
       only: if not empty, define only these fields.
     """
+    if unknown := set(groups) - set(_groups()):
+        raise ValueError(f"no such group of flags: {', '.join(sorted(unknown))}")
     for group, fields in _groups().items():
         for field in fields:
             if (groups and group not in groups) or field.name in without:
