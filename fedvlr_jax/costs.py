@@ -80,7 +80,7 @@ def client_bytes(simulation: Simulation) -> dict[str, Any]:
 
 
 def secure_sum_costs(simulation: Simulation, seed: int, rounds: int) -> dict[str, Any]:
-    """What the protocol of --aggregation=secure sends, and the rounds in which it aborted.
+    """The bytes and messages of --aggregation=secure, and its aborted rounds.
 
     Returns:
       {"neighbours", "up", "down" (bytes of one client in one round, with masks, keys and shares,
@@ -94,28 +94,29 @@ def secure_sum_costs(simulation: Simulation, seed: int, rounds: int) -> dict[str
         "down": cost.down,
         "message_rounds": cost.rounds,
         "must_answer": secure_cohort(config, users).least,
-        "aborted_rounds": sum(n < 0 for n in answers(simulation, seed, rounds)),
+        "aborted_rounds": _aborted_rounds(simulation, seed, rounds),
     }
 
 
-def answers(simulation: Simulation, seed: int, rounds: int) -> list[int]:
-    """How many clients answered each round; -1 where that was too few for a secure sum."""
+def _aborted_rounds(simulation: Simulation, seed: int, rounds: int) -> int:
+    """The number of rounds in which too few clients responded for a secure sum."""
     config = simulation.config
     least = secure_cohort(config, simulation.dataset.num_users).least
     draw = compiled(
         lambda number, client: stays(key_of(seed), number, client, config.federation.client_dropout)
     )
-    counts = []
+    aborted = 0
     for number in range(rounds):
         rows = simulation.sampling.sampled_rows(seed, number)
         sampled = np.concatenate(
             [own[row] for own, row in zip(simulation.buckets, rows, strict=True)]
         )
-        places = np.zeros(simulation.dataset.num_users, np.int32)
-        places[: len(sampled)] = sampled
-        count = int(np.asarray(draw(np.uint32(number), places))[: len(sampled)].sum())
-        counts.append(count if count >= least else -1)
-    return counts
+        # Padded, so that the draw compiles once.
+        clients = np.zeros(simulation.dataset.num_users, np.int32)
+        clients[: len(sampled)] = sampled
+        responded = np.asarray(draw(np.uint32(number), clients))[: len(sampled)]
+        aborted += int(responded.sum() < least)
+    return aborted
 
 
 def summarise_costs(

@@ -14,7 +14,6 @@ and closes the step as a synchronous round is closed: a step of slice 0 alone ha
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -28,6 +27,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.chunking import make_write_back, map_chunks
+from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
 from fedvlr_jax.federated.devices import by_client, compiled_alone, constrain, over_devices, padded
 from fedvlr_jax.federated.local import Task
 from fedvlr_jax.federated.participation import (
@@ -70,9 +70,9 @@ def staleness_weight(staleness: jax.Array) -> jax.Array:
 def slice_capacities(config: Config, bucket_sizes: list[int]) -> list[int]:
     """Clients of each bucket that one slice holds, a multiple of GROUPS.
 
-    A slice holds all clients of a step where these have few versions: without staleness, or where
-    no more clients train at a time than a step takes. Else a step has clients of about
-    cohort / buffer versions, and a slice is as much smaller.
+    If the clients of a step have one version, a slice holds them all: without staleness, or if no
+    more clients train at a time than a step takes. Otherwise a step has clients of about
+    cohort / buffer versions, and a slice is smaller by this factor.
     """
     buffer, cohort = config.fleet.buffer, config.federation.cohort
     versions = max(1, cohort // buffer) if config.fleet.max_staleness else 1
@@ -142,7 +142,7 @@ def check_staleness(staleness: np.ndarray, most: int) -> None:
 
 
 class Gradient(NamedTuple):
-    """What the slices so far add to the step, by the ID table, the operators and the head."""
+    """The sum over the slices so far: the gradient by the ID table, the operators and the head."""
 
     items: PyTree
     fusion: PyTree
@@ -156,7 +156,7 @@ def _with_earlier(pull_back: Callable, earlier: Gradient, views: jax.Array) -> t
 
 
 class SliceResult(NamedTuple):
-    """What the clients of one slice give; of each bucket where it says so.
+    """The result of one slice.
 
     Attributes:
       private: rows after training, of each bucket. upload: the sum, an `Upload`.
@@ -209,10 +209,10 @@ class _Clients(NamedTuple):
 
 
 class _Progress(NamedTuple):
-    """What the slices so far gave.
+    """The results of the slices so far.
 
     Attributes:
-      gradient: their part of the step. private: rows of all clients of the step.
+      gradient: their sum. private: rows of all clients of the step.
       loss, clipped, bad_leaf: of each bucket, of all clients of the step.
     """
 
@@ -366,29 +366,19 @@ def make_buffered_step(task: Task, plan: str, mesh: Mesh | None, weight: str) ->
     """(server, private rows of each bucket, histories, features, rates, schedule of the step, ok)
     -> (server, private, metrics): `make_buffered_round` on the clients that the schedule names.
 
-    The schedule is one line of each array of `pack_schedule`. Unless `ok`, nobody is sampled.
+    The schedule is one line of each array of `pack_schedule`. Unless `ok`, no client is sampled.
     """
     round_fn = make_buffered_round(task, plan, mesh, weight)
     num_versions = task.config.fleet.max_staleness + 1
 
     def step(server, private, histories, features, rates, schedule, ok):
         *rows, staleness = schedule
-        take = lambda tree, row: jax.tree.map(lambda leaf: leaf.at[row].get(mode="clip"), tree)
-        chosen, sampled, own = [], [], []
-        for history, of_bucket, row in zip(histories, private, rows, strict=True):
-            asked = (row < history.count.shape[0]) & ok
-            found = take(history, row)
-            count = jnp.where(asked, found.count, 0)
-            chosen.append(dataclasses.replace(found, count=count))
-            sampled.append(asked)
-            own.append(take(of_bucket, row))
-        clients = tuple(own), tuple(chosen), tuple(sampled)
+        chosen, sampled = gather_sampled(histories, rows, ok)
+        own = tuple(gather_rows(bucket, row) for bucket, row in zip(private, rows, strict=True))
+        clients = own, chosen, sampled
         clients = constrain(clients, by_client(mesh))
         after, new, metrics = round_fn(server, *clients, staleness, features, rates)
-        stored = tuple(
-            jax.tree.map(lambda old, x, row=row: old.at[row].set(x, mode="drop"), of_bucket, part)
-            for of_bucket, part, row in zip(private, new, rows, strict=True)
-        )
+        stored = scatter_rows(private, new, rows)
         return _remembered(after, num_versions, ok), stored, metrics
 
     return step

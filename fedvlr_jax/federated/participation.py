@@ -87,7 +87,7 @@ def bucket_capacities(bucket_sizes: list[int], cohort: int) -> list[int]:
 def stays(
     key: jax.Array, round_number: jax.Array | int, client: Array, client_dropout: float
 ) -> jax.Array:
-    """bool [K]: whether each client answers a round that asks it."""
+    """bool [K]: whether each client responds in a round that samples it."""
     draw = lambda c: jax.random.uniform(stream(key, PRESENT, round_number, c))
     return jax.vmap(draw)(client) >= client_dropout
 

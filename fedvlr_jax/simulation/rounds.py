@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.federated.buffered import make_buffered_step
+from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
 from fedvlr_jax.federated.devices import by_client, constrain
 from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.round import RoundFunction, make_round
@@ -116,27 +116,11 @@ def _round_of_cohort(
     """
     histories, features, rates = population
     spread = by_client(setup.mesh)
-    take = lambda leaf, row: leaf.at[row].get(mode="clip")
-    chosen = tuple(
-        jax.tree.map(lambda leaf, row=row: take(leaf, row), history)
-        for history, row in zip(histories, rows, strict=True)
-    )
-    sampled = tuple(
-        (row < history.count.shape[0]) & ok for history, row in zip(histories, rows, strict=True)
-    )
-    chosen = tuple(
-        dataclasses.replace(history, count=jnp.where(real, history.count, 0))
-        for history, real in zip(chosen, sampled, strict=True)
-    )
+    chosen, sampled = gather_sampled(histories, rows, ok)
     cohorts = constrain(_cohorts(setup, state.server, chosen, sampled), spread)
     private = tuple(
-        jax.tree.map(lambda leaf, row=row: take(leaf, row), bucket)
-        for bucket, row in zip(state.private, rows, strict=True)
+        gather_rows(bucket, row) for bucket, row in zip(state.private, rows, strict=True)
     )
     private = constrain(private, spread)
     server, private, metrics = round_fn(state.server, private, cohorts, features, rates)
-    stored = tuple(
-        jax.tree.map(lambda old, new, row=row: old.at[row].set(new, mode="drop"), before, after)
-        for before, after, row in zip(state.private, private, rows, strict=True)
-    )
-    return State(server, stored), metrics
+    return State(server, scatter_rows(state.private, private, rows)), metrics

@@ -38,13 +38,13 @@ class Ring(NamedTuple):
     deviation: float = 0.0
 
 
-def least_answers(threshold: float, asked: Any) -> Any:
-    """How many of `asked` clients, an int or an int32 array, must answer a secure sum.
+def least_answers(threshold: float, sampled: Any) -> Any:
+    """The number of `sampled` clients, an int or an int32 array, that must respond to a secure sum.
 
-    The threshold counts in thousandths, rounded up, so that whole numbers decide.
+    The threshold is rounded up to thousandths, so that the comparison is one of integers.
     """
     thousandths = math.ceil(1000 * threshold - 1e-6)
-    return thousandths * (asked // 1000) + (thousandths * (asked % 1000) + 999) // 1000
+    return thousandths * (sampled // 1000) + (thousandths * (sampled % 1000) + 999) // 1000
 
 
 def to_ring(ring: Ring, values: jax.Array) -> jax.Array:
