@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test test-all lint docs bench clean
 
 demo: $(STAMP)
-	$(RUN) -m experiments.train --preset=closed --workdir=runs/demo --overwrite
+	$(RUN) -m experiments.train --rounds=20 --workdir=runs/demo --overwrite
 
 test: $(STAMP)
 	$(RUN) -m pytest -n auto -m "not slow"

@@ -76,7 +76,9 @@ def time_rounds(names: Iterable[str], data_root: str, machine: Row) -> Iterator[
     for name in names:
         dataset = named_dataset("datasets", name, data_root)
         for precision in PRECISIONS:
-            config = Config.from_flat(protocol="paper", matmul_precision=precision)
+            config = Config.from_flat(
+                protocol="paper", init="random", matmul_precision=precision
+            ).resolved
             try:
                 row = measure(config, dataset, rounds=5, repeats=5)
             except InputError as error:
@@ -121,7 +123,7 @@ def time_population(users: int, items: int) -> Iterator[Row]:
 
 def check_memory(dataset: Dataset) -> Iterator[Row]:
     """Checks bits and donation, and measures the working memory of a round with all clients."""
-    config = Config.from_flat(protocol="paper")
+    config = Config.from_flat(protocol="paper", init="random")
     simulation = make_simulation(config, dataset)
 
     def run() -> list[bytes]:
@@ -150,7 +152,7 @@ def check_memory(dataset: Dataset) -> Iterator[Row]:
 
 def time_boundaries(dataset: Dataset) -> Iterator[Row]:
     """Seconds per round with each kind of boundary, alternating."""
-    config = Config.from_flat(protocol="paper")
+    config = Config.from_flat(protocol="paper", init="random")
     simulations: dict[str, Any] = {}
     seconds: dict[str, list[float]] = {name: [] for name in BOUNDARIES}
     states: dict[str, Any] = {}

@@ -142,8 +142,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for negatives in ("sampled", "expected"):
         config = Config.from_flat(
-            backbone=FLAGS.backbone, fusion=FLAGS.fusion, negatives=negatives, protocol="paper"
-        )
+            backbone=FLAGS.backbone,
+            fusion=FLAGS.fusion,
+            init="random",
+            negatives=negatives,
+            protocol="paper",
+        ).resolved
         rows.append(
             {
                 "negatives": negatives,

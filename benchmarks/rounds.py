@@ -174,7 +174,8 @@ def main() -> None:
                 protocol="paper",
                 cohort=FLAGS.cohort,
                 matmul_precision=precision,
-            )
+                init="random",
+            ).resolved
             rows.append(measure(config, dataset, FLAGS.rounds, FLAGS.repeats))
             jax.clear_caches()
             gc.collect()

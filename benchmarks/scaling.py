@@ -44,6 +44,7 @@ def measure(clients: int, items: int) -> dict[str, Any]:
     config = Config.from_flat(
         backbone=FLAGS.backbone,
         fusion=FLAGS.fusion,
+        init="random",
         store=FLAGS.store,
         store_dir=FLAGS.store_dir,
         cohort=FLAGS.cohort if FLAGS.cohort < clients else 0,

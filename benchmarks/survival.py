@@ -256,7 +256,7 @@ def measure_overhead(name: str, folder: Path, seconds: float, repeats: int) -> l
     dataset = load_dataset(name, data_root=FLAGS.data_root)
 
     def simulate(rounds: int, share: float) -> Simulation:
-        saving = {"checkpoint_every": 10, "checkpoint_share": share}
+        saving = {"checkpoint_every": 10, "checkpoint_share": share, "init": "random"}
         options = {"eval_every": 10, "patience": 0, "baselines": False}
         return make_simulation(Config.from_flat(rounds=rounds, **saving, **options), dataset)
 
@@ -297,7 +297,7 @@ def measure_large_state(clients: int, folder: Path) -> dict[str, Any]:
     """Seconds and bytes of one checkpoint of FCF + bilevel of width 8, router 8."""
     sizes = {"users": clients, "items": 1000, "mean_history": 5}
     dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
-    simulation = make_simulation(Config.from_flat(width=8, router_hidden=8), dataset)
+    simulation = make_simulation(Config.from_flat(init="random", width=8, router_hidden=8), dataset)
     state = simulation.init()
     # The best state differs from the state, as after most evaluations of a long run.
     tree = {"state": simulation.pack(state), "best": simulation.pack(copy_state(state))}

@@ -219,7 +219,7 @@ def _check_rule(
 
 
 def _check_server(aggregator: Aggregator, rates: Rates | None) -> None:
-    rates = Config().federation.rates if rates is None else rates
+    rates = Config().resolved.federation.rates if rates is None else rates
     shared = {"items": jnp.ones((_ITEMS, 3)), "fusion": {}, "head": {}}
     optimizer = aggregator.server(rates)
     stepped, _ = server_step(optimizer, shared, optimizer.init(shared), shared)

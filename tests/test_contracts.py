@@ -39,6 +39,7 @@ def small(backbone, fusion, **choices):
     values = dict(
         backbone=backbone,
         fusion=fusion,
+        init="random",
         width=8,
         router_hidden=8,
         local_epochs=2,
@@ -228,8 +229,11 @@ def test_plan_follows_the_cost_rule(dataset):
 
 
 def test_views_are_those_that_the_data_have(dataset):
-    names = lambda data: make_simulation(small("fcf", "bilevel"), data).model.fusion.names
+    def names(data, init="random"):
+        return make_simulation(small("fcf", "bilevel", init=init), data).model.fusion.names
+
     assert names(dataset) == ("id", "text", "image")
+    assert names(dataset, "auto") == names(dataset, "spectral") == ("table", "text", "image")
     images = {"image": dataset.features["image"]}
     assert names(dataclasses.replace(dataset, features=images)) == ("id", "image")
     assert names(dataclasses.replace(dataset, features={})) == ("id",)

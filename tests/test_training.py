@@ -133,7 +133,7 @@ def test_rounds_are_selected_by_the_warm_targets_where_some_are_cold(dataset):
 def test_the_initial_state_is_a_candidate(dataset):
     """Steps that only harm: what training began with is what is tested."""
     config = Config.from_flat(
-        **SMALL, fusion="none", init="spectral", rounds=4, eval_every=2, client_lr=1e4
+        **SMALL, fusion="none", init="spectral", loss="bce", rounds=4, eval_every=2, client_lr=1e4
     )
     simulation = make_simulation(config, dataset)
     run, _ = train(simulation)

@@ -81,6 +81,7 @@ def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, C
             f"--dataset={base.data.dataset}: has no item features, which the controls need; give a "
             "data set with features"
         )
+    base = base.resolved
     identity, start = identity_view(base), base.init.init
     views = (identity, *modalities)
     # The ID table of --init=ease contains content, unless its weight is 0.
@@ -122,7 +123,7 @@ def make_member(base: Config, name: str, choice: Choice, seed: int) -> Member:
     values = {**dict(choice), "seed": seed, "workdir": str(folder / f"seed{seed}")}
     if values.get("permute_features"):
         values["permute_features"] = seed + 1
-    return Member(choice, Config.from_flat(**{**base.flat, **values}))
+    return Member(choice, Config.from_flat(**{**base.flat, **values}).resolved)
 
 
 def train_all(
@@ -138,7 +139,7 @@ def train_all(
     folders = {name: [member.directory for member in group] for name, group in groups.items()}
     if TWIN in chosen:
         own = dataclasses.replace(base.run, workdir=str(Path(base.workdir) / "twin"))
-        twin = CentralizedConfig(model="vbpr", width=base.model.width)
+        twin = CentralizedConfig(model="vbpr", width=base.resolved.model.width)
         twin_base = dataclasses.replace(base, run=own)
         runs, _ = centralized.run_model(twin_base, twin, dataset, list(seeds), tune=True)
         folders[TWIN] = [run.directory for run in runs]

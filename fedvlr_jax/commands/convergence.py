@@ -50,6 +50,7 @@ SET_HERE = (
 )
 # The theorem's setting: plain steps without decay, because decay is not in the objective.
 DEFAULTS = {
+    "init": "random",
     "synthetic_items": 100,
     "rounds": 128,
     "server_optimizer": "sgd",

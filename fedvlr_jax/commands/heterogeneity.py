@@ -106,3 +106,5 @@ def main() -> None:
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_member_flags(overruled=("fusion", "baselines"))
+    # Cohorts and dropout do not support a closed form.
+    FLAGS.set_default("init", "random")

@@ -310,6 +310,8 @@ def main() -> None:
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_config_flags(without=("privacy", "target_epsilon", "noise_multiplier", "negatives"))
+    # Only some defences support a closed form.
+    FLAGS.set_default("init", "random")
     flags.DEFINE_float(
         "multiplier",
         1.0,

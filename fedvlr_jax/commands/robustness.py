@@ -52,6 +52,7 @@ ATTACKS = tuple(name for name in ATTACK_NAMES if name != "none")
 TARGETS = ("cold", "popular")
 SET_HERE = ("attack", "aggregation", "hostile_share", "target_items", "baselines", "patience")
 DEFAULTS = {
+    "init": "random",
     "fusion": "none",
     "width": 32,
     "rounds": 20,

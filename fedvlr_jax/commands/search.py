@@ -129,7 +129,7 @@ def search(study: Study, base: Config, dataset: Dataset, stop: StopRequest) -> N
     while (asked := study.ask()) is not None:
         flat = {**base.flat, **dict(asked.choice), "workdir": str(asked.folder)}
         try:
-            member = Member(asked.choice, Config.from_flat(**flat))
+            member = Member(asked.choice, Config.from_flat(**flat).resolved)
             simulation = simulation_of(member.program)
         except InputError as error:
             print(f"{asked.folder}: {error}; left out")

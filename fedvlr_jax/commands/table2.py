@@ -131,7 +131,7 @@ def run_method(
         members, tried = tuned(choices, seeds, make, train_waiting)
         folders = [member.directory for member in members]
     else:
-        model = CentralizedConfig(model=method.name, width=base.model.width)
+        model = CentralizedConfig(model=method.name, width=base.resolved.model.width)
         runs, tried = centralized.run_model(base, model, dataset, seeds, tune=True)
         folders = [run.directory for run in runs]
     return read_choice(method.name, folders, dataset), tried
@@ -221,6 +221,8 @@ def main() -> None:
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_member_flags(overruled=("backbone", "fusion", "baselines"))
+    # Only some backbones and fusions support a closed form.
+    FLAGS.set_default("init", "random")
     flags.DEFINE_string(
         "methods",
         ",".join(METHODS),

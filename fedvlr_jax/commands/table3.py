@@ -76,7 +76,7 @@ def client_costs(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 
 def main() -> None:
-    base = config_from_flags()
+    base = config_from_flags(init="random").resolved
     folder = required_workdir(base, "runs/table3")
     dataset = load(base)
     lines = [

@@ -13,6 +13,7 @@ from typing import Any
 
 from fedvlr_jax.config.aliases import ALIASES, with_current_names
 from fedvlr_jax.config.attack import ATTACK_NAMES, AttackConfig
+from fedvlr_jax.config.automatic import resolved
 from fedvlr_jax.config.data import (
     DATA_ROOT,
     DUPLICATE_NAMES,
@@ -225,6 +226,12 @@ class Config:
                 f"--noise_cohort_size={privacy.noise_cohort_size}: fewer than "
                 f"--cohort={federation.cohort}"
             )
+
+    @property
+    def resolved(self) -> Config:
+        """This config with a value in place of every `auto` of --init, and of the options that
+        depend on it."""
+        return resolved(self)
 
     @property
     def flat(self) -> dict[str, Any]:

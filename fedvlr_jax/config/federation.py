@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PLAN_NAMES = ("auto", "dense", "factored", "catalogue", "gathered")
 PRECISION_NAMES = ("float32", "tf32", "bf16")
 OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
-LOSS_NAMES = ("bce", "softmax")
+LOSS_NAMES = ("auto", "bce", "softmax")
 SAMPLING_NAMES = ("fixed", "poisson")
 # Rules that sum the uploads with weights that are known before training.
 SUMS = ("float32", "int32", "fixed_mean")
@@ -66,13 +66,18 @@ class FederationConfig:
     )
     num_negatives: int = choice(4, "Number of negatives per positive.")
     loss: str = choice(
-        "bce",
-        "Local loss. bce: binary cross-entropy of every row, as published; softmax: "
-        "cross-entropy of each positive against the client's positives and all items of the "
-        "pool of negatives. Both divide by the same number of rows.",
+        "auto",
+        "Local loss. auto: softmax with a closed-form --init, else bce. bce: binary "
+        "cross-entropy of every row, as published; softmax: cross-entropy of each positive "
+        "against the client's positives and all items of the pool of negatives. Both divide by "
+        "the same number of rows.",
         LOSS_NAMES,
     )
-    client_lr: float = choice(3.0, "Learning rate of the clients' SGD for the private head.")
+    client_lr: float = choice(
+        -1.0,
+        "Learning rate of the clients' SGD for the private head. -1: with a closed-form --init 1 "
+        "for fcf, 0.3 for pfedrec and 3 for fedrap, else 3.",
+    )
     router_lr: float = choice(0.003, "Learning rate of the clients' SGD for the router.")
     item_lr: float = choice(
         1.0, "Learning rate of the clients' SGD for private item rows (PFedRec, FedRAP)."
@@ -91,7 +96,10 @@ class FederationConfig:
         "private parameters and the shared ones keep their initial values.",
         OPTIMIZER_NAMES,
     )
-    server_lr_items: float = choice(0.05, "Server learning rate of the ID table.")
+    server_lr_items: float = choice(
+        -1.0,
+        "Server learning rate of the ID table. -1: 0.002 with a closed-form --init, else 0.05.",
+    )
     server_lr_fusion: float = choice(0.003, "Server learning rate of the fusion operators.")
     server_lr_head: float = choice(0.01, "Server learning rate of the backbone's shared head.")
     server_decay: float = choice(
@@ -155,18 +163,14 @@ class FederationConfig:
         for name in ("rounds", "local_epochs", "num_negatives"):
             check_range(self, name, 1)
         for name in (
-            "cohort",
-            "cohort_places",
-            "min_local_epochs",
-            "chunk",
-            "client_decay",
-            "server_decay",
+            *("cohort", "cohort_places", "min_local_epochs", "chunk"),
+            *("router_lr", "item_lr", "delta_lr", "client_decay"),
+            *("server_lr_fusion", "server_lr_head", "server_decay"),
         ):
             check_range(self, name, 0)
-        for name in ("client_lr", "router_lr", "item_lr", "delta_lr"):
-            check_range(self, name, 0)
-        for name in ("server_lr_items", "server_lr_fusion", "server_lr_head"):
-            check_range(self, name, 0)
+        for name in ("client_lr", "server_lr_items"):
+            if getattr(self, name) != -1:
+                check_range(self, name, 0)
         if not 0 <= self.byzantine_share < 0.5:
             raise InputError(
                 f"--byzantine_share={self.byzantine_share}: give a share of at least 0 and below "

@@ -8,7 +8,7 @@ import math
 from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
 
-INIT_NAMES = ("random", "spectral", "ease")
+INIT_NAMES = ("auto", "random", "spectral", "ease")
 INIT_ROUTER_NAMES = ("uniform", "history")
 
 
@@ -17,11 +17,13 @@ class InitConfig:
     """Initial values of the parameters."""
 
     init: str = choice(
-        "random",
+        "auto",
         "Initial ID table and user vectors. random: drawn at random; spectral: in closed form, by "
         "federated subspace iteration over the histories; ease: in closed form, from a low-rank "
         "EASE over histories and features. The closed forms support fcf, pfedrec and fedrap, and "
-        "need the ID table among the views.",
+        "need the ID table among the views and sums over all clients. auto: ease if the backbone "
+        "and the views support it, all clients take part in every round, and their uploads are "
+        "plain sums without clipping, noise, compression or attack; else random.",
         INIT_NAMES,
     )
     init_router: str = choice(

@@ -34,7 +34,11 @@ class ModelConfig:
         "mlp, gate, attention, cross_attention, id (the ID table, mapped and normalised), table "
         "(the ID table itself) and names of modalities.",
     )
-    width: int = choice(64, "Latent width d of the ID table and of every view.")
+    width: int = choice(
+        0,
+        "Latent width d of the ID table and of every view. 0: 128 with a closed-form --init, "
+        "else 64.",
+    )
     init_scale: float = choice(0.1, "Standard deviation of the initial ID table.")
     router_hidden: int = choice(64, "Hidden width of a client's router.")
     history_weight: float = choice(
@@ -56,7 +60,7 @@ class ModelConfig:
             raise InputError(
                 f"--views={self.views}: has an empty or repeated name; give e.g. id,text,image"
             )
-        check_range(self, "width", 1)
+        check_range(self, "width", 0)
         check_range(self, "router_hidden", 1)
         for name in ("history_weight", "init_scale", "fedrap_repulsion", "fedrap_l1"):
             check_range(self, name, 0)

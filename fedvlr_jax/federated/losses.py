@@ -29,7 +29,9 @@ class Loss(NamedTuple):
 
 def make_loss(task: Task) -> Loss:
     """The loss that --loss names."""
-    return BINARY if task.config.federation.loss == "bce" else softmax_loss(task.pool)
+    return {"bce": lambda _: BINARY, "softmax": softmax_loss}[task.config.federation.loss](
+        task.pool
+    )
 
 
 BINARY = Loss(

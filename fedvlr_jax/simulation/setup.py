@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from fedvlr_jax.attacks import Hostile, make_attack, plan_hostile, with_hostile
 from fedvlr_jax.config import Config
+from fedvlr_jax.config.automatic import resolved as resolved_auto
 from fedvlr_jax.data.cohorts import bucket_clients, negative_pool
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
@@ -30,7 +31,7 @@ class Setup:
     """The parts of a simulation that do not change while it runs.
 
     Attributes:
-      config: the choices; where --privacy leaves one open, it is resolved here.
+      config: the choices; those that --init and --privacy leave open are resolved here.
       dataset: the users, and behind them the hostile clients.
       task: the inputs of a plan: model, choices, negatives and the server's rule.
       buckets: int64 [n_b] each, the user indices of each bucket; together every user once.
@@ -82,6 +83,7 @@ def make_setup(
     Raises:
       InputError: choices that do not fit the data set.
     """
+    config = resolved_auto(config, own_model=backbone is not None or fusion is not None)
     hostile = None
     if config.attack.attack != "none":
         hostile = plan_hostile(config.attack, dataset)

@@ -28,7 +28,7 @@ def dataset(users=40, items=60):
 def small(**choices):
     plain = dict(fusion="none", width=4, local_epochs=2, rounds=4, eval_every=2, baselines=False)
     plain |= dict(server_optimizer="sgd", server_lr_items=30.0, server_decay=0.0)
-    return Config.from_flat(**{**plain, "hostile_share": 0.2, **choices})
+    return Config.from_flat(**{"init": "random", **plain, "hostile_share": 0.2, **choices})
 
 
 def after(config, rounds=2):

@@ -104,7 +104,9 @@ def test_a_sweep_keeps_the_model_of_its_best_run(monkeypatch, tmp_path):
     monkeypatch.setattr(members, "FLAGS", types.SimpleNamespace(**values))
     monkeypatch.setattr(sweep, "FLAGS", types.SimpleNamespace(**values))
     small = dict(synthetic_users=40, synthetic_items=60, width=8, rounds=2, eval_every=2)
-    base = Config.from_flat(**small, workdir=str(tmp_path / "w"), baselines=False, fusion="none")
+    base = Config.from_flat(
+        **small, init="random", workdir=str(tmp_path / "w"), baselines=False, fusion="none"
+    )
     found = make_members(base, ["client_lr=1,0.1"], [0, 1])
     datasets = train_waiting(found, keep=True)
     sweep._compare(base, found, datasets[base.data])

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import threading
 import shutil
 
 import numpy as np
@@ -39,8 +40,14 @@ def start(asked, dataset):
     """`python -m experiments.train` with these flags: (simulation, summary, what it printed)."""
     simulation = make_simulation(with_held_noise(asked), dataset)
     told = io.StringIO()
-    with Progress(ROUNDS, console=Console(file=told)) as progress:
-        summary, _ = run_experiment(simulation, progress)
+    try:
+        with Progress(ROUNDS, console=Console(file=told)) as progress:
+            summary, _ = run_experiment(simulation, progress)
+    finally:
+        # A killed process saves no more; here its thread would.
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                thread.join()
     return simulation, summary, told.getvalue()
 
 

@@ -74,7 +74,7 @@ def test_a_space_is_a_range_or_a_list():
         ("magic=1,2", "no flag that can vary"),
         ("fusion=none,none", "there twice"),
         ("fusion=none,magic", "magic"),
-        ("client_lr=uniform:-1:1", "client_lr"),
+        ("router_lr=uniform:-1:1", "router_lr"),
     ],
 )
 def test_a_bad_space_is_one_line(text, found):

@@ -95,7 +95,7 @@ def test_costs_by_hand(dataset):
 
 
 def test_controls_are_what_they_are_called(dataset):
-    base = Config.from_flat()
+    base = Config.from_flat(init="random")
     of_claim = controls(base, ("image", "text"))
     assert tuple(of_claim) == CLAIMS
     found = {name: dict(choice) for part in of_claim.values() for name, choice in part.items()}
@@ -108,6 +108,8 @@ def test_controls_are_what_they_are_called(dataset):
     assert found["client refinement alone"]["server_lr_fusion"] == 0
     for choice in found.values():
         assert Config.from_flat(**choice)
+    alone = dict(controls(Config.from_flat(), ("image", "text"))["content"]["the ID alone"])
+    assert alone == {"fusion": "bilevel", "views": "table", "init_content": 0.0}
     spectral = Config.from_flat(init="spectral", views="table,image,text")
     of_claim = controls(spectral, ("image", "text"))
     assert dict(of_claim["content"]["the ID alone"])["views"] == "table"

@@ -26,8 +26,14 @@ TRAIN = Interactions.from_pairs(user=[0, 0], item=[0, 1], num_users=1, num_items
 
 def make_task(**choices):
     config = Config.from_flat(
-        backbone="fcf", fusion="none", width=2, local_epochs=1, num_negatives=1, **choices
-    )
+        backbone="fcf",
+        fusion="none",
+        init="random",
+        width=2,
+        local_epochs=1,
+        num_negatives=1,
+        **choices,
+    ).resolved
     pool = negative_pool(TRAIN, "catalogue")
     return Task(make_model(config, 3, {}), config, pool, make_aggregator(config, num_users=1))
 

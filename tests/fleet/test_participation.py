@@ -151,7 +151,7 @@ def dataset():
 
 def small(**choices):
     plain = dict(width=4, router_hidden=3, local_epochs=1, rounds=4, eval_every=2, baselines=False)
-    return Config.from_flat(**{**plain, **choices})
+    return Config.from_flat(**{"init": "random", **plain, **choices})
 
 
 class Given:

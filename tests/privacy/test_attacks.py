@@ -98,7 +98,7 @@ def dataset():
 DEFENCES = {each.name: each for each in defences(0.1, 1.0)}
 
 
-BASE = dict(width=8, fusion="none", local_epochs=2, baselines=False, rounds=2)
+BASE = dict(init="random", width=8, fusion="none", local_epochs=2, baselines=False, rounds=2)
 
 
 @pytest.mark.parametrize("name", ["none", "sampled negatives", "local noise"])

@@ -36,7 +36,7 @@ def dataset():
 
 def config(**flags):
     small = dict(width=8, local_epochs=1, rounds=4, eval_every=2, baselines=False, fusion="none")
-    return Config.from_flat(**(small | flags))
+    return Config.from_flat(**({"init": "random"} | small | flags))
 
 
 def uploads(clients=7, items=5, seed=0, scale=1.0):

@@ -173,7 +173,10 @@ def make_member(base: Config, choice: Choice, seed: int) -> Member:
     """`base` with the values of `choice`, in its own folder inside the base's."""
     workdir = str(Path(base.workdir) / folder_of(choice) / f"seed{seed}")
     return Member(
-        choice, Config.from_flat(**{**base.flat, **dict(choice), "seed": seed, "workdir": workdir})
+        choice,
+        Config.from_flat(
+            **{**base.flat, **dict(choice), "seed": seed, "workdir": workdir}
+        ).resolved,
     )
 
 
@@ -184,7 +187,22 @@ def make_members(base: Config, over: Sequence[str], seeds: Sequence[int]) -> lis
     for choice in choices:
         if choices.count(choice) > 1:
             raise InputError(f"--over: {label_of(choice)} occurs twice; give each value once")
+    base = with_common_init(base, choices)
     return [make_member(base, choice, seed) for choice in choices for seed in seeds]
+
+
+def with_common_init(base: Config, choices: Sequence[Choice]) -> Config:
+    """`base` with --init=random where --init=auto would give some choices a closed form and others
+    not: the initialization would then be a second difference between them."""
+    if base.init.init != "auto" or "init" in {name for choice in choices for name, _ in choice}:
+        return base
+    every = {
+        Config.from_flat(**{**base.flat, **dict(choice)}).resolved.init.init for choice in choices
+    }
+    if len(every) < 2:
+        return base
+    _say("--init=auto: random for all, because not every choice supports ease")
+    return dataclasses.replace(base, init=dataclasses.replace(base.init, init="random"))
 
 
 def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool:

@@ -1,0 +1,91 @@
+"""Values for the options that depend on other options: what `auto` stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from fedvlr_jax.config import Config
+
+# Views that are made from the mapped ID table, not from its rows.
+OPERATORS = frozenset({"sum", "mixture", "mlp", "gate", "attention", "cross_attention", "id"})
+FUSIONS_OF_ROWS = ("none", "vbpr", "shared", "bilevel")
+
+
+class Tuned(NamedTuple):
+    """Values of the options that `auto` resolves together with --init."""
+
+    loss: str
+    client_lr: float
+    server_lr_items: float
+    width: int
+
+
+# From random values, for every backbone.
+FROM_RANDOM = Tuned("bce", 3.0, 0.05, 64)
+# From a closed form, for the backbones with a private vector: docs/method.md.
+FROM_CLOSED_FORM = {
+    "fcf": Tuned("softmax", 1.0, 0.002, 128),
+    "pfedrec": Tuned("softmax", 0.3, 0.002, 128),
+    "fedrap": Tuned("softmax", 3.0, 0.002, 128),
+}
+
+
+def resolved(config: Config, *, own_model: bool = False) -> Config:
+    """`config` with a value for --init=auto, and for the options that depend on --init.
+
+    Args:
+      own_model: a backbone or a fusion was made elsewhere. Then auto is random.
+    """
+    init = config.init.init
+    if init == "auto":
+        closed = _begins_with_everyone(config) and _shows_rows(config) and not own_model
+        init = "ease" if closed else "random"
+    tuned = FROM_RANDOM
+    if init != "random":
+        tuned = FROM_CLOSED_FORM.get(config.model.backbone, FROM_RANDOM)
+    model, federation = config.model, config.federation
+    loss = tuned.loss if federation.loss == "auto" else federation.loss
+    client_lr = tuned.client_lr if federation.client_lr == -1 else federation.client_lr
+    items = (
+        tuned.server_lr_items if federation.server_lr_items == -1 else federation.server_lr_items
+    )
+    return dataclasses.replace(
+        config,
+        init=dataclasses.replace(config.init, init=init),
+        model=dataclasses.replace(model, width=model.width or tuned.width),
+        federation=dataclasses.replace(
+            federation, loss=loss, client_lr=client_lr, server_lr_items=items
+        ),
+    )
+
+
+def _begins_with_everyone(config: Config) -> bool:
+    """Whether every client takes part in every round, with uploads that are plain sums.
+
+    The closed form needs sums over all clients before the first round. A run that simulates
+    anything else would not have them.
+    """
+    federation, fleet = config.federation, config.fleet
+    everyone = not (
+        federation.cohort or federation.client_dropout or fleet.has_clock or fleet.buffer
+    )
+    plain = federation.aggregation in ("float32", "int32") and not (
+        config.privacy.clip_norm
+        or config.privacy.noise_multiplier
+        or config.privacy.privacy != "none"
+        or config.attack.attack != "none"
+        or fleet.compression
+    )
+    return everyone and plain and federation.server_optimizer != "none"
+
+
+def _shows_rows(config: Config) -> bool:
+    """Whether a client scores the rows of the ID table with a vector of its own."""
+    model = config.model
+    if model.backbone not in FROM_CLOSED_FORM or model.fusion not in FUSIONS_OF_ROWS:
+        return False
+    views = {name.strip() for name in model.views.split(",")}
+    mixes = model.fusion in ("shared", "bilevel")
+    return not mixes or views == {"auto"} or ("table" in views and not views & OPERATORS)

@@ -1,0 +1,87 @@
+"""--init=auto, and the options that depend on --init."""
+
+import pytest
+
+from fedvlr_jax.commands.shared.members import make_members
+from fedvlr_jax.config import Config
+from fedvlr_jax.data import load_dataset
+from fedvlr_jax.fusion import FUSIONS, OPERATORS
+from fedvlr_jax.simulation import make_simulation
+
+# Combinations that have no sums over all clients, or no row that a client's vector scores.
+RANDOM = (
+    *({"backbone": "fedavg"}, {"backbone": "fedncf"}, {"fusion": "mlp"}),
+    *({"views": "id,text"}, {"views": "table,mlp"}, {"views": "text,image"}),
+    *({"cohort": 5}, {"client_dropout": 0.1}, {"deadline_s": 60.0}, {"participation": "uniform"}),
+    *({"clip_norm": 0.1}, {"aggregation": "median"}, {"aggregation": "secure"}),
+    *(
+        {"attack": "sign_flip"},
+        {"upload_bits": 4},
+        {"upload_rank": 2},
+        {"upload_rows": 3, "upload_format": "sparse"},
+    ),
+    *({"server_optimizer": "none"}, {"cohort": 5, "buffer": 2}),
+)
+CLOSED = (
+    *({}, {"backbone": "pfedrec"}, {"backbone": "fedrap"}, {"aggregation": "int32"}),
+    *({"fusion": "none"}, {"fusion": "vbpr"}, {"fusion": "shared"}),
+    *({"views": "table,text"}, {"fusion": "none", "views": "id,text"}, {"min_local_epochs": 1}),
+)
+
+
+def values(flags):
+    config = Config.from_flat(**flags).resolved
+    federation, model = config.federation, config.model
+    return (
+        config.init.init,
+        (federation.loss, federation.client_lr, federation.server_lr_items, model.width),
+    )
+
+
+@pytest.mark.parametrize("flags", RANDOM, ids=str)
+def test_auto_is_random(flags):
+    assert values(flags) == ("random", ("bce", 3.0, 0.05, 64))
+
+
+@pytest.mark.parametrize("flags", CLOSED, ids=str)
+def test_auto_is_ease(flags):
+    rate = {"fcf": 1.0, "pfedrec": 0.3, "fedrap": 3.0}[flags.get("backbone", "fcf")]
+    assert values(flags) == ("ease", ("softmax", rate, 0.002, 128))
+
+
+@pytest.mark.parametrize("flags", [*RANDOM, *CLOSED], ids=str)
+def test_auto_chooses_what_the_simulation_supports(flags):
+    small = {"width": 4, "router_hidden": 3, "rounds": 1}
+    dataset = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 50})
+    simulation = make_simulation(Config.from_flat(**small, **flags), dataset)
+    begun = simulation.setup.initialization
+    assert (begun is not None) == (values(flags)[0] == "ease")
+
+
+def test_given_values_stay():
+    given = {"loss": "bce", "client_lr": 2.0, "server_lr_items": 0.0, "width": 9}
+    assert values(given) == ("ease", ("bce", 2.0, 0.0, 9))
+    assert values({"init": "random", "client_lr": 0.5})[1] == ("bce", 0.5, 0.05, 64)
+
+
+def test_a_resolved_config_stays():
+    config = Config.from_flat().resolved
+    assert config.resolved == config
+    assert Config.from_flat(**config.flat) == config
+
+
+def test_members_of_a_sweep_begin_alike():
+    inits = lambda over: [
+        member.config.init.init for member in make_members(Config.from_flat(), [over], [0])
+    ]
+    assert inits("fusion=none,bilevel") == ["ease", "ease"]
+    assert inits("backbone=fcf,fedavg") == ["random", "random"]
+    assert inits("clip_norm=0,0.1") == ["random", "random"]
+    assert inits("init=random,ease") == ["random", "ease"]
+
+
+def test_every_operator_is_known():
+    from fedvlr_jax.config import automatic
+
+    assert automatic.OPERATORS == {"id", *OPERATORS}
+    assert set(automatic.FUSIONS_OF_ROWS) < set(FUSIONS)
