@@ -37,6 +37,7 @@ from benchmarks.rounds import ceilings, measure
 from fedvlr_jax.commands.shared.launch import define_path, launch, one_line
 from fedvlr_jax.commands.shared.runs import describe_code
 from fedvlr_jax.config import DATA_ROOT, Config
+from fedvlr_jax.config.federation import PRECISION_NAMES
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated import devices
@@ -46,7 +47,6 @@ from fedvlr_jax.simulation import make_simulation
 
 FLAGS = flags.FLAGS
 DATA_FOLDERS = (DATA_ROOT, "../shared/data", "shared/data")
-PRECISIONS = ("float32", "tf32", "bf16")
 BOUNDARIES = ("branch", "barrier")
 
 Row = dict[str, Any]
@@ -75,7 +75,7 @@ def time_rounds(names: Iterable[str], data_root: str, machine: Row) -> Iterator[
     """FCF + bilevel on each data set, for each precision of the operands."""
     for name in names:
         dataset = named_dataset("datasets", name, data_root)
-        for precision in PRECISIONS:
+        for precision in PRECISION_NAMES:
             config = Config.from_flat(
                 protocol="paper", init="random", matmul_precision=precision
             ).resolved

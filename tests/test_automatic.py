@@ -5,7 +5,6 @@ import pytest
 from fedvlr_jax.commands.shared.members import make_members
 from fedvlr_jax.config import Config
 from fedvlr_jax.data import load_dataset
-from fedvlr_jax.fusion import FUSIONS, OPERATORS
 from fedvlr_jax.simulation import make_simulation
 
 # Combinations that have no sums over all clients, or no row that a client's vector scores.
@@ -78,10 +77,3 @@ def test_members_of_a_sweep_begin_alike():
     assert inits("backbone=fcf,fedavg") == ["random", "random"]
     assert inits("clip_norm=0,0.1") == ["random", "random"]
     assert inits("init=random,ease") == ["random", "ease"]
-
-
-def test_every_operator_is_known():
-    from fedvlr_jax.config import automatic
-
-    assert automatic.OPERATORS == {"id", *OPERATORS}
-    assert set(automatic.FUSIONS_OF_ROWS) < set(FUSIONS)

@@ -11,6 +11,7 @@ PACKAGE = ROOT / "fedvlr_jax"
 # A module may import from rooms of a lower level, and from its own room.
 LEVELS = {
     "errors": 0,
+    "registry": 0,
     "machine": 0,
     "types": 0,
     "sealing": 1,

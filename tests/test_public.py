@@ -10,6 +10,7 @@ import pytest
 
 import fedvlr_jax as fj
 from examples import own_backbone, own_dataset, own_rule
+from fedvlr_jax.config import ModelConfig
 from fedvlr_jax.federated.server_optimizer import SERVER_OPTIMIZERS
 from fedvlr_jax.models import BACKBONES
 from fedvlr_jax.reduce import REDUCTIONS
@@ -26,7 +27,7 @@ def test_every_public_name_can_be_had_and_is_documented():
 
 def test_importing_the_package_loads_no_jax():
     code = (
-        "import sys, fedvlr_jax as fj; (fj.InputError, fj.NonFiniteError); "
+        "import sys, fedvlr_jax as fj; (fj.Config, fj.InputError, fj.NonFiniteError); "
         "print('jax' in sys.modules, fj.__version__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -43,7 +44,7 @@ def test_an_example_runs(example, capsys):
 @pytest.mark.parametrize("name", sorted(BACKBONES))
 @pytest.mark.slow
 def test_every_backbone_keeps_the_contract(name):
-    fj.check_backbone(BACKBONES[name](apart=0.1, sparse=0.1))
+    fj.check_backbone(BACKBONES[name](ModelConfig(fedrap_repulsion=0.1, fedrap_l1=0.1)))
 
 
 @pytest.mark.parametrize("name", sorted(REDUCTIONS))
@@ -59,7 +60,7 @@ def test_every_server_optimizer_keeps_the_contract(name):
 
 
 def broken_backbones():
-    plain = BACKBONES["fcf"](apart=0.0, sparse=0.0)
+    plain = BACKBONES["fcf"](ModelConfig())
     head = lambda key, width: {"vector": jnp.ones(width), "bias": jnp.zeros((), jnp.int32)}
     mean = lambda shared, private, vectors: vectors @ private["vector"] - vectors.mean()
     column = lambda *inputs: plain.score(*inputs)[:, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
@@ -12,13 +14,30 @@ from fedvlr_jax.uplink.uploads import Upload
 
 
 def scaled(factor: float, first: int) -> Attack:
-    """Each hostile client sends `factor` times the upload that it trained.
-
-    Below 0 this is the sign flip. Above 1 it is the scaling of Bagdasaryan et al. 2020, for
-    clients whose history holds the targets. With NaN the uploads are not finite.
-    """
+    """Each hostile client sends `factor` times the upload that it trained."""
     forge = lambda seen, memory: (Forged(factor, None), memory)
     return Attack(no_memory, forge, first)
+
+
+def honest(first: int) -> Attack:
+    """The clients send what they trained; `population.histories` can make it hostile."""
+    return scaled(1.0, first)
+
+
+def sign_flip(strength: float, first: int) -> Attack:
+    """-strength times the trained upload."""
+    return scaled(-strength, first)
+
+
+def scaling(strength: float, first: int) -> Attack:
+    """10 strength times the upload that was trained on a history with the targets (Bagdasaryan et
+    al. 2020)."""
+    return scaled(10 * strength, first)
+
+
+def not_a_number(first: int) -> Attack:
+    """Uploads that are not finite."""
+    return scaled(math.nan, first)
 
 
 def own_moments(seen: Seen) -> tuple[Upload, Upload]:
@@ -61,18 +80,19 @@ def ipm(strength: float, first: int) -> Attack:
     return Attack(no_memory, forge, first)
 
 
-def ua_fedrec(deviations: float, first: int) -> Attack:
-    """UA-FedRec (Yi et al. 2023), the part on item vectors: mean - k sign(mean) deviation."""
+def ua_fedrec(strength: float, first: int) -> Attack:
+    """UA-FedRec (Yi et al. 2023), the part on item vectors: mean - strength sign(mean)
+    deviation."""
 
     def forge(seen: Seen, memory: PyTree) -> tuple[Forged, PyTree]:
         mean, deviation = own_moments(seen)
-        common = jax.tree.map(lambda m, d: m - deviations * jnp.sign(m) * d, mean, deviation)
+        common = jax.tree.map(lambda m, d: m - strength * jnp.sign(m) * d, mean, deviation)
         return Forged(0.0, common), memory
 
     return Attack(no_memory, forge, first)
 
 
-def spattack(strength: float, rows: int, first: int) -> Attack:
+def spattack(strength: float, first: int, rows: int = 200) -> Attack:
     """Spattack (Chen et al. 2024): the negative mean on the `rows` items with the shortest mean
     rows, and zeros elsewhere, as long as `strength` honest uploads.
 
@@ -90,7 +110,7 @@ def spattack(strength: float, rows: int, first: int) -> Attack:
     return Attack(no_memory, forge, first)
 
 
-def cluster(strength: float, clusters: int, first: int) -> Attack:
+def cluster(strength: float, first: int, clusters: int = 20) -> Attack:
     """ClusterAttack (Yu et al. 2023): makes the items of each cluster equal.
 
     The upload is the gradient of the sum of squared distances of the item vectors to the centre of

@@ -64,6 +64,16 @@ def imagined(targets: np.ndarray, strength: float, first: int, *, hard: bool) ->
     return Attack(no_memory, forge, first)
 
 
+def a_ra(targets: np.ndarray, strength: float, first: int) -> Attack:
+    """A-ra; see `imagined`."""
+    return imagined(targets, strength, first, hard=False)
+
+
+def a_hum(targets: np.ndarray, strength: float, first: int) -> Attack:
+    """A-hum; see `imagined`."""
+    return imagined(targets, strength, first, hard=True)
+
+
 def fedrec(public: np.ndarray, targets: np.ndarray, strength: float, first: int) -> Attack:
     """FedRecAttack (Rong et al. 2022): the users are estimated from public interactions.
 
@@ -159,6 +169,16 @@ def pieck(
         return Forged(keep, common), after
 
     return Attack(init, forge, first)
+
+
+def pieck_ipe(targets: np.ndarray, strength: float, first: int) -> Attack:
+    """PIECK-IPE; see `pieck`."""
+    return pieck(popularity_enhancement, targets, strength, first)
+
+
+def pieck_uea(targets: np.ndarray, strength: float, first: int) -> Attack:
+    """PIECK-UEA; see `pieck`."""
+    return pieck(user_approximation, targets, strength, first)
 
 
 def popularity_enhancement(targets: jax.Array, popular: jax.Array) -> jax.Array:

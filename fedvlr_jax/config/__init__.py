@@ -30,6 +30,7 @@ from fedvlr_jax.config.model import BACKBONE_NAMES, FUSION_NAMES, ModelConfig
 from fedvlr_jax.config.privacy import PrivacyConfig
 from fedvlr_jax.config.run import RunConfig
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.registry import RULES
 
 __all__ = [
     "AGGREGATION_NAMES",
@@ -151,7 +152,7 @@ class Config:
                 "compressed; give --noise_multiplier=0"
             )
         share /= 1 + share
-        most = {"bulyan": 0.25, "norm_bound": 1.0}.get(rule, 1.0 if rule in SUMS else 0.5)
+        most = RULES[rule].withstands
         if self.attack.attack != "none" and share >= most:
             raise InputError(
                 f"--hostile_share={self.attack.hostile_share}: {share:.0%} of all clients are "

@@ -6,13 +6,9 @@ import dataclasses
 
 from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.registry import ATTACKS, described
 
-ATTACK_NAMES = (
-    "none",
-    "honest",
-    *("sign_flip", "scaling", "label_flip", "not_a_number", "alie", "ipm", "ua_fedrec"),
-    *("spattack", "cluster", "a_ra", "a_hum", "fedrec", "pieck_ipe", "pieck_uea"),
-)
+ATTACK_NAMES = ("none", *ATTACKS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,8 +17,7 @@ class AttackConfig:
 
     attack: str = choice(
         "none",
-        "Attack of the hostile clients. none: there are no hostile clients; honest: they are "
-        "added, but do not attack.",
+        f"Attack of the hostile clients. none: there are no hostile clients; {described(ATTACKS)}.",
         ATTACK_NAMES,
     )
     hostile_share: float = choice(

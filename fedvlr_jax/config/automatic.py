@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
+from fedvlr_jax.registry import OPERATORS
+
 if TYPE_CHECKING:
     from fedvlr_jax.config import Config
 
-# Views that are made from the mapped ID table, not from its rows.
-OPERATORS = frozenset({"sum", "mixture", "mlp", "gate", "attention", "cross_attention", "id"})
+# Views that are not rows of the ID table or of one modality.
+MAPPED = frozenset({"id", *OPERATORS})
 FUSIONS_OF_ROWS = ("none", "vbpr", "shared", "bilevel")
 
 
@@ -88,4 +90,4 @@ def _shows_rows(config: Config) -> bool:
         return False
     views = {name.strip() for name in model.views.split(",")}
     mixes = model.fusion in ("shared", "bilevel")
-    return not mixes or views == {"auto"} or ("table" in views and not views & OPERATORS)
+    return not mixes or views == {"auto"} or ("table" in views and not views & MAPPED)

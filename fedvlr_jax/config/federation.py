@@ -7,22 +7,16 @@ from typing import TYPE_CHECKING
 
 from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.registry import LOSSES, OPTIMIZERS, PLANS, RULES, described
 
 if TYPE_CHECKING:
     from fedvlr_jax.types import Rates
 
-PLAN_NAMES = ("auto", "dense", "factored", "catalogue", "gathered")
 PRECISION_NAMES = ("float32", "tf32", "bf16")
-OPTIMIZER_NAMES = ("none", "sgd", "momentum", "adam", "yogi")
-LOSS_NAMES = ("auto", "bce", "softmax")
 SAMPLING_NAMES = ("fixed", "poisson")
 # Rules that sum the uploads with weights that are known before training.
-SUMS = ("float32", "int32", "fixed_mean")
-AGGREGATION_NAMES = (
-    *SUMS,
-    *("median", "trimmed_mean", "krum", "multi_krum", "geometric_median"),
-    *("norm_bound", "bulyan", "row_median", "secure"),
-)
+SUMS = tuple(name for name, rule in RULES.items() if rule.sums)
+AGGREGATION_NAMES = tuple(RULES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,11 +61,9 @@ class FederationConfig:
     num_negatives: int = choice(4, "Number of negatives per positive.")
     loss: str = choice(
         "auto",
-        "Local loss. auto: softmax with a closed-form --init, else bce. bce: binary "
-        "cross-entropy of every row, as published; softmax: cross-entropy of each positive "
-        "against the client's positives and all items of the pool of negatives. Both divide by "
-        "the same number of rows.",
-        LOSS_NAMES,
+        "Local loss. auto: softmax with a closed-form --init, else bce. "
+        f"{described(LOSSES)}. Both divide by the same number of rows.",
+        ("auto", *LOSSES),
     )
     client_lr: float = choice(
         -1.0,
@@ -92,9 +84,8 @@ class FederationConfig:
     )
     server_optimizer: str = choice(
         "adam",
-        "Optimizer of the server. none: the server takes no step, so clients train only their "
-        "private parameters and the shared ones keep their initial values.",
-        OPTIMIZER_NAMES,
+        f"Optimizer of the server. {described(OPTIMIZERS)}.",
+        tuple(OPTIMIZERS),
     )
     server_lr_items: float = choice(
         -1.0,
@@ -111,13 +102,7 @@ class FederationConfig:
         "auto",
         "Rule by which the server combines the uploads. auto: float32; but fixed_mean with "
         "--privacy=central, --privacy=local or --noise=central, and secure with "
-        "--privacy=distributed. float32: weighted mean; int32: weighted mean in fixed point, with "
-        "the same bits on 1, 2, 4 and 8 devices; fixed_mean: the sum divided by the expected "
-        "number of clients; secure: the unweighted mean, as a secure sum of rounded uploads; "
-        "median, trimmed_mean: per coordinate; krum, multi_krum: the uploads with the nearest "
-        "neighbours; geometric_median: RFA; norm_bound: the mean of the uploads clipped to their "
-        "median norm; bulyan: Krum, then per coordinate the mean near the median; row_median: per "
-        "item, over the clients that touched it.",
+        f"--privacy=distributed. {described(RULES)}.",
         ("auto", *AGGREGATION_NAMES),
     )
     secure_bound: float = choice(
@@ -142,11 +127,10 @@ class FederationConfig:
     )
     plan: str = choice(
         "auto",
-        "Execution of the local epochs. auto: the cheapest plan that fits; dense: linear algebra "
-        "over the catalogue, for linear heads; factored: over the catalogue, for fedrap; "
-        "catalogue: over the catalogue, for any other head; gathered: only the rows that a client "
-        "touches. The three over the catalogue need --negatives=expected and --upload=gradient.",
-        PLAN_NAMES,
+        "Execution of the local epochs. auto: the cheapest plan that fits; "
+        f"{described(PLANS)}. The three over the catalogue need --negatives=expected and "
+        "--upload=gradient.",
+        ("auto", *PLANS),
     )
     matmul_precision: str = choice(
         "float32",
@@ -176,10 +160,12 @@ class FederationConfig:
                 f"--byzantine_share={self.byzantine_share}: give a share of at least 0 and below "
                 "0.5; no rule withstands a majority"
             )
-        if self.aggregation == "bulyan" and self.byzantine_share >= 0.25:
+        rule = RULES.get(self.aggregation)
+        if rule is not None and self.byzantine_share >= rule.withstands:
             raise InputError(
-                f"--byzantine_share={self.byzantine_share}: --aggregation=bulyan withstands less "
-                "than a quarter of the clients; give a share below 0.25"
+                f"--byzantine_share={self.byzantine_share}: --aggregation={self.aggregation} "
+                f"withstands less than {rule.withstands:.0%} of the clients; give a share below "
+                f"{rule.withstands:g}"
             )
         self._check_secure()
         if not 0 <= self.client_dropout < 1:

@@ -7,6 +7,8 @@ import dataclasses
 from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
 
+UPLOAD_FORMATS = ("dense", "sparse", "bitmask")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FleetConfig:
@@ -58,7 +60,7 @@ class FleetConfig:
         "dense",
         "Format that sets the size and time of an upload. dense: every row; sparse: touched rows "
         "with their numbers; bitmask: touched rows and one bit for every row.",
-        ("dense", "sparse", "bitmask"),
+        UPLOAD_FORMATS,
     )
     upload_rank: int = choice(
         0,

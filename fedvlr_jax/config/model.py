@@ -6,9 +6,10 @@ import dataclasses
 
 from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.registry import BACKBONES, FUSIONS, OPERATORS, described
 
-BACKBONE_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
-FUSION_NAMES = ("none", "vbpr", "mlp", "shared", "bilevel")
+BACKBONE_NAMES = tuple(BACKBONES)
+FUSION_NAMES = tuple(FUSIONS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,22 +18,21 @@ class ModelConfig:
 
     backbone: str = choice(
         "fcf",
-        "Backbone: which parameters are shared or private, and how they score an item.",
+        "Backbone: which parameters are shared or private, and how they score an item. "
+        f"{described(BACKBONES)}.",
         BACKBONE_NAMES,
     )
     fusion: str = choice(
         "bilevel",
-        "Fusion of an item's views into one vector. bilevel: each client's private router weighs "
-        "the views; shared: one learned mixture for all clients, a control for bilevel; mlp: one "
-        "shared MLP; vbpr: features through one shared projection; none: the ID row alone.",
+        f"Fusion of an item's views into one vector. {described(FUSIONS)}.",
         FUSION_NAMES,
     )
     views: str = choice(
         "auto",
         "Views of fusion=bilevel and shared. auto: id and every modality of the data set; with a "
-        "closed-form --init, table in place of id. Or a comma-separated list of sum, mixture, "
-        "mlp, gate, attention, cross_attention, id (the ID table, mapped and normalised), table "
-        "(the ID table itself) and names of modalities.",
+        f"closed-form --init, table in place of id. Or a comma-separated list of "
+        f"{', '.join(OPERATORS)}, id (the ID table, mapped and normalised), table (the ID table "
+        "itself) and names of modalities.",
     )
     width: int = choice(
         0,

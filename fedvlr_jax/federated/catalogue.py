@@ -38,10 +38,11 @@ from fedvlr_jax.federated.local import (
     views_stay,
 )
 from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.federated.plan import Plan
 from fedvlr_jax.federated.routing import Routers, Routing, make_routing
 from fedvlr_jax.models.backbone import Embedding
 from fedvlr_jax.types import Cohort, PyTree, Rates
-from fedvlr_jax.uplink import Upload
+from fedvlr_jax.uplink import Needs, Upload
 
 
 def fits_catalogue(task: Task) -> bool:
@@ -257,3 +258,6 @@ def _epoch_step(
         loss=jnp.where(epoch == 0, loss, first_loss),
     )
     return carry, None
+
+
+CATALOGUE = Plan(fits_catalogue, Needs.SUM, make_catalogue_update)

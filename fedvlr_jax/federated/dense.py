@@ -44,9 +44,10 @@ from fedvlr_jax.federated.local import (
 )
 from fedvlr_jax.federated.losses import Loss, make_loss
 from fedvlr_jax.federated.matmul_precision import make_product
+from fedvlr_jax.federated.plan import Plan
 from fedvlr_jax.federated.routing import Routers, Routing, make_routing
 from fedvlr_jax.types import Cohort, PyTree, Rates
-from fedvlr_jax.uplink.uploads import LowRankUploads
+from fedvlr_jax.uplink.uploads import LowRankUploads, Needs
 
 
 def fits_dense(task: Task) -> bool:
@@ -268,3 +269,6 @@ def _epoch_step(
         ),
     )
     return carry, None
+
+
+DENSE = Plan(fits_dense, Needs.WHOLE, make_dense_update)

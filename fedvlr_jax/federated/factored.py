@@ -34,6 +34,7 @@ from fedvlr_jax.federated.factored_rows import (
     Past,
     Rows,
     bound_of_items,
+    factored_view_cache,
     first_factors,
     make_rows,
     move,
@@ -56,10 +57,11 @@ from fedvlr_jax.federated.local import (
     views_stay,
 )
 from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.federated.plan import Plan
 from fedvlr_jax.federated.routing import Routers, Routing, make_routing
 from fedvlr_jax.models import Penalty
 from fedvlr_jax.types import Cohort, PyTree, Rates
-from fedvlr_jax.uplink import Upload
+from fedvlr_jax.uplink import Needs, Upload
 
 
 def fits_factored(task: Task) -> bool:
@@ -367,3 +369,8 @@ def write_back_factored(broadcast: Broadcast, moved: PyTree, private: PyTree) ->
     before it."""
     table, rate = private["items"], broadcast.rates.item_lr
     return {**moved, "items": trained_items(broadcast.views, table, moved["items"], rate)}
+
+
+FACTORED = Plan(
+    fits_factored, Needs.SUM, make_factored_update, write_back_factored, factored_view_cache
+)

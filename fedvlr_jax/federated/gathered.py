@@ -29,8 +29,9 @@ from fedvlr_jax.federated.local import (
     sgd_step,
 )
 from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.federated.plan import Plan
 from fedvlr_jax.types import Array, Cohort, Histories, PyTree
-from fedvlr_jax.uplink.uploads import SlotUploads
+from fedvlr_jax.uplink.uploads import Needs, SlotUploads
 
 
 class Slots(NamedTuple):
@@ -276,3 +277,6 @@ def _epoch_step(
         loss=jnp.where(epoch == 0, loss, carry.loss),
     )
     return carry, None
+
+
+GATHERED = Plan(lambda task: True, Needs.WHOLE, make_gathered_update)

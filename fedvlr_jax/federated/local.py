@@ -51,7 +51,7 @@ class LocalResult(NamedTuple):
     """The result of the local epochs of a chunk of K clients.
 
     Attributes:
-      private: their private rows after the round, or the input of `plans.Plan.write_back`, leaves
+      private: their private rows after the round, or the input of `plan.Plan.write_back`, leaves
         [K, ...]. The rows of an absent client are never read.
       uploads: one a client; or, from a plan that gives sums only, the sum weighted by alpha.
       loss: float32 [K], each client's loss in its first epoch (0 where absent).

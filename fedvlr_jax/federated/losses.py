@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from fedvlr_jax.data.cohorts import NegativePool
 from fedvlr_jax.federated.local import Task
 from fedvlr_jax.fusion.operators import softmax
+from fedvlr_jax.registry import LOSSES, Factories
 
 
 class Loss(NamedTuple):
@@ -29,19 +30,21 @@ class Loss(NamedTuple):
 
 def make_loss(task: Task) -> Loss:
     """The loss that --loss names."""
-    return {"bce": lambda _: BINARY, "softmax": softmax_loss}[task.config.federation.loss](
-        task.pool
-    )
+    make: Callable[[Task], Loss] = Factories(LOSSES)[task.config.federation.loss]
+    return make(task)
 
 
-BINARY = Loss(
-    value=lambda scores, positive, negative: jnp.sum(
-        positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores), axis=-1
-    ),
-    slope=lambda scores, positive, negative: (
-        (positive + negative) * jax.nn.sigmoid(scores) - positive
-    ),
-)
+def bce() -> Loss:
+    """Binary cross-entropy of every row."""
+
+    def value(scores, positive, negative):
+        rows = positive * jax.nn.softplus(-scores) + negative * jax.nn.softplus(scores)
+        return jnp.sum(rows, axis=-1)
+
+    def slope(scores, positive, negative):
+        return (positive + negative) * jax.nn.sigmoid(scores) - positive
+
+    return Loss(value, slope)
 
 
 def softmax_loss(pool: NegativePool) -> Loss:
@@ -54,8 +57,7 @@ def softmax_loss(pool: NegativePool) -> Loss:
     """
 
     def parts_of(positive, negative):
-        """(items of the sum that each row represents [..., M], the number of positives
-        [..., 1])."""
+        """(items of the sum that a row represents [..., M], number of positives [..., 1])."""
         count = jnp.sum(positive, axis=-1, keepdims=True)
         drawn = jnp.sum(negative, axis=-1, keepdims=True)
         per_negative = (pool.item.shape[0] - count) / jnp.where(drawn > 0, drawn, 1)

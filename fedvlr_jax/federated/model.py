@@ -101,7 +101,7 @@ def make_model(
             widths=widths,
         )
     if backbone is None:
-        backbone = BACKBONES[model.backbone](apart=model.fedrap_repulsion, sparse=model.fedrap_l1)
+        backbone = BACKBONES[model.backbone](model)
     return Model(
         backbone=backbone,
         fusion=fusion,

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import jax
 
-from fedvlr_jax import trees
+from fedvlr_jax import registry, trees
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.catalogue import fits_catalogue, make_catalogue_update
-from fedvlr_jax.federated.dense import fits_dense, make_dense_update
-from fedvlr_jax.federated.factored import (
-    fits_factored,
-    make_factored_update,
-    write_back_factored,
-)
-from fedvlr_jax.federated.factored_rows import factored_view_cache
-from fedvlr_jax.federated.gathered import make_gathered_update, num_slots
-from fedvlr_jax.federated.local import LocalUpdate, Task, WriteBack
+from fedvlr_jax.federated.gathered import num_slots
+from fedvlr_jax.federated.local import Task
+from fedvlr_jax.federated.plan import Plan
 from fedvlr_jax.settings import key_of, shapes_of
-from fedvlr_jax.types import PyTree
 from fedvlr_jax.uplink import Needs
 
 # Cost of a gathered row (gather, batched small products, scatter) relative to a row of the dense
@@ -34,35 +25,7 @@ CHUNK_BYTES = 1 << 30
 CACHE_BYTES = {"catalogue": 1 << 25, "factored": 1 << 26}
 
 
-class Plan(NamedTuple):
-    """A way to execute local epochs.
-
-    Attributes:
-      fits: whether it can train a task.
-      gives: the needs of a rule that its uploads serve.
-      make_update: makes its update of a chunk.
-      write_back: (broadcast, `LocalResult.private`, rows before) -> the private rows after a round;
-        None where the update returns the rows themselves. Large rows are written once, and only in
-        a round that is finite.
-      view_cache: makes `Broadcast.view_cache`.
-    """
-
-    fits: Callable[[Task], bool]
-    gives: Needs
-    make_update: Callable[[Task], LocalUpdate]
-    write_back: WriteBack | None = None
-    view_cache: Callable[[Task, jax.Array], PyTree] = lambda task, views: None
-
-
-# `choose_plan` takes the first that fits; it takes dense only where that costs less than gathered.
-PLANS = {
-    "dense": Plan(fits_dense, Needs.WHOLE, make_dense_update),
-    "factored": Plan(
-        fits_factored, Needs.SUM, make_factored_update, write_back_factored, factored_view_cache
-    ),
-    "catalogue": Plan(fits_catalogue, Needs.SUM, make_catalogue_update),
-    "gathered": Plan(lambda task: True, Needs.WHOLE, make_gathered_update),
-}
+PLANS: Mapping[str, Plan] = registry.Objects(registry.PLANS)
 
 NEEDED = {
     Needs.NORMS: "each upload by itself (--clip_norm, --aggregation=secure)",

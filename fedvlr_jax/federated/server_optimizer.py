@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import optax
 
+from fedvlr_jax import registry
 from fedvlr_jax.types import PyTree, Rates
 
-SERVER_OPTIMIZERS = {
-    "none": lambda step: optax.set_to_zero(),
-    "sgd": optax.sgd,
-    "momentum": lambda step: optax.sgd(step, momentum=0.9),
-    "adam": optax.adam,
-    "yogi": optax.yogi,
-}
+# Step -> optimizer.
+SERVER_OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = registry.Objects(
+    registry.OPTIMIZERS
+)
+
+
+def no_step(step: Any) -> optax.GradientTransformation:
+    """Changes nothing."""
+    return optax.set_to_zero()
+
+
+def sgd(step: Any) -> optax.GradientTransformation:
+    """Gradient descent."""
+    return optax.sgd(step)
+
+
+def momentum(step: Any) -> optax.GradientTransformation:
+    """Gradient descent with momentum 0.9."""
+    return optax.sgd(step, momentum=0.9)
+
+
+def adam(step: Any) -> optax.GradientTransformation:
+    """Adam, with the defaults of Optax."""
+    return optax.adam(step)
+
+
+def yogi(step: Any) -> optax.GradientTransformation:
+    """Yogi, with the defaults of Optax."""
+    return optax.yogi(step)
 
 
 def server_optimizer(name: str, rates: Rates) -> optax.GradientTransformation:

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedvlr_jax.config.fleet import UPLOAD_FORMATS
+
 VALUE_BYTES, INDEX_BYTES = 4, 4
-SCHEMES = ("dense", "sparse", "bitmask")
+SCHEMES = UPLOAD_FORMATS
 
 
 class Shape(NamedTuple):

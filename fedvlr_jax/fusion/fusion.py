@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fedvlr_jax import registry
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.fusion.operators import OPERATORS, softmax
 from fedvlr_jax.types import PyTree
@@ -47,6 +48,20 @@ class Fusion(NamedTuple):
     set_logits: Callable[[PyTree, jax.Array], PyTree] | None = None
     zero_content_views: Callable[[PyTree], PyTree] | None = None
     table_weight: float = 1.0
+
+
+class FusionOptions(NamedTuple):
+    """The options of a fusion.
+
+    Attributes:
+      names: the names of the views. width: d. hidden: the hidden width of a router.
+      widths: {modality: the width of its features}.
+    """
+
+    names: tuple[str, ...]
+    width: int
+    hidden: int
+    widths: Mapping[str, int]
 
 
 class MultiView(nn.Module):
@@ -290,13 +305,8 @@ def make_fusion(
                 f"--views={','.join(views)}: {view!r} is not a view of this data set; "
                 f"known are {', '.join(known)}; --views=auto uses all modalities"
             )
-    return FUSIONS[name](views=views, width=width, hidden=hidden, widths=widths)
+    options = FusionOptions(names=views, width=width, hidden=hidden, widths=widths)
+    return FUSIONS[name](options)
 
 
-FUSIONS: dict[str, Callable[..., Fusion]] = {
-    "none": lambda *, views, width, hidden, widths: none(),
-    "vbpr": lambda *, views, width, hidden, widths: vbpr(width, widths),
-    "mlp": lambda *, views, width, hidden, widths: mlp(width, widths),
-    "shared": lambda *, views, width, hidden, widths: shared(views, width, widths),
-    "bilevel": lambda *, views, width, hidden, widths: bilevel(views, width, hidden, widths),
-}
+FUSIONS: Mapping[str, Callable[[FusionOptions], Fusion]] = registry.Factories(registry.FUSIONS)

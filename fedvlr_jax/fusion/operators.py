@@ -2,7 +2,7 @@
 
 An operator is a Flax module. Its input is the tokens of all items, {"id": [I, d], modality:
 [I, d], ...}, with every modality mapped to width d. Its output is [I, d]. To add an operator,
-write it here and give it a line in `OPERATORS`.
+write it here and give it a line in `registry.OPERATORS`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from fedvlr_jax import registry
 
 Tokens = Mapping[str, jax.Array]
 
@@ -98,11 +100,4 @@ class CrossAttention(nn.Module):
         return nn.LayerNorm()(tokens["id"] + jnp.einsum("ik,ikd->id", weight, value))
 
 
-OPERATORS: dict[str, Callable[..., nn.Module]] = {
-    "sum": Sum,
-    "mixture": Mixture,
-    "mlp": Mlp,
-    "gate": Gate,
-    "attention": Attention,
-    "cross_attention": CrossAttention,
-}
+OPERATORS: Mapping[str, Callable[..., nn.Module]] = registry.Objects(registry.OPERATORS)

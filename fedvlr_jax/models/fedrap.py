@@ -19,10 +19,12 @@ from fedvlr_jax.models.backbone import (
 )
 
 
-def fedrap(*, apart: float, sparse: float) -> Backbone:
+def fedrap(*, fedrap_repulsion: float, fedrap_l1: float) -> Backbone:
+    """FedRAP with the coefficients of the flags of these names."""
+
     def penalty(round_number):
         annealed = jnp.tanh(jnp.asarray(round_number, float) / 10.0)
-        return Penalty(apart * annealed, sparse * annealed)
+        return Penalty(fedrap_repulsion * annealed, fedrap_l1 * annealed)
 
     return Backbone(
         init_shared=no_head,

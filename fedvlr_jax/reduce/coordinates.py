@@ -54,12 +54,13 @@ def median() -> Reduce:
     return _coordinatewise(middle)
 
 
-def trimmed_mean(share: float) -> Reduce:
-    """The coordinate-wise mean of n values without the floor(share * n) lowest and highest."""
+def trimmed_mean(byzantine_share: float) -> Reduce:
+    """The coordinate-wise mean of n values without the floor(byzantine_share * n)
+    lowest and highest."""
 
     def combine(values, responded):
         values, count = ordered(values, responded), jnp.sum(responded)
-        trimmed = jnp.floor(share * count.astype(values.dtype)).astype(jnp.int32)
+        trimmed = jnp.floor(byzantine_share * count.astype(values.dtype)).astype(jnp.int32)
         place = jnp.arange(values.shape[0])[:, None]
         kept = (place >= trimmed) & (place < count - trimmed)
         total = jnp.sum(jnp.where(kept, values, 0.0), axis=0)

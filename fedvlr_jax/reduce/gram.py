@@ -41,8 +41,13 @@ def krum_scores(products: jax.Array, responded: jax.Array, byzantine: jax.Array)
     return jnp.where(responded, jnp.sum(jnp.where(counted, distance, 0.0), axis=1), jnp.inf)
 
 
-def multi_krum(byzantine_share: float, selected_share: float | None) -> Reduce:
-    """Krum and Multi-Krum (Blanchard et al. 2017): the mean of the uploads with the lowest scores.
+def krum(byzantine_share: float) -> Reduce:
+    """Krum (Blanchard et al. 2017): the upload with the lowest score."""
+    return multi_krum(byzantine_share, None)
+
+
+def multi_krum(byzantine_share: float, selected_share: float | None = 1.0) -> Reduce:
+    """Multi-Krum (Blanchard et al. 2017): the mean of the uploads with the lowest scores.
 
     Args:
       byzantine_share: f / n, the fraction of clients that may be hostile, in [0, 0.5).

@@ -28,13 +28,13 @@ def fixed_point_mean() -> Reduce:
     return Reduce(Needs.SUM, normalised_weights, exact=True)
 
 
-def fixed_denominator_mean(denominator: float) -> Reduce:
-    """The sum of the uploads divided by `denominator`, for any number of responses.
+def fixed_denominator_mean(expected: float) -> Reduce:
+    """The sum of the uploads divided by `expected`, for any number of responses.
 
     All clients have equal weight. If C bounds the norm of an upload, one client changes the result
-    by at most C / denominator. Central noise is calibrated to this sensitivity.
+    by at most C / expected. Central noise is calibrated to this sensitivity.
 
     Args:
-      denominator: the expected number of responses in a round.
+      expected: the expected number of responses in a round.
     """
-    return Reduce(Needs.SUM, lambda weight, responded: jnp.where(responded, 1.0 / denominator, 0.0))
+    return Reduce(Needs.SUM, lambda weight, responded: jnp.where(responded, 1.0 / expected, 0.0))

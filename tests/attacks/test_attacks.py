@@ -9,7 +9,6 @@ from scipy import stats
 from fedvlr_jax.attacks import ATTACKS
 from fedvlr_jax.attacks.registry import AttackOptions
 from fedvlr_jax.attacks.targeted import popularity_enhancement, user_approximation
-from fedvlr_jax.config import ATTACK_NAMES
 from fedvlr_jax.uplink.uploads import SlotUploads
 
 CLIENTS, ITEMS, WIDTH, FIRST = 8, 12, 3, 5
@@ -62,10 +61,6 @@ def trained():
     rows = uploads().rows()
     flat = [np.asarray(x, np.float64).reshape(CLIENTS, -1) for x in (rows.views, rows.head["bias"])]
     return np.concatenate(flat, axis=1)
-
-
-def test_every_name_has_an_attack():
-    assert set(ATTACK_NAMES) == {"none", *ATTACKS}
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))

@@ -3,8 +3,8 @@
 import dataclasses
 import io
 import json
-import threading
 import shutil
+import threading
 
 import numpy as np
 import pytest

@@ -266,8 +266,8 @@ BACKBONES = [
     Mutation(
         "FedRAP pulls in place of pushing",
         "fedvlr_jax/models/fedrap.py",
-        "return Penalty(apart * annealed, sparse * annealed)",
-        "return Penalty(-apart * annealed, sparse * annealed)",
+        "return Penalty(fedrap_repulsion * annealed, fedrap_l1 * annealed)",
+        "return Penalty(-fedrap_repulsion * annealed, fedrap_l1 * annealed)",
         agreement(backbone="fedrap"),
     ),
     Mutation(
@@ -605,22 +605,22 @@ SERVER = [
     Mutation(
         "Adam without bias correction",
         SERVER_OPTIMIZER,
-        '"adam": optax.adam,',
-        '"adam": lambda step: optax.rmsprop(step, decay=0.999, momentum=0.9),',
+        "return optax.adam(step)",
+        "return optax.rmsprop(step, decay=0.999, momentum=0.9)",
         agreement(server_optimizer="adam"),
     ),
     Mutation(
         "Adam with a shorter memory",
         SERVER_OPTIMIZER,
-        '"adam": optax.adam,',
-        '"adam": lambda step: optax.adam(step, b2=0.99),',
+        "return optax.adam(step)",
+        "return optax.adam(step, b2=0.99)",
         agreement(server_optimizer="adam"),
     ),
     Mutation(
         "Yogi is Adam",
         SERVER_OPTIMIZER,
-        '"yogi": optax.yogi,',
-        '"yogi": optax.adam,',
+        "return optax.yogi(step)",
+        "return optax.adam(step)",
         agreement(server_optimizer="yogi"),
     ),
     Mutation(
@@ -735,7 +735,7 @@ AGGREGATORS = [
     Mutation(
         "a fixed denominator is who responded",
         MEAN,
-        "lambda weight, responded: jnp.where(responded, 1.0 / denominator, 0.0)",
+        "lambda weight, responded: jnp.where(responded, 1.0 / expected, 0.0)",
         "lambda weight, responded: normalised_weights(jnp.ones_like(weight), responded)",
         rules("weights_known_before_training"),
     ),

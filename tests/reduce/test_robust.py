@@ -114,7 +114,7 @@ def test_the_check_leaves_finite_uploads_to_the_rule(name):
 @pytest.mark.parametrize(
     "flags, pieces",
     [
-        (dict(aggregation="bulyan", byzantine_share=0.25), ["--byzantine_share", "quarter"]),
+        (dict(aggregation="bulyan", byzantine_share=0.25), ["--byzantine_share", "25%"]),
         (dict(aggregation="krum", attack="alie", hostile_share=1.0), ["--hostile_share", "50%"]),
         (dict(aggregation="bulyan", attack="alie", hostile_share=0.4), ["--hostile_share", "25%"]),
         (dict(hostile_share=0.0), ["--hostile_share=0.0", "above 0"]),
