@@ -87,15 +87,18 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
     # All other views start at zero, so only the ID table contributes, by its weight.
     table_weight = weights[:, names.index("table") if "table" in names else 0, None]
     table_weight = table_weight * model.fusion.table_weight
-    # The table gets the scale of a drawn one; the scores do not change.
+    # The mean weight scales the table, not the vectors: a client's step then changes the scores as
+    # much as without other views.
+    mean_weight = np.mean(table_weight)
+    # The weighted table gets the scale of a drawn one; the scores do not change.
     size = np.sqrt(np.mean(np.square(items)))
     items, vectors = items / size, vectors * size
     # Summed by item first: a product of the two rows of each entry would take d numbers an entry.
     own = np.sum((train.matrix.T @ vectors) * items)
     to_score, scale = init.init_score * len(train) / own, model.init_scale or 1.0
     with np.errstate(over="ignore"):
-        items = (items * scale).astype(np.float32)
-        vectors = (vectors * (to_score / scale) / table_weight).astype(np.float32)
+        items = (items * (scale / mean_weight)).astype(np.float32)
+        vectors = (vectors * (to_score / scale) * (mean_weight / table_weight)).astype(np.float32)
     strength = f"init_shrinkage={init.init_shrinkage}"
     if init.init == "ease":
         strength = f"init_ridge={init.init_ridge}"

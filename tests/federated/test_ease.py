@@ -315,3 +315,18 @@ def test_one_setting_is_not_below_ease_on_real_data(name, data_root):
 
     by_ease = max(ndcg(scores_of(ease(real)(l2=l2), real)) for l2 in (30, 100))
     assert ndcg(lambda users: found.vectors[users] @ found.items.T) > by_ease - 0.002
+
+
+@pytest.mark.parametrize("fusion", ["bilevel", "shared"])
+def test_views_of_content_do_not_slow_the_clients_down(fusion, dataset):
+    """With content views and routers that stay, training is that without other views."""
+    still = dict(router_lr=0.0, server_lr_items=0.0, server_lr_fusion=0.0, server_lr_head=0.0)
+    found = {}
+    for name in ("none", fusion):
+        config = Config.from_flat(fusion=name, init="ease", width=8, router_hidden=3, **still)
+        simulation = make_simulation(config, dataset)
+        state, _ = simulation.run_rounds(simulation.init(), 3)
+        found[name] = simulation.recommend(state, 5)[1]
+        begun = simulation.recommend(simulation.init(), 5)[1]
+        assert np.abs(found[name] - begun).max() > 0.1
+    np.testing.assert_allclose(found[fusion], found["none"], rtol=1e-4)
