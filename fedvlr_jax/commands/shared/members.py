@@ -172,9 +172,7 @@ def parse_value(text: str, name: str, value: str) -> Any:
 def make_member(base: Config, choice: Choice, seed: int) -> Member:
     """`base` with the values of `choice`, in its own folder inside the base's."""
     workdir = str(Path(base.workdir) / folder_of(choice) / f"seed{seed}")
-    return Member(
-        choice, Config.from_flat(**{**base.flat, **dict(choice), "seed": seed, "workdir": workdir})
-    )
+    return Member(choice, base.changed(**dict(choice), seed=seed, workdir=workdir))
 
 
 def make_members(base: Config, over: Sequence[str], seeds: Sequence[int]) -> list[Member]:
