@@ -123,7 +123,7 @@ def make_member(base: Config, name: str, choice: Choice, seed: int) -> Member:
     values = {**dict(choice), "seed": seed, "workdir": str(folder / f"seed{seed}")}
     if values.get("permute_features"):
         values["permute_features"] = seed + 1
-    return Member(choice, Config.from_flat(**{**base.flat, **values}).resolved)
+    return Member(choice, base.changed(**values).resolved)
 
 
 def train_all(

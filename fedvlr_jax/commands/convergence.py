@@ -78,9 +78,7 @@ def probe_config(config: Config) -> Config:
         "cohort": 0,
         "client_dropout": 0.0,
     }
-    return Config.from_flat(
-        **{**config.flat, **rates, **changes, "clip_norm": 0.0, "noise_multiplier": 0.0}
-    )
+    return config.changed(**{**rates, **changes, "clip_norm": 0.0, "noise_multiplier": 0.0})
 
 
 def make_gradient_norm(config: Config, dataset: Dataset):
@@ -152,8 +150,8 @@ def main() -> None:
         data = dataclasses.replace(base.data, synthetic_users=number)
         dataset = load(dataclasses.replace(base, data=data))
         for local_epochs in epochs:
-            values = {**base.flat, "synthetic_users": number, "local_epochs": local_epochs}
-            found = summarise(measure(Config.from_flat(**values), dataset))
+            config = base.changed(synthetic_users=number, local_epochs=local_epochs)
+            found = summarise(measure(config, dataset))
             lines.append({"clients": number, "local_epochs": local_epochs, **found})
             slope = "-" if found["slope"] is None else f"{found['slope']:.2f}"
             Console().print(f"{number} clients, A = {local_epochs}: slope {slope}", highlight=False)

@@ -232,7 +232,7 @@ def _by_features(
 
 def line(base: Config, dataset: Dataset, defence: Defence, feature_scale: float) -> dict[str, Any]:
     """One line of the table."""
-    config = Config.from_flat(**(base.flat | defence.flags))
+    config = base.changed(**defence.flags)
     member = np.random.default_rng(base.run.seed).permutation(dataset.num_users) % 2 == 0
     _, target = trained(config, dataset, member)
     _, shadow = trained(config, dataset, ~member, shadow=True)
@@ -270,7 +270,7 @@ def main() -> None:
             raise InputError(f"--{name}={value}: give a number above 0")
     dataset = load(base)
     bound = base.privacy.clip_norm
-    plain = Config.from_flat(**(base.flat | {"clip_norm": 0.0}))
+    plain = base.changed(clip_norm=0.0)
     if not bound:
         simulation = make_simulation(plain, dataset)
         bound = float(np.median(client_uploads(simulation, simulation.init())[1]))

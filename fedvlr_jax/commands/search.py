@@ -127,9 +127,9 @@ def search(study: Study, base: Config, dataset: Dataset, stop: StopRequest) -> N
         return evaluated
 
     while (asked := study.ask()) is not None:
-        flat = {**base.flat, **dict(asked.choice), "workdir": str(asked.folder)}
         try:
-            member = Member(asked.choice, Config.from_flat(**flat).resolved)
+            config = base.changed(**dict(asked.choice), workdir=str(asked.folder))
+            member = Member(asked.choice, config.resolved)
             simulation = simulation_of(member.program)
         except InputError as error:
             print(f"{asked.folder}: {error}; left out")

@@ -122,7 +122,7 @@ def run_method(
 ) -> tuple[Compared | None, list[dict[str, Any]]]:
     """Tunes and trains one method on one data set; (its results or None, the tried settings)."""
     workdir = str(Path(base.workdir) / dataset.name / method.name)
-    base = Config.from_flat(**{**base.flat, **dict(method.flags), "workdir": workdir})
+    base = base.changed(**dict(method.flags), workdir=workdir)
     if method.flags:
         make = lambda choice, seed: make_member(base, choice, seed)
         local = base.federation.server_optimizer == "none"
@@ -200,7 +200,7 @@ def main() -> None:
     tuning = {}
     with locked(base.workdir):
         for name in base.data.dataset.split(","):
-            config = Config.from_flat(**{**base.flat, "dataset": name.strip()})
+            config = base.changed(dataset=name.strip())
             dataset = load(config)
             of_dataset, tuning[dataset.name] = table_of(dataset, config, methods, seeds)
             lines += of_dataset

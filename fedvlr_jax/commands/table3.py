@@ -80,7 +80,7 @@ def main() -> None:
     folder = required_workdir(base, "runs/table3")
     dataset = load(base)
     lines = [
-        client_costs(Config.from_flat(**{**base.flat, "backbone": b, "fusion": f}), dataset)
+        client_costs(base.changed(backbone=b, fusion=f), dataset)
         for b, f in itertools.product(BACKBONE_NAMES, FUSION_NAMES)
     ]
     headings: tuple[str, ...] = (

@@ -74,6 +74,8 @@ class Config:
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self):
+        # Not a field: a config whose rule was chosen equals one whose rule was given.
+        object.__setattr__(self, "_rule_is_chosen", self.federation.aggregation == "auto")
         if self.federation.aggregation == "auto":
             chosen = dataclasses.replace(self.federation, aggregation=self._chosen_aggregation)
             object.__setattr__(self, "federation", chosen)
@@ -238,6 +240,19 @@ class Config:
     def flat(self) -> dict[str, Any]:
         """{flag name: value} over all groups."""
         return {k: v for group in dataclasses.asdict(self).values() for k, v in group.items()}
+
+    def changed(self, **values: Any) -> Config:
+        """These options with other values, by flag name.
+
+        A rule that --aggregation=auto chose is chosen again, for the new options.
+
+        Raises:
+          InputError: as `from_flat`.
+        """
+        current = self.flat
+        if getattr(self, "_rule_is_chosen", False):
+            current["aggregation"] = "auto"
+        return self.from_flat(**{**current, **with_current_names(values)})
 
     @property
     def workdir(self) -> str:

@@ -53,6 +53,21 @@ def test_bad_seeds_are_refused(text):
         parse_seeds(text)
 
 
+def test_a_member_chooses_the_rule_that_its_privacy_needs():
+    def rules(over, **flags):
+        base = Config.from_flat(workdir="w", clip_norm=0.1, noise_multiplier=1.0, **flags)
+        return [m.config.federation.aggregation for m in make_members(base, [over], [0])]
+
+    chosen = ["float32", "fixed_mean", "secure"]
+    assert rules("privacy=none,central,distributed") == chosen
+    # The same from a base whose own rule was chosen by its privacy.
+    assert rules("privacy=none,central,distributed", privacy="central") == chosen
+    # A rule that was given stays.
+    assert rules("privacy=none", privacy="central", aggregation="fixed_mean") == ["fixed_mean"]
+    with pytest.raises(InputError, match="--privacy=central: with --aggregation=float32"):
+        rules("privacy=none,central", aggregation="float32")
+
+
 def test_members_with_other_rates_share_a_program():
     base = Config.from_flat(workdir="w")
     members = make_members(base, ["client_lr=1,3", "fusion=none,bilevel"], [0, 1])

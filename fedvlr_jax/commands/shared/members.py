@@ -172,12 +172,8 @@ def parse_value(text: str, name: str, value: str) -> Any:
 def make_member(base: Config, choice: Choice, seed: int) -> Member:
     """`base` with the values of `choice`, in its own folder inside the base's."""
     workdir = str(Path(base.workdir) / folder_of(choice) / f"seed{seed}")
-    return Member(
-        choice,
-        Config.from_flat(
-            **{**base.flat, **dict(choice), "seed": seed, "workdir": workdir}
-        ).resolved,
-    )
+    config = base.changed(**dict(choice), seed=seed, workdir=workdir)
+    return Member(choice, config.resolved)
 
 
 def make_members(base: Config, over: Sequence[str], seeds: Sequence[int]) -> list[Member]:
@@ -196,9 +192,7 @@ def with_common_init(base: Config, choices: Sequence[Choice]) -> Config:
     not: the initialization would then be a second difference between them."""
     if base.init.init != "auto" or "init" in {name for choice in choices for name, _ in choice}:
         return base
-    every = {
-        Config.from_flat(**{**base.flat, **dict(choice)}).resolved.init.init for choice in choices
-    }
+    every = {base.changed(**dict(choice)).resolved.init.init for choice in choices}
     if len(every) < 2:
         return base
     _say("--init=auto: random for all, because not every choice supports ease")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -150,7 +151,9 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
     """The content of config.json: flags, data, and `describe_code`."""
     return {
         "flags": config.flat,
-        "groups": {name: vars(group) for name, group in vars(config).items()},
+        "groups": {
+            group.name: vars(getattr(config, group.name)) for group in dataclasses.fields(config)
+        },
         "defaults": Config().flat,
         **describe_code(),
         "dataset": {

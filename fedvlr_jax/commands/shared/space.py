@@ -115,7 +115,7 @@ def parse_spaces(texts: Sequence[str], base: Config) -> list[Dimension]:
     for text, dimension in zip(texts, space, strict=True):
         for choice in dimension.corners():
             try:
-                Config.from_flat(**{**base.flat, **dict(choice)})
+                base.changed(**dict(choice))
             except InputError as error:
                 raise InputError(f"--space={text}: {error}") from None
     return space
