@@ -33,13 +33,10 @@ from fedvlr_jax.commands.shared.finished import (
 )
 from fedvlr_jax.commands.shared.launch import (
     config_from_flags,
-    define_config_flags,
-    define_path,
 )
 from fedvlr_jax.commands.shared.private import Accounts, budget_note, with_held_noise
 from fedvlr_jax.commands.shared.processes import (
     any_process,
-    define_process_flags,
     is_first,
     join_processes,
     only_first,
@@ -364,10 +361,3 @@ def train_and_save(
         progress.note(f"stopped: no better validation {label} for {patience} evaluations")
     saver.finish(run)
     return run, timing
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_config_flags()
-    define_process_flags()
-    define_path("tensorboard", "", "Folder of the TensorBoard event files. Needs tensorboardX.")
