@@ -31,6 +31,7 @@ from rich.table import Table
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.flags.evaluate import OF_MACHINE
 from fedvlr_jax.commands.shared.runs import load, titles_of
+from fedvlr_jax.commands.shared.saving import load_state
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
@@ -109,8 +110,7 @@ def load_run(workdir: str, **given: Any) -> tuple[Simulation, State, int]:
             "run"
         )
     simulation = make_here(config, dataset, store_given=given.get("store") is not None)
-    like = {"best": simulation.packed_shapes(meta["leaves"], "best")}
-    best = simulation.unpack(checkpoints.load(newest, like)["best"])
+    best, _ = load_state(simulation, checkpoints, newest, "best")
     return simulation, best, meta["best_round"]
 
 

@@ -24,6 +24,7 @@ import jax
 from absl import flags
 
 from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.commands.shared.disk import describe_disk
 from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest, memory_explained
 from fedvlr_jax.commands.shared.finished import (
     Results,
@@ -215,7 +216,7 @@ def stopped_at(config: Config, results: Results) -> str:
 
 
 def introduce(simulation: Simulation, progress: Progress) -> None:
-    """Prints the data set, the views, the plan and the initialization."""
+    """Prints the data set, the views, the plan, the bytes written and the initialization."""
     config, dataset = simulation.config, simulation.dataset
     progress.note(
         f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
@@ -227,6 +228,7 @@ def introduce(simulation: Simulation, progress: Progress) -> None:
     for line in describe_views(simulation.model.fusion, in_views):
         progress.note(line)
     progress.note(describe_plan(simulation))
+    progress.note(describe_disk(simulation))
     if not len(dataset.valid):
         progress.note("no validation part: trains all --rounds and tests the last state")
     if begun is not None:
