@@ -16,6 +16,7 @@ from fedvlr_jax.machine import MemoryLimit, memory_limit
 from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.simulation.offloaded import EVALUATED_BYTES, EVALUATED_COPIES
 from fedvlr_jax.simulation.on_device import OnDevice
+from fedvlr_jax.simulation.remaking import saved_bytes
 
 # Memory of the runtime, the compiler and the libraries.
 FIXED_BYTES = 800e6
@@ -97,7 +98,8 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     scores += 8 * targets + min(BLOCK_BYTES, 4 * model.num_items * targets)
     save = 0
     if saves and (config.run.store != "device" or jax.default_backend() == "cpu"):
-        save = 2 * (private + shared)
+        # Rows that a checkpoint does not hold are not copied.
+        save = 2 * min(private + shared, sum(saved_bytes(simulation)))
     return {
         "private": private,
         "shared": shared,

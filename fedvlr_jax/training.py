@@ -24,8 +24,8 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.devices import agreed
-from fedvlr_jax.simulation import Simulation, State
-from fedvlr_jax.types import RoundMetrics
+from fedvlr_jax.simulation import Simulation, State, remaking
+from fedvlr_jax.types import PyTree, RoundMetrics
 
 PIECE_S = 1.0
 # The entries of an evaluation about the clients in the rounds before it.
@@ -49,6 +49,8 @@ class RunState(NamedTuple):
         --eval_every; else None. A run that is resumed with more rounds continues from it. It
         shares `state` with this run, and `best_state` is `state` itself if the last evaluation
         selected it: a run holds two states at most.
+      before, best_before: what makes the item rows of `state` and `best_state`, as
+        `simulation.remaking` returns it; None if a save needs the rows.
     """
 
     state: State
@@ -58,6 +60,8 @@ class RunState(NamedTuple):
     since: RoundMetrics | None
     stopped: str
     before_end: RunState | None = None
+    before: PyTree = None
+    best_before: PyTree = None
 
     @property
     def round(self) -> int:
@@ -224,6 +228,7 @@ def record(
     evaluations = (*run.evaluations, entry)
     return run._replace(
         best_state=state() if better else run.best_state,
+        best_before=run.before if better else run.best_before,
         best_round=best_round,
         evaluations=evaluations,
         since=None,
@@ -325,9 +330,9 @@ def train(
         if num_rounds:
             before_rounds(run.round + num_rounds)
             began = time.perf_counter()
-            state, rounds = simulation.run_rounds(run.state, num_rounds)
+            state, rounds, before = remaking.run_rounds(simulation, run.state, num_rounds)
             spent = time.perf_counter() - began
-            run = run._replace(state=state, since=_joined(run.since, rounds))
+            run = run._replace(state=state, since=_joined(run.since, rounds), before=before)
             round_s = spent / num_rounds
             block_rounds, block_s = block_rounds + num_rounds, block_s + spent
         if num_rounds == ahead and run.since is not None:

@@ -5,8 +5,6 @@ All random numbers derive from (seed, epoch, step). An epoch is one compiled sca
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +16,8 @@ import optax
 from fedvlr_jax.centralized.model import CentralizedModel
 from fedvlr_jax.centralized.registry import CENTRALIZED
 from fedvlr_jax.centralized.sampling import Pairs, draw_batch, epoch_order, make_pairs
-from fedvlr_jax.config import EvaluationConfig, check_choice
+from fedvlr_jax.config import EvaluationConfig
+from fedvlr_jax.config.centralized import CentralizedConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import rank
@@ -34,35 +33,6 @@ LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 # Streams of random numbers: those of a seed, and those of an epoch.
 _INIT, _EPOCHS = range(2)
 _ORDER, _PREPARE, _STEPS = range(3)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CentralizedConfig:
-    """Choice of a centralized model and of its training.
-
-    Attributes:
-      model: a name in `CENTRALIZED`.
-      width: the latent width d.
-      batch_size: the maximum number of rows of a step.
-      epochs: the maximum number of epochs.
-      learning_rate: the learning rate of Adam.
-      weights: factors in the loss that replace the model's defaults.
-    """
-
-    model: str = "vbpr"
-    width: int = 64
-    batch_size: int = 2048
-    epochs: int = 500
-    learning_rate: float = 1e-3
-    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        check_choice("model", self.model, tuple(CENTRALIZED))
-        for name in ("width", "batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name}={getattr(self, name)}: give at least 1")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise InputError(f"--learning_rate={self.learning_rate}: give a number above 0")
 
 
 class CentralizedResult(NamedTuple):

@@ -33,6 +33,7 @@ from rich.console import Console
 
 from fedvlr_jax.centralized import CentralizedConfig
 from fedvlr_jax.commands import centralized
+from fedvlr_jax.commands.flags.ablation import CLAIMS
 from fedvlr_jax.commands.shared.comparison import (
     ON_GAINS,
     TESTS,
@@ -49,7 +50,6 @@ from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,
-    define_member_flags,
     parse_seeds,
     train_waiting,
 )
@@ -65,8 +65,6 @@ from fedvlr_jax.report.plots import interval_bars
 FLAGS = flags.FLAGS
 
 METHOD: Choice = (("fusion", "bilevel"),)
-CLAIMS = ("content", "personal", "federation", "levels", "modalities", "operators")
-DEFAULT_CLAIMS = CLAIMS[:3]
 TWIN = "centralized twin (VBPR)"
 
 
@@ -207,13 +205,3 @@ def main() -> None:
         figure = interval_bars(f"{title}: {judged} NDCG@50", bars)
         write_text(folder / "ablation.svg", figure)
         Console().print(f"{folder / 'ablation.md'}: {len(lines) - 1} comparisons", highlight=False)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_member_flags(overruled=("fusion", "baselines", "permute_features"))
-    flags.DEFINE_string(
-        "claims",
-        ",".join(DEFAULT_CLAIMS),
-        f"Claims to test, comma-separated. Known: {', '.join(CLAIMS)}.",
-    )

@@ -25,7 +25,7 @@ from typing import Any
 from absl import flags
 
 from fedvlr_jax.commands.shared.comparison import write_table
-from fedvlr_jax.commands.shared.launch import config_from_flags, define_config_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
@@ -134,10 +134,3 @@ def main() -> None:
     write_table(headings, rows, lines, folder / "audit", "audit of the claimed epsilon", caption)
     if any(line["refuted"] for line in lines):
         sys.exit(1)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_config_flags()
-    flags.DEFINE_integer("trials", 50_000, "Draws with the canary, and as many without.")
-    flags.DEFINE_float("confidence", 0.99, "Of the lower bound.")

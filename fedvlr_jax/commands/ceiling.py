@@ -16,21 +16,15 @@ the optimum, but not exact.
 from __future__ import annotations
 
 import numpy as np
-from absl import flags
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from fedvlr_jax.commands.shared.launch import config_from_flags, define_config_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.runs import load
 from fedvlr_jax.data.synthetic import BACKGROUND, FAVOURITE, SOURCES, Catalogue
 from fedvlr_jax.evaluation.metrics import activity_groups
 
-# Flags of the data that have no effect here: the recipe is that of --synthetic_kind=planted.
-NOT_READ = (
-    *("dataset", "data_root", "split", "duplicates", "recency"),
-    *("synthetic_kind", "permute_features"),
-)
 PRIOR = 0.5  # The planted weights are Dirichlet(1/2, 1/2, 1/2).
 MOST_CLUSTERS = 5  # Candidates per source: the clusters with most items of the history.
 
@@ -103,9 +97,3 @@ def main() -> None:
             ]
             table.add_row(name, str(group.sum()), *(f"{value:.3f}" for value in values))
     Console().print(table)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_config_flags("data", without=NOT_READ)
-    flags.DEFINE_integer("seed", 0, "Seed of the sampler.")

@@ -27,7 +27,6 @@ from absl import flags
 from rich.console import Console
 
 from fedvlr_jax.centralized import (
-    CENTRALIZED,
     LEARNING_RATES,
     CentralizedConfig,
     CentralizedResult,
@@ -38,8 +37,6 @@ from fedvlr_jax.commands.shared.comparison import compare, write_comparison, wri
 from fedvlr_jax.commands.shared.finished import validation, write_results
 from fedvlr_jax.commands.shared.launch import (
     config_from_flags,
-    define_config_flags,
-    define_path,
 )
 from fedvlr_jax.commands.shared.members import (
     Choice,
@@ -225,22 +222,3 @@ def main() -> None:
     lines = compare({label: [run.directory for run in runs]}, dataset)
     title = f"{dataset.name}, protocol {base.evaluation.protocol}, seeds {FLAGS.seeds}"
     write_comparison(lines, folder / "centralized", title)
-
-
-def define_flags() -> None:
-    define_config_flags("data", "evaluation")
-    default = CentralizedConfig()
-    flags.DEFINE_string("model", default.model, f"Model. One of: {', '.join(CENTRALIZED)}.")
-    flags.DEFINE_string("seeds", "0,1,2,3,4", "Seeds, comma-separated.")
-    flags.DEFINE_boolean(
-        "tune", True, "Tunes the learning rate and one weight of the loss on validation."
-    )
-    flags.DEFINE_float(
-        "learning_rate", default.learning_rate, "Learning rate of Adam with --tune=false."
-    )
-    flags.DEFINE_string("weights", "", "Weights of the loss, e.g. l2=0.01. See --tune.")
-    flags.DEFINE_integer("width", default.width, "Latent width d.")
-    flags.DEFINE_integer("batch_size", default.batch_size, "Maximum number of rows of a step.")
-    flags.DEFINE_integer("epochs", default.epochs, "Maximum number of epochs.")
-    define_path("workdir", "", "Folder of the results.")
-    flags.DEFINE_boolean("overwrite", False, "Trains the runs in --workdir again.")

@@ -24,22 +24,29 @@ FIRST_ARGUMENT = {"watch": "workdir", "completion": "shell"}
 LIGHT = ("watch", "doctor", "completion", "prepare", "validate")
 
 
-def summary(name: str) -> str:
-    """The first paragraph of a command's help, read from its source without an import."""
+def help_of(name: str) -> str:
+    """The help of a command: the docstring of its module, read without an import."""
     source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-    text = ast.get_docstring(ast.parse(source)) or ""
-    return " ".join(text.split("\n\n")[0].split())
+    return ast.get_docstring(ast.parse(source)) or ""
+
+
+def summary(name: str) -> str:
+    """The first paragraph of a command's help, on one line."""
+    return " ".join(help_of(name).split("\n\n")[0].split())
 
 
 def run(name: str) -> None:
-    """Runs the command `name` with the arguments of the process."""
-    command = importlib.import_module(f"fedvlr_jax.commands.{name}")
+    """Runs the command `name` with the arguments of the process.
+
+    The module that does the work, and JAX with it, loads after the command line is parsed.
+    """
     from fedvlr_jax.commands.shared.launch import launch
 
     if name in FIRST_ARGUMENT and len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         sys.argv[1] = f"--{FIRST_ARGUMENT[name]}={sys.argv[1]}"
-    command.define_flags()
-    launch(command.main, command.__doc__ or "", computes=name not in LIGHT)
+    importlib.import_module(f"fedvlr_jax.commands.flags.{name}").define_flags()
+    main = lambda: importlib.import_module(f"fedvlr_jax.commands.{name}").main()
+    launch(main, help_of(name), computes=name not in LIGHT)
 
 
 def _print_commands() -> None:

@@ -35,7 +35,7 @@ def flags_of(command: str) -> dict[str, list[str]]:
     """The flags that a command defines, with the values of those that have a few."""
     before = set(FLAGS)
     if command != "completion":
-        importlib.import_module(f"{COMMANDS_PACKAGE}{command}").define_flags()
+        importlib.import_module(f"{COMMANDS_PACKAGE}flags.{command}").define_flags()
     own = sorted(set(FLAGS) - before)
     found = {name: _values(name) for name in own}
     FLAGS.remove_flag_values(own)
@@ -106,8 +106,3 @@ _END = (
     '    COMPREPLY=($(compgen -P "$head" -S " " -W "$values" -- "$value"))',
     '  else COMPREPLY=($(compgen -P "$head" -f -- "$value")); fi',
 )
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    flags.DEFINE_string("shell", "", "bash or zsh; may be given without --shell.")

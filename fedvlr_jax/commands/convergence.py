@@ -28,8 +28,6 @@ from rich.console import Console
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.launch import (
     config_from_flags,
-    define_config_flags,
-    define_path,
     whole_numbers,
 )
 from fedvlr_jax.commands.shared.runs import load, required_workdir
@@ -43,26 +41,6 @@ from fedvlr_jax.types import Rates
 
 FLAGS = flags.FLAGS
 
-# Flags that would have no effect: the data are synthetic, --clients sets the users, --epochs A.
-SET_HERE = (
-    *("dataset", "data_root", "split", "duplicates", "recency"),
-    *("synthetic_users", "local_epochs", "min_local_epochs"),
-)
-# The theorem's setting: plain steps without decay, because decay is not in the objective.
-DEFAULTS = {
-    "init": "random",
-    "synthetic_items": 100,
-    "rounds": 128,
-    "server_optimizer": "sgd",
-    "server_decay": 0.0,
-    "client_decay": 0.0,
-    "client_lr": 0.3,
-    "router_lr": 0.03,
-    "item_lr": 0.3,
-    "server_lr_items": 0.3,
-    "server_lr_fusion": 0.1,
-    "server_lr_head": 0.1,
-}
 # Step of the probe; the result is divided by it. A large step keeps the gradient's digits in
 # float32.
 STEP = 1e3
@@ -175,14 +153,3 @@ def main() -> None:
     }
     title = f"{base.model.backbone} + {base.model.fusion}: mean squared gradient norm"
     write_text(stem.with_suffix(".svg"), loglog_lines(title, rounds, curves))
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_config_flags("data", "model", "federation", "init", "privacy", without=SET_HERE)
-    flags.DEFINE_integer("seed", 0, "Seed of the runs.")
-    define_path("workdir", "", "Folder for the table and the plot.")
-    flags.DEFINE_string("clients", "10,100,1000,10000", "Numbers of clients, comma-separated.")
-    flags.DEFINE_string("epochs", "1,5,10", "Numbers of local epochs, comma-separated.")
-    for name, value in DEFAULTS.items():
-        FLAGS.set_default(name, value)

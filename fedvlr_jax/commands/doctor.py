@@ -23,8 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 import fedvlr_jax
-from fedvlr_jax.commands.shared.launch import cache_folder, define_path
-from fedvlr_jax.config import DataConfig
+from fedvlr_jax.commands.shared.launch import cache_folder
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.machine import memory_limit
 
@@ -125,8 +124,3 @@ def _free(folder: Path) -> str:
     if not os.access(folder, os.W_OK):
         return f"{folder}: not writable"
     return f"{usage.free / 1e9:.1f} GB free of {usage.total / 1e9:.1f} GB"
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_path("data_root", DataConfig().data_root, "Folder that holds one folder per data set.")

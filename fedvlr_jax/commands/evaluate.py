@@ -29,9 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.commands.shared.launch import define_config_flags, define_path
+from fedvlr_jax.commands.flags.evaluate import OF_MACHINE
 from fedvlr_jax.commands.shared.runs import load, titles_of
-from fedvlr_jax.config import RESUMABLE_FLAGS, Config, RunConfig
+from fedvlr_jax.commands.shared.saving import load_state
+from fedvlr_jax.config import RESUMABLE_FLAGS, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
@@ -43,9 +44,6 @@ FLAGS = flags.FLAGS
 
 # Number of places beyond --k that an export ranks, to replace items that it leaves out.
 MOST_SPARE_PLACES = 10_000
-
-# Flags that describe the machine. Their defaults apply, whatever the run had.
-OF_MACHINE = ("devices", "store", "store_dir", "memory_budget_gb")
 
 
 def config_here(workdir: str, **given: Any) -> Config:
@@ -112,8 +110,7 @@ def load_run(workdir: str, **given: Any) -> tuple[Simulation, State, int]:
             "run"
         )
     simulation = make_here(config, dataset, store_given=given.get("store") is not None)
-    like = {"best": simulation.packed_shapes(meta["leaves"], "best")}
-    best = simulation.unpack(checkpoints.load(newest, like)["best"])
+    best, _ = load_state(simulation, checkpoints, newest, "best")
     return simulation, best, meta["best_round"]
 
 
@@ -199,15 +196,3 @@ def main() -> None:
         export(simulation, state, FLAGS.k, Path(FLAGS.export))
         users = simulation.dataset.num_users
         print(f"wrote {FLAGS.export}: the best {FLAGS.k} items of {users} users")
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_path("workdir", "", "Directory of the run.")
-    define_path("data_root", None, "Folder of the data sets, if the data moved after the run.")
-    others = {field.name for field in dataclasses.fields(RunConfig)} - set(OF_MACHINE)
-    define_config_flags("run", without=others)
-    for name in OF_MACHINE:
-        FLAGS.set_default(name, None)
-    define_path("export", "", "CSV file for the best items of every user.")
-    flags.DEFINE_integer("k", 50, "Number of exported items per user.")

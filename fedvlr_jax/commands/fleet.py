@@ -27,7 +27,6 @@ from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Member,
-    define_member_flags,
     make_members,
     parse_seeds,
     train_waiting,
@@ -129,11 +128,3 @@ def main() -> None:
         write_table(HEADINGS, rows, lines, Path(folder) / "fleet", title, caption)
         for name, figure in compared_curves({k: v[0] for k, v in curves.items()}).items():
             write_text(Path(folder) / f"fleet-{name}.svg", figure)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_member_flags(overruled=("baselines", "patience"))
-    FLAGS.set_default("deadline_s", 600.0)
-    flags.DEFINE_multi_string("over", [], "A flag and the values it takes; may be repeated.")
-    flags.DEFINE_float("level", 90.0, "Percent of the best validation NDCG@50 of the first choice.")

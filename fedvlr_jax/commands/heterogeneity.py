@@ -23,7 +23,6 @@ from absl import flags
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
-    define_member_flags,
     make_member,
     parse_seeds,
     train_waiting,
@@ -101,10 +100,3 @@ def main() -> None:
     for name, figure in figures.items():
         if figure is not None:
             write_text(folder / f"{name}.svg", figure)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_member_flags(overruled=("fusion", "baselines"))
-    # Cohorts and dropout do not support a closed form.
-    FLAGS.set_default("init", "random")

@@ -20,7 +20,6 @@ from rich.table import Table
 from rich.text import Text
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.commands.shared.launch import define_path
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.sealing import Damaged
@@ -85,10 +84,3 @@ def main() -> None:
         raise InputError(f"--workdir={FLAGS.workdir}: no checkpoint is whole")
     chosen = whole[-1] if FLAGS.round is None else FLAGS.round
     console.print(leaves(checkpoints, chosen, FLAGS.values))
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_path("workdir", "", "Directory of the run.")
-    flags.DEFINE_integer("round", None, "Round of the checkpoint. By default the newest whole one.")
-    flags.DEFINE_boolean("values", False, "Reads every array and shows its statistics too.")

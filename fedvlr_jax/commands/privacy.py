@@ -33,7 +33,7 @@ import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
-from fedvlr_jax.commands.shared.launch import config_from_flags, define_config_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
@@ -304,19 +304,4 @@ def main() -> None:
     ]
     write_text(
         folder / "attacks.svg", attack_bars((*attacks[:1], *attacks[2:], "membership"), bars)
-    )
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_config_flags(without=("privacy", "target_epsilon", "noise_multiplier", "negatives"))
-    # Only some defences support a closed form.
-    FLAGS.set_default("init", "random")
-    flags.DEFINE_float(
-        "multiplier",
-        1.0,
-        "Standard deviation of the noise in defences with noise, as a multiple of the bound.",
-    )
-    flags.DEFINE_float(
-        "feature_scale", 100.0, "Length of the item rows that the server sends to its victim."
     )

@@ -24,7 +24,6 @@ from absl import flags
 from rich.console import Console
 
 from fedvlr_jax.commands.shared.comparison import write_text
-from fedvlr_jax.commands.shared.launch import define_path
 from fedvlr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -77,9 +76,3 @@ def main() -> None:
     write_text(page, text)
     places = len(PLACE.findall(text))
     Console().print(f"{page}: {count} of {places} places filled", highlight=False)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_path("workdir", "runs/results", "Folder of the results.")
-    define_path("page", "docs/results.md", "Page to fill.")

@@ -28,39 +28,24 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from fedvlr_jax.commands.flags.robustness import ATTACKS, RULES
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Member,
-    define_member_flags,
     make_member,
     parse_seeds,
     train_waiting,
 )
 from fedvlr_jax.commands.shared.runs import required_workdir
-from fedvlr_jax.config import AGGREGATION_NAMES, ATTACK_NAMES, Config, check_choice
+from fedvlr_jax.config import Config, check_choice
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.report.heat import heat_table
 
 FLAGS = flags.FLAGS
 
-# int32 is the weighted mean too, and its fixed-point range holds only for honest uploads. A secure
-# sum shows the server no single upload to judge.
-RULES = tuple(name for name in AGGREGATION_NAMES if name not in ("int32", "fixed_mean", "secure"))
-ATTACKS = tuple(name for name in ATTACK_NAMES if name != "none")
 TARGETS = ("cold", "popular")
-SET_HERE = ("attack", "aggregation", "hostile_share", "target_items", "baselines", "patience")
-DEFAULTS = {
-    "init": "random",
-    "fusion": "none",
-    "width": 32,
-    "rounds": 20,
-    "eval_every": 20,
-    "server_optimizer": "sgd",
-    "server_lr_items": 100.0,
-    "server_decay": 0.0,
-}
 HEADINGS = (
     *("attack", "rule", "hostile per honest", "targets", "seeds"),
     *("ER@10", "95% CI", "HR@50", "NDCG@50"),
@@ -179,15 +164,3 @@ def main() -> None:
         rows = [row_of(line) for line in lines]
         write_table(HEADINGS, rows, lines, folder / "robustness", title, caption)
         write_plots(lines, folder)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_member_flags(overruled=SET_HERE)
-    for name, value in DEFAULTS.items():
-        FLAGS.set_default(name, value)
-    FLAGS.set_default("seeds", "0")
-    flags.DEFINE_string("attacks", ",".join(ATTACKS), "Attacks, comma-separated.")
-    flags.DEFINE_string("rules", ",".join(RULES), "Values of --aggregation, comma-separated.")
-    flags.DEFINE_string("shares", "0.05", "Hostile clients per honest client, comma-separated.")
-    flags.DEFINE_string("targets", "cold", "Kinds of targets, comma-separated: cold, popular.")

@@ -29,13 +29,11 @@ from absl import flags
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest
 from fedvlr_jax.commands.shared.finished import validation
-from fedvlr_jax.commands.shared.launch import config_from_flags, define_config_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
-    OF_ONE_RUN,
     Baselines,
     Member,
     begin_directory,
-    define_keep_best_model,
     is_done,
     keep_best_model,
     label_of,
@@ -261,18 +259,3 @@ def write_search(told: Sequence[Told], base: Config, folder: Path) -> None:
 def _command(best: Told, folder: Path) -> str:
     saved = RunDirectory.open(folder / best.folder).read_config()["flags"]
     return command_of(Config.from_flat(**saved), workdir=f"{folder}-best")
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    # A trial is saved before its end only when a signal stops the search.
-    define_config_flags(without={*OF_ONE_RUN - {"seed"}, "overwrite"})
-    define_keep_best_model()
-    flags.DEFINE_multi_string("space", [], "A flag and its values or range; may be repeated.")
-    flags.DEFINE_integer("trials", 30, "Trials, over all processes and starts.")
-    flags.DEFINE_integer(
-        "budget", 0, "No trial begins once so many rounds are trained; 0: no limit."
-    )
-    flags.DEFINE_enum("sampler", "tpe", ["tpe", "random"], "What draws the values of a trial.")
-    flags.DEFINE_integer("search_seed", 0, "Seed of the sampler.", lower_bound=0)
-    flags.DEFINE_boolean("prune", True, "End trials that are behind the median of earlier ones.")

@@ -30,8 +30,6 @@ from fedvlr_jax.commands.shared.comparison import compare, read_baselines, write
 from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Member,
-    define_keep_best_model,
-    define_member_flags,
     keep_best_model,
     make_members,
     parse_seeds,
@@ -69,12 +67,3 @@ def _compare(base: Config, members: Sequence[Member], dataset: Dataset) -> None:
     if FLAGS.keep_best_model:
         (chosen,) = (line["choice"] for line in lines if line.get("chosen"))
         print(keep_best_model(groups[chosen], [member.directory for member in members]))
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_member_flags()
-    define_keep_best_model()
-    flags.DEFINE_multi_string(
-        "over", [], "A flag and its values, e.g. fusion=none,mlp. Can be repeated."
-    )

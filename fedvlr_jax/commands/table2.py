@@ -59,7 +59,6 @@ from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,
-    define_member_flags,
     make_member,
     parse_seeds,
     train_waiting,
@@ -79,11 +78,6 @@ Grid = Mapping[str, tuple[float, ...]]
 # without a server step only the client's options do.
 GRID: Grid = {"server_lr_items": (0.02, 0.05, 0.1), "server_decay": (2.0, 5.0, 10.0)}
 LOCAL_GRID: Grid = {"client_lr": (1.0, 3.0, 10.0), "client_decay": (0.005, 0.02, 0.08)}
-METHODS = (
-    *CENTRALIZED,
-    *(f"{b}+{f}" for b, f in itertools.product(BACKBONE_NAMES, FUSION_NAMES)),
-    "fcf+bilevel+local",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,15 +210,3 @@ def main() -> None:
             )
             rows = [cells(line) for line in lines]
             write_table(HEADINGS, rows, lines, folder / "table2", "Table 2", caption)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_member_flags(overruled=("backbone", "fusion", "baselines"))
-    # Only some backbones and fusions support a closed form.
-    FLAGS.set_default("init", "random")
-    flags.DEFINE_string(
-        "methods",
-        ",".join(METHODS),
-        "Methods, comma-separated. --dataset takes several names too.",
-    )

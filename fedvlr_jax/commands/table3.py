@@ -31,8 +31,6 @@ import jax
 from fedvlr_jax.commands.shared.comparison import write_table
 from fedvlr_jax.commands.shared.launch import (
     config_from_flags,
-    define_config_flags,
-    define_path,
 )
 from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
@@ -104,9 +102,3 @@ def main() -> None:
     views = view_names(base.model.views, dataset.features, identity_view(base))
     caption = f"{dataset.num_items} items, width {base.model.width}, views {', '.join(views)}."
     write_table(headings, rows, lines, folder / "table3", title, caption)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_config_flags("data", "model", "federation", "privacy", without=("backbone", "fusion"))
-    define_path("workdir", "", "Folder of the table.")

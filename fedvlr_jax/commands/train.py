@@ -24,6 +24,7 @@ import jax
 from absl import flags
 
 from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.commands.shared.disk import describe_disk
 from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest, memory_explained
 from fedvlr_jax.commands.shared.finished import (
     Results,
@@ -33,13 +34,10 @@ from fedvlr_jax.commands.shared.finished import (
 )
 from fedvlr_jax.commands.shared.launch import (
     config_from_flags,
-    define_config_flags,
-    define_path,
 )
 from fedvlr_jax.commands.shared.private import Accounts, budget_note, with_held_noise
 from fedvlr_jax.commands.shared.processes import (
     any_process,
-    define_process_flags,
     is_first,
     join_processes,
     only_first,
@@ -218,7 +216,7 @@ def stopped_at(config: Config, results: Results) -> str:
 
 
 def introduce(simulation: Simulation, progress: Progress) -> None:
-    """Prints the data set, the views, the plan and the initialization."""
+    """Prints the data set, the views, the plan, the bytes written and the initialization."""
     config, dataset = simulation.config, simulation.dataset
     progress.note(
         f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
@@ -230,6 +228,7 @@ def introduce(simulation: Simulation, progress: Progress) -> None:
     for line in describe_views(simulation.model.fusion, in_views):
         progress.note(line)
     progress.note(describe_plan(simulation))
+    progress.note(describe_disk(simulation))
     if not len(dataset.valid):
         progress.note("no validation part: trains all --rounds and tests the last state")
     if begun is not None:
@@ -364,10 +363,3 @@ def train_and_save(
         progress.note(f"stopped: no better validation {label} for {patience} evaluations")
     saver.finish(run)
     return run, timing
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_config_flags()
-    define_process_flags()
-    define_path("tensorboard", "", "Folder of the TensorBoard event files. Needs tensorboardX.")

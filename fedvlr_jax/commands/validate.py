@@ -22,8 +22,6 @@ from rich.text import Text
 
 from fedvlr_jax.commands.shared.launch import (
     config_from_flags,
-    define_config_flags,
-    define_path,
 )
 from fedvlr_jax.commands.shared.runs import load
 from fedvlr_jax.errors import InputError
@@ -106,9 +104,3 @@ def main() -> None:
             Path(FLAGS.json).write_text(json.dumps(result, indent=2), encoding="utf-8")
         except OSError as error:
             raise InputError(f"--json={FLAGS.json}: cannot be written: {error.strerror}") from error
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_config_flags("data")
-    define_path("json", "", "JSON file for the report.")

@@ -15,7 +15,6 @@ from typing import Any
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.launch import define_path
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report.run_directory import METRICS, RunDirectory
 
@@ -72,9 +71,3 @@ def line_of(entry: dict[str, Any], rounds: int | None) -> str:
     if entry.get("best_round") is not None:
         fields.append(f"best round {entry['best_round']}")
     return "  ".join(fields)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    define_path("workdir", "", "The folder of the run; may be given without --workdir.")
-    flags.DEFINE_boolean("once", False, "Print what there is, and leave.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import jax
@@ -166,20 +166,24 @@ class ClientStore:
             raise self._failed(error) from error
         return jax.tree.unflatten(self._structure, leaves)
 
-    def snapshot(self) -> tuple[np.ndarray, PyTree]:
+    def snapshot(self, without: Collection[str] = ()) -> tuple[np.ndarray, PyTree]:
         """The clients that ever took part [T], ascending, and a copy of their rows [T, ...]: in
         memory, or in maps of files that are removed with the maps.
+
+        Args:
+          without: names of the rows that are left out.
 
         Raises:
           InputError: the disk is full.
         """
         clients = np.flatnonzero(self.touched)
         place = self._place(clients)
+        tables = jax.tree.unflatten(self._structure, self._tables)
+        kept = {name: table for name, table in tables.items() if name not in without}
         try:
-            leaves = [table.snapshot(place) for table in self._tables]
+            return clients, jax.tree.map(lambda table: table.snapshot(place), kept)
         except OSError as error:
             raise self._failed(error) from error
-        return clients, jax.tree.unflatten(self._structure, leaves)
 
     def stage(self, clients: np.ndarray, rows: PyTree) -> None:
         """Stages the new rows [K, ...] of some clients, each at most once until the commit.

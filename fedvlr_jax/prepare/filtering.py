@@ -16,7 +16,6 @@ from scipy import sparse
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.rows import Rows
 
-DUPLICATE_NAMES = ("first", "last", "merge", "keep")
 _RANGE_ROWS = 1 << 22
 _MOST_RANGES = 255
 

@@ -13,13 +13,14 @@ import numpy as np
 
 from fedvlr_jax import __version__
 from fedvlr_jax.config import check_choice
+from fedvlr_jax.config.prepare import DUPLICATE_NAMES, HEADER_NAMES, RECIPE_NAMES, SPLIT_NAMES
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import filtering, forms, splitting, writing
 from fedvlr_jax.prepare.columns import KNOWN, ROLES, UNUSED, choose_columns
 from fedvlr_jax.prepare.items import Item, read_items
 from fedvlr_jax.prepare.reading import TimeFormat, read_interactions
 from fedvlr_jax.prepare.rows import Rows
-from fedvlr_jax.prepare.tables import HEADER_NAMES, plain_column, table_of
+from fedvlr_jax.prepare.tables import plain_column, table_of
 from fedvlr_jax.sealing import file_sha256
 
 # The value of --time that uses the order of the lines as times.
@@ -70,9 +71,9 @@ class Options:
 
     def __post_init__(self):
         check_choice("header", self.header, HEADER_NAMES)
-        check_choice("duplicates", self.duplicates, filtering.DUPLICATE_NAMES)
-        check_choice("split", self.split, splitting.SPLIT_NAMES)
-        check_choice("recipe", self.recipe, splitting.RECIPE_NAMES)
+        check_choice("duplicates", self.duplicates, DUPLICATE_NAMES)
+        check_choice("split", self.split, SPLIT_NAMES)
+        check_choice("recipe", self.recipe, RECIPE_NAMES)
         for name in ("max_users", "min_user_interactions", "min_item_interactions"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name}={getattr(self, name)}: give a number of at least 0")

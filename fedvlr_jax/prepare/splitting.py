@@ -10,8 +10,6 @@ from fedvlr_jax.data import splits
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.rows import Rows
 
-SPLIT_NAMES = ("none", "leave-one-out", "global-time")
-RECIPE_NAMES = ("none", "mmrec")
 # Quantiles of the time stamps at which the recipe splits.
 _CUTS = (0.8, 0.9)
 

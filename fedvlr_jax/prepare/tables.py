@@ -15,7 +15,6 @@ from fedvlr_jax.data.files import shown
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.sources import plain_name, read_start, read_text
 
-HEADER_NAMES = ("auto", "yes", "no")
 _SEPARATORS = ("::", "\t", ",", ";", "|")
 _NAMED_SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 _TYPED = re.compile(r"(?P<name>[^:]+):(token|token_seq|float|float_seq)")

@@ -45,8 +45,8 @@ class Engine(Protocol):
         """Of each bucket, (scores, items) [at least n_b, k], best first."""
         ...
 
-    def pack(self, state: State) -> PyTree:
-        """The packed state, see `packing.py`."""
+    def pack(self, state: State, with_rows: bool) -> PyTree:
+        """The packed state, see `packing.py`; without item rows if not `with_rows`."""
         ...
 
     def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:

@@ -34,7 +34,7 @@ from fedvlr_jax.simulation.chunked_rounds import ChunkedRounds
 from fedvlr_jax.simulation.chunks import Chunk, ChunkedClients, ChunkRows
 from fedvlr_jax.simulation.evaluation import BucketChunks, Evaluation
 from fedvlr_jax.simulation.failures import failed_round
-from fedvlr_jax.simulation.packing import packed_shapes
+from fedvlr_jax.simulation.packing import ROWS, packed_shapes
 from fedvlr_jax.simulation.sampling import Sampling
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.state import Beginning, State
@@ -177,9 +177,9 @@ class Offloaded:
 
     # Packing.
 
-    def pack(self, state: State) -> PyTree:
+    def pack(self, state: State, with_rows: bool) -> PyTree:
         """As `Engine.pack`: the rows of the clients that ever took part."""
-        clients, rows = state.private.snapshot()
+        clients, rows = state.private.snapshot(without=() if with_rows else (ROWS,))
         return {"server": state.server, "clients": clients.astype(np.int32), "private": rows}
 
     def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:

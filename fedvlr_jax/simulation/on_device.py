@@ -29,7 +29,7 @@ from fedvlr_jax.settings import compiled, shapes_of
 from fedvlr_jax.simulation.buckets import in_user_order, place_of
 from fedvlr_jax.simulation.evaluation import BucketChunks, Evaluation
 from fedvlr_jax.simulation.failures import failed_round
-from fedvlr_jax.simulation.packing import packed_shapes
+from fedvlr_jax.simulation.packing import ROWS, packed_shapes
 from fedvlr_jax.simulation.rounds import make_run
 from fedvlr_jax.simulation.sampling import Sampling
 from fedvlr_jax.simulation.setup import Setup
@@ -190,13 +190,18 @@ class OnDevice:
 
     # Packing.
 
-    def pack(self, state: State) -> PyTree:
+    def pack(self, state: State, with_rows: bool) -> PyTree:
         """As `Engine.pack`: the rows of all clients."""
+        left_out = () if with_rows else (ROWS,)
+        private = tuple(
+            {name: leaf for name, leaf in bucket.items() if name not in left_out}
+            for bucket in state.private
+        )
         return {
             # Fetched, because one process alone cannot read arrays that lie in all of them.
             "server": fetch(state.server),
             "clients": np.arange(self.setup.dataset.num_users, dtype=np.int32),
-            "private": in_user_order(self.setup.buckets, fetch(state.private)),
+            "private": in_user_order(self.setup.buckets, fetch(private)),
         }
 
     def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:

@@ -2,7 +2,7 @@
 
 A packed state is {"server": ServerState, "clients": int32 [T], "private": leaves [T, ...]}, in
 host memory: row r of a private leaf belongs to client clients[r]. A client without a row has its
-initial one.
+initial one. The private item rows may be left out, see `remaking.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import numpy as np
 
 from fedvlr_jax.simulation.state import Beginning
 from fedvlr_jax.types import PyTree
+
+# The item rows among a client's private rows, the only ones with a row for every item.
+ROWS = "items"
 
 
 def packed_shapes(
@@ -29,12 +32,17 @@ def packed_shapes(
       leaves: {leaf name: (shape, dtype)}, as a checkpoint's meta lists them.
       name: of the state in the checkpoint, such as "state" or "best".
       row_type: (shape, dtype) -> the placeholder of a leaf of private rows.
+
+    Item rows that the checkpoint does not hold are left out.
     """
     (num_clients,), _ = leaves[f"{name}.clients"]
+    shapes = dict(beginning.client_shapes)
+    if f"{name}.private.{ROWS}" not in leaves:
+        shapes.pop(ROWS, None)
     return {
         "server": beginning.server_shapes,
         "clients": jax.ShapeDtypeStruct((num_clients,), np.int32),
         "private": jax.tree.map(
-            lambda leaf: row_type((num_clients, *leaf.shape), leaf.dtype), beginning.client_shapes
+            lambda leaf: row_type((num_clients, *leaf.shape), leaf.dtype), shapes
         ),
     }

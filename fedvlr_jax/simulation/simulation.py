@@ -199,14 +199,17 @@ class Simulation:
         if not 1 <= k <= self.dataset.num_items:
             raise InputError(f"--k={k}: give 1 to {self.dataset.num_items}, the number of items")
 
-    def pack(self, state: State) -> PyTree:
-        """The state as a checkpoint holds it, the same on any devices and from any store.
+    def pack(self, state: State, *, with_rows: bool = True) -> PyTree:
+        """The state in host memory, the same on any devices and from any store.
+
+        Args:
+          with_rows: False leaves out the private item rows, for `remaking.py`.
 
         Returns:
           {"server": ServerState, "clients": int32 [T], "private": leaves [T, ...]}: rows of
           the clients that have one of their own, in host memory.
         """
-        return self.engine.pack(state)
+        return self.engine.pack(state, with_rows)
 
     def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:
         """Shapes and dtypes of the packed state `name` of a checkpoint.

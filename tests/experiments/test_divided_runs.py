@@ -31,6 +31,8 @@ class Trained:
     def __init__(self, scores, **flags):
         self.config = Config.from_flat(**flags)
         self.dataset, self.selection = SimpleNamespace(fingerprint=""), Selection("all", "ndcg", 50)
+        self.model = SimpleNamespace(backbone=SimpleNamespace(item_rows=None))
+        self.beginning = SimpleNamespace(client_shapes={})
         self._scores = scores
 
     def init(self):
@@ -50,7 +52,7 @@ class Trained:
     def evaluate(self, state, part):
         return SimpleNamespace(ahead=float(self._scores[int(state.server.round)]), tied=None)
 
-    def pack(self, state):
+    def pack(self, state, with_rows):
         return jax.tree.map(lambda leaf: leaf, state)
 
     def packed_shapes(self, leaves, part):

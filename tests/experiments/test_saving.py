@@ -26,7 +26,8 @@ class Clocked:
         simulation = SimpleNamespace(
             config=Config.from_flat(**flags),
             dataset=SimpleNamespace(fingerprint=""),
-            pack=lambda state: {},
+            beginning=SimpleNamespace(client_shapes={}),
+            pack=lambda state, with_rows: {},
         )
         # Long before the rounds that the tests train: the first save is due.
         self.now, self.ended, self.saved = -1000.0, None, []

@@ -209,7 +209,7 @@ def launch(main: Callable[[], None], description: str, *, computes: bool = True)
     """Parses the command line and runs `main`. Bad input ends in one line and status 2.
 
     If the command `computes`, JAX has the settings of this library, whatever the environment sets.
-    JAX loads after the parsing of the command line, unless the command's module loads it.
+    `main` loads what it needs: until the command line is parsed, JAX is not loaded.
     """
 
     def parse(arguments: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -27,7 +27,7 @@ from fedvlr_jax.commands.shared.finished import (
     validation,
     write_results,
 )
-from fedvlr_jax.commands.shared.launch import define_config_flags
+from fedvlr_jax.commands.shared.member_flags import OF_ONE_RUN
 from fedvlr_jax.commands.shared.runs import check_same, describe, load
 from fedvlr_jax.commands.shared.saving import load_run, save_run
 from fedvlr_jax.config import ALIASES, RESUMABLE_FLAGS, Config, DataConfig, EvaluationConfig
@@ -59,36 +59,6 @@ Baselines = Callable[[DataConfig, EvaluationConfig], BaselineSummary]
 # A sweep compares user by user, so all its members need the same users and targets.
 OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} | {"protocol"}
 OF_USERS -= {"recency", "permute_features"}
-
-
-# --seeds sets the seeds of members. They train together on the device, and are saved before their
-# end only if a signal stops the command.
-OF_ONE_RUN = {
-    *("seed", "resume", "store", "store_dir"),
-    *("checkpoint_every", "checkpoint_share", "keep_checkpoints", "keep_best"),
-}
-
-
-def define_member_flags(overruled: Collection[str] = ()) -> None:
-    """Defines the flags of a command that trains several seeds.
-
-    Args:
-      overruled: flags that the command sets itself.
-    """
-    define_config_flags(without={*OF_ONE_RUN, *overruled})
-    flags.DEFINE_string("seeds", "0,1,2,3,4", "Seeds of each choice, comma-separated.")
-    flags.DEFINE_integer(
-        "members_at_once",
-        0,
-        "Number of members that train in parallel. 0: one on a CPU, else as many as fit in memory.",
-    )
-
-
-def define_keep_best_model() -> None:
-    """The flag of a command that chooses one of its members."""
-    flags.DEFINE_boolean(
-        "keep_best_model", False, "Leave a checkpoint of the best run, for fedvlr evaluate."
-    )
 
 
 def label_of(choice: Choice) -> str:

@@ -85,19 +85,6 @@ def missing_variable(environment: Mapping[str, str]) -> str:
     return ""
 
 
-def define_process_flags() -> None:
-    flags.DEFINE_string(
-        "coordinator",
-        "",
-        "Address of the first process. Empty: there is only one process; HOST:PORT: this address; "
-        "auto: from the cluster (Slurm, Open MPI, Kubernetes, TPU pod).",
-    )
-    flags.DEFINE_integer("num_processes", 0, "Number of processes. 0: from the cluster.")
-    flags.DEFINE_integer(
-        "process_id", -1, "Number of this process, starting at 0. -1: from the cluster."
-    )
-
-
 def join_processes() -> None:
     """Connects to the other processes, if the flags name any. Call it before other uses of JAX.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.federated.devices import agreed
-from fedvlr_jax.simulation import Simulation, State
+from fedvlr_jax.simulation import Simulation, State, remaking
 from fedvlr_jax.training import RunState
-from fedvlr_jax.types import METRIC_TYPES, RoundMetrics
+from fedvlr_jax.types import METRIC_TYPES, PyTree, RoundMetrics
 
 # Upper bound between saves, so that a killed run loses at most one minute (or --checkpoint_every
 # rounds, if they take longer), plus the training during an unfinished save.
@@ -114,42 +115,64 @@ def _round_metrics(lists: dict[str, list] | None) -> RoundMetrics | None:
 
 def _tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
     """The arrays of a run, as `checkpointing` documents them: at most two states."""
-    state = simulation.pack(run.state)
+    state = remaking.pack(simulation, run.state, run.before)
     tree = {"state": state, "best": state}
     if run.best_round != run.round:
-        tree["best"] = simulation.pack(run.best_state)
-    elif run.before_end is not None:
-        tree[BEST_BEFORE_END] = simulation.pack(run.before_end.best_state)
+        tree["best"] = remaking.pack(simulation, run.best_state, run.best_before)
+    elif (earlier := run.before_end) is not None:
+        tree[BEST_BEFORE_END] = remaking.pack(simulation, earlier.best_state, earlier.best_before)
     return tree
+
+
+def load_state(
+    simulation: Simulation, checkpoints: Checkpoints, round_number: int, part: str
+) -> tuple[State, PyTree]:
+    """One state of a whole checkpoint, and what makes its item rows; None if they are saved.
+
+    Args:
+      part: its name in the tree, such as "best".
+    """
+    leaves = checkpoints.read_meta(round_number)["leaves"]
+    like = simulation.packed_shapes(leaves, part)
+    if f"{part}.{remaking.BEFORE}.clients" in leaves:
+        before = simulation.packed_shapes(leaves, f"{part}.{remaking.BEFORE}")
+        like = {**like, remaking.BEFORE: before}
+    packed = checkpoints.load(round_number, {part: like})[part]
+    # Kept in host memory: the round that makes the rows is given copies.
+    before = remaking.on_host(packed.get(remaking.BEFORE))
+    return remaking.unpack(simulation, packed), before
 
 
 def load_run(simulation: Simulation, checkpoints: Checkpoints, round_number: int) -> RunState:
     """Loads the run from a whole checkpoint. The caller sets `stopped`."""
     meta = checkpoints.read_meta(round_number)
 
-    def load(part: str) -> State:
-        # Load one state at a time: a resumed run must not need more memory than before.
-        like = simulation.packed_shapes(meta["leaves"], part)
-        return simulation.unpack(checkpoints.load(round_number, {part: like})[part])
-
-    state = load("state")
+    # Load one state at a time: a resumed run must not need more memory than before.
+    load = functools.partial(load_state, simulation, checkpoints, round_number)
+    state, made_from = load("state")
     evaluations, best_round = tuple(meta["evaluations"]), meta["best_round"]
     # Checkpoints of earlier versions lack this entry.
     before = meta.get("before_end")
     if before is None:
         since = _round_metrics(meta["since"])
-        return RunState(state, load("best"), best_round, evaluations, since, "")
+        best_state, best_from = load("best")
+        run = RunState(state, best_state, best_round, evaluations, since, "")
+        return run._replace(before=made_from, best_before=best_from)
     at_end = best_round == round_number
+    best_state, best_from = load(BEST_BEFORE_END if at_end else "best")
     earlier = RunState(
         state=state,
-        best_state=load(BEST_BEFORE_END if at_end else "best"),
+        best_state=best_state,
         best_round=before["best_round"],
         evaluations=evaluations[:-1],
         since=_round_metrics(before["since"]),
         stopped="",
+        before=made_from,
+        best_before=best_from,
     )
     return earlier._replace(
         best_state=state if at_end else earlier.best_state,
+        best_before=made_from if at_end else best_from,
         best_round=best_round,
         evaluations=evaluations,
         since=None,

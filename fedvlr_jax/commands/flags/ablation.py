@@ -1,0 +1,20 @@
+"""The flags of `fedvlr ablation`."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from fedvlr_jax.commands.shared.member_flags import define_member_flags
+
+CLAIMS = ("content", "personal", "federation", "levels", "modalities", "operators")
+DEFAULT_CLAIMS = CLAIMS[:3]
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_member_flags(overruled=("fusion", "baselines", "permute_features"))
+    flags.DEFINE_string(
+        "claims",
+        ",".join(DEFAULT_CLAIMS),
+        f"Claims to test, comma-separated. Known: {', '.join(CLAIMS)}.",
+    )

@@ -1,0 +1,11 @@
+"""The flags of `fedvlr doctor`."""
+
+from __future__ import annotations
+
+from fedvlr_jax.commands.shared.launch import define_path
+from fedvlr_jax.config import DataConfig
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_path("data_root", DataConfig().data_root, "Folder that holds one folder per data set.")

@@ -1,0 +1,14 @@
+"""The flags of `fedvlr heterogeneity`."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from fedvlr_jax.commands.shared.member_flags import define_member_flags
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    define_member_flags(overruled=("fusion", "baselines"))
+    # In a closed form the views of content begin at 0, so the routers have nothing to weigh.
+    flags.FLAGS.set_default("init", "random")

@@ -1,0 +1,23 @@
+"""The flags of `fedvlr search`."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from fedvlr_jax.commands.shared.launch import define_config_flags
+from fedvlr_jax.commands.shared.member_flags import OF_ONE_RUN, define_keep_best_model
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    # A trial is saved before its end only when a signal stops the search.
+    define_config_flags(without={*OF_ONE_RUN - {"seed"}, "overwrite"})
+    define_keep_best_model()
+    flags.DEFINE_multi_string("space", [], "A flag and its values or range; may be repeated.")
+    flags.DEFINE_integer("trials", 30, "Trials, over all processes and starts.")
+    flags.DEFINE_integer(
+        "budget", 0, "No trial begins once so many rounds are trained; 0: no limit."
+    )
+    flags.DEFINE_enum("sampler", "tpe", ["tpe", "random"], "What draws the values of a trial.")
+    flags.DEFINE_integer("search_seed", 0, "Seed of the sampler.", lower_bound=0)
+    flags.DEFINE_boolean("prune", True, "End trials that are behind the median of earlier ones.")

@@ -1,0 +1,122 @@
+"""Tuned item rows: a checkpoint holds the little that makes them, not the rows.
+
+A backbone with item_rows="tuned" restarts a client's rows in every round that trains the client. If
+the last round trained every client, the rows follow from the state before that round without its
+rows, which is small: the server's state, heads and routers. Loading runs that round again.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from fedvlr_jax import trees
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.devices import on_all, put
+from fedvlr_jax.federated.store import in_parts
+from fedvlr_jax.simulation.packing import ROWS
+from fedvlr_jax.simulation.simulation import Simulation
+from fedvlr_jax.simulation.state import State
+from fedvlr_jax.types import PyTree, RoundMetrics
+
+# The place of the state before the last round, in a packed state.
+BEFORE = "before"
+# Rows that another machine makes may differ in their last bits.
+TOLERANCE = {"rtol": 1e-2, "atol": 1e-4}
+
+
+def makes_rows_again(simulation: Simulation) -> bool:
+    """Whether every round restarts the item rows of all clients that respond, and samples all."""
+    model = simulation.model
+    if model.backbone.item_rows != "tuned" or model.keeps_residual:
+        return False
+    return not simulation.sampling.samples
+
+
+def run_rounds(
+    simulation: Simulation, state: State, num_rounds: int
+) -> tuple[State, RoundMetrics, PyTree]:
+    """`Simulation.run_rounds`, and what makes the item rows of the new state.
+
+    Returns:
+      The state and the metrics, with the same bits; and the packed state before the last round
+      without item rows, in memory of its own. None if the rows do not follow from it.
+    """
+    if not makes_rows_again(simulation):
+        return *simulation.run_rounds(state, num_rounds), None
+    earlier = None
+    if num_rounds > 1:
+        state, earlier = simulation.run_rounds(state, num_rounds - 1)
+    before = on_host(simulation.pack(state, with_rows=False))
+    state, last = simulation.run_rounds(state, 1)
+    metrics = last
+    if earlier is not None:
+        metrics = jax.tree.map(lambda *x: np.concatenate(x), earlier, last)
+    everyone = last.participants[-1] == simulation.dataset.num_users
+    return state, metrics, before if everyone else None
+
+
+def on_host(packed: PyTree) -> PyTree:
+    """A copy that survives the donation of `packed`."""
+    copied = lambda leaf: leaf.copy() if trees.is_key(leaf) else np.array(leaf[...])
+    return jax.tree.map(copied, packed)
+
+
+def pack(simulation: Simulation, state: State, before: PyTree) -> PyTree:
+    """The packed state, without item rows where they can be made again.
+
+    Args:
+      before: of the state, as `run_rounds` returns it.
+    """
+    shapes = simulation.beginning.client_shapes
+    if before is not None:
+        return {**simulation.pack(state, with_rows=False), BEFORE: before}
+    # Before the first round the rows are zeros.
+    untrained = ROWS in shapes and int(jax.device_get(state.server.round)) == 0
+    return simulation.pack(state, with_rows=not untrained)
+
+
+def unpack(simulation: Simulation, packed: PyTree) -> State:
+    """The state that `pack` packed; item rows that it left out are made again.
+
+    Raises:
+      InputError: the round that makes the rows gives other heads or routers here.
+    """
+    before, packed = packed.get(BEFORE), {k: v for k, v in packed.items() if k != BEFORE}
+    if before is None:
+        return simulation.unpack(_with_zero_rows(simulation, packed))
+    state, _ = simulation.run_rounds(simulation.unpack(_with_zero_rows(simulation, before)), 1)
+    _check_same(packed["private"], simulation.pack(state, with_rows=False)["private"])
+    return state._replace(server=put(packed["server"], on_all(simulation.setup.mesh)))
+
+
+def _with_zero_rows(simulation: Simulation, packed: PyTree) -> PyTree:
+    """`packed` with item rows of zeros, which take no memory, if it has none."""
+    shapes, private = simulation.beginning.client_shapes, packed["private"]
+    if ROWS not in shapes or ROWS in private:
+        return packed
+    shape = (len(packed["clients"]), *shapes[ROWS].shape)
+    rows = np.broadcast_to(np.zeros((), shapes[ROWS].dtype), shape)
+    return {**packed, "private": {**private, ROWS: rows}}
+
+
+def _check_same(saved: PyTree, made: PyTree) -> None:
+    for name, one in trees.named_leaves(saved).items():
+        other = trees.named_leaves(made)[name]
+        for part in in_parts(np.arange(other.shape[0])):
+            if not np.allclose(one[part], other[part], **TOLERANCE):
+                raise InputError(
+                    f"the item rows of the checkpoint cannot be made again: its last round gives "
+                    f"another {name} here; use the version and the machine that saved it"
+                )
+
+
+def saved_bytes(simulation: Simulation) -> tuple[int, int]:
+    """Bytes of the server's and of the clients' part of one state in a checkpoint, at most."""
+    rows = dict(simulation.beginning.client_shapes)
+    server = trees.num_bytes(simulation.beginning.server_shapes)
+    copies = 1
+    if makes_rows_again(simulation) and not simulation.config.federation.client_dropout:
+        rows.pop(ROWS)
+        copies = 2
+    return copies * server, copies * trees.num_bytes(rows) * simulation.dataset.num_users
