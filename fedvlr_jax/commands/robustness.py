@@ -3,14 +3,16 @@
     fedvlr robustness --dataset=KU --seeds=0 --workdir=runs/robustness
 
 The command trains every combination of --attacks, --rules, --shares (hostile clients per honest
-client) and --targets (cold, popular) for all --seeds. The attack "honest" adds as many clients
-without an attack: compare the other rows with it. Each run has a run directory in --workdir. When
-the command is repeated, it skips finished runs.
+client) and --targets (cold, popular) for all --seeds. Every seed has its own targets, hostile
+histories and public interactions. The attack "honest" adds as many clients without an attack:
+compare the other rows with it. Each run has a run directory in --workdir. When the command is
+repeated, it skips finished runs.
 
 robustness.json, .csv and .md have one line per combination, after the last round. ER@10 is the
 share of honest users with a target item among their ten best items, of those who do not already
-have it; its 95 % interval is Wilson's over users, averaged over seeds. HR@50 and NDCG@50 are those
-of the honest users. robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule.
+have it. Its interval is the range over seeds; for one seed it is Wilson's 95 % interval over users.
+HR@50 and NDCG@50 are those of the honest users. robustness-SHARE-TARGETS.svg shows ER@10 by attack
+and rule.
 
 Flags of fedvlr train set the rest. The defaults here have a plain server step
 (--server_optimizer=sgd), as in the papers of the attacks, and no early stop. On two cores all
@@ -31,6 +33,7 @@ from absl import flags
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
+    Choice,
     Member,
     define_member_flags,
     make_member,
@@ -52,6 +55,7 @@ ATTACKS = tuple(name for name in ATTACK_NAMES if name != "none")
 TARGETS = ("cold", "popular")
 SET_HERE = ("attack", "aggregation", "hostile_share", "target_items", "baselines", "patience")
 DEFAULTS = {
+    "init": "random",
     "fusion": "none",
     "width": 32,
     "rounds": 20,
@@ -62,7 +66,7 @@ DEFAULTS = {
 }
 HEADINGS = (
     *("attack", "rule", "hostile per honest", "targets", "seeds"),
-    *("ER@10", "95% CI", "HR@50", "NDCG@50"),
+    *("ER@10", "interval", "HR@50", "NDCG@50"),
 )
 
 
@@ -87,8 +91,18 @@ def parse_shares(text: str) -> list[float]:
     return shares
 
 
+def make_cell(base: Config, choice: Choice, seeds: Sequence[int]) -> list[Member]:
+    """The members of one combination, one per seed.
+
+    The seed is added to --attack_seed, so every seed has other targets and hostile histories.
+    """
+    first = base.attack.attack_seed
+    own = lambda seed: Config.from_flat(**{**base.flat, "attack_seed": first + seed})
+    return [make_member(own(seed), choice, seed) for seed in seeds]
+
+
 def make_cells(base: Config) -> list[list[Member]]:
-    """One list of members per combination, one member per seed.
+    """One `make_cell` per combination.
 
     Raises:
       InputError: a rule does not withstand a share.
@@ -101,10 +115,7 @@ def make_cells(base: Config) -> list[list[Member]]:
         parse_names("targets", FLAGS.targets, TARGETS),
     )
     seeds = parse_seeds(FLAGS.seeds)
-    return [
-        [make_member(base, tuple(zip(names, values, strict=True)), seed) for seed in seeds]
-        for values in grid
-    ]
+    return [make_cell(base, tuple(zip(names, values, strict=True)), seeds) for values in grid]
 
 
 def wilson(share: float, count: float) -> list[float]:
@@ -125,11 +136,12 @@ def line_of(members: Sequence[Member]) -> dict[str, Any] | None:
     line: dict[str, Any] = {**dict(members[0].choice), "seeds": len(found)}
     for name in ("er@5", "er@10", "er@20"):
         line[name] = float(np.mean([f[name] for f in found]))
-    line["ci95"] = wilson(line["er@10"], found[0]["users"])
-    line["er@10_by_seed"] = [f["er@10"] for f in found]
+    line["er@10_by_seed"] = by_seed = [f["er@10"] for f in found]
+    several = [min(by_seed), max(by_seed)]
+    line["interval"] = several if len(found) > 1 else wilson(by_seed[0], found[0]["users"])
     for name in ("hr@50", "ndcg@50"):
         line[name] = float(np.mean([f["test"][name] for f in found]))
-    line["targets"] = found[0]["targets"]
+    line["targets_by_seed"] = [f["targets"] for f in found]
     return line
 
 
@@ -138,7 +150,7 @@ def row_of(line: dict[str, Any]) -> list[str]:
     return [
         *(line["attack"], line["aggregation"], f"{line['hostile_share']:g}", line["target_items"]),
         *(str(line["seeds"]), f"{line['er@10']:.3f}"),
-        "{:.2f}–{:.2f}".format(*line["ci95"]),
+        "{:.2f}–{:.2f}".format(*line["interval"]),
         *(f"{line['hr@50']:.1f}", f"{line['ndcg@50']:.2f}"),
     ]
 
