@@ -3,10 +3,11 @@
     fedvlr robustness --dataset=KU --seeds=0 --workdir=runs/robustness
 
 The command trains every combination of --attacks, --rules, --shares (hostile clients per honest
-client) and --targets (cold, popular) for all --seeds. Every seed has its own targets, hostile
-histories and public interactions. The attack "honest" adds as many clients without an attack:
-compare the other rows with it. Each run has a run directory in --workdir. When the command is
-repeated, it skips finished runs.
+client) and --targets (cold, popular) for all --seeds. A rule is a value of --aggregation, or
+client_terms: the mean, and the terms of --defense_similarity and --defense_distance in the clients'
+loss. Every seed has its own targets, hostile histories and public interactions. The attack "honest"
+adds as many clients without an attack: compare the other rows with it. Each run has a run directory
+in --workdir. When the command is repeated, it skips finished runs.
 
 robustness.json, .csv and .md have one line per combination, after the last round. ER@10 is the
 share of honest users with a target item among their ten best items, of those who do not already
@@ -21,6 +22,7 @@ attacks and rules on KU take half an hour.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -41,7 +43,13 @@ from fedvlr_jax.commands.shared.members import (
     train_waiting,
 )
 from fedvlr_jax.commands.shared.runs import required_workdir
-from fedvlr_jax.config import AGGREGATION_NAMES, ATTACK_NAMES, Config, check_choice
+from fedvlr_jax.config import (
+    AGGREGATION_NAMES,
+    ATTACK_NAMES,
+    Config,
+    DefenseConfig,
+    check_choice,
+)
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.report.heat import heat_table
@@ -51,6 +59,9 @@ FLAGS = flags.FLAGS
 # int32 is the weighted mean too, and its fixed-point range holds only for honest uploads. A secure
 # sum shows the server no single upload to judge.
 RULES = tuple(name for name in AGGREGATION_NAMES if name not in ("int32", "fixed_mean", "secure"))
+# The mean of uploads that the clients trained with the terms of --defense_*.
+CLIENT_TERMS = "client_terms"
+DEFENSES = (*RULES, CLIENT_TERMS)
 ATTACKS = tuple(name for name in ATTACK_NAMES if name != "none")
 TARGETS = ("cold", "popular")
 SET_HERE = ("attack", "aggregation", "hostile_share", "target_items", "baselines", "patience")
@@ -63,6 +74,8 @@ DEFAULTS = {
     "server_optimizer": "sgd",
     "server_lr_items": 100.0,
     "server_decay": 0.0,
+    "defense_similarity": 1.0,
+    "defense_distance": 1.0,
 }
 HEADINGS = (
     *("attack", "rule", "hostile per honest", "targets", "seeds"),
@@ -107,15 +120,33 @@ def make_cells(base: Config) -> list[list[Member]]:
     Raises:
       InputError: a rule does not withstand a share.
     """
-    names = ("attack", "aggregation", "hostile_share", "target_items")
     grid = itertools.product(
         parse_names("attacks", FLAGS.attacks, ATTACKS),
-        parse_names("rules", FLAGS.rules, RULES),
+        parse_names("rules", FLAGS.rules, DEFENSES),
         parse_shares(FLAGS.shares),
         parse_names("targets", FLAGS.targets, TARGETS),
     )
     seeds = parse_seeds(FLAGS.seeds)
-    return [make_cell(base, tuple(zip(names, values, strict=True)), seeds) for values in grid]
+    return [make_cell(*with_defense(base, *values), seeds) for values in grid]
+
+
+def with_defense(
+    base: Config, attack: str, rule: str, share: float, targets: str
+) -> tuple[Config, Choice]:
+    """(the flags of a combination, those that name it): `rule` is a name of DEFENSES.
+
+    --defense_* hold for "client_terms" only.
+    """
+    own: dict[str, Any] = {"attack": attack, "aggregation": rule}
+    own |= {"hostile_share": share, "target_items": targets}
+    none = DefenseConfig()
+    if rule == CLIENT_TERMS:
+        if not base.defense.active:
+            raise InputError(
+                f"--rules: {CLIENT_TERMS} needs --defense_similarity or --defense_distance above 0"
+            )
+        own |= {"aggregation": "float32", **dataclasses.asdict(base.defense)}
+    return dataclasses.replace(base, defense=none), tuple(own.items())
 
 
 def wilson(share: float, count: float) -> list[float]:
@@ -133,7 +164,9 @@ def line_of(members: Sequence[Member]) -> dict[str, Any] | None:
     if not finished:
         return None
     found = [RunDirectory.open(m.directory).read_summary()["attack"] for m in finished]
-    line: dict[str, Any] = {**dict(members[0].choice), "seeds": len(found)}
+    config = members[0].config
+    rule = CLIENT_TERMS if config.defense.active else config.federation.aggregation
+    line: dict[str, Any] = {**dict(members[0].choice), "rule": rule, "seeds": len(found)}
     for name in ("er@5", "er@10", "er@20"):
         line[name] = float(np.mean([f[name] for f in found]))
     line["er@10_by_seed"] = by_seed = [f["er@10"] for f in found]
@@ -148,7 +181,7 @@ def line_of(members: Sequence[Member]) -> dict[str, Any] | None:
 def row_of(line: dict[str, Any]) -> list[str]:
     """The line, under HEADINGS."""
     return [
-        *(line["attack"], line["aggregation"], f"{line['hostile_share']:g}", line["target_items"]),
+        *(line["attack"], line["rule"], f"{line['hostile_share']:g}", line["target_items"]),
         *(str(line["seeds"]), f"{line['er@10']:.3f}"),
         "{:.2f}–{:.2f}".format(*line["interval"]),
         *(f"{line['hr@50']:.1f}", f"{line['ndcg@50']:.2f}"),
@@ -161,10 +194,10 @@ def write_plots(lines: Sequence[dict[str, Any]], folder: Path) -> None:
     for share, targets in kinds:
         here = [x for x in lines if (x["hostile_share"], x["target_items"]) == (share, targets)]
         attacks = list(dict.fromkeys(line["attack"] for line in here))
-        rules = list(dict.fromkeys(line["aggregation"] for line in here))
+        rules = list(dict.fromkeys(line["rule"] for line in here))
         values = np.full((len(attacks), len(rules)), np.nan)
         for line in here:
-            values[attacks.index(line["attack"]), rules.index(line["aggregation"])] = line["er@10"]
+            values[attacks.index(line["attack"]), rules.index(line["rule"])] = line["er@10"]
         title = f"ER@10, {targets} targets, {share:g} hostile clients per honest one"
         write_text(
             folder / f"robustness-{share:g}-{targets}.svg",
@@ -199,6 +232,11 @@ def define_flags() -> None:
         FLAGS.set_default(name, value)
     FLAGS.set_default("seeds", "0")
     flags.DEFINE_string("attacks", ",".join(ATTACKS), "Attacks, comma-separated.")
-    flags.DEFINE_string("rules", ",".join(RULES), "Values of --aggregation, comma-separated.")
+    flags.DEFINE_string(
+        "rules",
+        ",".join(DEFENSES),
+        f"Values of --aggregation, and {CLIENT_TERMS} for the mean with the terms of --defense_*, "
+        "comma-separated.",
+    )
     flags.DEFINE_string("shares", "0.05", "Hostile clients per honest client, comma-separated.")
     flags.DEFINE_string("targets", "cold", "Kinds of targets, comma-separated: cold, popular.")

@@ -20,6 +20,7 @@ from fedvlr_jax.config.data import (
     SYNTHETIC_KINDS,
     DataConfig,
 )
+from fedvlr_jax.config.defense import DefenseConfig
 from fedvlr_jax.config.evaluation import EvaluationConfig
 from fedvlr_jax.config.federation import AGGREGATION_NAMES, SUMS, FederationConfig
 from fedvlr_jax.config.fields import check_choice, expanded
@@ -44,6 +45,7 @@ __all__ = [
     "AttackConfig",
     "Config",
     "DataConfig",
+    "DefenseConfig",
     "EvaluationConfig",
     "FederationConfig",
     "FleetConfig",
@@ -67,6 +69,7 @@ class Config:
     init: InitConfig = dataclasses.field(default_factory=InitConfig)
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
     attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
+    defense: DefenseConfig = dataclasses.field(default_factory=DefenseConfig)
     fleet: FleetConfig = dataclasses.field(default_factory=FleetConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
@@ -172,6 +175,11 @@ class Config:
             raise InputError(
                 f"{flag}: the server sums uploads of several versions, but --aggregation="
                 f"{federation.aggregation} does not sum; use one of {', '.join(SUMS)}"
+            )
+        if self.defense.active:
+            raise InputError(
+                f"{flag}: clients on several versions of the server do not know the same popular "
+                "items; give --defense_similarity=0 --defense_distance=0"
             )
         if self.attack.attack != "none":
             raise InputError(

@@ -7,11 +7,14 @@ import pytest
 from fedvlr_jax.attacks import ATTACKS as REGISTRY
 from fedvlr_jax.commands.robustness import (
     ATTACKS,
+    DEFENSES,
     RULES,
+    line_of,
     make_cell,
     parse_names,
     parse_shares,
     wilson,
+    with_defense,
 )
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
@@ -50,6 +53,18 @@ def test_every_seed_has_its_own_targets():
     cell = make_cell(base, (("attack", "fedrec"),), [0, 2])
     assert [(m.config.run.seed, m.config.attack.attack_seed) for m in cell] == [(0, 3), (2, 5)]
     assert {m.config.attack.attack for m in cell} == {"fedrec"}
+
+
+def test_client_terms_are_a_rule_of_their_own():
+    base = Config.from_flat(defense_similarity=2.0, workdir="w")
+    mean, terms = (
+        make_cell(*with_defense(base, "fedrec", rule, 0.05, "cold"), [0])[0]
+        for rule in ("float32", "client_terms")
+    )
+    assert "client_terms" in DEFENSES and mean.directory != terms.directory
+    assert not mean.config.defense.active and terms.config.defense == base.defense
+    assert mean.config.federation == terms.config.federation
+    assert line_of([mean]) is None
 
 
 @pytest.mark.slow
