@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 
+from fedvlr_jax.config import FederationConfig
 from fedvlr_jax.federated.gathered import num_slots
+from fedvlr_jax.federated.participation import local_epochs_of
 from fedvlr_jax.fleet import Hardware, make_hardware, round_bytes
-from fedvlr_jax.fleet.participation import Work
+from fedvlr_jax.fleet.participation import LocalEpochs, Work
 from fedvlr_jax.fleet.transfer import Shape
 from fedvlr_jax.privacy.ring import secure_cost
-from fedvlr_jax.settings import key_of, shapes_of
+from fedvlr_jax.settings import compiled, key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 
 
@@ -56,7 +60,7 @@ def hardware_of(setup: Setup) -> Hardware:
 
 
 def work_of(setup: Setup) -> Work:
-    """The bytes and the rows of each client in one round."""
+    """The bytes of each client in one round, its rows in an epoch, and its number of epochs."""
     federation, shape = setup.config.federation, broadcast_shape(setup)
     rows = setup.dataset.train.counts * (1 + federation.num_negatives)
     down = float(round_bytes(shape, shape.items, "dense"))
@@ -67,5 +71,21 @@ def work_of(setup: Setup) -> Work:
     return Work(
         bytes_down=down,
         bytes_up=up.astype(float),
-        rows=rows * federation.local_epochs,
+        rows=rows,
+        local_epochs=_local_epochs(federation),
     )
+
+
+def _local_epochs(config: FederationConfig) -> LocalEpochs:
+    """The numbers of epochs that the compiled round draws, to the clock."""
+    if not config.min_local_epochs:
+        return lambda seed, clients, version: np.full(len(clients), config.local_epochs)
+    draw = compiled(functools.partial(local_epochs_of, config=config))
+
+    def drawn(seed: int, clients: np.ndarray, version: int) -> np.ndarray:
+        # Padded to a power of 2, so that few programs are compiled.
+        padded = np.zeros(1 << max(len(clients) - 1, 0).bit_length(), np.int32)
+        padded[: len(clients)] = clients
+        return np.asarray(draw(key_of(seed), np.int32(version), padded))[: len(clients)]
+
+    return drawn
