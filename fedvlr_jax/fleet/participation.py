@@ -70,12 +70,13 @@ class Work(NamedTuple):
     """The work of each client in a round.
 
     Attributes:
-      bytes_down: of the broadcast. bytes_up: of each client's upload [N].
+      bytes_down: of the broadcast to each client [N].
+      bytes_up: of each client's upload, and of its request for rows [N].
       rows: of each client's loss, in one local epoch [N].
       local_epochs: how many epochs each client trains in a round.
     """
 
-    bytes_down: float
+    bytes_down: np.ndarray
     bytes_up: np.ndarray
     rows: np.ndarray
     local_epochs: LocalEpochs = one_epoch
@@ -252,4 +253,4 @@ def duration_s(
     down, up = hardware.bytes_a_second(seed, clients, number)
     rows = work.rows[clients] * work.local_epochs(seed, clients, version)
     compute = rows * hardware.sample_s(seed, clients)
-    return work.bytes_down / down + compute + work.bytes_up[clients] / up
+    return work.bytes_down[clients] / down + compute + work.bytes_up[clients] / up

@@ -27,7 +27,7 @@ from fedvlr_jax.training import train
 
 
 def timeline(clients, availability, cohort=0, over=1.0, deadline=0.0, duration=None):
-    work = Work(1000.0, np.full(clients, 1000.0), np.full(clients, 50))
+    work = Work(np.full(clients, 1000.0), np.full(clients, 1000.0), np.full(clients, 50))
     hardware = make_hardware(np.arange(1, clients + 1), 0.0)
     found = SimulatedParticipation(
         clients, availability, hardware, work, Rules(cohort, over, deadline)
