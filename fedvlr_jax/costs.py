@@ -16,7 +16,7 @@ from fedvlr_jax.selection import Selection
 from fedvlr_jax.settings import compiled, key_of
 from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.simulation.workload import (
-    broadcast_shape,
+    download_bytes,
     hardware_of,
     touched_rows,
     upload_shape,
@@ -71,12 +71,15 @@ def energy(client_s: float, transferred_bytes: float, server_s: float) -> dict[s
 
 
 def client_bytes(simulation: Simulation) -> dict[str, Any]:
-    """Bytes of one client in one round: down, and up by scheme (mean over clients)."""
+    """Bytes of one client in one round: down, and up by scheme; means over clients."""
     setup = simulation.setup
     shape, touched = upload_shape(setup), touched_rows(setup)
-    up = {scheme: float(round_bytes(shape, touched, scheme).mean()) for scheme in SCHEMES}
-    whole = broadcast_shape(setup)
-    return {"down": float(round_bytes(whole, whole.items, "dense")), "up": up}
+    down, request = download_bytes(setup)
+    sizes = {scheme: round_bytes(shape, touched, scheme) + request for scheme in SCHEMES}
+    return {
+        "down": float(down.mean()),
+        "up": {scheme: float(size.mean()) for scheme, size in sizes.items()},
+    }
 
 
 def secure_sum_costs(simulation: Simulation, seed: int, rounds: int) -> dict[str, Any]:
@@ -141,24 +144,25 @@ def summarise_costs(
         return costs
     work = work_of(simulation.setup)
     up, down = work.bytes_up, work.bytes_down
+    _, request = download_bytes(simulation.setup)
     took_part = np.zeros(simulation.dataset.num_users, np.int64)
     staleness: list[np.ndarray] = []
-    ledger, end = np.zeros((rounds + 1, 6)), np.zeros(rounds + 1)
+    ledger, end = np.zeros((rounds + 1, 7)), np.zeros(rounds + 1)
     for number in range(rounds):
         schedule = simulation.participation.round(seed, number)
         took_part[schedule.sampled[schedule.responded]] += 1
         if schedule.staleness is not None:
             staleness.append(schedule.staleness[schedule.responded])
-        ledger[number + 1] = _entry(schedule, up)
+        ledger[number + 1] = _entry(schedule, down, up, request)
         end[number + 1] = schedule.end_s
     total = np.cumsum(ledger, axis=0)
-    sampled, responded, moved_up, busy, wasted, working = total[-1]
-    wh = [energy(t[3], down * t[0] + t[2], t[5])["total_wh"] for t in total]
+    sampled, responded, moved_up, busy, wasted, working, moved_down = total[-1]
+    wh = [energy(t[3], t[6] + t[2], t[5])["total_wh"] for t in total]
     curve = [
         {
             "round": entry["round"],
             "hours": end[entry["round"]] / 3600,
-            "bytes": down * total[entry["round"], 0] + total[entry["round"], 2],
+            "bytes": total[entry["round"], 6] + total[entry["round"], 2],
             "wh": wh[entry["round"]],
             "ndcg@50": judged_by(simulation.selection).value(entry["valid"]),
         }
@@ -174,12 +178,12 @@ def summarise_costs(
         "sampled": int(sampled),
         "responded": int(responded),
         "dropped_share": 1 - responded / max(sampled, 1),
-        "bytes_down": down * sampled,
+        "bytes_down": moved_down,
         "bytes_up": moved_up,
         "simulated_h": end[-1] / 3600,
         "client_h": busy / 3600,
         "wasted_share": wasted / max(busy, 1e-9),
-        "energy": energy(busy, down * sampled + moved_up, working),
+        "energy": energy(busy, moved_down + moved_up, working),
         "participation_gini": gini(took_part),
         "never_took_part": float(np.mean(took_part == 0)),
         "curve": curve,
@@ -187,16 +191,22 @@ def summarise_costs(
     }
 
 
-def _entry(schedule: RoundSchedule, up: np.ndarray) -> list[float]:
-    """Sampled, responded, bytes up, busy s, wasted s, and the length of one round in s."""
+def _entry(
+    schedule: RoundSchedule, down: np.ndarray, up: np.ndarray, request: np.ndarray
+) -> list[float]:
+    """Sampled, responded, bytes up, busy s, wasted s, length in s, bytes down of one round.
+
+    A client that did not report has sent its request for rows only.
+    """
     responded = schedule.responded
     return [
         len(schedule.sampled),
         responded.sum(),
-        up[schedule.sampled[responded]].sum(),
+        up[schedule.sampled[responded]].sum() + request[schedule.sampled[~responded]].sum(),
         schedule.busy_s.sum(),
         schedule.busy_s[~responded].sum(),
         schedule.end_s - schedule.start_s,
+        down[schedule.sampled].sum(),
     ]
 
 

@@ -83,6 +83,7 @@ class ServerState(NamedTuple):
       optimizer: optax state over `shared`.
       uplink: the state of the aggregator's uplink transform; () where it has none.
       attack: the state of the hostile clients; () without them. The server never reads it.
+      popular: the popular items so far, for the clients' defence; () without it.
       versions: with --buffer, the last broadcasts of the server, {"shared", "uplink"} of leaves
         [S, ...]; version v is at v mod S. () without.
     """
@@ -93,6 +94,7 @@ class ServerState(NamedTuple):
     optimizer: PyTree
     uplink: PyTree = ()
     attack: PyTree = ()
+    popular: PyTree = ()
     versions: PyTree = ()
 
 

@@ -3,14 +3,17 @@
     fedvlr robustness --dataset=KU --seeds=0 --workdir=runs/robustness
 
 The command trains every combination of --attacks, --rules, --shares (hostile clients per honest
-client) and --targets (cold, popular) for all --seeds. The attack "honest" adds as many clients
-without an attack: compare the other rows with it. Each run has a run directory in --workdir. When
-the command is repeated, it skips finished runs.
+client) and --targets (cold, popular) for all --seeds. A rule is a value of --aggregation, or
+client_terms: the mean, and the terms of --defense_similarity and --defense_distance in the clients'
+loss. Every seed has its own targets, hostile histories and public interactions. The attack "honest"
+adds as many clients without an attack: compare the other rows with it. Each run has a run directory
+in --workdir. When the command is repeated, it skips finished runs.
 
 robustness.json, .csv and .md have one line per combination, after the last round. ER@10 is the
 share of honest users with a target item among their ten best items, of those who do not already
-have it; its 95 % interval is Wilson's over users, averaged over seeds. HR@50 and NDCG@50 are those
-of the honest users. robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule.
+have it. Its interval is the range over seeds; for one seed it is Wilson's 95 % interval over users.
+HR@50 and NDCG@50 are those of the honest users. robustness-SHARE-TARGETS.svg shows ER@10 by attack
+and rule.
 
 Flags of fedvlr train set the rest. The defaults here have a plain server step
 (--server_optimizer=sgd), as in the papers of the attacks, and no early stop. On two cores all
@@ -19,6 +22,7 @@ attacks and rules on KU take half an hour.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -28,17 +32,18 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.flags.robustness import ATTACKS, RULES
+from fedvlr_jax.commands.flags.robustness import ATTACKS, CLIENT_TERMS, DEFENSES
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
+    Choice,
     Member,
     make_member,
     parse_seeds,
     train_waiting,
 )
 from fedvlr_jax.commands.shared.runs import required_workdir
-from fedvlr_jax.config import Config, check_choice
+from fedvlr_jax.config import Config, DefenseConfig, check_choice
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.report.heat import heat_table
@@ -48,7 +53,7 @@ FLAGS = flags.FLAGS
 TARGETS = ("cold", "popular")
 HEADINGS = (
     *("attack", "rule", "hostile per honest", "targets", "seeds"),
-    *("ER@10", "95% CI", "HR@50", "NDCG@50"),
+    *("ER@10", "interval", "HR@50", "NDCG@50"),
 )
 
 
@@ -73,24 +78,49 @@ def parse_shares(text: str) -> list[float]:
     return shares
 
 
+def make_cell(base: Config, choice: Choice, seeds: Sequence[int]) -> list[Member]:
+    """The members of one combination, one per seed.
+
+    The seed is added to --attack_seed, so every seed has other targets and hostile histories.
+    """
+    first = base.attack.attack_seed
+    own = lambda seed: Config.from_flat(**{**base.flat, "attack_seed": first + seed})
+    return [make_member(own(seed), choice, seed) for seed in seeds]
+
+
 def make_cells(base: Config) -> list[list[Member]]:
-    """One list of members per combination, one member per seed.
+    """One `make_cell` per combination.
 
     Raises:
       InputError: a rule does not withstand a share.
     """
-    names = ("attack", "aggregation", "hostile_share", "target_items")
     grid = itertools.product(
         parse_names("attacks", FLAGS.attacks, ATTACKS),
-        parse_names("rules", FLAGS.rules, RULES),
+        parse_names("rules", FLAGS.rules, DEFENSES),
         parse_shares(FLAGS.shares),
         parse_names("targets", FLAGS.targets, TARGETS),
     )
     seeds = parse_seeds(FLAGS.seeds)
-    return [
-        [make_member(base, tuple(zip(names, values, strict=True)), seed) for seed in seeds]
-        for values in grid
-    ]
+    return [make_cell(*with_defense(base, *values), seeds) for values in grid]
+
+
+def with_defense(
+    base: Config, attack: str, rule: str, share: float, targets: str
+) -> tuple[Config, Choice]:
+    """(the flags of a combination, those that name it): `rule` is a name of DEFENSES.
+
+    --defense_* hold for "client_terms" only.
+    """
+    own: dict[str, Any] = {"attack": attack, "aggregation": rule}
+    own |= {"hostile_share": share, "target_items": targets}
+    none = DefenseConfig()
+    if rule == CLIENT_TERMS:
+        if not base.defense.active:
+            raise InputError(
+                f"--rules: {CLIENT_TERMS} needs --defense_similarity or --defense_distance above 0"
+            )
+        own |= {"aggregation": "float32", **dataclasses.asdict(base.defense)}
+    return dataclasses.replace(base, defense=none), tuple(own.items())
 
 
 def wilson(share: float, count: float) -> list[float]:
@@ -108,23 +138,26 @@ def line_of(members: Sequence[Member]) -> dict[str, Any] | None:
     if not finished:
         return None
     found = [RunDirectory.open(m.directory).read_summary()["attack"] for m in finished]
-    line: dict[str, Any] = {**dict(members[0].choice), "seeds": len(found)}
+    config = members[0].config
+    rule = CLIENT_TERMS if config.defense.active else config.federation.aggregation
+    line: dict[str, Any] = {**dict(members[0].choice), "rule": rule, "seeds": len(found)}
     for name in ("er@5", "er@10", "er@20"):
         line[name] = float(np.mean([f[name] for f in found]))
-    line["ci95"] = wilson(line["er@10"], found[0]["users"])
-    line["er@10_by_seed"] = [f["er@10"] for f in found]
+    line["er@10_by_seed"] = by_seed = [f["er@10"] for f in found]
+    several = [min(by_seed), max(by_seed)]
+    line["interval"] = several if len(found) > 1 else wilson(by_seed[0], found[0]["users"])
     for name in ("hr@50", "ndcg@50"):
         line[name] = float(np.mean([f["test"][name] for f in found]))
-    line["targets"] = found[0]["targets"]
+    line["targets_by_seed"] = [f["targets"] for f in found]
     return line
 
 
 def row_of(line: dict[str, Any]) -> list[str]:
     """The line, under HEADINGS."""
     return [
-        *(line["attack"], line["aggregation"], f"{line['hostile_share']:g}", line["target_items"]),
+        *(line["attack"], line["rule"], f"{line['hostile_share']:g}", line["target_items"]),
         *(str(line["seeds"]), f"{line['er@10']:.3f}"),
-        "{:.2f}–{:.2f}".format(*line["ci95"]),
+        "{:.2f}–{:.2f}".format(*line["interval"]),
         *(f"{line['hr@50']:.1f}", f"{line['ndcg@50']:.2f}"),
     ]
 
@@ -135,10 +168,10 @@ def write_plots(lines: Sequence[dict[str, Any]], folder: Path) -> None:
     for share, targets in kinds:
         here = [x for x in lines if (x["hostile_share"], x["target_items"]) == (share, targets)]
         attacks = list(dict.fromkeys(line["attack"] for line in here))
-        rules = list(dict.fromkeys(line["aggregation"] for line in here))
+        rules = list(dict.fromkeys(line["rule"] for line in here))
         values = np.full((len(attacks), len(rules)), np.nan)
         for line in here:
-            values[attacks.index(line["attack"]), rules.index(line["aggregation"])] = line["er@10"]
+            values[attacks.index(line["attack"]), rules.index(line["rule"])] = line["er@10"]
         title = f"ER@10, {targets} targets, {share:g} hostile clients per honest one"
         write_text(
             folder / f"robustness-{share:g}-{targets}.svg",

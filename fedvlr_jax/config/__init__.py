@@ -21,6 +21,7 @@ from fedvlr_jax.config.data import (
     SYNTHETIC_KINDS,
     DataConfig,
 )
+from fedvlr_jax.config.defense import DefenseConfig
 from fedvlr_jax.config.evaluation import EvaluationConfig
 from fedvlr_jax.config.federation import AGGREGATION_NAMES, SUMS, FederationConfig
 from fedvlr_jax.config.fields import check_choice, expanded
@@ -46,6 +47,7 @@ __all__ = [
     "AttackConfig",
     "Config",
     "DataConfig",
+    "DefenseConfig",
     "EvaluationConfig",
     "FederationConfig",
     "FleetConfig",
@@ -69,6 +71,7 @@ class Config:
     init: InitConfig = dataclasses.field(default_factory=InitConfig)
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
     attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
+    defense: DefenseConfig = dataclasses.field(default_factory=DefenseConfig)
     fleet: FleetConfig = dataclasses.field(default_factory=FleetConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
@@ -82,6 +85,7 @@ class Config:
         self._check_hostile()
         self._check_secure()
         self._check_buffer()
+        self._check_download()
         if self.fleet.has_clock and self.federation.sampling == "poisson":
             raise InputError(
                 "--sampling=poisson: the simulated clock chooses the clients; give --sampling=fixed"
@@ -136,6 +140,22 @@ class Config:
                 "--aggregation=secure is discrete and has a statement; give --privacy=distributed"
             )
 
+    def _check_download(self) -> None:
+        """Refuses a partial download where it saves nothing, or where it undoes a guarantee."""
+        if self.fleet.download_rows == "all":
+            return
+        flag = f"--download_rows={self.fleet.download_rows}"
+        if self.federation.negatives == "expected":
+            raise InputError(
+                f"{flag}: with --negatives=expected a client needs every row; give "
+                "--negatives=sampled or --download_rows=all"
+            )
+        if self.federation.aggregation == "secure" or self.privacy.privacy != "none":
+            raise InputError(
+                f"{flag}: a client asks for the rows of its history, so --aggregation=secure and "
+                "--privacy hide nothing; give --download_rows=all"
+            )
+
     def _check_hostile(self) -> None:
         """Refuses more hostile clients than the rule withstands, and options that forged or
         compressed uploads do not support."""
@@ -176,6 +196,11 @@ class Config:
             raise InputError(
                 f"{flag}: the server sums uploads of several versions, but --aggregation="
                 f"{federation.aggregation} does not sum; use one of {', '.join(SUMS)}"
+            )
+        if self.defense.active:
+            raise InputError(
+                f"{flag}: clients on several versions of the server do not know the same popular "
+                "items; give --defense_similarity=0 --defense_distance=0"
             )
         if self.attack.attack != "none":
             raise InputError(

@@ -62,6 +62,13 @@ class FleetConfig:
         "with their numbers; bitmask: touched rows and one bit for every row.",
         UPLOAD_FORMATS,
     )
+    download_rows: str = choice(
+        "all",
+        "Rows of the views that a client downloads. all: every row; touched: the rows of its "
+        "history and of its sampled negatives, which it asks for by number. Training is the same. "
+        "The server sees the numbers, and the history is among them.",
+        ("all", "touched"),
+    )
     upload_rank: int = choice(
         0,
         "0: clients upload the whole gradient. Above 0: clients multiply the gradient of each "

@@ -5,8 +5,8 @@ every client differentiates through the server's operators and uploads the gradi
 table D, of the operators gamma and of the shared head. The plans of `plans.py` compute the same
 numbers much faster; `tests/federated/test_algorithm1.py` compares them.
 
-It covers --upload=gradient, --loss=bce and the weighted mean, without clipping, noise and
---history_weight.
+It covers --upload=gradient, --loss=bce and the weighted mean, without clipping, noise,
+--history_weight and --defense_*.
 """
 
 from __future__ import annotations

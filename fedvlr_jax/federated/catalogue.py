@@ -31,14 +31,15 @@ from fedvlr_jax.federated.local import (
     LocalResult,
     LocalUpdate,
     Task,
-    likeness,
     local_result,
     num_rows,
     sgd_step,
     views_stay,
 )
 from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.federated.model import likeness
 from fedvlr_jax.federated.plan import Plan
+from fedvlr_jax.federated.popular import Popular, popular_term
 from fedvlr_jax.federated.routing import Routers, Routing, make_routing
 from fedvlr_jax.models.backbone import Embedding
 from fedvlr_jax.types import Cohort, PyTree, Rates
@@ -69,6 +70,7 @@ class Clients(NamedTuple):
       positive: multi-hot histories [K, I]. negative: the expected negatives [K, I].
       rows: rows of the loss [K]. length: of the history, at least 1 [K].
       pooled: the pooled histories over the views [K, G * d].
+      popular: of the broadcast, or None.
     """
 
     cohort: Cohort
@@ -80,6 +82,7 @@ class Clients(NamedTuple):
     rows: jax.Array
     length: jax.Array
     pooled: jax.Array
+    popular: Popular | None
 
 
 class Shared(NamedTuple):
@@ -115,9 +118,10 @@ class Carry(NamedTuple):
 def make_catalogue_update(task: Task) -> LocalUpdate:
     """The catalogue plan, for a task that `fits_catalogue`."""
     model = task.model
-    # The history term needs the vectors themselves.
+    # The history term and the defence need the vectors themselves.
     unmapped = Embedding(lambda shared, vectors: vectors, model.backbone.score)
-    embedding = unmapped if model.history_weight else model.backbone.embedding or unmapped
+    needs_vectors = model.history_weight or task.config.defense.active
+    embedding = unmapped if needs_vectors else model.backbone.embedding or unmapped
     routing = make_routing(model.fusion, pooled_stays=True)
     return functools.partial(_update, Method(task, routing, embedding, make_loss(task)))
 
@@ -177,6 +181,7 @@ def _make_clients(
         rows=num_rows(histories.count, task.pool, num_negatives).astype(kind),
         length=length,
         pooled=(positive @ broadcast.views.reshape(num_items, -1)) / length[:, None],
+        popular=broadcast.popular,
     )
 
 
@@ -233,7 +238,14 @@ def _losses(
         vector, bias = jax.vmap(method.embedding.linear, (None, 0))(head, trained["head"])
         query = (weights[:, :, None] * vector[:, None]).reshape(num_clients, -1)
         scores += query @ views.reshape(num_items, -1).T + bias[:, None]
-    return method.loss.value(scores, positive, clients.negative) / clients.rows
+    losses = method.loss.value(scores, positive, clients.negative) / clients.rows
+    if clients.popular is not None:
+        term = lambda weights, vectors, counts, own: popular_term(
+            method.task, clients.popular, weights, vectors, jnp.arange(num_items), counts, own
+        )
+        counts, heads = positive + clients.negative, (head, trained["head"])
+        losses += jax.vmap(term, (0, 0, 0, (None, 0)))(weights, vectors, counts, heads)
+    return losses
 
 
 def _epoch_step(

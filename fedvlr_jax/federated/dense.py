@@ -53,11 +53,12 @@ from fedvlr_jax.uplink.uploads import LowRankUploads, Needs
 def fits_dense(task: Task) -> bool:
     """Whether the plan can train these clients.
 
-    A personal item table is of full rank, and a history term is quadratic in the views.
+    A personal item table is of full rank. A history term is quadratic in the views, and the terms
+    of a defence are not linear in them.
     """
     backbone = task.model.backbone
     linear = backbone.linear is not None and backbone.item_rows != "personal"
-    return linear and not task.model.history_weight
+    return linear and not task.model.history_weight and not task.config.defense.active
 
 
 class Method(NamedTuple):

@@ -67,11 +67,12 @@ from fedvlr_jax.uplink import Needs, Upload
 def fits_factored(task: Task) -> bool:
     """Whether the plan can train these clients.
 
-    The rows of a history move alike only where its items count alike.
+    The rows of a history move alike only where its items count alike, and no term of a defence
+    moves them.
     """
     backbone = task.model.backbone
     linear = backbone.linear is not None and not task.model.history_weight
-    penalised = backbone.penalty is not None
+    penalised = backbone.penalty is not None and not task.config.defense.active
     return linear and penalised and not task.weighted and views_stay(task)
 
 

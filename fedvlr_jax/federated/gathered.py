@@ -22,14 +22,15 @@ from fedvlr_jax.federated.local import (
     LocalUpdate,
     Task,
     client_keys,
-    likeness,
     local_result,
     num_rows,
     row_penalty,
     sgd_step,
 )
 from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.federated.model import likeness
 from fedvlr_jax.federated.plan import Plan
+from fedvlr_jax.federated.popular import popular_term
 from fedvlr_jax.types import Array, Cohort, Histories, PyTree
 from fedvlr_jax.uplink.uploads import Needs, SlotUploads
 
@@ -225,8 +226,8 @@ def _make_client(
 
 def _loss(
     method: Method,
+    broadcast: Broadcast,
     client: Client,
-    round_number: jax.Array,
     views: jax.Array,
     shared: PyTree,
     trained: PyTree,
@@ -245,10 +246,17 @@ def _loss(
     total = method.loss.value(scores, positive, negative)
     if model.backbone.penalty is not None:
         sizes = jnp.mean(jnp.abs(views), axis=-1)
-        penalty = model.backbone.penalty(round_number)
+        penalty = model.backbone.penalty(broadcast.round)
         by_row = row_penalty(penalty, weights, sizes, common, trained["items"])
         total += jnp.sum((positive + negative) * by_row)
-    return total / client.rows
+    total /= client.rows
+    if broadcast.popular is not None:
+        counts = positive + negative
+        heads = shared, trained["head"]
+        total += popular_term(
+            method.task, broadcast.popular, weights, common, client.slots.item, counts, heads
+        )
+    return total
 
 
 def _epoch_step(
@@ -261,7 +269,7 @@ def _epoch_step(
     """One local epoch of ONE client; inputs: the epoch [], its negatives [M]."""
     epoch, negative = inputs
     active = client.responded & (epoch < client.local_epochs)
-    loss_of = functools.partial(_loss, method, client, broadcast.round)
+    loss_of = functools.partial(_loss, method, broadcast, client)
     loss, (grad_views, grad_head, grad_trained) = jax.value_and_grad(loss_of, (0, 1, 2))(
         trees.axpy(-client.moving, carry.views, client.views),
         trees.axpy(-client.moving, carry.head, broadcast.head),

@@ -28,6 +28,7 @@ class Broadcast(NamedTuple):
     Attributes:
       uplink: the state of the uplink transform, such as the bound of adaptive clipping.
       view_cache: not transmitted: precomputed once a round from the views, by the plan.
+      popular: with --defense_similarity or --defense_distance, a `Popular`.
     """
 
     views: jax.Array
@@ -36,6 +37,7 @@ class Broadcast(NamedTuple):
     rates: Rates
     uplink: PyTree = ()
     view_cache: PyTree = None
+    popular: Any = None
 
 
 class ClientNumbers(NamedTuple):
@@ -158,19 +160,6 @@ def row_penalty(
     """
     distance = jnp.mean(jnp.square(personal - common), axis=-1)
     return penalty.sparse * (sizes @ weights) - penalty.apart * distance
-
-
-def likeness(
-    vectors: jax.Array, mean: jax.Array, positive: jax.Array, length: jax.Array, weight: float
-) -> jax.Array:
-    """The history term of ONE client's scores [M]: weight * <v_i, the rest of the history>.
-
-    Args:
-      vectors: the fused vectors [M, d]; mean: their mean over the history [d].
-      positive: the weight of each item in the history [M]. length: of the history [].
-    """
-    itself = positive * jnp.sum(jnp.square(vectors), axis=1) / length
-    return weight * (vectors @ mean - itself)
 
 
 def client_keys(key: jax.Array, client: Array, epochs: int) -> jax.Array:

@@ -71,6 +71,19 @@ class Model:
         return private
 
 
+def likeness(
+    vectors: jax.Array, mean: jax.Array, positive: jax.Array, length: jax.Array, weight: float
+) -> jax.Array:
+    """The history term of ONE client's scores [M]: weight * <v_i, the rest of the history>.
+
+    Args:
+      vectors: the fused vectors [M, d]; mean: their mean over the history [d].
+      positive: the weight of each item in the history [M]. length: of the history [].
+    """
+    itself = positive * jnp.sum(jnp.square(vectors), axis=1) / length
+    return weight * (vectors @ mean - itself)
+
+
 def identity_view(config: Config) -> str:
     """The view of the ID table in --views=auto: an initialization in closed form needs the raw
     rows."""

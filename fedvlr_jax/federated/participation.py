@@ -92,6 +92,18 @@ def stays(
     return jax.vmap(draw)(client) >= client_dropout
 
 
+def local_epochs_of(
+    key: jax.Array, round_number: jax.Array | int, client: Array, config: FederationConfig
+) -> jax.Array:
+    """int32 [K]: how many epochs each client trains, on the broadcast of a round."""
+    if not config.min_local_epochs:
+        return jnp.full(client.shape, config.local_epochs, jnp.int32)
+    draw = lambda c: jax.random.randint(
+        stream(key, EPOCHS, round_number, c), (), config.min_local_epochs, config.local_epochs + 1
+    )
+    return jax.vmap(draw)(client)
+
+
 def make_cohort(
     key: jax.Array,
     round_number: jax.Array,
@@ -110,21 +122,12 @@ def make_cohort(
     """
     client = histories.client
     responded = sampled
-    local_epochs = jnp.full(client.shape, config.local_epochs, jnp.int32)
     if config.client_dropout:
         responded &= stays(key, round_number, client, config.client_dropout)
-    if config.min_local_epochs:
-        draw = lambda c: jax.random.randint(
-            stream(key, EPOCHS, round_number, c),
-            (),
-            config.min_local_epochs,
-            config.local_epochs + 1,
-        )
-        local_epochs = jax.vmap(draw)(client)
     return Cohort(
         histories=histories,
         responded=responded,
-        local_epochs=local_epochs,
+        local_epochs=local_epochs_of(key, round_number, client, config),
         weight=jnp.asarray(histories.count, float)
         if weight == "history"
         else jnp.ones(client.shape),

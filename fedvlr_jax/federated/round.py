@@ -34,6 +34,7 @@ from fedvlr_jax.federated.participation import (
     stream,
 )
 from fedvlr_jax.federated.plans import PLANS, chunk_size
+from fedvlr_jax.federated.popular import announced
 from fedvlr_jax.federated.server_optimizer import server_step
 from fedvlr_jax.federated.trained import TrainCohort, Trained
 from fedvlr_jax.types import Array, Cohort, PyTree, Rates, RoundMetrics, ServerState
@@ -61,7 +62,8 @@ def make_broadcast(
     """The server's broadcast to the clients of a plan."""
     make_cache = functools.partial(PLANS[plan].view_cache, task)
     view_cache = compiled_alone(server.round >= 0, make_cache, views)
-    return Broadcast(views, server.shared["head"], server.round, rates, server.uplink, view_cache)
+    head, uplink, popular = server.shared["head"], server.uplink, announced(server, views)[0]
+    return Broadcast(views, head, server.round, rates, uplink, view_cache, popular)
 
 
 def open_round(
@@ -196,6 +198,7 @@ def close_round(
         optimizer=optimizer_state,
         uplink=uplink_state,
         attack=memory,
+        popular=trees.select(finite, announced(server, views)[1], server.popular),
     )
     return state, metrics
 

@@ -26,8 +26,9 @@ from fedvlr_jax.fleet.participation import (
 # (seed, number of the draw, time in s, clients wanted, excluded clients) -> (clients int64,
 # ascending; until when each is available in s)
 Choose = Callable[[int, int, float, int, np.ndarray], tuple[np.ndarray, np.ndarray]]
-# (seed, clients, number of the draw) -> seconds from the broadcast to the arrival of the upload
-Duration = Callable[[int, np.ndarray, int], np.ndarray]
+# (seed, clients, number of the draw, version of the broadcast) -> seconds from the broadcast to the
+# arrival of the upload
+Duration = Callable[[int, np.ndarray, int, int], np.ndarray]
 
 
 class BufferRules(NamedTuple):
@@ -160,11 +161,11 @@ class AsynchronousParticipation:
         clients, until = self._choose(seed, number, time, wanted, excluded)
         if not len(clients):
             return
-        finish = time + self._duration(seed, clients, number)
+        version = len(timeline.steps)
+        finish = time + self._duration(seed, clients, number, version)
         deadline = time + rules.deadline_s if rules.deadline_s else np.inf
         reports = (finish <= until) & (finish <= deadline)
         end = np.minimum(np.minimum(finish, until), deadline)
-        version = len(timeline.steps)
         for each in zip(end.tolist(), clients.tolist(), reports.tolist(), strict=True):
             heapq.heappush(timeline.flights, Flight(each[0], each[1], time, version, each[2]))
 

@@ -82,8 +82,8 @@ def _asynchronous(
     ) -> tuple[np.ndarray, np.ndarray]:
         return available_clients(availability, num_clients, wanted, seed, number, time, excluded)
 
-    def duration(seed: int, clients: np.ndarray, number: int) -> np.ndarray:
-        return duration_s(hardware, work, seed, clients, number)
+    def duration(seed: int, clients: np.ndarray, number: int, version: int) -> np.ndarray:
+        return duration_s(hardware, work, seed, clients, number, version)
 
     rules = BufferRules(
         config.federation.cohort, fleet.buffer, fleet.max_staleness, fleet.deadline_s

@@ -7,6 +7,7 @@ that continues, every store and every number of devices have the same one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -56,12 +57,29 @@ class Participation(Protocol):
         ...
 
 
-class Work(NamedTuple):
-    """The work of each client in a round: bytes down and up, and rows of its loss [N]."""
+# (seed, clients [K], round of the broadcast that they train on) -> their local epochs [K]
+LocalEpochs = Callable[[int, np.ndarray, int], np.ndarray]
 
-    bytes_down: float
+
+def one_epoch(seed: int, clients: np.ndarray, version: int) -> np.ndarray:
+    """The `LocalEpochs` of clients that all train one epoch."""
+    return np.ones(len(clients))
+
+
+class Work(NamedTuple):
+    """The work of each client in a round.
+
+    Attributes:
+      bytes_down: of the broadcast to each client [N].
+      bytes_up: of each client's upload, and of its request for rows [N].
+      rows: of each client's loss, in one local epoch [N].
+      local_epochs: how many epochs each client trains in a round.
+    """
+
+    bytes_down: np.ndarray
     bytes_up: np.ndarray
     rows: np.ndarray
+    local_epochs: LocalEpochs = one_epoch
 
 
 class Rules(NamedTuple):
@@ -160,7 +178,7 @@ class SimulatedParticipation:
 
     def duration_s(self, seed: int, clients: np.ndarray, number: int) -> np.ndarray:
         """[K]: seconds from the broadcast to the arrival of the upload."""
-        return duration_s(self._hardware, self._work, seed, clients, number)
+        return duration_s(self._hardware, self._work, seed, clients, number, number)
 
     def _ask(self, seed: int, number: int, time: float) -> tuple[np.ndarray, np.ndarray]:
         """(clients that are available and sampled, ascending; until when each is available)."""
@@ -225,9 +243,14 @@ def available_clients(
 
 
 def duration_s(
-    hardware: Hardware, work: Work, seed: int, clients: np.ndarray, number: int
+    hardware: Hardware, work: Work, seed: int, clients: np.ndarray, number: int, version: int
 ) -> np.ndarray:
-    """[K]: seconds from the broadcast to the arrival of the upload, in the draw `number`."""
+    """[K]: seconds from the broadcast to the arrival of the upload.
+
+    Args:
+      number: of the draw of the transfers. version: the round of the broadcast.
+    """
     down, up = hardware.bytes_a_second(seed, clients, number)
-    compute = work.rows[clients] * hardware.sample_s(seed, clients)
-    return work.bytes_down / down + compute + work.bytes_up[clients] / up
+    rows = work.rows[clients] * work.local_epochs(seed, clients, version)
+    compute = rows * hardware.sample_s(seed, clients)
+    return work.bytes_down[clients] / down + compute + work.bytes_up[clients] / up

@@ -125,6 +125,18 @@ def _check(config: Config, dataset: Dataset, model: Model, *, own_parts: bool) -
             f"--privacy={config.privacy.privacy}: nothing is known of the noise or the sampling of "
             "an aggregator or a participation that was made elsewhere; give one or the other"
         )
+    defense = config.defense
+    if defense.defense_distance and not model.has_private_vector:
+        raise InputError(
+            f"--defense_distance={defense.defense_distance}: --backbone={config.model.backbone} "
+            "has no private vector to separate from popular items; give fcf, pfedrec or fedrap, "
+            "or 0"
+        )
+    if defense.active and defense.defense_items > dataset.num_items:
+        raise InputError(
+            f"--defense_items={defense.defense_items}: there are {dataset.num_items} items; give "
+            "fewer"
+        )
     row = model.width * len(model.fusion.names)
     if config.fleet.upload_rank > row:
         raise InputError(

@@ -13,6 +13,7 @@ import numpy as np
 from fedvlr_jax.federated.buffered import first_versions
 from fedvlr_jax.federated.devices import by_client, on_all
 from fedvlr_jax.federated.participation import INIT, stream
+from fedvlr_jax.federated.popular import popular_memory
 from fedvlr_jax.settings import compiled, key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.workload import views_shape
@@ -70,6 +71,7 @@ class Beginning:
                 optimizer=optimizer.init(shared),
                 uplink=uplink,
                 attack=() if attack is None else attack.init(views_shape(self.setup)),
+                popular=popular_memory(self.setup.config, views_shape(self.setup)),
                 versions=first_versions(self.setup.config, shared, uplink),
             )
 

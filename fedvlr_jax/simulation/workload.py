@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 
+from fedvlr_jax.config import FederationConfig
 from fedvlr_jax.federated.gathered import num_slots
+from fedvlr_jax.federated.participation import local_epochs_of
 from fedvlr_jax.fleet import Hardware, make_hardware, round_bytes
-from fedvlr_jax.fleet.participation import Work
-from fedvlr_jax.fleet.transfer import Shape
+from fedvlr_jax.fleet.participation import LocalEpochs, Work
+from fedvlr_jax.fleet.transfer import INDEX_BYTES, VALUE_BYTES, Shape
 from fedvlr_jax.privacy.ring import secure_cost
-from fedvlr_jax.settings import key_of, shapes_of
+from fedvlr_jax.settings import compiled, key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 
 
@@ -45,8 +49,29 @@ def touched_rows(setup: Setup) -> np.ndarray:
         return np.full(dataset.num_users, rows)
     if setup.config.privacy.noise_multiplier:
         return np.full(dataset.num_users, setup.model.num_items)
-    lengths, place = np.unique(dataset.train.counts, return_inverse=True)
+    return _trained_rows(setup)
+
+
+def _trained_rows(setup: Setup) -> np.ndarray:
+    """int64 [N]: the rows of the views that each client trains on, repeated draws each time."""
+    lengths, place = np.unique(setup.dataset.train.counts, return_inverse=True)
     return np.array([num_slots(setup.task, int(length)) for length in lengths])[place]
+
+
+def download_bytes(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
+    """(bytes of the broadcast to each client [N], bytes of its request for rows [N]).
+
+    With --download_rows=touched a client asks for the rows of its history and of its draws, one
+    number each, and gets them in this order. A repeated draw is asked for again, so the length of
+    the request depends on that of the history alone. A client that would ask for as many rows as
+    there are gets all of them, without a request.
+    """
+    shape = broadcast_shape(setup)
+    rows = np.full(setup.dataset.num_users, shape.items)
+    if setup.config.fleet.download_rows == "touched":
+        rows = _trained_rows(setup)
+    down = rows * shape.row_bytes + VALUE_BYTES * shape.head
+    return down, np.where(rows < shape.items, INDEX_BYTES * rows, 0)
 
 
 def hardware_of(setup: Setup) -> Hardware:
@@ -56,16 +81,33 @@ def hardware_of(setup: Setup) -> Hardware:
 
 
 def work_of(setup: Setup) -> Work:
-    """The bytes and the rows of each client in one round."""
-    federation, shape = setup.config.federation, broadcast_shape(setup)
+    """The bytes of each client in one round, its rows in an epoch, and its number of epochs."""
+    federation = setup.config.federation
     rows = setup.dataset.train.counts * (1 + federation.num_negatives)
-    down = float(round_bytes(shape, shape.items, "dense"))
+    down, request = download_bytes(setup)
     up = round_bytes(upload_shape(setup), touched_rows(setup), setup.config.fleet.upload_format)
+    up = up + request
     if federation.aggregation == "secure":
         _, cost = secure_cost(setup.config, len(up), upload_shape(setup))
         down, up = down + cost.down, np.full(len(up), cost.up)
     return Work(
-        bytes_down=down,
+        bytes_down=down.astype(float),
         bytes_up=up.astype(float),
-        rows=rows * federation.local_epochs,
+        rows=rows,
+        local_epochs=_local_epochs(federation),
     )
+
+
+def _local_epochs(config: FederationConfig) -> LocalEpochs:
+    """The numbers of epochs that the compiled round draws, to the clock."""
+    if not config.min_local_epochs:
+        return lambda seed, clients, version: np.full(len(clients), config.local_epochs)
+    draw = compiled(functools.partial(local_epochs_of, config=config))
+
+    def drawn(seed: int, clients: np.ndarray, version: int) -> np.ndarray:
+        # Padded to a power of 2, so that few programs are compiled.
+        padded = np.zeros(1 << max(len(clients) - 1, 0).bit_length(), np.int32)
+        padded[: len(clients)] = clients
+        return np.asarray(draw(key_of(seed), np.int32(version), padded))[: len(clients)]
+
+    return drawn

@@ -150,7 +150,8 @@ class Uploads(abc.ABC):
 
     def coordinatewise(self, combine: Callable[[jax.Array], jax.Array]) -> Upload:
         """One upload out of all: `combine` maps [K, B] to [B], for coordinates of any slice."""
-        return self.fold_rows(lambda _, rows: (None, _flat(combine, rows)), None)[1]
+        flat = lambda rows: combine(rows.reshape(rows.shape[0], -1)).reshape(rows.shape[1:])
+        return self.rowwise(flat)
 
     def fold_rows(
         self, step: Callable[[Any, jax.Array], tuple[Any, jax.Array]], carry: Any
@@ -203,10 +204,6 @@ class Uploads(abc.ABC):
             return step(carry, jnp.where(inside, rows, 0.0))
 
         return jax.lax.scan(one, carry, jnp.arange(0, items, size))
-
-
-def _flat(combine: Callable[[jax.Array], jax.Array], leaf: jax.Array) -> jax.Array:
-    return combine(leaf.reshape(leaf.shape[0], -1)).reshape(leaf.shape[1:])
 
 
 def head_products(head: PyTree) -> jax.Array | float:

@@ -54,6 +54,15 @@ def test_peers(tmp_path):
 
 
 @pytest.mark.slow
+def test_clock(tmp_path):
+    arguments = ("--clients=200", "--items=60", "--cohort=5", "--rounds=2", "--fusion=none")
+    result, rows = benchmark("clock", *arguments, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert rows["plain"]["clients"] == 5 >= rows["clock"]["clients"] > 0
+    assert all(row["cpu_seconds"] > 0 for row in rows.values())
+
+
+@pytest.mark.slow
 def test_scaling(tmp_path):
     result, rows = benchmark(
         "scaling", "--clients=20,30", "--items=60", "--cohort=10", "--rounds=1", folder=tmp_path

@@ -5,7 +5,16 @@ import json
 import pytest
 
 from fedvlr_jax.attacks import ATTACKS as REGISTRY
-from fedvlr_jax.commands.robustness import ATTACKS, RULES, parse_names, parse_shares, wilson
+from fedvlr_jax.commands.flags.robustness import ATTACKS, DEFENSES, RULES
+from fedvlr_jax.commands.robustness import (
+    line_of,
+    make_cell,
+    parse_names,
+    parse_shares,
+    wilson,
+    with_defense,
+)
+from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.reduce import REDUCTIONS
 from tests.experiments.commands import SMALL, refused
@@ -37,6 +46,25 @@ def test_bad_lists_are_refused(parse, piece):
     assert piece in str(caught.value)
 
 
+def test_every_seed_has_its_own_targets():
+    base = Config.from_flat(attack_seed=3, workdir="w")
+    cell = make_cell(base, (("attack", "fedrec"),), [0, 2])
+    assert [(m.config.run.seed, m.config.attack.attack_seed) for m in cell] == [(0, 3), (2, 5)]
+    assert {m.config.attack.attack for m in cell} == {"fedrec"}
+
+
+def test_client_terms_are_a_rule_of_their_own():
+    base = Config.from_flat(defense_similarity=2.0, workdir="w")
+    mean, terms = (
+        make_cell(*with_defense(base, "fedrec", rule, 0.05, "cold"), [0])[0]
+        for rule in ("float32", "client_terms")
+    )
+    assert "client_terms" in DEFENSES and mean.directory != terms.directory
+    assert not mean.config.defense.active and terms.config.defense == base.defense
+    assert mean.config.federation == terms.config.federation
+    assert line_of([mean]) is None
+
+
 @pytest.mark.slow
 def test_the_command_trains_each_cell_once(run, tmp_path):
     arguments = [*SMALL, "--rounds=2", "--attacks=honest,pieck_uea", "--rules=median"]
@@ -45,7 +73,7 @@ def test_the_command_trains_each_cell_once(run, tmp_path):
     lines = json.loads((tmp_path / "w/robustness.json").read_text())
     assert [line["attack"] for line in lines] == ["honest", "pieck_uea"]
     for line in lines:
-        low, high = line["ci95"]
+        low, high = line["interval"]
         assert 0 <= low <= line["er@10"] <= high <= 1 and line["seeds"] == 1
     assert "pieck_uea" in (tmp_path / "w/robustness-0.05-cold.svg").read_text()
     summaries = list(tmp_path.glob("w/*/seed0/summary.json"))

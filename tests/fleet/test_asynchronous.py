@@ -35,7 +35,7 @@ def clock(cohort, buffer, max_staleness, durations, deadline=0.0, ends=None):
         chosen = np.sort(np.array(chosen, np.int64))
         return chosen, until[chosen]
 
-    duration = lambda seed, chosen, number: np.asarray(durations, float)[chosen]
+    duration = lambda seed, chosen, *_: np.asarray(durations, float)[chosen]
     return AsynchronousParticipation(
         BufferRules(cohort, buffer, max_staleness, deadline), choose, duration
     )
@@ -72,6 +72,14 @@ def test_twenty_events_by_hand():
     ]
     assert all(schedule.responded.all() for schedule in found)
     assert found[5].busy_s.tolist() == [1, 10]
+
+
+def test_a_client_is_as_fast_as_its_work_on_the_version_that_it_downloaded():
+    rounds = clock(3, 2, 10, [1, 2, 3, 4, 10])
+    rounds._duration = lambda seed, chosen, number, version: np.full(len(chosen), 1.0 + version)
+    for number in range(6):
+        found = rounds.round(0, number)
+        np.testing.assert_array_equal(found.busy_s, 1.0 + number - found.staleness)
 
 
 def test_clients_that_fell_behind_are_stopped():

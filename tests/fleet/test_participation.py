@@ -10,15 +10,24 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.costs import gini
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.participation import make_cohort
 from fedvlr_jax.fleet import Availability, always, diurnal, make_hardware, uniform
-from fedvlr_jax.fleet.participation import RoundSchedule, Rules, SimulatedParticipation, Work
+from fedvlr_jax.fleet.participation import (
+    RoundSchedule,
+    Rules,
+    SimulatedParticipation,
+    Work,
+    duration_s,
+)
+from fedvlr_jax.settings import key_of
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.simulation.workload import hardware_of, work_of
 from fedvlr_jax.summary import summarise_run
 from fedvlr_jax.training import train
 
 
 def timeline(clients, availability, cohort=0, over=1.0, deadline=0.0, duration=None):
-    work = Work(1000.0, np.full(clients, 1000.0), np.full(clients, 50))
+    work = Work(np.full(clients, 1000.0), np.full(clients, 1000.0), np.full(clients, 50))
     hardware = make_hardware(np.arange(1, clients + 1), 0.0)
     found = SimulatedParticipation(
         clients, availability, hardware, work, Rules(cohort, over, deadline)
@@ -152,6 +161,29 @@ def dataset():
 def small(**choices):
     plain = dict(width=4, router_hidden=3, local_epochs=1, rounds=4, eval_every=2, baselines=False)
     return Config.from_flat(**{"init": "random", **plain, **choices})
+
+
+def test_fewer_local_epochs_take_less_time():
+    """The clock counts the epochs that the compiled round draws for each client."""
+    config = small(local_epochs=5, min_local_epochs=1, participation="uniform")
+    simulation = make_simulation(config, dataset())
+    work, hardware = work_of(simulation.setup), hardware_of(simulation.setup)
+    schedule = simulation.participation.round(3, 2)
+    clients = schedule.sampled
+    epochs = work.local_epochs(3, clients, 2)
+    assert set(epochs) == {1, 2, 3, 4, 5}
+
+    for histories in simulation.on_device.histories:
+        sampled = np.isin(histories.client, clients)
+        cohort = make_cohort(key_of(3), 2, histories, sampled, "equal", config.federation)
+        place = np.searchsorted(clients, np.asarray(histories.client)[sampled])
+        np.testing.assert_array_equal(epochs[place], np.asarray(cohort.local_epochs)[sampled])
+
+    whole = work._replace(local_epochs=lambda *_: np.full(len(clients), 5))
+    saved = work.rows[clients] * (5 - epochs) * hardware.sample_s(3, clients)
+    most = duration_s(hardware, whole, 3, clients, 2, 2)
+    # The round waits for all, so each client works until it reports.
+    np.testing.assert_allclose(schedule.busy_s, most - saved)
 
 
 class Given:

@@ -5,12 +5,25 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
+from fedvlr_jax.costs import client_bytes
 from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.gathered import make_slots
+from fedvlr_jax.federated.local import Broadcast, client_keys
+from fedvlr_jax.federated.round import make_train
 from fedvlr_jax.fleet import SCHEMES, round_bytes
 from fedvlr_jax.fleet.transfer import Shape, parsed, serialised
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.simulation.workload import touched_rows, upload_shape
+from fedvlr_jax.simulation.workload import (
+    download_bytes,
+    touched_rows,
+    upload_shape,
+    work_of,
+)
+from fedvlr_jax.summary import summarise_run
+from fedvlr_jax.training import train
 from fedvlr_jax.uplink.compress import quantised
+from tests.federated.cases import random_state, random_task
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -75,3 +88,87 @@ def test_the_shape_is_that_of_a_real_upload(backbone, negatives):
     assert (shape.items, shape.row) == (60, 4)
     assert shape.head == sum(np.size(x) for x in state.server.shared["head"].values())
     assert (moved == touched == 60) if negatives == "expected" else (0 < moved <= touched < 60)
+
+
+def small(**choices):
+    dataset = load_dataset("synthetic", data_root="", synthetic={"users": 30, "items": 60})
+    plain = dict(fusion="none", width=4, negatives="sampled", num_negatives=2, local_epochs=2)
+    plain |= dict(cohort=5, rounds=3, eval_every=3, baselines=False, plan="gathered")
+    return make_simulation(Config.from_flat(**{**plain, **choices}), dataset)
+
+
+def test_a_client_downloads_the_rows_that_it_asks_for():
+    simulation = small(download_rows="touched", backbone="fedavg")
+    setup, counts = simulation.setup, simulation.dataset.train.counts
+    down, request = download_bytes(setup)
+    head = 4 * (4 + 1)
+    for client, count in enumerate(counts):
+        # Its history, and two negatives of each item in each of two epochs.
+        asked = count * (1 + 2 * 2)
+        if asked < 60:
+            numbers = np.zeros(asked, np.uint32)
+            rows = np.zeros((60, 4), np.float32)[numbers]
+            assert request[client] == len(numbers.tobytes())
+            assert down[client] == len(rows.tobytes()) + head
+        else:
+            assert (request[client], down[client]) == (0, 4 * 4 * 60 + head)
+    assert 0 < (request > 0).sum() < 30
+    whole = small(backbone="fedavg")
+    assert (download_bytes(whole.setup)[0] == 4 * 4 * 60 + head).all()
+    assert not download_bytes(whole.setup)[1].any()
+    sizes, all_rows = client_bytes(simulation), client_bytes(whole)
+    assert sizes["down"] == down.mean() < all_rows["down"]
+    assert sizes["up"]["dense"] == pytest.approx(all_rows["up"]["dense"] + request.mean())
+
+
+def test_a_partial_download_is_in_the_clock_and_the_costs():
+    simulation = small(download_rows="touched", participation="uniform")
+    run, timing = train(simulation)
+    costs = summarise_run(simulation, run, timing)[0]["costs"]
+    (down, request), up = download_bytes(simulation.setup), work_of(simulation.setup).bytes_up
+    rounds = [simulation.participation.round(0, number) for number in range(3)]
+    assert costs["bytes_down"] == sum(down[r.sampled].sum() for r in rounds)
+    late = sum(request[r.sampled[~r.responded]].sum() for r in rounds)
+    assert costs["bytes_up"] == late + sum(up[r.sampled[r.responded]].sum() for r in rounds)
+
+
+@pytest.mark.parametrize("choices", [dict(history_weight=0.5), dict(upload="delta")])
+def test_training_reads_no_other_row(choices):
+    """One client trains alike where all rows that it does not ask for are NaN."""
+    rng = np.random.default_rng(2)
+    fixed = dict(backbone="fcf", fusion="bilevel", negatives="sampled", num_negatives=1)
+    task = random_task(rng, **fixed, local_epochs=1, clip_norm=0.0, recency=0.0, **choices)
+    server, private, cohort, features = random_state(rng, task, 1)
+    views = task.model.fusion.views(server.shared["fusion"], server.shared["items"], features)
+    one = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+    keys = client_keys(server.key, cohort.histories.client, 1)
+    asked = np.asarray(make_slots(task, one(cohort.histories), keys[0]).item)
+    others = np.setdiff1d(np.arange(task.model.num_items), asked)
+    assert len(others)
+    train_on = make_train(task, "gathered")
+    rates, alpha = task.config.federation.rates, np.ones(1)
+    found = [
+        train_on(
+            Broadcast(rows, server.shared["head"], server.round, rates),
+            cohort,
+            alpha,
+            private,
+            server.key,
+        )
+        for rows in (views, views.at[others].set(np.nan))
+    ]
+    for a, b in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "choices, piece",
+    [
+        (dict(negatives="expected"), "--download_rows=touched: with --negatives=expected"),
+        (dict(aggregation="secure"), "--download_rows=touched: a client asks for the rows"),
+    ],
+)
+def test_a_partial_download_that_makes_no_sense_is_refused(choices, piece):
+    with pytest.raises(InputError) as caught:
+        small(download_rows="touched", **choices)
+    assert piece in str(caught.value)

@@ -12,6 +12,9 @@ FLAGS = flags.FLAGS
 # int32 is the weighted mean too, and its fixed-point range holds only for honest uploads. A secure
 # sum shows the server no single upload to judge.
 RULES = tuple(name for name in AGGREGATION_NAMES if name not in ("int32", "fixed_mean", "secure"))
+# The mean of uploads that the clients trained with the terms of --defense_*.
+CLIENT_TERMS = "client_terms"
+DEFENSES = (*RULES, CLIENT_TERMS)
 ATTACKS = tuple(name for name in ATTACK_NAMES if name != "none")
 SET_HERE = ("attack", "aggregation", "hostile_share", "target_items", "baselines", "patience")
 DEFAULTS = {
@@ -23,6 +26,8 @@ DEFAULTS = {
     "server_optimizer": "sgd",
     "server_lr_items": 100.0,
     "server_decay": 0.0,
+    "defense_similarity": 1.0,
+    "defense_distance": 1.0,
 }
 
 
@@ -33,6 +38,11 @@ def define_flags() -> None:
         FLAGS.set_default(name, value)
     FLAGS.set_default("seeds", "0")
     flags.DEFINE_string("attacks", ",".join(ATTACKS), "Attacks, comma-separated.")
-    flags.DEFINE_string("rules", ",".join(RULES), "Values of --aggregation, comma-separated.")
+    flags.DEFINE_string(
+        "rules",
+        ",".join(DEFENSES),
+        f"Values of --aggregation, and {CLIENT_TERMS} for the mean with the terms of --defense_*, "
+        "comma-separated.",
+    )
     flags.DEFINE_string("shares", "0.05", "Hostile clients per honest client, comma-separated.")
     flags.DEFINE_string("targets", "cold", "Kinds of targets, comma-separated: cold, popular.")
