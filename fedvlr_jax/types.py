@@ -85,6 +85,7 @@ class ServerState(NamedTuple):
       attack: the state of the hostile clients; () without them. The server never reads it.
       versions: with --buffer, the last broadcasts of the server, {"shared", "uplink"} of leaves
         [S, ...]; version v is at v mod S. () without.
+      noise: the state of the noise; () where rounds have independent noise.
     """
 
     round: jax.Array
@@ -94,6 +95,7 @@ class ServerState(NamedTuple):
     uplink: PyTree = ()
     attack: PyTree = ()
     versions: PyTree = ()
+    noise: PyTree = ()
 
 
 class RoundMetrics(NamedTuple):
