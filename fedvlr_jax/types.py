@@ -86,6 +86,7 @@ class ServerState(NamedTuple):
       popular: the popular items so far, for the clients' defence; () without it.
       versions: with --buffer, the last broadcasts of the server, {"shared", "uplink"} of leaves
         [S, ...]; version v is at v mod S. () without.
+      noise: the state of the noise; () where rounds have independent noise.
     """
 
     round: jax.Array
@@ -96,6 +97,7 @@ class ServerState(NamedTuple):
     attack: PyTree = ()
     popular: PyTree = ()
     versions: PyTree = ()
+    noise: PyTree = ()
 
 
 class RoundMetrics(NamedTuple):

@@ -72,7 +72,9 @@ def audits(
 
     config, users = simulation.config, simulation.dataset.num_users
     privacy, rounds = config.privacy, config.federation.rounds
-    release, delta, z = release_of(config, users), privacy.target_delta, privacy.noise_multiplier
+    # The rounds are audited, not the exchanges before them.
+    release = release_of(config, users)._replace(exchanges=0)
+    delta, z = privacy.target_delta, privacy.noise_multiplier
     given: dict[str, Any] = {"trials": trials, "confidence": confidence, "seed": seed}
     unsampled = release._replace(sampler="everyone", cohort=users, population=users, places=users)
     if release.sampler in ("local", "distributed"):
@@ -98,6 +100,11 @@ def check(config: Config, trials: int, confidence: float) -> None:
         raise InputError(
             f"--noise_cohort_size={config.privacy.noise_cohort_size}: the statement is about a "
             "deployment, which is not here to be audited; give 0"
+        )
+    if config.privacy.noise_bands > 1:
+        raise InputError(
+            f"--noise_bands={config.privacy.noise_bands}: the audit draws each round by itself, "
+            "without the noise of the rounds before it; give 1"
         )
     if trials < 1000:
         raise InputError(f"--trials={trials}: give at least 1000, or nothing can be shown")

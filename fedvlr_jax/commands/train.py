@@ -288,6 +288,7 @@ def train_and_summarise(
         directory.remove_results()
         directory.write_config(describe(config, simulation.dataset))
         directory.write_metrics(run.evaluations)
+    accounts.begin()
     accounts.publish(progress.note)
     run, timing = train_and_save(
         simulation, directory, checkpoints, run, progress, leave, accounts, tracker

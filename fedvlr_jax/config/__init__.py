@@ -249,6 +249,13 @@ class Config:
                 f"--noise_cohort_size={privacy.noise_cohort_size}: describes a Poisson cohort "
                 "under central privacy; give --privacy=central --sampling=poisson, or 0"
             )
+        if privacy.noise_bands > 1 and (
+            federation.sampling != "poisson" or federation.cohort_places
+        ):
+            raise InputError(
+                f"--noise_bands={privacy.noise_bands}: groups of clients take turns, each a whole "
+                "Poisson sample; give --sampling=poisson --cohort_places=0"
+            )
         if 0 < privacy.noise_cohort_size < federation.cohort:
             raise InputError(
                 f"--noise_cohort_size={privacy.noise_cohort_size}: fewer than "

@@ -64,6 +64,12 @@ class InitConfig:
         "init=ease: decay of the weight of older items, as --recency. -1: selected on validation. "
         "Give it in place of --recency.",
     )
+    init_noise_multiplier: float = choice(
+        0.0,
+        "init=spectral with --privacy=central: standard deviation of the noise on each exchange, "
+        "as a multiple of the length of one client's answer. 0: the exchanges alone spend half of "
+        "--target_epsilon; without a target, the value of --noise_multiplier.",
+    )
     init_shrinkage: float = choice(
         0.3, "init=spectral: ridge weight, relative to the mean squared singular value."
     )
@@ -81,6 +87,12 @@ class InitConfig:
         for name in ("init_user_power", "init_item_power"):
             check_range(self, name, 0, 1)
         check_range(self, "init_shrinkage", 0)
+        check_range(self, "init_noise_multiplier", 0)
+        if self.init_noise_multiplier and self.init != "spectral":
+            raise InputError(
+                f"--init_noise_multiplier={self.init_noise_multiplier}: --init={self.init} has no "
+                "exchange with noise; give --init=spectral, or 0"
+            )
         check_range(self, "init_ridge", 0)
         for name, most in (("init_content", math.inf), ("init_recency", 2)):
             if getattr(self, name) != -1:

@@ -57,6 +57,12 @@ class PrivacyConfig:
     noise_multiplier: float = choice(
         0.0, "Standard deviation of the Gaussian noise, as a multiple of the clipping bound."
     )
+    noise_bands: int = choice(
+        1,
+        "privacy=central, sampling=poisson: number of bands of the matrix that correlates the "
+        "noise of the rounds (banded matrix factorisation). As many groups of clients take turns. "
+        "1: independent noise.",
+    )
     noise: str = choice(
         "client",
         "Place of the noise without --privacy. client: each client adds noise to its upload; "
@@ -72,6 +78,8 @@ class PrivacyConfig:
         check_range(self, "target_epsilon", 0)
         for name in ("noise_cohort_size", "population"):
             check_range(self, name, 0)
+        check_range(self, "noise_bands", 1)
+        self._check_bands()
         self._check_statement()
         if not 0 < self.honest_share <= 1:
             raise InputError(
@@ -96,6 +104,24 @@ class PrivacyConfig:
             raise InputError(
                 f"--noise_multiplier={self.noise_multiplier}: needs --clip_norm above 0, because "
                 "noise protects only bounded uploads"
+            )
+
+    def _check_bands(self) -> None:
+        """Refuses options that noise which is correlated over the rounds does not support."""
+        flag = f"--noise_bands={self.noise_bands}"
+        if self.noise_bands == 1:
+            return
+        if self.privacy != "central":
+            raise InputError(f"{flag}: needs --privacy=central, where the server adds the noise")
+        if self.clip_quantile:
+            raise InputError(
+                f"{flag}: needs a fixed bound, but --clip_quantile={self.clip_quantile} moves it; "
+                "give 0"
+            )
+        if self.noise_cohort_size:
+            raise InputError(
+                f"{flag}: has no statement about the deployment of --noise_cohort_size="
+                f"{self.noise_cohort_size}; give 0"
             )
 
     def _check_statement(self) -> None:

@@ -19,7 +19,8 @@ history: the sums must be secure ones. All clients take part, whatever --cohort 
 A router can begin with weights estimated from the client's history (`preferences.py`), whether or
 not training begins with the table.
 
-Here the sums are taken in float64 on the host; they are the same for every seed.
+Here the sums are taken in float64 on the host; they are the same for every seed. Under central
+privacy they have noise, which depends on the seed; see `private_initialization.py`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.ease import Ease, ease_initialization, tried_contents
 from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import EXCHANGES, preferences
+from fedvlr_jax.federated.private_initialization import (
+    own_scale,
+    private_spectral_initialization,
+)
 from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
 
 
@@ -43,7 +48,7 @@ class Initialization(NamedTuple):
 
     Attributes:
       items: float32 [I, d], the ID table, or None; rows of items without an interaction are 0,
-        unless their content gives them a row.
+        unless their content or the noise of central privacy gives them a row.
       clients: {"vector": float32 [N, d], the clients' vectors; "logits": float32 [N, G], of their
         routers' weights}, or one of them.
       recency: float64 [], the exponent that weighs the histories in training; 0 for no weights.
@@ -73,8 +78,18 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
     if init.init == "random":
         return Initialization(None, clients)
     content = recency = 0.0
+    private = config.privacy.privacy != "none"
     if init.init == "ease":
         items, vectors, content, recency = _ease(init, model.width, dataset)
+    elif private:
+        items, vectors = private_spectral_initialization(
+            train,
+            model.width,
+            exchanges=init.init_exchanges,
+            multiplier=init.init_noise_multiplier,
+            shrinkage=init.init_shrinkage,
+            seed=config.run.seed,
+        )
     else:
         items, vectors = spectral_initialization(
             train,
@@ -93,22 +108,42 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
     # The weighted table gets the scale of a drawn one; the scores do not change.
     size = np.sqrt(np.mean(np.square(items)))
     items, vectors = items / size, vectors * size
-    # Summed by item first: a product of the two rows of each entry would take d numbers an entry.
-    own = np.sum((train.matrix.T @ vectors) * items)
-    to_score, scale = init.init_score * len(train) / own, model.init_scale or 1.0
+    scale = model.init_scale or 1.0
+    if private:
+        to_score = init.init_score * own_scale(train, items, vectors)
+    else:
+        to_score = _joint_scale(train, items, vectors, init.init_score)
     with np.errstate(over="ignore"):
         items = (items * (scale / mean_weight)).astype(np.float32)
         vectors = (vectors * (to_score / scale) * (mean_weight / table_weight)).astype(np.float32)
+    _check_finite(init, model, items, vectors)
+    return Initialization(
+        items, {"vector": vectors, **clients}, np.float64(recency), np.float64(content)
+    )
+
+
+def _joint_scale(
+    train: Interactions, items: np.ndarray, vectors: np.ndarray, score: float
+) -> np.float64:
+    """The factor of all vectors that makes the mean score of the histories `score`.
+
+    NaN where no factor above 0 does.
+    """
+    # Summed by item first: a product of the two rows of each entry would take d numbers an entry.
+    own = np.sum((train.matrix.T @ vectors) * items)
+    return score * len(train) / own if own > 0 else np.float64(np.nan)
+
+
+def _check_finite(init: InitConfig, model: Model, items: np.ndarray, vectors: np.ndarray) -> None:
+    """Raises InputError for an initialization that float32 does not hold."""
+    if np.isfinite(items).all() and np.isfinite(vectors).all():
+        return
     strength = f"init_shrinkage={init.init_shrinkage}"
     if init.init == "ease":
         strength = f"init_ridge={init.init_ridge}"
-    if not (own > 0 and np.isfinite(items).all() and np.isfinite(vectors).all()):
-        raise InputError(
-            f"--init={init.init}: not finite in float32 with --init_score={init.init_score}"
-            f", --{strength} and --init_scale={model.init_scale}; give moderate ones"
-        )
-    return Initialization(
-        items, {"vector": vectors, **clients}, np.float64(recency), np.float64(content)
+    raise InputError(
+        f"--init={init.init}: not finite in float32 with --init_score={init.init_score}"
+        f", --{strength} and --init_scale={model.init_scale}; give moderate ones"
     )
 
 
@@ -192,7 +227,14 @@ def describe_initialization(
       begun: the result of `make_initialization`, whose choices are then stated.
     """
     init, lines = config.init, []
-    if init.init == "spectral":
+    if init.init == "spectral" and config.privacy.privacy != "none":
+        columns = min(model.width, model.num_items)
+        down = model.num_items * (init.init_exchanges * columns + model.width)
+        lines.append(
+            f"start spectral: {init.init_exchanges} exchanges with noise, "
+            + _sizes(down, init.init_exchanges * columns)
+        )
+    elif init.init == "spectral":
         columns = min(model.width + OVERSAMPLING, dataset.num_users, model.num_items)
         # First the counts of the items, last the table from which a client computes its vector.
         down = model.num_items * (1 + init.init_exchanges * columns + model.width)
@@ -234,11 +276,8 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
     init, fusion = config.init, model.fusion
     closed = init.init != "random"
     given = f"--init={init.init}" if closed else f"--init_router={init.init_router}"
-    if config.privacy.clip_norm:
-        raise InputError(
-            f"{given}: its exchanges carry neither --clip_norm nor noise; start at random"
-        )
-    if config.federation.aggregation not in ("float32", "int32"):
+    private = _check_private(config, given)
+    if config.federation.aggregation not in ("float32", "int32") and not private:
         raise InputError(
             f"{given}: its exchanges are plain sums, which "
             f"--aggregation={config.federation.aggregation} would not be; start at random"
@@ -271,3 +310,33 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
             f"--init_router=history: {hidden_by}has no router over single sources; use bilevel "
             f"with views among {', '.join(sorted(sources))}"
         )
+
+
+def _check_private(config: Config, given: str) -> bool:
+    """Whether the exchanges are those of central privacy.
+
+    Raises:
+      InputError: the exchanges carry neither the bound nor the noise that the flags ask for.
+    """
+    init, privacy = config.init, config.privacy
+    supported = init.init == "spectral" and init.init_router == "uniform"
+    private = privacy.privacy == "central" and supported and not privacy.noise_cohort_size
+    if not private and init.init_noise_multiplier:
+        raise InputError(
+            f"--init_noise_multiplier={init.init_noise_multiplier}: needs --init=spectral "
+            "--privacy=central"
+        )
+    if not private and (privacy.clip_norm or privacy.privacy != "none"):
+        raise InputError(
+            f"{given}: its exchanges carry neither --clip_norm nor noise; use --init=random, or "
+            "--init=spectral with --privacy=central, --init_router=uniform and "
+            "--noise_cohort_size=0"
+        )
+    default = InitConfig()
+    for name in ("init_user_power", "init_item_power") if private else ():
+        if (value := getattr(init, name)) != getattr(default, name):
+            raise InputError(
+                f"--{name}={value}: under --privacy=central every answer has length 1 and all "
+                "items weigh the same; leave it out"
+            )
+    return private

@@ -56,6 +56,20 @@ def poisson_clients(
     return sampled
 
 
+def banded_clients(
+    seed: int, round_number: int, num_clients: int, cohort: int, bands: int
+) -> np.ndarray:
+    """int64: a Poisson sample of the group whose turn it is, ascending.
+
+    Client u is in group u mod `bands`, and group r mod `bands` is sampled in round r, each member
+    with probability bands * cohort / num_clients. A client is therefore in at most one of any
+    `bands` rounds in a row. Equal for equal seeds.
+    """
+    group = np.arange(round_number % bands, num_clients, bands)
+    drawn = _sampler(seed, round_number).random(len(group))
+    return group[drawn < bands * cohort / num_clients]
+
+
 def poisson_capacities(bucket_sizes: list[int], cohort: int, places: int) -> list[int]:
     """Static capacity of each bucket in a Poisson cohort of at most `places`.
 

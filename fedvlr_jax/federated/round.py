@@ -155,20 +155,22 @@ def close_round(
         seen = reports.client, reports.responded, views, server.round, key, memory
         upload, memory = compiled_alone(server.round >= 0, attack.replace, upload, *seen)
 
-    def step(upload, alpha, responded, pull_back, shared, optimizer_state, uplink_state, rates):
+    def step(upload, alpha, responded, pull_back, shared, states, rates):
+        optimizer_state, uplink_state, noise_state = states
         if reduce.decode is not None:
             upload = reduce.decode(upload, responded)
         if reduce.combine is not None:
             upload = reduce.combine(upload, alpha, responded)
         bound = uplink.bound(uplink_state)
-        mean = noise.add(stream(server.key, NOISE, server.round), upload, alpha, bound)
+        key = stream(server.key, NOISE, server.round)
+        mean, noise_state = noise.next(key, upload, alpha, bound, noise_state)
         grad_items, grad_fusion = pull_back(mean.views)
         gradient = {"items": grad_items, "fusion": grad_fusion, "head": mean.head}
-        return server_step(make_optimizer(rates), gradient, optimizer_state, shared)
+        return server_step(make_optimizer(rates), gradient, optimizer_state, shared), noise_state
 
-    before = server.shared, server.optimizer
-    operands = upload, alpha, reports.responded, pull_back, *before, server.uplink, rates
-    after = compiled_alone(server.round >= 0, step, *operands)
+    states = server.optimizer, server.uplink, server.noise
+    operands = upload, alpha, reports.responded, pull_back, server.shared, states, rates
+    after, noise_state = compiled_alone(server.round >= 0, step, *operands)
 
     bad = reports.responded & (reports.bad_leaf >= 0)
     worst = jnp.argmax(bad)
@@ -189,18 +191,12 @@ def close_round(
     share_key = stream(server.key, CLIP_SHARE, server.round)
     uplink_state = uplink.next_state(share_key, server.uplink, reports.clipped, reports.responded)
     steps = finite if noise.always else finite & (participants > 0)
-    shared, optimizer_state, uplink_state, memory = trees.select(
-        steps, (*after, uplink_state, memory), (*before, server.uplink, server.attack)
-    )
-    state = server._replace(
-        round=server.round + finite.astype(jnp.int32),
-        shared=shared,
-        optimizer=optimizer_state,
-        uplink=uplink_state,
-        attack=memory,
-        popular=trees.select(finite, announced(server, views)[1], server.popular),
-    )
-    return state, metrics
+    names = "shared", "optimizer", "uplink", "attack", "noise"
+    new = dict(zip(names, (*after, uplink_state, memory, noise_state), strict=True))
+    chosen = trees.select(steps, new, {name: getattr(server, name) for name in names})
+    popular = trees.select(finite, announced(server, views)[1], server.popular)
+    number = server.round + finite.astype(jnp.int32)
+    return server._replace(round=number, popular=popular, **chosen), metrics
 
 
 def server_numbers(shared: PyTree, optimizer: PyTree) -> PyTree:

@@ -1,12 +1,14 @@
 """The differential privacy event of a run, and its epsilon, by dp-accounting.
 
 A `Release` says what one round publishes: a noisy sum over a sampled cohort. `event` gives the
-event of dp-accounting, and `epsilon` evaluates it.
+event of dp-accounting, and `epsilon` evaluates it. Exchanges before the first round are Gaussians
+over all clients, composed with the rounds.
 
 | sampler | event of one round | relation | accountants |
 |---|---|---|---|
 | everyone | Gaussian(z) | add or remove one | exact, RDP |
 | poisson | PoissonSampled(q, Gaussian(z)); with places for fewer than all clients, TruncatedSubsampledGaussian | add or remove one | PLD, RDP |
+| banded | PoissonSampled(b q, Gaussian(z)), ceil(T / b) rounds | add or remove one | PLD, RDP |
 | fixed | SampledWithoutReplacement(n of N, Gaussian(z / 2)) | replace one | RDP |
 | local | Gaussian, no amplification | replace one | exact, RDP |
 | distributed | zCDP(1 / (2 z^2)), no amplification | zero out one | RDP |
@@ -15,6 +17,9 @@ Guarantees and traps:
 - z is the standard deviation of the noise over the L2 bound of ONE upload. Replacing a user moves
   a sum by up to twice that bound. The PLD accountant doubles the sensitivity of a Gaussian for
   REPLACE_ONE by itself. The RDP accountant does not, so it is given z / 2.
+- With b bands a user's uploads meet columns of C of length 1 without a common row. T rounds are
+  then as private as ceil(T / b) rounds with independent noise (Choquette-Choo et al. 2023,
+  on amplification by sampling; `amplified_bandmf_event` of JAX Privacy).
 - Rounds of an unsampled Gaussian are one Gaussian, whose epsilon is known exactly (Balle & Wang
   2018). It stands for PLD, which approximates it from above and takes minutes where it is large.
 - A sum of n discrete Gaussians of deviation s is as private as one Gaussian of s sqrt(n), but for
@@ -49,6 +54,8 @@ Relation = dp_accounting.NeighboringRelation
 RDP_ONLY = ("fixed", "distributed")
 # With more noise nothing can be learned; a target that needs more is refused.
 MOST_NOISE = 1e4
+# The share of --target_epsilon that exchanges before the first round may spend by themselves.
+EXCHANGES_SHARE = 0.5
 # Relative tolerance of a calibrated noise multiplier.
 TOLERANCE = 1e-3
 
@@ -84,21 +91,24 @@ def library() -> str:
 
 
 def event(release: Release, multiplier: float, rounds: int, *, truncated: bool = True):
-    """The `DpEvent` of `rounds` rounds.
+    """The `DpEvent` of the exchanges and of `rounds` rounds.
 
     Args:
       multiplier: z, the standard deviation of the noise over the bound on one upload.
       truncated: whether a Poisson sample is truncated to the places.
     """
+    exchanges = _exchanges_event(release)
     if rounds == 0:
-        return dp_accounting.NoOpDpEvent()
+        return exchanges
     gaussian = dp_accounting.GaussianDpEvent(multiplier)
     one = gaussian
     if release.sampler == "poisson" and truncated and release.places < release.population:
         one = dp_accounting.TruncatedSubsampledGaussianDpEvent(
             release.population, release.probability, release.places, multiplier
         )
-    elif release.sampler == "poisson":
+    elif release.sampler in ("poisson", "banded"):
+        # A user can be in one of b rounds in a row, and C has b bands with columns of length 1.
+        rounds = math.ceil(rounds / release.bands)
         one = dp_accounting.PoissonSampledDpEvent(release.probability, gaussian)
     elif release.sampler == "distributed":
         one = dp_accounting.ZCDpEvent(0.5 / multiplier**2)
@@ -107,16 +117,38 @@ def event(release: Release, multiplier: float, rounds: int, *, truncated: bool =
         one = dp_accounting.SampledWithoutReplacementDpEvent(
             release.population, release.cohort, halved
         )
-    return dp_accounting.SelfComposedDpEvent(one, rounds)
+    trained = dp_accounting.SelfComposedDpEvent(one, rounds)
+    if not release.exchanges:
+        return trained
+    return dp_accounting.ComposedDpEvent([exchanges, trained])
+
+
+def _exchanges_event(release: Release):
+    """The `DpEvent` of the exchanges; nothing without them."""
+    if not release.exchanges:
+        return dp_accounting.NoOpDpEvent()
+    z = release.exchange_multiplier
+    # As for rounds: replacing a user moves a sum by twice the bound, and RDP is given half.
+    one = dp_accounting.GaussianDpEvent(z / 2 if release.sampler == "fixed" else z)
+    return dp_accounting.SelfComposedDpEvent(one, release.exchanges)
+
+
+def _unsampled(release: Release, multiplier: float, rounds: int) -> float:
+    """The multiplier of the one Gaussian that unsampled rounds and the exchanges compose to."""
+    precision = rounds / multiplier**2
+    if release.exchanges:
+        precision += release.exchanges / release.exchange_multiplier**2
+    return precision**-0.5
 
 
 @functools.lru_cache(maxsize=512)
 def _pld(release: Release, multiplier: float, rounds: int, delta: float) -> float | None:
     if release.sampler in RDP_ONLY:
         return None
-    if release.sampler in ("everyone", "local"):
+    if release.sampler in ("everyone", "local") or rounds == 0:
         own = multiplier / 2 if release.sampler == "local" else multiplier
-        return float(dp_accounting.get_epsilon_gaussian(own / math.sqrt(rounds), delta))
+        one = _unsampled(release, own, rounds)
+        return float(dp_accounting.get_epsilon_gaussian(one, delta))
     accountant = pld.PLDAccountant(relation(release))
     accountant.compose(event(release, multiplier, rounds))
     return float(accountant.get_epsilon(delta))
@@ -144,13 +176,13 @@ def _rdp(release: Release, multiplier: float, rounds: int, delta: float) -> floa
 
 
 def epsilon(release: Release, multiplier: float, rounds: int, delta: float) -> Epsilon:
-    """Upper bounds of epsilon of `rounds` rounds at `delta`, by PLD and by RDP.
+    """Upper bounds of epsilon of the exchanges and `rounds` rounds at `delta`, by PLD and by RDP.
 
-    Edge cases: no rounds cost 0; a multiplier of 0 costs infinity.
+    Edge cases: no rounds and no exchanges cost 0; a multiplier of 0 costs infinity.
     """
-    if rounds == 0:
+    if rounds == 0 and not release.exchanges:
         return Epsilon(0.0, 0.0)
-    if multiplier == 0:
+    if multiplier == 0 or (release.exchanges and release.exchange_multiplier == 0):
         return Epsilon(math.inf, math.inf)
     of = release, multiplier, rounds, delta
     return Epsilon(_pld(*of), _rdp(*of))
@@ -163,11 +195,30 @@ def _tight(release: Release) -> Callable[[Release, float, int, float], float | N
 
 def spent(release: Release, multiplier: float, rounds: int, delta: float) -> float:
     """The epsilon that budgets are compared with: PLD where it has an event, else RDP."""
-    if rounds == 0:
+    if rounds == 0 and not release.exchanges:
         return 0.0
     value = _tight(release)(release, multiplier, rounds, delta)
     assert value is not None
     return value
+
+
+@functools.lru_cache(maxsize=64)
+def calibrate_exchanges(release: Release, target: float, delta: float) -> float:
+    """The least multiplier (to a relative 1e-3, from above) of the exchanges that keeps their
+    epsilon, without the rounds, to EXCHANGES_SHARE of the target.
+
+    Raises:
+      InputError: no multiplier up to MOST_NOISE does.
+    """
+    share = EXCHANGES_SHARE * target
+    at = lambda z: release._replace(exchange_multiplier=z)
+    fits = lambda z: spent(at(z), 1.0, 0, delta) <= share
+    if not fits(MOST_NOISE):
+        raise InputError(
+            f"--target_epsilon={target}: not reached by the exchanges of --init=spectral with any "
+            f"noise up to {MOST_NOISE:g}; give more, or --init=random"
+        )
+    return _crossing(fits, 1e-2, MOST_NOISE)
 
 
 @functools.lru_cache(maxsize=64)
@@ -224,7 +275,10 @@ def _search(release: Release, rounds: int, target: float, delta: float, start: f
 def affordable(
     release: Release, multiplier: float, target: float, delta: float, planned: int
 ) -> int:
-    """The most rounds, up to `planned`, whose epsilon does not pass the target."""
+    """The most rounds, up to `planned`, whose epsilon does not pass the target.
+
+    0 also where the exchanges alone pass it.
+    """
     fits = lambda rounds: spent(release, multiplier, rounds, delta) <= target
     if fits(planned):
         return planned

@@ -1,9 +1,10 @@
-"""The ledger of a private run: the rounds that it has spent.
+"""The ledger of a private run: the exchanges and the rounds that it has spent.
 
-A round is written to disk before it is trained, so a killed run has spent at most what its ledger
-says. The number never goes down: not when a run continues from an older checkpoint, nor when it
-begins again because no checkpoint is whole. A round that is trained again draws the same cohort and
-the same noise, from (seed, round, client), so it is one release.
+A release is written to disk before it is computed, so a killed run has spent at most what its
+ledger says. The numbers never go down: not when a run continues from an older checkpoint, nor when
+it begins again because no checkpoint is whole. A round that is trained again draws the same cohort
+and the same noise, from (seed, round, client), so it is one release. So are the exchanges of
+--init=spectral.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report.run_directory import LEDGER, replace_file
 
 
 class Ledger:
-    """The rounds whose release has begun, with their noise multiplier.
+    """The rounds and exchanges whose release has begun, with their noise multipliers.
 
     Attributes:
       rounds: how many. multiplier: z of all of them; 0 while no ledger was written.
+      exchanges: how many, before the first round. exchange_multiplier: z of all of them.
     """
 
     def __init__(self, folder: Path, known: Iterable[int] = ()):
@@ -34,9 +37,33 @@ class Ledger:
         """
         self._path = folder / LEDGER
         self.rounds, self.multiplier = 0, 0.0
+        self.exchanges, self.exchange_multiplier = 0, 0.0
         if self._path.exists():
-            self.rounds, self.multiplier = _read(self._path)
+            self.rounds, self.multiplier = _read(self._path, "rounds", "noise_multiplier")
+            self.exchanges, self.exchange_multiplier = _read(
+                self._path, "exchanges", "exchange_noise_multiplier", default=(0, 0.0)
+            )
         self.rounds = max(self.rounds, *known, 0)
+
+    def begin_exchanges(self, number: int, exchange_multiplier: float, multiplier: float) -> None:
+        """Enters the exchanges before the first round. Returns once they are on the disk.
+
+        Args:
+          multiplier: of the rounds to come.
+
+        Raises:
+          InputError: the disk does not take it, or other exchanges were entered.
+        """
+        entered = self.exchanges, self.exchange_multiplier
+        if self.exchanges and entered != (number, exchange_multiplier):
+            raise InputError(
+                f"{self._path}: has {self.exchanges} exchanges with --init_noise_multiplier="
+                f"{self.exchange_multiplier}, not {number} with {exchange_multiplier}"
+            )
+        if number == 0 or self.exchanges:
+            return
+        self.exchanges, self.exchange_multiplier = number, exchange_multiplier
+        self._write(self.rounds, multiplier)
 
     def begin(self, until: int, multiplier: float) -> None:
         """Enters the rounds up to `until`, all with `multiplier`. Returns once it is on the disk.
@@ -44,27 +71,38 @@ class Ledger:
         Raises:
           InputError: the disk does not take it, or earlier rounds had another multiplier.
         """
+        if until <= self.rounds and self.multiplier == multiplier:
+            return
+        self._write(max(until, self.rounds), multiplier)
+
+    def _write(self, rounds: int, multiplier: float) -> None:
         if self.multiplier not in (0.0, multiplier):
             raise InputError(
                 f"{self._path}: its rounds have --noise_multiplier={self.multiplier}, not "
                 f"{multiplier}"
             )
-        if until <= self.rounds and self.multiplier:
-            return
-        self.rounds, self.multiplier = max(until, self.rounds), multiplier
-        content = json.dumps({"rounds": self.rounds, "noise_multiplier": multiplier})
+        self.rounds, self.multiplier = rounds, multiplier
+        content: dict[str, Any] = {"rounds": rounds, "noise_multiplier": multiplier}
+        if self.exchanges:
+            content["exchanges"] = self.exchanges
+            content["exchange_noise_multiplier"] = self.exchange_multiplier
         try:
-            replace_file(self._path, content.encode() + b"\n")
+            replace_file(self._path, json.dumps(content).encode() + b"\n")
         except OSError as error:
             raise InputError(f"{self._path}: cannot be written: {error.strerror}") from None
 
 
-def _read(path: Path) -> tuple[int, float]:
+def _read(
+    path: Path, number: str, multiplier: str, default: tuple[int, float] | None = None
+) -> tuple[int, float]:
+    """The number and its multiplier; `default` where the ledger has neither."""
     try:
         content = json.loads(path.read_text())
-        rounds, multiplier = content["rounds"], content["noise_multiplier"]
-        if type(rounds) is int and rounds >= 0 and multiplier > 0:
-            return rounds, float(multiplier)
-    except (OSError, ValueError, KeyError, TypeError):
+        if default is not None and not {number, multiplier} & content.keys():
+            return default
+        count, z = content[number], content[multiplier]
+        if type(count) is int and count >= 0 and z > 0:
+            return count, float(z)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise InputError(f"{path}: damaged, so the spent rounds are not known; give another --workdir")

@@ -8,6 +8,8 @@ from fedvlr_jax.privacy.plan import SHARE_DEVIATION, upload_multiplier
 from fedvlr_jax.uplink import (
     Noise,
     UplinkTransform,
+    band_coefficients,
+    banded_noise,
     central_noise,
     client_noise,
     fixed_clip,
@@ -48,4 +50,7 @@ def private_parts(config: Config, expected: float) -> tuple[UplinkTransform, Noi
         uplink = private_adaptive_clip(
             privacy.clip_norm, privacy.clip_quantile, expected, deviation
         )
+    if privacy.noise_bands > 1:
+        coefficients = band_coefficients(privacy.noise_bands)
+        return uplink, banded_noise(multiplier, accounted, coefficients)
     return uplink, central_noise(multiplier, accounted, always=True)

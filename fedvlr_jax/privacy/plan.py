@@ -25,11 +25,18 @@ def resolved(config: Config, num_users: int) -> Config:
     privacy = config.privacy
     if privacy.privacy == "none":
         return config
+    config = _with_exchanges(config, num_users)
     release, delta, target = release_of(config, num_users), privacy.target_delta, _target(config)
     if release.cohort > release.population:
         raise InputError(
             f"--noise_cohort_size={release.cohort}: more than the {release.population} users; "
             "give fewer, or --population"
+        )
+    if release.probability > 1:
+        raise InputError(
+            f"--noise_bands={release.bands}: a group has {release.population // release.bands} of "
+            f"the {release.population} users, fewer than --cohort={release.cohort}; give fewer "
+            "bands, or a smaller cohort"
         )
     if delta >= 1 / release.population:
         raise InputError(
@@ -40,6 +47,12 @@ def resolved(config: Config, num_users: int) -> Config:
     from fedvlr_jax.privacy import accounting
 
     rounds = config.federation.rounds
+    if release.exchanges and (before := accounting.spent(release, 1.0, 0, delta)) > target:
+        raise InputError(
+            f"--init_noise_multiplier={release.exchange_multiplier:g}: the {release.exchanges} "
+            f"exchanges of --init=spectral alone spend an epsilon of {before:.4g} of "
+            f"--target_epsilon={target:g}; give more noise, or fewer --init_exchanges"
+        )
     multiplier = privacy.noise_multiplier or accounting.calibrate(release, rounds, target, delta)
     upload_multiplier(config, multiplier, release.cohort)
     if math.isfinite(target):
@@ -54,6 +67,21 @@ def resolved(config: Config, num_users: int) -> Config:
         federation=dataclasses.replace(config.federation, rounds=rounds),
         privacy=dataclasses.replace(privacy, noise_multiplier=multiplier),
     )
+
+
+def _with_exchanges(config: Config, num_users: int) -> Config:
+    """`config` with the noise of the exchanges of --init=spectral, if it leaves that open."""
+    init, privacy = config.init, config.privacy
+    release = release_of(config, num_users)
+    if not release.exchanges or release.exchange_multiplier:
+        return config
+    noise = privacy.noise_multiplier
+    if privacy.target_epsilon:
+        from fedvlr_jax.privacy import accounting
+
+        target, delta = privacy.target_epsilon, privacy.target_delta
+        noise = accounting.calibrate_exchanges(release, target, delta)
+    return dataclasses.replace(config, init=dataclasses.replace(init, init_noise_multiplier=noise))
 
 
 def _target(config: Config) -> float:

@@ -1,4 +1,4 @@
-"""The release of one round: what it publishes about the clients."""
+"""What a private run publishes about the clients: its rounds, and the exchanges before them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,33 @@ from fedvlr_jax.config import Config, FederationConfig
 
 
 class Release(NamedTuple):
-    """A noisy sum over the cohort of one round.
+    """A noisy sum over the cohort of one round, and the noisy sums before the first round.
 
     Attributes:
       sampler: "everyone"; "poisson", each client by itself; "fixed", so many without replacement;
-        "local", every client's own upload, whoever is sampled; "distributed", a secure sum, of
-        whoever is sampled.
+        "banded", as poisson, but of one of `bands` groups of clients, which take turns; "local",
+        every client's own upload, whoever is sampled; "distributed", a secure sum, of whoever is
+        sampled.
       population: N, users that the statement is about.
       cohort: expected clients of a round; of sampler "fixed" the exact number.
       places: most clients that a round can take; N for no truncation.
+      bands: of the matrix that correlates the noise; 1 for independent rounds.
+      exchanges: sums over all clients before the first round, for --init=spectral.
+      exchange_multiplier: standard deviation of their noise over the bound on one answer.
     """
 
     sampler: str
     population: int
     cohort: int
     places: int
+    bands: int = 1
+    exchanges: int = 0
+    exchange_multiplier: float = 0.0
 
     @property
     def probability(self) -> float:
-        """q, the chance of one user to be in a round."""
-        return self.cohort / self.population
+        """q, the chance of one user to be in a round that samples its group."""
+        return self.bands * self.cohort / self.population
 
     @property
     def overflow(self) -> float:
@@ -61,8 +68,17 @@ def release_of(config: Config, num_users: int) -> Release:
     population = privacy.population or num_users
     if privacy.noise_cohort_size:
         return Release("poisson", population, privacy.noise_cohort_size, population)
-    if cohort >= num_users:
-        return Release("everyone", num_users, num_users, num_users)
-    if federation.sampling == "fixed":
-        return Release("fixed", num_users, cohort, num_users)
-    return Release("poisson", num_users, cohort, places_of(federation, num_users))
+    if privacy.noise_bands > 1:
+        found = Release("banded", num_users, cohort, num_users, bands=privacy.noise_bands)
+    elif cohort >= num_users:
+        found = Release("everyone", num_users, num_users, num_users)
+    elif federation.sampling == "fixed":
+        found = Release("fixed", num_users, cohort, num_users)
+    else:
+        found = Release("poisson", num_users, cohort, places_of(federation, num_users))
+    if config.init.init != "spectral":
+        return found
+    return found._replace(
+        exchanges=config.init.init_exchanges,
+        exchange_multiplier=config.init.init_noise_multiplier,
+    )

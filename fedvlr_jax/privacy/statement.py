@@ -19,6 +19,7 @@ TRUST = {
 SAMPLERS = {
     "everyone": "everyone in every round",
     "poisson": "Poisson: each client by itself",
+    "banded": "Poisson: each client of the group whose turn it is, by itself",
     "fixed": "fixed: so many clients, without replacement",
     "local": "not counted: the server sees who uploads",
     "distributed": "not counted: the server sees who answers",
@@ -52,9 +53,9 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
       config: as `plan.resolved` returned it.
 
     Returns:
-      {"trust_model", "unit", "neighbouring", "aggregation", "sampler": {...}, "noise_multiplier",
-      "upload_noise_multiplier", "distributed": None or {...}, "clipping": {...},
-      "rounds": {"spent", "planned"}, "delta",
+      {"trust_model", "unit", "neighbouring", "aggregation", "sampler": {...}, "noise_bands",
+      "noise_multiplier", "upload_noise_multiplier", "exchanges": None or {...},
+      "distributed": None or {...}, "clipping": {...}, "rounds": {"spent", "planned"}, "delta",
       "epsilon": {"spent": {"pld", "rdp"}, "planned": {...}}, "target_epsilon", "covered",
       "not_reported", "not_covered", "simulated", "library"}; an epsilon is None where the
       accountant has no event for the release.
@@ -76,11 +77,13 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
         "aggregation": config.federation.aggregation,
         "sampler": {
             "name": SAMPLERS[release.sampler],
-            **release._asdict(),
+            **{key: getattr(release, key) for key in ("sampler", "population", "cohort", "places")},
             "probability": release.probability,
         },
+        "noise_bands": release.bands,
         "noise_multiplier": z,
         "upload_noise_multiplier": upload_multiplier(config, z, release.cohort),
+        "exchanges": _exchanges(release, privacy.target_delta),
         "distributed": _shares(config, num_users) if privacy.privacy == "distributed" else None,
         "clipping": {"norm": privacy.clip_norm, "quantile": privacy.clip_quantile or None},
         "rounds": {"spent": rounds, "planned": planned},
@@ -92,6 +95,21 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
         "not_covered": _not_covered(config),
         "simulated": _simulated(config, release, num_users),
         "library": accounting.library(),
+    }
+
+
+def _exchanges(release: Release, delta: float) -> dict[str, Any] | None:
+    """The exchanges before the first round, and their epsilon alone; None without them."""
+    from fedvlr_jax.privacy import accounting
+
+    if not release.exchanges:
+        return None
+    alone = accounting.epsilon(release, 1.0, 0, delta)
+    return {
+        "number": release.exchanges,
+        "noise_multiplier": release.exchange_multiplier,
+        "clients": release.population,
+        "epsilon": _finite(alone._asdict()),
     }
 
 
@@ -117,6 +135,8 @@ def _covered(config: Config) -> list[str]:
     covered = [COVERED[config.privacy.privacy]]
     if config.privacy.clip_quantile:
         covered.append("the bound of clipping, by a noisy share of unclipped uploads")
+    if config.init.init == "spectral":
+        covered.append("the ID table before the first round, by the noisy exchanges of all clients")
     return covered
 
 
@@ -163,12 +183,25 @@ def lines(stated: Mapping[str, Any]) -> list[str]:
         f"  not reported: {stated['not_reported']}",
         *(f"  NOT COVERED: {name}" for name in stated["not_covered"]),
     ]
+    if exchanges := stated["exchanges"]:
+        text.insert(
+            4,
+            f"  before the first round: {exchanges['number']} exchanges with all "
+            f"{exchanges['clients']} users, noise multiplier {exchanges['noise_multiplier']:.4g}, "
+            f"answers of length 1; alone {_values(exchanges['epsilon'])}",
+        )
     if shares := stated["distributed"]:
         text.insert(
             4,
             f"  the noise of {shares['counted_on']} clients is counted on: a round of fewer than "
             f"{shares['must_answer']} answers aborts, and of those that answer a share of "
             f"{shares['honest_share']:g} is taken to be honest",
+        )
+    if stated["noise_bands"] > 1:
+        text.insert(
+            4,
+            f"  the noise of the rounds is correlated by a matrix of {stated['noise_bands']} "
+            "bands; as many groups of users take turns, and q is that of a group in its round",
         )
     if stated["simulated"]:
         text.insert(1, f"  about {stated['simulated']}")
@@ -178,8 +211,14 @@ def lines(stated: Mapping[str, Any]) -> list[str]:
 
 
 def _guarantee(stated: Mapping[str, Any], when: str) -> str:
-    found = stated["epsilon"][when]
+    return f"{_values(stated['epsilon'][when])} at delta {stated['delta']:g}"
+
+
+def _values(epsilon: Mapping[str, float | None]) -> str:
+    """Epsilon by each accountant that has a number."""
     values = [
-        f"{found[name]:.4g} by {name.upper()}" for name in ("pld", "rdp") if found[name] is not None
+        f"{epsilon[name]:.4g} by {name.upper()}"
+        for name in ("pld", "rdp")
+        if epsilon[name] is not None
     ]
-    return f"epsilon {', '.join(values) or 'infinite'} at delta {stated['delta']:g}"
+    return f"epsilon {', '.join(values) or 'infinite'}"

@@ -25,7 +25,7 @@ The files it reads and writes, all percentages unrounded:
 
   with --privacy also "privacy", the statement, as `privacy.statement` returns it; `privacy.json`
   is the same by itself, there before training, and `ledger.json` {"rounds", "noise_multiplier"}
-  the rounds spent.
+  the rounds spent, with --init=spectral also {"exchanges", "exchange_noise_multiplier"}.
 
 `users.npz`, one row a user, but for the ranks of the test targets
   "user_id" str [N], "history_length" int [N], "hr@50" and "ndcg@50" float [N] of the test

@@ -232,6 +232,9 @@ def _privacy(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         ("budget", _shown(stated["target_epsilon"])),
         ("library", stated["library"]),
     ]
+    if exchanges := stated.get("exchanges"):
+        noise = f"noise multiplier {exchanges['noise_multiplier']:.5g}"
+        rows.append(("exchanges before the first round", f"{exchanges['number']}, {noise}"))
     if shares := stated.get("distributed"):
         rows += [
             ("clients whose noise is counted on", _shown(shares["counted_on"])),

@@ -16,6 +16,7 @@ from fedvlr_jax.federated.buffered import (
 )
 from fedvlr_jax.federated.devices import padded
 from fedvlr_jax.federated.participation import (
+    banded_clients,
     bucket_capacities,
     poisson_capacities,
     poisson_clients,
@@ -44,6 +45,11 @@ class Sampling:
         """The options of the federation."""
         return self.config.federation
 
+    @property
+    def _bands(self) -> int:
+        """The groups of clients that take turns; 1: all clients in every round."""
+        return self.config.privacy.noise_bands
+
     @functools.cached_property
     def num_clients(self) -> int:
         """N."""
@@ -61,6 +67,8 @@ class Sampling:
             return self.num_clients
         if self.federation.sampling == "fixed":
             return self.federation.cohort
+        if self._bands > 1:
+            return -(-self.num_clients // self._bands)
         return places_of(self.federation, self.num_clients)
 
     @functools.cached_property
@@ -100,6 +108,8 @@ class Sampling:
         if self.participation is not None:
             schedule = self.participation.round(seed, round_number)
             return schedule.sampled[schedule.responded]
+        if self._bands > 1:
+            return banded_clients(seed, round_number, self.num_clients, cohort, self._bands)
         if self.federation.sampling == "poisson":
             most = self.most_clients
             return poisson_clients(seed, round_number, self.num_clients, cohort, most)

@@ -18,6 +18,7 @@ from fedvlr_jax.settings import compiled, key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.workload import views_shape
 from fedvlr_jax.types import PyTree, ServerState
+from fedvlr_jax.uplink import Upload
 
 
 class State(NamedTuple):
@@ -64,6 +65,7 @@ class Beginning:
                 assert zero_content_views is not None
                 shared |= {"items": items, "fusion": zero_content_views(shared["fusion"])}
             uplink = aggregator.uplink.init()
+            upload = Upload(jnp.zeros(views_shape(self.setup)), shared["head"])
             return ServerState(
                 round=jnp.zeros((), jnp.int32),
                 key=key,
@@ -73,6 +75,7 @@ class Beginning:
                 attack=() if attack is None else attack.init(views_shape(self.setup)),
                 popular=popular_memory(self.setup.config, views_shape(self.setup)),
                 versions=first_versions(self.setup.config, shared, uplink),
+                noise=aggregator.noise.init(upload),
             )
 
         return compiled(init, out_shardings=on_all(self.setup.mesh))

@@ -1,5 +1,6 @@
 """From a client's upload to the aggregation rule: representations, clipping, noise."""
 
+from fedvlr_jax.uplink.banded import band_coefficients, banded_noise
 from fedvlr_jax.uplink.clip import adaptive_clip, fixed_clip, private_adaptive_clip
 from fedvlr_jax.uplink.compress import Compression, low_rank
 from fedvlr_jax.uplink.noise import Noise, central_noise, client_noise, no_noise
@@ -16,6 +17,8 @@ __all__ = [
     "Upload",
     "Uploads",
     "adaptive_clip",
+    "band_coefficients",
+    "banded_noise",
     "central_noise",
     "chain",
     "client_noise",

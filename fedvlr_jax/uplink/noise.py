@@ -19,10 +19,32 @@ class Noise(NamedTuple):
         counts in the sum, 0 where it did not respond; `bound` the L2 bound of each upload.
       always: whether the server takes a step on the noise alone in a round without a response.
         Otherwise the missing step would reveal that no client responded.
+      init: upload of zeros -> the state before the first round, a pytree of arrays; () for
+        independent rounds.
+      correlated: (key, upload, bound [], state) -> (the noisy upload, the state of the next
+        round); in place of `add` where the noise of a round depends on earlier rounds. `add` is
+        then the noise of the first round.
     """
 
     add: Callable[[jax.Array, PyTree, jax.Array, float | jax.Array], PyTree]
     always: bool = False
+    init: Callable[[PyTree], PyTree] = lambda upload: ()
+    correlated: (
+        Callable[[jax.Array, PyTree, float | jax.Array, PyTree], tuple[PyTree, PyTree]] | None
+    ) = None
+
+    def next(
+        self,
+        key: jax.Array,
+        upload: PyTree,
+        weight: jax.Array,
+        bound: float | jax.Array,
+        state: PyTree,
+    ) -> tuple[PyTree, PyTree]:
+        """(the noisy upload, the state of the next round), by `correlated` where there is one."""
+        if self.correlated is None:
+            return self.add(key, upload, weight, bound), state
+        return self.correlated(key, upload, bound, state)
 
 
 def no_noise() -> Noise:
@@ -57,11 +79,18 @@ def central_noise(multiplier: float, denominator: float, *, always: bool = False
     return Noise(add, always)
 
 
-def add_gaussian(key: jax.Array, tree: PyTree, deviation: jax.Array) -> PyTree:
-    """`tree` plus independent Gaussian noise of this standard deviation on every number."""
+def gaussian_like(key: jax.Array, tree: PyTree) -> PyTree:
+    """Independent standard Gaussian numbers, in the shapes and dtypes of `tree`."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
     noise = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, noise)
+
+
+def add_gaussian(key: jax.Array, tree: PyTree, deviation: jax.Array) -> PyTree:
+    """`tree` plus independent Gaussian noise of this standard deviation on every number."""
+    leaves, structure = jax.tree.flatten(tree)
+    noise = jax.tree.leaves(gaussian_like(key, tree))
     # Apart from what is around it, or the last bits would differ between device layouts.
     noise, leaves, deviation = jax.lax.optimization_barrier((noise, leaves, deviation))
     noisy = [leaf + deviation * each for leaf, each in zip(leaves, noise, strict=True)]

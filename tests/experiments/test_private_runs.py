@@ -149,3 +149,35 @@ def test_a_damaged_ledger_is_refused_before_anything_is_written(dataset, tmp_pat
     with pytest.raises(InputError, match=r"ledger\.json: damaged"):
         start(config(tmp_path), dataset)
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.json*")}
+
+
+def test_the_exchanges_of_a_start_are_spent_once_and_before_the_rounds(
+    dataset, tmp_path, monkeypatch
+):
+    flags = dict(init="spectral", init_exchanges=3, target_epsilon=20.0, target_delta=1e-3)
+    with monkeypatch.context() as patch:
+        killed_within(patch, 1)
+        with pytest.raises(Killed):
+            start(config(tmp_path, **flags), dataset)
+    begun = ledger(tmp_path)
+    stated = json.loads((tmp_path / "privacy.json").read_text())
+    assert begun["exchanges"] == stated["exchanges"]["number"] == 3
+    assert begun["exchange_noise_multiplier"] == stated["exchanges"]["noise_multiplier"] > 0
+    assert 9.9 < stated["epsilon"]["spent"]["pld"] <= 10.0 or stated["rounds"]["spent"]
+    _, summary, told = start(config(tmp_path, **flags), dataset)
+    after = ledger(tmp_path)
+    assert {**begun, "rounds": ROUNDS} == after
+    assert 19.8 < summary["privacy"]["epsilon"]["spent"]["pld"] <= 20.0
+    assert "before the first round: 3 exchanges" in told
+    # The finished run, continued with more rounds: its budget is spent.
+    simulation, *_ = start(
+        config(
+            tmp_path,
+            **flags,
+        ),
+        dataset,
+    )
+    longer = dataclasses.replace(config(tmp_path, **flags).federation, rounds=2 * ROUNDS)
+    asked = with_held_noise(dataclasses.replace(config(tmp_path, **flags), federation=longer))
+    assert make_simulation(asked, dataset).config.federation.rounds == ROUNDS
+    assert simulation.config.init.init_noise_multiplier == begun["exchange_noise_multiplier"]

@@ -104,6 +104,75 @@ def test_27_pld_cells(sampler, z, rounds):
     assert accountant.get_epsilon(1e-4) == pytest.approx(ours, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("bands", "rounds", "composed"), [(1, 100, 100), (4, 100, 25), (4, 97, 25)]
+)
+def test_bands_are_fewer_rounds_of_a_larger_sample(bands, rounds, composed):
+    """With one band it is Poisson sampling; with four the sample is four times as likely."""
+    release = Release("banded", 1000, 25, 1000, bands=bands)
+    found = epsilon(release, 1.5, rounds, 1e-4)
+    for name, kind in (("pld", pld.PLDAccountant), ("rdp", rdp.RdpAccountant)):
+        event = dp.PoissonSampledDpEvent(0.025 * bands, dp.GaussianDpEvent(1.5))
+        accountant = kind().compose(event, composed)
+        assert getattr(found, name) == pytest.approx(accountant.get_epsilon(1e-4), rel=1e-9)
+    if bands == 1:
+        assert found == epsilon(poisson(0.025, 1000), 1.5, rounds, 1e-4)
+
+
+def test_bands_of_whole_groups_are_gaussians():
+    """40 rounds in 4 groups that are sampled whole: 10 Gaussians, as one of 2 / sqrt(10)."""
+    found = epsilon(Release("banded", 1000, 250, 1000, bands=4), 2.0, 40, 1e-5)
+    exact = dp.get_epsilon_gaussian(2 / 10**0.5, 1e-5)
+    assert found.pld == pytest.approx(exact, rel=1e-4) and exact < found.rdp < 1.2 * exact
+
+
+EXCHANGES = dict(exchanges=3, exchange_multiplier=5.0)
+
+
+def test_exchanges_and_unsampled_rounds_are_one_gaussian():
+    """3 / 5^2 + 4 / 2^2 = 1.12: a Gaussian of 1.12^-1/2; the exchanges alone one of 5 / sqrt(3)."""
+    release = Release("everyone", 1000, 1000, 1000, **EXCHANGES)
+    found = epsilon(release, 2.0, 4, 1e-5)
+    assert found.pld == pytest.approx(dp.get_epsilon_gaussian(1.12**-0.5, 1e-5), rel=1e-9)
+    alone = epsilon(release, 2.0, 0, 1e-5)
+    assert alone.pld == pytest.approx(dp.get_epsilon_gaussian(5 / 3**0.5, 1e-5), rel=1e-9)
+    assert found.pld < found.rdp < 1.2 * found.pld and alone.pld < alone.rdp < 1.3 * alone.pld
+
+
+@pytest.mark.parametrize("sampler", ["poisson", "fixed"])
+def test_exchanges_are_composed_with_sampled_rounds(sampler):
+    """By hand: everyone is in each exchange, whoever is sampled in the rounds."""
+    fixed = sampler == "fixed"
+    relation = REPLACE if fixed else dp.NeighboringRelation(1)
+    rounds = dp.PoissonSampledDpEvent(0.1, dp.GaussianDpEvent(2.0))
+    if fixed:
+        rounds = dp.SampledWithoutReplacementDpEvent(1000, 100, dp.GaussianDpEvent(1.0))
+    release = Release(sampler, 1000, 100, 1000, **EXCHANGES)
+    found = epsilon(release, 2.0, 30, 1e-4)
+    for name, kind in (("pld", pld.PLDAccountant), ("rdp", rdp.RdpAccountant)):
+        if fixed and name == "pld":
+            assert found.pld is None
+            continue
+        accountant = kind(neighboring_relation=relation)
+        accountant.compose(dp.GaussianDpEvent(2.5 if fixed else 5.0), 3)
+        accountant.compose(rounds, 30)
+        assert getattr(found, name) == pytest.approx(accountant.get_epsilon(1e-4), rel=1e-9)
+
+
+@pytest.mark.parametrize("sampler", ["poisson", "fixed", "everyone"])
+def test_the_target_holds_with_the_exchanges(sampler):
+    release = Release(sampler, 10_000, 500, 10_000, exchanges=3)
+    z = accounting.calibrate_exchanges(release, 2.0, 1e-5)
+    release = release._replace(exchange_multiplier=z)
+    assert 0.99 < accounting.spent(release, 1.0, 0, 1e-5) <= 1.0
+    z = calibrate(release, 50, 2.0, 1e-5)
+    assert 1.97 < accounting.spent(release, z, 50, 1e-5) <= 2.0
+    without = release._replace(exchanges=0, exchange_multiplier=0.0)
+    assert accounting.spent(without, z, 50, 1e-5) < 1.9
+    assert accounting.affordable(release, z, 2.0, 1e-5, 100) in range(50, 52)
+    assert accounting.affordable(release, z, 0.5, 1e-5, 100) == 0
+
+
 def test_trap_replacing_doubles_the_sensitivity_in_pld_alone():
     """If dp-accounting changes this, `_rdp` and the module's table must change."""
     gaussian = dp.GaussianDpEvent(1.0)

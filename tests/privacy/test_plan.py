@@ -14,7 +14,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.federated.participation import poisson_capacities, poisson_clients
 from fedvlr_jax.privacy import plan
-from fedvlr_jax.privacy.release import places_for, release_of
+from fedvlr_jax.privacy.release import Release, places_for, release_of
 from fedvlr_jax.privacy.statement import lines, statement
 from fedvlr_jax.report import render_report
 from fedvlr_jax.simulation import make_simulation
@@ -49,7 +49,39 @@ REFUSED = [
     (CENTRAL | {"clip_norm": 0.0, "noise_multiplier": 0.0, "target_epsilon": 1.0}, "--clip_norm"),
     (CENTRAL | {"aggregation": "float32"}, "with --aggregation=float32 .* use .*fixed_mean"),
     (CENTRAL | {"aggregation": "median"}, "with --aggregation=median"),
-    (CENTRAL | {"init": "spectral"}, "--init=spectral: its exchanges carry neither"),
+    (CENTRAL | {"init": "ease"}, "--init=ease: its exchanges carry neither"),
+    (LOCAL | {"init": "spectral"}, "--init=spectral: its exchanges carry neither"),
+    (
+        {"init": "spectral", "clip_norm": 0.1},
+        "--init=spectral: its exchanges carry neither .* --privacy=central",
+    ),
+    (
+        CENTRAL
+        | dict(
+            init="spectral", sampling="poisson", cohort=20, noise_cohort_size=30, population=900
+        ),
+        "--init=spectral: its exchanges carry neither .* --noise_cohort_size=0",
+    ),
+    (
+        CENTRAL | {"init": "spectral", "init_user_power": 0.0},
+        "--init_user_power=0.0: under --privacy=central every answer has length 1",
+    ),
+    (
+        {"init": "spectral", "init_noise_multiplier": 1.0},
+        "--init_noise_multiplier=1.0: needs --init=spectral --privacy=central",
+    ),
+    (
+        CENTRAL | {"init_noise_multiplier": 1.0},
+        "--init_noise_multiplier=1.0: --init=random has no exchange",
+    ),
+    (
+        CENTRAL | {"init": "spectral", "init_noise_multiplier": 0.5, "target_epsilon": 4.0},
+        "--init_noise_multiplier=0.5: the 8 exchanges .* alone spend an epsilon of 39.38 of .*=4",
+    ),
+    (
+        CENTRAL | {"init": "spectral", "target_epsilon": 1e-7, "noise_multiplier": 0.0},
+        "--target_epsilon=1e-07: not reached by the exchanges",
+    ),
     (
         CENTRAL | {"init_router": "history", "fusion": "bilevel"},
         "--init_router=history: its exchanges carry neither",
@@ -73,6 +105,24 @@ REFUSED = [
         "--clip_quantile=0.5: with 10 clients a round, its share needs .* below 1",
     ),
     ({"target_epsilon": 1.0}, "--target_epsilon=1.0: needs --privacy"),
+    (LOCAL | {"noise_bands": 4}, "--noise_bands=4: needs --privacy=central"),
+    (
+        CENTRAL | {"noise_bands": 4, "clip_quantile": 0.5},
+        "--noise_bands=4: needs a fixed bound, but --clip_quantile=0.5 moves it",
+    ),
+    (CENTRAL | {"noise_bands": 4, "cohort": 10}, "--noise_bands=4: .* --sampling=poisson"),
+    (
+        CENTRAL | {"noise_bands": 4, "cohort": 10, "sampling": "poisson", "cohort_places": 20},
+        "--noise_bands=4: .* --cohort_places=0",
+    ),
+    (
+        CENTRAL | {"noise_bands": 4, "cohort": 10, "sampling": "poisson", "noise_cohort_size": 20},
+        "--noise_bands=4: has no statement about the deployment",
+    ),
+    (
+        CENTRAL | {"noise_bands": 4, "cohort": 20, "sampling": "poisson"},
+        "--noise_bands=4: a group has 15 of the 60 users, fewer than --cohort=20",
+    ),
 ]
 
 
@@ -97,9 +147,9 @@ def test_what_has_no_statement_is_refused_before_training(flags, message, datase
     ],
 )
 def test_what_a_round_releases(flags, expected):
-    assert release_of(config(**(CENTRAL | flags)), USERS) == expected
+    assert release_of(config(**(CENTRAL | flags)), USERS) == Release(*expected)
     local = config(**(LOCAL | {"cohort": 6}))
-    assert release_of(local, USERS) == ("local", 60, 6, 60)
+    assert release_of(local, USERS) == ("local", 60, 6, 60, 0, 0.0)
 
 
 def noisy(aggregator, clients):

@@ -89,7 +89,10 @@ class Member:
         """Equal for members that one compiled program can train."""
         plain: dict[str, Any] = dict.fromkeys(Rates._fields, 0.0)
         federation = dataclasses.replace(self.config.federation, **plain)
-        run = dataclasses.replace(self.config.run, seed=0, workdir="")
+        # The noise of private exchanges depends on the seed, and belongs to the program.
+        drawn = self.config.init.init != "random" and self.config.privacy.privacy != "none"
+        seed = self.config.run.seed if drawn else 0
+        run = dataclasses.replace(self.config.run, seed=seed, workdir="")
         return dataclasses.replace(self.config, federation=federation, run=run)
 
 

@@ -11,6 +11,7 @@ from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.shared.processes import is_first
 from fedvlr_jax.config import Config
 from fedvlr_jax.privacy.ledger import Ledger
+from fedvlr_jax.privacy.release import release_of
 from fedvlr_jax.privacy.statement import lines, statement
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.simulation import Simulation
@@ -65,6 +66,17 @@ class Accounts:
         """The current privacy statement; None without --privacy."""
         spent = 0 if self._ledger is None else self._ledger.rounds
         return statement(self._config, self._num_users, spent)
+
+    def begin(self) -> None:
+        """Records the exchanges before the first round as spent. Call it before training.
+
+        Raises:
+          InputError: the ledger has other exchanges.
+        """
+        if self._ledger is not None and is_first():
+            release = release_of(self._config, self._num_users)
+            noise = self._config.privacy.noise_multiplier
+            self._ledger.begin_exchanges(release.exchanges, release.exchange_multiplier, noise)
 
     def publish(self, note: Callable[[str], None]) -> None:
         """Writes privacy.json, and passes every line of it to `note`."""

@@ -1,0 +1,99 @@
+"""The spectral initialization under central privacy: noisy subspace iteration over the histories.
+
+`initialization.py` describes the method without noise. Here the server sends V [I, d] with
+orthonormal columns, and client u, with the row x_u of zeros and ones, answers
+
+    Y_u = a_u (x) p_u / |p_u|,    a_u = x_u / |x_u|,    p_u = a_u V,
+
+[I, d] of length 1. The server adds independent Gaussian noise to every number of the sum of the
+answers, and orthonormalises. After some exchanges the Rayleigh-Ritz step on the last one gives V
+and the eigenvalues of the sum. This is the noisy power method (Hardt & Price 2014).
+
+Guarantees:
+- Adding or removing one client moves each sum by exactly 1, or by 0 if its history is empty.
+- An answer of length a_u p_u would be far shorter than its bound, for V spans few directions of
+  many. Scaled to the bound, it counts as much as the noise allows. The sum of the answers stays
+  symmetric without negative eigenvalues on the span of V, which Rayleigh-Ritz needs.
+- Everything else is computed from the noisy sums, or by a client for itself: its vector, and the
+  scale of its vector. The counts of the items are not used, so all items weigh the same.
+
+No more than d columns are iterated: with noise, more of them did not help.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedvlr_jax.data.dataset import Interactions
+
+# Folded into the seed, so that the noise of the exchanges is independent of all other draws.
+_NOISE = 0x5EC7
+
+
+def answers(histories, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two factors of every client's answer: (a_u [N, I] sparse, p_u / |p_u| [N, d]).
+
+    Args:
+      histories: float64 [N, I], sparse rows of zeros and ones.
+    """
+    lengths = np.sqrt(np.maximum(np.asarray(histories.sum(axis=1)).ravel(), 1.0))
+    rows = (histories * (1 / lengths)[:, None]).tocsr()
+    projected = rows @ basis
+    size = np.linalg.norm(projected, axis=1, keepdims=True)
+    return rows, projected / np.where(size > 0, size, 1.0)
+
+
+def noisy_sum(
+    histories, basis: np.ndarray, multiplier: float, draws: np.random.Generator
+) -> np.ndarray:
+    """float64 [I, d]: the sum of all answers, with noise of deviation `multiplier` everywhere."""
+    rows, projected = answers(histories, basis)
+    return rows.T @ projected + multiplier * draws.standard_normal(basis.shape)
+
+
+def private_spectral_initialization(
+    train: Interactions,
+    width: int,
+    *,
+    exchanges: int,
+    multiplier: float,
+    shrinkage: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The items' table [I, d] and the clients' vectors [N, d], float64, of `exchanges` noisy sums.
+
+    Equal for equal seeds. Columns beyond the number of items are 0.
+
+    Args:
+      multiplier: standard deviation of the noise over the length of one answer.
+      shrinkage: of the directions, relative to the mean eigenvalue.
+    """
+    histories = train.matrix.astype(np.float64)
+    size = train.num_items, min(width, train.num_items)
+    draws = np.random.default_rng((seed, _NOISE))
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal(size))[0]
+    for _ in range(exchanges - 1):
+        basis = np.linalg.qr(noisy_sum(histories, basis, multiplier, draws))[0]
+    projected = basis.T @ noisy_sum(histories, basis, multiplier, draws)
+    eigenvalues, turn = np.linalg.eigh((projected + projected.T) / 2)
+    eigenvalues = np.maximum(eigenvalues[::-1], 1e-12 * np.abs(eigenvalues).max())
+    kept = np.sqrt(eigenvalues / (eigenvalues + shrinkage * np.mean(eigenvalues)))
+    items = (basis @ turn)[:, ::-1] * kept
+    # A client's own row, its items weighted as in its training.
+    lengths = np.sqrt(np.maximum(train.counts, 1.0))
+    vectors = (train.weighted_matrix @ items) / lengths[:, None]
+    missing = ((0, 0), (0, width - size[1]))
+    return np.pad(items, missing), np.pad(vectors, missing)
+
+
+def own_scale(train: Interactions, items: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """float64 [N, 1]: the factor by which each client makes the mean score of its own items 1.
+
+    A client computes it by itself. A vector that fits its items no better than a random one, of
+    which the mean score is below |vector| for rows of unit mean square, is scaled as such a one.
+    """
+    counts = np.maximum(train.counts, 1.0)
+    own = np.sum((train.matrix @ items) * vectors, axis=1) / counts
+    least = np.linalg.norm(vectors, axis=1)
+    bound = np.maximum(own, least)
+    return (1 / np.where(bound > 0, bound, 1.0))[:, None]
