@@ -104,7 +104,7 @@ class FederationConfig:
         "Rule by which the server combines the uploads. auto: float32; but fixed_mean with "
         "--privacy=central, --privacy=local or --noise=central, and secure with "
         "--privacy=distributed. float32: weighted mean; int32: weighted mean in fixed point, with "
-        "the same bits on 1, 2, 4 and 8 devices; fixed_mean: the sum divided by the expected "
+        "the same bits on 1, 2, 4 and 8 CPU devices; fixed_mean: the sum divided by the expected "
         "number of clients; secure: the unweighted mean, as a secure sum of rounded uploads; "
         "median, trimmed_mean: per coordinate; krum, multi_krum: the uploads with the nearest "
         "neighbours; geometric_median: RFA; norm_bound: the mean of the uploads clipped to their "

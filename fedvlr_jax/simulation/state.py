@@ -13,7 +13,7 @@ import numpy as np
 from fedvlr_jax.federated.buffered import first_versions
 from fedvlr_jax.federated.devices import by_client, on_all
 from fedvlr_jax.federated.participation import INIT, stream
-from fedvlr_jax.settings import compiled, key_of, shapes_of
+from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.workload import views_shape
 from fedvlr_jax.types import PyTree, ServerState
@@ -73,7 +73,7 @@ class Beginning:
                 versions=first_versions(self.setup.config, shared, uplink),
             )
 
-        return compiled(init, out_shardings=on_all(self.setup.mesh))
+        return self.setup.compiled(init, out_shardings=on_all(self.setup.mesh))
 
     @functools.cached_property
     def init_private(self):
@@ -96,7 +96,7 @@ class Beginning:
                     bucket_rows["router"] = router
             return buckets
 
-        return compiled(init, out_shardings=by_client(self.setup.mesh))
+        return self.setup.compiled(init, out_shardings=by_client(self.setup.mesh))
 
     @functools.cached_property
     def server_shapes(self) -> ServerState:
