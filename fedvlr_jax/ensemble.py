@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.settings import compiled, under_own_settings
+from fedvlr_jax.settings import under_own_settings
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training import Clock, RunState, Timing, block_length, record
 from fedvlr_jax.types import PyTree, Rates, RoundMetrics
@@ -69,7 +69,7 @@ class _Programs:
         self._simulation, self._at_once = simulation, at_once
         self._rates = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
         self._advance: dict[int, Callable] = {}
-        self.evaluate = compiled(_map(evaluate, at_once))
+        self.evaluate = simulation.setup.compiled(_map(evaluate, at_once))
 
     def advance(
         self, states: State, num_rounds: int, schedule: PyTree, active: jax.Array
@@ -91,7 +91,7 @@ class _Programs:
             skipped = lambda s: (s, jax.tree.map(_zeros, jax.eval_shape(run, s)[1]))
             return jax.lax.cond(active, run, skipped, state)
 
-        return compiled(_map(advance, self._at_once), donate_argnums=0)
+        return self._simulation.setup.compiled(_map(advance, self._at_once), donate_argnums=0)
 
 
 def _evaluated(

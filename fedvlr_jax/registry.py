@@ -157,7 +157,7 @@ RULES = {
     "float32": Rule(".reduce.mean:weighted_mean", "weighted mean", sums=True, withstands=1.0),
     "int32": Rule(
         ".reduce.mean:fixed_point_mean",
-        "weighted mean in fixed point, with the same bits on 1, 2, 4 and 8 devices",
+        "weighted mean in fixed point, with the same bits on 1, 2, 4 and 8 CPU devices",
         sums=True,
         withstands=1.0,
     ),

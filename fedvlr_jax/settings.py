@@ -63,8 +63,23 @@ def under_own_settings(function: Function) -> Function:
     return wrapped  # type: ignore[return-value]
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.jit(function, **options)`, traced and run under `own_settings`."""
+# A pass of XLA that replaces operations by cheaper ones with other bits, such as a division by a
+# product with the reciprocal. In a program for several devices it meets the operations in another
+# order and replaces other ones.
+REWRITING = "algsimp"
+
+
+def compiled(
+    function: Callable[..., Any], *, as_written: bool = False, **options: Any
+) -> Callable[..., Any]:
+    """`jax.jit(function, **options)`, traced and run under `own_settings`.
+
+    Args:
+      as_written: on a CPU the compiler keeps the arithmetic of `function`, so that programs for 1,
+        2, 4 and 8 devices can give the same bits. The program is slower.
+    """
+    if as_written and jax.default_backend() == "cpu":
+        options["compiler_options"] = {"xla_disable_hlo_passes": REWRITING}
     return under_own_settings(jax.jit(function, **options))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.settings import SETTINGS, key_of, overruled
+from fedvlr_jax.settings import SETTINGS, compiled, key_of, overruled
 from fedvlr_jax.simulation import make_simulation
 from tests.conftest import mostly_slow
 from tests.test_imports import PACKAGE
@@ -82,6 +82,15 @@ def test_no_setting_of_the_process_changes_a_bit(name, simulation, expected):
         assert overruled() == ([name] if name in SETTINGS else [])
     if name in SETTINGS:
         assert simulation.on_device.run.__wrapped__._cache_size() == 1
+
+
+def test_the_compiler_keeps_arithmetic_as_it_is_written():
+    """XLA otherwise multiplies by the reciprocal, in some programs and not in others."""
+    rng = np.random.default_rng(0)
+    total = rng.uniform(1, 2, (40, 30)).astype(np.float32)
+    count = rng.integers(1, 50, (40, 1)).astype(np.float32)
+    mean = compiled(lambda total, count: total / count, as_written=True)
+    np.testing.assert_array_equal(mean(total, count), total / count)
 
 
 def test_a_key_has_the_bits_of_its_seed():

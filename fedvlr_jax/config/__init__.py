@@ -173,6 +173,12 @@ class Config:
                 f"{smaller}: the simulator draws the clients' noise for their sum, which is not "
                 "compressed; give --noise_multiplier=0"
             )
+        if self.attack.attack != "none" and rule == "int32":
+            raise InputError(
+                f"--aggregation=int32: with --attack={self.attack.attack} the server sums the "
+                "uploads that are finite in floating point, so the bits depend on the devices; "
+                "give --aggregation=float32"
+            )
         share /= 1 + share
         most = RULES[rule].withstands
         if self.attack.attack != "none" and share >= most:

@@ -29,6 +29,7 @@ AXIS = "clients"
 # Buckets of clients are padded to a multiple of this, so that 1, 2, 4 and 8 devices hold
 # the same rows, and so that a sum over this many groups is the same on each of them.
 GROUPS = 8
+_GROUP_BITS = GROUPS.bit_length() - 1
 
 
 def padded(size: int) -> int:
@@ -165,12 +166,23 @@ def compiled_alone(always: jax.Array, function: Callable[..., PyTree], *operands
     return jax.tree.unflatten(structure[0], leaves)
 
 
+def _fixed_point(largest: jax.Array) -> jax.Array:
+    """A power of two, such that the sum of GROUPS numbers up to `largest`, times it, fits in int32.
+
+    It is exact: exp2 is not, and its last bits depend on the program. NaN where `largest` is not
+    finite, so that a sum shows that it is not.
+    """
+    _, exponent = jnp.frexp(jnp.maximum(largest, 1e-30))
+    scale = jnp.ldexp(jnp.ones((), largest.dtype), 30 - _GROUP_BITS - exponent)
+    return jnp.where(jnp.isfinite(largest), scale, jnp.nan)
+
+
 def _in_groups(train: TrainCohort, groups: int) -> TrainCohort:
     """Sums the uploads of `groups` equal groups as integers: exact in any order.
 
     Each group is summed in float32 over the same clients by the same program, on whichever device
     it lies. Its sum is rounded to a multiple of a power of two, chosen so that GROUPS times the
-    largest entry fits in int32. The rounding error is below 2**-27 of that entry.
+    largest entry fits in int32. The rounding error is at most 2**-27 of that entry.
     """
 
     def grouped(
@@ -185,8 +197,7 @@ def _in_groups(train: TrainCohort, groups: int) -> TrainCohort:
         results = jax.lax.map(one, jax.tree.map(split, (cohort, alpha, private)))
 
         def total(uploads: jax.Array) -> jax.Array:
-            largest = jax.lax.pmax(jnp.max(jnp.abs(uploads)), AXIS)
-            scale = jnp.exp2(jnp.floor(jnp.log2(2**30 / (GROUPS * jnp.maximum(largest, 1e-30)))))
+            scale = _fixed_point(jax.lax.pmax(jnp.max(jnp.abs(uploads)), AXIS))
             whole = jnp.sum(jnp.round(uploads * scale).astype(jnp.int32), axis=0)
             whole = jax.lax.psum(whole, AXIS)
             return whole.astype(uploads.dtype) / scale

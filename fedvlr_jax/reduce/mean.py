@@ -24,7 +24,7 @@ def weighted_mean() -> Reduce:
 
 
 def fixed_point_mean() -> Reduce:
-    """`weighted_mean` as a sum of integers: equal bits on 1, 2, 4 and 8 devices."""
+    """`weighted_mean` as a sum of integers: equal bits on 1, 2, 4 and 8 CPU devices."""
     return Reduce(Needs.SUM, normalised_weights, exact=True)
 
 

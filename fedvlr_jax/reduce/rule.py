@@ -21,7 +21,7 @@ class Reduce(NamedTuple):
         0 for a client that did not respond. A plan computes it before local training.
       combine: (uploads, alpha, responded) -> the combined upload. None: the sum weighted by alpha.
         It must not read the uploads of clients that did not respond.
-      exact: True sums in fixed point, with equal bits on 1, 2, 4 and 8 devices.
+      exact: True sums in fixed point, with equal bits on 1, 2, 4 and 8 CPU devices.
       encode: (uploads, alpha [K], client [K], key of the round) -> (their sum as int32 arrays,
         clamped bool [K]); replaces the sum by alpha. It goes with `decode`, and not with `combine`.
       decode: (the int32 sum over all clients, responded [K]) -> the combined upload.

@@ -29,7 +29,6 @@ from fedvlr_jax.federated.round import (
     open_round,
 )
 from fedvlr_jax.federated.store import ClientStore
-from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation.chunks import Chunk, ChunkedClients, ChunkRows
 from fedvlr_jax.simulation.sampling import Sampling
 from fedvlr_jax.simulation.setup import Setup
@@ -81,7 +80,7 @@ class ChunkedRounds:
             opened = open_round(task, plan, server, features, rates)
             return opened, cohorts, client_weights(task, cohorts, mesh)
 
-        return compiled(begin)
+        return self.setup.compiled(begin)
 
     @functools.cached_property
     def _train(self) -> Callable:
@@ -102,7 +101,7 @@ class ChunkedRounds:
             new = write_back(broadcast, result.private, rows, cohort.responded)
             return upload, new, (result.loss, result.clipped, result.bad_leaf)
 
-        return compiled(train, donate_argnums=0)
+        return self.setup.compiled(train, donate_argnums=0)
 
     @functools.cached_property
     def _finish(self) -> Callable:
@@ -115,11 +114,11 @@ class ChunkedRounds:
             upload, views = join_buckets(uploads), broadcast.views
             return close_round(task, server, pull_back, views, upload, alpha, reports, rates, mesh)
 
-        return compiled(finish)
+        return self.setup.compiled(finish)
 
     @functools.cached_property
     def _at_once(self) -> list[int]:
-        """Clients of each bucket that one device trains at once."""
+        """Clients of each bucket that a device trains at once."""
         task, plan = self.setup.task, self.setup.plan
         return [chunk_size(task, plan, length) for length in self.clients.lengths]
 
@@ -129,7 +128,7 @@ class ChunkedRounds:
         for bucket, rows in enumerate(self.sampling.sampled_rows(seed, round_number)):
             # If a bucket exceeds its static capacity, the round recompiles.
             capacity = max(self.sampling.capacities[bucket], padded(len(rows)))
-            at_once = setup.num_devices * self._at_once[bucket]
+            at_once = setup.num_parts * self._at_once[bucket]
             count, size = self.clients.even_chunks(capacity, at_once)
             clients = np.full(count * size, setup.dataset.num_users)
             clients[: len(rows)] = setup.buckets[bucket][rows]

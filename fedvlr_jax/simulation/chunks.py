@@ -16,7 +16,6 @@ from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.federated.chunking import even_chunks
 from fedvlr_jax.federated.devices import by_client, padded, put
 from fedvlr_jax.federated.store import ClientStore
-from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.state import Beginning
 from fedvlr_jax.types import Histories, PyTree
@@ -124,4 +123,4 @@ class ChunkedClients:
             (initial,) = self.beginning.init_private(key, (clients,), given)
             return trees.select(fresh, initial, rows)
 
-        return compiled(with_initial)
+        return self.setup.compiled(with_initial)

@@ -23,13 +23,12 @@ from fedvlr_jax.federated.devices import on_each_device
 from fedvlr_jax.federated.participation import seed_of
 from fedvlr_jax.federated.scoring import (
     clients_at_once,
-    list_of_chunk,
     make_ranks,
     make_recommended,
+    map_chunks,
     views_of,
 )
 from fedvlr_jax.federated.store import ClientStore, in_parts
-from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation.chunked_rounds import ChunkedRounds
 from fedvlr_jax.simulation.chunks import Chunk, ChunkedClients, ChunkRows
 from fedvlr_jax.simulation.evaluation import BucketChunks, Evaluation
@@ -113,26 +112,30 @@ class Offloaded:
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:
-        """As `Engine.evaluation`: the devices share each chunk evenly."""
+        """As `Engine.evaluation`: equal parts of each chunk are ranked at once."""
         setup, chunks = self.setup, []
         for clients in self._chunks:
-            share = clients.shape[1] // setup.num_devices
+            share = clients.shape[1] // setup.num_parts
             bounds = np.arange(0, clients.size + 1, share)
             chunks.append(BucketChunks(clients.ravel(), bounds))
         return Evaluation(setup.config, setup.dataset, setup.buckets, tuple(chunks))
 
     @functools.cached_property
     def _views(self) -> Callable[..., jax.Array]:
-        return compiled(functools.partial(views_of, self.setup.model))
+        return self.setup.compiled(functools.partial(views_of, self.setup.model))
 
     def _by_chunk(self, function: Callable) -> Callable:
         """(shared, views, (rows, histories), lists of one chunk) -> the results of `function`."""
 
+        parts = self.setup.num_parts // self.setup.num_devices
+
         def chunk_results(shared, views, inputs):
             rows, lists = inputs
-            return function(shared, views, *rows, *list_of_chunk(lists, 0))
+            part_results = lambda rows, lists: function(shared, views, *rows, *lists)
+            size = jax.tree.leaves(rows)[0].shape[0] // parts
+            return map_chunks(part_results, rows, size, lists)
 
-        return compiled(on_each_device(chunk_results, self.setup.mesh))
+        return self.setup.compiled(on_each_device(chunk_results, self.setup.mesh))
 
     def _over_clients(
         self, state: State, function: Callable, *lists: Sequence[ChunkLists]
@@ -142,7 +145,7 @@ class Offloaded:
         Returns:
           Of each bucket the results on the host, joined over its chunks.
         """
-        shared, devices = state.server.shared, self.setup.num_devices
+        shared, parts = state.server.shared, self.setup.num_parts
         views = self._views(shared, self.setup.features)
         chunks = [Chunk(b, clients) for b, bucket in enumerate(self._chunks) for clients in bucket]
         rows, results = ChunkRows(state.private, chunks), []
@@ -153,7 +156,7 @@ class Offloaded:
                     old, fresh = next(rows)
                     old = self.clients.on_devices(old, fresh, state.server.key, clients)
                     histories = self.clients.histories(bucket, clients)
-                    own = slice(number * devices, (number + 1) * devices)
+                    own = slice(number * parts, (number + 1) * parts)
                     pairs = [Pairs(*(leaf[own] for leaf in of[bucket].pairs)) for of in lists]
                     result = function(shared, views, ((old, histories), pairs))
                     chunk_results.append(jax.device_get(result))

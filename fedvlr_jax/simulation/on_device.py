@@ -14,7 +14,15 @@ from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.pairs import ChunkLists, Pairs
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.federated.devices import by_client, fetch, on_all, on_each_device, padded, put
+from fedvlr_jax.federated.devices import (
+    GROUPS,
+    by_client,
+    fetch,
+    on_all,
+    on_each_device,
+    padded,
+    put,
+)
 from fedvlr_jax.federated.participation import seed_of
 from fedvlr_jax.federated.scoring import (
     chunk_bounds,
@@ -25,7 +33,7 @@ from fedvlr_jax.federated.scoring import (
     views_of,
 )
 from fedvlr_jax.federated.store import in_parts
-from fedvlr_jax.settings import compiled, shapes_of
+from fedvlr_jax.settings import shapes_of
 from fedvlr_jax.simulation.buckets import in_user_order, place_of
 from fedvlr_jax.simulation.evaluation import BucketChunks, Evaluation
 from fedvlr_jax.simulation.failures import failed_round
@@ -88,7 +96,7 @@ class OnDevice:
     @functools.cached_property
     def run(self) -> Any:
         """`run_function`, compiled; it donates the state."""
-        return compiled(self.run_function, static_argnames="places", donate_argnums=0)
+        return self.setup.compiled(self.run_function, static_argnames="places", donate_argnums=0)
 
     def run_rounds(self, state: State, num_rounds: int) -> tuple[State, RoundMetrics]:
         """As `Simulation.run_rounds`, in one compiled call."""
@@ -109,6 +117,18 @@ class OnDevice:
 
     # Evaluation.
 
+    def _ranked_at_once(self, size: int) -> int:
+        """Clients of a bucket of `size` rows that a device ranks at once.
+
+        Where sums are exact, the chunks are the same on 1, 2, 4 and 8 devices: equal parts of a
+        GROUPS-th of the bucket.
+        """
+        at_once = clients_at_once(self.setup.model)
+        if not self.setup.exact:
+            return at_once
+        group = size // GROUPS
+        return max(n for n in range(1, min(at_once, group) + 1) if group % n == 0)
+
     @functools.cached_property
     def evaluation(self) -> Evaluation:
         """As `Engine.evaluation`: each device ranks its own rows, chunk by chunk."""
@@ -116,7 +136,7 @@ class OnDevice:
         for users in setup.buckets:
             size = padded(len(users))
             share = size // setup.num_devices
-            of_device = chunk_bounds(share, clients_at_once(setup.model))
+            of_device = chunk_bounds(share, self._ranked_at_once(size))
             begins = np.arange(0, size, share)[:, None] + of_device[:-1]
             beyond = np.full(size - len(users), setup.dataset.num_users)
             chunks.append(BucketChunks(np.append(users, beyond), np.append(begins, size)))
@@ -139,21 +159,22 @@ class OnDevice:
         Returns:
           (state, histories, features, *lists of each bucket) -> its results, per bucket.
         """
-        chunk = clients_at_once(self.setup.model)
+        chunks = [self._ranked_at_once(padded(len(users))) for users in self.setup.buckets]
 
-        def bucket_results(shared, views, inputs):
+        def bucket_results(chunk, shared, views, inputs):
             rows, lists = inputs
             chunk_results = lambda rows, lists: function(shared, views, *rows, *lists)
             return map_chunks(chunk_results, rows, chunk, lists)
-
-        spread = on_each_device(bucket_results, self.setup.mesh)
 
         def over_buckets(state, histories, features, *lists):
             shared = state.server.shared
             views = views_of(self.setup.model, shared, features)
             rows = zip(state.private, histories, strict=True)
-            buckets = zip(rows, zip(*lists, strict=True), strict=True)
-            return tuple(spread(shared, views, inputs) for inputs in buckets)
+            buckets = zip(chunks, rows, zip(*lists, strict=True), strict=True)
+            spread = lambda chunk: on_each_device(
+                functools.partial(bucket_results, chunk), self.setup.mesh
+            )
+            return tuple(spread(chunk)(shared, views, inputs) for chunk, *inputs in buckets)
 
         return over_buckets
 
@@ -168,7 +189,7 @@ class OnDevice:
     @functools.cached_property
     def evaluate(self) -> Callable:
         """`evaluate_function`, compiled."""
-        return compiled(self.evaluate_function)
+        return self.setup.compiled(self.evaluate_function)
 
     @functools.cached_property
     def _recommend(self) -> Callable:
@@ -176,7 +197,7 @@ class OnDevice:
             over_buckets = self._over_buckets(make_recommended(self.setup.model, k))
             return over_buckets(state, histories, features, masked)
 
-        return compiled(recommend, static_argnames="k")
+        return self.setup.compiled(recommend, static_argnames="k")
 
     def rank(self, state: State, split: str) -> list[tuple[Ranks, np.ndarray]]:
         """As `Engine.rank`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ from fedvlr_jax.data.cohorts import bucket_clients, negative_pool
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
-from fedvlr_jax.federated.devices import client_mesh, on_all, put
+from fedvlr_jax.federated.devices import GROUPS, client_mesh, on_all, put
 from fedvlr_jax.federated.initialization import Initialization, make_initialization
 from fedvlr_jax.federated.local import Task
 from fedvlr_jax.federated.matmul_precision import check_precision
@@ -24,6 +26,7 @@ from fedvlr_jax.federated.plans import choose_plan
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
 from fedvlr_jax.privacy.plan import resolved
+from fedvlr_jax.settings import compiled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +67,20 @@ class Setup:
     def num_devices(self) -> int:
         """How many devices share the clients."""
         return 1 if self.mesh is None else self.mesh.size
+
+    @property
+    def exact(self) -> bool:
+        """Whether 1, 2, 4 and 8 devices give the same bits (`Reduce.exact`)."""
+        return self.task.aggregator.reduce.exact
+
+    @property
+    def num_parts(self) -> int:
+        """The equal parts of a chunk: one a device or, if `exact`, the same for any number."""
+        return GROUPS if self.exact else self.num_devices
+
+    def compiled(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        """`settings.compiled`, with equal bits for any number of devices if `exact`."""
+        return compiled(function, as_written=self.exact, **options)
 
 
 def make_setup(

@@ -14,7 +14,7 @@ from fedvlr_jax.federated.buffered import first_versions
 from fedvlr_jax.federated.devices import by_client, on_all
 from fedvlr_jax.federated.participation import INIT, stream
 from fedvlr_jax.federated.popular import popular_memory
-from fedvlr_jax.settings import compiled, key_of, shapes_of
+from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.workload import views_shape
 from fedvlr_jax.types import PyTree, ServerState
@@ -78,7 +78,7 @@ class Beginning:
                 noise=aggregator.noise.init(upload),
             )
 
-        return compiled(init, out_shardings=on_all(self.setup.mesh))
+        return self.setup.compiled(init, out_shardings=on_all(self.setup.mesh))
 
     @functools.cached_property
     def init_private(self):
@@ -101,7 +101,7 @@ class Beginning:
                     bucket_rows["router"] = router
             return buckets
 
-        return compiled(init, out_shardings=by_client(self.setup.mesh))
+        return self.setup.compiled(init, out_shardings=by_client(self.setup.mesh))
 
     @functools.cached_property
     def server_shapes(self) -> ServerState:

@@ -1,7 +1,8 @@
 """Uploads as whole numbers modulo 2^32, and discrete noise on them.
 
 A secure sum adds whole numbers in a ring, so each client rounds its upload to levels first. The
-sum of the rounded uploads is exact in any order: chunks, devices and stores change no bit.
+sum of the rounded uploads is exact in any order. An upload itself may differ in its last bits, and
+so in its level, between numbers of devices: only `--aggregation=int32` also trains in equal groups.
 """
 
 from __future__ import annotations

@@ -1,15 +1,19 @@
 """One device and eight train the same federation."""
 
 import jax
+import numpy as np
 import pytest
 
+from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.devices import client_mesh
+from fedvlr_jax.federated.devices import GROUPS, _fixed_point, client_mesh
+from fedvlr_jax.settings import compiled
 from tests.conftest import printed_json
-from tests.federated import moving_bits
+from tests.federated import device_bits, moving_bits
 from tests.federated.multi_device import CASES
 
 DEVICES = (1, 8)
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
 
 def close(loss, relative):
@@ -19,7 +23,7 @@ def close(loss, relative):
 
 @pytest.mark.slow
 def test_one_device_and_eight_train_the_same_federation():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"{EIGHT_DEVICES} --xla_backend_optimization_level=0"
     numbers = ",".join(map(str, DEVICES))
     results = printed_json("tests.federated.multi_device", numbers, xla_flags=flags)
     for name in CASES:
@@ -30,11 +34,56 @@ def test_one_device_and_eight_train_the_same_federation():
             for a, b in zip(one["evaluations"], other["evaluations"], strict=True):
                 assert b["loss"] == close(a["loss"], 1e-5), name
                 assert b["valid"]["ndcg@50"] == pytest.approx(a["valid"]["ndcg@50"], rel=1e-5), name
-        digests = {results[f"{name} int32 {devices}"]["digest"] for devices in DEVICES}
-        assert len(digests) == 1, name
         plain, fixed = (results[f"{name} {a} 1"]["evaluations"] for a in ("float32", "int32"))
         for a, b in zip(plain, fixed, strict=True):
             assert b["loss"] == close(a["loss"], 1e-4), name
+
+
+def assert_equal_bits(counts, names):
+    """The cases of `device_bits` have equal numbers on each number of devices."""
+    counts = ",".join(map(str, counts))
+    results = printed_json("tests.federated.device_bits", counts, *names, xla_flags=EIGHT_DEVICES)
+    differ = {
+        name: sorted(part for part in first if any(other[part] != first[part] for other in others))
+        for name, (first, *others) in results.items()
+    }
+    assert differ == {name: [] for name in names}
+
+
+def test_one_device_and_eight_have_equal_bits():
+    assert_equal_bits((1, 8), ["views and history"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", device_bits.OTHERS)
+def test_any_number_of_devices_has_equal_bits(name):
+    assert_equal_bits((1, 2, 4, 8), [name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", [2, 4, 8])
+def test_all_pairs_of_choices_have_equal_bits(other):
+    """Each federation of the cover on one device, and on one of the other numbers."""
+    names = [name for name in device_bits.cases() if name not in device_bits.OTHERS]
+    assert_equal_bits((1, other), names[(2, 4, 8).index(other) :: 3])
+
+
+@pytest.mark.parametrize("largest", [1e-35, 3e-9, 0.5, 0.7, 1.0, 5e4, 3e38])
+def test_the_scale_of_a_fixed_point_sum_is_an_exact_power_of_two(largest):
+    largest = np.float32(largest)
+    for scale_of in (_fixed_point, compiled(_fixed_point)):
+        scale = float(scale_of(largest))
+        assert np.log2(scale) == np.round(np.log2(scale))
+        assert GROUPS * float(largest) * scale <= 2**30
+        # The next power of two would overflow, except at the lower bound of `largest`.
+        assert 2 * GROUPS * max(float(largest), 1e-30) * scale >= 2**30
+        assert np.isnan(scale_of(np.float32(np.inf))) and np.isnan(scale_of(np.float32(np.nan)))
+
+
+def test_fixed_point_sums_refuse_hostile_clients():
+    """The check for finite uploads sums in floating point."""
+    with pytest.raises(InputError, match=r"--aggregation=int32: .* give --aggregation=float32"):
+        Config.from_flat(aggregation="int32", attack="sign_flip", hostile_share=0.1)
 
 
 @pytest.mark.slow

@@ -662,15 +662,15 @@ SERVER = [
     Mutation(
         "fixed point of ten bits",
         "fedvlr_jax/federated/devices.py",
-        "jnp.log2(2**30 / (GROUPS",
-        "jnp.log2(2**10 / (GROUPS",
+        "30 - _GROUP_BITS",
+        "10 - _GROUP_BITS",
         compiled(),
     ),
     Mutation(
         "fixed point overflows",
         "fedvlr_jax/federated/devices.py",
-        "jnp.log2(2**30 / (GROUPS",
-        "jnp.log2(2**35 / (GROUPS",
+        "30 - _GROUP_BITS",
+        "35 - _GROUP_BITS",
         compiled(),
     ),
 ]
