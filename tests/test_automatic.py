@@ -44,8 +44,7 @@ def test_auto_is_random(flags):
 
 @pytest.mark.parametrize("flags", CLOSED, ids=str)
 def test_auto_is_ease(flags):
-    rate = {"fcf": 1.0, "pfedrec": 0.3, "fedrap": 3.0}[flags.get("backbone", "fcf")]
-    assert values(flags) == ("ease", ("softmax", rate, 0.002, 128))
+    assert values(flags) == ("ease", ("softmax", 1.0, 0.002, 128))
 
 
 @pytest.mark.parametrize("flags", [*RANDOM, *CLOSED], ids=str)

@@ -24,14 +24,10 @@ class Tuned(NamedTuple):
     width: int
 
 
-# From random values, for every backbone.
 FROM_RANDOM = Tuned("bce", 3.0, 0.05, 64)
-# From a closed form, for the backbones with a private vector: docs/method.md.
-FROM_CLOSED_FORM = {
-    "fcf": Tuned("softmax", 1.0, 0.002, 128),
-    "pfedrec": Tuned("softmax", 0.3, 0.002, 128),
-    "fedrap": Tuned("softmax", 3.0, 0.002, 128),
-}
+FROM_CLOSED_FORM = Tuned("softmax", 1.0, 0.002, 128)
+# With a private vector for an item's row.
+BACKBONES_OF_ROWS = ("fcf", "pfedrec", "fedrap")
 
 
 def resolved(config: Config, *, own_model: bool = False) -> Config:
@@ -44,9 +40,7 @@ def resolved(config: Config, *, own_model: bool = False) -> Config:
     if init == "auto":
         closed = _begins_with_everyone(config) and _shows_rows(config) and not own_model
         init = "ease" if closed else "random"
-    tuned = FROM_RANDOM
-    if init != "random":
-        tuned = FROM_CLOSED_FORM.get(config.model.backbone, FROM_RANDOM)
+    tuned = FROM_RANDOM if init == "random" else FROM_CLOSED_FORM
     model, federation = config.model, config.federation
     loss = tuned.loss if federation.loss == "auto" else federation.loss
     client_lr = tuned.client_lr if federation.client_lr == -1 else federation.client_lr
@@ -86,7 +80,7 @@ def _begins_with_everyone(config: Config) -> bool:
 def _shows_rows(config: Config) -> bool:
     """Whether a client scores the rows of the ID table with a vector of its own."""
     model = config.model
-    if model.backbone not in FROM_CLOSED_FORM or model.fusion not in FUSIONS_OF_ROWS:
+    if model.backbone not in BACKBONES_OF_ROWS or model.fusion not in FUSIONS_OF_ROWS:
         return False
     views = {name.strip() for name in model.views.split(",")}
     mixes = model.fusion in ("shared", "bilevel")

@@ -67,8 +67,8 @@ class FederationConfig:
     )
     client_lr: float = choice(
         -1.0,
-        "Learning rate of the clients' SGD for the private head. -1: with a closed-form --init 1 "
-        "for fcf, 0.3 for pfedrec and 3 for fedrap, else 3.",
+        "Learning rate of the clients' SGD for the private head. -1: 1 with a closed-form --init, "
+        "else 3.",
     )
     router_lr: float = choice(0.003, "Learning rate of the clients' SGD for the router.")
     item_lr: float = choice(
