@@ -41,7 +41,7 @@ def config_of(**choices):
     plain = dict(fusion="none", width=WIDTH, local_epochs=2, num_negatives=2, init_scale=0.5)
     plain |= dict(server_optimizer="sgd", server_lr_items=4.0, server_decay=0.0, client_lr=0.6)
     plain |= dict(client_decay=0.0, defense_items=SHOWN, eval_every=1, devices=1)
-    return Config.from_flat(**{**plain, **WEIGHTS, **choices})
+    return Config.from_flat(**{"init": "random", **plain, **WEIGHTS, **choices})
 
 
 def loss_in_numpy(table, vector, bias, history, popular, shown):
