@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from fedvlr_jax.federated.buffered import first_versions
 from fedvlr_jax.federated.devices import by_client, on_all
 from fedvlr_jax.federated.participation import INIT, stream
 from fedvlr_jax.federated.popular import popular_memory
-from fedvlr_jax.settings import key_of, shapes_of
+from fedvlr_jax.settings import compiled, key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.workload import views_shape
 from fedvlr_jax.types import PyTree, ServerState
@@ -81,9 +82,17 @@ class Beginning:
         return self.setup.compiled(init, out_shardings=on_all(self.setup.mesh))
 
     @functools.cached_property
-    def init_private(self):
+    def init_private(self) -> Callable[..., tuple[PyTree, ...]]:
         """(key, clients int32 [K] of each bucket, their `Initialization.clients` or None) -> the
         rows of each bucket before the first round, leaves [K, ...]."""
+        return self._init_private(self.setup.compiled)
+
+    @functools.cached_property
+    def init_private_inside(self) -> Callable[..., tuple[PyTree, ...]]:
+        """`init_private` inside a compiled function, which alone may have options of a compiler."""
+        return self._init_private(compiled)
+
+    def _init_private(self, compile_: Callable[..., Any]) -> Callable[..., tuple[PyTree, ...]]:
         model = self.setup.model
 
         def init(
@@ -101,7 +110,7 @@ class Beginning:
                     bucket_rows["router"] = router
             return buckets
 
-        return self.setup.compiled(init, out_shardings=by_client(self.setup.mesh))
+        return compile_(init, out_shardings=by_client(self.setup.mesh))
 
     @functools.cached_property
     def server_shapes(self) -> ServerState:
