@@ -1,17 +1,20 @@
 """Measures privacy attacks against each defence, and the accuracy that each defence costs.
 
-    fedvlr privacy --synthetic_users=300 --fusion=none --rounds=20 --workdir=runs/att
+    fedvlr privacy --synthetic_users=300 --rounds=20 --workdir=runs/att
 
-The table has one line per defence, with these columns:
+The table has one line per defence and content, with these columns:
 
+- content: "without" trains the ID table alone (--fusion=none); "with" trains images and text too,
+  by --fusion and --views.
 - sign, inversion, shadow: F1 of the client's positives. sign reads the sign of the item rows in the
   client's upload; inversion searches the history whose gradient is nearest to the upload; shadow
   compares the upload with those of a shadow client (IMIA). "chance" is the F1 of as many random
   items. With a secure sum the attacker sees only the sum of all uploads, and infers the same items
   for every client.
-- features: inversion after the server sends one client the same row of length --feature_scale for
-  every item (after RAIFLE). That client's upload then outweighs the others in a sum, and has one
-  gradient for positives and another for negatives. The command repeats this for 50 clients.
+- features: inversion after the server sends one client the same row for every item, of length
+  --feature_scale in every view (after RAIFLE). That client's upload then
+  outweighs the others in a sum, and has one gradient for positives and another for negatives. The
+  command repeats this for 50 clients.
 - membership: area under the curve of the attack that infers whether a client took part, from the
   trained ID table and a shadow table trained on the other half of the clients. 0.5 is chance.
 - HR@50 and NDCG@50 of the test part after training with the defence on all clients, and epsilon if
@@ -25,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from fedvlr_jax.commands.flags.privacy import CONTENTS
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.runs import load, required_workdir
@@ -42,7 +47,8 @@ from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
 from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
 from fedvlr_jax.federated.plans import PLANS
-from fedvlr_jax.federated.round import open_round
+from fedvlr_jax.federated.round import make_broadcast, open_round
+from fedvlr_jax.federated.scoring import views_of
 from fedvlr_jax.privacy.attacks import (
     ShadowClient,
     membership_auc,
@@ -101,9 +107,15 @@ def defences(bound: float, multiplier: float) -> list[Defence]:
     ]
 
 
-def client_uploads(simulation: Simulation, state: State) -> tuple[np.ndarray, np.ndarray]:
+def client_uploads(
+    simulation: Simulation, state: State, views: jax.Array | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(view rows [N, I, G * d] after clipping, norms [N] before clipping): every client's upload
-    of the next round, in the order of the users."""
+    of the next round, in the order of the users.
+
+    Args:
+      views: float32 [I, G, d] that the server sends in place of the right ones.
+    """
     # All plans compute the same uploads, but some give only their sum: use another plan then.
     task, gives = simulation.task, PLANS[simulation.plan].gives
     plan = simulation.plan if gives == Needs.WHOLE else "gathered"
@@ -111,23 +123,25 @@ def client_uploads(simulation: Simulation, state: State) -> tuple[np.ndarray, np
     histories = simulation.on_device.histories
     rates = simulation.config.federation.rates
 
-    def uploads(state: State):
+    def uploads(state: State, views: jax.Array | None):
         server = state.server
         asked = [jnp.asarray(history.count) > 0 for history in histories]
         weight = simulation.model.backbone.weight
         cohorts = make_cohorts(server, histories, asked, weight, task.config.federation)
         broadcast, _ = open_round(task, plan, server, simulation.features, rates)
+        if views is not None:
+            broadcast = make_broadcast(task, plan, views, server, rates)
         key, found = stream(server.key, LOCAL, server.round), []
         for cohort, rows in zip(cohorts, state.private, strict=True):
             alpha = jnp.ones(cohort.responded.shape)
             sent = update(broadcast, cohort, alpha, rows, key).uploads
             assert isinstance(sent, Uploads)
             factor, _ = uplink.weigh(sent.norms(), cohort, server.uplink)
-            views = sent.scaled(factor).block(jnp.zeros((), jnp.int32), sent.shape[1])
-            found.append((views.reshape(*views.shape[:2], -1), sent.norms()))
+            clipped = sent.scaled(factor).block(jnp.zeros((), jnp.int32), sent.shape[1])
+            found.append((clipped.reshape(*clipped.shape[:2], -1), sent.norms()))
         return found
 
-    return in_user_order(simulation.buckets, jax.device_get(compiled(uploads)(state)))
+    return in_user_order(simulation.buckets, jax.device_get(compiled(uploads)(state, views)))
 
 
 def only(aggregator: Aggregator, member: np.ndarray) -> Aggregator:
@@ -171,7 +185,8 @@ def on_histories(
     config, dataset = simulation.config, simulation.dataset
     state = simulation.init()
     views = _as_sent(simulation, client_uploads(simulation, state)[0])
-    table = np.asarray(state.server.shared["items"])
+    known = views_of(simulation.model, state.server.shared, simulation.features)
+    known = np.asarray(known).reshape(len(known), -1)
     federation = config.federation
     client = ShadowClient(federation.local_epochs, federation.client_lr, federation.num_negatives)
     deviation = config.privacy.noise_multiplier * config.privacy.clip_norm
@@ -181,9 +196,8 @@ def on_histories(
     attacks: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "sign": positives_by_sign,
         "inversion": positives_by_inversion,
+        "shadow": lambda rows: positives_by_shadow(rows, known, client),
     }
-    if views.shape[2] == table.shape[1]:
-        attacks["shadow"] = lambda rows: positives_by_shadow(rows, table, client)
     found: dict[str, float] = {}
     for name, attack in attacks.items():
         guess = np.broadcast_to(np.stack([attack(rows) for rows in seen]), views.shape[:2])
@@ -219,11 +233,9 @@ def _by_features(
     gradient, and all its negatives another.
     """
     victims = np.arange(min(VICTIMS, len(views)))
-    items = state.server.shared["items"]
-    row = feature_scale * jnp.ones_like(items) / np.sqrt(items.shape[1])
-    shared = state.server.shared | {"items": row}
-    other = state._replace(server=state.server._replace(shared=shared))
-    scaled = _as_sent(simulation, client_uploads(simulation, other)[0])
+    drawn = views_of(simulation.model, state.server.shared, simulation.features)
+    alike = feature_scale * jnp.ones_like(drawn) / np.sqrt(drawn.shape[2])
+    scaled = _as_sent(simulation, client_uploads(simulation, state, alike)[0])
     total = views.sum(axis=0) if defence.summed else 0.0
     own = views if defence.summed else np.zeros_like(views)
     seen = (noisy(total - own[victim] + scaled[victim]) for victim in victims)
@@ -261,6 +273,33 @@ def _tight(epsilon: Mapping[str, float | None]) -> float | None:
     return epsilon["rdp"] if epsilon["pld"] is None else epsilon["pld"]
 
 
+def with_contents(base: Config, contents: str) -> dict[str, Config]:
+    """{"without" or "with": `base` without or with images and text}, in the order of --contents.
+
+    Raises:
+      InputError: an unknown or repeated name, or "with" for --fusion=none.
+    """
+    names = contents.split(",")
+    if not set(names) <= set(CONTENTS) or len(set(names)) < len(names):
+        raise InputError(f"--contents={contents}: give without, with, or without,with")
+    if "with" in names and base.model.fusion == "none":
+        raise InputError(
+            f"--contents={contents}: --fusion=none has no image and text; give --contents=without, "
+            "or another fusion"
+        )
+    plain = Config.from_flat(**(base.flat | {"fusion": "none"}))
+    return {name: base if name == "with" else plain for name in names}
+
+
+def clip_bound(config: Config, dataset: Dataset) -> tuple[float, Config]:
+    """(--clip_norm, or the median norm of the first uploads; `config` without clipping)."""
+    plain = Config.from_flat(**(config.flat | {"clip_norm": 0.0}))
+    if bound := config.privacy.clip_norm:
+        return bound, plain
+    simulation = make_simulation(plain, dataset)
+    return float(np.median(client_uploads(simulation, simulation.init())[1])), plain
+
+
 def main() -> None:
     base = config_from_flags()
     folder = required_workdir(base, "runs/attacks")
@@ -268,38 +307,47 @@ def main() -> None:
         value: Any = FLAGS[name].value
         if not value > 0:
             raise InputError(f"--{name}={value}: give a number above 0")
+    contents = with_contents(base, FLAGS.contents)
     dataset = load(base)
-    bound = base.privacy.clip_norm
-    plain = base.changed(clip_norm=0.0)
-    if not bound:
-        simulation = make_simulation(plain, dataset)
-        bound = float(np.median(client_uploads(simulation, simulation.init())[1]))
-    lines = [
-        line(plain, dataset, each, FLAGS.feature_scale)
-        for each in defences(bound, FLAGS.multiplier)
-    ]
+    lines = []
+    for content, config in contents.items():
+        bound, plain = clip_bound(config, dataset)
+        lines += [
+            {"content": content, "clip_norm": bound}
+            | line(plain, dataset, each, FLAGS.feature_scale)
+            for each in defences(bound, FLAGS.multiplier)
+        ]
+    write_lines(lines, base, dataset, folder)
+
+
+def write_lines(lines: list[dict[str, Any]], base: Config, dataset: Dataset, folder: Path) -> None:
+    """Prints the table and writes it, its numbers and its plot."""
     attacks = ("sign", "chance", "inversion", "shadow", "features")
-    headings = ("defence", *attacks, "membership", "HR@50", "NDCG@50", "epsilon")
+    headings = ("defence", "content", *attacks, "membership", "HR@50", "NDCG@50", "epsilon")
     columns = ("sign_f1", "sign_chance", "inversion_f1", "shadow_f1", "features_f1")
     shown = lambda value, digits: "–" if value is None else f"{value:.{digits}f}"
     rows = [
         [
-            each["defence"],
+            *(each["defence"], each["content"]),
             *(shown(each.get(name), 3) for name in (*columns, "membership_auc")),
             *(f"{each[name]:.1f}" for name in ("hr@50", "ndcg@50")),
             shown(each["epsilon"], 1),
         ]
         for each in lines
     ]
+    bounds = dict.fromkeys(f"{each['clip_norm']:.3g}" for each in lines)
     caption = (
         f"{dataset.num_users} clients, {dataset.num_items} items, {base.federation.rounds} rounds, "
-        f"clipping at {bound:.3g}, noise multiplier {FLAGS.multiplier:g}, rows of "
+        f"clipping at {' and '.join(bounds)}, noise multiplier {FLAGS.multiplier:g}, rows of "
         f"length {FLAGS.feature_scale:g}; F1 of the histories, AUC of membership; delta "
         f"{base.privacy.target_delta:g}. Local and central epsilons are not comparable."
     )
     write_table(headings, rows, lines, folder / "attacks", f"{dataset.name}: attacks", caption)
     bars = [
-        (e["defence"], [e.get(name) for name in (*columns[:1], *columns[2:], "membership_auc")])
+        (
+            f"{e['defence']}, {e['content']}",
+            [e.get(name) for name in (*columns[:1], *columns[2:], "membership_auc")],
+        )
         for e in lines
     ]
     write_text(

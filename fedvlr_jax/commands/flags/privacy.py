@@ -6,6 +6,8 @@ from absl import flags
 
 from fedvlr_jax.commands.shared.launch import define_config_flags
 
+CONTENTS = ("without", "with")
+
 
 def define_flags() -> None:
     """Defines the flags of this command."""
@@ -16,6 +18,11 @@ def define_flags() -> None:
         "multiplier",
         1.0,
         "Standard deviation of the noise in defences with noise, as a multiple of the bound.",
+    )
+    flags.DEFINE_string(
+        "contents",
+        ",".join(CONTENTS),
+        "Lines of the table, comma-separated: without images and text, with them.",
     )
     flags.DEFINE_float(
         "feature_scale", 100.0, "Length of the item rows that the server sends to its victim."

@@ -116,6 +116,9 @@ def compare_summaries(
                 values = [part[metric] for part in parts]
                 line[f"{name}_{metric}"] = float(np.mean(values))
                 line[f"{name}_{metric}_sd"] = float(np.std(values, ddof=min(1, len(values) - 1)))
+    if stated := summaries[0].get("privacy"):
+        spent = stated["epsilon"]["spent"]
+        line["epsilon"] = spent["rdp"] if spent["pld"] is None else spent["pld"]
     select = slices(dataset, "test")[judged]
     by_seed = [user_metrics(*found, dataset.test, select)["ndcg@50"] for found in ranks]
     ndcg = np.mean(by_seed, axis=0)
@@ -211,9 +214,13 @@ def metric_cells(line: Mapping[str, Any]) -> list[str]:
 
 
 def name_cell(line: Mapping[str, Any]) -> str:
-    """The choice, with * if validation chose it. A baseline has its full name and its kind."""
+    """The choice, with * if validation chose it, and with the epsilon of a private run.
+
+    A baseline has its full name and its kind.
+    """
     if (kind := line.get("baseline_of")) is None:
-        return line["choice"] + (" *" if line.get("chosen") else "")
+        private = f" (epsilon {line['epsilon']:.4g})" if line.get("epsilon") else ""
+        return line["choice"] + private + (" *" if line.get("chosen") else "")
     content = ", content-aware" if kind["content"] else ""
     tried = f", {kind['settings_tried']} settings" if kind["settings_tried"] > 1 else ""
     return f"{kind['title']} [{kind['trained']}{content}{tried}]"
