@@ -139,44 +139,89 @@ def habits(seed: int, clients: np.ndarray) -> Habits:
 
 
 def sessions(
-    seed: int, clients: np.ndarray, day: int, own: Habits
+    seed: int,
+    clients: np.ndarray,
+    day: int,
+    own: Habits,
+    hours: tuple[float, float] = (0.0, 24.0),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The sessions that begin on one day: (place in `clients`, begin, end in s), in no order.
 
     Days count from 0 at the start of the run; the day before it is -1.
+
+    Args:
+      hours: the result has all sessions that begin between these hours, and hardly any others.
     """
     arrived = draws.draw(seed, draws.ARRIVALS, clients, day)
     counts = draws.poisson(arrived, own.arrivals)
     place = np.repeat(np.arange(len(clients)), counts)
     number = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
     who = clients[place]
-    hour = np.interp(draws.draw(seed, draws.START, who, day, number), *_start_table())
+    start = draws.draw(seed, draws.START, who, day, number)
+    probability, hour_of = _start_table()
+    # Filtered before the slow part. The margin covers the rounding of the two interpolations.
+    low, high = np.interp(hours, hour_of, probability)
+    kept = np.flatnonzero((start >= low - 1e-9) & (start <= high + 1e-9))
+    place, number, who = place[kept], number[kept], who[kept]
+    hour = np.interp(start[kept], probability, hour_of)
     log_length = own.log_length[place]
     log_length = log_length + LENGTH_SIGMA * draws.normal(seed, draws.LENGTH, who, day, number)
     begin = day * DAY_S + hour * HOUR_S
     return place, begin, begin + np.minimum(np.exp(log_length), LONGEST_SESSION_S)
 
 
-def diurnal() -> Availability:
+def diurnal(kept_clients: int = 0) -> Availability:
     """Sessions as in the FLASH trace, with the published swing between day and night.
 
     Time 0 is midnight, for all clients in one time zone.
-    """
 
-    def until(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
-        own = habits(seed, clients)
+    Args:
+      kept_clients: the population, if its sessions of some days are to be kept in memory, about 100
+        bytes a client and day: faster where many rounds fall into a day. 0: nothing is kept. The
+        sessions are the same.
+    """
+    a, b = SHARE_OF_TIME
+    until = _until_of_kept(kept_clients) if kept_clients else _until_of_some
+    return Availability(until, (1 - NEVER_ELIGIBLE) * a / (a + b))
+
+
+def _until_of_some(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
+    """`Availability.until`, from the sessions of these clients."""
+    own = habits(seed, clients)
+    able = np.flatnonzero(own.arrivals > 0)
+    chosen = Habits(*(values[able] for values in own))
+    end = np.full(len(clients), -np.inf)
+    today = int(time // DAY_S)
+    hour = (time - today * DAY_S) / HOUR_S
+    # No session lasts longer than a day.
+    for day, hours in ((today - 1, (hour, 24.0)), (today, (0.0, hour))):
+        place, begin, finish = sessions(seed, clients[able], day, chosen, hours)
+        now = (begin <= time) & (finish > time)
+        np.maximum.at(end, able[place[now]], finish[now])
+    return end
+
+
+def _until_of_kept(num_clients: int) -> Callable[[int, np.ndarray, float], np.ndarray]:
+    """`Availability.until`, from the sessions of all clients, which it keeps for some days."""
+
+    @functools.lru_cache(maxsize=3)
+    def sessions_of(seed: int, day: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        everyone = np.arange(num_clients)
+        own = habits(seed, everyone)
         able = np.flatnonzero(own.arrivals > 0)
         chosen = Habits(*(values[able] for values in own))
-        end = np.full(len(clients), -np.inf)
-        today = int(time // DAY_S)
-        for day in (today - 1, today):
-            place, begin, finish = sessions(seed, clients[able], day, chosen)
-            now = (begin <= time) & (finish > time)
-            np.maximum.at(end, able[place[now]], finish[now])
-        return np.maximum(end, np.minimum(end, time))
+        place, begin, finish = sessions(seed, able, day, chosen)
+        return able[place], begin, finish
 
-    a, b = SHARE_OF_TIME
-    return Availability(until, (1 - NEVER_ELIGIBLE) * a / (a + b))
+    def until(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
+        end, today = np.full(num_clients, -np.inf), int(time // DAY_S)
+        for day in (today - 1, today):
+            client, begin, finish = sessions_of(seed, day)
+            now = np.flatnonzero((begin <= time) & (finish > time))
+            np.maximum.at(end, client[now], finish[now])
+        return end[clients]
+
+    return until
 
 
 def from_trace(path: str, num_clients: int) -> Availability:

@@ -19,6 +19,9 @@ from fedvlr_jax.fleet.participation import (
     duration_s,
 )
 
+# 200,000 clients have about 20 MB of sessions a day.
+MOST_KEPT_CLIENTS = 200_000
+
 
 def make_participation(config: Config, dataset: Dataset, work: Work) -> Participation | None:
     """What the flags say; None without a clock: the compiled round draws who takes part itself.
@@ -43,10 +46,13 @@ def make_participation(config: Config, dataset: Dataset, work: Work) -> Particip
             f"--over_selection={fleet.over_selection}: asks for more than the "
             f"{dataset.num_users} clients; lower it or --cohort"
         )
+    # The sessions of a day are kept where many rounds fall into it, and where they are small.
+    often = fleet.pause_s <= 3600 and dataset.num_users <= MOST_KEPT_CLIENTS
+    kept = dataset.num_users if often else 0
     kinds = {
         "always": always,
         "uniform": lambda: uniform(fleet.available_share),
-        "diurnal": diurnal,
+        "diurnal": lambda: diurnal(kept),
         "trace": lambda: from_trace(fleet.trace, dataset.num_users),
     }
     availability = kinds[fleet.participation]()

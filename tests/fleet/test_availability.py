@@ -119,3 +119,18 @@ def test_bad_traces(tmp_path, text, piece):
     with pytest.raises(InputError) as caught:
         from_trace(trace(tmp_path, text), 2)
     assert piece in str(caught.value) and "--trace=" in str(caught.value)
+
+
+@pytest.mark.parametrize("time", [0.0, 10.0, 86400.0, 3 * 86400 + 12345.6, 5 * 86400 - 1.0])
+def test_who_is_there_by_all_sessions_of_two_days(time):
+    """The clock finds the same clients, whether it keeps all sessions or looks at few of them."""
+    habits, end = availability.habits(3, CLIENTS), np.full(len(CLIENTS), time)
+    for day in (int(time // 86400) - 1, int(time // 86400)):
+        place, begin, finish = availability.sessions(3, CLIENTS, day, habits)
+        now = (begin <= time) & (finish > time)
+        np.maximum.at(end, place[now], finish[now])
+    some = np.arange(0, len(CLIENTS), 3)
+    for kept in (0, len(CLIENTS)):
+        found = diurnal(kept).until(3, some, time)
+        assert 30 < (found > time).sum() < 700
+        np.testing.assert_array_equal(np.maximum(found, time), end[some])
