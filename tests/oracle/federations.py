@@ -109,22 +109,40 @@ def _holds(choices):
     return {*pairs, *views, *choices.items()}
 
 
+def _cover(holds):
+    """Few keys of `holds` whose sets hold everything that any of them holds, greedily."""
+    left, chosen = set().union(*holds.values()), []
+    while left:
+        best = max(holds, key=lambda key: len(holds[key] & left))
+        chosen.append(best)
+        left -= holds[best]
+    return tuple(chosen)
+
+
 @functools.cache
 def pairwise():
     """Numbers of few federations that cover every choice, value and pair of PAIRED."""
-    holds = [_holds(choices) for choices in federations()]
-    left, numbers = set().union(*holds), []
-    while left:
-        number = max(range(ALL), key=lambda n: len(holds[n] & left))
-        numbers.append(number)
-        left -= holds[number]
-    return tuple(numbers)
+    return _cover({n: _holds(choices) for n, choices in enumerate(federations())})
 
 
-def numbers_with(count=3, **wanted):
-    """At most `count` numbers of `pairwise()` whose federations have the choices `wanted`.
+@functools.cache
+def essential():
+    """Those of `pairwise()` that cover every value, every view and each backbone on each plan."""
+
+    def holds(choices):
+        views = [("view", view) for view in views_of(choices)]
+        return {*choices.items(), *views, (choices["backbone"], choices["plan"])}
+
+    return _cover({n: holds(federations()[n]) for n in pairwise()})
+
+
+def numbers_with(count=3, among=None, **wanted):
+    """At most `count` numbers whose federations have the choices `wanted`.
 
     A federation has a `view` if the view is among its operators or modalities, or is its fusion.
+
+    Args:
+      among: numbers to choose from; None: `pairwise()`.
     """
 
     def meets(choices):
@@ -133,4 +151,5 @@ def numbers_with(count=3, **wanted):
             for name, value in wanted.items()
         )
 
-    return [number for number in pairwise() if meets(federations()[number])][:count]
+    numbers = pairwise() if among is None else among
+    return [number for number in numbers if meets(federations()[number])][:count]

@@ -10,9 +10,15 @@ import jax
 import numpy as np
 import pytest
 
-from tests.conftest import mostly_slow
 from tests.oracle import adapter, reference
-from tests.oracle.federations import ALL, CHOICES, federations, numbers_with, pairwise
+from tests.oracle.federations import (
+    ALL,
+    CHOICES,
+    essential,
+    federations,
+    numbers_with,
+    pairwise,
+)
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 NUMBERS = range(ALL) if os.environ.get("FEDVLR_ORACLE") == "all" else pairwise()
@@ -87,7 +93,10 @@ def assert_recommendations_agree(simulation, state, scores, tolerance):
         assert_close(score[items[user][: len(free)]], found[user][: len(free)], tolerance, "items")
 
 
-@pytest.mark.parametrize("number", mostly_slow(NUMBERS, 4))
+@pytest.mark.parametrize(
+    "number",
+    [n if n in essential() else pytest.param(n, marks=pytest.mark.slow) for n in NUMBERS],
+)
 def test_rounds_scores_and_ranks(number):
     # Without jit: the compilation of whole rounds takes several times as long. Sums over devices
     # need jit.

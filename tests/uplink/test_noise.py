@@ -50,3 +50,15 @@ def test_leaves_columns_and_rounds_are_independent():
 def test_no_noise_keeps_the_bits():
     tree = {"a": jnp.arange(3.0)}
     assert no_noise().add(jax.random.key(0), tree, jnp.ones(1), 1.0) is tree
+
+
+def test_noise_is_added_to_what_is_there():
+    tree = {"a": jnp.full(SIZE, 7.0)}
+    for noise in (client_noise(1.0), central_noise(1.0, 1.0)):
+        found = np.asarray(noise.add(jax.random.key(0), tree, jnp.ones(1), 1.0)["a"])
+        assert found.mean() == pytest.approx(7.0, abs=5 / np.sqrt(SIZE))
+
+
+def test_only_central_noise_can_be_a_step_of_its_own():
+    assert not no_noise().always and not client_noise(1.0).always
+    assert not central_noise(1.0, 1.0).always and central_noise(1.0, 1.0, always=True).always

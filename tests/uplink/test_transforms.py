@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvlr_jax.types import Cohort, Histories
-from fedvlr_jax.uplink import Needs, UplinkTransform, adaptive_clip, chain, fixed_clip, identity
+from fedvlr_jax.uplink import (
+    Needs,
+    UplinkTransform,
+    adaptive_clip,
+    chain,
+    fixed_clip,
+    identity,
+    private_adaptive_clip,
+)
 from fedvlr_jax.uplink.transform import unchanged
 
 
@@ -88,3 +96,65 @@ def test_a_chain_passes_the_norms_on():
 def test_the_identity_changes_nothing():
     factor, clipped = weigh(identity(), [1.0, 2.0])
     assert factor.tolist() == [1, 1] and not clipped.any()
+
+
+def test_the_bound_moves_at_the_published_rate():
+    """Andrew et al. take a rate of 0.2."""
+    for transform in (adaptive_clip(1.0, 0.5), private_adaptive_clip(1.0, 0.5, 2.0, 0.0)):
+        clipped = jnp.asarray([False, False])
+        state = transform.next_state(jax.random.key(0), jnp.ones(()), clipped, ~clipped)
+        np.testing.assert_allclose(state, np.exp(-0.2 * (1 - 0.5)), rtol=1e-6)
+
+
+def test_the_private_share_has_a_fixed_denominator_and_noise():
+    transform = private_adaptive_clip(2.0, 0.5, clients=8.0, deviation=0.0, rate=0.3)
+    responded = jnp.asarray([True, True, True, False])
+    clipped = jnp.asarray([True, False, False, False])
+    state = transform.next_state(jax.random.key(0), jnp.asarray(2.0), clipped, responded)
+    # Two of the three who responded were within the bound: b = 2 / 8.
+    np.testing.assert_allclose(state, 2.0 * np.exp(-0.3 * (2 / 8 - 0.5)), rtol=1e-6)
+    noisy = private_adaptive_clip(2.0, 0.5, clients=8.0, deviation=0.1, rate=0.3)
+    draw = lambda key: noisy.next_state(key, jnp.asarray(2.0), clipped, responded)
+    states = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(1), 4000)), np.float64)
+    share = 0.5 - np.log(states / 2.0) / 0.3
+    assert share.mean() == pytest.approx(2 / 8, abs=5 * 0.1 / np.sqrt(4000))
+    assert share.std() == pytest.approx(0.1, rel=5 / np.sqrt(8000))
+    # Normal: a uniform draw is never beyond two deviations.
+    assert 0.03 < np.mean(np.abs(share - 2 / 8) > 0.2) < 0.06
+
+
+def test_an_upload_that_is_zero_is_within_the_bound():
+    factor, clipped = weigh(fixed_clip(1e-3), [0.0, 1e-25])
+    assert factor.tolist() == [1, 1] and not clipped.any()
+
+
+def counting(by, *, draws=False):
+    """A transform whose state grows by `by` each round, or by a draw."""
+    grow = lambda state, clipped, responded: state + by
+    drawn = lambda key, state, clipped, responded: state + jax.random.uniform(key)
+    transform = flip(1.0)._replace(init=lambda: jnp.zeros(()), update=grow)
+    return transform._replace(noisy_update=drawn if draws else None)
+
+
+def test_each_state_of_a_chain_moves_by_its_own_update():
+    nobody = jnp.zeros(2, bool)
+    plain = chain(counting(1.0), counting(2.0))
+    assert plain.noisy_update is None
+    found = plain.next_state(jax.random.key(0), plain.init(), nobody, nobody)
+    assert found == (1.0, 2.0)
+    drawing = chain(counting(1.0), counting(0.0, draws=True), counting(0.0, draws=True))
+    one, two, three = drawing.next_state(jax.random.key(0), drawing.init(), nobody, nobody)
+    assert one == 1.0 and 0 < two < 1 and 0 < three < 1 and two != three
+
+
+def test_a_chain_without_norms_needs_none():
+    transform = chain(flip(3.0), flip(0.5))
+    assert transform.needs == Needs.SUM
+    factor, clipped = transform.weigh(None, cohort([True, False]), transform.init())
+    assert factor.tolist() == [1.5, 1.5] and not clipped.any()
+
+
+def test_the_identity_has_no_bound_and_needs_no_norms():
+    assert identity().bound(identity().init()) == np.inf
+    assert identity().needs == Needs.SUM and fixed_clip(1.0).needs == Needs.NORMS
+    assert adaptive_clip(1.0, 0.5).needs == Needs.NORMS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.uplink import JoinedUploads, uploads
-from fedvlr_jax.uplink.uploads import LowRankUploads, SlotUploads
+from fedvlr_jax.uplink.uploads import LowRankUploads, SlotUploads, Upload
 
 CLIENTS, ITEMS, VIEWS, WIDTH, EPOCHS, SLOTS = 5, 7, 2, 3, 4, 4
 PRODUCT = functools.partial(jnp.einsum, precision="highest")
@@ -158,3 +158,88 @@ def test_uploads_pass_through_compiled_functions():
     weight = normal(13, CLIENTS)
     compiled = jax.jit(lambda given, weight: given.total(weight))
     close(numbers(compiled(given, weight)), numbers(given.total(weight)))
+
+
+def test_inner_products_with_one_upload(case):
+    given, _, whole = case
+    one = np.concatenate([normal(14, 1), normal(15, 3), normal(16, ITEMS * VIEWS * WIDTH)])
+    head = {"bias": jnp.asarray(one[0]), "kernel": jnp.asarray(one[1:4])}
+    other = Upload(jnp.asarray(one[4:]).reshape(ITEMS, VIEWS, WIDTH), head)
+    close(given.inner(other), whole @ one)
+
+
+def test_a_rule_on_rows_sees_the_row_of_every_client(case):
+    """The longest row of each item; a leaf of the head is one row."""
+    given, views, whole = case
+    sizes = []
+
+    def longest(rows):
+        sizes.append(rows.shape[2])
+        best = jnp.argmax(jnp.sum(jnp.square(rows), axis=2), axis=0)
+        return rows[best, jnp.arange(rows.shape[1])]
+
+    found = given.rowwise(longest)
+    best = np.argmax(np.square(views).sum(axis=(2, 3)), axis=0)
+    close(found.views, views[best, np.arange(ITEMS)])
+    close(found.head["bias"], whole[np.argmax(np.abs(whole[:, 0])), 0])
+    kernel = whole[:, 1:4]
+    close(found.head["kernel"], kernel[np.argmax(np.square(kernel).sum(axis=1))])
+    assert sorted(set(sizes)) == [1, 3, VIEWS * WIDTH]
+
+
+def test_the_carry_of_a_fold_meets_every_number_once(case):
+    given, views, whole = case
+    rule = lambda carry, rows: (carry + jnp.sum(rows), jnp.min(rows, axis=0))
+    carry, found = given.fold_rows(rule, jnp.zeros(()))
+    close(carry, whole.sum())
+    close(numbers(found), whole.min(axis=0))
+    assert found.views.shape == views.shape[1:]
+
+
+def test_masked_clients_are_zero_whatever_they_sent(case):
+    given, _, whole = case
+    factor = np.ones(len(whole), np.float32)
+    factor[[1, 3]] = np.nan, np.inf
+    broken = given.scaled(jnp.asarray(factor))
+    assert np.flatnonzero(~np.isfinite(broken.norms())).tolist() == [1, 3]
+    kept = np.isfinite(factor)
+    weight = normal(17, len(whole))
+    found = broken.masked(jnp.asarray(kept)).total(jnp.asarray(weight))
+    close(numbers(found), (weight * kept) @ whole)
+
+
+def test_first_of_more_than_there_are_is_all():
+    given, _, _ = low_rank()
+    assert given.scaled(jnp.ones(CLIENTS)).first(CLIENTS + 3).shape == given.shape
+
+
+def test_scale_and_head_of_joined_uploads():
+    given, _, scale = joined()
+    close(given.scale, scale)
+    heads = np.tile(normal(6, CLIENTS), 2)
+    close(given.scaled_head()["bias"], heads * scale)
+    alone = low_rank()[0]
+    assert JoinedUploads.of([alone]) is alone
+
+
+@pytest.mark.parametrize(
+    "rows, expected", [(3, [3, 3, 1]), (3.9, [3, 3, 1]), (7, [7]), (100, [7]), (0.1, [1] * 7)]
+)
+def test_blocks_fill_the_bytes_they_may_have_and_no_more(monkeypatch, rows, expected):
+    """A block is `rows` items of all clients in float32; at least one, at most the catalogue."""
+    monkeypatch.setattr(uploads, "BLOCK_BYTES", int(rows * 4 * CLIENTS * VIEWS * WIDTH))
+    given, views, _ = slots()
+    with jax.disable_jit():
+        seen = []
+
+        def step(carry, block):
+            seen.append(np.asarray(block))
+            return carry, block[0]
+
+        given._over_blocks(step, None)
+    size = seen[0].shape[1]
+    assert size == expected[0] and len(seen) == len(expected)
+    found = np.concatenate(seen, axis=1)
+    # The places after the last item are zeros.
+    close(found[:, :ITEMS], 0.5 * views)
+    assert not found[:, ITEMS:].any()
