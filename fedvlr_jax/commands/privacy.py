@@ -185,8 +185,8 @@ def on_histories(
     config, dataset = simulation.config, simulation.dataset
     state = simulation.init()
     views = _as_sent(simulation, client_uploads(simulation, state)[0])
-    known = views_of(simulation.model, state.server.shared, simulation.features)
-    known = np.asarray(known).reshape(len(known), -1)
+    served = np.asarray(views_of(simulation.model, state.server.shared, simulation.features))
+    known = served.reshape(len(served), -1)
     federation = config.federation
     client = ShadowClient(federation.local_epochs, federation.client_lr, federation.num_negatives)
     deviation = config.privacy.noise_multiplier * config.privacy.clip_norm
@@ -287,13 +287,13 @@ def with_contents(base: Config, contents: str) -> dict[str, Config]:
             f"--contents={contents}: --fusion=none has no image and text; give --contents=without, "
             "or another fusion"
         )
-    plain = Config.from_flat(**(base.flat | {"fusion": "none"}))
+    plain = base.changed(fusion="none")
     return {name: base if name == "with" else plain for name in names}
 
 
 def clip_bound(config: Config, dataset: Dataset) -> tuple[float, Config]:
     """(--clip_norm, or the median norm of the first uploads; `config` without clipping)."""
-    plain = Config.from_flat(**(config.flat | {"clip_norm": 0.0}))
+    plain = config.changed(clip_norm=0.0)
     if bound := config.privacy.clip_norm:
         return bound, plain
     simulation = make_simulation(plain, dataset)
