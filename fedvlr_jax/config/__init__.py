@@ -14,6 +14,7 @@ from typing import Any
 from fedvlr_jax.config.aliases import ALIASES, with_current_names
 from fedvlr_jax.config.attack import ATTACK_NAMES, AttackConfig
 from fedvlr_jax.config.automatic import resolved
+from fedvlr_jax.config.combinations import check_combinations
 from fedvlr_jax.config.data import (
     DATA_ROOT,
     DUPLICATE_NAMES,
@@ -23,7 +24,7 @@ from fedvlr_jax.config.data import (
 )
 from fedvlr_jax.config.defense import DefenseConfig
 from fedvlr_jax.config.evaluation import EvaluationConfig
-from fedvlr_jax.config.federation import AGGREGATION_NAMES, SUMS, FederationConfig
+from fedvlr_jax.config.federation import AGGREGATION_NAMES, FederationConfig
 from fedvlr_jax.config.fields import check_choice, expanded
 from fedvlr_jax.config.fleet import FleetConfig
 from fedvlr_jax.config.init import InitConfig
@@ -31,7 +32,6 @@ from fedvlr_jax.config.model import BACKBONE_NAMES, FUSION_NAMES, ModelConfig
 from fedvlr_jax.config.privacy import PrivacyConfig
 from fedvlr_jax.config.run import RunConfig
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.registry import RULES
 
 __all__ = [
     "AGGREGATION_NAMES",
@@ -82,29 +82,7 @@ class Config:
         if self.federation.aggregation == "auto":
             chosen = dataclasses.replace(self.federation, aggregation=self._chosen_aggregation)
             object.__setattr__(self, "federation", chosen)
-        self._check_hostile()
-        self._check_secure()
-        self._check_buffer()
-        self._check_download()
-        if self.fleet.has_clock and self.federation.sampling == "poisson":
-            raise InputError(
-                "--sampling=poisson: the simulated clock chooses the clients; give --sampling=fixed"
-            )
-        privacy, rule = self.privacy, self.federation.aggregation
-        if privacy.privacy != "none":
-            self._check_private()
-            return
-        if privacy.noise_multiplier and privacy.noise == "central" and rule != "fixed_mean":
-            raise InputError(
-                f"--noise=central: --aggregation={rule} does not bound the influence of one "
-                "client; use --aggregation=fixed_mean"
-            )
-        if privacy.noise_multiplier and privacy.noise == "client" and rule not in SUMS:
-            raise InputError(
-                f"--noise_multiplier={privacy.noise_multiplier}: the simulator draws the clients' "
-                f"noise once, for their sum, and --aggregation={rule} does not sum; use one of "
-                f"{', '.join(SUMS)}"
-            )
+        check_combinations(self)
 
     @property
     def _chosen_aggregation(self) -> str:
@@ -114,159 +92,6 @@ class Config:
             return "secure"
         central = bool(privacy.noise_multiplier) and privacy.noise == "central"
         return "fixed_mean" if central or privacy.privacy != "none" else "float32"
-
-    def _check_secure(self) -> None:
-        """Refuses options that a secure sum does not support."""
-        if self.federation.aggregation != "secure":
-            return
-        if self.attack.attack != "none":
-            raise InputError(
-                f"--aggregation=secure: --attack={self.attack.attack} needs a server that sees "
-                "each upload, but a secure sum shows only the sum; give another rule"
-            )
-        if self.fleet.upload_format != "dense":
-            raise InputError(
-                f"--aggregation=secure: masks are on every row, so --upload_format="
-                f"{self.fleet.upload_format} saves nothing; give dense"
-            )
-        if self.fleet.has_clock and not self.federation.cohort:
-            raise InputError(
-                "--aggregation=secure: with a simulated clock --secure_threshold is a share of "
-                "--cohort; give --cohort"
-            )
-        if self.privacy.noise_multiplier and self.privacy.privacy == "none":
-            raise InputError(
-                f"--noise_multiplier={self.privacy.noise_multiplier}: noise inside "
-                "--aggregation=secure is discrete and has a statement; give --privacy=distributed"
-            )
-
-    def _check_download(self) -> None:
-        """Refuses a partial download where it saves nothing, or where it undoes a guarantee."""
-        if self.fleet.download_rows == "all":
-            return
-        flag = f"--download_rows={self.fleet.download_rows}"
-        if self.federation.negatives == "expected":
-            raise InputError(
-                f"{flag}: with --negatives=expected a client needs every row; give "
-                "--negatives=sampled or --download_rows=all"
-            )
-        if self.federation.aggregation == "secure" or self.privacy.privacy != "none":
-            raise InputError(
-                f"{flag}: a client asks for the rows of its history, so --aggregation=secure and "
-                "--privacy hide nothing; give --download_rows=all"
-            )
-
-    def _check_hostile(self) -> None:
-        """Refuses more hostile clients than the rule withstands, and options that forged or
-        compressed uploads do not support."""
-        rule, share = self.federation.aggregation, self.attack.hostile_share
-        smaller = self.fleet.compression
-        if smaller and rule not in SUMS:
-            raise InputError(
-                f"{smaller}: --aggregation={rule} does not commute with the compression; use one "
-                f"of {', '.join(SUMS)}"
-            )
-        if smaller and self.attack.attack != "none":
-            raise InputError(f"{smaller}: forged uploads are not compressed; give 0")
-        if self.privacy.noise_multiplier and (self.fleet.upload_bits or self.fleet.upload_rows):
-            raise InputError(
-                f"{smaller}: the simulator draws the clients' noise for their sum, which is not "
-                "compressed; give --noise_multiplier=0"
-            )
-        if self.attack.attack != "none" and rule == "int32":
-            raise InputError(
-                f"--aggregation=int32: with --attack={self.attack.attack} the server sums the "
-                "uploads that are finite in floating point, so the bits depend on the devices; "
-                "give --aggregation=float32"
-            )
-        share /= 1 + share
-        most = RULES[rule].withstands
-        if self.attack.attack != "none" and share >= most:
-            raise InputError(
-                f"--hostile_share={self.attack.hostile_share}: {share:.0%} of all clients are "
-                f"hostile, but --aggregation={rule} withstands less than {most:.0%}; give a share "
-                f"below {most / (1 - most):.2g}"
-            )
-
-    def _check_buffer(self) -> None:
-        """Refuses options that asynchronous rounds do not support."""
-        if not self.fleet.buffer:
-            return
-        federation, privacy = self.federation, self.privacy
-        flag = f"--buffer={self.fleet.buffer}"
-        if not federation.cohort:
-            raise InputError(f"{flag}: needs --cohort, the clients that train at a time")
-        if self.run.store != "device":
-            raise InputError(f"{flag}: works with --store=device, not --store={self.run.store}")
-        if federation.aggregation not in SUMS:
-            raise InputError(
-                f"{flag}: the server sums uploads of several versions, but --aggregation="
-                f"{federation.aggregation} does not sum; use one of {', '.join(SUMS)}"
-            )
-        if self.defense.active:
-            raise InputError(
-                f"{flag}: clients on several versions of the server do not know the same popular "
-                "items; give --defense_similarity=0 --defense_distance=0"
-            )
-        if self.attack.attack != "none":
-            raise InputError(
-                f"{flag}: the attacks are defined for synchronous rounds; give --attack=none or "
-                "--buffer=0"
-            )
-        if privacy.privacy != "none" or privacy.noise_multiplier:
-            raise InputError(
-                f"{flag}: stale uploads have no privacy statement and no noise; give "
-                "--privacy=none --noise_multiplier=0"
-            )
-
-    def _check_private(self) -> None:
-        """Refuses combinations with --privacy whose rounds have no bounded sensitivity."""
-        privacy, federation = self.privacy, self.federation
-        if self.attack.attack != "none":
-            raise InputError(
-                f"--privacy={privacy.privacy}: --attack={self.attack.attack} forges uploads after "
-                "clipping, so no bound holds; give only one of the two"
-            )
-        if smaller := self.fleet.compression:
-            raise InputError(
-                f"--privacy={privacy.privacy}: the ledger cannot account for {smaller}; give 0"
-            )
-        if self.fleet.has_clock:
-            raise InputError(
-                f"--privacy={privacy.privacy}: the ledger cannot account for the sampling of a "
-                "simulated clock; use --participation=always without --deadline_s and "
-                "--over_selection"
-            )
-        rule = "secure" if privacy.privacy == "distributed" else "fixed_mean"
-        if federation.aggregation != rule:
-            why = "the clients' noise protects only a secure sum"
-            if privacy.privacy != "distributed":
-                why = "the influence of one client depends on the others"
-                if federation.aggregation == "secure":
-                    why = "the noise is not discrete; --privacy=distributed has discrete noise"
-            raise InputError(
-                f"--privacy={privacy.privacy}: with --aggregation={federation.aggregation} {why}; "
-                f"use --aggregation={rule}, or leave it out"
-            )
-        if privacy.noise_cohort_size and not (
-            privacy.privacy == "central" and federation.sampling == "poisson"
-        ):
-            raise InputError(
-                f"--noise_cohort_size={privacy.noise_cohort_size}: describes a Poisson cohort "
-                "under central privacy; give --privacy=central --sampling=poisson, or 0"
-            )
-        if privacy.noise_bands > 1 and (
-            federation.sampling != "poisson" or federation.cohort_places
-        ):
-            raise InputError(
-                f"--noise_bands={privacy.noise_bands}: groups of clients take turns, each a whole "
-                "Poisson sample; give --sampling=poisson --cohort_places=0"
-            )
-        if 0 < privacy.noise_cohort_size < federation.cohort:
-            raise InputError(
-                f"--noise_cohort_size={privacy.noise_cohort_size}: fewer than "
-                f"--cohort={federation.cohort}"
-            )
 
     @property
     def resolved(self) -> Config:
