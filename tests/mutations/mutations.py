@@ -32,7 +32,7 @@ def agreement(**wanted):
 
 def compiled():
     """The same, compiled as a whole, for a federation that sums in fixed point."""
-    (number,) = numbers_with(count=1, aggregation="int32")
+    (number,) = numbers_with(count=1, received="int32")
     return (f"tests/oracle/test_agreement.py::test_compiled_rounds[{number}]",)
 
 
@@ -90,7 +90,7 @@ def training(test):
 
 NOISE = ("tests/oracle/test_draws.py::test_noise_has_the_law_of_every_client_adding_its_own",)
 NEGATIVES = ("tests/oracle/test_draws.py::test_negatives_are_drawn_for_each_epoch_and_client",)
-DRAWN_START = ("tests/oracle/test_draws.py::test_a_drawn_start",)
+DRAWN_START = ("tests/oracle/test_draws.py::test_drawn_initial_values",)
 KRUM = (
     *rules("krum_takes_the_upload_with_the_nearest_neighbours"),
     *rules("multi_krum_averages_the_best"),
@@ -287,15 +287,15 @@ BACKBONES = [
     Mutation(
         "FedRAP's sparsity ignores the router",
         LOCAL,
-        "penalty.sparse * (sizes @ weights)",
-        "penalty.sparse * jnp.mean(sizes, axis=-1)",
+        "penalty.l1 * (sizes @ weights)",
+        "penalty.l1 * jnp.mean(sizes, axis=-1)",
         agreement(backbone="fedrap", plan="gathered", fusion="bilevel"),
     ),
     Mutation(
         "the factored plan grows the table the wrong way",
         FACTORED,
-        "grow = 1 + rate * apart",
-        "grow = 1 - rate * apart",
+        "grow = 1 + rate * repulsion",
+        "grow = 1 - rate * repulsion",
         agreement(plan="factored"),
     ),
     Mutation(
@@ -770,8 +770,8 @@ AGGREGATORS = [
     Mutation(
         "inner products of low rank without the head",
         UPLOADS,
-        "scale[None, :] * total + head_products(self.scaled_head())",
-        "scale[None, :] * total",
+        "return self.view_products() + head_products(self.scaled_head())",
+        "return self.view_products()",
         TEST_UPLOADS,
     ),
     Mutation(

@@ -2,7 +2,7 @@
 
 The tests call only public functions: `make_simulation`, `run_rounds`, `evaluate`, `recommend`. The
 reference gets its random draws from the package: the clients that respond, their numbers of local
-epochs, and the sampled negatives.
+epochs, the sampled negatives, the noise in units of its deviation, and the draws of rounding.
 """
 
 import dataclasses
@@ -15,12 +15,17 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import draw_negatives
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.federated.local import client_keys
-from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
+from fedvlr_jax.federated.participation import LOCAL, NOISE, RING_NOISE, make_cohorts, stream
 from fedvlr_jax.federated.server_optimizer import server_optimizer
+from fedvlr_jax.privacy.ring import ring_of
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.buckets import in_user_order
+from fedvlr_jax.uplink import Upload
+from fedvlr_jax.uplink.compress import ROUNDING, shared_basis
+from fedvlr_jax.uplink.noise import add_gaussian
+from fedvlr_jax.uplink.ring import client_draws
 from tests.oracle import reference
-from tests.oracle.federations import views_of
+from tests.oracle.federations import flags_of, views_of
 
 WIDTHS = {"image": 3, "text": 5}
 
@@ -76,7 +81,7 @@ def make_data(rng, choices):
 
 
 def make_config(rng, choices):
-    values = {name: value for name, value in choices.items() if name != "modalities"}
+    values = {name: value for name, value in flags_of(choices).items() if name != "modalities"}
     if choices["fusion"] == "bilevel":
         values["views"] = ",".join(views_of(choices))
     rates = ("client_lr", "router_lr", "item_lr", "delta_lr")
@@ -104,7 +109,7 @@ def make_federation(number, choices):
     known = {field.name for field in dataclasses.fields(reference.Options)}
     options = reference.Options(
         **{name: value for name, value in flat.items() if name in known}
-        | {"views": tuple(flat["views"].split(","))}
+        | {"views": tuple(flat["views"].split(",")), "num_clients": data.num_users}
     )
     in_train = np.unique(data.train.item)
     pool = in_train if choices["protocol"] == "paper" else np.arange(data.num_items)
@@ -130,14 +135,19 @@ def random_state(federation):
     shapes = jax.eval_shape(simulation.init)
     drawn = lambda tree: jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape), tree)
     shared = drawn(shapes.server.shared)
+    private = drawn(shapes.private)
+    for rows in private:
+        # About as long as an upload.
+        rows |= {"residual": rows["residual"] / 10} if "residual" in rows else {}
     optimizer = server_optimizer(config.server_optimizer, config.rates)
     server = shapes.server._replace(
         round=np.int32(rng.integers(1, 9)),
         key=jax.random.key(int(rng.integers(1000))),
         shared=shared,
         optimizer=jax.device_get(jax.jit(optimizer.init)(shared)),
+        uplink=simulation.task.aggregator.uplink.init(),
     )
-    return jax.device_put(shapes._replace(server=server, private=drawn(shapes.private)))
+    return jax.device_put(shapes._replace(server=server, private=private))
 
 
 def given_to(federation, server):
@@ -171,9 +181,56 @@ def given_to(federation, server):
                 clients[user],
                 epochs=epochs,
                 negatives=tuple(n[n < simulation.dataset.num_items] for n in negatives),
+                uniform=rounding_draws(simulation, local, user),
+                levels=ring_draws(simulation, server, local, user),
             )
             check_negatives(clients[user], config)
     return clients
+
+
+def upload_like(simulation, server):
+    """Zeros in the shapes of an upload."""
+    model = simulation.model
+    shape = model.num_items, len(model.fusion.names), model.width
+    head = jax.tree.map(np.zeros_like, jax.device_get(server.shared["head"]))
+    return Upload(np.zeros(shape), head)
+
+
+def rounding_draws(simulation, local, user):
+    """For --upload_bits: a draw from [0, 1) for each number of the client's views."""
+    if not simulation.config.fleet.upload_bits:
+        return None
+    model = simulation.model
+    shape = model.num_items, len(model.fusion.names), model.width
+    key = jax.random.fold_in(jax.random.fold_in(local, user), ROUNDING)
+    return np.asarray(jax.random.uniform(key, shape, np.float64))
+
+
+def ring_draws(simulation, server, local, user):
+    """For --privacy=distributed: the client's discrete noise, {name of the reference: levels}."""
+    config = simulation.config
+    if config.privacy.privacy != "distributed":
+        return {}
+    ring = ring_of(config, simulation.dataset.num_users)
+    key = jax.random.fold_in(local, RING_NOISE)
+    like = upload_like(simulation, server)
+    return upload_names(client_draws(ring.deviation, key, user, like))
+
+
+def draws_of(federation, server):
+    """The server's draws of the round, for the reference."""
+    simulation = federation.simulation
+    config, model = simulation.config, simulation.model
+    key, like = stream(server.key, NOISE, server.round), upload_like(simulation, server)
+    draws = reference.Draws()
+    if config.privacy.noise_multiplier:
+        normal = add_gaussian(key, like, np.float64(1.0))
+        draws = dataclasses.replace(draws, normal=upload_names(normal))
+    if config.fleet.upload_rank:
+        size = len(model.fusion.names) * model.width
+        basis = shared_basis(jax.random.fold_in(key, 1), size, config.fleet.upload_rank)
+        draws = dataclasses.replace(draws, basis=np.asarray(basis))
+    return draws
 
 
 def check_negatives(client, config):
@@ -229,7 +286,17 @@ def shared_of(server):
 
     The reference has one matrix for each of FedNCF's layers over [user; item] and [GMF; MLP]; the
     package has two."""
-    shared = flat_names(server.shared, SHARED_NAMES)
+    return joined_halves(flat_names(server.shared, SHARED_NAMES))
+
+
+def upload_names(upload):
+    """An `Upload` of the package as the reference's flat dict."""
+    head = joined_halves(flat_names({"head": upload.head}, SHARED_NAMES))
+    return {"views": np.asarray(upload.views)} | head
+
+
+def joined_halves(shared):
+    """FedNCF's layers over [user; item] and over [GMF; MLP], each as one matrix."""
     if "head/out_gmf" in shared:
         halves = [shared.pop(f"head/{side}/kernel") for side in ("user", "item")]
         shared["head/mlp/0/kernel"] = np.concatenate(halves)
@@ -259,4 +326,5 @@ def reference_state(federation, state):
         "shared": shared,
         "private": private_of(federation, state),
         "optimizer": reference.optimizer_start(federation.options, shared),
+        "bound": federation.options.clip_norm,
     }

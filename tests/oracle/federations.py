@@ -6,6 +6,41 @@ import itertools
 import numpy as np
 
 OPERATORS = ("sum", "mixture", "mlp", "gate", "attention", "cross_attention")
+CLIP = {"clip_norm": 0.04}
+NOISE = CLIP | {"noise_multiplier": 0.4}
+# Rules, alone and behind a transform of the uploads.
+RECEIVED = {
+    "int32": {"aggregation": "int32"},
+    "fixed_mean": {"aggregation": "fixed_mean"},
+    "secure": {"aggregation": "secure", "secure_bound": 0.05, "secure_levels": 2**20},
+    "secure_noise": CLIP
+    | {"aggregation": "secure", "secure_levels": 2048, "secure_threshold": 0.51}
+    | {"privacy": "distributed", "noise_multiplier": 0.4},
+    "median": {"aggregation": "median"},
+    "trimmed_mean": {"aggregation": "trimmed_mean"},
+    "krum": {"aggregation": "krum"},
+    "multi_krum": {"aggregation": "multi_krum"},
+    "bulyan": {"aggregation": "bulyan"},
+    "geometric_median": {"aggregation": "geometric_median"},
+    "norm_bound": {"aggregation": "norm_bound"},
+    "row_median": {"aggregation": "row_median"},
+    "adaptive": CLIP | {"clip_quantile": 0.4},
+    "adaptive_median": CLIP | {"clip_quantile": 0.6, "aggregation": "median"},
+    "adaptive_noise": NOISE | {"clip_quantile": 0.5},
+    "client_noise": NOISE,
+    "client_noise_fixed": NOISE | {"aggregation": "fixed_mean"},
+    "central_noise": NOISE | {"noise": "central", "aggregation": "fixed_mean"},
+    "bits": {"upload_bits": 4},
+    "rows": {"upload_rows": 4, "upload_format": "sparse"},
+    "bits_rows": {"upload_bits": 3, "upload_rows": 6, "upload_format": "bitmask"},
+    "rank": {"upload_rank": 2},
+    "rank_noise": NOISE | {"upload_rank": 3},
+}
+# They need only sums, so that every plan serves them.
+SUMS = {"plain", "int32", "fixed_mean", "rank"}
+# The number of clients of rules that rank them, 0 for all seven. With few clients Krum scores are
+# equal in pairs. With six, Bulyan averages two of four values, and zeros can be as near as others.
+RANKING = {"krum": 6, "multi_krum": 6, "bulyan": 0}
 # Each choice cycles through its values in a random order.
 CHOICES = {
     "backbone": ("fcf", "fedavg", "pfedrec", "fedrap", "fedncf"),
@@ -35,10 +70,10 @@ CHOICES = {
     "cohort": (0, 4),
     "client_dropout": (0.0, 0.35),
     "protocol": ("strict", "paper"),
-    "aggregation": ("float32", "float32", "float32", "int32"),
     "chunk": (0, 0, 4),
     "modalities": (("image", "text"), ("image", "text"), ("image", "text"), ()),
     "plan": ("gathered", "dense", "gathered", "catalogue", "gathered", "factored"),
+    "received": tuple(itertools.chain.from_iterable(("plain", name) for name in RECEIVED)),
 }
 # Replacements for combinations that a plan cannot train.
 ON_THE_VIEWS = {"negatives": "expected", "upload": "gradient", "clip_norm": 0.0}
@@ -84,14 +119,26 @@ def federations():
     result = []
     for row in zip(*columns.values(), strict=True):
         choices = dict(zip(columns, row, strict=True))
+        if choices["received"] not in SUMS and choices["plan"] in ("catalogue", "factored"):
+            choices["plan"] = "gathered"
         plan = choices["plan"]
         choices |= PLAN_ASKS[plan]
         choices["backbone"] = PLAN_CANNOT.get(plan, {}).get(
             choices["backbone"], choices["backbone"]
         )
         choices["min_local_epochs"] = min(choices["min_local_epochs"], choices["local_epochs"])
+        if choices["received"] in RANKING:
+            cohort = RANKING[choices["received"]] if choices["cohort"] else 0
+            choices |= {"cohort": cohort, "client_dropout": 0.0}
         result.append(choices)
     return result
+
+
+def flags_of(choices):
+    """The flags of a federation."""
+    received = RECEIVED.get(choices["received"], {})
+    flags = {name: value for name, value in choices.items() if name != "received"}
+    return {"aggregation": "float32", "byzantine_share": 0.2} | flags | received
 
 
 def views_of(choices):
@@ -109,31 +156,32 @@ def _holds(choices):
     return {*pairs, *views, *choices.items()}
 
 
-def _cover(holds):
-    """Few keys of `holds` whose sets hold everything that any of them holds, greedily."""
-    left, chosen = set().union(*holds.values()), []
-    while left:
-        best = max(holds, key=lambda key: len(holds[key] & left))
-        chosen.append(best)
-        left -= holds[best]
-    return tuple(chosen)
-
-
-@functools.cache
-def pairwise():
-    """Numbers of few federations that cover every choice, value and pair of PAIRED."""
-    return _cover({n: _holds(choices) for n, choices in enumerate(federations())})
-
-
 @functools.cache
 def essential():
-    """Those of `pairwise()` that cover every value, every view and each backbone on each plan."""
+    """Numbers of few federations that cover every value, every view and each backbone on each plan."""
 
     def holds(choices):
         views = [("view", view) for view in views_of(choices)]
         return {*choices.items(), *views, (choices["backbone"], choices["plan"])}
 
-    return _cover({n: holds(federations()[n]) for n in pairwise()})
+    return _cover([holds(choices) for choices in federations()])
+
+
+@functools.cache
+def pairwise():
+    """The numbers of `essential()`, and as many more as cover every pair of PAIRED."""
+    return _cover([_holds(choices) for choices in federations()], essential())
+
+
+def _cover(holds, numbers=()):
+    """`numbers` and as many more as needed to cover the union of the sets `holds`, greedily."""
+    numbers = list(numbers)
+    left = set().union(*holds).difference(*(holds[number] for number in numbers))
+    while left:
+        number = max(range(ALL), key=lambda n: len(holds[n] & left))
+        numbers.append(number)
+        left -= holds[number]
+    return tuple(numbers)
 
 
 def numbers_with(count=3, among=None, **wanted):
@@ -151,5 +199,4 @@ def numbers_with(count=3, among=None, **wanted):
             for name, value in wanted.items()
         )
 
-    numbers = pairwise() if among is None else among
-    return [number for number in numbers if meets(federations()[number])][:count]
+    return [number for number in (among or pairwise()) if meets(federations()[number])][:count]

@@ -3,13 +3,16 @@
 The file imports nothing from the package, JAX, Flax or Optax, and shares no code with the package:
 the tests compare the package with it. Speed does not matter. Parameters are flat dicts
 `{name: array}`. `Variable` computes the gradient of a client's loss by reverse-mode
-differentiation; `test_reference.py` compares it with central differences.
+differentiation; `test_reference.py` compares it with central differences. `uploads.py` has the
+steps between the uploads and the server's step.
 """
 
 import dataclasses
 import itertools
 
 import numpy as np
+
+from tests.oracle import uploads
 
 # --- Reverse-mode differentiation -----------------------------------------------------------------
 
@@ -311,12 +314,31 @@ class Options:
     item_lr: float = 1.0
     delta_lr: float = 1.0
     client_decay: float = 0.02
+    cohort: int = 0
+    client_dropout: float = 0.0
     clip_norm: float = 0.0
+    clip_quantile: float = 0.0
+    noise_multiplier: float = 0.0
+    noise: str = "client"
+    privacy: str = "none"
+    upload_bits: int = 0
+    upload_rows: int = 0
+    upload_rank: int = 0
+    aggregation: str = "float32"
+    byzantine_share: float = 0.1
+    secure_bound: float = 0.0
+    secure_levels: int = 0
+    num_clients: int = 0
     server_optimizer: str = "adam"
     server_lr_items: float = 0.05
     server_lr_fusion: float = 0.003
     server_lr_head: float = 0.01
     server_decay: float = 10.0
+
+    @property
+    def expected(self):
+        """The expected number of responses in a round."""
+        return (self.cohort or self.num_clients) * (1 - self.client_dropout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +348,8 @@ class Client:
     history: its train items. time: the time stamp of each. pool: the candidates for negatives.
     epochs: its number of local epochs; 0 if it was not sampled or did not respond.
     negatives: for sampled negatives, the items of each epoch, num_negatives for each positive.
+    uniform: for upload_bits, a draw from [0, 1) for each number of the views.
+    levels: for privacy=distributed, its discrete noise {name: whole numbers}.
     """
 
     history: np.ndarray
@@ -333,6 +357,20 @@ class Client:
     pool: np.ndarray
     epochs: int
     negatives: tuple = ()
+    uniform: np.ndarray | None = None
+    levels: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The server's draws of one round.
+
+    normal: standard normal numbers in the shapes of an upload. basis: [G * d, upload_rank], with
+    orthonormal columns.
+    """
+
+    normal: dict = dataclasses.field(default_factory=dict)
+    basis: np.ndarray | None = None
 
 
 def recency_weights(time, recency):
@@ -481,6 +519,7 @@ def train_client(options, private, head, catalogue, client, t):
     {"views": [I, G, d], "head/...": ...}.
     """
     private = dict(private)
+    residual = {name: private.pop(name) for name in ("residual",) if name in private}
     if options.backbone == "pfedrec":
         private["rows"] = np.zeros_like(private["rows"])
     own_views, own_head = catalogue, dict(head)
@@ -507,20 +546,12 @@ def train_client(options, private, head, catalogue, client, t):
                 for name, value in own_head.items()
             }
     if options.upload == "gradient":
-        return private, summed, losses
+        return private | residual, summed, losses
     upload = {"views": catalogue - own_views}
-    return private, upload | {f"head/{k}": head[k] - own_head[k] for k in head}, losses
+    return private | residual, upload | {f"head/{k}": head[k] - own_head[k] for k in head}, losses
 
 
 # --- From uploads to the server's step ------------------------------------------------------------
-
-
-def clip(upload, bound):
-    """Scales an upload to a joint L2 norm of at most `bound`: (upload, was it clipped)."""
-    norm = np.sqrt(sum(np.sum(leaf**2) for leaf in upload.values()))
-    if bound == 0 or norm <= bound:
-        return upload, False
-    return {name: leaf * bound / norm for name, leaf in upload.items()}, True
 
 
 def aggregation_weights(options, clients):
@@ -586,11 +617,12 @@ def server_step(options, shared, gradient, optimizer):
     return new_shared, {"step": optimizer["step"], "first": first, "second": second}
 
 
-def play_round(options, features, state, clients):
+def play_round(options, features, state, clients, draws=None):
     """One round of Algorithm 1.
 
     state: {"round": t, "shared": {name: array}, "private": [{name: array}, ...],
-    "optimizer": ...}; shared holds "table", the operators, and "head/..." of a shared head.
+    "optimizer": ..., "bound": of adaptive clipping}; shared holds "table", the operators, and
+    "head/..." of a shared head. draws: `Draws`.
     Returns (state, report): the mean loss of the clients that answered, each in its first epoch,
     the share of them that was clipped, and how many answered.
     """
@@ -600,19 +632,26 @@ def play_round(options, features, state, clients):
     parameters = {name: constant(value) for name, value in shared.items()}
     catalogue = views(options, parameters, features).value
     head = {name[5:]: value for name, value in shared.items() if name.startswith("head/")}
-    weights = aggregation_weights(options, clients)
-    mean = {"views": 0.0} | {f"head/{name}": 0.0 for name in head}
-    private, losses, clipped = [], [], []
-    for client, own, weight in zip(clients, state["private"], weights, strict=True):
+    draws = draws or Draws()
+    weights = [weight for weight in aggregation_weights(options, clients) if weight]
+    bound = state["bound"] if options.clip_quantile else options.clip_norm
+    private, losses, clipped, arrived = [], [], [], []
+    for client, own in zip(clients, state["private"], strict=True):
         if client.epochs == 0:
             private.append(own)
             continue
         new, upload, loss = train_client(options, own, head, catalogue, client, state["round"])
-        upload, was_clipped = clip(upload, options.clip_norm)
-        mean = {name: mean[name] + weight * leaf for name, leaf in upload.items()}
+        upload, new, was_clipped = uploads.sent_upload(
+            options, upload, new, client, bound, draws.basis
+        )
+        if options.aggregation == "secure":
+            upload, clamped = uploads.in_levels(options, upload, client.levels)
+            was_clipped |= clamped
+        arrived.append(upload)
         private.append(new)
         losses.append(loss[0])
         clipped.append(was_clipped)
+    mean = uploads.combined(options, arrived, weights, bound, draws)
     gradient = shared_gradient(options, shared, features, mean)
     new_shared, optimizer = server_step(options, shared, gradient, state["optimizer"])
     new_state = {
@@ -621,6 +660,8 @@ def play_round(options, features, state, clients):
         "private": private,
         "optimizer": optimizer,
     }
+    if options.clip_quantile:
+        new_state["bound"] = uploads.next_bound(options, bound, clipped)
     report = {"loss": np.mean(losses), "clipped": np.mean(clipped), "answered": len(losses)}
     return new_state, report
 

@@ -1,7 +1,7 @@
 """Whole rounds, scores and ranks of the package against the reference, in float64.
 
-The tests compare some of 200 random federations; these cover every pair of values of the main
-choices. With FEDVLR_ORACLE=all they compare all 200.
+The tests compare some of 200 random federations; these cover every rule, every transform of the
+uploads, and every pair of values of the main choices. With FEDVLR_ORACLE=all they compare all 200.
 """
 
 import os
@@ -10,18 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from tests.oracle import adapter, reference
-from tests.oracle.federations import (
-    ALL,
-    CHOICES,
-    essential,
-    federations,
-    numbers_with,
-    pairwise,
-)
+from fedvlr_jax.reduce import REDUCTIONS
+from tests.oracle import adapter, reference, uploads
+from tests.oracle.federations import ALL, CHOICES, essential, federations, flags_of, pairwise
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 NUMBERS = range(ALL) if os.environ.get("FEDVLR_ORACLE") == "all" else pairwise()
+COMPILED = [number for number in NUMBERS if federations()[number]["received"] == "int32"]
 ROUNDS = 2
 
 
@@ -49,17 +44,21 @@ def compare(number, choices):
     simulation, options, features = federation.simulation, federation.options, federation.features
     state = adapter.random_state(federation)
     expected = adapter.reference_state(federation, state)
-    # Recency weights, rates of negatives and fixed-point sums have about seven digits. Two rounds
-    # and the quotients of Adam amplify the rounding error.
-    tolerance = 1e-5 if choices["recency"] or choices["aggregation"] == "int32" else 2e-6
+    # Recency weights, rates of negatives, adaptive bounds and fixed-point sums have about seven
+    # digits. Two rounds and the quotients of Adam amplify the rounding error.
+    coarse = choices["recency"] or choices["received"] == "int32" or options.clip_quantile
+    tolerance = 1e-5 if coarse else 2e-6
     for _ in range(ROUNDS):
         clients = adapter.given_to(federation, state.server)
-        expected, report = reference.play_round(options, features, expected, clients)
+        draws = adapter.draws_of(federation, state.server)
+        expected, report = reference.play_round(options, features, expected, clients, draws)
         state, metrics = simulation.run_rounds(state, 1)
         assert int(metrics.participants[0]) == report["answered"]
         assert metrics.clipped[0] == pytest.approx(report["clipped"], abs=1e-6)
         assert metrics.loss[0] == pytest.approx(report["loss"], rel=1e-5)
         assert_states_agree(federation, state, expected, tolerance)
+        if options.clip_quantile:
+            assert float(state.server.uplink) == pytest.approx(expected["bound"], rel=1e-6)
     scores, weights = reference.all_scores(options, features, expected, federation.clients)
     for part in ("valid", "test"):
         ranks, found = simulation.ranks_and_weights(state, part)
@@ -93,19 +92,23 @@ def assert_recommendations_agree(simulation, state, scores, tolerance):
         assert_close(score[items[user][: len(free)]], found[user][: len(free)], tolerance, "items")
 
 
-@pytest.mark.parametrize(
-    "number",
-    [n if n in essential() else pytest.param(n, marks=pytest.mark.slow) for n in NUMBERS],
-)
+def slow_but_for(fast):
+    marks = lambda number: [] if number in fast else [pytest.mark.slow]
+    return [pytest.param(number, marks=marks(number)) for number in NUMBERS]
+
+
+@pytest.mark.parametrize("number", slow_but_for(essential()))
 def test_rounds_scores_and_ranks(number):
     # Without jit: the compilation of whole rounds takes several times as long. Sums over devices
     # need jit.
-    choices = federations()[number] | {"aggregation": "float32"}
+    choices = dict(federations()[number])
+    if choices["received"] == "int32":
+        choices["received"] = "plain"
     with jax.disable_jit():
         compare(number, choices)
 
 
-@pytest.mark.parametrize("number", numbers_with(aggregation="int32"))
+@pytest.mark.parametrize("number", COMPILED)
 @pytest.mark.slow
 def test_compiled_rounds(number):
     compare(number, federations()[number])
@@ -113,4 +116,13 @@ def test_compiled_rounds(number):
 
 def test_the_federations_hold_every_value_of_every_choice():
     for name, values in CHOICES.items():
-        assert {federations()[number][name] for number in pairwise()} == set(values), name
+        assert {federations()[number][name] for number in essential()} >= set(values), name
+
+
+def test_the_federations_hold_every_rule_and_transform():
+    flags = [flags_of(federations()[number]) for number in range(ALL)]
+    rules = [given["aggregation"] for given in flags]
+    assert set(rules) == set(REDUCTIONS) == set(uploads.RULES)
+    assert min(rules.count(rule) for rule in REDUCTIONS) >= 4
+    for transform in ("clip_quantile", "noise_multiplier", "upload_bits", "upload_rows"):
+        assert sum(bool(given.get(transform)) for given in flags) >= 4, transform

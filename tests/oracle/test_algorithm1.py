@@ -12,7 +12,7 @@ from tests.oracle.test_agreement import assert_states_agree
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 PRINTED = dict(upload="gradient", loss="bce", clip_norm=0.0, history_weight=0.0, recency=0.0)
-ANY = dict(aggregation="float32", plan="auto", cohort=0)
+ANY = dict(received="plain", plan="auto", cohort=0)
 
 
 def draw_cohort(simulation, server):

@@ -99,7 +99,7 @@ def test_negatives_are_drawn_for_each_epoch_and_client(data):
     assert len(np.unique(of_clients, axis=0)) == 6
 
 
-def test_a_drawn_start(data):
+def test_drawn_initial_values(data):
     config = Config.from_flat(
         backbone="fedrap", views="id,sum", width=WIDTH, init_scale=0.3, devices=1
     )

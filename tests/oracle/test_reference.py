@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.oracle import reference
+from tests.oracle import reference, uploads
 from tests.oracle.reference import Variable, constant
 
 WIDTH, ITEMS = 4, 6
@@ -46,9 +46,14 @@ HEADS = {
 
 
 def test_it_imports_nothing_of_what_it_checks():
-    text = pathlib.Path(reference.__file__).read_text()
-    imported = re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE)
-    assert set(imported) == {"dataclasses", "itertools", "numpy"}
+    expected = {
+        reference: ["dataclasses", "itertools", "numpy", "tests.oracle import uploads"],
+        uploads: ["numpy"],
+    }
+    for module, names in expected.items():
+        text = pathlib.Path(module.__file__).read_text()
+        imported = re.findall(r"^\s*(?:import|from) (tests.*|\w+)", text, re.MULTILINE)
+        assert imported == names
 
 
 def drawn(rng, shapes):
@@ -125,9 +130,9 @@ def test_a_row_counts_as_often_as_it_is_expected():
 
 def test_clipping_is_joint():
     upload = {"views": np.array([3.0]), "head/bias": np.array([4.0])}
-    clipped, was = reference.clip(upload, 1.0)
+    clipped, was = uploads.clip(upload, 1.0)
     assert was and clipped == {"views": pytest.approx([0.6]), "head/bias": pytest.approx([0.8])}
-    assert reference.clip(upload, 6.0) == (upload, False)
+    assert uploads.clip(upload, 6.0) == (upload, False)
 
 
 def test_weights_are_equal_or_by_the_length_of_the_history():
@@ -176,3 +181,66 @@ def test_decay_is_by_the_step_and_spares_the_head():
         | {k: {n: np.zeros(1) for n in shared} for k in ("first", "second")},
     )
     assert new["table"] == pytest.approx(0.8) and new["head/bias"] == 1
+
+
+def numbers(*values):
+    return [{"views": np.array([[[value]]], float)} for value in values]
+
+
+def test_rules_by_hand():
+    """Uploads of one number each; f = floor(0.2 * 6) = 1."""
+    options = reference.Options(byzantine_share=0.2, num_clients=8, client_dropout=0.25)
+    given = numbers(0.0, 1.0, 2.0, 3.5, 4.0, 9.0)
+    weights = [1.0, 1.0, 1.0, 1.0, 1.0, 3.0]
+    found = {
+        name: float(rule(options, given, weights)["views"][0, 0, 0])
+        for name, rule in uploads.RULES.items()
+        if name != "secure"
+    }
+    assert found.pop("geometric_median") == pytest.approx(4.0, abs=0.1)
+    # Krum scores, with three neighbours: 17.25, 8.25, 7.25, 8.75, 13.25, 104.25.
+    # Bulyan selects 1, 2, 3.5 and 4, and takes the two nearest to their median 2.75.
+    expected = {
+        **{"float32": 4.6875, "int32": 4.6875, "fixed_mean": 19.5 / 6, "median": 2.75},
+        **{"trimmed_mean": 10.5 / 4, "krum": 2.0, "multi_krum": 10.5 / 5, "bulyan": 2.75},
+        # The median norm is 2.75. The first client did not touch the row, and the median norm of
+        # the others is 3.5.
+        **{"norm_bound": (3 + 2 * 2.75 + 3 * 2.75) / 8, "row_median": 3.5 * 5 / 6},
+    }
+    assert found == pytest.approx(expected)
+
+
+def test_a_row_that_few_clients_touch_is_zero():
+    options = reference.Options(byzantine_share=0.0)
+    touched = uploads.row_median(options, numbers(1.0, 2.0, 3.0, 0.0), [1] * 4)
+    assert touched["views"] == pytest.approx(2 * 3 / 4)
+    assert not np.any(uploads.row_median(options, numbers(1.0, 2.0, 0.0), [1] * 3)["views"])
+
+
+def test_what_a_client_sends_by_hand():
+    rows = np.array([[3.0, -1.0], [0.5, 0.2], [0.0, 2.0]])[:, None, :]
+    assert np.flatnonzero(uploads.longest_rows(rows, 2).any((1, 2))).tolist() == [0, 2]
+    # Three levels: 1 / 3 of the largest value is level 1, exactly; 0.2 of 0.5 is level 1.2.
+    for uniform, second in ((0.79, 1), (0.81, 2)):
+        found = uploads.quantised(rows, 3, np.full(rows.shape, uniform))
+        np.testing.assert_allclose(found[0, 0], [3, -1])
+        assert found[1, 0, 1] == pytest.approx(0.5 * second / 3)
+    basis = np.array([[0.6], [0.8]])
+    np.testing.assert_allclose(uploads.projected(rows, basis)[0, 0], [0.6, 0.8])
+
+
+def test_whole_levels_noise_and_bounds_by_hand():
+    options = reference.Options(secure_bound=2.0, secure_levels=16, aggregation="secure")
+    levels, clamped = uploads.in_levels(options, {"views": np.array([0.9, -0.3, 5.0])}, {})
+    assert levels["views"].tolist() == [3, -1, 8] and clamped
+    total = uploads.secure(options, [levels, {"views": np.array([1, 1, 0])}], [1, 1])
+    assert total["views"].tolist() == [0.5, 0.0, 1.0]
+    noisy = dict(noise_multiplier=3.0, num_clients=4)
+    by_clients = reference.Options(**noisy)
+    assert uploads.noise_deviation(by_clients, [1, 3], 2.0) == pytest.approx(6 * 10**0.5 / 4)
+    central = reference.Options(**noisy, noise="central", aggregation="fixed_mean")
+    assert uploads.noise_deviation(central, [1, 1], 2.0) == pytest.approx(1.5)
+    adaptive = reference.Options(clip_quantile=0.5)
+    assert uploads.next_bound(adaptive, 2.0, [True, True, True, False]) == pytest.approx(
+        2 * np.exp(0.05)
+    )
