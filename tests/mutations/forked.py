@@ -46,8 +46,8 @@ from tests.mutations.operators import first_line
 ROOT = pathlib.Path(__file__).parents[2]
 # What the package and its tests import, apart from themselves.
 LIBRARIES = ("flax.linen", "optax", "orbax.checkpoint", "scipy.stats", "pandas", "polars", "jinja2")
-# A child that uses no processor and does not end is stopped after so many seconds.
-MOST_WAIT = 3600
+# Limits of a child that has none of its own, in seconds: of the processor, and in all.
+MOST_SECONDS, MOST_WAIT = 600, 3600
 OPTIONS = (
     *("-q", "-m", "not slow", "-p", "no:cacheprovider", f"--rootdir={ROOT}"),
     *("-W", "ignore:Module already imported"),
@@ -98,7 +98,7 @@ def _freeze() -> None:
 
 
 def run_tests(
-    tests: Sequence[str], change: tuple[str, str] | None = None, *, most_seconds: int = 600
+    tests: Sequence[str], change: tuple[str, str] | None = None, *, most_seconds: int = MOST_SECONDS
 ) -> Outcome:
     """Runs tests up to the first failure, those marked slow excepted.
 
@@ -126,8 +126,11 @@ def _outcome(found: tuple[Any, float]) -> Outcome:
     return Outcome(name, ran, seconds, ended=result is not None)
 
 
-def in_child(work: Callable[[], Any], most_seconds: int) -> tuple[Any, float]:
+def in_child(work: Callable[[], Any], most_seconds: int | None) -> tuple[Any, float]:
     """(what `work` returned, as JSON has it, or None if it did not end; processor seconds).
+
+    Args:
+      most_seconds: of the processor; such a child is also stopped after MOST_WAIT. None: no limit.
 
     Raises RuntimeError with the traceback of an exception in `work`.
     """
@@ -149,11 +152,12 @@ def in_child(work: Callable[[], Any], most_seconds: int) -> tuple[Any, float]:
     return answer["result"], usage.ru_utime + usage.ru_stime
 
 
-def _be_child(work: Callable[[], Any], most_seconds: int, read: int, write: int) -> None:
+def _be_child(work: Callable[[], Any], most_seconds: int | None, read: int, write: int) -> None:
     try:
         os.close(read)
-        resource.setrlimit(resource.RLIMIT_CPU, (most_seconds, most_seconds + 5))
-        signal.alarm(MOST_WAIT)
+        if most_seconds is not None:
+            resource.setrlimit(resource.RLIMIT_CPU, (most_seconds, most_seconds + 5))
+            signal.alarm(MOST_WAIT)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
@@ -219,15 +223,17 @@ def with_collected(
 ) -> None:
     """Collects tests that are not slow in a child, and there calls `use`."""
 
-    def work() -> None:
+    def work() -> bool:
         failed = _FirstFailure()
         loop = _Loop(files, use)
         pytest.main([*OPTIONS, "-s", *tests], plugins=[failed, loop])
         assert not failed.name, f"cannot collect {failed.name}"
         if loop.error:
             raise RuntimeError(loop.error)
+        return True
 
-    in_child(work, 1 << 20)
+    ended, _ = in_child(work, None)
+    assert ended, "the process that collected the tests was stopped"
 
 
 class _Loop:
@@ -296,9 +302,9 @@ class Collected:
             failed, _ = self._first_failure(list(self._items), keep)
             return [failed, called]
 
-        result, _ = in_child(work, 3600)
+        result, _ = in_child(work, MOST_WAIT)
         failed, found = result or ("the whole run", {})
-        assert found and not failed, f"without any change fails {failed}"
+        assert found and not failed, f"without a change fails {failed}"
         return {
             test: Called(seconds, [tuple(place) for place in places])
             for test, (seconds, places) in found.items()

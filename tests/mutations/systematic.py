@@ -162,7 +162,7 @@ def run_room(room: str, own: list[Mutant], keep: Callable, console: TextIO) -> N
     outside = [m for m in own if m not in inside]
     for mutant in outside:
         change = mutant.file, mutant.source
-        keep(mutant, forked.run_tests([tests], change, most_seconds=600))
+        keep(mutant, forked.run_tests([tests], change))
 
     def use(collected: forked.Collected) -> None:
         called = collected.called
@@ -214,7 +214,8 @@ def report(rooms: dict[str, list[Mutant]], store: Store, sampled: bool) -> bool:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     add = parser.add_argument
     add("--only", action="append", help="part of the paths of files; may be given several times")
     add("--share", type=float, default=1.0, help="fraction of the mutants of each room")
