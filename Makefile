@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint docs bench clean
+.PHONY: demo test test-all mutation lint docs bench clean
 
 demo: $(STAMP)
 	$(RUN) -m experiments.train --rounds=20 --workdir=runs/demo --overwrite
@@ -15,6 +15,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(RUN) -m pytest -n auto
+
+mutation: $(STAMP)
+	$(RUN) -m tests.mutations.systematic
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -70,7 +70,7 @@ def printed_json(module, *arguments, xla_flags=""):
 @pytest.fixture
 def double_precision(monkeypatch):
     """Everything of the test runs in float64; indices may then be of two widths."""
-    # Not at the top: the runner of the mutations imports the package anew for each of them.
+    # Not at the top: tests that do not need the package do not import it.
     from fedvlr_jax.settings import SETTINGS
 
     monkeypatch.setitem(SETTINGS, "jax_enable_x64", True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.pairs import Pairs
 from fedvlr_jax.evaluation import metrics as evaluation_metrics
-from fedvlr_jax.evaluation.metrics import METRICS, summarise, user_metrics
+from fedvlr_jax.evaluation.metrics import METRICS, averages, summarise, user_metrics
 from fedvlr_jax.evaluation.ranking import count_ahead
 from tests.oracle.reference import expected_metrics
 
@@ -238,3 +238,43 @@ def test_nothing_is_rounded():
     ahead = np.array([0, 1, 2])
     summary = summarise(ahead, np.zeros_like(ahead), data, "test", (1, 50))
     assert summary["hr@1"] == 100 * (1.0 / 3)
+
+
+def test_the_cut_offs_are_10_20_and_50():
+    part = interactions([[0], [1]], 3)
+    expected = {f"{name}@{k}" for name in METRICS for k in (10, 20, 50)}
+    assert set(user_metrics(np.zeros(2, int), np.zeros(2, int), part)) == expected
+    data = dataset([[0], [1]], [[1], [0]], 3)
+    summary = summarise(np.zeros(2, int), np.zeros(2, int), data, "test")
+    assert {name for name in summary if "@" in name} == expected
+
+
+def test_the_interval_of_equal_metrics_is_that_metric_in_percent():
+    data = dataset([[0]] * 4, [[1]] * 4, 3)
+    summary = summarise(np.zeros(4, int), np.zeros(4, int), data, "test", (50,))
+    assert summary["ci95"] == {"hr@50": [100, 100], "ndcg@50": [100, 100]}
+    assert summary["cold"]["ci95"] == summary["ci95"] and summary["warm"] == {"users": 0}
+
+
+def test_averages_are_the_means_of_the_summary():
+    data = dataset([[0], [1], [2]], [[1], [3], [0, 3]], 4)
+    ahead, tied = np.array([0, 2, 0, 1]), np.zeros(4, int)
+    found = averages(ahead, tied, data, "test", (1, 50))
+    summary = summarise(ahead, tied, data, "test", (1, 50))
+    assert found["users"] == 3 and found["hr@1"] == pytest.approx(100 * 2 / 3)
+    assert (found["warm"]["users"], found["cold"]["users"]) == (2, 2)
+    for name, value in found.items():
+        if isinstance(value, dict):
+            assert value == {key: summary[name][key] for key in value}
+        else:
+            assert value == summary[name]
+
+
+def test_a_tenth_of_eleven_users_is_two():
+    data = dataset([[0]] * 11, [[1]] * 11, 12)
+    ahead = np.arange(11)
+    worst = summarise(ahead, np.zeros_like(ahead), data, "test", (50,))["worst_decile"]
+    assert worst["users"] == 2
+    # Ranks 10 and 11.
+    expected = 100 * (1 / math.log2(11) + 1 / math.log2(12)) / 2
+    assert worst["ndcg@50"] == pytest.approx(expected)

@@ -317,3 +317,25 @@ def test_network_by_the_published_fit():
 def test_uniform_is_not_tied_to_a_place():
     at = lambda clients: uniform(0.5).until(1, np.array(clients), 5.0) > 5
     np.testing.assert_array_equal(at([4, 9, 2])[[2, 0, 1]], at([2, 4, 9]))
+
+
+def test_a_duration_by_hand():
+    """1000 bytes down at 500 a second, 20 rows of 0.1 s, 300 bytes up at 100 a second: 7 s."""
+
+    class Device:
+        bytes_a_second = staticmethod(lambda seed, clients, number: (500.0, 100.0))
+        sample_s = staticmethod(lambda seed, clients: 0.1)
+
+    work = Work(1000.0, np.array([0.0, 300.0]), np.array([0, 20]))
+    np.testing.assert_allclose(duration_s(Device(), work, 0, np.array([1, 0]), 0), [7.0, 2.0])
+
+
+def test_seconds_of_a_row_by_the_published_law():
+    """LogNormal(1, 0.6) times 5 ms; clients with a higher score are faster."""
+    clients = np.arange(20_000)
+    hardware = make_hardware(clients, 0.0)
+    seconds = hardware.sample_s(0, clients)
+    log = np.log(seconds / 0.005)
+    assert abs(log.mean() - 1) < 0.02 and abs(log.std() - 0.6) < 0.02
+    score = hardware.speed_score(0, clients)
+    assert np.corrcoef(score, log)[0, 1] < -0.999

@@ -30,12 +30,6 @@ def agreement(**wanted):
     return tuple(f"{test}[{number}]" for number in numbers)
 
 
-def compiled():
-    """The same, compiled as a whole, for a federation that sums in fixed point."""
-    (number,) = numbers_with(count=1, received="int32")
-    return (f"tests/oracle/test_agreement.py::test_compiled_rounds[{number}]",)
-
-
 OPERATORS = "fedvlr_jax/fusion/operators.py"
 FUSION = "fedvlr_jax/fusion/fusion.py"
 LOCAL = "fedvlr_jax/federated/local.py"
@@ -72,6 +66,7 @@ TEST_METRICS = ("tests/evaluation/test_metrics.py",)
 TEST_RANKING = ("tests/evaluation/test_ranking.py",)
 TEST_SPLITS = ("tests/data/test_splits.py",)
 TEST_PARTICIPATION = ("tests/federated/test_participation.py",)
+TEST_FIXED_POINT = ("tests/federated/test_fixed_point.py",)
 TEST_START = ("tests/federated/test_initialization.py::test_exchanges_lead_to_the_svd",)
 BLOCKS = ("tests/test_checkpointing.py::test_rows_are_read_block_by_block",)
 
@@ -664,14 +659,14 @@ SERVER = [
         "fedvlr_jax/federated/devices.py",
         "30 - _GROUP_BITS",
         "10 - _GROUP_BITS",
-        compiled(),
+        TEST_FIXED_POINT,
     ),
     Mutation(
         "fixed point overflows",
         "fedvlr_jax/federated/devices.py",
         "30 - _GROUP_BITS",
         "35 - _GROUP_BITS",
-        compiled(),
+        TEST_FIXED_POINT,
     ),
 ]
 
@@ -823,7 +818,33 @@ PARTICIPANTS = [
 
 BY_HAND = ("tests/fleet/test_asynchronous.py::test_twenty_events_by_hand",)
 STALE = ("tests/fleet/test_asynchronous.py::test_a_stale_step_by_synchronous_rounds[dense]",)
+QUANTISED = ("tests/uplink/test_compress.py::test_quantised_rows_by_hand",)
+NOT_SENT = ("tests/uplink/test_compress.py::test_a_client_keeps_what_it_did_not_send",)
+TEST_RING = ("tests/uplink/test_ring.py",)
+TEST_ROBUST = ("tests/reduce/test_robust.py",)
+SECURE_SUM = ("tests/privacy/test_secure_sum.py::test_the_sum_is_exact_whoever_drops_out",)
 COMPRESS = "fedvlr_jax/uplink/compress.py"
+RING = "fedvlr_jax/uplink/ring.py"
+PRIVATE_RING = "fedvlr_jax/privacy/ring.py"
+SECRETS = "fedvlr_jax/privacy/secure_sum.py"
+ROBUST = "fedvlr_jax/reduce/robust.py"
+ATTACK = "fedvlr_jax/attacks/attack.py"
+STATISTICS = "fedvlr_jax/attacks/statistics.py"
+CLOCK = "fedvlr_jax/fleet/participation.py"
+BUFFERED = "fedvlr_jax/federated/buffered.py"
+
+
+def attacks(test):
+    return (f"tests/attacks/test_attacks.py::test_{test}",)
+
+
+def clock(test):
+    return (f"tests/fleet/test_participation.py::test_{test}",)
+
+
+def secure(test):
+    return (f"tests/privacy/test_secure_training.py::test_{test}",)
+
 
 FLEET = [
     Mutation(
@@ -835,14 +856,14 @@ FLEET = [
     ),
     Mutation(
         "stale uploads count in full",
-        "fedvlr_jax/federated/buffered.py",
+        BUFFERED,
         "return 1.0 / jnp.sqrt(1.0 + staleness.astype(jnp.float32))",
         "return 1.0 / jnp.sqrt(1.0 + 0.0 * staleness.astype(jnp.float32))",
         STALE,
     ),
     Mutation(
         "stale clients train on the newest version",
-        "fedvlr_jax/federated/buffered.py",
+        BUFFERED,
         "version_number = server.round - staleness[number]",
         "version_number = server.round - 0 * staleness[number]",
         STALE,
@@ -852,14 +873,261 @@ FLEET = [
         COMPRESS,
         "views = views + residual",
         "views = views + 0 * residual",
-        ("tests/uplink/test_compress.py::test_a_client_keeps_what_it_did_not_send",),
+        NOT_SENT,
     ),
     Mutation(
         "numbers are rounded to the nearest level",
         COMPRESS,
         "jax.random.uniform(key, views.shape, views.dtype)",
         "0.5",
-        ("tests/uplink/test_compress.py::test_quantised_rows_by_hand",),
+        QUANTISED,
+    ),
+    Mutation(
+        "staleness counts in full and not by its root",
+        BUFFERED,
+        "return 1.0 / jnp.sqrt(1.0 + staleness.astype(jnp.float32))",
+        "return 1.0 / (1.0 + staleness.astype(jnp.float32))",
+        STALE,
+    ),
+    Mutation(
+        "clients that fell behind go on",
+        "fedvlr_jax/fleet/asynchronous.py",
+        "oldest = len(timeline.steps) + 1 - rules.max_staleness",
+        "oldest = len(timeline.steps) - rules.max_staleness",
+        ("tests/fleet/test_asynchronous.py::test_clients_that_fell_behind_are_stopped",),
+    ),
+    Mutation(
+        "what was sent is kept",
+        COMPRESS,
+        "None if residual is None else views - out",
+        "None if residual is None else out",
+        NOT_SENT,
+    ),
+    Mutation(
+        "the shortest rows are sent",
+        COMPRESS,
+        "jax.lax.top_k(length, count)",
+        "jax.lax.top_k(-length, count)",
+        ("tests/uplink/test_compress.py::test_the_longest_rows_by_hand",),
+    ),
+    Mutation(
+        "quantised numbers lose their sign",
+        COMPRESS,
+        "jnp.sign(views) * jnp.minimum(whole, levels)",
+        "jnp.minimum(whole, levels)",
+        QUANTISED,
+    ),
+    Mutation(
+        "one scale for all quantised rows",
+        COMPRESS,
+        "jnp.max(jnp.abs(views), axis=(1, 2), keepdims=True)",
+        "jnp.max(jnp.abs(views), keepdims=True)",
+        QUANTISED,
+    ),
+    Mutation(
+        "the shared basis is not orthonormal",
+        COMPRESS,
+        "jnp.linalg.qr(jax.random.normal(key, (size, rank)))[0]",
+        "jax.random.normal(key, (size, rank))",
+        (
+            "tests/uplink/test_compress.py::test_the_sum_of_what_clients_send_is_what_the_server_makes_of_the_sum",
+        ),
+    ),
+    Mutation(
+        "a round ends at its first upload",
+        CLOCK,
+        "end = float(finish[first].max())",
+        "end = float(finish[first].min())",
+        clock("over_selection_by_hand"),
+    ),
+    Mutation(
+        "clients report after their session",
+        CLOCK,
+        "done = (finish <= until) & (finish <= deadline)",
+        "done = finish <= deadline",
+        clock("a_deadline_by_hand"),
+    ),
+    Mutation(
+        "no pause between rounds",
+        CLOCK,
+        "known[number - 1][0] + self._rules.pause_s if",
+        "known[number - 1][0] if",
+        clock("a_pause_stands_between_rounds"),
+    ),
+    Mutation(
+        "uploads go at the speed of downloads",
+        CLOCK,
+        "work.bytes_up[clients] / up",
+        "work.bytes_up[clients] / down",
+        clock("a_duration_by_hand"),
+    ),
+    Mutation(
+        "fast clients are slow",
+        "fedvlr_jax/fleet/hardware.py",
+        "SPEED_LOG_MEAN - SPEED_LOG_SIGMA * score",
+        "SPEED_LOG_MEAN + SPEED_LOG_SIGMA * score",
+        clock("seconds_of_a_row_by_the_published_law"),
+    ),
+]
+
+SECURE_ROUNDS = [
+    Mutation(
+        "numbers in the ring are rounded to the nearest level",
+        RING,
+        "jnp.trunc(scaled)",
+        "jnp.round(scaled)",
+        TEST_RING,
+    ),
+    Mutation(
+        "numbers beyond the bound are not clamped",
+        RING,
+        "jnp.clip(values * (ring.levels / ring.bound), -ring.levels, ring.levels)",
+        "values * (ring.levels / ring.bound)",
+        TEST_RING,
+    ),
+    Mutation(
+        "absent clients are read",
+        RING,
+        "counts = alpha != 0",
+        "counts = alpha == alpha",
+        secure("an_absent_client_is_not_read"),
+    ),
+    Mutation(
+        "the secure mean is over the cohort",
+        "fedvlr_jax/reduce/secure.py",
+        "count = jnp.maximum(jnp.sum(responded), 1)",
+        "count = jnp.asarray(responded.shape[0])",
+        ("tests/reduce/test_secure.py",),
+    ),
+    Mutation(
+        "masks of a pair do not cancel",
+        SECRETS,
+        "sent = sent + pair if v > u else sent - pair",
+        "sent = sent + pair",
+        SECURE_SUM,
+    ),
+    Mutation(
+        "masks of a client that dropped out stay",
+        SECRETS,
+        "total = total - left if u > v else total + left",
+        "total = total - left",
+        SECURE_SUM,
+    ),
+    Mutation(
+        "the sum of a full cohort leaves the ring",
+        PRIVATE_RING,
+        "room = (2**31 - 1) /",
+        "room = (2**33 - 1) /",
+        secure("the_noise_of_the_clients_that_are_counted_on_is_central_noise")
+        + secure("an_overflow_is_refused_by_name"),
+    ),
+    Mutation(
+        "each client adds the noise of all",
+        PRIVATE_RING,
+        "privacy.noise_multiplier * privacy.clip_norm / bound / math.sqrt(cohort.shares)",
+        "privacy.noise_multiplier * privacy.clip_norm / bound",
+        secure("the_noise_of_the_clients_that_are_counted_on_is_central_noise"),
+    ),
+    Mutation(
+        "all clients count as honest",
+        PRIVATE_RING,
+        "math.floor(config.privacy.honest_share * least + 1e-6)",
+        "least",
+        secure("the_noise_of_the_clients_that_are_counted_on_is_central_noise"),
+    ),
+    Mutation(
+        "all clients draw the same noise",
+        RING,
+        "jax.random.split(jax.random.fold_in(key, client), len(leaves))",
+        "jax.random.split(key, len(leaves))",
+        TEST_RING,
+    ),
+    Mutation(
+        "absent clients add noise",
+        RING,
+        "return jax.lax.cond(counted, noisy, lambda: total), None",
+        "return noisy(), None",
+        TEST_RING,
+    ),
+    Mutation(
+        "discrete noise of half the deviation",
+        RING,
+        "np.exp(-0.5 * np.square(value / deviation))",
+        "np.exp(-2 * np.square(value / deviation))",
+        TEST_RING,
+    ),
+    Mutation(
+        "discrete noise is one level to the right",
+        RING,
+        "return place - np.int32(len(table.accept) // 2)",
+        "return place - np.int32(len(table.accept) // 2 - 1)",
+        TEST_RING,
+    ),
+]
+
+ATTACKS_AND_DEFENCES = [
+    Mutation(
+        "honest clients are hostile",
+        ATTACK,
+        "hostile = responded & (client >= self.first)",
+        "hostile = responded",
+        attacks("honest_uploads_keep_their_values"),
+    ),
+    Mutation(
+        "forged uploads ignore their strength",
+        ATTACK,
+        "strength * seen.own_norm()",
+        "seen.own_norm()",
+        attacks("forged_uploads_are_as_long_as_trained_ones"),
+    ),
+    Mutation(
+        "the mean of the hostile clients is over the cohort",
+        ATTACK,
+        "weight / jnp.maximum(jnp.sum(weight), 1.0)",
+        "weight / weight.shape[0]",
+        attacks("moments_of_the_hostile_clients_own_training"),
+    ),
+    Mutation(
+        "a little is enough the other way",
+        STATISTICS,
+        "m - z * d",
+        "m + z * d",
+        attacks("moments_of_the_hostile_clients_own_training"),
+    ),
+    Mutation(
+        "inner product manipulation follows the mean",
+        STATISTICS,
+        "-strength * m, seen",
+        "strength * m, seen",
+        attacks("moments_of_the_hostile_clients_own_training"),
+    ),
+    Mutation(
+        "uploads that are not finite are kept",
+        ROBUST,
+        "kept = responded & jnp.isfinite(uploads.norms())",
+        "kept = responded",
+        TEST_ROBUST,
+    ),
+    Mutation(
+        "the server clips to the largest norm",
+        ROBUST,
+        "bound = middle(norms[:, None], responded)[0]",
+        "bound = jnp.max(norms)",
+        TEST_ROBUST,
+    ),
+    Mutation(
+        "Bulyan averages all selected values",
+        ROBUST,
+        "nearest = jnp.maximum(count - 2 * byzantine, 1)",
+        "nearest = count",
+        TEST_ROBUST,
+    ),
+    Mutation(
+        "two clients decide a row",
+        ROBUST,
+        "floor = jnp.maximum(2 * share_of(byzantine_share, num_responded) + 1, 3)",
+        "floor = 2",
+        TEST_ROBUST,
     ),
 ]
 
@@ -1203,6 +1471,8 @@ MUTATIONS = [
     *AGGREGATORS,
     *PARTICIPANTS,
     *FLEET,
+    *SECURE_ROUNDS,
+    *ATTACKS_AND_DEFENCES,
     *EVALUATION,
     *DATA_AND_BASELINES,
     *STARTS_AND_STATES,

@@ -153,9 +153,7 @@ class _Edits:
         for name, value in ast.iter_fields(node):
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST) and not _left_alone(node, name, child):
-                    # Defaults are evaluated outside.
-                    own = function if isinstance(child, ast.arguments) else inner
-                    yield from self._inside(child, own)
+                    yield from self._inside(child, inner)
 
     def _of(self, node: ast.AST) -> Iterator[tuple[int, int, str]]:
         rule = getattr(self, f"_{type(node).__name__}", None)

@@ -5,10 +5,14 @@
     python -m tests.mutations.systematic --share=0.2 --seed=1  a random fifth of them
     python -m tests.mutations.systematic --list                prints the mutants, runs nothing
 
-`operators.py` says what a mutant is. A mutant meets the tests that call its function, quickest
-first, up to the first failure. One that exceeds its time limit counts as killed. Results are kept
-in `--results`; the next call runs only mutants without a result, and survivors again if a test
-changed. `equivalent.py` lists mutants that no test can kill; they do not count.
+`operators.py` says what a mutant is. A mutant meets the tests of its room that call its function,
+quickest first, up to the first failure. One that exceeds its time limit counts as killed. Results
+are kept in `--results`; the next call runs only mutants without a result, and survivors again if a
+test changed. `equivalent.py` lists mutants that no test can kill; they do not count.
+
+Why not a tool: mutmut does not change code outside functions, nor properties, and forks after the
+tests have started JAX's threads. cosmic-ray starts a process for each mutant, which imports JAX
+again. Neither changes calls such as `jnp.sum`, `jnp.where` and `jnp.maximum`.
 
 Exit status: 0 if at least 85 % are killed in each room; else 1.
 """
@@ -154,11 +158,11 @@ def run_room(room: str, own: list[Mutant], keep: Callable, console: TextIO) -> N
 
     tests, files = ROOMS[room][1], sorted({mutant.file for mutant in own})
     texts = {file: (ROOT / file).read_text() for file in files}
-    inside = [m for m in own if forked.can_graft(texts[m.file], m.function)]
+    inside = [m for m in own if forked.can_graft(texts[m.file], m.line)]
     outside = [m for m in own if m not in inside]
     for mutant in outside:
         change = mutant.file, mutant.source
-        keep(mutant, forked.run_tests([tests], change, most_seconds=600))
+        keep(mutant, forked.run_tests([tests], change))
 
     def use(collected: forked.Collected) -> None:
         called = collected.called
@@ -177,9 +181,9 @@ def run_room(room: str, own: list[Mutant], keep: Callable, console: TextIO) -> N
 
 
 def tests_of(mutant: Mutant, called: dict) -> list[str]:
-    """The tests that call the mutant's function, quickest first."""
-    place = mutant.file, mutant.function
-    own = [test for test, value in called.items() if place in value.functions]
+    """The tests that call the mutant's function, or any of the file's, quickest first."""
+    calls = lambda file, line: file == mutant.file and mutant.function in (0, line)
+    own = [t for t, value in called.items() if any(calls(*place) for place in value.functions)]
     return sorted(own, key=lambda test: called[test].seconds)
 
 
@@ -210,7 +214,8 @@ def report(rooms: dict[str, list[Mutant]], store: Store, sampled: bool) -> bool:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     add = parser.add_argument
     add("--only", action="append", help="part of the paths of files; may be given several times")
     add("--share", type=float, default=1.0, help="fraction of the mutants of each room")

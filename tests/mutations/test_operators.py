@@ -75,7 +75,7 @@ def test_a_mutant_knows_its_function_and_its_place_among_equal_ones():
     source = "def f(n=2):\n    x = 0\n    g = lambda y: y + x\n    x = 0\n    return g\n"
     found = mutants(source, "a.py")
     assert [(m.function, m.new, m.place) for m in found] == [
-        (0, "def f(n=3):", 0),
+        (1, "def f(n=3):", 0),
         (1, "x = 1", 0),
         (3, "g = lambda y: y - x", 0),
         (1, "x = 1", 1),

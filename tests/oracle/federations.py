@@ -158,7 +158,7 @@ def _holds(choices):
 
 @functools.cache
 def essential():
-    """Numbers of few federations that cover every value, every view and each backbone on each plan."""
+    """Few federations that cover every value, every view and each backbone on each plan."""
 
     def holds(choices):
         views = [("view", view) for view in views_of(choices)]

@@ -9,7 +9,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.reduce.registry import RuleOptions
 from fedvlr_jax.reduce.robust import bulyan, finite_only, norm_bound, row_median
-from fedvlr_jax.uplink.uploads import SlotUploads
+from fedvlr_jax.uplink.uploads import Needs, SlotUploads
 
 CLIENTS, ITEMS, WIDTH = 9, 4, 2
 PRESENT = np.arange(CLIENTS) != 3
@@ -78,6 +78,32 @@ def test_row_median_by_hand():
     found = combined(row_median(0.13), values.reshape(CLIENTS, -1)).reshape(ITEMS, WIDTH)
     # Four of the eight that responded touched item 1, so half of its median.
     np.testing.assert_allclose(found, [[1, 2], [0.5, 0], [0, 0], [0, 0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("share, floor", [(0.0, 3), (0.13, 3), (0.25, 5)])
+def test_a_row_needs_as_many_clients_as_outvote_the_hostile(share, floor):
+    """Of 8 clients, f are hostile: 2 f + 1, and three at least. Rows are short: 0.01."""
+    for count in range(1, 9):
+        values = np.zeros((CLIENTS, ITEMS, WIDTH))
+        values[np.flatnonzero(PRESENT)[:count], 2] = [0.01, 0.0]
+        found = combined(row_median(share), values.reshape(CLIENTS, -1)).reshape(ITEMS, WIDTH)
+        expected = 0.01 * count / 8 if count >= floor else 0.0
+        np.testing.assert_allclose(found[2], [expected, 0], rtol=1e-5)
+        assert not found[[0, 1, 3]].any()
+
+
+def test_row_median_clips_to_the_median_norm():
+    """Norms 3, 4 and 200 ^ .5: the third becomes 4 long, 4 / 2 ^ .5 in each coordinate."""
+    values = np.zeros((CLIENTS, ITEMS, WIDTH))
+    values[[0, 1, 2], 0] = [[3, 0], [0, -4], [10, -10]]
+    found = combined(row_median(0.0), values.reshape(CLIENTS, -1)).reshape(ITEMS, WIDTH)
+    share, side = 3 / 8, 4 / np.sqrt(2)
+    np.testing.assert_allclose(found[0], [share * side, -share * side], rtol=1e-5)
+
+
+def test_the_check_needs_all_uploads_at_once():
+    checked = finite_only(REDUCTIONS["int32"](RuleOptions(expected=8.0, byzantine_share=0.2)))
+    assert checked.needs == Needs.WHOLE and not checked.exact
 
 
 @pytest.mark.parametrize("name", NAMES)

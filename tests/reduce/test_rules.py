@@ -9,7 +9,7 @@ from scipy import optimize
 
 from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.reduce.coordinates import median, trimmed_mean
-from fedvlr_jax.reduce.gram import geometric_median, krum_scores, multi_krum
+from fedvlr_jax.reduce.gram import geometric_median, krum_scores, multi_krum, squared_distances
 from fedvlr_jax.reduce.mean import fixed_denominator_mean, weighted_mean
 from fedvlr_jax.reduce.registry import RuleOptions
 from fedvlr_jax.uplink.uploads import SlotUploads
@@ -132,3 +132,75 @@ def test_weights_known_before_training():
     np.testing.assert_allclose(weighted_mean().weights(weight, responded), [2 / 3, 1 / 3, 0])
     fixed = fixed_denominator_mean(4.0).weights(weight, responded)
     np.testing.assert_allclose(fixed, [0.25, 0.25, 0])
+
+
+def test_distances_of_near_uploads_by_hand():
+    at = np.array([[0.0, 0.0], [0.3, 0.4], [0.3, 0.4]], np.float32)
+    found = squared_distances(jnp.asarray(at @ at.T))
+    np.testing.assert_allclose(found, [[0, 0.25, 0.25], [0.25, 0, 0], [0.25, 0, 0]], atol=1e-7)
+
+
+def test_krum_sums_over_one_neighbour_at_least():
+    at, both = jnp.asarray([0.0, 0.5]), jnp.ones(2, bool)
+    for byzantine in (0, 1, 2):
+        found = krum_scores(jnp.outer(at, at), both, jnp.asarray(byzantine))
+        np.testing.assert_allclose(found, [0.25, 0.25])
+
+
+def test_one_upload_is_what_every_rule_returns():
+    """Those of `REDUCTIONS` that do not need three clients."""
+    _, flat = uploads()
+    alone = np.arange(7) == 4
+    alpha = alone.astype(np.float32)
+    for rule in (median(), trimmed_mean(0.4), multi_krum(0.2, None), multi_krum(0.2, 0.01)):
+        close(combined(rule, alone, alpha), flat[4])
+    for name in ("bulyan", "geometric_median", "norm_bound"):
+        rule = REDUCTIONS[name](RuleOptions(expected=1.0, byzantine_share=0.2))
+        close(combined(rule, alone, alpha), flat[4])
+
+
+def test_a_small_share_selects_one_upload():
+    close(combined(multi_krum(0.2, 0.01)), combined(multi_krum(0.2, None)))
+
+
+def test_multi_krum_by_its_name_averages_all_but_the_byzantine():
+    rule = REDUCTIONS["multi_krum"](RuleOptions(expected=6.0, byzantine_share=0.34))
+    close(combined(rule), combined(multi_krum(0.34, 1.0)))
+    assert np.abs(combined(rule) - combined(multi_krum(0.34, None))).max() > 0.1
+
+
+def weiszfeld(flat, alpha, steps):
+    """The smoothed Weiszfeld algorithm from the mean; distances are at least 1e-6 of a norm."""
+    least = 1e-6 * np.linalg.norm(flat, axis=1).max()
+    centre = alpha @ flat
+    for _ in range(steps):
+        weight = alpha / np.maximum(np.linalg.norm(flat - centre, axis=1), least)
+        centre = weight @ flat / weight.sum()
+    return centre
+
+
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
+def test_the_geometric_median_takes_ten_steps_whatever_the_size_of_uploads(size):
+    """The last upload is large and absent: it changes nothing."""
+    values = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [9.0, 9.0], [1e5, 1e5]])
+    present = np.arange(5) < 4
+    alpha = np.where(present, [0.2, 0.4, 0.1, 0.3, 0.0], 0.0)
+    given = SlotUploads(
+        item=jnp.zeros((5, 1), jnp.int32),
+        rows_of_views=jnp.asarray(size * values, jnp.float32)[:, None, None, :],
+        head={},
+        scale=1.0,
+        num_items=1,
+        whole=True,
+    )
+    rule = REDUCTIONS["geometric_median"](RuleOptions(expected=4.0, byzantine_share=0.2))
+    found = rule.combine(given, jnp.asarray(alpha, jnp.float32), jnp.asarray(present))
+    expected = size * weiszfeld(values[present], alpha[present], 10)
+    np.testing.assert_allclose(found.views[0, 0], expected, rtol=2e-4)
+
+
+def test_the_geometric_median_of_zeros_is_zero():
+    given, _ = uploads()
+    zeros = given.scaled(jnp.ones(7)).masked(jnp.zeros(7, bool))
+    found = geometric_median().combine(zeros, jnp.asarray(ALPHA), jnp.asarray(PRESENT))
+    assert not found.views.any()

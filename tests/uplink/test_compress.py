@@ -11,7 +11,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.workload import broadcast_shape, touched_rows, upload_shape
 from fedvlr_jax.uplink import Compression, SlotUploads, Upload, low_rank, no_noise
-from fedvlr_jax.uplink.compress import largest_rows, quantised, shared_basis
+from fedvlr_jax.uplink.compress import ROUNDING, largest_rows, quantised, shared_basis
 
 ITEMS, VIEWS, WIDTH, RANK = 6, 2, 4, 3
 
@@ -89,6 +89,35 @@ def test_a_client_keeps_what_it_did_not_send(bits):
     turned = jax.tree.map(lambda leaf: leaf[::-1], uploads)
     other, _ = Compression(bits, 2).sent(key, jnp.array([9, 4]), turned, jnp.asarray(kept[::-1]))
     np.testing.assert_array_equal(other.rows().views[::-1], arrived)
+
+
+def test_rounding_draws_from_round_and_client_alone_and_not_as_an_epoch_does():
+    """Local epochs fold their numbers into the same key."""
+    assert ROUNDING > 10**6
+    own = np.random.default_rng(2).normal(size=(2, ITEMS, VIEWS, WIDTH)).astype(np.float32)
+    place = jnp.tile(jnp.arange(ITEMS, dtype=jnp.int32), (2, 1))
+    uploads = SlotUploads(
+        item=place, rows_of_views=own, head={}, scale=1.0, num_items=ITEMS, whole=True
+    )
+    key = jax.random.key(3)
+    sent, after = Compression(3, 0).sent(key, jnp.array([4, 9]), uploads, None)
+    assert after is None
+    for row, client in enumerate((4, 9)):
+        drawn = jax.random.fold_in(jax.random.fold_in(key, client), ROUNDING)
+        np.testing.assert_array_equal(sent.rows().views[row], quantised(drawn, own[row], 3))
+
+
+def test_only_uploads_of_few_rows_leave_something_behind():
+    found = [Compression(bits, rows).has_residual for bits, rows in ((4, 0), (0, 1), (4, 2))]
+    assert found == [False, True, True]
+
+
+def test_the_shared_subspace_has_no_preferred_direction():
+    """The mean projection on 2 of 4 directions is half of the identity; 5 deviations of it."""
+    keys = jax.random.split(jax.random.key(0), 2000)
+    basis = np.asarray(jax.vmap(lambda key: shared_basis(key, 4, 2))(keys))
+    mean = np.mean(basis @ basis.transpose(0, 2, 1), axis=0)
+    np.testing.assert_allclose(mean, np.eye(4) / 2, atol=5 * 0.5 / np.sqrt(2000))
 
 
 SPARSE = dict(upload_rows=3, upload_format="sparse")

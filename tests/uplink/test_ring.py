@@ -34,6 +34,14 @@ def test_rounding_by_hand():
     found = to_ring(Ring(2.0, 10), values)
     assert found.dtype == jnp.int32
     assert found.tolist() == [0, 1, -1, 9, 10, 10, -10, -10]
+    assert Ring(2.0, 10).deviation == 0
+
+
+def test_fractions_below_the_most_levels_are_exact_in_float32():
+    """Else a number just below a level would be rounded up to it."""
+    for number in (ring.MOST_LEVELS - 0.5, 0.5 - ring.MOST_LEVELS):
+        assert float(np.float32(number)) == number
+    assert ring.MOST_LEVELS >= 2**20
 
 
 def uploads():
@@ -100,7 +108,7 @@ def law(values, deviation):
     return mass / np.exp(-np.square(everything.astype(float)) / (2 * deviation**2)).sum()
 
 
-@pytest.mark.parametrize("deviation", [4.0, 30.0, 900.0])
+@pytest.mark.parametrize("deviation", [4.0, 16 / 3, 30.0, 900.0])
 def test_the_table_holds_each_probability_to_2_to_the_minus_32(deviation):
     table = ring._table(deviation)
     size = len(table.accept)

@@ -100,8 +100,8 @@ def test_the_identity_changes_nothing():
 
 def test_the_bound_moves_at_the_published_rate():
     """Andrew et al. take a rate of 0.2."""
-    for transform in (adaptive_clip(1.0, 0.5), private_adaptive_clip(1.0, 0.5, 2.0, 0.0)):
-        clipped = jnp.asarray([False, False])
+    for transform in (adaptive_clip(1.0, 0.5), private_adaptive_clip(1.0, 0.5, 1.0, 0.0)):
+        clipped = jnp.asarray([False])
         state = transform.next_state(jax.random.key(0), jnp.ones(()), clipped, ~clipped)
         np.testing.assert_allclose(state, np.exp(-0.2 * (1 - 0.5)), rtol=1e-6)
 
@@ -158,3 +158,8 @@ def test_the_identity_has_no_bound_and_needs_no_norms():
     assert identity().bound(identity().init()) == np.inf
     assert identity().needs == Needs.SUM and fixed_clip(1.0).needs == Needs.NORMS
     assert adaptive_clip(1.0, 0.5).needs == Needs.NORMS
+
+
+def test_the_bound_of_a_chain_is_that_of_its_last_part_and_state():
+    transform = chain(fixed_clip(3.0), flip(1.0), adaptive_clip(7.0, 0.5))
+    assert transform.bound(transform.init()) == 7.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.uplink import JoinedUploads, uploads
-from fedvlr_jax.uplink.uploads import LowRankUploads, SlotUploads, Upload
+from fedvlr_jax.uplink.uploads import LowRankUploads, Needs, SlotUploads, Upload
 
 CLIENTS, ITEMS, VIEWS, WIDTH, EPOCHS, SLOTS = 5, 7, 2, 3, 4, 4
 PRODUCT = functools.partial(jnp.einsum, precision="highest")
@@ -243,3 +243,21 @@ def test_blocks_fill_the_bytes_they_may_have_and_no_more(monkeypatch, rows, expe
     # The places after the last item are zeros.
     close(found[:, :ITEMS], 0.5 * views)
     assert not found[:, ITEMS:].any()
+
+
+def test_norms_of_short_uploads():
+    rows = np.zeros((2, 1, 1, 2), np.float32)
+    rows[0, 0, 0] = 0.003, 0.004
+    short = SlotUploads(
+        item=np.zeros((2, 1), np.int32),
+        rows_of_views=rows,
+        head={},
+        scale=2.0,
+        num_items=1,
+        whole=True,
+    )
+    np.testing.assert_allclose(short.norms(), [0.01, 0], rtol=1e-6)
+
+
+def test_a_need_includes_those_before_it():
+    assert Needs.SUM < Needs.NORMS < Needs.WHOLE
