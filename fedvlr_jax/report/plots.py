@@ -143,7 +143,8 @@ def method_bars(summary: Mapping[str, Any], metric: str) -> str | None:
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlim(left=0)
         label = METRIC_LABELS[metric]
-        axes.set(title=f"Test {label}", xlabel=f"{label} (%), line: 95% CI over users")
+        alone = f", {SLICE_LABELS[slices[0]]}" if slices in (["warm"], ["cold"]) else ""
+        axes.set(title=f"Test {label}{alone}", xlabel=f"{label} (%), line: 95% CI over users")
         if len(slices) > 1:
             patches = [Patch(color=SLICE_COLOURS[s], label=SLICE_LABELS[s]) for s in slices]
             legend_below(axes, patches)
@@ -247,7 +248,7 @@ def activity_bars(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -
                 if half := _half_interval(users, metric, names):
                     axes.plot([at] * 2, [height - half, height + half], color=INK, linewidth=1.3)
         _group_ticks(axes, {name: sum(counts[n] for n in of) for name, of in groups.items()})
-        axes.set(title="Test metrics by activity", ylabel="mean over users (%), 95% interval")
+        axes.set(title="Test metrics by activity", ylabel="mean (%), line: 95% interval")
         axes.set_ylim(bottom=0)
         legend_below(axes)
 

@@ -103,6 +103,11 @@ def test_slices_and_groups_without_users_are_left_out(run):
     assert "cold targets" not in texts(plots.method_bars(summary, "hr@50"))
 
 
+def test_a_slice_that_stands_alone_is_named(run):
+    run["summary"]["test"]["cold"]["users"] = 2
+    assert "Test HR@50, warm targets" in texts(plots.method_bars(run["summary"], "hr@50"))
+
+
 def test_without_baselines_the_model_stands_alone(run):
     run["summary"]["baselines"] = {}
     assert "fcf + bilevel" in texts(plots.method_bars(run["summary"], "ndcg@50"))
