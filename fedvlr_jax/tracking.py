@@ -16,7 +16,7 @@ tool is a few lines:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,7 +62,7 @@ class TensorBoard:
       views: the names of the views, for the histograms.
 
     Raises:
-      InputError: tensorboardX is not installed, or the folder cannot be written.
+      InputError: tensorboardX is not installed.
     """
 
     def __init__(self, folder: str | Path, views: tuple[str, ...] = ()):
@@ -76,18 +76,15 @@ class TensorBoard:
         self._writer: Any = None
 
     def begin(self, flags: Mapping[str, Any], first_round: int) -> None:
-        try:
-            self._writer = self._make(
-                str(self._folder), purge_step=first_round + 1 if first_round else None
-            )
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"--tensorboard={self._folder}: cannot be written: {reason}") from None
+        self._writer = self._make(
+            str(self._folder), purge_step=first_round + 1 if first_round else None
+        )
         lines = [f"| {name} | {value} |" for name, value in flags.items()]
         table = "\n".join(["| option | value |", "|---|---|", *lines])
         self._writer.add_text("options", table, first_round)
 
     def evaluation(self, entry: Mapping[str, Any], weights: np.ndarray | None = None) -> None:
+        """As `Tracker.evaluation`."""
         step = entry["round"]
         for name, value in scalars_of(entry).items():
             if name != "round":
@@ -102,6 +99,41 @@ class TensorBoard:
         for name, value in scalars_of({"test": summary["test"]}).items():
             self._writer.add_scalar(_tag(name), value, step)
         self._writer.close()
+
+
+class Lenient:
+    """A tracker that is told no more after its first fault; the run goes on.
+
+    Args:
+      name: of the tracker, for the note, such as "--tensorboard=FOLDER".
+      note: called once, with one line that names the fault.
+    """
+
+    def __init__(self, tracker: Tracker, name: str, note: Callable[[str], None]):
+        self._tracker: Tracker | None = tracker
+        self._name, self._note = name, note
+
+    def begin(self, flags: Mapping[str, Any], first_round: int) -> None:
+        """As `Tracker.begin`."""
+        self._tell(lambda tracker: tracker.begin(flags, first_round))
+
+    def evaluation(self, entry: Mapping[str, Any], weights: np.ndarray | None = None) -> None:
+        """As `Tracker.evaluation`."""
+        self._tell(lambda tracker: tracker.evaluation(entry, weights))
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        """As `Tracker.end`."""
+        self._tell(lambda tracker: tracker.end(summary))
+
+    def _tell(self, call: Callable[[Tracker], None]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            call(self._tracker)
+        except OSError as error:
+            self._tracker = None
+            reason = error.strerror or error
+            self._note(f"{self._name}: cannot be written: {reason}; the run goes on without it")
 
 
 def _tag(name: str) -> str:

@@ -13,7 +13,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import Progress
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.tracking import TensorBoard, scalars_of
+from fedvlr_jax.tracking import Lenient, TensorBoard, scalars_of
 
 SMALL = dict(width=8, router_hidden=8, eval_every=2, baselines=False)
 
@@ -50,10 +50,31 @@ def test_scalars_of_an_entry():
     assert scalars_of(entry) == {"round": 3.0, "valid/hr@50": 2.0}
 
 
-def test_what_cannot_be_tracked_is_one_line(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=f"--tensorboard={tmp_path}/file: cannot be written"):
-        TensorBoard(tmp_path / "file").begin({}, 0)
+def test_a_tracker_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(InputError, match="pip install tensorboardX"):
         TensorBoard(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_ends_the_tracking_not_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    notes = []
+    tracker = Lenient(TensorBoard(tmp_path / "file"), "--tensorboard=file", notes.append)
+    tracker.begin({}, 0)
+    tracker.evaluation({"round": 1, "loss": 0.5})
+    tracker.end({"rounds_run": 1, "test": {}})
+    (note,) = notes
+    assert note.startswith("--tensorboard=file: cannot be written: ")
+    assert note.endswith("; the run goes on without it")
+
+
+def test_a_disk_that_fills_up_ends_the_tracking_not_the_run():
+    class Full:
+        def evaluation(self, entry, weights=None):
+            raise OSError(28, "No space left on device")
+
+    notes = []
+    tracker = Lenient(Full(), "disk", notes.append)
+    for number in (1, 2):
+        tracker.evaluation({"round": number})
+    assert notes == ["disk: cannot be written: No space left on device; the run goes on without it"]

@@ -95,7 +95,7 @@ def main() -> None:
     figures = {
         "preferences": router_strip(users, views),
         "preferences-by-activity": router_by_activity(users, views, groups),
-        "metrics-by-activity": activity_bars({"test": {"activity": activity}}),
+        "metrics-by-activity": activity_bars({"test": {"activity": activity}}, users),
     }
     for name, figure in figures.items():
         if figure is not None:

@@ -55,7 +55,7 @@ from fedvlr_jax.recommended import recommended_titles
 from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.summary import summarise_baselines, summarise_run
-from fedvlr_jax.tracking import TensorBoard, Tracker
+from fedvlr_jax.tracking import Lenient, TensorBoard, Tracker
 from fedvlr_jax.training import RunState, Timing, new_run, position, taken_up, train
 
 FLAGS = flags.FLAGS
@@ -114,7 +114,7 @@ def main() -> None:
             simulation,
             progress,
             leave=lambda: any_process(stop.asked),
-            tracker=make_tracker(simulation),
+            tracker=make_tracker(simulation, progress.note),
         )
     print_summary(summary)
     if limited:
@@ -124,11 +124,16 @@ def main() -> None:
     print(f"report: {directory.path / 'report.html'}")
 
 
-def make_tracker(simulation: Simulation) -> Tracker | None:
-    """The tracker of --tensorboard, in the first process; else None."""
+def make_tracker(simulation: Simulation, note: Callable[[str], None]) -> Tracker | None:
+    """The tracker of --tensorboard, in the first process; else None.
+
+    Args:
+      note: called with one line if the folder cannot be written; the run goes on.
+    """
     if not FLAGS.tensorboard or not is_first():
         return None
-    return TensorBoard(FLAGS.tensorboard, simulation.model.fusion.names)
+    tracker = TensorBoard(FLAGS.tensorboard, simulation.model.fusion.names)
+    return Lenient(tracker, f"--tensorboard={FLAGS.tensorboard}", note)
 
 
 def run_experiment(

@@ -54,7 +54,7 @@ def render_report(
             can_select=verdicts.can_select(summary),
             curves=_curves(summary, metrics),
             bars=figures(plots.method_bars(summary, metric) for metric in results.METRIC_LABELS),
-            activity=figures([plots.activity_bars(summary)]),
+            activity=figures([plots.activity_bars(summary, users)]),
             router=_router(summary, users),
             recommended=_recommended(summary),
             privacy=_privacy(summary),
@@ -164,8 +164,8 @@ def _paired(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _cold_note(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Users with cold and with warm targets; None where no target is cold."""
-    if not results.has_cold_targets(summary):
+    """Users with cold and with warm targets; None where few users have a cold one."""
+    if not results.shows_cold(summary):
         return None
     test = summary["test"]
     warm = results.slice_of(test, "warm").get("users", 0)

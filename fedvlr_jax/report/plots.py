@@ -20,16 +20,24 @@ from fedvlr_jax.report.results import (
     METRIC_LABELS,
     SLICE_LABELS,
     estimate,
+    merged_groups,
     methods,
     shown_slices,
     slice_of,
 )
 from fedvlr_jax.report.svg import GRID, INK, MUTED, PAPER, draw, series_colour
 
+# One colour for one thing on all figures of a report: first the slices of targets, then the views.
+SLICE_COLOURS = {"all": series_colour(0), "warm": series_colour(1), "cold": series_colour(7)}
 # More marks than this neither fit a screen nor say more.
 MOST_CLIENTS_DRAWN = 400
 MOST_POINTS_DRAWN = 800
 LINE_KINDS: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+
+
+def view_colour(place: int) -> str:
+    """The colour of the view number `place`."""
+    return series_colour(2 + place)
 
 
 def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
@@ -75,7 +83,7 @@ def validation_curve(
     label = METRIC_LABELS[metric]
 
     def paint(axes: Axes) -> None:
-        blue, orange = series_colour(0), series_colour(1)
+        blue, orange = SLICE_COLOURS["all"], SLICE_COLOURS["warm"]
         if warm and warm != values:
             axes.plot(
                 warm_rounds,
@@ -121,7 +129,7 @@ def method_bars(summary: Mapping[str, Any], metric: str) -> str | None:
                     height,
                     found.value,
                     0.9 * thickness,
-                    color=series_colour(number),
+                    color=SLICE_COLOURS[part],
                     alpha=1.0 if row.is_model else 0.42,
                 )
                 if found.low is not None and found.high is not None:
@@ -135,11 +143,10 @@ def method_bars(summary: Mapping[str, Any], metric: str) -> str | None:
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlim(left=0)
         label = METRIC_LABELS[metric]
-        axes.set(title=f"Test {label}", xlabel=f"{label} (%), line: 95% CI over users")
+        alone = f", {SLICE_LABELS[slices[0]]}" if slices in (["warm"], ["cold"]) else ""
+        axes.set(title=f"Test {label}{alone}", xlabel=f"{label} (%), line: 95% CI over users")
         if len(slices) > 1:
-            patches = [
-                Patch(color=series_colour(n), label=SLICE_LABELS[s]) for n, s in enumerate(slices)
-            ]
+            patches = [Patch(color=SLICE_COLOURS[s], label=SLICE_LABELS[s]) for s in slices]
             legend_below(axes, patches)
 
     height = 1.3 + 0.21 * len(rows) * (len(slices) + 0.35)
@@ -215,32 +222,48 @@ def loglog_lines(
     return draw(title, paint, width=6.0, height=4.2)
 
 
-def activity_bars(summary: Mapping[str, Any]) -> str | None:
-    """Test HR@50 and NDCG@50 of the model by the length of the users' train histories."""
-    groups = {
-        name: group
-        for name, group in ((summary.get("test") or {}).get("activity") or {}).items()
-        if group.get("users")
-    }
+def activity_bars(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> str | None:
+    """Test HR@50 and NDCG@50 of the model by the length of the users' train histories.
+
+    Args:
+      users: the arrays of users.npz; without its metrics, the bars have no 95% interval.
+    """
+    activity = (summary.get("test") or {}).get("activity") or {}
+    counts = {name: group.get("users", 0) for name, group in activity.items()}
+    groups = merged_groups(counts)
     if not groups:
         return None
 
     def paint(axes: Axes) -> None:
-        places = np.arange(len(groups))
         for number, (metric, label) in enumerate(METRIC_LABELS.items()):
-            values = [group.get(metric, np.nan) for group in groups.values()]
-            axes.bar(
-                places + 0.4 * (number - 0.5),
-                values,
-                0.37,
-                color=series_colour(number),
-                label=label,
-            )
-        _group_ticks(axes, {name: group["users"] for name, group in groups.items()})
-        axes.set(title="Test metrics by activity", ylabel="mean over users (%)")
+            for place, names in enumerate(groups.values()):
+                weights = [counts[name] for name in names]
+                values = [activity[name].get(metric, np.nan) for name in names]
+                at, height = place + 0.4 * (number - 0.5), np.average(values, weights=weights)
+                # Over all targets: one colour, the second metric paler.
+                colour, alpha = SLICE_COLOURS["all"], (1.0, 0.45)[number]
+                axes.bar(
+                    at, height, 0.37, color=colour, alpha=alpha, label=None if place else label
+                )
+                if half := _half_interval(users, metric, names):
+                    axes.plot([at] * 2, [height - half, height + half], color=INK, linewidth=1.3)
+        _group_ticks(axes, {name: sum(counts[n] for n in of) for name, of in groups.items()})
+        axes.set(title="Test metrics by activity", ylabel="mean (%), line: 95% interval")
+        axes.set_ylim(bottom=0)
         legend_below(axes)
 
     return draw("Test metrics by activity group", paint)
+
+
+def _half_interval(users: Mapping[str, np.ndarray], metric: str, names: Sequence[str]) -> float:
+    """Half the 95% interval of a mean over the users of some groups, in percent, by the normal
+    distribution; 0 where it is not known."""
+    if metric not in users or "history_length" not in users:
+        return 0.0
+    chosen = np.any([_in_group(users["history_length"], name) for name in names], axis=0)
+    values = 100 * np.asarray(users[metric], np.float64)[chosen]
+    values = values[~np.isnan(values)]
+    return 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def router_strip(users: Mapping[str, np.ndarray], views: Sequence[str]) -> str | None:
@@ -266,7 +289,7 @@ def router_strip(users: Mapping[str, np.ndarray], views: Sequence[str]) -> str |
                 edges,
                 baseline=bottom,
                 fill=True,
-                color=series_colour(view),
+                color=view_colour(view),
                 linewidth=0,
             )
             bottom = tops[:, column]
@@ -278,7 +301,7 @@ def router_strip(users: Mapping[str, np.ndarray], views: Sequence[str]) -> str |
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(visible=False)
-        patches = [Patch(color=series_colour(g), label=shorten(views[g])) for g in stacked]
+        patches = [Patch(color=view_colour(g), label=shorten(views[g])) for g in stacked]
         legend_below(axes, patches)
 
     return draw("Router weights of each client, stacked", paint)
@@ -298,8 +321,11 @@ def router_by_activity(
     if weights is None or "history_length" not in users:
         return None
     length = users["history_length"]
-    members = {name: _in_group(length, name) for name in groups}
-    members = {name: chosen for name, chosen in members.items() if chosen.any()}
+    in_group = {name: _in_group(length, name) for name in groups}
+    joined = merged_groups({name: int(chosen.sum()) for name, chosen in in_group.items()})
+    members = {
+        name: np.any([in_group[each] for each in names], axis=0) for name, names in joined.items()
+    }
     if not members:
         return None
 
@@ -311,7 +337,7 @@ def router_by_activity(
                 [weights[chosen, g].mean() for chosen in members.values()],
                 0.9 * thickness,
                 yerr=[weights[chosen, g].std() for chosen in members.values()],
-                color=series_colour(g),
+                color=view_colour(g),
                 ecolor=INK,
                 error_kw={"linewidth": 1},
                 label=shorten(view),
@@ -347,7 +373,7 @@ def planted_scatter(
             learned[shown, g],
             linestyle="none",
             marker="o",
-            color=series_colour(g),
+            color=view_colour(g),
             alpha=0.45,
             markersize=4,
             markeredgewidth=0,

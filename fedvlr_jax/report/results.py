@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 METRIC_LABELS = {"hr@50": "HR@50", "ndcg@50": "NDCG@50"}
 SLICE_LABELS = {"all": "all targets", "warm": "warm targets", "cold": "cold targets"}
+# A mean over fewer users says nothing; its group is merged with a neighbour, or left out.
+LEAST_USERS = 10
 # What a baseline's own summary says of itself; every other scalar of it is an option it ran with.
 _NOT_OPTIONS = ("users", "skipped", "title", "trained", "content", "settings_tried", "select")
 
@@ -59,6 +61,11 @@ def has_cold_targets(summary: Mapping[str, Any]) -> bool:
     return bool(slice_of(summary.get("test") or {}, "cold").get("users", 0))
 
 
+def shows_cold(summary: Mapping[str, Any]) -> bool:
+    """Whether enough users have a cold target for a column and a figure of them."""
+    return slice_of(summary.get("test") or {}, "cold").get("users", 0) >= LEAST_USERS
+
+
 def judged_slice(summary: Mapping[str, Any]) -> str:
     """ "warm" for a data set with cold targets (and any warm one), else "all"."""
     warm = slice_of(summary.get("test") or {}, "warm").get("users", 0)
@@ -69,7 +76,36 @@ def shown_slices(summary: Mapping[str, Any]) -> tuple[str, ...]:
     """The slices worth a column: without cold targets, warm would only repeat all."""
     if not has_cold_targets(summary):
         return ("all",)
-    return ("all", "warm", "cold") if judged_slice(summary) == "warm" else ("all", "cold")
+    if judged_slice(summary) != "warm":
+        return ("all", "cold")
+    return ("all", "warm", "cold") if shows_cold(summary) else ("all", "warm")
+
+
+def merged_groups(users: Mapping[str, int]) -> dict[str, list[str]]:
+    """Neighbouring activity groups, joined until each has LEAST_USERS users.
+
+    Args:
+      users: the number of users of each group, such as {"0-10": 30, "11-20": 4, "501+": 1}.
+
+    Returns:
+      {name of the joined group: its groups}, such as {"0-10": ["0-10"], ...}. Empty groups are
+      left out.
+    """
+    joined: list[list[str]] = []
+    waiting: list[str] = []
+    for name in (name for name, count in users.items() if count):
+        waiting.append(name)
+        if sum(users[each] for each in waiting) >= LEAST_USERS:
+            joined.append(waiting)
+            waiting = []
+    if waiting:
+        joined = [*joined[:-1], [*(joined[-1] if joined else []), *waiting]]
+    return {_span(names): names for names in joined}
+
+
+def _span(names: list[str]) -> str:
+    low, last = names[0].rstrip("+").split("-")[0], names[-1]
+    return f"{low}+" if last.endswith("+") else f"{low}-{last.split('-')[1]}"
 
 
 def methods(summary: Mapping[str, Any]) -> list[Method]:

@@ -13,10 +13,10 @@ from fedvlr_jax.report.results import (
     Estimate,
     Method,
     estimate,
-    has_cold_targets,
     judged_slice,
     methods,
     model_name,
+    shows_cold,
 )
 from fedvlr_jax.selection import selection_of
 
@@ -223,8 +223,8 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _on_cold_items(summary: Mapping[str, Any]) -> list[str]:
-    """How the method treats items without a train interaction; nothing where none is a target."""
-    if not has_cold_targets(summary):
+    """How the method treats items without a train interaction; nothing where few are targets."""
+    if not shows_cold(summary):
         return []
     found = []
     if summary.get("protocol") == "paper":

@@ -22,7 +22,7 @@ from fedvlr_jax.types import PyTree, RoundMetrics
 # The place of the state before the last round, in a packed state.
 BEFORE = "before"
 # Rows that another machine makes may differ in their last bits.
-RTOL, ATOL = 1e-2, 1e-4
+RELATIVE, ABSOLUTE = 1e-2, 1e-4
 
 
 def makes_rows_again(simulation: Simulation) -> bool:
@@ -104,7 +104,7 @@ def _check_same(saved: PyTree, made: PyTree) -> None:
     for name, one in trees.named_leaves(saved).items():
         other = trees.named_leaves(made)[name]
         for part in in_parts(np.arange(other.shape[0])):
-            if not np.allclose(one[part], other[part], rtol=RTOL, atol=ATOL):
+            if not np.allclose(one[part], other[part], rtol=RELATIVE, atol=ABSOLUTE):
                 raise InputError(
                     f"the item rows of the checkpoint cannot be made again: its last round gives "
                     f"another {name} here; use the version and the machine that saved it"

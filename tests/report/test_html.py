@@ -177,3 +177,14 @@ def test_speed_and_clipped_uploads_are_shown_where_there_are_any(run):
     for line in run["metrics"]:
         line["clipped"] = 0.25
     assert "Clipped uploads" in render_report(**run)
+
+
+def test_two_users_with_cold_targets_are_no_panel(run):
+    run["summary"]["test"]["cold"]["users"] = 2
+    text = Page(render_report(**run)).text
+    assert "it is judged on its warm targets" not in text and "cold targets" not in text
+
+
+def test_every_wide_table_scrolls_and_shows_that_it_does(report):
+    assert report.count('class="scroll" tabindex="0" role="region"') == report.count('"scroll"') > 0
+    assert "--scroll-shadow" in report and "no-repeat scroll" in report

@@ -18,7 +18,7 @@ def all_figures(run: dict) -> dict[str, str]:
         "loss": plots.loss_curve(metrics),
         "validation": plots.validation_curve(metrics, "ndcg@50", 75),
         "methods": plots.method_bars(summary, "hr@50"),
-        "activity": plots.activity_bars(summary),
+        "activity": plots.activity_bars(summary, users),
         "strip": plots.router_strip(users, VIEWS),
         "router": plots.router_by_activity(users, VIEWS, GROUPS),
         "planted": plots.planted_scatter(users, VIEWS, "text", 0.78),
@@ -38,7 +38,7 @@ def test_every_figure_is_a_small_named_svg_of_page_colours(run):
         assert root[0].tag.endswith("title") and root[0].text
         assert len(svg) < 120_000, name
         assert "<metadata" not in svg and "date" not in svg.lower(), name
-        assert "var(--plot-1, #0072b2)" in svg or name == "planted"
+        assert re.search(r"var\(--plot-[1-8], #\w{6}\)", svg), name
         assert not re.findall(r"#0[1-9a-f]0[1-9a-f]0[1-9a-f]\b", svg), "a stand-in is left"
 
 
@@ -81,7 +81,7 @@ def test_nothing_to_draw_is_none(run):
     assert plots.loss_curve([]) is None
     assert plots.validation_curve([{"round": 5, "loss": 0.1}], "hr@50", 5) is None
     assert plots.method_bars({"test": empty}, "hr@50") is None
-    assert plots.activity_bars({"test": empty | {"activity": {"0-10": empty}}}) is None
+    assert plots.activity_bars({"test": empty | {"activity": {"0-10": empty}}}, {}) is None
     assert plots.router_strip({}, VIEWS) is None
     assert plots.router_strip(run["users"], ["id", "text"]) is None
     assert plots.router_by_activity(run["users"], VIEWS, []) is None
@@ -98,9 +98,14 @@ def test_nothing_is_planted_for_a_fused_view(run):
 
 def test_slices_and_groups_without_users_are_left_out(run):
     summary = run["summary"]
-    assert "501+\n" not in "".join(texts(plots.activity_bars(summary)))
+    assert "501+\n" not in "".join(texts(plots.activity_bars(summary, run["users"])))
     summary["test"]["cold"] = {"users": 0}
     assert "cold targets" not in texts(plots.method_bars(summary, "hr@50"))
+
+
+def test_a_slice_that_stands_alone_is_named(run):
+    run["summary"]["test"]["cold"]["users"] = 2
+    assert "Test HR@50, warm targets" in texts(plots.method_bars(run["summary"], "hr@50"))
 
 
 def test_without_baselines_the_model_stands_alone(run):
@@ -134,3 +139,56 @@ def test_names_are_text_not_mathematics_or_markup(run):
     summary["baselines"] = {"$x_1$ <b>&": summary["baselines"]["EASE"], "图像": summary["test"]}
     shown = texts(plots.method_bars(summary, "hr@50"))
     assert "$x_1$ <b>&" in shown and "图像" in shown
+
+
+def test_groups_of_few_users_are_joined_in_both_figures(run):
+    users = run["users"]
+    for svg in (
+        plots.activity_bars(run["summary"], users),
+        plots.router_by_activity(users, VIEWS, GROUPS),
+    ):
+        # 7, 2 and 1 users of 51-100, 101-200 and 201-500.
+        named = [text for text in texts(svg) if re.fullmatch(r"\d+-\d+", text)]
+        assert named == ["0-10", "11-20", "21-50", "51-500"]
+
+
+def test_a_bar_of_joined_groups_is_the_mean_over_their_users(run):
+    found = []
+    drawn = lambda title, paint: paint(found[-1]) or "drawn"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw", drawn)
+        patch.setattr(plots, "_group_ticks", lambda axes, users: None)
+        patch.setattr(plots, "legend_below", lambda axes: None)
+        found.append(Recorded())
+        plots.activity_bars(run["summary"], run["users"])
+    bars, lines = found[0].bars, found[0].lines
+    assert len(bars) == len(lines) == 8
+    # HR@50 of 7 users is 41, of 2 users 48, of one user 55.
+    assert bars[3] == pytest.approx((7 * 41 + 2 * 48 + 55) / 10)
+    values = 100 * run["users"]["hr@50"][run["users"]["history_length"] <= 10]
+    half = 1.96 * values.std(ddof=1) / 150**0.5
+    assert lines[0] == pytest.approx([20 - half, 20 + half])
+
+
+class Recorded:
+    """Axes that keep the heights of the bars and the ends of the vertical lines."""
+
+    def __init__(self):
+        self.bars, self.lines = [], []
+
+    def bar(self, at, height, *_, **__):
+        self.bars.append(height)
+
+    def plot(self, at, ends, **_):
+        self.lines.append(ends)
+
+    def set(self, **_):
+        pass
+
+    def set_ylim(self, **_):
+        pass
+
+
+def test_no_colour_is_both_a_slice_and_a_view():
+    views = {plots.view_colour(place) for place in range(5)}
+    assert len(views) == 5 and not views & set(plots.SLICE_COLOURS.values())

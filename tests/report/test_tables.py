@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from fedvlr_jax.report import results
@@ -119,3 +120,26 @@ def test_a_baseline_has_its_full_name_and_its_kind(run):
     row = results.methods(run["summary"])[0]
     assert row.name == "EASE (linear autoencoder)"
     assert row.options == "l2=10, centralized, content-aware"
+
+
+@pytest.mark.parametrize(("users", "shown"), [(9, ("all", "warm")), (10, ("all", "warm", "cold"))])
+def test_a_few_users_with_cold_targets_have_no_column(users, shown, run):
+    run["summary"]["test"]["cold"]["users"] = users
+    assert results.judged_slice(run["summary"]) == "warm"
+    assert results.shown_slices(run["summary"]) == shown
+    assert results.shows_cold(run["summary"]) == (users == 10)
+
+
+@pytest.mark.parametrize(
+    ("users", "joined"),
+    [
+        (
+            {"0-10": 30, "11-20": 4, "21-50": 7, "51-100": 0, "101-200": 12, "501+": 3},
+            {"0-10": ["0-10"], "11-50": ["11-20", "21-50"], "101+": ["101-200", "501+"]},
+        ),
+        ({"0-10": 2, "11-20": 1}, {"0-20": ["0-10", "11-20"]}),
+        ({"0-10": 0}, {}),
+    ],
+)
+def test_groups_are_joined_until_each_has_ten_users(users, joined):
+    assert results.merged_groups(users) == joined
