@@ -81,7 +81,8 @@ class Config:
         self._check_hostile()
         self._check_secure()
         self._check_buffer()
-        self._check_download()
+        hidden = self.federation.aggregation == "secure" or self.privacy.privacy != "none"
+        self.fleet.check_download(self.federation.negatives, hidden=hidden)
         if self.fleet.has_clock and self.federation.sampling == "poisson":
             raise InputError(
                 "--sampling=poisson: the simulated clock chooses the clients; give --sampling=fixed"
@@ -134,22 +135,6 @@ class Config:
             raise InputError(
                 f"--noise_multiplier={self.privacy.noise_multiplier}: noise inside "
                 "--aggregation=secure is discrete and has a statement; give --privacy=distributed"
-            )
-
-    def _check_download(self) -> None:
-        """Refuses a partial download where it saves nothing, or where it undoes a guarantee."""
-        if self.fleet.download_rows == "all":
-            return
-        flag = f"--download_rows={self.fleet.download_rows}"
-        if self.federation.negatives == "expected":
-            raise InputError(
-                f"{flag}: with --negatives=expected a client needs every row; give "
-                "--negatives=sampled or --download_rows=all"
-            )
-        if self.federation.aggregation == "secure" or self.privacy.privacy != "none":
-            raise InputError(
-                f"{flag}: a client asks for the rows of its history, so --aggregation=secure and "
-                "--privacy hide nothing; give --download_rows=all"
             )
 
     def _check_hostile(self) -> None:

@@ -142,6 +142,26 @@ class FleetConfig:
                 "give 0"
             )
 
+    def check_download(self, negatives: str, *, hidden: bool) -> None:
+        """Refuses a partial download that saves nothing, or that undoes a guarantee.
+
+        Args:
+          negatives: --negatives. hidden: whether the server must not see a client's history.
+        """
+        if self.download_rows == "all":
+            return
+        flag = f"--download_rows={self.download_rows}"
+        if negatives == "expected":
+            raise InputError(
+                f"{flag}: with --negatives=expected a client needs every row; give "
+                "--negatives=sampled or --download_rows=all"
+            )
+        if hidden:
+            raise InputError(
+                f"{flag}: a client asks for the rows of its history, so --aggregation=secure and "
+                "--privacy hide nothing; give --download_rows=all"
+            )
+
     @property
     def compression(self) -> str:
         """The flags that make uploads smaller, as given; "" without any."""
