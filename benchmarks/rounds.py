@@ -7,7 +7,7 @@ bytes/s of a large copy. Then it measures the rows, one after the other. The FLO
 those of its matrix products. The bytes of a round are the minimum: private rows and server state,
 read and written, and the views. NDCG@50 is that of the validation part after all timed rounds,
 whose number is equal in all rows. It shows the effect of --precisions=float32,bf16 (operands of the
-dense plan's products).
+dense plan's products). --aggregations=float32,krum compares rules.
 """
 
 from __future__ import annotations
@@ -84,12 +84,13 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
     least_bytes = 2 * (rows + trees.num_bytes(state.server)) + views
 
     state, _ = simulation.run_rounds(state, rounds)
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         state, _ = simulation.run_rounds(state, rounds)
         jax.block_until_ready(state)
         seconds.append((time.perf_counter() - began) / rounds)
+        cpu_seconds.append((time.process_time() - cpu_began) / rounds)
     ranks = simulation.evaluate(state, "valid")
     reached = averages(ranks.ahead, ranks.tied, dataset, "valid", config.evaluation.cutoffs)
     eval_s = median_seconds(lambda: simulation.evaluate(state, "valid"), repeats)
@@ -101,11 +102,13 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
         "fusion": config.model.fusion,
         "plan": simulation.plan,
         "precision": config.federation.matmul_precision,
+        "aggregation": config.federation.aggregation,
         "rounds": int(state.server.round),
         "ndcg@50": reached["ndcg@50"],
         "init_s": init_s,
         "compile_s": compile_s,
         "round_s": float(np.median(seconds)),
+        "cpu_s": float(np.median(cpu_seconds)),
         "eval_s": eval_s,
         "flops": flops,
         "bytes": float(least_bytes),
@@ -128,9 +131,9 @@ def combinations(text: str) -> list[tuple[str, str]]:
 
 def show(rows: list[dict[str, Any]], machine: dict[str, float]) -> Table:
     table = Table(title="Seconds a round; shares of this machine's measured ceilings")
-    for name in ("data", "clients", "items", "model", "plan", "operands"):
+    for name in ("data", "clients", "items", "model", "plan", "operands", "rule"):
         table.add_column(name, justify="right" if name in ("clients", "items") else "left")
-    for name in ("compile s", "round ms", "eval ms", "NDCG"):
+    for name in ("compile s", "round ms", "CPU ms", "eval ms", "NDCG"):
         table.add_column(name, justify="right")
     for name in ("GFLOP/s", "of peak", "GB/s", "of peak", "RSS MB"):
         table.add_column(name, justify="right")
@@ -143,8 +146,10 @@ def show(rows: list[dict[str, Any]], machine: dict[str, float]) -> Table:
             f"{row['backbone']} + {row['fusion']}",
             row["plan"],
             row["precision"],
+            row["aggregation"],
             f"{row['compile_s']:.1f}",
             f"{1e3 * row['round_s']:.1f}",
+            f"{1e3 * row['cpu_s']:.1f}",
             f"{1e3 * row['eval_s']:.1f}",
             f"{row['ndcg@50']:.2f}",
             f"{flops / 1e9:.1f}",
@@ -166,14 +171,19 @@ def main() -> None:
     rows = []
     for name in FLAGS.datasets.split(","):
         dataset = named_dataset("datasets", name, FLAGS.data_root)
-        choices = itertools.product(combinations(FLAGS.combinations), FLAGS.precisions.split(","))
-        for (backbone, fusion), precision in choices:
+        choices = itertools.product(
+            combinations(FLAGS.combinations),
+            FLAGS.precisions.split(","),
+            FLAGS.aggregations.split(","),
+        )
+        for (backbone, fusion), precision, aggregation in choices:
             config = Config.from_flat(
                 backbone=backbone,
                 fusion=fusion,
                 protocol="paper",
                 cohort=FLAGS.cohort,
                 matmul_precision=precision,
+                aggregation=aggregation,
                 init="random",
             ).resolved
             rows.append(measure(config, dataset, FLAGS.rounds, FLAGS.repeats))
@@ -192,6 +202,7 @@ if __name__ == "__main__":
     define_config_flags("data", only=("data_root",))
     flags.DEFINE_string("combinations", "fcf+bilevel", "BACKBONE+FUSION, comma-separated, or all.")
     flags.DEFINE_string("precisions", "float32", "Values of --matmul_precision, comma-separated.")
+    flags.DEFINE_string("aggregations", "float32", "Values of --aggregation, comma-separated.")
     flags.DEFINE_integer("cohort", 0, "Number of clients sampled in each round. 0: all clients.")
     flags.DEFINE_integer("rounds", 5, "Number of rounds in one compiled call.")
     flags.DEFINE_integer("repeats", 5, "Number of timed calls. The table shows the median.")

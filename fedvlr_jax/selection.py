@@ -20,7 +20,7 @@ class Selection(NamedTuple):
 
     Attributes:
       slice: "all", "warm" or "cold"; "auto" until the data set is known, see
-        `evaluation.selection.for_dataset`.
+        `evaluation.selection.resolve_selection`.
       metric: one of METRICS.
       cutoff: K, at least 1.
     """

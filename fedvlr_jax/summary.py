@@ -13,7 +13,7 @@ import numpy as np
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.costs import metrics_by_tier, summarise_costs
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.evaluation.baselines import evaluate_as_config
+from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
 from fedvlr_jax.evaluation.exposure import exposure
 from fedvlr_jax.evaluation.metrics import (
     activity_groups,
@@ -236,11 +236,13 @@ def _judged_metrics(test: Ranks, dataset: Dataset) -> dict[str, np.ndarray]:
     return {metric: found[metric].astype(np.float32) for metric in ("ndcg@50", "hr@50")}
 
 
-def summarise_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> BaselineSummary:
+def summarise_baselines(
+    dataset: Dataset, evaluation: EvaluationConfig, evaluate: Evaluate = evaluate_as_config
+) -> BaselineSummary:
     """The baselines as a run's options ask for them; empty if they are off."""
     if not evaluation.baselines:
         return BaselineSummary({}, {})
-    results = evaluate_as_config(dataset, evaluation)
+    results = evaluate(dataset, evaluation)
     flat = {}
     for name, entry in results.summary.items():
         entry = dict(entry)

@@ -3,7 +3,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import warnings
 
 # Before JAX starts: the tests compile hundreds of tiny programs once and run them once.
@@ -18,16 +17,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def _keep_compiled_programs():
-    """Compiled programs stay between test runs, in the folder that the commands use too.
+    """Compiled programs stay between test runs, in a subfolder of the commands' cache.
 
-    FEDVLR_CACHE_DIR names another folder; empty, or where it cannot be written, none is used.
+    Without such a folder, or if it cannot be written, nothing is stored.
     """
-    folder = os.environ.get("FEDVLR_CACHE_DIR", os.path.expanduser("~/.cache/fedvlr_jax"))
+    # The runner of the mutations imports the package again for each of them, so not at the top.
+    from fedvlr_jax.cache import cache_folder
+    from fedvlr_jax.errors import InputError
+
     try:
-        if folder:
-            os.makedirs(os.path.join(folder, "tests"), exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
+        folder = cache_folder()
+    except (RuntimeError, OSError, InputError):
         folder = ""
     if folder:
         jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "tests"))

@@ -125,7 +125,7 @@ def test_shared_alone(three):
 
 
 @pytest.mark.parametrize("clients", [[2], [4, 1, 0], [1, 2], [4, 4]])
-def test_some_clients_alone_in_the_order_asked(three, clients):
+def test_some_clients_in_the_given_order(three, clients):
     by_client = {0: [0, 1], 1: [2, 3], 2: [4, 5], 4: [6, 7]}
     rows = three.load_clients(3, clients)
     np.testing.assert_array_equal(rows["head"], [by_client[c] for c in clients])

@@ -18,6 +18,7 @@ LEVELS = {
     "trees": 1,
     "config": 1,
     "selection": 0.5,
+    "cache": 2,
     "settings": 1,
     "data": 2,
     "models": 2,

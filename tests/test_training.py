@@ -13,7 +13,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.evaluation.selection import for_dataset
+from fedvlr_jax.evaluation.selection import resolve_selection
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import (
     Clock,
@@ -56,7 +56,7 @@ def test_an_evaluation_that_only_the_end_asks_for_ends_no_patience():
     assert why_stopped(short, evaluated(0, 5, 7, best=0)) == "rounds"
 
 
-def test_a_start_that_ends_before_what_is_trained_is_refused_by_name():
+def test_a_run_that_ends_before_its_trained_rounds_is_refused_by_name():
     ended = evaluated(0, 5, 10, 15, 17, best=5)
     # Patience 2 ends after round 15, of which round 17 is beyond; 3 does not, as it has no third.
     assert position(Config.from_flat(rounds=17, patience=3), ended, 17) == "rounds"
@@ -85,7 +85,7 @@ def test_evaluations_fall_on_multiples_and_on_the_end():
 
 def as_judged(config, dataset):
     """What `record` asks of a simulation."""
-    selection = for_dataset(config.evaluation.selection, dataset)
+    selection = resolve_selection(config.evaluation.selection, dataset)
     return types.SimpleNamespace(config=config, dataset=dataset, selection=selection)
 
 

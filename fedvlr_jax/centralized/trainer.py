@@ -23,7 +23,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import rank
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.evaluation.selection import for_dataset
+from fedvlr_jax.evaluation.selection import resolve_selection
 from fedvlr_jax.settings import compiled, key_of, under_own_settings
 from fedvlr_jax.types import PyTree
 
@@ -115,7 +115,7 @@ def make_centralized(
     """
     if not len(dataset.valid):
         raise InputError(f"{dataset.name}: no validation interactions, so no epoch can be selected")
-    selection = for_dataset(evaluation.selection, dataset)
+    selection = resolve_selection(evaluation.selection, dataset)
     model = CENTRALIZED[config.model](dataset, width=config.width)
     pairs = make_pairs(dataset.train, evaluation.negative_pool)
     longest = int(dataset.train.counts.max())

@@ -40,9 +40,9 @@ from fedvlr_jax.commands.shared.launch import (
 )
 from fedvlr_jax.commands.shared.members import (
     Choice,
+    check_member,
     complete,
     folder_of,
-    is_done,
     leave_out,
     parse_seeds,
     tuned,
@@ -51,7 +51,7 @@ from fedvlr_jax.commands.shared.runs import describe, load, required_workdir
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.selection import for_dataset
+from fedvlr_jax.evaluation.selection import resolve_selection
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.summary import (
     BaselineSummary,
@@ -135,10 +135,12 @@ def train_waiting(
     console = Console()
     waiting = []
     for run in runs:
-        if run.base.run.overwrite or not is_done(run.directory, run.flat, dataset.fingerprint):
-            waiting.append(run)
-        else:
-            complete(run.directory, run.flat, functools.partial(_describe, run, dataset), baselines)
+        described = functools.partial(_describe, run, dataset)
+        if not run.base.run.overwrite:
+            check_member(run.directory, run.flat, dataset.fingerprint)
+            if complete(run.directory, run.flat, described, baselines):
+                continue
+        waiting.append(run)
     for run in waiting:
         directory = RunDirectory.create(run.directory, overwrite=True)
         began = time.perf_counter()
@@ -175,7 +177,7 @@ def _summarise(
         "backbone": run.model.model,
         "fusion": "none",
         "seed": run.seed,
-        "select": str(for_dataset(run.base.evaluation.selection, dataset)),
+        "select": str(resolve_selection(run.base.evaluation.selection, dataset)),
         "selected_round": result.best_epoch,
         "rounds_run": result.epochs_run,
         "stopped": result.stopped,

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 import fedvlr_jax
-from fedvlr_jax.commands.shared.launch import cache_folder
+from fedvlr_jax.cache import cache_folder
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.machine import memory_limit
 

@@ -34,7 +34,8 @@ from fedvlr_jax.commands.shared.members import (
     Baselines,
     Member,
     begin_directory,
-    is_done,
+    check_member,
+    finished_results,
     keep_best_model,
     label_of,
     saved_round,
@@ -157,7 +158,8 @@ def train_trial(
     """Trains one trial, or continues it, and tells the study how it ended."""
     print(f"{asked.folder.name}: {member.label}")
     fingerprint = simulation.dataset.fingerprint
-    if not is_done(member.directory, member.config.flat, fingerprint):
+    check_member(member.directory, member.config.flat, fingerprint)
+    if finished_results(member.directory) is None:
         watch = _watch(asked, simulation)
         begun = saved_round(member)
         try:

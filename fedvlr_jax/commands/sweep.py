@@ -39,6 +39,7 @@ from fedvlr_jax.commands.shared.runs import required_workdir
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_once
 from fedvlr_jax.report import locked
 
 FLAGS = flags.FLAGS
@@ -48,17 +49,18 @@ def main() -> None:
     base = config_from_flags()
     required_workdir(base, "runs/sweep")
     members = make_members(base, FLAGS.over, parse_seeds(FLAGS.seeds))
+    evaluate = evaluate_once()
     with locked(base.workdir):
-        datasets = train_waiting(members, keep=FLAGS.keep_best_model)
-        _compare(base, members, datasets[members[0].config.data])
+        datasets = train_waiting(members, keep=FLAGS.keep_best_model, evaluate=evaluate)
+        _compare(base, members, datasets[members[0].config.data], evaluate)
 
 
-def _compare(base: Config, members: Sequence[Member], dataset: Dataset) -> None:
+def _compare(base: Config, members: Sequence[Member], dataset: Dataset, evaluate: Evaluate) -> None:
     groups: dict[str, list[Path]] = {}
     for member in members:
         groups.setdefault(member.label, []).append(member.directory)
     evaluation = base.evaluation
-    baselines = read_baselines(dataset, evaluation) if evaluation.baselines else ()
+    baselines = read_baselines(dataset, evaluation, evaluate) if evaluation.baselines else ()
     lines = compare(groups, dataset, baselines)
     if not lines:
         raise InputError("no member finished; lower the learning rates")

@@ -62,7 +62,7 @@ class EvaluationConfig:
 
     @property
     def selection(self) -> Selection:
-        """--select, parsed. Its slice may be "auto": see `evaluation.selection.for_dataset`."""
+        """--select, parsed; for the slice "auto" see `evaluation.selection.resolve_selection`."""
         return parse_selection(self.select)
 
     @property

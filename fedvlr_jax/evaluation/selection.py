@@ -14,7 +14,7 @@ def judged_slice(dataset: Dataset) -> str:
     return "warm" if found["cold"].any() and found["warm"].any() else "all"
 
 
-def for_dataset(selection: Selection, dataset: Dataset) -> Selection:
+def resolve_selection(selection: Selection, dataset: Dataset) -> Selection:
     """Resolves the slice "auto" of a selection to `judged_slice`.
 
     If that slice has no validation target, "auto" becomes "all".

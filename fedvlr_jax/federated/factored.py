@@ -116,8 +116,8 @@ class Pull(NamedTuple):
     """The weights of the penalty in an epoch, k and l of the module's docstring [2, K, 1], and
     `common`: as `Factors.inner`, of the common rows."""
 
-    apart: jax.Array
-    sparse: jax.Array
+    repulsion: jax.Array
+    l1: jax.Array
     common: jax.Array
 
 
@@ -275,7 +275,7 @@ def _score(
 
 
 def _gradients(
-    clients: Clients, carry: Carry, scored: Scored, apart: jax.Array, sparse: jax.Array
+    clients: Clients, carry: Carry, scored: Scored, repulsion: jax.Array, l1: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, Pull]:
     """(met of `move` [2, K, G], the gradients by the head's vector [K, d] and by the weights
     [2, K, G], the penalty's pull)."""
@@ -292,8 +292,8 @@ def _gradients(
     overlap = jnp.einsum("kai,ki->ka", past.residual, grown)
     grad_vector -= rate * jnp.einsum("ka,kad->kd", overlap, past.vector)
     common = jnp.einsum("kh,ckhg->ckg", weights, known.views_inner)
-    grad_weights = met + apart * (carry.factors.inner - common) + sparse * known.size
-    return met, grad_vector, grad_weights, Pull(apart, sparse, common)
+    grad_weights = met + repulsion * (carry.factors.inner - common) + l1 * known.size
+    return met, grad_vector, grad_weights, Pull(repulsion, l1, common)
 
 
 def _loss(method: Method, clients: Clients, carry: Carry, scored: Scored, pull: Pull) -> jax.Array:
@@ -305,8 +305,8 @@ def _loss(method: Method, clients: Clients, carry: Carry, scored: Scored, pull: 
         carry.factors.inner,
         pull.common,
         scored.weights,
-        pull.apart,
-        pull.sparse,
+        pull.repulsion,
+        pull.l1,
     )
     return entropy / clients.rows + jnp.sum(penalty, axis=0)
 
@@ -318,7 +318,7 @@ def _epoch_step(
     cohort, rates, alpha = clients.cohort, clients.rates, clients.alpha
     active = cohort.responded & (epoch < cohort.local_epochs)
     share = lambda weight: jnp.where(active, weight * clients.share, 0.0)[..., None]
-    apart, sparse = share(2 * clients.penalty.apart), share(clients.penalty.sparse)
+    repulsion, l1 = share(2 * clients.penalty.repulsion), share(clients.penalty.l1)
 
     query, pull_back = jax.vjp(
         jax.vmap(functools.partial(_query, method)),
@@ -329,14 +329,14 @@ def _epoch_step(
     )
     scored = _score(method, clients, carry, query, active)
     residual, weights = scored.residual, scored.weights
-    met, grad_vector, grad_weights, pull = _gradients(clients, carry, scored, apart, sparse)
+    met, grad_vector, grad_weights, pull = _gradients(clients, carry, scored, repulsion, l1)
     grad_shared, grad_head, grad_router, grad_pooled = pull_back(
         (grad_vector, jnp.sum(residual, axis=1), jnp.sum(grad_weights, axis=0))
     )
 
     counted = jnp.where(active, alpha, 0.0)
     uploaded = counted[:, None] * weights
-    after = move(carry.factors, met, pull.common, weights, uploaded, apart, sparse, rates.item_lr)
+    after = move(carry.factors, met, pull.common, weights, uploaded, repulsion, l1, rates.item_lr)
     now = Past(
         residual=residual / spread(clients.known.kinds, after.table, 1.0),
         vector=scored.vector,

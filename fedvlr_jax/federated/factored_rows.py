@@ -141,8 +141,8 @@ def move(
     common: jax.Array,
     weights: jax.Array,
     uploaded: jax.Array,
-    apart: jax.Array,
-    sparse: jax.Array,
+    repulsion: jax.Array,
+    l1: jax.Array,
     rate: jax.Array,
 ) -> Factors:
     """The factors one epoch on.
@@ -150,20 +150,20 @@ def move(
     Args:
       met: sum over the kind's rows of e_i <theta, F_g,i> [2, K, G].
       common: as `Factors.inner`, of the common rows.
-      weights, uploaded: w and alpha w [K, G]; apart, sparse: k and l [2, K, 1].
+      weights, uploaded: w and alpha w [K, G]; repulsion, l1: k and l [2, K, 1].
     """
     weights, uploaded = weights[None], uploaded[None]
-    grow = 1 + rate * apart
+    grow = 1 + rate * repulsion
     table = grow[..., 0] * factors.table
-    taken = apart * factors.table[..., None]
-    taken_views = taken * factors.views - apart * weights
+    taken = repulsion * factors.table[..., None]
+    taken_views = taken * factors.views - repulsion * weights
     return Factors(
         table=table,
-        views=factors.views - rate * apart * weights / table[..., None],
-        inner=grow * factors.inner - rate * (met + apart * common),
+        views=factors.views - rate * repulsion * weights / table[..., None],
+        inner=grow * factors.inner - rate * (met + repulsion * common),
         table_count=factors.table_count + uploaded * taken,
         view_count=factors.view_count + uploaded[..., None] * taken_views[..., None, :],
-        sign_count=factors.sign_count + uploaded * sparse,
+        sign_count=factors.sign_count + uploaded * l1,
     )
 
 
@@ -173,8 +173,8 @@ def penalties(
     inner: jax.Array,
     common: jax.Array,
     weights: jax.Array,
-    apart: jax.Array,
-    sparse: jax.Array,
+    repulsion: jax.Array,
+    l1: jax.Array,
 ) -> jax.Array:
     """[2, K]: the penalty's part of the loss where the personal rows are `table` [K, I, d].
 
@@ -183,7 +183,7 @@ def penalties(
     weights = weights[None]
     distance = jnp.einsum("cki,ki->ck", rows.kinds, jnp.sum(jnp.square(table), axis=-1))
     distance += jnp.sum(weights * (common - 2 * inner), axis=2)
-    return jnp.sum(sparse * weights * rows.size, axis=2) - apart[..., 0] / 2 * distance
+    return jnp.sum(l1 * weights * rows.size, axis=2) - repulsion[..., 0] / 2 * distance
 
 
 def no_past(clients: int, epochs: int, views: tuple[int, ...], dtype: jnp.dtype) -> Past:

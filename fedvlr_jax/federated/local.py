@@ -159,7 +159,7 @@ def row_penalty(
       weights: of the client's router [G]. sizes: the mean |F_g| of each row's views [R, G].
     """
     distance = jnp.mean(jnp.square(personal - common), axis=-1)
-    return penalty.sparse * (sizes @ weights) - penalty.apart * distance
+    return penalty.l1 * (sizes @ weights) - penalty.repulsion * distance
 
 
 def client_keys(key: jax.Array, client: Array, epochs: int) -> jax.Array:

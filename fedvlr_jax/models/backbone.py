@@ -38,14 +38,14 @@ class Embedding(NamedTuple):
 class Penalty(NamedTuple):
     """Coefficients of the terms that the loss of an item row adds to cross-entropy:
 
-        sparse * sum_g w_g mean |F_g|  -  apart * mean (P - C)^2.
+        l1 * sum_g w_g mean |F_g|  -  repulsion * mean (P - C)^2.
 
     P is the client's private row, and C = sum_g w_g F_g is the item's common vector. The means are
     over the width d.
     """
 
-    apart: jax.Array
-    sparse: jax.Array
+    repulsion: jax.Array
+    l1: jax.Array
 
 
 class Backbone(NamedTuple):

@@ -20,7 +20,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.evaluation.selection import for_dataset
+from fedvlr_jax.evaluation.selection import resolve_selection
 from fedvlr_jax.federated.aggregator import Aggregator
 from fedvlr_jax.federated.local import Task
 from fedvlr_jax.federated.model import Model
@@ -104,7 +104,7 @@ class Simulation:
     @functools.cached_property
     def selection(self) -> Selection:
         """The validation metric that rounds are chosen by, its slice resolved for the data set."""
-        return for_dataset(self.config.evaluation.selection, self.dataset)
+        return resolve_selection(self.config.evaluation.selection, self.dataset)
 
     @property
     def state_bytes(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedvlr_jax import trees
 from fedvlr_jax.types import PyTree
@@ -237,6 +238,11 @@ class LowRankUploads(Uploads):
     def shape(self) -> tuple[int, ...]:
         return (*self.positive.shape, *self.views)
 
+    @property
+    def rank(self) -> int:
+        """A + 1, the number of factors of an upload."""
+        return self.residual.shape[0] + 1
+
     def total(self, weight: jax.Array) -> Upload:
         weight = self.scale * weight
         views = self.product("aki,akg->ig", self.residual, weight[None, :, None] * self.query)
@@ -252,17 +258,39 @@ class LowRankUploads(Uploads):
 
     def products(self) -> jax.Array:
         """As of `Uploads`: sum_ab <r_ua, r_vb> <q_ua, q_vb>, with no upload built."""
-        left, right = self._factors()
-        clients = self.shape[0]
+        return self.view_products() + head_products(self.scaled_head())
 
-        def row(total: jax.Array, a: jax.Array) -> tuple[jax.Array, None]:
-            pairs = jnp.einsum("ki,bli->bkl", left[a], left)
-            pairs *= jnp.einsum("kg,blg->bkl", right[a], right)
-            return total + jnp.sum(pairs, axis=0), None
+    def view_products(self) -> jax.Array:
+        """`products` without the shared head."""
+        # The terms (a, b) and (b, a) are transposes of each other: only a <= b are computed.
+        first, second = np.triu_indices(self.rank)
+        half = self._factor_products(self, first, second, np.where(first == second, 0.5, 1.0))
+        return half + half.T
 
-        total, _ = jax.lax.scan(row, jnp.zeros((clients, clients)), jnp.arange(left.shape[0]))
-        scale = jnp.broadcast_to(self.scale, (clients,))
-        return scale[:, None] * scale[None, :] * total + head_products(self.scaled_head())
+    def view_products_with(self, other: LowRankUploads) -> jax.Array:
+        """[K, L]: as `view_products`, of each of these uploads and each of L others."""
+        first, second = (np.ravel(index) for index in np.indices((self.rank, other.rank)))
+        return self._factor_products(other, first, second, np.ones(len(first)))
+
+    def _factor_products(
+        self, other: LowRankUploads, first: np.ndarray, second: np.ndarray, weight: np.ndarray
+    ) -> jax.Array:
+        """[K, L]: the weighted sum over the pairs (first, second) of factors."""
+        (left, right), (other_left, other_right) = self._factors(), other._factors()
+
+        def term(total: jax.Array, pair: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+            a, b, of_pair = pair
+            products = left[a] @ other_left[b].T * (right[a] @ other_right[b].T)
+            return total + of_pair * products, None
+
+        clients, others = self.shape[0], other.shape[0]
+        start = jnp.zeros((clients, others), left.dtype)
+        pairs = jnp.asarray(first, jnp.int32), jnp.asarray(second, jnp.int32)
+        total, _ = jax.lax.scan(term, start, (*pairs, jnp.asarray(weight, left.dtype)))
+        rows, columns = (
+            jnp.broadcast_to(of.scale, (count,)) for of, count in ((self, clients), (other, others))
+        )
+        return rows[:, None] * columns[None, :] * total
 
     def block(self, start: jax.Array, size: int) -> jax.Array:
         cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size, axis=leaf.ndim - 1)
@@ -360,6 +388,17 @@ class JoinedUploads(Uploads):
 
     def squared_norms(self) -> jax.Array:
         return jnp.concatenate([part.squared_norms() for part in self.parts])
+
+    def products(self) -> jax.Array:
+        parts = [part for part in self.parts if isinstance(part, LowRankUploads)]
+        if len(parts) < len(self.parts):
+            return super().products()
+        rows: list[list[jax.Array]] = []
+        for i, part in enumerate(parts):
+            before = [rows[j][i].T for j in range(i)]
+            after = [part.view_products_with(other) for other in parts[i + 1 :]]
+            rows.append([*before, part.view_products(), *after])
+        return jnp.block(rows) + head_products(self.scaled_head())
 
     def block(self, start: jax.Array, size: int) -> jax.Array:
         return jnp.concatenate([part.block(start, size) for part in self.parts])

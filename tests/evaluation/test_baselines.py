@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data import load_dataset
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.features import centred_unit_rows
@@ -15,6 +16,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import (
     baselines_of,
     evaluate_baselines,
+    evaluate_once,
     evaluating,
     rank,
     registry,
@@ -516,3 +518,13 @@ def test_the_ranks_serve_paired_tests(ml):
     assert result.users == 610
     assert result.mean_difference == pytest.approx(0.0760 - 0.0351, abs=0.003)
     assert result.p_value < 1e-6
+
+
+def test_each_data_set_and_configuration_is_evaluated_once(monkeypatch):
+    calls = []
+    evaluate = lambda *inputs: calls.append(inputs) or len(calls)
+    monkeypatch.setattr(evaluating, "evaluate_as_config", evaluate)
+    once, (one, other) = evaluate_once(), (object(), object())
+    plain, untuned = EvaluationConfig(), EvaluationConfig(tune_baselines=False)
+    asked = [(one, plain), (one, EvaluationConfig()), (other, plain), (one, untuned), (one, plain)]
+    assert [once(*inputs) for inputs in asked] == [1, 1, 2, 3, 1]

@@ -5,7 +5,7 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.selection import for_dataset, judged_slice
+from fedvlr_jax.evaluation.selection import judged_slice, resolve_selection
 from fedvlr_jax.selection import Selection, parse_selection
 
 
@@ -50,21 +50,21 @@ def test_what_a_summary_says_is_read_back(text):
 def test_auto_is_the_slice_that_the_data_set_is_judged_on():
     auto = parse_selection("auto")
     mixed = dataset(valid=[[2], [3]], test=[[3], [0]])
-    assert judged_slice(mixed) == for_dataset(auto, mixed).slice == "warm"
+    assert judged_slice(mixed) == resolve_selection(auto, mixed).slice == "warm"
     warm = dataset(valid=[[2], [0]], test=[[2], [0]])
-    assert judged_slice(warm) == for_dataset(auto, warm).slice == "all"
+    assert judged_slice(warm) == resolve_selection(auto, warm).slice == "all"
     cold = dataset(valid=[[2], [3]], test=[[3], [4]])
-    assert judged_slice(cold) == for_dataset(auto, cold).slice == "all"
+    assert judged_slice(cold) == resolve_selection(auto, cold).slice == "all"
     # The judged slice of the test part is "warm", but no validation target is warm.
-    assert for_dataset(auto, dataset(valid=[[4], [3]], test=[[3], [0]])).slice == "all"
+    assert resolve_selection(auto, dataset(valid=[[4], [3]], test=[[3], [0]])).slice == "all"
 
 
 def test_a_slice_without_validation_targets_is_refused():
     warm = dataset(valid=[[2], [0]], test=[[3], [0]])
     with pytest.raises(InputError, match=r"--select=cold_hr@10: toy has no cold validation target"):
-        for_dataset(parse_selection("cold_hr@10"), warm)
+        resolve_selection(parse_selection("cold_hr@10"), warm)
     none = dataset(valid=[[], []], test=[[3], [0]])
-    assert for_dataset(parse_selection("cold_hr@10"), none).slice == "cold"
+    assert resolve_selection(parse_selection("cold_hr@10"), none).slice == "cold"
 
 
 def test_the_value_of_a_slice():

@@ -14,6 +14,7 @@ from fedvlr_jax.commands.shared.processes import missing_variable
 from fedvlr_jax.config import Config, expanded
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.store import ClientStore
+from tests import conftest
 from tests.conftest import ROOT
 from tests.experiments.commands import SMALL, refused
 
@@ -52,13 +53,13 @@ def cached_in(monkeypatch):
     changes = {}
     monkeypatch.setattr(jax.config, "update", changes.__setitem__)
 
-    def use(**environment):
+    def use(by=launch.use_compilation_cache, **environment):
         for name in ("FEDVLR_CACHE_DIR", "XDG_CACHE_HOME"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         changes.clear()
-        launch.use_compilation_cache()
+        by()
         return changes.get("jax_compilation_cache_dir")
 
     return use
@@ -71,6 +72,13 @@ def test_compiled_programs_are_kept_where_they_can_be(cached_in, tmp_path, capsy
     assert cached_in(HOME=home, FEDVLR_CACHE_DIR="~/mine") == f"{home}/mine"
     assert cached_in(HOME=home, FEDVLR_CACHE_DIR="") is None
     assert capsys.readouterr().err == ""
+
+
+def test_the_tests_use_a_subfolder_of_the_same_folder(cached_in, tmp_path):
+    home, by = str(tmp_path), conftest._keep_compiled_programs
+    assert cached_in(by, HOME=home) == f"{home}/.cache/fedvlr_jax/tests"
+    assert cached_in(by, HOME=home, XDG_CACHE_HOME=f"{home}/c") == f"{home}/c/fedvlr_jax/tests"
+    assert cached_in(by, HOME=home, FEDVLR_CACHE_DIR="") is None
 
 
 def test_without_a_place_for_them_one_line_says_so(cached_in, tmp_path, monkeypatch, capsys):

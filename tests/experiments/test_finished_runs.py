@@ -9,7 +9,7 @@ import pytest
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands import evaluate
 from fedvlr_jax.commands.shared.faults import Interrupted
-from fedvlr_jax.commands.shared.members import complete, is_done
+from fedvlr_jax.commands.shared.members import complete, finished_results
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
@@ -103,7 +103,9 @@ def test_baselines_are_added_and_stay(simulation, folder, finished):
     before = content(folder)
     assert untrained(simulation, folder, baselines=True) == summary
     assert content(folder) == before
-    assert untrained(simulation, folder, baselines=False) == summary
+    # A call without baselines changes nothing in them, whatever it says about tuning.
+    for tune in (True, False):
+        assert untrained(simulation, folder, baselines=False, tune_baselines=tune) == summary
     retuned = untrained(simulation, folder, baselines=True, tune_baselines=False)
     tried = [of["baselines"]["ease"]["settings_tried"] for of in (summary, retuned)]
     assert tried == [9, 1]
@@ -153,14 +155,12 @@ def test_without_a_checkpoint_nothing_is_trained_in_silence(simulation, folder, 
 
 def test_a_member_without_users_is_trained_again_and_a_report_is_made(simulation, folder, capsys):
     here = at(simulation, folder, **FLAGS)
-    flags, fingerprint = here.config.flat, here.dataset.fingerprint
     config = RunDirectory.open(folder).read_config()
     (folder / "report.html").unlink()
-    assert is_done(folder, flags, fingerprint)
-    complete(folder, flags, lambda: config, dict)
+    assert complete(folder, here.config.flat, lambda: config, dict)
     assert (folder / "report.html").is_file()
     (folder / "users.npz").unlink()
-    assert not is_done(folder, flags, fingerprint)
+    assert finished_results(folder) is None
     assert "users.npz: not found" in capsys.readouterr().out
 
 

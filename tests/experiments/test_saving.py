@@ -75,7 +75,7 @@ def test_the_first_save_waits_for_the_price_it_is_taken_to_have(monkeypatch):
     assert run.train(2, now=-995.9) == [2]
 
 
-def test_no_more_is_saved_than_was_asked(monkeypatch):
+def test_saves_follow_the_flags(monkeypatch):
     run = Clocked(monkeypatch, checkpoint_every=10, checkpoint_share=0.25)
     assert run.train(9, now=0.0) == []
     assert run.train(12, now=1.0) == [12]

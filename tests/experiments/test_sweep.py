@@ -210,3 +210,11 @@ def test_a_signal_loses_no_member_of_a_sweep(monkeypatch, tmp_path):
         assert len(list((tmp_path / "w").glob("*/seed0/checkpoints/round_00000002"))) == saved
     train("w", 10**9)
     assert list(results(tmp_path / "w")) == list(results(tmp_path / "whole"))
+
+    # Finished members are not trained again, and each is read once.
+    read, members_read = members.read_results, []
+    counted = lambda run, note: members_read.append(run.path) or read(run, note)
+    monkeypatch.setattr(members, "read_results", counted)
+    monkeypatch.setattr(members, "train_together", None)
+    train("w", 10**9)
+    assert len(members_read) == len(set(members_read)) == 4

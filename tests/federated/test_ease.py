@@ -274,7 +274,7 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
 
 
 @pytest.mark.parametrize("content", [0.0, 1.0])
-def test_features_of_the_start_are_not_called_unused(synthetic, content):
+def test_features_of_the_initialization_are_not_called_unused(synthetic, content):
     config = Config.from_flat(width=5, init="ease", init_content=content, fusion="none")
     lines: list[str] = []
     introduce(make_simulation(config, synthetic), SimpleNamespace(note=lines.append))

@@ -34,7 +34,7 @@ def trained_clients(num_clients, item_lr=0.5, **choices):
     return broadcast, result, private
 
 
-def test_chunks_of_any_size_settle_the_same_rows():
+def test_chunks_of_any_size_write_back_the_same_rows():
     broadcast, result, private = trained_clients(7)
     everyone, some = np.ones(7, bool), np.arange(7) % 3 > 0
     write_back = lambda chunk, keep: jax.jit(make_write_back("factored", chunk, None))(

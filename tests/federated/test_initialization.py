@@ -141,7 +141,7 @@ def test_routers_over_modalities_need_no_exchange(dataset):
     np.testing.assert_allclose(weights, found, atol=1e-6)
 
 
-def test_silent_views_learn_to_speak(dataset):
+def test_zero_content_views_learn(dataset):
     config = Config.from_flat(width=WIDTH, init="spectral", views="table,text,image")
     simulation = make_simulation(config, dataset)
     state, _ = simulation.run_rounds(simulation.init(), 2)

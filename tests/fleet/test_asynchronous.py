@@ -99,7 +99,7 @@ def test_a_lost_client_makes_room():
     assert first.busy_s.tolist() == [1, 2] and first.end_s == 3
 
 
-def test_steps_do_not_depend_on_the_order_in_which_they_are_asked_for():
+def test_steps_do_not_depend_on_the_order_of_the_calls():
     make = lambda: (
         make_simulation(small(buffer=4, cohort=9, participation="diurnal"), dataset()).participation
     )

@@ -65,7 +65,7 @@ def test_a_pause_stands_between_rounds():
     assert (rounds.round(0, 2).start_s, rounds.round(0, 2).end_s) == (208, 212)
 
 
-def test_rounds_do_not_depend_on_the_order_in_which_they_are_asked_for():
+def test_rounds_do_not_depend_on_the_order_of_the_calls():
     make = lambda: timeline(3000, diurnal(), cohort=30, over=1.3, deadline=240.0)
     one, other = make(), make()
     forward = [one.round(3, r) for r in range(6)]

@@ -40,7 +40,7 @@ def test_it_starts_uniform_and_has_no_router():
 
 
 @pytest.mark.parametrize("name", ["shared", "bilevel"])
-def test_a_start_in_closed_form_scores_alike_with_either(name):
+def test_a_closed_form_scores_alike_with_either(name):
     data = load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 60})
     options = dict(width=8, init="spectral", views="table,text,image", baselines=False)
     simulation = make_simulation(Config.from_flat(fusion=name, **options), data)

@@ -69,7 +69,7 @@ def whole(uploads):
 
 
 @pytest.mark.parametrize("kind", MAKE)
-def test_what_is_asked_of_altered_uploads(kind):
+def test_altered_uploads_give_every_need(kind):
     own = MAKE[kind]()
     given = altered(own)
     mixed = np.asarray(given.keep)[:, None] * whole(own)

@@ -76,7 +76,20 @@ def joined():
     )
 
 
-@pytest.fixture(params=[low_rank, slots, joined], ids=lambda make: make.__name__)
+def joined_low_rank():
+    given, rows, scale = low_rank()
+    # The second part: its clients in reverse order, each times 2.
+    other = jax.tree.map(lambda leaf, axis: np.flip(leaf, axis), given, given.client_axes()).scaled(
+        np.full(CLIENTS, 2.0, np.float32)
+    )
+    return (
+        JoinedUploads.of([given, other]),
+        np.concatenate([rows, rows[::-1]]),
+        np.concatenate([scale, 2 * scale[::-1]]),
+    )
+
+
+@pytest.fixture(params=[low_rank, slots, joined, joined_low_rank], ids=lambda make: make.__name__)
 def case(request, monkeypatch):
     """(uploads, the views [K, I, G, d] and all numbers [K, n] of each, scaled)."""
     # Blocks of three items, of which the last has one.
@@ -84,7 +97,8 @@ def case(request, monkeypatch):
     given, rows, scale = request.param()
     views = rows * scale[:, None, None, None]
     heads = np.concatenate([normal(6, CLIENTS)[:, None], normal(5, CLIENTS, 3)], axis=1)
-    heads = np.tile(heads, (len(scale) // CLIENTS, 1)) * scale[:, None]
+    second = heads[::-1] if request.param is joined_low_rank else heads
+    heads = np.concatenate([heads, second])[: len(scale)] * scale[:, None]
     return given, views, np.concatenate([heads, views.reshape(len(views), -1)], axis=1)
 
 
@@ -118,6 +132,13 @@ def test_norms_are_joint_over_views_and_head(case):
 def test_products_are_those_of_all_pairs(case):
     given, _, whole = case
     close(given.products(), whole @ whole.T)
+
+
+@pytest.mark.parametrize("make", [low_rank, joined_low_rank])
+def test_products_of_factors_build_no_upload(make, monkeypatch):
+    given, _, _ = make()
+    monkeypatch.setattr(LowRankUploads, "block", None)
+    assert given.products().shape == (given.shape[0], given.shape[0])
 
 
 def test_a_rule_on_coordinates_sees_each_coordinate_of_every_client(case):

@@ -19,7 +19,7 @@ from fedvlr_jax.commands.shared.page import PAGE, folder_page
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.baselines import evaluate_as_config
+from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.selection import judged_slice
 from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_test
@@ -126,9 +126,11 @@ def compare_summaries(
     return Compared(line, ndcg)
 
 
-def read_baselines(dataset: Dataset, evaluation: EvaluationConfig) -> list[Compared]:
+def read_baselines(
+    dataset: Dataset, evaluation: EvaluationConfig, evaluate: Evaluate = evaluate_as_config
+) -> list[Compared]:
     """The baselines of the data set without `NOT_SHOWN`, as choices with one seed."""
-    results = evaluate_as_config(dataset, evaluation)
+    results = evaluate(dataset, evaluation)
     found = []
     for name, of_name in results.ranks.items():
         if name not in NOT_SHOWN:

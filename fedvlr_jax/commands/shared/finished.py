@@ -59,6 +59,19 @@ def validation(summary: Mapping[str, Any]) -> float:
     return selection_of(summary).value(summary["valid"]) or 0.0
 
 
+def _tuned_otherwise(
+    evaluated: Mapping[str, Mapping[str, Any]], saved: Mapping[str, Any], flags: Mapping[str, Any]
+) -> bool:
+    """Whether the baselines of a summary were tuned in another way than `flags` ask for."""
+    if saved.get("tune_baselines") is None:
+        return False  # Runs of earlier versions do not record it; their baselines stay.
+    if saved.get("baselines"):
+        return saved["tune_baselines"] != flags.get("tune_baselines")
+    # The last call did not ask for baselines, so its --tune_baselines says nothing about them.
+    tuned = any(entry.get("settings_tried", 1) > 1 for entry in evaluated.values())
+    return tuned != flags.get("tune_baselines")
+
+
 def complete_results(
     directory: RunDirectory,
     results: Results,
@@ -84,9 +97,8 @@ def complete_results(
     """
     summary, users = dict(results.summary), results.users
     saved = directory.read_config()["flags"]
-    # Runs of earlier versions do not record how they tuned the baselines; these stay.
-    retuned = saved.get("tune_baselines") not in (None, flags.get("tune_baselines"))
-    if flags["baselines"] and (retuned or not summary.get("baselines")):
+    evaluated = summary.get("baselines") or {}
+    if flags["baselines"] and (not evaluated or _tuned_otherwise(evaluated, saved, flags)):
         summary, users = with_baselines(summary, users, baselines())
     if stopped is not None:
         summary["stopped"] = stopped

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import signal
 import sys
-import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 
 import fedvlr_jax
+from fedvlr_jax.cache import cache_folder
 from fedvlr_jax.commands.shared.faults import Interrupted, OutOfMemory, missing_platform, ran_out
 from fedvlr_jax.commands.shared.output import output_survives
 from fedvlr_jax.config import ALIASES, Config, expanded
@@ -107,23 +106,6 @@ def whole_numbers(name: str, text: str) -> list[int]:
     if not numbers or min(numbers) < 1:
         raise InputError(f"--{name}={text}: give positive whole numbers, e.g. 1000,10000")
     return numbers
-
-
-def cache_folder() -> str:
-    """The folder of compiled programs; empty for none.
-
-    Raises:
-      RuntimeError, OSError: there is no home folder, or the folder cannot be written.
-    """
-    folder = os.environ.get("FEDVLR_CACHE_DIR")
-    if folder is None:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = str(Path(base) / "fedvlr_jax")
-    folder = expanded(folder)
-    if folder:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    return folder
 
 
 def use_compilation_cache() -> None:

@@ -22,6 +22,7 @@ from rich.console import Console
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest
 from fedvlr_jax.commands.shared.finished import (
+    Results,
     complete_results,
     read_results,
     validation,
@@ -39,6 +40,7 @@ from fedvlr_jax.ensemble import (
     train_members,
 )
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
 from fedvlr_jax.memory import check_fits, memory_budget
 from fedvlr_jax.report import Progress, RunDirectory
 from fedvlr_jax.selection import SLICES
@@ -172,16 +174,15 @@ def with_common_init(base: Config, choices: Sequence[Choice]) -> Config:
     return dataclasses.replace(base, init=dataclasses.replace(base.init, init="random"))
 
 
-def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool:
-    """Whether the directory contains the finished run of these flags and data.
+def check_member(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> None:
+    """Checks that the directory contains no run, or the run of these flags and data.
 
     Raises:
       InputError: it contains another run, finished or not. The message names the differences.
     """
     if not (directory / "config.json").exists():
-        return False
-    run = RunDirectory.open(directory)
-    saved = run.read_config()
+        return
+    saved = RunDirectory.open(directory).read_config()
     # A finished member is not continued, so its --rounds and --patience must be equal too.
     check_same(
         str(directory),
@@ -189,8 +190,14 @@ def is_done(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> bool
         (flags, fingerprint),
         RESUMABLE_FLAGS - {"rounds", "patience"},
     )
+
+
+def finished_results(directory: Path) -> Results | None:
+    """The results of a member; None if it has not finished or a file is damaged."""
+    if not (directory / "config.json").exists():
+        return None
     note = lambda line: _say(f"{directory}: {line}; trains it again")
-    return read_results(run, note) is not None
+    return read_results(RunDirectory.open(directory), note)
 
 
 def complete(
@@ -198,12 +205,12 @@ def complete(
     flags: Mapping[str, Any],
     describe: Callable[[], Mapping[str, Any]],
     baselines: Callable[[], BaselineSummary],
-) -> None:
-    """Like `complete_results`, for a directory for which `is_done` is True."""
-    run = RunDirectory.open(directory)
-    results = read_results(run, _say)
-    assert results is not None
-    complete_results(run, results, flags, describe, baselines)
+) -> bool:
+    """Whether the member has finished. Adds the results that the flags ask for and it lacks."""
+    results = finished_results(directory)
+    if results is not None:
+        complete_results(RunDirectory.open(directory), results, flags, describe, baselines)
+    return results is not None
 
 
 def _say(line: str) -> None:
@@ -217,13 +224,18 @@ def leave_out(directory: Path, why: str) -> None:
 
 
 def train_waiting(
-    members: Sequence[Member], *, selects: bool = True, keep: bool = False
+    members: Sequence[Member],
+    *,
+    selects: bool = True,
+    keep: bool = False,
+    evaluate: Evaluate = evaluate_as_config,
 ) -> dict[Any, Dataset]:
     """Trains the unfinished members. Returns their data sets, by `config.data`.
 
     Args:
       selects: the command selects by validation, so every data set needs a validation part.
       keep: each finished member keeps a checkpoint; see `keep_best_model`.
+      evaluate: evaluates the baselines.
 
     Raises:
       InputError: a folder contains another run, or a data set lacks a validation part that
@@ -239,40 +251,36 @@ def train_waiting(
                     f"{dataset.name}: has no validation interaction, which selection needs; train "
                     "each setting with fedvlr train"
                 )
-    # Check all members before training the first.
-    waiting: dict[Config, list[Member]] = {}
-    done = []
+    # Check all members before writing anything.
     for member in members:
-        config, fingerprint = member.config, datasets[member.config.data].fingerprint
-        if not config.run.overwrite and is_done(member.directory, config.flat, fingerprint):
-            done.append(member)
-        else:
-            waiting.setdefault(member.program, []).append(member)
+        if not member.config.run.overwrite:
+            fingerprint = datasets[member.config.data].fingerprint
+            check_member(member.directory, member.config.flat, fingerprint)
 
     # Members share the test part, so the baselines are evaluated once.
     @functools.cache
     def baselines(data: DataConfig, evaluation: EvaluationConfig) -> BaselineSummary:
-        return summarise_baselines(datasets[data], evaluation)
+        return summarise_baselines(datasets[data], evaluation, evaluate)
 
-    _complete(done, datasets, baselines)
+    waiting: dict[Config, list[Member]] = {}
+    for member in members:
+        if not _is_complete(member, datasets[member.config.data], baselines):
+            waiting.setdefault(member.program, []).append(member)
     with StopRequest() as stop:
         for group in waiting.values():
             _train_group(group, datasets[group[0].config.data], baselines, stop, keep)
     return datasets
 
 
-def _complete(
-    members: Sequence[Member], datasets: Mapping[DataConfig, Dataset], baselines: Baselines
-) -> None:
-    """Adds missing results to the folders of finished members, as the flags ask."""
-    for member in members:
-        config = member.config
-        complete(
-            member.directory,
-            config.flat,
-            functools.partial(describe, config, datasets[config.data]),
-            functools.partial(baselines, config.data, config.evaluation),
-        )
+def _is_complete(member: Member, dataset: Dataset, baselines: Baselines) -> bool:
+    """Whether the member has finished. Adds missing results to its folder, as the flags ask."""
+    config = member.config
+    return not config.run.overwrite and complete(
+        member.directory,
+        config.flat,
+        functools.partial(describe, config, dataset),
+        functools.partial(baselines, config.data, config.evaluation),
+    )
 
 
 def checkpoints_of(folder: Path) -> Checkpoints:

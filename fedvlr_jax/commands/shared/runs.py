@@ -21,7 +21,7 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.data.titles import read_titles
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.selection import for_dataset
+from fedvlr_jax.evaluation.selection import resolve_selection
 
 
 def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
@@ -45,7 +45,7 @@ def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
     for line in dataset.notes:
         note(line)
     # Refuses a slice without targets before anything is written.
-    for_dataset(config.evaluation.selection, dataset)
+    resolve_selection(config.evaluation.selection, dataset)
     return dataset
 
 

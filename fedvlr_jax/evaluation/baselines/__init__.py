@@ -8,8 +8,10 @@ from fedvlr_jax.evaluation.baselines.evaluating import (
     CHUNK_BYTES,
     MASKS,
     BaselineResults,
+    Evaluate,
     evaluate_as_config,
     evaluate_baselines,
+    evaluate_once,
     rank,
 )
 from fedvlr_jax.evaluation.baselines.model import Baseline, Model, Scorer, scores_of
@@ -21,12 +23,14 @@ __all__ = [
     "MASKS",
     "Baseline",
     "BaselineResults",
+    "Evaluate",
     "Model",
     "Scorer",
     "baselines_of",
     "content_knn",
     "evaluate_as_config",
     "evaluate_baselines",
+    "evaluate_once",
     "rank",
     "scores_of",
 ]

@@ -17,7 +17,7 @@ from fedvlr_jax.evaluation.baselines.model import Baseline, Model, Scorer, Setti
 from fedvlr_jax.evaluation.baselines.registry import baselines_of
 from fedvlr_jax.evaluation.metrics import slices_of, summarise, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
-from fedvlr_jax.evaluation.selection import for_dataset
+from fedvlr_jax.evaluation.selection import resolve_selection
 from fedvlr_jax.selection import OF_ALL, Selection
 from fedvlr_jax.settings import compiled
 
@@ -145,8 +145,26 @@ def evaluate_as_config(dataset: Dataset, evaluation: EvaluationConfig) -> Baseli
         evaluation.mask,
         evaluation.cutoffs,
         tuned=evaluation.tune_baselines,
-        selection=for_dataset(evaluation.selection, dataset),
+        selection=resolve_selection(evaluation.selection, dataset),
     )
+
+
+# As `evaluate_as_config`.
+Evaluate = Callable[[Dataset, EvaluationConfig], BaselineResults]
+
+
+def evaluate_once() -> Evaluate:
+    """`evaluate_as_config`, which evaluates each data set and each configuration once."""
+    known: list[tuple[Dataset, EvaluationConfig, BaselineResults]] = []
+
+    def evaluate(dataset: Dataset, evaluation: EvaluationConfig) -> BaselineResults:
+        for of_dataset, by, results in known:
+            if of_dataset is dataset and by == evaluation:
+                return results
+        known.append((dataset, evaluation, evaluate_as_config(dataset, evaluation)))
+        return known[-1][-1]
+
+    return evaluate
 
 
 def _has_recent(baseline: Baseline, dataset: Dataset) -> bool:
