@@ -796,8 +796,8 @@ PARTICIPANTS = [
     Mutation(
         "nobody affords all local epochs",
         PARTICIPATION,
-        "config.local_epochs + 1,",
-        "config.local_epochs,",
+        "config.min_local_epochs, config.local_epochs + 1",
+        "config.min_local_epochs, config.local_epochs",
         TEST_PARTICIPATION,
     ),
     Mutation(

@@ -158,11 +158,17 @@ def _holds(choices):
 
 @functools.cache
 def essential():
-    """Few federations that cover every value, every view and each backbone on each plan."""
+    """Numbers of few federations, those of `make test`.
+
+    They cover every value, every view, each backbone with its own weights of the clients, and each
+    backbone on each plan with and without a history weight.
+    """
 
     def holds(choices):
+        backbone, plan = choices["backbone"], choices["plan"]
         views = [("view", view) for view in views_of(choices)]
-        return {*choices.items(), *views, (choices["backbone"], choices["plan"])}
+        weights = (backbone, choices["received"] == "plain")
+        return {*choices.items(), *views, weights, (backbone, plan, choices["history_weight"])}
 
     return _cover([holds(choices) for choices in federations()])
 
