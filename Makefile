@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all mutation lint docs bench clean
+.PHONY: demo test test-all mutation lint docs notebooks bench clean
 
 demo: $(STAMP)
 	$(RUN) -m experiments.train --rounds=20 --workdir=runs/demo --overwrite
@@ -27,6 +27,10 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(RUN) -m pip install --quiet --requirement docs/requirements.txt
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
+
+notebooks: $(STAMP)
+	$(RUN) -m pip install --quiet --requirement docs/requirements.txt
+	$(RUN) docs/notebooks.py
 
 bench: $(STAMP)
 	$(RUN) -m benchmarks.rounds

@@ -45,6 +45,7 @@ LEVELS = {
     "tracking": 1,
     "contracts": 10,
     "commands": 11,
+    "__main__": 12,
 }
 ONLY_IN = {
     "orbax": {"checkpointing"},

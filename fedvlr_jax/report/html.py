@@ -54,7 +54,7 @@ def render_report(
             can_select=verdicts.can_select(summary),
             curves=_curves(summary, metrics),
             bars=figures(plots.method_bars(summary, metric) for metric in results.METRIC_LABELS),
-            activity=figures([plots.activity_bars(summary, users)]),
+            activity=figures([plots.activity_bars(summary, users), plots.user_distribution(users)]),
             router=_router(summary, users),
             recommended=_recommended(summary),
             privacy=_privacy(summary),

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from fedvlr_jax.report.results import (
+    LEAST_USERS,
     METRIC_LABELS,
     SLICE_LABELS,
     estimate,
@@ -264,6 +265,40 @@ def _half_interval(users: Mapping[str, np.ndarray], metric: str, names: Sequence
     values = 100 * np.asarray(users[metric], np.float64)[chosen]
     values = values[~np.isnan(values)]
     return 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def user_distribution(users: Mapping[str, np.ndarray]) -> str | None:
+    """The share of users by their own test NDCG@50: none, then fifths of the range.
+
+    Args:
+      users: the arrays of users.npz.
+    """
+    values = np.asarray(users.get("ndcg@50", np.zeros(0)), np.float64)
+    values = 100 * values[~np.isnan(values)]
+    if len(values) < LEAST_USERS:
+        return None
+    edges = np.array([0.0, 20.0, 40.0, 60.0, 80.0, 100.0])
+    # Rounding can put a perfect list a little above 100.
+    above = np.histogram(values[values > 0].clip(max=100.0), edges)[0]
+    shares = np.array([np.sum(values == 0), *above]) / len(values)
+    half = 1.96 * np.sqrt(shares * (1 - shares) / len(values))
+
+    def paint(axes: Axes) -> None:
+        places, colour = np.arange(len(shares)), SLICE_COLOURS["all"]
+        axes.bar(places, 100 * shares, 0.8, color=colour)
+        for place, share, width in zip(places, 100 * shares, 100 * half, strict=True):
+            axes.plot([place] * 2, [share - width, share + width], color=INK, linewidth=1.3)
+        labels = ["0", *(f"to {edge:.0f}" for edge in edges[1:])]
+        axes.set_xticks(places, labels)
+        axes.grid(axis="x", visible=False)
+        axes.set(
+            title="Users by their own NDCG@50",
+            xlabel=f"NDCG@50 of a user (%), mean {values.mean():.1f}",
+        )
+        axes.set(ylabel="users (%), line: 95% interval")
+        axes.set_ylim(bottom=0)
+
+    return draw("Share of users by their own test NDCG@50", paint)
 
 
 def router_strip(users: Mapping[str, np.ndarray], views: Sequence[str]) -> str | None:

@@ -44,7 +44,7 @@ def test_the_page_needs_nothing_else(report):
     assert_self_contained(report)
     assert len(report) < 600_000
     page = Page(report)
-    assert page.tags.count("svg") == 2 + 3 + 1 + 2 + 3
+    assert page.tags.count("svg") == 2 + 3 + 2 + 2 + 3
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
 
@@ -106,7 +106,7 @@ def test_no_router_no_router_section(run):
     del run["users"]["router_weights"], run["users"]["planted"]
     text = render_report(**run)
     assert "routers" not in text
-    assert Page(text).tags.count("svg") == 2 + 3 + 1
+    assert Page(text).tags.count("svg") == 2 + 3 + 2
 
 
 def test_planted_weights_are_shown_only_where_they_are_known(run):

@@ -19,6 +19,7 @@ def all_figures(run: dict) -> dict[str, str]:
         "validation": plots.validation_curve(metrics, "ndcg@50", 75),
         "methods": plots.method_bars(summary, "hr@50"),
         "activity": plots.activity_bars(summary, users),
+        "users": plots.user_distribution(users),
         "strip": plots.router_strip(users, VIEWS),
         "router": plots.router_by_activity(users, VIEWS, GROUPS),
         "planted": plots.planted_scatter(users, VIEWS, "text", 0.78),
@@ -82,6 +83,8 @@ def test_nothing_to_draw_is_none(run):
     assert plots.validation_curve([{"round": 5, "loss": 0.1}], "hr@50", 5) is None
     assert plots.method_bars({"test": empty}, "hr@50") is None
     assert plots.activity_bars({"test": empty | {"activity": {"0-10": empty}}}, {}) is None
+    assert plots.user_distribution({}) is None
+    assert plots.user_distribution({"ndcg@50": np.full(9, 0.5)}) is None
     assert plots.router_strip({}, VIEWS) is None
     assert plots.router_strip(run["users"], ["id", "text"]) is None
     assert plots.router_by_activity(run["users"], VIEWS, []) is None
@@ -170,6 +173,17 @@ def test_a_bar_of_joined_groups_is_the_mean_over_their_users(run):
     assert lines[0] == pytest.approx([20 - half, 20 + half])
 
 
+def test_users_are_counted_by_their_own_metric(monkeypatch):
+    axes = Recorded()
+    monkeypatch.setattr(plots, "draw", lambda title, paint: paint(axes))
+    values = np.array([0.0] * 5 + [0.1, 0.2, 0.2001, 0.95, 1.0000001, np.nan])
+    plots.user_distribution({"ndcg@50": values})
+    # Of ten users: five without a hit, two below a fifth, ...; an edge is in the upper bin.
+    assert list(axes.bars[0]) == pytest.approx([50, 10, 20, 0, 0, 20])
+    half = 1.96 * 100 * (0.5 * 0.5 / 10) ** 0.5
+    assert axes.lines[0] == pytest.approx([50 - half, 50 + half])
+
+
 class Recorded:
     """Axes that keep the heights of the bars and the ends of the vertical lines."""
 
@@ -186,6 +200,12 @@ class Recorded:
         pass
 
     def set_ylim(self, **_):
+        pass
+
+    def set_xticks(self, *_):
+        pass
+
+    def grid(self, **_):
         pass
 
 
