@@ -113,7 +113,10 @@ def local_epochs_of(
     if not config.min_local_epochs:
         return jnp.full(client.shape, config.local_epochs, jnp.int32)
     draw = lambda c: jax.random.randint(
-        stream(key, EPOCHS, round_number, c), (), config.min_local_epochs, config.local_epochs + 1
+        stream(key, EPOCHS, round_number, c),
+        (),
+        config.min_local_epochs,
+        config.local_epochs + 1,
     )
     return jax.vmap(draw)(client)
 

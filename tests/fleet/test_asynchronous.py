@@ -74,7 +74,8 @@ def test_twenty_events_by_hand():
     assert found[5].busy_s.tolist() == [1, 10]
 
 
-def test_a_client_is_as_fast_as_its_work_on_the_version_that_it_downloaded():
+def test_a_client_is_as_fast_as_its_work_there():
+    """Its work is drawn for the version that it downloaded."""
     rounds = clock(3, 2, 10, [1, 2, 3, 4, 10])
     rounds._duration = lambda seed, chosen, number, version: np.full(len(chosen), 1.0 + version)
     for number in range(6):

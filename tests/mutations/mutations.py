@@ -340,7 +340,7 @@ LOSSES = [
     ),
     Mutation(
         "an item is part of its own history",
-        LOCAL,
+        "fedvlr_jax/federated/model.py",
         "return weight * (vectors @ mean - itself)",
         "return weight * (vectors @ mean)",
         agreement(history_weight=0.7),
@@ -792,6 +792,27 @@ PARTICIPANTS = [
         "return jax.vmap(draw)(client) >= client_dropout",
         "return jax.vmap(draw)(client) < client_dropout",
         TEST_PARTICIPATION,
+    ),
+    Mutation(
+        "the clock counts all local epochs",
+        "fedvlr_jax/fleet/participation.py",
+        "rows = work.rows[clients] * work.local_epochs(seed, clients, version)",
+        "rows = work.rows[clients] * 5",
+        ("tests/fleet/test_participation.py::test_fewer_local_epochs_take_less_time",),
+    ),
+    Mutation(
+        "a client's epochs are those of another version",
+        "fedvlr_jax/fleet/asynchronous.py",
+        "self._duration(seed, clients, number, version)",
+        "self._duration(seed, clients, number, number)",
+        ("tests/fleet/test_asynchronous.py::test_a_client_is_as_fast_as_its_work_there",),
+    ),
+    Mutation(
+        "popular items have equal weights",
+        "fedvlr_jax/federated/popular.py",
+        "jnp.square(jnp.arange(count, 0, -1).astype(views.dtype))",
+        "jnp.ones(count, views.dtype)",
+        ("tests/federated/test_popular.py::test_three_rounds_against_numpy",),
     ),
     Mutation(
         "nobody affords all local epochs",
