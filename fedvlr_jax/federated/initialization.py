@@ -106,6 +106,7 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
     size = np.sqrt(np.mean(np.square(items)))
     items, vectors = items / size, vectors * size
     scale = model.init_scale or 1.0
+    to_score: np.ndarray | np.float64
     if private:
         to_score = init.init_score * own_scale(train, items, vectors)
     else:
