@@ -185,8 +185,8 @@ def on_histories(
     config, dataset = simulation.config, simulation.dataset
     state = simulation.init()
     views = _as_sent(simulation, client_uploads(simulation, state)[0])
-    served = np.asarray(views_of(simulation.model, state.server.shared, simulation.features))
-    known = served.reshape(len(served), -1)
+    broadcast = views_of(simulation.model, state.server.shared, simulation.features)
+    known = np.asarray(broadcast).reshape(len(broadcast), -1)
     federation = config.federation
     client = ShadowClient(federation.local_epochs, federation.client_lr, federation.num_negatives)
     deviation = config.privacy.noise_multiplier * config.privacy.clip_norm
