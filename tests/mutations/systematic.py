@@ -20,7 +20,6 @@ Exit status: 0 if at least 85 % are killed in each room; else 1.
 from __future__ import annotations
 
 import argparse
-import collections
 import hashlib
 import itertools
 import json
@@ -189,28 +188,36 @@ def tests_of(mutant: Mutant, called: dict) -> list[str]:
 
 def report(rooms: dict[str, list[Mutant]], store: Store, sampled: bool) -> bool:
     """Prints the shares and the survivors; whether each room reaches AT_LEAST."""
-    reached, survivors = True, []
-    row = "{:40} {:>8} {:>10} {:>8} {:>8}  {}"
-    print(row.format("", "mutants", "equivalent", "killed", "share", ""))
+    shares = []
+    print(ROW.format("", "mutants", "equivalent", "killed", "share", ""))
     for room, own in rooms.items():
-        counts = collections.defaultdict(lambda: [0, 0, 0])
-        for mutant in own:
-            result = None if mutant.key in EQUIVALENT else store.of(mutant)
-            values = [1, mutant.key in EQUIVALENT, result is not None and result.killed]
-            for name in (mutant.file, room):
-                counts[name] = [a + b for a, b in zip(counts[name], values, strict=True)]
-            if result is not None and not result.killed:
-                survivors.append((mutant, result))
-        for name, (count, equivalent, killed) in counts.items():
-            left = count - equivalent
-            share = killed / left if left else 1.0
-            bounds = "95 % interval {:.1%} to {:.1%}".format(*interval(killed, left))
-            print(row.format(name, count, equivalent, killed, f"{share:.1%}", bounds * sampled))
-        reached &= share >= AT_LEAST
-    for mutant, result in survivors:
-        print(f"\n{mutant.file}:{mutant.line}  {result.by}".rstrip())
-        print(f"- {mutant.old}\n+ {mutant.new}")
-    return reached
+        for file in sorted({mutant.file for mutant in own}):
+            print_share(file, [m for m in own if m.file == file], store, sampled)
+        shares.append(print_share(room, own, store, sampled))
+    for mutant in itertools.chain(*rooms.values()):
+        result = store.of(mutant)
+        if mutant.key not in EQUIVALENT and not (result and result.killed):
+            print(f"\n{mutant.file}:{mutant.line}\n- {mutant.old}\n+ {mutant.new}")
+    return all(share >= AT_LEAST for share in shares)
+
+
+ROW = "{:40} {:>8} {:>10} {:>8} {:>8}  {}"
+
+
+def print_share(name: str, own: list[Mutant], store: Store, sampled: bool) -> float:
+    """Prints one row, and returns the share of the mutants that are killed."""
+    counted = [m for m in own if m.key not in EQUIVALENT]
+    killed = sum(1 for m in counted if (result := store.of(m)) and result.killed)
+    share, bounds = 1.0, ""
+    if counted:
+        share = killed / len(counted)
+        bounds = "95 % interval {:.1%} to {:.1%}".format(*interval(killed, len(counted)))
+    print(
+        ROW.format(
+            name, len(own), len(own) - len(counted), killed, f"{share:.1%}", bounds * sampled
+        )
+    )
+    return share
 
 
 def main(argv=None) -> int:

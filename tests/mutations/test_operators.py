@@ -1,6 +1,7 @@
 """Which mutants there are, by hand; and the list of equivalent ones."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -107,3 +108,22 @@ def test_wilsons_interval_by_hand():
     """45 of 50, z = 1.96: centre (.9 + .0384) / 1.0768, half width .0861."""
     low, high = systematic.interval(45, 50)
     assert low == pytest.approx(0.7864, abs=1e-4) and high == pytest.approx(0.9565, abs=1e-4)
+
+
+def test_a_room_fails_below_its_share_and_lists_the_survivors(tmp_path, capsys):
+    """7 of 10 in one file and 10 of 10 in the other: 17 of 20 are 85 %. 16 are too few."""
+    text = (ROOT / "fedvlr_jax/reduce/gram.py").read_text()
+    own = mutants(text, "fedvlr_jax/reduce/gram.py")[:10]
+    other = (ROOT / "fedvlr_jax/reduce/mean.py").read_text()
+    own += mutants(other, "fedvlr_jax/reduce/mean.py")[:10]
+    store = systematic.Store(tmp_path / "results.jsonl")
+    for number, mutant in enumerate(own):
+        store.add(mutant, number >= 3, "a test")
+    assert systematic.report({"reduce": own}, store, sampled=False)
+    printed = capsys.readouterr().out
+    for name, share in (("gram.py", "70.0%"), ("mean.py", "100.0%"), ("reduce ", "85.0%")):
+        assert re.search(rf"{name}.* {share}", printed)
+    assert printed.count("\n+ ") == 3 and f"+ {own[2].new}" in printed
+    store.add(own[3], False, "")
+    again = systematic.Store(tmp_path / "results.jsonl")
+    assert not systematic.report({"reduce": own}, again, sampled=False)
