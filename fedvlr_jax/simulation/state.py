@@ -51,35 +51,35 @@ class Beginning:
         return None if initialization is None else initialization.items
 
     @functools.cached_property
-    def init_server(self):
+    def init_server(self) -> Callable[..., ServerState]:
+        """`_init_server`, compiled."""
+        return self.setup.compiled(self._init_server, out_shardings=on_all(self.setup.mesh))
+
+    def _init_server(self, seed: jax.Array, items: jax.Array | None) -> ServerState:
         """(seed uint32 [], the ID table [I, d] that training begins with or None) ->
         `ServerState`."""
         model, aggregator = self.setup.model, self.setup.task.aggregator
         optimizer = aggregator.server(self.setup.config.federation.rates)
         attack = aggregator.attack
-
-        def init(seed: jax.Array, items: jax.Array | None) -> ServerState:
-            key = key_of(seed)
-            shared = model.init_shared(stream(key, INIT))
-            if items is not None:
-                zero_content_views = model.fusion.zero_content_views
-                assert zero_content_views is not None
-                shared |= {"items": items, "fusion": zero_content_views(shared["fusion"])}
-            uplink = aggregator.uplink.init()
-            upload = Upload(jnp.zeros(views_shape(self.setup)), shared["head"])
-            return ServerState(
-                round=jnp.zeros((), jnp.int32),
-                key=key,
-                shared=shared,
-                optimizer=optimizer.init(shared),
-                uplink=uplink,
-                attack=() if attack is None else attack.init(views_shape(self.setup)),
-                popular=popular_memory(self.setup.config, views_shape(self.setup)),
-                versions=first_versions(self.setup.config, shared, uplink),
-                noise=aggregator.noise.init(upload),
-            )
-
-        return self.setup.compiled(init, out_shardings=on_all(self.setup.mesh))
+        key = key_of(seed)
+        shared = model.init_shared(stream(key, INIT))
+        if items is not None:
+            zero_content_views = model.fusion.zero_content_views
+            assert zero_content_views is not None
+            shared |= {"items": items, "fusion": zero_content_views(shared["fusion"])}
+        uplink = aggregator.uplink.init()
+        upload = Upload(jnp.zeros(views_shape(self.setup)), shared["head"])
+        return ServerState(
+            round=jnp.zeros((), jnp.int32),
+            key=key,
+            shared=shared,
+            optimizer=optimizer.init(shared),
+            uplink=uplink,
+            attack=() if attack is None else attack.init(views_shape(self.setup)),
+            popular=popular_memory(self.setup.config, views_shape(self.setup)),
+            versions=first_versions(self.setup.config, shared, uplink),
+            noise=aggregator.noise.init(upload),
+        )
 
     @functools.cached_property
     def init_private(self) -> Callable[..., tuple[PyTree, ...]]:
@@ -115,7 +115,7 @@ class Beginning:
     @functools.cached_property
     def server_shapes(self) -> ServerState:
         """Shapes and dtypes of the server's state."""
-        return shapes_of(self.init_server, np.uint32(0), self._items)
+        return shapes_of(self._init_server, np.uint32(0), self._items)
 
     @functools.cached_property
     def client_shapes(self) -> PyTree:

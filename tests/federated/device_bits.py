@@ -42,7 +42,7 @@ def cases():
 
 
 def simulation_of(dataset, devices, choices):
-    choices = dict(choices)
+    choices = {name: value for name, value in choices.items() if name != "received"}
     modalities = choices.pop("modalities", None)
     if modalities is not None:
         features = {name: dataset.features[name] for name in modalities}
