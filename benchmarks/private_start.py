@@ -8,6 +8,8 @@ targets of up to 2,000 users, as means over --seeds noises.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from absl import flags
 
@@ -48,8 +50,9 @@ def exchange_noise(users: int, exchanges: int, epsilon: float) -> float:
 def main() -> None:
     users, exchanges = FLAGS.users, FLAGS.exchanges
     for name in ("users", "items", "exchanges", "seeds"):
-        if FLAGS[name].value < 1:
-            raise InputError(f"--{name}={FLAGS[name].value}: give at least 1")
+        value: Any = FLAGS[name].value
+        if value < 1:
+            raise InputError(f"--{name}={value}: give at least 1")
     synthetic = {"users": users, "items": FLAGS.items, "seed": 0}
     dataset = load_dataset("synthetic", data_root="", synthetic=synthetic)
     for epsilon in EPSILONS:
