@@ -12,6 +12,7 @@ from fedvlr_jax.commands.shared.comparison import print_table
 from fedvlr_jax.commands.shared.members import keep_best_model, make_members, train_waiting
 from fedvlr_jax.commands.shared.page import read_groups
 from fedvlr_jax.config import Config
+from fedvlr_jax.evaluation.baselines import evaluate_once
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.folder import Group, Table, render_folder
 
@@ -109,7 +110,7 @@ def test_a_sweep_keeps_the_model_of_its_best_run(monkeypatch, tmp_path):
     )
     found = make_members(base, ["client_lr=1,0.1"], [0, 1])
     datasets = train_waiting(found, keep=True)
-    sweep._compare(base, found, datasets[base.data])
+    sweep._compare(base, found, datasets[base.data], evaluate_once())
     lines = json.loads((tmp_path / "w/sweep.json").read_text())
     (chosen,) = (line["choice"] for line in lines if line.get("chosen"))
     (kept,) = (tmp_path / "w").glob("*/seed*/checkpoints")

@@ -8,7 +8,8 @@ import pytest
 
 from fedvlr_jax.centralized import CENTRALIZED, LEARNING_RATES, CentralizedConfig, make_centralized
 from fedvlr_jax.commands.ablation import CLAIMS, controls, make_member
-from fedvlr_jax.commands.table2 import GRID, LOCAL_GRID, METHODS, parse_method, settings_of
+from fedvlr_jax.commands.flags.table2 import METHODS
+from fedvlr_jax.commands.table2 import GRID, LOCAL_GRID, parse_method, settings_of
 from fedvlr_jax.commands.table3 import client_costs
 from fedvlr_jax.config import Config, EvaluationConfig
 from fedvlr_jax.data.registry import load_dataset

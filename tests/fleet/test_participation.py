@@ -326,8 +326,8 @@ def test_a_duration_by_hand():
         bytes_a_second = staticmethod(lambda seed, clients, number: (500.0, 100.0))
         sample_s = staticmethod(lambda seed, clients: 0.1)
 
-    work = Work(1000.0, np.array([0.0, 300.0]), np.array([0, 20]))
-    np.testing.assert_allclose(duration_s(Device(), work, 0, np.array([1, 0]), 0), [7.0, 2.0])
+    work = Work(np.full(2, 1000.0), np.array([0.0, 300.0]), np.array([0, 20]))
+    np.testing.assert_allclose(duration_s(Device(), work, 0, np.array([1, 0]), 0, 0), [7.0, 2.0])
 
 
 def test_seconds_of_a_row_by_the_published_law():

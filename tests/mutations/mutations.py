@@ -817,8 +817,8 @@ PARTICIPANTS = [
     Mutation(
         "nobody affords all local epochs",
         PARTICIPATION,
-        "config.min_local_epochs, config.local_epochs + 1",
-        "config.min_local_epochs, config.local_epochs",
+        "config.local_epochs + 1,",
+        "config.local_epochs,",
         TEST_PARTICIPATION,
     ),
     Mutation(

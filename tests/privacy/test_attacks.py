@@ -135,7 +135,9 @@ def test_features_that_the_server_chooses_see_through_a_sum_and_not_through_nois
 @pytest.mark.parametrize("name", ["none", "secure sum", "local noise"])
 def test_the_attacks_on_uploads_with_images_and_text(name, dataset):
     """The rows of all views lie along one line, so the same attacks find the same histories."""
-    flags = dict(width=8, fusion="bilevel", local_epochs=2, baselines=False, rounds=2)
+    flags = dict(
+        init="random", width=8, fusion="bilevel", local_epochs=2, baselines=False, rounds=2
+    )
     config = Config.from_flat(**(flags | DEFENCES[name].flags))
     found = on_histories(make_simulation(config, dataset), DEFENCES[name], 1000.0)
     for attack in ("sign", "inversion", "shadow"):
