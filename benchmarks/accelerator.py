@@ -123,7 +123,7 @@ def time_population(users: int, items: int) -> Iterator[Row]:
 
 def check_memory(dataset: Dataset) -> Iterator[Row]:
     """Checks bits and donation, and measures the working memory of a round with all clients."""
-    config = Config.from_flat(protocol="paper", init="random")
+    config = Config.from_flat(protocol="paper", init="random").resolved
     simulation = make_simulation(config, dataset)
 
     def run() -> list[bytes]:
@@ -152,7 +152,7 @@ def check_memory(dataset: Dataset) -> Iterator[Row]:
 
 def time_boundaries(dataset: Dataset) -> Iterator[Row]:
     """Seconds per round with each kind of boundary, alternating."""
-    config = Config.from_flat(protocol="paper", init="random")
+    config = Config.from_flat(protocol="paper", init="random").resolved
     simulations: dict[str, Any] = {}
     seconds: dict[str, list[float]] = {name: [] for name in BOUNDARIES}
     states: dict[str, Any] = {}

@@ -27,7 +27,9 @@ def leaves(state):
 @pytest.mark.parametrize("cohort", [0, 15])
 @pytest.mark.slow
 def test_members_equal_their_own_runs(cohort, dataset):
-    config = Config.from_flat(**SMALL, cohort=cohort, client_dropout=0.2, negatives="sampled")
+    config = Config.from_flat(
+        **SMALL, cohort=cohort, client_dropout=0.2, negatives="sampled"
+    ).resolved
     rates = config.federation.rates
     members = [(3, rates), (4, rates), (3, rates._replace(client_lr=0.5, server_decay=0.0))]
     simulation = make_simulation(config, dataset)
@@ -50,9 +52,25 @@ def test_members_equal_their_own_runs(cohort, dataset):
         assert first["valid"]["ndcg@50"] == pytest.approx(second["valid"]["ndcg@50"], rel=0.05)
 
 
+def test_each_member_has_its_own_rates(dataset):
+    config = Config.from_flat(**{**SMALL, "rounds": 2}, fusion="none", init="random").resolved
+    simulation, rates = make_simulation(config, dataset), config.federation.rates
+    still = rates._replace(client_lr=0.0, client_decay=0.0)
+    runs, _ = train_members(simulation, [0, 0], [rates, still])
+    begun = jax.tree.leaves(simulation.init(0).private)
+    moved = [
+        any(
+            not np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(run.state.private), begun, strict=True)
+        )
+        for run in runs
+    ]
+    assert moved == [True, False]
+
+
 @pytest.mark.slow
 def test_a_diverging_member_stops_alone(dataset):
-    config = Config.from_flat(**SMALL)
+    config = Config.from_flat(**SMALL).resolved
     rates = config.federation.rates
     simulation = make_simulation(config, dataset)
     good, bad = rates, rates._replace(client_lr=1e30)
@@ -62,7 +80,7 @@ def test_a_diverging_member_stops_alone(dataset):
 
 
 def test_members_that_were_left_continue_to_the_bit(dataset):
-    config = Config.from_flat(**SMALL | dict(patience=0))
+    config = Config.from_flat(**SMALL | dict(patience=0)).resolved
     rates = [config.federation.rates, config.federation.rates._replace(client_lr=0.5)]
     simulation = make_simulation(config, dataset)
     whole, _ = train_members(simulation, [3, 4], rates)

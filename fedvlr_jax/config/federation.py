@@ -214,4 +214,6 @@ class FederationConfig:
     def rates(self) -> Rates:
         from fedvlr_jax.types import Rates  # It needs JAX, and a config does not.
 
+        if -1 in (self.client_lr, self.server_lr_items):
+            raise InputError("a learning rate of -1 depends on --init; take those of `resolved`")
         return Rates(**{name: getattr(self, name) for name in Rates._fields})

@@ -1479,7 +1479,7 @@ STARTS_AND_STATES = [
         "fedvlr_jax/ensemble.py",
         "jnp.asarray(x, jnp.float32), *rates)",
         "jnp.asarray(x[:1] * len(x), jnp.float32), *rates)",
-        ("tests/test_ensemble.py::test_members_equal_their_own_runs[0]",),
+        ("tests/test_ensemble.py::test_each_member_has_its_own_rates",),
     ),
 ]
 
