@@ -185,7 +185,8 @@ def users_differ(summary: Mapping[str, Any]) -> str:
         if p < SIGNIFICANT
     ]
     spread, uniform = router["from_mean"], router["from_uniform"]
-    much = "hardly" if spread < 0.02 else "somewhat" if spread < 0.1 else "clearly"
+    much = "somewhat" if spread < 0.1 else "clearly"
+    differ = "Users hardly differ" if spread < 0.02 else f"Users differ {much}"
     equal = f"equal weights of {1 / max(1, len(views)):.3f}"
     told = (
         f"The mean weight of {', '.join(apart)} is told apart from {equal} (t-tests over clients, "
@@ -195,7 +196,7 @@ def users_differ(summary: Mapping[str, Any]) -> str:
         "correction, 5 %)."
     )
     return (
-        f"Users differ {much}: on average {100 * spread:.1f} % of a client's weight lies elsewhere "
+        f"{differ}: on average {100 * spread:.1f} % of a client's weight lies elsewhere "
         f"than in the mean of all clients, and {100 * uniform:.1f} % elsewhere than in equal "
         f"weights. {told}"
     )

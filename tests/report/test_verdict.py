@@ -159,7 +159,7 @@ def test_users_differ_by_their_spread_and_not_by_its_rank():
     router = {"mean": [0.34, 0.33, 0.33], "from_mean": 0.01, "from_uniform": 0.012}
     summary = {"views": ["id", "text", "image"], "router": router | {"p_uniform": [0.01, 0.2, 1]}}
     text = users_differ(summary)
-    assert text.startswith("Users differ hardly: on average 1.0 % of a client's weight lies")
+    assert text.startswith("Users hardly differ: on average 1.0 % of a client's weight lies")
     assert "The mean weight of id (0.340) is told apart from equal weights of 0.333" in text
     router |= {"from_mean": 0.3, "p_uniform": [1, 1, 1]}
     text = users_differ({**summary, "router": router})
