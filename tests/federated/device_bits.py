@@ -14,7 +14,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.simulation import make_simulation
 from tests.bits import digest
-from tests.oracle.federations import federations, pairwise, views_of
+from tests.oracle.federations import cover, federations, views_of
 
 ROUNDS = 3
 SMALL = dict(width=8, router_hidden=8, local_epochs=2, aggregation="int32")
@@ -35,10 +35,21 @@ OTHERS = {
 }
 
 
+# The choices whose every value is covered.
+VALUES = ("loss", "negatives", "upload", "server_optimizer", "clip_norm", "recency")
+
+
 def cases():
-    """The choices of each case by its name: OTHERS, and a pairwise cover of the main choices."""
-    drawn = {f"pairwise {n}": federations()[n] for n in pairwise()}
-    return OTHERS | {name: dict(choices) for name, choices in drawn.items()}
+    """The choices of each case by its name: OTHERS, and federations of the oracle that cover each
+    backbone on each plan and with each fusion, and VALUES."""
+
+    def holds(choices):
+        backbone = choices["backbone"]
+        pairs = {(backbone, choices[name]) for name in ("plan", "fusion", "history_weight")}
+        return pairs | {(name, choices[name]) for name in VALUES}
+
+    numbers = cover([holds(choices) for choices in federations()])
+    return OTHERS | {f"oracle {number}": dict(federations()[number]) for number in numbers}
 
 
 def simulation_of(dataset, devices, choices):

@@ -50,10 +50,6 @@ def assert_equal_bits(counts, names):
     assert differ == {name: [] for name in names}
 
 
-def test_one_device_and_eight_have_equal_bits():
-    assert_equal_bits((1, 8), ["views and history"])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", device_bits.OTHERS)
 def test_any_number_of_devices_has_equal_bits(name):
@@ -62,7 +58,7 @@ def test_any_number_of_devices_has_equal_bits(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other", [2, 4, 8])
-def test_all_pairs_of_choices_have_equal_bits(other):
+def test_covered_choices_have_equal_bits(other):
     """Each federation of the cover on one device, and on one of the other numbers."""
     names = [name for name in device_bits.cases() if name not in device_bits.OTHERS]
     assert_equal_bits((1, other), names[(2, 4, 8).index(other) :: 3])

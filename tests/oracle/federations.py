@@ -170,16 +170,16 @@ def essential():
         weights = (backbone, choices["received"] == "plain")
         return {*choices.items(), *views, weights, (backbone, plan, choices["history_weight"])}
 
-    return _cover([holds(choices) for choices in federations()])
+    return cover([holds(choices) for choices in federations()])
 
 
 @functools.cache
 def pairwise():
     """The numbers of `essential()`, and as many more as cover every pair of PAIRED."""
-    return _cover([_holds(choices) for choices in federations()], essential())
+    return cover([_holds(choices) for choices in federations()], essential())
 
 
-def _cover(holds, numbers=()):
+def cover(holds, numbers=()):
     """`numbers` and as many more as needed to cover the union of the sets `holds`, greedily."""
     numbers = list(numbers)
     left = set().union(*holds).difference(*(holds[number] for number in numbers))
