@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -78,9 +79,22 @@ def compiled(
       as_written: on a CPU the compiler keeps the arithmetic of `function`, so that programs for 1,
         2, 4 and 8 devices can give the same bits. The program is slower.
     """
-    if as_written and jax.default_backend() == "cpu":
-        options["compiler_options"] = {"xla_disable_hlo_passes": REWRITING}
-    return under_own_settings(jax.jit(function, **options))
+    plain = under_own_settings(jax.jit(function, **options))
+    if not as_written or jax.default_backend() != "cpu":
+        return plain
+    options["compiler_options"] = {"xla_disable_hlo_passes": REWRITING}
+    written = under_own_settings(jax.jit(function, **options))
+
+    @functools.wraps(written)
+    def called(*arguments: Any, **named: Any) -> Any:
+        # JAX refuses options of the compiler inside the trace of another function.
+        outermost = get_opaque_trace_state() == _NO_TRACE
+        return (written if outermost else plain)(*arguments, **named)
+
+    return called
+
+
+_NO_TRACE = get_opaque_trace_state()
 
 
 def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -4,12 +4,13 @@ import ast
 import contextlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.settings import SETTINGS, compiled, key_of, overruled
+from fedvlr_jax.settings import SETTINGS, compiled, key_of, overruled, shapes_of
 from fedvlr_jax.simulation import make_simulation
 from tests.conftest import mostly_slow
 from tests.test_imports import PACKAGE
@@ -109,3 +110,10 @@ def test_the_library_compiles_and_seeds_through_its_settings(path):
 
 def is_attribute(node):
     return isinstance(node, ast.Attribute)
+
+
+def test_a_function_that_is_compiled_as_written_works_inside_another():
+    """JAX refuses options of the compiler inside a trace, as of `shapes_of`."""
+    inner = compiled(lambda x: x / 3, as_written=True)
+    assert shapes_of(inner, jnp.float32(1)).dtype == jnp.float32
+    assert compiled(lambda x: inner(x) + 1)(jnp.float32(3)) == 2

@@ -23,7 +23,9 @@ def dataset():
 @pytest.mark.parametrize("backbone", ["fcf", "fedavg"])
 @pytest.mark.slow
 def test_the_gradient_norm_is_that_of_the_written_objective(backbone, dataset):
-    config = Config.from_flat(backbone=backbone, fusion="bilevel", width=4, local_epochs=3)
+    config = Config.from_flat(
+        backbone=backbone, fusion="bilevel", init="random", width=4, local_epochs=3
+    )
     simulation = make_simulation(config, dataset)
     state, _ = simulation.run_rounds(simulation.init(), 3)
     model = simulation.model

@@ -4,6 +4,7 @@ A kill leaves the directory as it is at that moment. So one run suffices: an aud
 change that Python makes in the directory, and copies the directory before each of them.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -32,6 +33,12 @@ RUNS = {
         defense_items=5,
     ),
 }
+
+
+def copied(source, target):
+    """Copies a file. The library that writes arrays may remove its own before the copy."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy2(source, target)
 
 
 class Changes:
@@ -67,7 +74,7 @@ class Changes:
 
     def _copy(self):
         if os.path.isdir(self.folder):
-            shutil.copytree(self.folder, self.copies / str(self.count))
+            shutil.copytree(self.folder, self.copies / str(self.count), copy_function=copied)
             self.count += 1
 
 

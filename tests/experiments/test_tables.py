@@ -124,6 +124,7 @@ def test_controls_are_what_they_are_called(dataset):
 @pytest.mark.slow
 def test_claims_are_compared_with_their_controls(run, tmp_path):
     arguments = ("--rounds=2", "--seeds=0,1", "--claims=content,personal", "--workdir=w")
+    arguments += ("--init=random",)
     done = run("ablation", *SMALL, *arguments)
     assert done.returncode == 0, done.stderr
     method, *lines = json.loads((tmp_path / "w/ablation.json").read_text())
