@@ -244,7 +244,7 @@ def _by_features(
 
 def line(base: Config, dataset: Dataset, defence: Defence, feature_scale: float) -> dict[str, Any]:
     """One line of the table."""
-    config = base.changed(**defence.flags)
+    config = base.changed(**defence.flags).resolved
     member = np.random.default_rng(base.run.seed).permutation(dataset.num_users) % 2 == 0
     _, target = trained(config, dataset, member)
     _, shadow = trained(config, dataset, ~member, shadow=True)
