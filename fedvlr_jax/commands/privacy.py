@@ -27,7 +27,7 @@ attacks.json, .csv, .md and .svg into --workdir.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ from fedvlr_jax.privacy.attacks import (
 )
 from fedvlr_jax.privacy.ring import ring_of
 from fedvlr_jax.privacy.secure_sum import Quantiser
-from fedvlr_jax.privacy.statement import statement
+from fedvlr_jax.privacy.statement import statement, tightest
 from fedvlr_jax.report.plots import attack_bars
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation import Simulation, State, make_simulation
@@ -264,13 +264,8 @@ def line(base: Config, dataset: Dataset, defence: Defence, feature_scale: float)
         ),
         "hr@50": test["hr@50"],
         "ndcg@50": test["ndcg@50"],
-        "epsilon": stated and _tight(stated["epsilon"]["spent"]),
+        "epsilon": stated and tightest(stated["epsilon"]["spent"]),
     }
-
-
-def _tight(epsilon: Mapping[str, float | None]) -> float | None:
-    """By PLD, or by RDP where PLD has no event."""
-    return epsilon["rdp"] if epsilon["pld"] is None else epsilon["pld"]
 
 
 def with_contents(base: Config, contents: str) -> dict[str, Config]:

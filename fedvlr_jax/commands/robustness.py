@@ -84,7 +84,7 @@ def make_cell(base: Config, choice: Choice, seeds: Sequence[int]) -> list[Member
     The seed is added to --attack_seed, so every seed has other targets and hostile histories.
     """
     first = base.attack.attack_seed
-    own = lambda seed: Config.from_flat(**{**base.flat, "attack_seed": first + seed})
+    own = lambda seed: base.changed(attack_seed=first + seed)
     return [make_member(own(seed), choice, seed) for seed in seeds]
 
 

@@ -64,15 +64,10 @@ def _begins_with_everyone(config: Config) -> bool:
     anything else would not have them.
     """
     federation, fleet = config.federation, config.fleet
-    everyone = not (
-        federation.cohort or federation.client_dropout or fleet.has_clock or fleet.buffer
-    )
+    everyone = not (federation.cohort or federation.client_dropout or fleet.has_clock)
+    # All noise needs --clip_norm.
     plain = federation.aggregation in ("float32", "int32") and not (
-        config.privacy.clip_norm
-        or config.privacy.noise_multiplier
-        or config.privacy.privacy != "none"
-        or config.attack.attack != "none"
-        or fleet.compression
+        config.privacy.clip_norm or config.attack.attack != "none" or fleet.compression
     )
     return everyone and plain and federation.server_optimizer != "none"
 

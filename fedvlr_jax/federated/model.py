@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.config.automatic import resolved
 from fedvlr_jax.fusion import Fusion, make_fusion, view_names
 from fedvlr_jax.models import BACKBONES, Backbone
 from fedvlr_jax.settings import key_of, shapes_of
@@ -101,9 +100,9 @@ def make_model(
     """The model that `config` names, for a catalogue with the given feature widths.
 
     Args:
+      config: resolved, see `Config.resolved`.
       backbone, fusion: in place of those that `config` names.
     """
-    config = resolved(config, own_model=backbone is not None or fusion is not None)
     model = config.model
     if fusion is None:
         fusion = make_fusion(

@@ -126,6 +126,11 @@ def _shares(config: Config, num_users: int) -> dict[str, Any]:
     }
 
 
+def tightest(epsilon: Mapping[str, float | None]) -> float | None:
+    """Epsilon by PLD, or by RDP where PLD has no event."""
+    return epsilon["rdp"] if epsilon["pld"] is None else epsilon["pld"]
+
+
 def _finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
     """The values; None for those that JSON has no number for."""
     return {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}

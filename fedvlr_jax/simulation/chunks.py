@@ -120,7 +120,7 @@ class ChunkedClients:
 
         def with_initial(rows, fresh, key, clients, begun):
             given = None if begun is None else (begun,)
-            (initial,) = self.beginning.init_private_inside(key, (clients,), given)
+            (initial,) = self.beginning.init_private(key, (clients,), given)
             return trees.select(fresh, initial, rows)
 
         return self.setup.compiled(with_initial)

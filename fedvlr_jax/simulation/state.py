@@ -15,7 +15,7 @@ from fedvlr_jax.federated.buffered import first_versions
 from fedvlr_jax.federated.devices import by_client, on_all
 from fedvlr_jax.federated.participation import INIT, stream
 from fedvlr_jax.federated.popular import popular_memory
-from fedvlr_jax.settings import compiled, key_of, shapes_of
+from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.workload import views_shape
 from fedvlr_jax.types import PyTree, ServerState
@@ -52,47 +52,39 @@ class Beginning:
 
     @functools.cached_property
     def init_server(self) -> Callable[..., ServerState]:
-        """`_init_server`, compiled."""
-        return self.setup.compiled(self._init_server, out_shardings=on_all(self.setup.mesh))
-
-    def _init_server(self, seed: jax.Array, items: jax.Array | None) -> ServerState:
         """(seed uint32 [], the ID table [I, d] that training begins with or None) ->
         `ServerState`."""
         model, aggregator = self.setup.model, self.setup.task.aggregator
         optimizer = aggregator.server(self.setup.config.federation.rates)
         attack = aggregator.attack
-        key = key_of(seed)
-        shared = model.init_shared(stream(key, INIT))
-        if items is not None:
-            zero_content_views = model.fusion.zero_content_views
-            assert zero_content_views is not None
-            shared |= {"items": items, "fusion": zero_content_views(shared["fusion"])}
-        uplink = aggregator.uplink.init()
-        upload = Upload(jnp.zeros(views_shape(self.setup)), shared["head"])
-        return ServerState(
-            round=jnp.zeros((), jnp.int32),
-            key=key,
-            shared=shared,
-            optimizer=optimizer.init(shared),
-            uplink=uplink,
-            attack=() if attack is None else attack.init(views_shape(self.setup)),
-            popular=popular_memory(self.setup.config, views_shape(self.setup)),
-            versions=first_versions(self.setup.config, shared, uplink),
-            noise=aggregator.noise.init(upload),
-        )
+
+        def init(seed: jax.Array, items: jax.Array | None) -> ServerState:
+            key = key_of(seed)
+            shared = model.init_shared(stream(key, INIT))
+            if items is not None:
+                zero_content_views = model.fusion.zero_content_views
+                assert zero_content_views is not None
+                shared |= {"items": items, "fusion": zero_content_views(shared["fusion"])}
+            uplink = aggregator.uplink.init()
+            upload = Upload(jnp.zeros(views_shape(self.setup)), shared["head"])
+            return ServerState(
+                round=jnp.zeros((), jnp.int32),
+                key=key,
+                shared=shared,
+                optimizer=optimizer.init(shared),
+                uplink=uplink,
+                attack=() if attack is None else attack.init(views_shape(self.setup)),
+                popular=popular_memory(self.setup.config, views_shape(self.setup)),
+                versions=first_versions(self.setup.config, shared, uplink),
+                noise=aggregator.noise.init(upload),
+            )
+
+        return self.setup.compiled(init, out_shardings=on_all(self.setup.mesh))
 
     @functools.cached_property
     def init_private(self) -> Callable[..., tuple[PyTree, ...]]:
         """(key, clients int32 [K] of each bucket, their `Initialization.clients` or None) -> the
         rows of each bucket before the first round, leaves [K, ...]."""
-        return self._init_private(self.setup.compiled)
-
-    @functools.cached_property
-    def init_private_inside(self) -> Callable[..., tuple[PyTree, ...]]:
-        """`init_private` inside a compiled function, which alone may have options of a compiler."""
-        return self._init_private(compiled)
-
-    def _init_private(self, compile_: Callable[..., Any]) -> Callable[..., tuple[PyTree, ...]]:
         model = self.setup.model
 
         def init(
@@ -110,12 +102,12 @@ class Beginning:
                     bucket_rows["router"] = router
             return buckets
 
-        return compile_(init, out_shardings=by_client(self.setup.mesh))
+        return self.setup.compiled(init, out_shardings=by_client(self.setup.mesh))
 
     @functools.cached_property
     def server_shapes(self) -> ServerState:
         """Shapes and dtypes of the server's state."""
-        return shapes_of(self._init_server, np.uint32(0), self._items)
+        return shapes_of(self.init_server, np.uint32(0), self._items)
 
     @functools.cached_property
     def client_shapes(self) -> PyTree:

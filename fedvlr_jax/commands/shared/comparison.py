@@ -23,6 +23,7 @@ from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.selection import judged_slice
 from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_test
+from fedvlr_jax.privacy.statement import tightest
 from fedvlr_jax.report import RunDirectory, replace_file
 from fedvlr_jax.report.folder import Table
 from fedvlr_jax.selection import selection_of
@@ -117,8 +118,7 @@ def compare_summaries(
                 line[f"{name}_{metric}"] = float(np.mean(values))
                 line[f"{name}_{metric}_sd"] = float(np.std(values, ddof=min(1, len(values) - 1)))
     if stated := summaries[0].get("privacy"):
-        spent = stated["epsilon"]["spent"]
-        line["epsilon"] = spent["rdp"] if spent["pld"] is None else spent["pld"]
+        line["epsilon"] = tightest(stated["epsilon"]["spent"])
     select = slices(dataset, "test")[judged]
     by_seed = [user_metrics(*found, dataset.test, select)["ndcg@50"] for found in ranks]
     ndcg = np.mean(by_seed, axis=0)
