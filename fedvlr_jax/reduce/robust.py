@@ -97,7 +97,8 @@ def row_median(byzantine_share: float) -> Reduce:
        clients has this scale.
 
     With expected negatives every client touches every row; the rule is then a median of rows of
-    bounded norm. All clients have equal weight.
+    bounded norm. A leaf of the shared head is a row that every client touches: whether a gradient
+    there is exactly 0 depends on the rounding. All clients have equal weight.
 
     Args:
       byzantine_share: f / n.
@@ -107,15 +108,18 @@ def row_median(byzantine_share: float) -> Reduce:
         num_responded = jnp.sum(responded)
         floor = jnp.maximum(2 * share_of(byzantine_share, num_responded) + 1, 3)
 
-        def one(row: jax.Array) -> jax.Array:
+        def one(row: jax.Array, touched: jax.Array) -> jax.Array:
             norm = jnp.sqrt(jnp.sum(jnp.square(row), axis=1))
-            touched = responded & (norm > 0)
             count = jnp.sum(touched)
             bound = middle(norm[:, None], touched)[0]
             clipped = trees.per_client(clip_factors(norm, bound), row) * row
             share = count.astype(row.dtype) / jnp.maximum(num_responded, 1).astype(row.dtype)
             return jnp.where(count >= floor, share * middle(clipped, touched), 0.0)
 
-        return uploads.rowwise(jax.vmap(one, in_axes=1))
+        def of_items(rows: jax.Array) -> jax.Array:
+            touched = responded[:, None] & jnp.any(rows != 0, axis=2)
+            return jax.vmap(one, in_axes=1)(rows, touched)
+
+        return uploads.rowwise(of_items, lambda leaf: one(leaf, responded))
 
     return Reduce(Needs.WHOLE, normalised_weights, of_cohort)

@@ -133,26 +133,32 @@ class Uploads(abc.ABC):
 
         return jax.tree.map(zero, self, self.client_axes())
 
-    def rowwise(self, combine: Callable[[jax.Array], jax.Array]) -> Upload:
-        """One upload out of all, item by item: `combine` maps [K, B, C] to [B, C].
+    def rowwise(
+        self,
+        of_items: Callable[[jax.Array], jax.Array],
+        of_leaf: Callable[[jax.Array], jax.Array],
+    ) -> Upload:
+        """One upload out of all, item by item.
 
-        B items have C coordinates each; a leaf of the shared head is one such item.
+        Args:
+          of_items: maps [K, B, C], the rows of B items with C coordinates each, to [B, C].
+          of_leaf: maps [K, C], a leaf of the shared head, to [C].
         """
 
         def step(carry: None, rows: jax.Array) -> tuple[None, jax.Array]:
             flat = rows.reshape(*rows.shape[:2], -1)
-            return None, combine(flat).reshape(rows.shape[1:])
+            return None, of_items(flat).reshape(rows.shape[1:])
 
         _, blocks = self._over_blocks(step, None)
         _, items, *rest = self.shape
-        one = lambda leaf: combine(leaf.reshape(leaf.shape[0], 1, -1)).reshape(leaf.shape[1:])
+        one = lambda leaf: of_leaf(leaf.reshape(leaf.shape[0], -1)).reshape(leaf.shape[1:])
         views = blocks.reshape(-1, *rest)[:items]
         return Upload(views, jax.tree.map(one, self.scaled_head()))
 
     def coordinatewise(self, combine: Callable[[jax.Array], jax.Array]) -> Upload:
         """One upload out of all: `combine` maps [K, B] to [B], for coordinates of any slice."""
         flat = lambda rows: combine(rows.reshape(rows.shape[0], -1)).reshape(rows.shape[1:])
-        return self.rowwise(flat)
+        return self.rowwise(flat, combine)
 
     def fold_rows(
         self, step: Callable[[Any, jax.Array], tuple[Any, jax.Array]], carry: Any

@@ -157,22 +157,39 @@ def norm_bound(options, uploads, weights):
 
 def row_median(options, uploads, weights):
     """For each row the median over the clients that touched it, clipped to their median length,
-    times the share of clients that touched it; 0 for too few. A leaf of the head is one row."""
+    times the share of clients that touched it; 0 for too few.
+
+    A leaf of the head is one row, which all clients touch. FedNCF has two leaves where this
+    reference has one: its first layer reads user and item, its last one GMF and MLP.
+    """
     count = len(uploads)
     fewest = max(2 * int(options.byzantine_share * count) + 1, 3)
 
-    def of_row(rows):
-        touched = [row for row in rows if np.any(row != 0)]
-        if len(touched) < fewest:
-            return np.zeros_like(rows[0])
-        bound = np.median([norm({"row": row}) for row in touched])
-        short = [clip({"row": row}, bound)[0]["row"] for row in touched]
-        return np.median(short, axis=0) * len(touched) / count
+    def of_row(rows, touched):
+        nothing = np.zeros_like(rows[0])
+        rows = [row for row, here in zip(rows, touched, strict=True) if here]
+        if len(rows) < fewest:
+            return nothing
+        bound = np.median([norm({"row": row}) for row in rows])
+        short = [clip({"row": row}, bound)[0]["row"] for row in rows]
+        return np.median(short, axis=0) * len(rows) / count
 
-    items = range(len(uploads[0]["views"]))
-    views = np.array([of_row([upload["views"][item] for upload in uploads]) for item in items])
-    head = [name for name in uploads[0] if name != "views"]
-    return {"views": views} | {name: of_row([u[name] for u in uploads]) for name in head}
+    def of_leaf(leaves):
+        return of_row(leaves, [True] * count)
+
+    width = uploads[0]["views"].shape[-1]
+    parts = {"head/mlp/0/kernel": [width], "head/out/kernel": [width]}
+    combined = {}
+    for name in uploads[0]:
+        leaves = [upload[name] for upload in uploads]
+        if name == "views":
+            touched = [[np.any(row) for row in rows] for rows in zip(*leaves, strict=True)]
+            rows = map(of_row, zip(*leaves, strict=True), touched)
+            combined[name] = np.array(list(rows))
+        else:
+            halves = [np.split(leaf, parts.get(name, 1)) for leaf in leaves]
+            combined[name] = np.concatenate([of_leaf(part) for part in zip(*halves, strict=True)])
+    return combined
 
 
 def secure(options, uploads, weights):

@@ -16,12 +16,12 @@ PRESENT = np.arange(CLIENTS) != 3
 NAMES = sorted(REDUCTIONS)
 
 
-def uploads(values, scale=1.0):
+def uploads(values, scale=1.0, head=None):
     item = np.tile(np.arange(ITEMS, dtype=np.int32), (CLIENTS, 1))
     return SlotUploads(
         item=item,
         rows_of_views=jnp.asarray(values, jnp.float32).reshape(CLIENTS, ITEMS, 1, WIDTH),
-        head={},
+        head=head or {},
         scale=jnp.full(CLIENTS, scale),
         num_items=ITEMS,
         whole=True,
@@ -99,6 +99,17 @@ def test_row_median_clips_to_the_median_norm():
     found = combined(row_median(0.0), values.reshape(CLIENTS, -1)).reshape(ITEMS, WIDTH)
     share, side = 3 / 8, 4 / np.sqrt(2)
     np.testing.assert_allclose(found[0], [share * side, -share * side], rtol=1e-5)
+
+
+def test_every_client_touches_the_shared_head():
+    """A gradient of exactly 0 and one of 1e-19 have the same effect: the share stays 1."""
+    for rounded in (0.0, 1e-19):
+        bias = jnp.asarray([[rounded], [2.0], [3.0], [99.0], [4.0], [2.0], [3.0], [2.0], [3.0]])
+        rule = row_median(0.0)
+        given = uploads(np.zeros((CLIENTS, ITEMS * WIDTH)), head={"bias": bias})
+        found = rule.combine(given, jnp.ones(CLIENTS), jnp.asarray(PRESENT))
+        # The responses, sorted: 0, 2, 2, 2, 3, 3, 3, 4. Their norms have the median 2.5.
+        np.testing.assert_allclose(found.head["bias"], [2.25], rtol=1e-6)
 
 
 def test_the_check_needs_all_uploads_at_once():
