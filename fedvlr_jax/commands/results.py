@@ -1,6 +1,6 @@
-"""Fills a results page with the tables and plots of finished commands.
+"""Fills a results page with the tables and plots of finished commands, and runs these commands.
 
-    fedvlr results --workdir=runs/results --page=docs/results.md
+    fedvlr results --workdir=runs/results --page=docs/results.md --train
 
 A page is Markdown with places, each between two lines:
 
@@ -12,13 +12,23 @@ file of --workdir. It copies plots into figures/ beside the page. The rest of th
 hand and stays. Places whose folder (here ku) is not in --workdir stay too, so that one part of the
 page can be filled again alone. If a folder is there but lacks a file that the page names, the
 command refuses and changes nothing.
+
+With --train it first runs the commands that the page shows: the indented ones that begin with
+`python -m experiments.` and have --workdir=runs/results/FOLDER for the folder of a place; only
+--workdir is exchanged. Each of them continues where it was stopped. --only chooses folders. If one
+fails, its own line says why, the page stays as it was, and the exit status is its status.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from rich.console import Console
@@ -28,6 +38,62 @@ from fedvlr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 PLACE = re.compile(r"^<!-- from (\S+) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILINE)
+COMMAND = re.compile(
+    r"^    python -m experiments\.(?P<name>\w+) (?P<flags>(?:.*\\\n)*.*)$", re.MULTILINE
+)
+
+
+class Command(NamedTuple):
+    """A command of a page.
+
+    Attributes:
+      name: of `fedvlr NAME`. flags: as on the page, without --workdir. folder: the last part of
+        --workdir, which places name.
+    """
+
+    name: str
+    flags: list[str]
+    folder: str
+
+
+def commands_of(page: str) -> list[Command]:
+    """The commands of `page` whose folder a place names, in order.
+
+    Raises:
+      InputError: no command of the page writes the folder of a place.
+    """
+    wanted = dict.fromkeys(Path(name).parts[0] for name in PLACE.findall(page))
+    found = {}
+    for match in COMMAND.finditer(page):
+        flags = shlex.split(match["flags"].replace("\\\n", " "))
+        folder = next((Path(f).name for f in flags if f.startswith("--workdir=")), "")
+        own = [flag for flag in flags if not flag.startswith("--workdir=")]
+        found[folder] = Command(match["name"], own, folder)
+    for folder in wanted:
+        if folder not in found:
+            raise InputError(f"no command on the page has --workdir=.../{folder}")
+    return [command for folder, command in found.items() if folder in wanted]
+
+
+def chosen(commands: list[Command], only: list[str]) -> list[Command]:
+    """The commands whose folder is in `only`, or all if it is empty."""
+    known = [command.folder for command in commands]
+    for folder in only:
+        if folder not in known:
+            raise InputError(f"--only={folder}: the page has {', '.join(known)}")
+    return [command for command in commands if not only or command.folder in only]
+
+
+def run(command: Command, workdir: Path) -> None:
+    """Runs `command` with `workdir`/FOLDER; exits with its status if it fails."""
+    flags = [*command.flags, f"--workdir={workdir / command.folder}"]
+    started = time.monotonic()
+    print(f"== {shlex.join(['fedvlr', command.name, *flags])}", flush=True)
+    status = subprocess.run([sys.executable, "-m", "fedvlr_jax", command.name, *flags]).returncode
+    if status != 0:
+        print(f"== {command.folder}: ended with status {status}; repeat to continue", flush=True)
+        raise SystemExit(status)
+    print(f"== {command.folder}: {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
 
 
 def filled(page: str, workdir: Path, figures: Path) -> tuple[str, int]:
@@ -72,6 +138,11 @@ def main() -> None:
     text = page.read_text(encoding="utf-8")
     if not PLACE.search(text):
         raise InputError(f"--page={page}: has no line like <!-- from ku/table2.md -->")
+    if FLAGS.train:
+        for command in chosen(commands_of(text), FLAGS.only):
+            run(command, Path(FLAGS.workdir))
+    elif FLAGS.only:
+        raise InputError("--only: needs --train")
     text, count = filled(text, Path(FLAGS.workdir), page.parent / "figures")
     write_text(page, text)
     places = len(PLACE.findall(text))

@@ -1,8 +1,11 @@
 """A results page takes its tables and plots from files, and keeps what is written by hand."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
-from fedvlr_jax.commands.results import filled
+from fedvlr_jax.commands.results import Command, chosen, commands_of, filled, run
 from fedvlr_jax.errors import InputError
 
 PAGE = """# Title
@@ -36,3 +39,46 @@ def test_places_are_filled_and_the_rest_stays(tmp_path):
     assert "![plot](figures/ku-plot.svg)" in page
     assert (tmp_path / "figures/ku-plot.svg").read_text() == "<svg/>"
     assert filled(page, tmp_path, tmp_path / "figures") == (page, 2)
+
+
+SHOWN = """
+    python -m experiments.ablation --dataset=KU --over="a=1;b=2" \\
+        --seeds=0,1 --workdir=runs/results/ku
+
+    python -m experiments.train --workdir=runs/first
+
+<!-- from ku/ablation.md -->
+<!-- end -->
+"""
+
+
+def test_the_commands_of_a_page_are_those_of_its_places(tmp_path):
+    flags = ["--dataset=KU", "--over=a=1;b=2", "--seeds=0,1"]
+    assert commands_of(SHOWN) == [Command("ablation", flags, "ku")]
+    with pytest.raises(InputError, match=r"no command on the page has --workdir=.../ml"):
+        commands_of(SHOWN + PAGE)
+    assert chosen(commands_of(SHOWN), ["ku"]) == commands_of(SHOWN)
+    with pytest.raises(InputError, match=r"--only=KU: the page has ku"):
+        chosen(commands_of(SHOWN), ["KU"])
+
+
+def test_a_command_that_fails_ends_the_page_with_its_status(tmp_path, monkeypatch, capsys):
+    started = []
+
+    def fake(command):
+        started.append(command)
+        return subprocess.CompletedProcess(command, 75 if command[-1].endswith("/fails") else 0)
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    run(Command("ablation", ["--dataset=KU"], "ku"), tmp_path)
+    expected = ["-m", "fedvlr_jax", "ablation", "--dataset=KU", f"--workdir={tmp_path / 'ku'}"]
+    assert started[0][1:] == expected
+    with pytest.raises(SystemExit) as stop:
+        run(Command("ablation", [], "fails"), tmp_path)
+    assert stop.value.code == 75
+    assert "fails: ended with status 75; repeat to continue" in capsys.readouterr().out
+
+
+def test_every_place_of_the_results_page_has_its_command():
+    page = Path(__file__).parents[2] / "docs/results.md"
+    assert len(commands_of(page.read_text(encoding="utf-8"))) >= 10

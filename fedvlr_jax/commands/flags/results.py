@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from absl import flags
+
 from fedvlr_jax.commands.shared.launch import define_path
 
 
@@ -9,3 +11,5 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     define_path("workdir", "runs/results", "Folder of the results.")
     define_path("page", "docs/results.md", "Page to fill.")
+    flags.DEFINE_bool("train", False, "Run the commands that the page shows first.")
+    flags.DEFINE_list("only", [], "With --train: the folders of --workdir whose commands run.")
