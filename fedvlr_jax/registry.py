@@ -216,3 +216,16 @@ ATTACKS = {
     "pieck_ipe": Choice(".attacks.targeted:pieck_ipe", "PIECK-IPE, for the target items"),
     "pieck_uea": Choice(".attacks.targeted:pieck_uea", "PIECK-UEA, for the target items"),
 }
+
+# Factories of an `Availability`, over the fields of `fleet.availability.AvailabilityOptions`.
+AVAILABILITIES = {
+    "always": Choice(".fleet.availability:always", "at any time"),
+    "uniform": Choice(
+        ".fleet.availability:uniform",
+        "each with probability --available_share, drawn in each round",
+    ),
+    "diurnal": Choice(
+        ".fleet.availability:diurnal", "in sessions by day and night, as in a published trace"
+    ),
+    "trace": Choice(".fleet.availability:from_trace", "in the sessions of --trace"),
+}

@@ -11,6 +11,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.config.federation import SUMS
 from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.federated.server_optimizer import SERVER_OPTIMIZERS
+from fedvlr_jax.fleet.availability import AVAILABILITIES
 from fedvlr_jax.fusion import FUSIONS, OPERATORS
 from fedvlr_jax.models import BACKBONES
 from fedvlr_jax.reduce import REDUCTIONS
@@ -33,6 +34,7 @@ TABLES = {
     "optimizers": (registry.OPTIMIZERS, SERVER_OPTIMIZERS, ".federated.", "server_optimizer", ()),
     "rules": (registry.RULES, REDUCTIONS, ".reduce.", "aggregation", ("auto",)),
     "attacks": (registry.ATTACKS, ATTACKS, ".attacks.", "attack", ("none",)),
+    "availabilities": (registry.AVAILABILITIES, AVAILABILITIES, ".fleet.", "participation", ()),
 }
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.registry import AVAILABILITIES, described
 
 UPLOAD_FORMATS = ("dense", "sparse", "bitmask")
 
@@ -16,11 +17,9 @@ class FleetConfig:
 
     participation: str = choice(
         "always",
-        "Availability of the clients. always: at any time; uniform: each with probability "
-        "--available_share, drawn in each round; diurnal: in sessions by day and night, as in a "
-        "published trace; trace: in the sessions of --trace. Every value but always runs a "
+        f"Availability of the clients. {described(AVAILABILITIES)}. Every value but always runs a "
         "simulated clock; --deadline_s, --over_selection and --buffer do too.",
-        ("always", "uniform", "diurnal", "trace"),
+        tuple(AVAILABILITIES),
     )
     available_share: float = choice(
         0.5, "participation=uniform: share of the clients that are available."

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from fedvlr_jax import registry
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.fleet import draws
 
@@ -34,19 +35,36 @@ class Availability(NamedTuple):
     share: float
 
 
+class AvailabilityOptions(NamedTuple):
+    """What `AVAILABILITIES` build an `Availability` from.
+
+    Attributes:
+      available_share: for `uniform`, the share of the clients that is available.
+      trace: for `from_trace`, the path of a CSV file.
+      num_clients: of the population.
+      kept_clients: for `diurnal`, of how many clients the sessions of a day are kept; 0: of none.
+    """
+
+    available_share: float
+    trace: str
+    num_clients: int
+    kept_clients: int
+
+
 def always() -> Availability:
     """Every client is available at any time."""
     return Availability(lambda seed, clients, time: np.full(len(clients), np.inf), 1.0)
 
 
-def uniform(share: float) -> Availability:
-    """Each client is available with probability `share`, drawn for each simulated second."""
+def uniform(available_share: float) -> Availability:
+    """Each client is available with probability `available_share`, drawn for each simulated
+    second."""
 
     def until(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
         drawn = draws.draw(seed, draws.CHECK_IN, clients, int(time))
-        return np.where(drawn < share, np.inf, time)
+        return np.where(drawn < available_share, np.inf, time)
 
-    return Availability(until, share)
+    return Availability(until, available_share)
 
 
 # The FLASH trace, 1,000 devices; available: idle, on WiFi and charging (Yang et al. 2021; fitted).
@@ -224,8 +242,8 @@ def _until_of_kept(num_clients: int) -> Callable[[int, np.ndarray, float], np.nd
     return until
 
 
-def from_trace(path: str, num_clients: int) -> Availability:
-    """Sessions from a CSV file with the columns client, start, end; times in s from 0.
+def from_trace(trace: str, num_clients: int) -> Availability:
+    """Sessions from the CSV file `trace` with the columns client, start, end; times in s from 0.
 
     Clients are numbered from 0 on, in the order of the data set. After the last end of all, the
     trace begins again.
@@ -233,7 +251,7 @@ def from_trace(path: str, num_clients: int) -> Availability:
     Raises:
       InputError: names the row that cannot be used, or the first client without a session.
     """
-    table = _read_trace(Path(path), num_clients)
+    table = _read_trace(Path(trace), num_clients)
     client, start, end = (table[name].to_numpy() for name in ("client", "start", "end"))
     order = np.lexsort((start, client))
     client, start, end = client[order], start[order], end[order]
@@ -242,13 +260,13 @@ def from_trace(path: str, num_clients: int) -> Availability:
     if len(overlap):
         row = int(order[overlap[0] + 1])
         raise InputError(
-            f"--trace={path}: row {row + 1}: begins before the client's session before it ends; "
+            f"--trace={trace}: row {row + 1}: begins before the client's session before it ends; "
             "join the two"
         )
     missing = np.setdiff1d(np.arange(num_clients), client)
     if len(missing):
         raise InputError(
-            f"--trace={path}: {len(missing)} of {num_clients} clients have no session, the first "
+            f"--trace={trace}: {len(missing)} of {num_clients} clients have no session, the first "
             f"is {missing[0]}; give each client at least one"
         )
     period = float(end.max())
@@ -295,3 +313,6 @@ def _read_trace(path: Path, num_clients: int) -> pd.DataFrame:
             found = ",".join(map(str, table.iloc[rows[0]].tolist()))
             raise InputError(f"{where}: row {rows[0] + 1} ({found}): {what}")
     return numbers.astype({"client": np.int64, "start": float, "end": float})
+
+
+AVAILABILITIES = registry.Factories(registry.AVAILABILITIES)

@@ -8,7 +8,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.fleet.asynchronous import AsynchronousParticipation, BufferRules
-from fedvlr_jax.fleet.availability import Availability, always, diurnal, from_trace, uniform
+from fedvlr_jax.fleet.availability import AVAILABILITIES, Availability, AvailabilityOptions
 from fedvlr_jax.fleet.hardware import Hardware, make_hardware
 from fedvlr_jax.fleet.participation import (
     Participation,
@@ -49,13 +49,8 @@ def make_participation(config: Config, dataset: Dataset, work: Work) -> Particip
     # The sessions of a day are kept where many rounds fall into it, and where they are small.
     often = fleet.pause_s <= 3600 and dataset.num_users <= MOST_KEPT_CLIENTS
     kept = dataset.num_users if often else 0
-    kinds = {
-        "always": always,
-        "uniform": lambda: uniform(fleet.available_share),
-        "diurnal": lambda: diurnal(kept),
-        "trace": lambda: from_trace(fleet.trace, dataset.num_users),
-    }
-    availability = kinds[fleet.participation]()
+    options = AvailabilityOptions(fleet.available_share, fleet.trace, dataset.num_users, kept)
+    availability = AVAILABILITIES[fleet.participation](options)
     hardware = make_hardware(dataset.train.counts, fleet.speed_activity_correlation)
     if fleet.buffer:
         return _asynchronous(config, dataset.num_users, availability, hardware, work)
