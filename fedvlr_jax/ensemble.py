@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from fedvlr_jax.training import Clock, RunState, Timing, block_length, record
 from fedvlr_jax.types import PyTree, Rates, RoundMetrics
 
 NOT_FINITE = "a non-finite number"
+# The `stopped` of a member that its caller ended.
+ENDED = "ended"
 
 
 # States that a member takes: before a block, after it, and the best one.
@@ -59,29 +61,45 @@ def _map(function: Callable, at_once: int) -> Callable:
     return lambda *arguments: jax.lax.map(lambda a: function(*a), arguments, batch_size=at_once)
 
 
-class _Programs:
-    """The compiled functions of all members; their states are stacked, leaves [M, ...]."""
+class Programs:
+    """The compiled functions of all members of a simulation; their states are stacked, [M, ...].
 
-    def __init__(self, simulation: Simulation, rates: Sequence[Rates], at_once: int):
-        engine, features = simulation.on_device, simulation.features
+    Args:
+      at_once: members that are trained side by side.
+    """
+
+    def __init__(self, simulation: Simulation, at_once: int = 1):
+        self.simulation, self.at_once = simulation, at_once
+        self._advance: dict[int, Callable] = {}
+        self._others: dict[int, Programs] = {}
+
+    def side_by_side(self, at_once: int) -> Programs:
+        """The programs of the same simulation for another number of members side by side."""
+        if at_once == self.at_once:
+            return self
+        if at_once not in self._others:
+            self._others[at_once] = Programs(self.simulation, at_once)
+        return self._others[at_once]
+
+    @functools.cached_property
+    def evaluate(self) -> Callable:
+        """The validation ranks and router weights of all members, by bucket."""
+        engine, features = self.simulation.on_device, self.simulation.features
         histories, lists = engine.histories, engine.targets["valid"]
         evaluate = lambda state: engine.evaluate_function(state, histories, features, *lists)
-        self._simulation, self._at_once = simulation, at_once
-        self._rates = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
-        self._advance: dict[int, Callable] = {}
-        self.evaluate = simulation.setup.compiled(_map(evaluate, at_once))
+        return self.simulation.setup.compiled(_map(evaluate, self.at_once))
 
     def advance(
-        self, states: State, num_rounds: int, schedule: PyTree, active: jax.Array
+        self, states: State, rates: Rates, num_rounds: int, schedule: PyTree, active: jax.Array
     ) -> tuple[State, RoundMetrics]:
         """The states after some rounds of the `active` members (bool [M]), and the metrics of the
-        rounds [M, num_rounds]. It donates `states`."""
+        rounds [M, num_rounds]. It donates `states`. `rates`: float32 [M]."""
         if num_rounds not in self._advance:
             self._advance[num_rounds] = self._compile(num_rounds)
-        return self._advance[num_rounds](states, self._rates, schedule, active)
+        return self._advance[num_rounds](states, rates, schedule, active)
 
     def _compile(self, num_rounds: int) -> Callable:
-        engine, features = self._simulation.on_device, self._simulation.features
+        engine, features = self.simulation.on_device, self.simulation.features
 
         def advance(state, rates, schedule, active):
             run = lambda s: engine.run_function(
@@ -91,12 +109,12 @@ class _Programs:
             skipped = lambda s: (s, jax.tree.map(_zeros, jax.eval_shape(run, s)[1]))
             return jax.lax.cond(active, run, skipped, state)
 
-        return self._simulation.setup.compiled(_map(advance, self._at_once), donate_argnums=0)
+        return self.simulation.setup.compiled(_map(advance, self.at_once), donate_argnums=0)
 
 
 def _evaluated(
     simulation: Simulation,
-    programs: _Programs,
+    programs: Programs,
     runs: Sequence[RunState],
     states: State,
     finished: int,
@@ -130,8 +148,9 @@ def train_members(
     rates: Sequence[Rates],
     *,
     runs: Sequence[RunState] | None = None,
-    at_once: int = 1,
+    programs: Programs | None = None,
     on_evaluation: Callable[[list[RunState], float], None] = lambda runs, rounds_per_s: None,
+    ends: Callable[[list[RunState]], Collection[int]] = lambda runs: (),
     leave: Callable[[], bool] = lambda: False,
 ) -> tuple[list[RunState], Timing]:
     """Trains one member for each (seed, rates), with its own early stopping.
@@ -141,6 +160,9 @@ def train_members(
 
     Args:
       runs: the runs that the members continue, all after the same round; by default new runs.
+      programs: of the simulation, which an earlier call may have used; None: new ones.
+      ends: called after every evaluation and `on_evaluation`; the numbers of the members that
+        end there. Their `stopped` is ENDED.
       leave: called before every block of rounds; once it returns True, the members are returned
         as they are, `stopped` empty where they have not ended.
 
@@ -152,7 +174,8 @@ def train_members(
       InputError: the private rows are not on the devices.
     """
     clock = Clock()
-    programs = _Programs(simulation, rates, at_once)
+    programs = programs or Programs(simulation)
+    stacked = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
     begun = [simulation.init(seed) for seed in seeds] if runs is None else [r.state for r in runs]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
     del begun
@@ -160,7 +183,7 @@ def train_members(
         finished = 0
         none = RunState(None, None, 0, (), None, "")  # type: ignore[arg-type]
         runs = _evaluated(simulation, programs, [none] * len(seeds), states, finished, None)
-        on_evaluation(runs, clock.rounds_per_s)
+        runs = _reported(runs, clock, on_evaluation, ends)
     else:
         (finished,) = {run.round for run in runs}
     while not all(run.stopped for run in runs) and not leave():
@@ -168,15 +191,27 @@ def train_members(
         schedule = _schedules(simulation, seeds, finished, num_rounds)
         active = jnp.asarray([not run.stopped for run in runs])
         began = time.perf_counter()
-        states, metrics = programs.advance(states, num_rounds, schedule, active)
+        states, metrics = programs.advance(states, stacked, num_rounds, schedule, active)
         metrics = jax.device_get(metrics)
         trained = time.perf_counter()
         finished += num_rounds
         runs = _evaluated(simulation, programs, runs, states, finished, metrics)
         clock.block(num_rounds, trained - began, time.perf_counter() - trained)
-        on_evaluation(runs, clock.rounds_per_s)
+        runs = _reported(runs, clock, on_evaluation, ends)
     ended = [run._replace(state=_on_host(states, i)) for i, run in enumerate(runs)]
     return ended, clock.read()
+
+
+def _reported(
+    runs: list[RunState],
+    clock: Clock,
+    on_evaluation: Callable[[list[RunState], float], None],
+    ends: Callable[[list[RunState]], Collection[int]],
+) -> list[RunState]:
+    """The runs after an evaluation, those of `ends` stopped."""
+    on_evaluation(runs, clock.rounds_per_s)
+    ended = ends(runs)
+    return [run._replace(stopped=ENDED) if n in ended else run for n, run in enumerate(runs)]
 
 
 def _member(tree: PyTree, number: int) -> PyTree:

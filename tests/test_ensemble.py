@@ -8,7 +8,7 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.ensemble import NOT_FINITE, train_members
+from fedvlr_jax.ensemble import ENDED, NOT_FINITE, Programs, train_members
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import train
 
@@ -34,7 +34,9 @@ def test_members_equal_their_own_runs(cohort, dataset):
     members = [(3, rates), (4, rates), (3, rates._replace(client_lr=0.5, server_decay=0.0))]
     simulation = make_simulation(config, dataset)
     together, _ = train_members(simulation, *zip(*members, strict=True))
-    beside, _ = train_members(simulation, *zip(*members, strict=True), at_once=2)
+    beside, _ = train_members(
+        simulation, *zip(*members, strict=True), programs=Programs(simulation, at_once=2)
+    )
     for (seed, rates), one, other in zip(members, together, beside, strict=True):
         own = dataclasses.replace(
             config,
@@ -77,6 +79,19 @@ def test_a_diverging_member_stops_alone(dataset):
     runs, _ = train_members(simulation, [0, 0], [bad, good])
     assert runs[0].stopped == NOT_FINITE
     assert runs[1].stopped in ("rounds", "patience") and len(runs[1].evaluations) > 0
+
+
+def test_a_member_that_its_caller_ends_stops_alone(dataset):
+    config = Config.from_flat(**SMALL | dict(patience=0, fusion="none"), init="random").resolved
+    rates, seeds = [config.federation.rates] * 2, [3, 4]
+    simulation = make_simulation(config, dataset)
+    programs = Programs(simulation)
+    whole, _ = train_members(simulation, seeds, rates, programs=programs)
+    ends = lambda runs: [0] if runs[0].evaluations[-1]["round"] == 2 else []
+    runs, _ = train_members(simulation, seeds, rates, programs=programs, ends=ends)
+    assert [run.stopped for run in runs] == [ENDED, "rounds"]
+    assert runs[0].evaluations == whole[0].evaluations[:2]
+    assert runs[1].evaluations == whole[1].evaluations
 
 
 def test_members_that_were_left_continue_to_the_bit(dataset):

@@ -8,6 +8,11 @@ uniform:LOW:HIGH, or a list of values, written as for fedvlr sweep. Each trial i
 below --workdir. A trial ends early (--prune) where its best validation value is below the median
 of the earlier trials at the same round, after the first quarter of --rounds.
 
+--batch trials are drawn together, before any of them is trained. Those that differ only in step
+sizes and decays train in one compiled program: one after the other on a CPU, side by side on an
+accelerator. A trial has the numbers that it has alone; side by side, up to the order in which the
+device sums. Pruning compares a trial with those that finished before.
+
 The same command continues a search that was stopped. Several processes may be given the same
 --workdir: they share the trials. --trials and --budget (rounds of training, over all trials) bound
 the search, and search.json records what was spent. search.json, search.csv and search.md hold a
@@ -20,29 +25,30 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from absl import flags
 
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
-from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest
+from fedvlr_jax.commands.shared.faults import StopRequest
 from fedvlr_jax.commands.shared.finished import validation
 from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.members import (
-    Baselines,
     Member,
+    Watch,
     begin_directory,
     check_member,
+    checkpoints_of,
     finished_results,
     keep_best_model,
     label_of,
-    saved_round,
-    train_together,
+    train_group,
 )
 from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
-from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.commands.shared.runs import required_workdir
 from fedvlr_jax.commands.shared.space import parse_spaces
 from fedvlr_jax.commands.shared.study import (
     DIVERGED,
@@ -54,23 +60,22 @@ from fedvlr_jax.commands.shared.study import (
     Told,
 )
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.ensemble import Programs
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import check_fits
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.simulation import Simulation, make_simulation
-from fedvlr_jax.summary import BaselineSummary, summarise_baselines
 from fedvlr_jax.training import RunState
 
 FLAGS = flags.FLAGS
 HEADINGS = ("trial", "values", "validation", "rounds", "state")
 
 
-class Pruned(Exception):
-    """The trial is behind the others; `run` is as far as it came."""
+class Trial(NamedTuple):
+    """A trial of the study, and its run."""
 
-    def __init__(self, run: RunState):
-        self.run = run
+    asked: Asked
+    member: Member
 
 
 def main() -> None:
@@ -82,10 +87,12 @@ def main() -> None:
             f"--trials={FLAGS.trials}, --budget={FLAGS.budget}: give at least one trial, and a "
             "budget of 0 (no limit) or more rounds"
         )
-    dataset = load(base)
+    loaded = Loaded()
+    dataset = loaded.dataset(base)
     if not len(dataset.valid):
         raise InputError(f"{dataset.name}: no validation interaction to choose by")
-    own = {"space": FLAGS.space, "sampler": FLAGS.sampler, "search_seed": FLAGS.search_seed}
+    names = ("space", "sampler", "search_seed", "batch")
+    own = {name: getattr(FLAGS, name) for name in names}
     study = Study(
         folder,
         space,
@@ -94,84 +101,91 @@ def main() -> None:
         sampler=FLAGS.sampler,
         seed=FLAGS.search_seed,
         trials=FLAGS.trials,
+        batch=FLAGS.batch,
         budget=FLAGS.budget,
         prune=FLAGS.prune,
         first_pruned_round=max(1, base.federation.rounds // 4),
     )
     with StopRequest() as stop:
-        search(study, base, dataset, stop)
+        search(study, base, loaded, stop)
     write_search(study.told(), base, folder)
     if FLAGS.keep_best_model:
         print(_keep_best(study))
 
 
-def search(study: Study, base: Config, dataset: Dataset, stop: StopRequest) -> None:
-    """Trains the trials that no other process trains, one after the other.
+def search(study: Study, base: Config, loaded: Loaded, stop: StopRequest) -> None:
+    """Trains the trials that no other process trains, batch by batch.
 
     Raises:
-      Interrupted: `stop` was asked to; the trial under way is saved.
+      Interrupted: `stop` was asked to; the trials under way are saved.
     """
-    # Trials that differ in their rates alone share the last simulation.
-    simulation_of = functools.lru_cache(maxsize=1)(lambda program: _simulation(program, dataset))
-    found: dict[Any, BaselineSummary] = {}
+    # Batches whose trials differ in their rates alone share the last simulation.
+    programs_of = functools.lru_cache(maxsize=1)(functools.partial(_programs, loaded))
+    while batch := study.ask():
+        try:
+            for program, trials in _by_program(study, base, batch).items():
+                try:
+                    programs = programs_of(program)
+                except InputError as error:
+                    for asked, _ in trials:
+                        _refuse(study, asked, error)
+                else:
+                    train_trials(study, trials, programs, loaded, stop)
+        finally:
+            for asked in batch:
+                study.leave(asked)
 
-    def baselines(simulation: Simulation) -> Baselines:
-        def evaluated(_: Any, evaluation: Any) -> BaselineSummary:
-            # Hostile clients are part of the data that baselines see.
-            key = simulation.dataset.fingerprint, evaluation
-            if key not in found:
-                found[key] = summarise_baselines(simulation.dataset, evaluation)
-            return found[key]
 
-        return evaluated
+def _programs(loaded: Loaded, program: Config) -> Programs:
+    simulation = make_simulation(program, loaded.dataset(program))
+    check_fits(simulation, saves=False)
+    return Programs(simulation)
 
-    while (asked := study.ask()) is not None:
+
+def _by_program(study: Study, base: Config, batch: Sequence[Asked]) -> dict[Config, list[Trial]]:
+    """The trials of a batch, those of one compiled program together; refused ones are told."""
+    found: dict[Config, list[Trial]] = {}
+    for asked in batch:
         try:
             config = base.changed(**dict(asked.choice), workdir=str(asked.folder))
-            member = Member(asked.choice, config.resolved)
-            simulation = simulation_of(member.program)
+            trial = Trial(asked, Member(asked.choice, config.resolved))
+            found.setdefault(trial.member.program, []).append(trial)
         except InputError as error:
-            print(f"{asked.folder}: {error}; left out")
-            study.tell(asked, REFUSED, 0, None, label_of(asked.choice))
-            continue
-        try:
-            train_trial(study, asked, member, simulation, baselines(simulation), stop)
-        except Interrupted:
-            study.leave(asked)
-            raise
+            _refuse(study, asked, error)
+    return found
 
 
-def _simulation(program: Config, dataset: Dataset) -> Simulation:
-    simulation = make_simulation(program, dataset)
-    check_fits(simulation, saves=False)
-    return simulation
+def _refuse(study: Study, asked: Asked, error: InputError) -> None:
+    print(f"{asked.folder}: {error}; left out")
+    study.tell(asked, REFUSED, 0, None, label_of(asked.choice))
 
 
-def train_trial(
-    study: Study,
-    asked: Asked,
-    member: Member,
-    simulation: Simulation,
-    baselines: Baselines,
-    stop: StopRequest,
+def train_trials(
+    study: Study, trials: Sequence[Trial], programs: Programs, loaded: Loaded, stop: StopRequest
 ) -> None:
-    """Trains one trial, or continues it, and tells the study how it ended."""
-    print(f"{asked.folder.name}: {member.label}")
-    fingerprint = simulation.dataset.fingerprint
-    check_member(member.directory, member.config.flat, fingerprint)
-    if finished_results(member.directory) is None:
-        watch = _watch(asked, simulation)
-        begun = saved_round(member)
-        try:
-            train_together(
-                [member], simulation, 1, begun, baselines, stop, watch, keep=FLAGS.keep_best_model
-            )
-        except Pruned as pruned:
-            rounds = pruned.run.evaluations[-1]["round"]
-            begin_directory(member, pruned.run, simulation.dataset)
-            print(f"{asked.folder.name}: pruned after round {rounds}")
-            study.tell(asked, PRUNED, rounds, None, member.label)
-            return
+    """Trains trials of one program, or continues them, and tells the study how they ended."""
+    waiting = []
+    for asked, member in trials:
+        print(f"{asked.folder.name}: {member.label}")
+        check_member(
+            member.directory, member.config.flat, loaded.dataset(member.config).fingerprint
+        )
+        if finished_results(member.directory) is None:
+            waiting.append(member)
+    ended: set[Path] = set()
+    if waiting:
+        watch = _watch(study, trials, programs.simulation, ended)
+        keep = FLAGS.keep_best_model
+        train_group(waiting, programs, loaded.baselines, stop, watch, keep=keep)
+    for asked, member in trials:
+        if member.directory not in ended:
+            _tell(study, asked, member)
+    if FLAGS.keep_best_model and best_of(study.told()) is not None:
+        _keep_best(study)
+
+
+def _tell(study: Study, asked: Asked, member: Member) -> None:
+    """Tells how a trial ended that was trained to its end."""
     if not (member.directory / "summary.json").exists():
         # It leaves no metrics: counted as all the rounds that it was given.
         rounds = member.config.federation.rounds
@@ -179,8 +193,6 @@ def train_trial(
         return
     summary = RunDirectory.open(member.directory).read_summary()
     study.tell(asked, FINISHED, summary["rounds_run"], validation(summary), member.label)
-    if FLAGS.keep_best_model:
-        _keep_best(study)
 
 
 def _keep_best(study: Study) -> str:
@@ -192,19 +204,41 @@ def _keep_best(study: Study) -> str:
     return keep_best_model([study.folder / best.folder], folders)
 
 
-def _watch(asked: Asked, simulation: Simulation) -> Callable[[Sequence[RunState]], None]:
-    """Reports each evaluation of a trial. It raises Pruned where the trial is behind."""
-    reported: set[int] = set()
+def _watch(
+    study: Study, trials: Sequence[Trial], simulation: Simulation, ended: set[Path]
+) -> Watch:
+    """Reports each evaluation of the trials, and ends those that are behind.
 
-    def watch(runs: Sequence[RunState]) -> None:
-        (run,) = runs
+    Args:
+      ended: gets the folders of the trials that ended; the study is told at once.
+    """
+    asked_of = {trial.member.directory: trial.asked for trial in trials}
+    reported: set[tuple[Path, int]] = set()
+
+    def is_behind(member: Member, run: RunState) -> bool:
+        trial = asked_of[member.directory].trial
         for entry in run.evaluations:
-            value = simulation.selection.value(entry["valid"])
-            if entry["round"] not in reported and value is not None:
-                reported.add(entry["round"])
-                asked.trial.report(value, entry["round"])
-        if not run.stopped and run.evaluations and asked.trial.should_prune():
-            raise Pruned(run)
+            value, place = simulation.selection.value(entry["valid"]), entry["round"]
+            if (member.directory, place) not in reported and value is not None:
+                reported.add((member.directory, place))
+                trial.report(value, place)
+        return bool(not run.stopped and run.evaluations and trial.should_prune())
+
+    def watch(members: Sequence[Member], runs: Sequence[RunState], /) -> list[int]:
+        behind = [
+            number
+            for number, (member, run) in enumerate(zip(members, runs, strict=True))
+            if member.directory not in ended and is_behind(member, run)
+        ]
+        for number in behind:
+            member, run = members[number], runs[number]
+            rounds = run.evaluations[-1]["round"]
+            begin_directory(member, run, simulation.dataset)
+            checkpoints_of(member.directory).clear()
+            print(f"{member.directory.name}: pruned after round {rounds}")
+            study.tell(asked_of[member.directory], PRUNED, rounds, None, member.label)
+            ended.add(member.directory)
+        return behind
 
     return watch
 
@@ -249,6 +283,7 @@ def write_search(told: Sequence[Told], base: Config, folder: Path) -> None:
         "sampler": FLAGS.sampler,
         "search_seed": FLAGS.search_seed,
         "space": FLAGS.space,
+        "batch": FLAGS.batch,
         "budget": {"trials": len(told), "rounds": spent},
         "best": best._asdict(),
         "command": _command(best, folder),

@@ -7,10 +7,12 @@ import types
 import pytest
 
 from fedvlr_jax.commands import search as command
+from fedvlr_jax.commands.shared import loaded as loading
+from fedvlr_jax.commands.shared import members
 from fedvlr_jax.commands.shared import study as studies
 from fedvlr_jax.commands.shared.faults import Interrupted
+from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
-from fedvlr_jax.commands.shared.runs import load
 from fedvlr_jax.commands.shared.space import parse_space, parse_spaces
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
@@ -96,19 +98,24 @@ def make_base(folder):
 
 def make_study(folder, **changes):
     base = make_base(folder)
-    options = dict(sampler="tpe", seed=0, trials=5, budget=0) | changes
-    settings = {**base.flat, "space": SPACE, "sampler": options["sampler"]}
+    options = dict(sampler="tpe", seed=0, trials=5, budget=0, batch=1) | changes
+    settings = {**base.flat, "space": SPACE}
+    settings |= {name: options[name] for name in ("sampler", "batch")}
     return studies.Study(folder, parse_spaces(SPACE, base), settings, "data", **options)
 
 
 def told_by(study, count, value=1.0):
-    """The choices of the next trials, each told `value`."""
+    """The choices of the trials of the next batches, each told `value`."""
     choices = []
     for _ in range(count):
-        asked = study.ask()
-        choices.append(asked.choice)
-        study.tell(asked, studies.FINISHED, 4, value, "")
+        for asked in study.ask():
+            choices.append(asked.choice)
+            study.tell(asked, studies.FINISHED, 4, value, "")
     return choices
+
+
+def places(batch):
+    return [int(asked.folder.name.removeprefix("trial")) for asked in batch]
 
 
 def test_a_search_continues_with_the_draws_of_an_undisturbed_one(tmp_path):
@@ -117,18 +124,18 @@ def test_a_search_continues_with_the_draws_of_an_undisturbed_one(tmp_path):
     parts = told_by(make_study(tmp_path / "w"), 2)
     parts += told_by(make_study(tmp_path / "w"), 3)
     assert parts == whole
-    assert make_study(tmp_path / "w").ask() is None
+    assert make_study(tmp_path / "w").ask() == []
     assert [trial.folder for trial in make_study(tmp_path / "w").told()][-1] == "trial0004"
 
 
 def test_processes_share_trials_and_take_over_abandoned_ones(tmp_path):
     one, other = make_study(tmp_path), make_study(tmp_path)
-    first, second = one.ask(), other.ask()
+    (first,), (second,) = one.ask(), other.ask()
     assert (first.folder.name, second.folder.name) == ("trial0000", "trial0001")
     one.leave(first)
-    again = other.ask()
+    (again,) = other.ask()
     assert again.folder == first.folder and again.choice == first.choice
-    assert one.ask().folder.name == "trial0002"
+    assert places(one.ask()) == [2]
     other.tell(again, studies.FINISHED, 4, 2.0, "")
     assert [trial.folder for trial in one.told()] == ["trial0000"]
 
@@ -136,8 +143,57 @@ def test_processes_share_trials_and_take_over_abandoned_ones(tmp_path):
 def test_the_budget_counts_rounds_and_trials_under_way(tmp_path):
     study = make_study(tmp_path, budget=8)
     told_by(study, 1)
-    under_way = study.ask()
-    assert under_way is not None and study.ask() is None
+    assert places(study.ask()) == [1] and study.ask() == []
+    # Of a batch of four, two trials exhaust it.
+    assert places(make_study(tmp_path / "four", batch=4, budget=8).ask()) == [0, 1]
+
+
+def test_a_batch_is_drawn_before_it_is_told_and_continues(tmp_path):
+    draw = lambda name: make_study(tmp_path / name, trials=7, batch=3)
+    whole = told_by(draw("whole"), 3)
+    assert len(set(whole)) == 7
+    # Stopped after one trial of the second batch was told: the other two are taken up, alone.
+    parts = told_by(draw("w"), 1)
+    one, *others = draw("w").ask()
+    parts += [one.choice, *(asked.choice for asked in others)]
+    study = draw("w")
+    study.tell(one, studies.FINISHED, 4, 1.0, "")
+    for asked in others:
+        study.leave(asked)
+    again = study.ask()
+    assert places(again) == [4, 5] and [a.choice for a in again] == parts[4:]
+    for asked in again:
+        study.tell(asked, studies.FINISHED, 4, 1.0, "")
+    last = study.ask()
+    assert places(last) == [6] and study.ask() == []
+    assert [*parts, last[0].choice] == whole
+
+
+def test_a_batch_that_was_drawn_in_part_is_completed(tmp_path, monkeypatch):
+    study = make_study(tmp_path, batch=3)
+    begun = study._begun
+
+    def killed(place, held=None):
+        if place == 2:
+            raise KeyboardInterrupt
+        return begun(place, held)
+
+    monkeypatch.setattr(study, "_begun", killed)
+    with pytest.raises(KeyboardInterrupt):
+        study.ask()
+    assert places(make_study(tmp_path, batch=3).ask()) == [0, 1, 2]
+
+
+def test_another_batch_is_another_search(tmp_path):
+    study = make_study(tmp_path)
+    with pytest.raises(InputError, match="--batch was 1, is 3"):
+        make_study(tmp_path, batch=3)
+    # Earlier versions did not record it.
+    saved = {k: v for k, v in study._study.user_attrs["settings"].items() if k != "batch"}
+    study._study.set_user_attr("settings", saved)
+    make_study(tmp_path)
+    with pytest.raises(InputError, match="--batch was 1, is 3"):
+        make_study(tmp_path, batch=3)
 
 
 def test_a_folder_of_another_search_is_refused(tmp_path):
@@ -158,33 +214,36 @@ def test_optuna_that_is_missing_is_one_line(monkeypatch):
         studies.optuna()
 
 
+@pytest.fixture
 def flags(monkeypatch):
     values = {"sampler": "tpe", "space": SPACE, "search_seed": 0, "keep_best_model": True}
-    monkeypatch.setattr(command, "FLAGS", types.SimpleNamespace(**values))
+    values |= {"batch": 1, "members_at_once": 0}
+    for module in (command, members):
+        monkeypatch.setattr(module, "FLAGS", types.SimpleNamespace(**values))
 
 
-def test_a_search_trains_prunes_and_names_the_best(monkeypatch, tmp_path):
-    """The second of three trials is pruned; a signal stops the third, which then continues."""
-    flags(monkeypatch)
-    folder = tmp_path / "w"
-    base, dataset = make_base(folder), load(make_base(folder))
-    calls = []
-
-    class Prunes:
-        def __init__(self, *_, **__):
-            pass
-
-        def prune(self, study, trial):
-            calls.append(trial.number)
-            return trial.number == 1
-
+def prune_second(monkeypatch):
+    """The pruner ends trial 1 at its first evaluation, and no other."""
     optuna = studies.optuna()
-    monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **_: _Pruner(optuna, Prunes()))
+
+    class Pruner(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            return trial.user_attrs["place"] == 1
+
+    monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **_: Pruner())
+
+
+@pytest.mark.parametrize(("batch", "calm"), [(1, 4), (3, 1)])
+def test_a_search_trains_prunes_and_names_the_best(batch, calm, flags, monkeypatch, tmp_path):
+    """The second of three trials is pruned; a signal stops the third, which then continues."""
+    prune_second(monkeypatch)
+    folder = tmp_path / "w"
+    base, loaded = make_base(folder), Loaded()
     with pytest.raises(Interrupted):
-        command.search(make_study(folder, trials=3), base, dataset, Signal(4))
+        command.search(make_study(folder, trials=3, batch=batch), base, loaded, Signal(calm))
     assert (folder / "trial0002/checkpoints").is_dir()
-    study = make_study(folder, trials=3)
-    command.search(study, base, dataset, Signal(10**9))
+    study = make_study(folder, trials=3, batch=batch)
+    command.search(study, base, loaded, Signal(10**9))
     command.write_search(study.told(), base, folder)
     told = study.told()
     assert [trial.state for trial in told] == ["finished", "pruned", "finished"]
@@ -204,12 +263,52 @@ def test_a_search_trains_prunes_and_names_the_best(monkeypatch, tmp_path):
     assert given["workdir"] == f"{folder}-best"
 
 
-def _Pruner(optuna, stub):
-    class Pruner(optuna.pruners.BasePruner):
-        def prune(self, study, trial):
-            return stub.prune(study, trial)
+def test_trials_of_a_batch_have_the_numbers_that_they_have_alone(flags, monkeypatch, tmp_path):
+    """To the bit, also where the compiled shapes of a batch differ."""
+    space = ["client_lr=log:0.1:10", "fusion=none,vbpr"]
+    calls = []
+    train = members.train_together
+    count = lambda part, *args, **kwargs: calls.append(len(part)) or train(part, *args, **kwargs)
+    monkeypatch.setattr(members, "train_together", count)
 
-    return Pruner()
+    def lines(name, batch):
+        base = make_base(tmp_path / name)
+        settings = {**base.flat, "batch": batch}
+        found = parse_spaces(space, base)
+        options = dict(sampler="random", seed=0, trials=4, batch=batch, prune=False)
+        study = studies.Study(tmp_path / name, found, settings, "data", **options)
+        command.search(study, base, Loaded(), Signal(10**9))
+        read = lambda told: (tmp_path / name / told.folder / "metrics.jsonl").read_bytes()
+        return [(told.choice, told.valid, read(told)) for told in study.told()]
+
+    alone = lines("alone", 1)
+    assert calls == [1, 1, 1, 1]
+    calls.clear()
+    assert lines("together", 4) == alone
+    assert len(calls) == 2 and sum(calls) == 4
+    assert len({metrics for _, _, metrics in alone}) == 4
+
+
+def test_each_trial_has_its_own_data_and_baselines(monkeypatch):
+    """--recency weighs histories; hostile clients add some."""
+    seen = []
+    record = lambda dataset, *_: seen.append(dataset) or (len(seen), {})
+    monkeypatch.setattr(loading, "summarise_baselines", record)
+    loaded = Loaded()
+    config = lambda **flags: Config.from_flat(**SIZES, **flags)
+    found = [loaded.baselines(config(**flags)) for flags in ({}, {"client_lr": 2.0}, {})]
+    assert [number for number, _ in found] == [1, 1, 1]
+    attacks = [
+        {"attack": "sign_flip", "hostile_share": 0.1},
+        {"attack": "label_flip", "hostile_share": 0.1},
+        {"attack": "label_flip", "hostile_share": 0.2},
+    ]
+    numbers = [loaded.baselines(config(**flags))[0] for flags in (*attacks, {"recency": 0.5})]
+    assert numbers == [2, 3, 4, 5]
+    assert [len(dataset.train.counts) for dataset in seen] == [40, 44, 44, 48, 40]
+    assert loaded.dataset(config(recency=0.5)).train.weight is not None
+    programs = command._programs(loaded, config(recency=0.5, fusion="none", init="random"))
+    assert programs.simulation.dataset.train.weight is not None
 
 
 def test_a_command_is_broken_between_flags():

@@ -24,6 +24,11 @@ def define_member_flags(overruled: Collection[str] = ()) -> None:
     """
     define_config_flags(without={*OF_ONE_RUN, *overruled})
     flags.DEFINE_string("seeds", "0,1,2,3,4", "Seeds of each choice, comma-separated.")
+    define_members_at_once()
+
+
+def define_members_at_once() -> None:
+    """The flag of a command that trains members of one program together."""
     flags.DEFINE_integer(
         "members_at_once",
         0,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -28,13 +28,16 @@ from fedvlr_jax.commands.shared.finished import (
     validation,
     write_results,
 )
+from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.member_flags import OF_ONE_RUN
-from fedvlr_jax.commands.shared.runs import check_same, describe, load
+from fedvlr_jax.commands.shared.runs import check_same, describe
 from fedvlr_jax.commands.shared.saving import load_run, save_run
-from fedvlr_jax.config import ALIASES, RESUMABLE_FLAGS, Config, DataConfig, EvaluationConfig
+from fedvlr_jax.config import ALIASES, RESUMABLE_FLAGS, Config, DataConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.ensemble import (
+    ENDED,
     NOT_FINITE,
+    Programs,
     members_at_once,
     members_in_memory,
     train_members,
@@ -45,7 +48,7 @@ from fedvlr_jax.memory import check_fits, memory_budget
 from fedvlr_jax.report import Progress, RunDirectory
 from fedvlr_jax.selection import SLICES
 from fedvlr_jax.simulation import Simulation, make_simulation
-from fedvlr_jax.summary import BaselineSummary, summarise_baselines, summarise_run
+from fedvlr_jax.summary import BaselineSummary, summarise_run
 from fedvlr_jax.training import RunState, Timing
 from fedvlr_jax.types import Rates
 
@@ -53,10 +56,8 @@ FLAGS = flags.FLAGS
 
 # (flag name, value) pairs, in the order of the command line.
 Choice = tuple[tuple[str, Any], ...]
-# Called with the members' runs after each evaluation. An exception ends the training.
-Watch = Callable[[Sequence[RunState]], None]
-# The baselines for given data and evaluation.
-Baselines = Callable[[DataConfig, EvaluationConfig], BaselineSummary]
+# The baselines for the config of a run.
+Baselines = Callable[[Config], BaselineSummary]
 
 # A sweep compares user by user, so all its members need the same users and targets.
 OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} | {"protocol"}
@@ -242,44 +243,38 @@ def train_waiting(
         `selects` needs. Nothing was trained.
       Interrupted: a signal stopped the command; the trained members are saved.
     """
-    datasets: dict[Any, Dataset] = {}
+    loaded = Loaded(evaluate)
     for member in members:
-        if member.config.data not in datasets:
-            dataset = datasets[member.config.data] = load(member.config)
-            if selects and not len(dataset.valid):
-                raise InputError(
-                    f"{dataset.name}: has no validation interaction, which selection needs; train "
-                    "each setting with fedvlr train"
-                )
+        dataset = loaded.dataset(member.config)
+        if selects and not len(dataset.valid):
+            raise InputError(
+                f"{dataset.name}: has no validation interaction, which selection needs; train "
+                "each setting with fedvlr train"
+            )
     # Check all members before writing anything.
     for member in members:
         if not member.config.run.overwrite:
-            fingerprint = datasets[member.config.data].fingerprint
+            fingerprint = loaded.dataset(member.config).fingerprint
             check_member(member.directory, member.config.flat, fingerprint)
-
-    # Members share the test part, so the baselines are evaluated once.
-    @functools.cache
-    def baselines(data: DataConfig, evaluation: EvaluationConfig) -> BaselineSummary:
-        return summarise_baselines(datasets[data], evaluation, evaluate)
-
     waiting: dict[Config, list[Member]] = {}
     for member in members:
-        if not _is_complete(member, datasets[member.config.data], baselines):
+        if not _is_complete(member, loaded):
             waiting.setdefault(member.program, []).append(member)
     with StopRequest() as stop:
         for group in waiting.values():
-            _train_group(group, datasets[group[0].config.data], baselines, stop, keep)
-    return datasets
+            simulation = make_simulation(group[0].config, loaded.dataset(group[0].config))
+            train_group(group, Programs(simulation), loaded.baselines, stop, keep=keep)
+    return loaded.datasets
 
 
-def _is_complete(member: Member, dataset: Dataset, baselines: Baselines) -> bool:
+def _is_complete(member: Member, loaded: Loaded) -> bool:
     """Whether the member has finished. Adds missing results to its folder, as the flags ask."""
     config = member.config
     return not config.run.overwrite and complete(
         member.directory,
         config.flat,
-        functools.partial(describe, config, dataset),
-        functools.partial(baselines, config.data, config.evaluation),
+        functools.partial(describe, config, loaded.dataset(config)),
+        functools.partial(loaded.baselines, config),
     )
 
 
@@ -301,18 +296,33 @@ def saved_round(member: Member) -> int | None:
     return newest if meta["since"] is None and meta["before_end"] is None else None
 
 
-def _train_group(
+class Watch(Protocol):
+    """Called with members and their runs after each evaluation; returns the numbers of those
+    that end there. They leave no results."""
+
+    def __call__(
+        self, members: Sequence[Member], runs: Sequence[RunState], /
+    ) -> Collection[int]: ...
+
+
+def _no_watch(members: Sequence[Member], runs: Sequence[RunState], /) -> Collection[int]:
+    return ()
+
+
+def train_group(
     members: Sequence[Member],
-    dataset: Dataset,
+    programs: Programs,
     baselines: Baselines,
     stop: StopRequest,
-    keep: bool,
+    watch: Watch = _no_watch,
+    *,
+    keep: bool = False,
 ) -> None:
-    """Trains members of one program, as many together as fit in memory."""
-    simulation = make_simulation(members[0].config, dataset)
-    if simulation.hostile is not None:
-        # The baselines see the histories of the hostile clients too.
-        baselines = functools.cache(lambda _, by: summarise_baselines(simulation.dataset, by))
+    """Trains members of one program, as many together as fit in memory.
+
+    Args, Raises: as `train_together`, without the number of members side by side.
+    """
+    simulation = programs.simulation
     alone = sum(check_fits(simulation, saves=False).values())
     left = memory_budget(simulation.config).size - alone
     size = members_in_memory(simulation, left)
@@ -323,30 +333,32 @@ def _train_group(
         for first in range(0, len(group), size):
             part = group[first : first + size]
             at_once = FLAGS.members_at_once or members_at_once(simulation, len(part), left)
-            train_together(part, simulation, at_once, after, baselines, stop, keep=keep)
+            train_together(
+                part, programs.side_by_side(at_once), after, baselines, stop, watch, keep=keep
+            )
 
 
 def train_together(
     members: Sequence[Member],
-    simulation: Simulation,
-    at_once: int,
+    programs: Programs,
     saved_round: int | None,
     baselines: Baselines,
     stop: StopRequest,
-    watch: Watch = lambda runs: None,
+    watch: Watch = _no_watch,
     *,
     keep: bool = False,
 ) -> None:
     """Trains members of one program, and writes their run directories.
 
     Args:
+      programs: of their simulation.
       saved_round: all members continue after this round; None: they start.
-      watch: called with the runs after each evaluation. If it raises, nothing is written.
       keep: a finished member keeps a checkpoint.
 
     Raises:
       Interrupted: a signal arrived; the members are saved.
     """
+    simulation, at_once = programs.simulation, programs.at_once
     config = simulation.config
     size = f"{at_once} at once, {simulation.state_bytes / 1e6:.0f} MB each"
     after = "" if saved_round is None else f", continued after round {saved_round}"
@@ -358,18 +370,14 @@ def train_together(
             for m in members
         ]
     with Progress(config.federation.rounds, selection=simulation.selection) as progress:
-
-        def on_evaluation(runs: Sequence[RunState], rounds_per_s: float) -> None:
-            _show(progress, runs, rounds_per_s)
-            watch(runs)
-
         runs, timing = train_members(
             simulation,
             [m.config.run.seed for m in members],
             [m.config.federation.rates for m in members],
             runs=runs,
-            at_once=at_once,
-            on_evaluation=on_evaluation,
+            programs=programs,
+            on_evaluation=functools.partial(_show, progress),
+            ends=functools.partial(watch, members),
             leave=lambda: stop.asked,
         )
     for member, run in zip(members, runs, strict=True):
@@ -430,13 +438,13 @@ def _write_finished(
 ) -> None:
     """Writes the results of the finished members. Removes their checkpoints, unless `keep`."""
     for member, run in zip(members, runs, strict=True):
-        if not run.stopped:
+        if run.stopped in ("", ENDED):
             continue
         if run.stopped == NOT_FINITE:
             leave_out(member.directory, f"stopped at {NOT_FINITE}")
             continue
         config = member.config
-        found = baselines(config.data, config.evaluation)
+        found = baselines(config)
         summary, users = summarise_run(
             simulation, run, timing, seed=config.run.seed, baselines=found
         )

@@ -1,7 +1,8 @@
 """The trials of a search, kept by Optuna in one file that several processes share.
 
-Only one process at a time asks for a trial. Each trial has a folder, which its process locks while
-it trains. A trial that no process trains any more is asked again, with the same values and folder.
+Trials are asked in batches, by one process at a time. Each trial has a folder, which its process
+locks while it trains. A trial that no process trains any more is asked again, with the same values
+and folder.
 """
 
 from __future__ import annotations
@@ -76,12 +77,14 @@ class Study:
       fingerprint: of the data.
       sampler: "tpe" or "random"; seed: of its draws.
       trials: how many are asked, over all processes and starts.
+      batch: how many are drawn together: the k-th batch has the trials k * batch and following.
       budget: no trial begins once so many rounds are trained; 0: no limit.
       prune: end a trial that is below the median of the earlier ones at the same round.
       first_pruned_round: no trial ends before it.
 
     The values of a trial depend on the seed, its number and the trials told before, so that a
-    search that was stopped draws what an undisturbed one draws.
+    search that was stopped draws what an undisturbed one draws. The trials of one batch are drawn
+    before any of them is told.
 
     Raises:
       InputError: the folder holds a search of other settings, another thing, or cannot be written.
@@ -97,13 +100,14 @@ class Study:
         sampler: str,
         seed: int,
         trials: int,
+        batch: int = 1,
         budget: int = 0,
         prune: bool = True,
         first_pruned_round: int = 1,
     ):
         self._optuna, self.folder, self._space = optuna(), folder, space
         self._sampler, self._seed = sampler, seed
-        self._trials, self._budget = trials, budget
+        self._trials, self._batch, self._budget = trials, batch, budget
         self._rounds_of_a_trial = int(settings["rounds"])
         self._pruner = (
             self._optuna.pruners.MedianPruner(
@@ -148,23 +152,37 @@ class Study:
             return
         now = json.loads(json.dumps(dict(settings)))
         where = f"--workdir={self.folder}"
-        check_same(where, (saved["settings"], saved["fingerprint"]), (now, fingerprint), FREE)
+        # Earlier versions drew one trial at a time.
+        was = {"batch": 1, **saved["settings"]}
+        check_same(where, (was, saved["fingerprint"]), (now, fingerprint), FREE)
 
-    def ask(self) -> Asked | None:
-        """A trial that no process trains, abandoned ones first; None once all have been asked.
+    def ask(self) -> list[Asked]:
+        """At most a batch of trials that no process trains; empty once all have been asked.
 
-        Its folder is held until `tell` or `leave`.
+        Abandoned trials come first, then new ones up to the end of their batch. The folders are
+        held until `tell` or `leave`.
         """
-        running = self._optuna.trial.TrialState.RUNNING
         with self._lock:
             known = self._known()
-            for frozen in known:
-                if frozen.state == running and (held := self._free(frozen)) is not None:
-                    return self._again(frozen, held)
-            spent = self._budget and self._spent(known) >= self._budget
-            if spent or len(known) >= self._trials:
-                return None
-            return self._begun(len(known))
+            asked = self._abandoned(known)
+            places, spent = len(known), self._spent(known)
+            while places < self._trials and not (self._budget and spent >= self._budget):
+                # A process that is stopped while it draws leaves a batch that is not whole.
+                if places % self._batch == 0 and asked:
+                    break
+                asked.append(self._begun(places))
+                places, spent = places + 1, spent + self._rounds_of_a_trial
+        return asked
+
+    def _abandoned(self, known: Sequence[Any]) -> list[Asked]:
+        running = self._optuna.trial.TrialState.RUNNING
+        asked: list[Asked] = []
+        for frozen in known:
+            if len(asked) == self._batch:
+                break
+            if frozen.state == running and (held := self._free(frozen)) is not None:
+                asked.append(self._again(frozen, held))
+        return asked
 
     def _known(self) -> list[Any]:
         """The newest trial of each place, by ascending place; one that was abandoned has failed."""
@@ -231,7 +249,10 @@ class Study:
         asked.held.close()
 
     def leave(self, asked: Asked) -> None:
-        """Lets the trial be, for another process or another start to continue."""
+        """Lets the trial be, for another process or another start to continue.
+
+        A trial that was told stays as it is.
+        """
         asked.held.close()
 
     def told(self) -> list[Told]:
