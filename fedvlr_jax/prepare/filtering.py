@@ -14,7 +14,7 @@ import polars as pl
 from scipy import sparse
 
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.prepare.rows import Rows
+from fedvlr_jax.prepare.rows import Rows, gather
 
 _RANGE_ROWS = 1 << 22
 _MOST_RANGES = 255
@@ -59,7 +59,7 @@ def repeated(rows: Rows) -> np.ndarray:
     ranges = min(_MOST_RANGES, -(-len(rows) // _RANGE_ROWS))
     before = np.cumsum(rows.user_counts) - rows.user_counts
     range_of_user = (before * ranges // len(rows)).astype(np.uint8)
-    range_of_row = range_of_user.take(rows.user)
+    range_of_row = gather(range_of_user, rows.user)
     find = lambda number: _repeated_among(rows, np.flatnonzero(range_of_row == number))
     with ThreadPoolExecutor(2) as pool:
         return np.sort(np.concatenate(list(pool.map(find, range(ranges)))))
@@ -113,7 +113,7 @@ def of_some_users(rows: Rows, max_users: int, min_interactions: int, seed: int) 
         return rows
     drawn = np.zeros(len(rows.user_ids), bool)
     drawn[np.random.default_rng(seed).choice(candidates, max_users, replace=False)] = True
-    return rows.only(drawn[rows.user])
+    return rows.only(gather(drawn, rows.user))
 
 
 def core(rows: Rows, min_user: int, min_item: int) -> Rows:
@@ -128,7 +128,9 @@ def core(rows: Rows, min_user: int, min_item: int) -> Rows:
         few_items = (rows.item_counts > 0) & (rows.item_counts < min_item)
         if not (few_users.any() or few_items.any()):
             break
-        rows = rows.only(~(few_users.take(rows.user) | few_items.take(rows.item)))
+        keep = gather(~few_users, rows.user)
+        keep &= gather(~few_items, rows.item)
+        rows = rows.only(keep)
         if not len(rows):
             raise InputError(
                 f"--min_user_interactions={min_user} --min_item_interactions={min_item}: no row "

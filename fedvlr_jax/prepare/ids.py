@@ -1,8 +1,9 @@
 """Numbers texts by first appearance, in a stream of up to a hundred million texts.
 
 A dictionary takes 1 us for each row, and a categorical column of polars 0.5 us, because each row
-waits for memory. This hash table is an array, so one gather looks up a whole block. A hash of 128
-bits identifies a text. The numbers do not depend on the hash.
+waits for memory. This hash table is an array, so one gather looks up a whole block. Two hashes of
+64 bits identify a text: the first one selects the slots to search, the second one must be equal.
+The numbers do not depend on the hashes.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import pandas as pd
 import polars as pl
 
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.rows import GrowingArray
 
 _FEWEST_SLOTS = 1 << 12
 # The table grows if a larger fraction of its slots is used.
 _LARGEST_LOAD = 0.4
+_FREE = -1
 
 
 def _hashes(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Two hashes, uint64 [n] each. The first is never 0, because 0 marks a free slot."""
-    first = texts.hash(seed=0x5EED).to_numpy()
-    return np.maximum(first, np.uint64(1)), texts.hash(seed=0xBEEF).to_numpy()
+    """Two hashes, uint64 [n] each."""
+    return texts.hash(seed=0x5EED).to_numpy(), texts.hash(seed=0xBEEF).to_numpy()
 
 
 class IdTable:
@@ -29,12 +31,13 @@ class IdTable:
 
     def __init__(self) -> None:
         self._texts: list[pl.Series] = []
-        self._checks = np.empty(0, np.uint64)
-        self._hashes = np.empty(0, np.uint64)
-        self._make_slots(_FEWEST_SLOTS)
+        # The two hashes of each text, in the order of the numbers.
+        self._firsts, self._seconds = GrowingArray(), GrowingArray()
+        # The number of the text in each slot.
+        self._slots = np.full(_FEWEST_SLOTS, _FREE, np.int32)
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return len(self._seconds)
 
     @property
     def texts(self) -> pl.Series:
@@ -43,67 +46,66 @@ class IdTable:
 
     def codes(self, texts: pl.Series) -> np.ndarray:
         """int32 [n]: the number of each text; new texts get the next numbers."""
-        hashes, checks = _hashes(texts)
-        codes = self._look_up(hashes)
-        new = np.flatnonzero(codes < 0)
+        firsts, seconds = _hashes(texts)
+        codes = self._look_up(firsts, seconds)
+        new = np.flatnonzero(codes == _FREE)
         if len(new):
             # `local` numbers the new texts by first appearance.
-            local, uniques = pd.factorize(hashes[new])
-            first = np.empty(len(uniques), np.int64)
-            first[local[::-1]] = new[::-1]
+            local, uniques = pd.factorize(seconds[new])
+            place = np.empty(len(uniques), np.int64)
+            place[local[::-1]] = new[::-1]
+            if not np.array_equal(firsts[place][local], firsts[new]):
+                raise InputError(
+                    "two ids have the same hash; report this with the file that has them"
+                )
             codes[new] = local + len(self)
-            self._insert(uniques, checks[first])
-            self._texts.append(texts.gather(first))
-        if not np.array_equal(self._checks[codes], checks):
-            raise InputError("two ids have the same hash; report this with the file that has them")
+            self._insert(firsts[place], uniques)
+            self._texts.append(texts.gather(place))
         return codes
 
-    def _make_slots(self, count: int) -> None:
-        self._mask = count - 1
-        self._keys = np.zeros(count, np.uint64)
-        self._values = np.zeros(count, np.int32)
-        self._fill(self._hashes, np.arange(len(self._hashes), dtype=np.int32))
+    def _places(self, firsts: np.ndarray) -> np.ndarray:
+        """int64 [n]: the first slot to search for each hash."""
+        return (firsts & np.uint64(len(self._slots) - 1)).view(np.int64)
 
-    def _slots(self, hashes: np.ndarray) -> np.ndarray:
-        return (hashes & np.uint64(self._mask)).view(np.int64)
-
-    def _look_up(self, hashes: np.ndarray) -> np.ndarray:
-        """int32 [n]: the number of each hash; -1 for a hash that is not in the table."""
-        slots = self._slots(hashes)
-        found = self._keys.take(slots)
-        codes = self._values.take(slots)
-        rest = np.flatnonzero(found != hashes)
-        found, slots = found[rest], slots[rest]
+    def _look_up(self, firsts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+        """int32 [n]: the number of each text; -1 for a text that is not in the table."""
+        places = self._places(firsts)
+        codes = self._slots.take(places)
+        rest = np.flatnonzero(self._differ(codes, seconds))
+        places = places[rest]
         while len(rest):
-            absent = found == 0
-            codes[rest[absent]] = -1
-            rest, slots = rest[~absent], (slots[~absent] + 1) & self._mask
-            found = self._keys.take(slots)
-            hit = found == hashes[rest]
-            codes[rest[hit]] = self._values[slots[hit]]
-            rest, slots, found = rest[~hit], slots[~hit], found[~hit]
+            places = (places + 1) & (len(self._slots) - 1)
+            found = self._slots.take(places)
+            codes[rest] = found
+            other = self._differ(found, seconds[rest])
+            rest, places = rest[other], places[other]
         return codes
 
-    def _insert(self, hashes: np.ndarray, checks: np.ndarray) -> None:
-        numbers = np.arange(len(self), len(self) + len(hashes), dtype=np.int32)
-        self._hashes = np.concatenate([self._hashes, hashes])
-        self._checks = np.concatenate([self._checks, checks])
-        count = self._mask + 1
+    def _differ(self, codes: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+        """bool [n]: the slots with another text; False for free slots."""
+        if not len(self):
+            return np.zeros(len(codes), bool)
+        return (self._seconds.array.take(codes) != seconds) & (codes != _FREE)
+
+    def _insert(self, firsts: np.ndarray, seconds: np.ndarray) -> None:
+        numbers = np.arange(len(self), len(self) + len(firsts), dtype=np.int32)
+        self._firsts.append(firsts)
+        self._seconds.append(seconds)
+        count = len(self._slots)
         if len(self) <= _LARGEST_LOAD * count:
-            self._fill(hashes, numbers)
+            self._fill(firsts, numbers)
             return
         while len(self) > _LARGEST_LOAD * count:
             count *= 4
-        self._make_slots(count)
+        self._slots = np.full(count, _FREE, np.int32)
+        self._fill(self._firsts.array, np.arange(len(self), dtype=np.int32))
 
-    def _fill(self, hashes: np.ndarray, numbers: np.ndarray) -> None:
-        """Inserts new hashes into free slots, by linear probing."""
-        slots = self._slots(hashes)
-        while len(hashes):
-            free = self._keys[slots] == 0
-            # If several hashes want one slot, the last one gets it; the others try the next slot.
-            self._keys[slots[free]] = hashes[free]
-            placed = self._keys[slots] == hashes
-            self._values[slots[placed]] = numbers[placed]
-            hashes, numbers = hashes[~placed], numbers[~placed]
-            slots = (slots[~placed] + 1) & self._mask
+    def _fill(self, firsts: np.ndarray, numbers: np.ndarray) -> None:
+        """Inserts new texts into free slots, by linear probing."""
+        places = self._places(firsts)
+        while len(numbers):
+            free = self._slots.take(places) == _FREE
+            # If several texts want one slot, the last one gets it; the others try the next slot.
+            self._slots[places[free]] = numbers[free]
+            rest = self._slots.take(places) != numbers
+            places, numbers = (places[rest] + 1) & (len(self._slots) - 1), numbers[rest]

@@ -20,7 +20,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.columns import ROLES, Columns
 from fedvlr_jax.prepare.ids import IdTable
 from fedvlr_jax.prepare.rows import GrowingArray, Rows
-from fedvlr_jax.prepare.sources import Block, blocks
+from fedvlr_jax.prepare.sources import BLOCK_BYTES, Block, blocks
 from fedvlr_jax.prepare.tables import Table, json_object, records
 
 _UNIT = "\x1f"
@@ -50,10 +50,13 @@ def read_interactions(table: Table, columns: Columns, time_format: TimeFormat) -
         that may help.
     """
     users, items = IdTable(), IdTable()
-    columns_read = {role: GrowingArray() for role in ROLES}
+    columns_read: dict[str, GrowingArray] = {}
     read = _parquet if table.kind == "parquet" else _frames
     with ThreadPoolExecutor(2) as pool:
         for frame in _prefetched(read(table, columns, time_format), pool):
+            if not columns_read:
+                expected = _expected_rows(table, frame.height)
+                columns_read = {role: GrowingArray(expected) for role in ROLES}
             user_codes = pool.submit(users.codes, frame["user"])
             columns_read["item"].append(items.codes(frame["item"]))
             columns_read["user"].append(user_codes.result())
@@ -79,6 +82,15 @@ def _prefetched(frames: Iterator[pl.DataFrame], pool: ThreadPoolExecutor) -> Ite
     while (frame := following.result()) is not None:
         following = pool.submit(next, frames, None)
         yield frame
+
+
+def _expected_rows(table: Table, first_block: int) -> int:
+    """About the number of rows of the file, from the number in its first block; at least that."""
+    blocks_of_file = table.path.stat().st_size / BLOCK_BYTES
+    if table.kind == "parquet" or blocks_of_file < 1:
+        return first_block
+    # Later lines may be shorter. Unused memory is never allocated.
+    return int(1.05 * first_block * blocks_of_file)
 
 
 def _smallest_float(values: np.ndarray) -> np.ndarray:

@@ -12,11 +12,19 @@ _SLICE_ROWS = 1 << 22
 
 
 class GrowingArray:
-    """An array that grows by blocks; its dtype is the promotion of the dtypes of all blocks."""
+    """An array that grows by blocks; its dtype is the promotion of the dtypes of all blocks.
 
-    def __init__(self) -> None:
+    Args:
+      expected: the expected length, which saves copies while the array grows.
+    """
+
+    def __init__(self, expected: int = 0) -> None:
         self._buffer = np.empty(0, np.int8)
         self._length = 0
+        self._expected = expected
+
+    def __len__(self) -> int:
+        return self._length
 
     @property
     def array(self) -> np.ndarray:
@@ -25,10 +33,10 @@ class GrowingArray:
 
     def append(self, block: np.ndarray) -> None:
         length = self._length + len(block)
-        dtype = np.promote_types(self._buffer.dtype, block.dtype)
+        dtype = np.promote_types(self._buffer.dtype, block.dtype) if self._length else block.dtype
         if length > len(self._buffer) or dtype != self._buffer.dtype:
             # The system does not allocate memory before it is written, so doubling is cheap.
-            grown = np.empty(max(length, 2 * len(self._buffer)), dtype)
+            grown = np.empty(max(length, 2 * len(self._buffer), self._expected), dtype)
             grown[: self._length] = self.array
             self._buffer = grown
         self._buffer[self._length : length] = block
@@ -71,12 +79,25 @@ class Rows:
 
         The result overwrites the memory of these rows; do not use them afterwards.
         """
-        if keep.all():
+        removed = len(self) - np.count_nonzero(keep)
+        if not removed:
             return self
+        counted = self._counts_without(np.flatnonzero(~keep)) if removed < len(self) // 8 else {}
         arrays = (self.user, self.item, self.rating, self.time)
         user, item, rating, time = (None if a is None else _compact(a, keep) for a in arrays)
         assert user is not None and item is not None
-        return dataclasses.replace(self, user=user, item=item, rating=rating, time=time)
+        rows = dataclasses.replace(self, user=user, item=item, rating=rating, time=time)
+        rows.__dict__.update(counted)
+        return rows
+
+    def _counts_without(self, removed: np.ndarray) -> dict[str, np.ndarray]:
+        """The known counts without the rows `removed`; cheaper than counting all other rows."""
+        codes = {"user_counts": self.user, "item_counts": self.item}
+        known = {name: self.__dict__[name] for name in codes if name in self.__dict__}
+        return {
+            name: before - counts(codes[name][removed], len(before))
+            for name, before in known.items()
+        }
 
 
 def _compact(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -93,9 +114,23 @@ def _compact(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
 def counts(codes: np.ndarray, count: int) -> np.ndarray:
     """int64 [count]: the number of occurrences of each code.
 
-    Counts in slices, because bincount copies its argument to int64.
+    Counts in slices, because bincount copies its argument to int64. Each slice is longer than the
+    result, so that the sum over slices costs less than counting.
     """
     total = np.zeros(count, np.int64)
-    for start in range(0, len(codes), _SLICE_ROWS):
-        total += np.bincount(codes[start : start + _SLICE_ROWS], minlength=count)
+    rows = max(_SLICE_ROWS, 2 * count)
+    for start in range(0, len(codes), rows):
+        total += np.bincount(codes[start : start + rows], minlength=count)
     return total
+
+
+def gather(table: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """`table[codes]`, for `table` [count] and `codes` [n].
+
+    Gathers in slices, because indexing copies its argument to int64.
+    """
+    found = np.empty(len(codes), table.dtype)
+    for start in range(0, len(codes), _SLICE_ROWS):
+        at = slice(start, start + _SLICE_ROWS)
+        found[at] = table.take(codes[at])
+    return found

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedvlr_jax.data import splits
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.prepare.rows import Rows
+from fedvlr_jax.prepare.rows import Rows, gather
 
 # Quantiles of the time stamps at which the recipe splits.
 _CUTS = (0.8, 0.9)
@@ -41,7 +41,7 @@ def split_rows(rows: Rows, split: str) -> tuple[Rows, np.ndarray | None]:
         raise InputError(f"--split={split}: {error}") from error
     trained = np.zeros(len(rows.user_ids), bool)
     trained[rows.user[part == splits.TRAIN]] = True
-    keep = trained[rows.user]
+    keep = gather(trained, rows.user)
     return rows.only(keep), part[keep]
 
 

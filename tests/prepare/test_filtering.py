@@ -104,9 +104,32 @@ def test_rows_move_together_slice_by_slice(monkeypatch):
     assert listed(kept) == [row for row, stays in zip(given, keep, strict=True) if stays]
 
 
-def test_an_array_grows_to_the_widest_type():
-    array = module.GrowingArray()
+@pytest.mark.parametrize("removed", [range(0, 50, 3), range(0, 50, 25), ()])
+def test_counts_after_rows_are_removed(removed, monkeypatch):
+    monkeypatch.setattr(module, "_SLICE_ROWS", 7)
+    many = rows(*((i % 5, i % 11, 3, i) for i in range(50)))
+    assert (sum(many.user_counts), sum(many.item_counts)) == (50, 50)
+    keep = np.ones(50, bool)
+    keep[list(removed)] = False
+    kept = many.only(keep)
+    assert kept.user_counts.tolist() == np.bincount(kept.user, minlength=5).tolist()
+    assert kept.item_counts.tolist() == np.bincount(kept.item, minlength=11).tolist()
+
+
+def test_gather_slice_by_slice(monkeypatch):
+    monkeypatch.setattr(module, "_SLICE_ROWS", 7)
+    codes = np.arange(20, dtype=np.int32) % 3
+    found = module.gather(np.array([True, False, True]), codes)
+    assert found.dtype == bool and found.tolist() == (codes != 1).tolist()
+
+
+@pytest.mark.parametrize("expected", [0, 4, 100])
+def test_an_array_grows_to_the_widest_type(expected):
+    array = module.GrowingArray(expected)
     for block in (np.ones(3, np.float32), np.full(5, 0.1), np.zeros(40, np.float32)):
         array.append(block)
     assert array.array.dtype == np.float64
     assert array.array.tolist() == [1.0] * 3 + [0.1] * 5 + [0.0] * 40
+    exact = module.GrowingArray(expected)
+    exact.append(np.array([2**64 - 1], np.uint64))
+    assert exact.array.tolist() == [2**64 - 1]

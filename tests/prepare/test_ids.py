@@ -41,9 +41,13 @@ def test_many_in_one_slot(monkeypatch):
     assert np.concatenate(codes).tolist() == numbered(texts)
 
 
-def test_equal_hashes_are_refused(monkeypatch):
-    same = lambda texts: (np.ones(len(texts), np.uint64), texts.hash().to_numpy())
-    monkeypatch.setattr(ids, "_hashes", same)
+def test_one_equal_hash_of_two(monkeypatch):
+    hashes = lambda texts: (np.ones(len(texts), np.uint64), texts.hash().to_numpy())
+    monkeypatch.setattr(ids, "_hashes", hashes)
+    table = ids.IdTable()
+    assert table.codes(pl.Series(["a", "b", "a"])).tolist() == [0, 1, 0]
+    assert table.codes(pl.Series(["c", "b"])).tolist() == [2, 1]
+    monkeypatch.setattr(ids, "_hashes", lambda texts: hashes(texts)[::-1])
     with pytest.raises(InputError, match="same hash"):
         ids.IdTable().codes(pl.Series(["a", "b"]))
 
