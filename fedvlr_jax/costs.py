@@ -89,7 +89,7 @@ def secure_sum_costs(simulation: Simulation, seed: int, rounds: int) -> dict[str
       {"neighbours", "up", "down" (bytes of one client in one round, with masks, keys and shares,
       beside the broadcast), "message_rounds", "must_answer", "aborted_rounds"}.
     """
-    config, users = simulation.config, simulation.dataset.num_users
+    config, users = simulation.config, simulation.population.num_users
     neighbours, cost = secure_cost(config, users, upload_shape(simulation.setup))
     return {
         "neighbours": neighbours,
@@ -104,7 +104,7 @@ def secure_sum_costs(simulation: Simulation, seed: int, rounds: int) -> dict[str
 def _aborted_rounds(simulation: Simulation, seed: int, rounds: int) -> int:
     """The number of rounds in which too few clients responded for a secure sum."""
     config = simulation.config
-    least = secure_cohort(config, simulation.dataset.num_users).least
+    least = secure_cohort(config, simulation.population.num_users).least
     draw = compiled(
         lambda number, client: stays(key_of(seed), number, client, config.federation.client_dropout)
     )
@@ -115,7 +115,7 @@ def _aborted_rounds(simulation: Simulation, seed: int, rounds: int) -> int:
             [own[row] for own, row in zip(simulation.buckets, rows, strict=True)]
         )
         # Padded, so that the draw compiles once.
-        clients = np.zeros(simulation.dataset.num_users, np.int32)
+        clients = np.zeros(simulation.population.num_users, np.int32)
         clients[: len(sampled)] = sampled
         responded = np.asarray(draw(np.uint32(number), clients))[: len(sampled)]
         aborted += int(responded.sum() < least)
@@ -145,7 +145,7 @@ def summarise_costs(
     work = work_of(simulation.setup)
     up, down = work.bytes_up, work.bytes_down
     _, request = download_bytes(simulation.setup)
-    took_part = np.zeros(simulation.dataset.num_users, np.int64)
+    took_part = np.zeros(simulation.population.num_users, np.int64)
     staleness: list[np.ndarray] = []
     ledger, end = np.zeros((rounds + 1, 7)), np.zeros(rounds + 1)
     for number in range(rounds):

@@ -69,7 +69,7 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     Args:
       saves: whether the run makes checkpoints.
     """
-    config, dataset, model = simulation.config, simulation.dataset, simulation.model
+    config, dataset, model = simulation.config, simulation.population, simulation.model
     row = trees.num_bytes(simulation.beginning.client_shapes)
     shared = trees.num_bytes(simulation.beginning.server_shapes)
     views = 4 * model.num_items * len(model.fusion.names) * model.width
@@ -135,8 +135,8 @@ def check_fits(simulation: Simulation, *, saves: bool = True) -> dict[str, float
 def describe_plan(simulation: Simulation) -> str:
     """One line: the plan, the store, the chunk and the estimated memory."""
     parts, config = estimate(simulation), simulation.config
-    counts = simulation.dataset.train.counts
-    asked = config.federation.cohort or simulation.dataset.num_users
+    counts = simulation.population.train.counts
+    asked = config.federation.cohort or simulation.population.num_users
     at_once = min(asked, chunk_size(simulation.task, simulation.plan, int(counts.max())))
     devices = simulation.setup.num_devices
     found = f" of {jax.device_count()}" if jax.device_count() > devices else ""

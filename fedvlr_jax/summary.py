@@ -86,7 +86,7 @@ def summarise_run(
         "timing": timing._asdict(),
         "peak_rss_mb": peak_rss_mb(),
     }
-    if stated := statement(config, dataset.num_users, run.round):
+    if stated := statement(config, simulation.population.num_users, run.round):
         summary["privacy"] = stated
     summary["costs"] = summarise_costs(simulation, run_seed, run.round, run.evaluations)
     if simulation.participation is not None:
@@ -95,7 +95,7 @@ def summarise_run(
     if simulation.hostile is not None:
         summary["attack"] = summarise_attack(simulation, run)
     if config.model.fusion == "bilevel":
-        users["router_weights"] = weights
+        users["router_weights"] = weights = weights[: dataset.num_users]
         summary["router"] = {
             **_router_means(weights, dataset.train.counts),
             **router_spread(weights),
@@ -189,7 +189,7 @@ def summarise_attack(simulation: Simulation, run: RunState) -> dict[str, Any]:
 
     def of_state(state: State) -> dict[str, Any]:
         recommended, _ = simulation.recommend(state, max(ks))
-        return exposure(recommended, hostile.targets, dataset, hostile.first, ks)
+        return exposure(recommended, hostile.targets, dataset, ks)
 
     test = simulation.evaluate(run.state, "test")
     return {

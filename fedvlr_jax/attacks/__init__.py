@@ -1,12 +1,7 @@
 """Hostile clients: who they are, what they know, and what they upload."""
 
 from fedvlr_jax.attacks.attack import Attack, Seen
-from fedvlr_jax.attacks.population import (
-    Hostile,
-    plan_hostile,
-    population,
-    with_hostile,
-)
+from fedvlr_jax.attacks.population import Hostile, plan_hostile, with_hostile
 from fedvlr_jax.attacks.registry import ATTACKS, make_attack
 
 __all__ = [
@@ -16,6 +11,5 @@ __all__ = [
     "Seen",
     "make_attack",
     "plan_hostile",
-    "population",
     "with_hostile",
 ]

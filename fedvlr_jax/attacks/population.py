@@ -112,13 +112,6 @@ def with_hostile(config: AttackConfig, dataset: Dataset, hostile: Hostile) -> Da
     return larger
 
 
-def population(config: AttackConfig, dataset: Dataset) -> Dataset:
-    """`dataset` with the hostile clients of `config` behind its users, if it has an attack."""
-    if config.attack == "none":
-        return dataset
-    return with_hostile(config, dataset, plan_hostile(config, dataset))
-
-
 def _without_items(part: Interactions, count: int) -> Interactions:
     """`part` with `count` users more, who have no item in it."""
     end = np.full(count, part.indptr[-1], part.indptr.dtype)

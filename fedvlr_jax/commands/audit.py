@@ -50,7 +50,7 @@ STRENGTH = 100.0
 
 def audited_round(simulation: Simulation) -> Release:
     """One round of the parts that the simulation trains with."""
-    config, users = simulation.config, simulation.dataset.num_users
+    config, users = simulation.config, simulation.population.num_users
     uplink, reduce, noise, *_ = simulation.task.aggregator
     kind = config.privacy.privacy
     if kind == "local":
@@ -70,7 +70,7 @@ def audits(
     """The audit of one round, and of all rounds."""
     from fedvlr_jax.privacy import accounting  # It takes a second or two.
 
-    config, users = simulation.config, simulation.dataset.num_users
+    config, users = simulation.config, simulation.population.num_users
     privacy, rounds = config.privacy, config.federation.rounds
     # The rounds are audited, not the exchanges before them.
     release = release_of(config, users)._replace(exchanges=0)

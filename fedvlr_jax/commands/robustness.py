@@ -12,8 +12,8 @@ in --workdir. When the command is repeated, it skips finished runs.
 robustness.json, .csv and .md have one line per combination, after the last round. ER@10 is the
 share of honest users with a target item among their ten best items, of those who do not already
 have it. Its interval is the range over seeds; for one seed it is Wilson's 95 % interval over users.
-HR@50 and NDCG@50 are those of the honest users. robustness-SHARE-TARGETS.svg shows ER@10 by attack
-and rule.
+HR@50 and NDCG@50 are those of the honest users, of the slice of their targets that --select names.
+robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule.
 
 Flags of fedvlr train set the rest. The defaults here have a plain server step
 (--server_optimizer=sgd), as in the papers of the attacks, and no early stop. On two cores all
@@ -47,6 +47,7 @@ from fedvlr_jax.config import Config, DefenseConfig, check_choice
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.report.heat import heat_table
+from fedvlr_jax.selection import Selection, selection_of
 
 FLAGS = flags.FLAGS
 
@@ -137,7 +138,8 @@ def line_of(members: Sequence[Member]) -> dict[str, Any] | None:
     finished = [m for m in members if (m.directory / "summary.json").exists()]
     if not finished:
         return None
-    found = [RunDirectory.open(m.directory).read_summary()["attack"] for m in finished]
+    summaries = [RunDirectory.open(m.directory).read_summary() for m in finished]
+    found = [summary["attack"] for summary in summaries]
     config = members[0].config
     rule = CLIENT_TERMS if config.defense.active else config.federation.aggregation
     line: dict[str, Any] = {**dict(members[0].choice), "rule": rule, "seeds": len(found)}
@@ -146,8 +148,10 @@ def line_of(members: Sequence[Member]) -> dict[str, Any] | None:
     line["er@10_by_seed"] = by_seed = [f["er@10"] for f in found]
     several = [min(by_seed), max(by_seed)]
     line["interval"] = several if len(found) > 1 else wilson(by_seed[0], found[0]["users"])
-    for name in ("hr@50", "ndcg@50"):
-        line[name] = float(np.mean([f["test"][name] for f in found]))
+    line["slice"] = selection_of(summaries[0]).slice
+    for name in ("hr", "ndcg"):
+        judged = Selection(line["slice"], name, 50)
+        line[f"{name}@50"] = float(np.mean([judged.value(f["test"]) or 0.0 for f in found]))
     line["targets_by_seed"] = [f["targets"] for f in found]
     return line
 
@@ -190,8 +194,8 @@ def main() -> None:
             raise InputError("no run finished; lower --server_lr_items")
         title = f"{dataset.name}, {base.evaluation.protocol}: attacks and rules"
         caption = (
-            "ER@10: share of honest users; HR and NDCG in percent; after round "
-            f"{base.federation.rounds}. "
+            "ER@10: share of honest users; HR and NDCG in percent, of their "
+            f"{lines[0]['slice']} targets; after round {base.federation.rounds}. "
             f"{len(cells) - len(lines)} of {len(cells)} combinations diverged."
         )
         rows = [row_of(line) for line in lines]

@@ -14,7 +14,6 @@ def exposure(
     recommended: np.ndarray,
     targets: Sequence[int] | np.ndarray,
     dataset: Dataset,
-    honest: int,
     ks: Sequence[int],
 ) -> dict[str, Any]:
     """ER@K: the fraction of honest users whose K recommended items include a target.
@@ -26,22 +25,20 @@ def exposure(
       recommended: int [N, k], best first, k >= max(ks), without the user's train and validation
         items.
       targets: int [T], the items that the attack promotes.
-      honest: the number of honest users; they are the first users of the data set.
       ks: the cut-offs.
 
     Returns:
       {"er@10": fraction in [0, 1], ..., "targets": [item, ...], "users": mean denominator}.
     """
-    own = np.zeros((honest, len(targets)), bool)
+    own = np.zeros((dataset.num_users, len(targets)), bool)
     for part in (dataset.train, dataset.valid):
         for column, target in enumerate(targets):
-            users = part.users[part.item == target]
-            own[users[users < honest], column] = True
+            own[part.users[part.item == target], column] = True
     counted = ~own
     users = counted.sum(axis=0)
     result: dict[str, Any] = {}
     for k in ks:
-        listed = recommended[:honest, :k, None] == np.asarray(targets)[None, None, :]
+        listed = recommended[: dataset.num_users, :k, None] == np.asarray(targets)[None, None, :]
         shown = (listed.any(axis=1) & counted).sum(axis=0)
         result[f"er@{k}"] = float(np.mean(shown / np.maximum(users, 1)))
     return {**result, "targets": [int(t) for t in targets], "users": float(users.mean())}

@@ -130,7 +130,7 @@ class ChunkedRounds:
             capacity = max(self.sampling.capacities[bucket], padded(len(rows)))
             at_once = setup.num_parts * self._at_once[bucket]
             count, size = self.clients.even_chunks(capacity, at_once)
-            clients = np.full(count * size, setup.dataset.num_users)
+            clients = np.full(count * size, setup.population.num_users)
             clients[: len(rows)] = setup.buckets[bucket][rows]
             chunks = [Chunk(bucket, chunk) for chunk in clients.reshape(count, size)]
             cohorts.append(BucketCohort(clients[:capacity], chunks))
@@ -149,7 +149,7 @@ class ChunkedRounds:
           cohorts: of the round, as `cohorts` returns them.
           rows: of the chunks of `cohorts`, in their order.
         """
-        setup, num_clients = self.setup, self.setup.dataset.num_users
+        setup, num_clients = self.setup, self.setup.population.num_users
         rates = setup.config.federation.rates
         histories = tuple(
             self.clients.histories(bucket, cohort.clients) for bucket, cohort in enumerate(cohorts)

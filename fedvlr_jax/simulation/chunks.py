@@ -85,12 +85,12 @@ class ChunkedClients:
     @functools.cached_property
     def lengths(self) -> list[int]:
         """Padded history length of each bucket."""
-        counts = self.setup.dataset.train.counts
+        counts = self.setup.population.train.counts
         return [int(counts[users].max()) for users in self.setup.buckets]
 
     def histories(self, bucket: int, clients: np.ndarray) -> Histories:
         """Padded histories [K, ...] of `clients` [K] of a bucket, N in a row of no client."""
-        real = clients[clients < self.setup.dataset.num_users]
+        real = clients[clients < self.setup.population.num_users]
         length = self.lengths[bucket]
         return pad_histories(self.setup.train, real, size=len(clients), length=length)
 
@@ -108,7 +108,7 @@ class ChunkedClients:
             return rows
         begun = None
         if self.setup.initialization is not None:
-            own = np.minimum(clients, self.setup.dataset.num_users - 1)
+            own = np.minimum(clients, self.setup.population.num_users - 1)
             tables = self.setup.initialization.clients
             begun = {name: table[own] for name, table in tables.items()}
         return self._with_initial(rows, fresh, key, clients.astype(np.int32), begun)

@@ -59,13 +59,13 @@ class Offloaded:
         run = self.setup.config.run
         folder = (run.store_dir or tempfile.gettempdir()) if run.store == "disk" else None
         shapes = self.beginning.client_shapes
-        store = ClientStore(shapes, self.setup.dataset.num_users, folder)
+        store = ClientStore(shapes, self.setup.population.num_users, folder)
         return State(self.beginning.server(seed), store)
 
     @property
     def state_bytes(self) -> int:
         """As `Engine.state_bytes`."""
-        rows = self.setup.dataset.num_users * trees.num_bytes(self.beginning.client_shapes)
+        rows = self.setup.population.num_users * trees.num_bytes(self.beginning.client_shapes)
         return trees.num_bytes(self.beginning.server_shapes) + rows
 
     # Rounds.
@@ -105,7 +105,7 @@ class Offloaded:
         buckets = []
         for users in self.setup.buckets:
             count, size = self.clients.even_chunks(len(users), at_once)
-            places = np.full(count * size, self.setup.dataset.num_users)
+            places = np.full(count * size, self.setup.population.num_users)
             places[: len(users)] = users
             buckets.append(places.reshape(count, size))
         return buckets
@@ -118,7 +118,7 @@ class Offloaded:
             share = clients.shape[1] // setup.num_parts
             bounds = np.arange(0, clients.size + 1, share)
             chunks.append(BucketChunks(clients.ravel(), bounds))
-        return Evaluation(setup.config, setup.dataset, setup.buckets, tuple(chunks))
+        return Evaluation(setup.config, setup.population, setup.buckets, tuple(chunks))
 
     @functools.cached_property
     def _views(self) -> Callable[..., jax.Array]:

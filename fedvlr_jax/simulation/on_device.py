@@ -138,9 +138,9 @@ class OnDevice:
             share = size // setup.num_devices
             of_device = chunk_bounds(share, self._ranked_at_once(size))
             begins = np.arange(0, size, share)[:, None] + of_device[:-1]
-            beyond = np.full(size - len(users), setup.dataset.num_users)
+            beyond = np.full(size - len(users), setup.population.num_users)
             chunks.append(BucketChunks(np.append(users, beyond), np.append(begins, size)))
-        return Evaluation(setup.config, setup.dataset, setup.buckets, tuple(chunks))
+        return Evaluation(setup.config, setup.population, setup.buckets, tuple(chunks))
 
     @functools.cached_property
     def targets(self) -> dict[str, tuple[tuple[Pairs, ...], tuple[Pairs, ...]]]:
@@ -221,7 +221,7 @@ class OnDevice:
         return {
             # Fetched, because one process alone cannot read arrays that lie in all of them.
             "server": fetch(state.server),
-            "clients": np.arange(self.setup.dataset.num_users, dtype=np.int32),
+            "clients": np.arange(self.setup.population.num_users, dtype=np.int32),
             "private": in_user_order(self.setup.buckets, fetch(private)),
         }
 
@@ -235,7 +235,7 @@ class OnDevice:
         clients = np.asarray(packed["clients"])
         values, structure = jax.tree.flatten(packed["private"])
         # Where every client has a row, only padding rows remain; they are filled with zeros.
-        everyone = len(clients) == self.setup.dataset.num_users
+        everyone = len(clients) == self.setup.population.num_users
         begun = shapes_of(self.init, None) if everyone else self.init(None)
         buckets = [jax.tree.leaves(rows) for rows in begun.private]
         del begun

@@ -52,7 +52,7 @@ def run_rounds(
     metrics = last
     if earlier is not None:
         metrics = jax.tree.map(lambda *x: np.concatenate(x), earlier, last)
-    everyone = last.participants[-1] == simulation.dataset.num_users
+    everyone = last.participants[-1] == simulation.population.num_users
     return state, metrics, before if everyone else None
 
 
@@ -119,4 +119,4 @@ def saved_bytes(simulation: Simulation) -> tuple[int, int]:
     if makes_rows_again(simulation) and not simulation.config.federation.client_dropout:
         rows.pop(ROWS)
         copies = 2
-    return copies * server, copies * trees.num_bytes(rows) * simulation.dataset.num_users
+    return copies * server, copies * trees.num_bytes(rows) * simulation.population.num_users

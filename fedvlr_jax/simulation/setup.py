@@ -35,20 +35,23 @@ class Setup:
 
     Attributes:
       config: the choices; those that --init and --privacy leave open are resolved here.
-      dataset: the users, and behind them the hostile clients.
+      dataset: the users; methods are compared on them.
+      population: the clients: the users of `dataset` and, behind them, the hostile clients, who
+        have nothing held out.
       task: the inputs of a plan: model, choices, negatives and the server's rule.
       buckets: int64 [n_b] each, the user indices of each bucket; together every user once.
       features: {modality: float32 [I, d_m]}, on every device.
       plan: a name of `plans.PLANS`: how local epochs are executed.
       initialization: the closed form that training begins with; None where all is drawn.
-      train: the train part that the clients hold: that of `dataset`, its histories weighted by
-        age where the initialization weights them.
+      train: the train part that the clients hold: that of `population`, its histories weighted
+        by age where the initialization weights them.
       mesh: the devices that share the clients; None for one.
       hostile: the hostile clients; None without them.
     """
 
     config: Config
     dataset: Dataset
+    population: Dataset
     task: Task
     buckets: tuple[np.ndarray, ...]
     features: dict[str, jax.Array]
@@ -101,29 +104,30 @@ def make_setup(
       InputError: choices that do not fit the data set.
     """
     config = resolved_auto(config, own_model=backbone is not None or fusion is not None)
-    hostile = None
+    hostile, population = None, dataset
     if config.attack.attack != "none":
         hostile = plan_hostile(config.attack, dataset)
-        dataset = with_hostile(config.attack, dataset, hostile)
+        population = with_hostile(config.attack, dataset, hostile)
     widths = {name: feature.shape[1] for name, feature in dataset.features.items()}
     model = make_model(config, dataset.num_items, widths, backbone=backbone, fusion=fusion)
-    _check(config, dataset, model, own_parts=aggregator is not None or own_participation)
+    _check(config, population, model, own_parts=aggregator is not None or own_participation)
     if aggregator is None:
-        config = resolved(config, dataset.num_users)
-        aggregator = make_aggregator(config, dataset.num_users)
+        config = resolved(config, population.num_users)
+        aggregator = make_aggregator(config, population.num_users)
     if hostile is not None:
         aggregator = aggregator.attacked(make_attack(config.attack, hostile))
     mesh = client_mesh(config.run.devices, exact=aggregator.reduce.exact)
-    pool = negative_pool(dataset.train, config.evaluation.negative_pool)
-    initialization = make_initialization(config, model, dataset)
-    train = dataset.train
+    train = population.train
+    pool = negative_pool(train, config.evaluation.negative_pool)
+    initialization = make_initialization(config, model, population)
     if initialization is not None and initialization.recency:
         train = train.weighted_by_recency(float(initialization.recency))
     task = Task(model, config, pool, aggregator, weighted=train.weight is not None)
-    plan, buckets = _plan_and_buckets(task, dataset.train)
+    plan, buckets = _plan_and_buckets(task, population.train)
     return Setup(
         config=config,
         dataset=dataset,
+        population=population,
         task=task,
         buckets=tuple(buckets),
         features=put(dict(dataset.features), on_all(mesh)),

@@ -63,8 +63,13 @@ class Simulation:
 
     @property
     def dataset(self) -> Dataset:
-        """The users, and behind them the hostile clients."""
+        """The users; the recommendations and ranks of hostile clients come behind theirs."""
         return self.setup.dataset
+
+    @property
+    def population(self) -> Dataset:
+        """The clients: the users of `dataset`, and behind them the hostile clients."""
+        return self.setup.population
 
     @property
     def model(self) -> Model:
@@ -93,7 +98,7 @@ class Simulation:
 
     @property
     def hostile(self) -> Hostile | None:
-        """The hostile clients, who are the last of `dataset`; None without them."""
+        """The hostile clients, who are the last of `population`; None without them."""
         return self.setup.hostile
 
     @property
@@ -258,7 +263,7 @@ def make_simulation(
     )
     config = setup.config
     if participation is None and config.fleet.has_clock:
-        participation = make_participation(config, setup.dataset, work_of(setup))
+        participation = make_participation(config, setup.population, work_of(setup))
     sampling = Sampling(config, setup.buckets, participation)
     make_engine = make_on_device if config.run.store == "device" else make_offloaded
     beginning = Beginning(setup)

@@ -44,7 +44,7 @@ def touched_rows(setup: Setup) -> np.ndarray:
     --upload_rows a client sends that many rows, because the residual has rows that it did not
     touch.
     """
-    dataset = setup.dataset
+    dataset = setup.population
     if rows := setup.config.fleet.upload_rows:
         return np.full(dataset.num_users, rows)
     if setup.config.privacy.noise_multiplier:
@@ -54,7 +54,7 @@ def touched_rows(setup: Setup) -> np.ndarray:
 
 def _trained_rows(setup: Setup) -> np.ndarray:
     """int64 [N]: the rows of the views that each client trains on, repeated draws each time."""
-    lengths, place = np.unique(setup.dataset.train.counts, return_inverse=True)
+    lengths, place = np.unique(setup.population.train.counts, return_inverse=True)
     return np.array([num_slots(setup.task, int(length)) for length in lengths])[place]
 
 
@@ -67,7 +67,7 @@ def download_bytes(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
     there are gets all of them, without a request.
     """
     shape = broadcast_shape(setup)
-    rows = np.full(setup.dataset.num_users, shape.items)
+    rows = np.full(setup.population.num_users, shape.items)
     if setup.config.fleet.download_rows == "touched":
         rows = _trained_rows(setup)
     down = rows * shape.row_bytes + VALUE_BYTES * shape.head
@@ -77,13 +77,13 @@ def download_bytes(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
 def hardware_of(setup: Setup) -> Hardware:
     """The clients' devices."""
     correlation = setup.config.fleet.speed_activity_correlation
-    return make_hardware(setup.dataset.train.counts, correlation)
+    return make_hardware(setup.population.train.counts, correlation)
 
 
 def work_of(setup: Setup) -> Work:
     """The bytes of each client in one round, its rows in an epoch, and its number of epochs."""
     federation = setup.config.federation
-    rows = setup.dataset.train.counts * (1 + federation.num_negatives)
+    rows = setup.population.train.counts * (1 + federation.num_negatives)
     down, request = download_bytes(setup)
     up = round_bytes(upload_shape(setup), touched_rows(setup), setup.config.fleet.upload_format)
     up = up + request

@@ -13,6 +13,7 @@ from fedvlr_jax.contracts import check_dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.exposure import exposure
+from fedvlr_jax.evaluation.metrics import slices
 from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.summary import summarise_run
@@ -101,7 +102,7 @@ def test_exposure_by_hand():
     recommended = np.full((41, 3), -1)
     recommended[others[0], 2] = recommended[others[1], 0] = target
     recommended[40] = target
-    found = exposure(recommended, [target], data, 40, [1, 3])
+    found = exposure(recommended, [target], data, [1, 3])
     assert found["users"] == len(others)
     assert found["er@1"] == pytest.approx(1 / len(others))
     assert found["er@3"] == pytest.approx(2 / len(others))
@@ -131,13 +132,30 @@ def test_stores_plans_and_divided_runs_agree(name):
 
 
 def test_a_run_reports_the_attack():
-    simulation = make_simulation(small(attack="fedrec"), dataset())
+    simulation = make_simulation(small(attack="fedrec", fusion="bilevel"), dataset())
     run, timing = train(simulation)
     summary, users = summarise_run(simulation, run, timing)
     attack = summary["attack"]
     assert attack["hostile"] == 8 and 0 <= attack["er@5"] <= attack["er@10"] <= 1
     assert attack["test"]["users"] == summary["test"]["users"]
-    assert summary["test"]["users"] <= 40 and len(users["ndcg@50"]) == 48
+    for name in ("ndcg@50", "user_id", "history_length", "router_weights"):
+        assert len(users[name]) == 40
+
+
+def test_hostile_histories_change_no_slice_and_no_baseline():
+    """Items that only hostile clients have in train stay cold for the users."""
+    flags = dict(rounds=1, baselines=True, tune_baselines=False)
+    alone = make_simulation(small(**flags), dataset(items=300))
+    attacked = make_simulation(small(attack="label_flip", **flags), dataset(items=300))
+    assert attacked.dataset.num_users == 40 and attacked.population.num_users == 48
+    of = lambda data: slices(data, "test")["cold"].sum()
+    assert of(attacked.population) < of(attacked.dataset) == of(alone.dataset) > 0
+    assert attacked.selection == alone.selection
+    found = [summarise_run(s, *train(s))[0] for s in (alone, attacked)]
+    count = lambda summary, part: {name: summary[part][name]["users"] for name in ("warm", "cold")}
+    for part in ("valid", "test"):
+        assert count(found[0], part) == count(found[1], part)
+    assert found[0]["baselines"] == found[1]["baselines"] != {}
 
 
 @pytest.mark.parametrize("name", mostly_slow(["fedrec", "pieck_uea", "pieck_ipe"], 3))
@@ -148,5 +166,5 @@ def test_published_attacks_reach_half_of_the_users_against_the_mean(name):
     state, _ = simulation.run_rounds(simulation.init(), 5)
     recommended, _ = simulation.recommend(state, 10)
     hostile = simulation.hostile
-    found = exposure(recommended, hostile.targets, simulation.dataset, hostile.first, [10])
+    found = exposure(recommended, hostile.targets, simulation.dataset, [10])
     assert found["er@10"] >= 0.5, found

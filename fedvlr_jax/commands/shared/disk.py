@@ -35,7 +35,7 @@ class Written(NamedTuple):
 
 def written(simulation: Simulation) -> Written:
     """The bytes that the run of this simulation writes."""
-    config, users = simulation.config, simulation.dataset.num_users
+    config, users = simulation.config, simulation.population.num_users
     evaluations = config.federation.rounds // config.evaluation.eval_every + 2
     rows = 0
     if config.run.store == "disk":

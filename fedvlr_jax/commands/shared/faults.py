@@ -136,7 +136,7 @@ def memory_explained(simulation: Simulation) -> Iterator[None]:
             raise
         reason = str(error).split("\n")[0] or "no memory left"
         raise OutOfMemory(
-            f"out of memory: the state of {simulation.dataset.num_users} clients takes "
+            f"out of memory: the state of {simulation.population.num_users} clients takes "
             f"{simulation.state_bytes / 1e6:.1f} MB and the best state as much again; lower "
             f"--width, --router_hidden or --cohort ({reason})"
         ) from error

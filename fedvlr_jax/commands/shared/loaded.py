@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedvlr_jax.attacks import population
 from fedvlr_jax.commands.shared.runs import load
 from fedvlr_jax.config import Config, DataConfig
 from fedvlr_jax.data.dataset import Dataset
@@ -19,7 +18,7 @@ class Loaded:
       evaluate: evaluates the baselines.
 
     Attributes:
-      datasets: those loaded so far, by `config.data`, without hostile clients.
+      datasets: those loaded so far, by `config.data`.
     """
 
     def __init__(self, evaluate: Evaluate = evaluate_as_config):
@@ -28,16 +27,16 @@ class Loaded:
         self.datasets: dict[DataConfig, Dataset] = {}
 
     def dataset(self, config: Config) -> Dataset:
-        """The data set of a run, without hostile clients."""
+        """The data set of a run."""
         if config.data not in self.datasets:
             self.datasets[config.data] = load(config)
         return self.datasets[config.data]
 
     def baselines(self, config: Config) -> BaselineSummary:
-        """The baselines of a run. They see the histories of its hostile clients too."""
-        attack = None if config.attack.attack == "none" else config.attack
-        key = config.data, attack, config.evaluation
+        """The baselines of a run, from the histories of the users without hostile clients."""
+        key = config.data, config.evaluation
         if key not in self._summaries:
-            dataset = population(config.attack, self.dataset(config))
-            self._summaries[key] = summarise_baselines(dataset, config.evaluation, self._evaluate)
+            self._summaries[key] = summarise_baselines(
+                self.dataset(config), config.evaluation, self._evaluate
+            )
         return self._summaries[key]

@@ -55,7 +55,7 @@ class Accounts:
           InputError: the ledger is damaged, or has another noise.
         """
         self._config = simulation.config
-        self._num_users = simulation.dataset.num_users
+        self._num_users = simulation.population.num_users
         self._directory = directory
         self._ledger = None
         if self._config.privacy.privacy != "none":
