@@ -15,6 +15,7 @@ import optax
 from fedvlr_jax.attacks import Attack
 from fedvlr_jax.config import Config
 from fedvlr_jax.federated.server_optimizer import server_optimizer
+from fedvlr_jax.fleet.clocks import expected_reports
 from fedvlr_jax.privacy.parts import private_parts
 from fedvlr_jax.privacy.ring import ring_of
 from fedvlr_jax.reduce import REDUCTIONS, Reduce
@@ -66,10 +67,16 @@ class Aggregator(NamedTuple):
         return self._replace(attack=attack, reduce=finite_only(self.reduce))
 
 
-def make_aggregator(config: Config, num_users: int) -> Aggregator:
-    """The aggregator that the flags describe, for a population of `num_users`."""
+def make_aggregator(config: Config, num_users: int, expected: float | None = None) -> Aggregator:
+    """The aggregator that the flags describe, for a population of `num_users`.
+
+    Args:
+      expected: the number of clients that a fixed denominator counts; by default that which the
+        flags lead one to expect in a round (`fleet.clocks.expected_reports`).
+    """
     federation, privacy = config.federation, config.privacy
-    expected = (federation.cohort or num_users) * (1 - federation.client_dropout)
+    if expected is None:
+        expected = expected_reports(config, num_users)
     options = RuleOptions(expected=expected, byzantine_share=federation.byzantine_share)
     if federation.aggregation == "secure":
         options = options._replace(ring=ring_of(config, num_users))

@@ -57,11 +57,12 @@ def always() -> Availability:
 
 
 def uniform(available_share: float) -> Availability:
-    """Each client is available with probability `available_share`, drawn for each simulated
-    second."""
+    """Each client is available with probability `available_share`, drawn anew at each time."""
 
     def until(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
-        drawn = draws.draw(seed, draws.CHECK_IN, clients, int(time))
+        # Rounds may be shorter than a second, so the draw depends on all bits of the time.
+        moment = int(np.float64(time).view(np.int64))
+        drawn = draws.draw(seed, draws.CHECK_IN, clients, moment)
         return np.where(drawn < available_share, np.inf, time)
 
     return Availability(until, available_share)

@@ -23,6 +23,38 @@ from fedvlr_jax.fleet.participation import (
 MOST_KEPT_CLIENTS = 200_000
 
 
+def make_availability(config: Config, num_clients: int) -> Availability:
+    """The `Availability` that --participation names.
+
+    Raises:
+      InputError: a trace that cannot be used.
+    """
+    fleet = config.fleet
+    # The sessions of a day are kept where many rounds fall into it, and where they are small.
+    often = fleet.pause_s <= 3600 and num_clients <= MOST_KEPT_CLIENTS
+    kept = num_clients if often else 0
+    options = AvailabilityOptions(fleet.available_share, fleet.trace, num_clients, kept)
+    return AVAILABILITIES[fleet.participation](options)
+
+
+def expected_reports(config: Config, num_clients: int) -> float:
+    """The expected number of clients whose uploads a step of the server uses.
+
+    With a simulated clock: --buffer, or --cohort, but not more than are available on average.
+    Sessions that end and deadlines that pass before an upload are not taken into account.
+
+    Raises:
+      InputError: a trace that cannot be used.
+    """
+    federation, fleet = config.federation, config.fleet
+    if fleet.buffer:
+        return float(fleet.buffer)
+    asked = federation.cohort or num_clients
+    if fleet.participation != "always":
+        asked = min(asked, make_availability(config, num_clients).share * num_clients)
+    return asked * (1 - federation.client_dropout)
+
+
 def make_participation(config: Config, dataset: Dataset, work: Work) -> Participation | None:
     """What the flags say; None without a clock: the compiled round draws who takes part itself.
 
@@ -46,11 +78,7 @@ def make_participation(config: Config, dataset: Dataset, work: Work) -> Particip
             f"--over_selection={fleet.over_selection}: asks for more than the "
             f"{dataset.num_users} clients; lower it or --cohort"
         )
-    # The sessions of a day are kept where many rounds fall into it, and where they are small.
-    often = fleet.pause_s <= 3600 and dataset.num_users <= MOST_KEPT_CLIENTS
-    kept = dataset.num_users if often else 0
-    options = AvailabilityOptions(fleet.available_share, fleet.trace, dataset.num_users, kept)
-    availability = AVAILABILITIES[fleet.participation](options)
+    availability = make_availability(config, dataset.num_users)
     hardware = make_hardware(dataset.train.counts, fleet.speed_activity_correlation)
     if fleet.buffer:
         return _asynchronous(config, dataset.num_users, availability, hardware, work)

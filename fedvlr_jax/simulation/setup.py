@@ -23,6 +23,7 @@ from fedvlr_jax.federated.local import Task
 from fedvlr_jax.federated.matmul_precision import check_precision
 from fedvlr_jax.federated.model import Model, make_model
 from fedvlr_jax.federated.plans import choose_plan
+from fedvlr_jax.fleet.participation import Participation
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
 from fedvlr_jax.privacy.plan import resolved
@@ -93,12 +94,9 @@ def make_setup(
     backbone: Backbone | None = None,
     fusion: Fusion | None = None,
     aggregator: Aggregator | None = None,
-    own_participation: bool = False,
+    participation: Participation | None = None,
 ) -> Setup:
     """The setup of `make_simulation`, which has the same arguments.
-
-    Args:
-      own_participation: whether the caller brings its own `Participation`.
 
     Raises:
       InputError: choices that do not fit the data set.
@@ -110,10 +108,11 @@ def make_setup(
         population = with_hostile(config.attack, dataset, hostile)
     widths = {name: feature.shape[1] for name, feature in dataset.features.items()}
     model = make_model(config, dataset.num_items, widths, backbone=backbone, fusion=fusion)
-    _check(config, population, model, own_parts=aggregator is not None or own_participation)
+    _check(config, population, model, own_parts=aggregator is not None or participation is not None)
     if aggregator is None:
         config = resolved(config, population.num_users)
-        aggregator = make_aggregator(config, population.num_users)
+        expected = None if participation is None else participation.expected
+        aggregator = make_aggregator(config, population.num_users, expected)
     if hostile is not None:
         aggregator = aggregator.attacked(make_attack(config.attack, hostile))
     mesh = client_mesh(config.run.devices, exact=aggregator.reduce.exact)

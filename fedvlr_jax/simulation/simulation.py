@@ -259,7 +259,7 @@ def make_simulation(
         backbone=backbone,
         fusion=fusion,
         aggregator=aggregator,
-        own_participation=participation is not None,
+        participation=participation,
     )
     config = setup.config
     if participation is None and config.fleet.has_clock:

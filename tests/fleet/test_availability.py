@@ -78,6 +78,9 @@ def test_an_answer_depends_on_seed_client_and_time_alone():
 def test_uniform():
     drawn = uniform(0.3).until(0, CLIENTS, 60.0) > 60
     assert stats.binomtest(int(drawn.sum()), len(CLIENTS), 0.3).pvalue > 0.01
+    # Rounds within one second are drawn anew, independently: 9 % are available in both.
+    again = uniform(0.3).until(0, CLIENTS, 60.25) > 60.25
+    assert stats.binomtest(int((drawn & again).sum()), len(CLIENTS), 0.09).pvalue > 0.01
 
 
 def test_poisson_by_scipy():

@@ -10,8 +10,10 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.costs import gini
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.federated.participation import make_cohort
 from fedvlr_jax.fleet import Availability, always, diurnal, make_hardware, uniform
+from fedvlr_jax.fleet.clocks import expected_reports
 from fedvlr_jax.fleet.participation import (
     RoundSchedule,
     Rules,
@@ -317,6 +319,33 @@ def test_network_by_the_published_fit():
 def test_uniform_is_not_tied_to_a_place():
     at = lambda clients: uniform(0.5).until(1, np.array(clients), 5.0) > 5
     np.testing.assert_array_equal(at([4, 9, 2])[[2, 0, 1]], at([2, 4, 9]))
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ({}, 60),
+        ({"cohort": 40, "client_dropout": 0.25}, 30),
+        ({"cohort": 40, "buffer": 5}, 5),
+        ({"participation": "uniform", "available_share": 0.2}, 12),
+        ({"participation": "uniform", "available_share": 0.2, "cohort": 40}, 12),
+        ({"participation": "uniform", "available_share": 0.2, "cohort": 8}, 8),
+    ],
+)
+def test_a_fixed_denominator_is_the_expected_number_of_reports(flags, expected):
+    """One upload of 1 is 1 / expected of the sum."""
+    config = Config.from_flat(aggregation="fixed_mean", **flags)
+    assert expected_reports(config, 60) == pytest.approx(expected)
+    weights = make_aggregator(config, 60).reduce.weights(np.ones(60), np.arange(60) == 7)
+    np.testing.assert_allclose(weights, (np.arange(60) == 7) / expected, rtol=1e-6)
+
+
+def test_a_fixed_denominator_follows_a_clock_of_ones_own():
+    own = timeline(40, always(), cohort=5)
+    config = Config.from_flat(aggregation="fixed_mean", init="random", fusion="none")
+    data = load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 50})
+    rule = make_simulation(config, data, participation=own).task.aggregator.reduce
+    np.testing.assert_allclose(rule.weights(np.ones(40), np.ones(40, bool)), 1 / 5)
 
 
 def test_a_duration_by_hand():
