@@ -192,11 +192,15 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the split and the features; equal data have equal fingerprints."""
+        """SHA-256 (hex) over the split, the times of the train part, and the features.
+
+        Equal data have equal fingerprints. Training reads the times if it weights recent items.
+        """
         digest = hashlib.sha256()
         for part in (self.train, self.valid, self.test):
             for array in (part.indptr, part.item):
                 digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(self.train.time).tobytes())
         if self.train.weight is not None:
             digest.update(self.train.weight.tobytes())
         if not self.features:

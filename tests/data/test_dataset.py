@@ -42,6 +42,13 @@ def test_weights_are_data():
     assert plain.fingerprint != recent.fingerprint
 
 
+def test_times_are_data():
+    """The closed form may weight recent items, so other times are another run."""
+    plain = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 60})
+    train = dataclasses.replace(plain.train, time=plain.train.time[::-1])
+    assert dataclasses.replace(plain, train=train).fingerprint != plain.fingerprint
+
+
 def test_without_times_nothing_is_recent(tmp_path):
     folder = tmp_path / "toy"
     folder.mkdir()
