@@ -13,6 +13,8 @@ from fedvlr_jax.uplink.uploads import SlotUploads, Upload, Uploads
 
 # Folded into a client's key of the round; its local epochs have the numbers below.
 ROUNDING = 1 << 30
+# Of the basis, apart from the keys that noise splits off for its leaves: those are 0, 1, 2, ...
+BASIS = 1 << 30
 
 
 def low_rank(rank: int, noise: Noise) -> Noise:
@@ -34,7 +36,7 @@ def low_rank(rank: int, noise: Noise) -> Noise:
         mean = noise.add(key, upload, weight, bound)
         items, *rest = mean.views.shape
         flat = mean.views.reshape(items, -1)
-        basis = shared_basis(jax.random.fold_in(key, 1), flat.shape[1], rank)
+        basis = shared_basis(jax.random.fold_in(key, BASIS), flat.shape[1], rank)
         return mean._replace(views=((flat @ basis) @ basis.T).reshape(items, *rest))
 
     return Noise(add)

@@ -21,7 +21,7 @@ from fedvlr_jax.privacy.ring import ring_of
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.buckets import in_user_order
 from fedvlr_jax.uplink import Upload
-from fedvlr_jax.uplink.compress import ROUNDING, shared_basis
+from fedvlr_jax.uplink.compress import BASIS, ROUNDING, shared_basis
 from fedvlr_jax.uplink.noise import add_gaussian
 from fedvlr_jax.uplink.ring import client_draws
 from tests.oracle import reference
@@ -228,7 +228,7 @@ def draws_of(federation, server):
         draws = dataclasses.replace(draws, normal=upload_names(normal))
     if config.fleet.upload_rank:
         size = len(model.fusion.names) * model.width
-        basis = shared_basis(jax.random.fold_in(key, 1), size, config.fleet.upload_rank)
+        basis = shared_basis(jax.random.fold_in(key, BASIS), size, config.fleet.upload_rank)
         draws = dataclasses.replace(draws, basis=np.asarray(basis))
     return draws
 

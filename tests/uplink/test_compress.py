@@ -10,8 +10,8 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.workload import broadcast_shape, touched_rows, upload_shape
-from fedvlr_jax.uplink import Compression, SlotUploads, Upload, low_rank, no_noise
-from fedvlr_jax.uplink.compress import ROUNDING, largest_rows, quantised, shared_basis
+from fedvlr_jax.uplink import Compression, SlotUploads, Upload, client_noise, low_rank, no_noise
+from fedvlr_jax.uplink.compress import BASIS, ROUNDING, largest_rows, quantised, shared_basis
 
 ITEMS, VIEWS, WIDTH, RANK = 6, 2, 4, 3
 
@@ -22,7 +22,7 @@ def test_the_sum_of_what_clients_send_is_what_the_server_makes_of_the_sum():
     head = {"bias": jnp.ones(2)}
     key = jax.random.key(4)
     found = low_rank(RANK, no_noise()).add(key, Upload(own.sum(axis=0), head), jnp.ones(3), 1.0)
-    basis = np.asarray(shared_basis(jax.random.fold_in(key, 1), VIEWS * WIDTH, RANK))
+    basis = np.asarray(shared_basis(jax.random.fold_in(key, BASIS), VIEWS * WIDTH, RANK))
     np.testing.assert_allclose(basis.T @ basis, np.eye(RANK), atol=1e-6)
     sent = [rows.reshape(ITEMS, -1) @ basis for rows in own]
     expected = sum(sent) @ basis.T
@@ -30,6 +30,18 @@ def test_the_sum_of_what_clients_send_is_what_the_server_makes_of_the_sum():
     np.testing.assert_array_equal(found.head["bias"], head["bias"])
     whole = low_rank(VIEWS * WIDTH, no_noise()).add(key, Upload(own[0], head), jnp.ones(1), 1.0)
     np.testing.assert_allclose(whole.views, own[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_basis_shares_no_draw_with_the_noise():
+    shape = (VIEWS * WIDTH, RANK)
+    head = {name: jnp.zeros(shape) for name in "abc"}
+    key = jax.random.key(4)
+    noisy = low_rank(RANK, client_noise(1.0)).add(
+        key, Upload(jnp.zeros((ITEMS, VIEWS, WIDTH)), head), jnp.ones(1), 1.0
+    )
+    basis = np.asarray(shared_basis(jax.random.fold_in(key, BASIS), *shape))
+    for leaf in noisy.head.values():
+        assert not np.allclose(np.linalg.qr(leaf)[0], basis, atol=1e-3)
 
 
 def test_a_round_of_low_rank_uploads_and_its_bytes():
