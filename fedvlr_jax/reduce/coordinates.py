@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.reduce.rule import Reduce
+from fedvlr_jax.reduce.shares import share_of
 from fedvlr_jax.uplink.uploads import Needs
 
 
@@ -60,7 +61,7 @@ def trimmed_mean(byzantine_share: float) -> Reduce:
 
     def combine(values, responded):
         values, count = ordered(values, responded), jnp.sum(responded)
-        trimmed = jnp.floor(byzantine_share * count.astype(values.dtype)).astype(jnp.int32)
+        trimmed = share_of(byzantine_share, count)
         place = jnp.arange(values.shape[0])[:, None]
         kept = (place >= trimmed) & (place < count - trimmed)
         total = jnp.sum(jnp.where(kept, values, 0.0), axis=0)

@@ -11,12 +11,8 @@ import jax.numpy as jnp
 
 from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.reduce.rule import Reduce
+from fedvlr_jax.reduce.shares import share_of
 from fedvlr_jax.uplink.uploads import Needs
-
-
-def share_of(share: float, count: jax.Array) -> jax.Array:
-    """int32 []: floor(share * count)."""
-    return jnp.floor(share * count.astype(jnp.float32)).astype(jnp.int32)
 
 
 def squared_distances(products: jax.Array) -> jax.Array:

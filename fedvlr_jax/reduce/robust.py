@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.reduce.coordinates import middle
-from fedvlr_jax.reduce.gram import krum_scores, share_of
+from fedvlr_jax.reduce.gram import krum_scores
 from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.reduce.rule import Reduce
+from fedvlr_jax.reduce.shares import share_of
 from fedvlr_jax.uplink.clip import clip_factors
 from fedvlr_jax.uplink.uploads import Needs, Upload, Uploads
 

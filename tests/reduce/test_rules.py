@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from fedvlr_jax.reduce.coordinates import median, trimmed_mean
 from fedvlr_jax.reduce.gram import geometric_median, krum_scores, multi_krum, squared_distances
 from fedvlr_jax.reduce.mean import fixed_denominator_mean, weighted_mean
 from fedvlr_jax.reduce.registry import RuleOptions
+from fedvlr_jax.reduce.shares import share_of
 from fedvlr_jax.uplink.uploads import SlotUploads
 
 ITEMS, WIDTH = 3, 2
@@ -204,3 +206,11 @@ def test_the_geometric_median_of_zeros_is_zero():
     zeros = given.scaled(jnp.ones(7)).masked(jnp.zeros(7, bool))
     found = geometric_median().combine(zeros, jnp.asarray(ALPHA), jnp.asarray(PRESENT))
     assert not found.views.any()
+
+
+@pytest.mark.parametrize("percent", [1, 7, 13, 29, 33, 49])
+def test_a_share_of_clients_is_rounded_down_exactly(percent):
+    count = jnp.arange(2_000, dtype=jnp.int32)
+    found = jax.jit(lambda n: share_of(percent / 100, n))(count)
+    np.testing.assert_array_equal(found, percent * np.arange(2_000) // 100)
+    assert share_of(0.0001, jnp.int32(2**31 - 1)) == (2**31 - 1) // 10_000
