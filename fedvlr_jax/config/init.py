@@ -59,6 +59,11 @@ class InitConfig:
         "init=ease: weight of the features, relative to the mean number of clients of an item. "
         "-1: selected on validation.",
     )
+    init_normalization: float = choice(
+        -1.0,
+        "init=ease: exponent that lessens the weight of long histories and of popular items. 0: "
+        "none. -1: selected on validation.",
+    )
     init_recency: float = choice(
         -1.0,
         "init=ease: decay of the weight of older items, as --recency. -1: selected on validation. "
@@ -94,7 +99,11 @@ class InitConfig:
                 "exchange with noise; give --init=spectral, or 0"
             )
         check_range(self, "init_ridge", 0)
-        for name, most in (("init_content", math.inf), ("init_recency", 2)):
+        for name, most in (
+            ("init_content", math.inf),
+            ("init_normalization", 1),
+            ("init_recency", 2),
+        ):
             if getattr(self, name) != -1:
                 check_range(self, name, 0, most)
         if not 0 < self.init_score < math.inf:

@@ -15,16 +15,24 @@ eigenvalues s of M and f = s / (s + l), P is (I - V f V^T) / l, and for items ou
 w the client's history, its items weighted by their age if recency is above 0. Only the d largest
 s are kept: for d = I this is EASE, and a smaller d regularises further.
 
-V is found by subspace iteration, see `initialization.py`. A client answers with x (x V), which
-has rows for its own items only; the server needs the sum of the answers, X^T X V, and adds
-c m F (F^T V), which it computes itself. The ridge l is `ridge` times the mean of the diagonal of M,
-which the server knows from the counts of the items.
+The normalization v, 0 or 1/4, reduces the weight of long histories and of popular items, as random
+walks (RP3beta) do. The row of client u in M has the weight n_u^(-2v), n_u the length of the
+history. The ridge of item j is l_j = l (M_jj / mean of M_ii)^(2v). With L = diag(l / l_j)^(1/2), V
+and s are those of L M L, theta has L w in place of w, and D_j is divided by L_j. Finally D_j is
+divided by (1 + c_j)^v, c_j the number of clients of item j.
 
-The content weight c and the recency are chosen on validation. For each setting a client ranks its
-own validation items and contributes the difference of its NDCG@50 from that of the first setting,
-and the square of it, to two sums. The first setting is the plainest. The best setting replaces it
-only if its gain exceeds some standard errors: validation splits are small, and of many settings one
-is always ahead by chance. Recency is chosen after the content weight, which is then chosen again.
+V is found by subspace iteration, see `initialization.py`. A client answers with
+n_u^(-2v) x (x V), which has rows for its own items only; the server needs the sum of the answers,
+and adds c m F (F^T V), which it computes itself. The ridge l is `ridge` times the mean of the
+diagonal of M, which the server knows from the counts of the items, and for v above 0 from the sums
+of n_u^(-2v) x.
+
+The content weight c, the normalization and the recency are chosen on validation. For each setting a
+client ranks its own validation items and contributes the difference of its NDCG@50 from that of the
+first setting, and the square of it, to two sums. The first setting is the plainest. The best
+setting replaces it only if its gain exceeds some standard errors: validation splits are small, and
+of many settings one is always ahead by chance. All pairs of c and v are compared at once. Recency
+is chosen after them, and then they are chosen again.
 
 Here the sums are taken in float64 on the host; they are the same for every seed.
 """
@@ -32,6 +40,7 @@ Here the sums are taken in float64 on the host; they are the same for every seed
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,26 +52,34 @@ from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
 
 CONTENTS = (0.0, 0.25, 1.0, 4.0)
+NORMALIZATIONS = (0.0, 0.25)
 RECENCIES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# Standard errors by which a setting must be ahead of the first one. Recency needs more: it has more
-# settings, and their gains on small validation splits did not carry over to test.
-CONTENT_SURE = 1.0
+# Standard errors by which a setting must be ahead of the first one. Recency needs more: gains of
+# its settings on small validation splits did not carry over to test.
+MODEL_SURE = 1.0
 RECENCY_SURE = 2.0
 # The content weight of data with features and without a validation split.
 UNSEEN_CONTENT = 0.25
+# Smallest diagonal of M that enters the ridge of an item, relative to the mean.
+LEAST_DIAGONAL = 1e-3
 # Upper bounds on the clients that rank their validation items, and on scores held at once.
 MOST_RANKING = 10_000
 SCORES_AT_ONCE = 1 << 24
 
 
 class Autoencoder(NamedTuple):
-    """sqrt(f) V, which maps a history, and D of the module's docstring; float64 [I, d].
+    """L sqrt(f) V, which maps a history, and the factor that makes D of it; float64 [I, d], [I, 1].
 
     Columns beyond the number of positive eigenvalues are 0.
     """
 
     encoder: np.ndarray
-    items: np.ndarray
+    factor: np.ndarray
+
+    @property
+    def items(self) -> np.ndarray:
+        """float64 [I, d]: D of the module's docstring."""
+        return self.encoder * self.factor
 
 
 class Ease(NamedTuple):
@@ -70,12 +87,13 @@ class Ease(NamedTuple):
 
     Attributes:
       items: float64 [I, d]. vectors: float64 [N, d].
-      content, recency: c, and the exponent by which the histories are weighted.
+      content, normalization, recency: c, v, and the exponent by which the histories are weighted.
     """
 
     items: np.ndarray
     vectors: np.ndarray
     content: float
+    normalization: float
     recency: float
 
 
@@ -86,44 +104,57 @@ def ease_initialization(
     ridge: float,
     exchanges: int,
     content: float | None,
+    normalization: float | None,
     recency: float | None,
 ) -> Ease:
     """The items' table and the clients' vectors.
 
     Args:
-      content, recency: see the module's docstring; None to choose on the validation split. A
-        history that has weights already keeps them; `recency` must then be 0 or None.
+      content, normalization, recency: see the module's docstring; None to choose on the validation
+        split. A history that has weights already keeps them; `recency` must then be 0 or None.
     """
     train, rows = dataset.train, [centred_unit_rows(x) for x in dataset.features.values()]
-    fit = lambda c: autoencoder(train, rows, width, content=c, ridge=ridge, exchanges=exchanges)
-    contents = tried_contents(dataset, content)
-    models = [fit(c) for c in contents]
+    settings = tried_models(dataset, content, normalization)
+    models = [
+        autoencoder(
+            train, rows, width, content=c, normalization=v, ridge=ridge, exchanges=exchanges
+        )
+        for v, c in settings
+    ]
     recencies = tried_recencies(dataset, recency)
     histories = [train.weighted_by_recency(r) if r else train for r in recencies]
     targets = _ranking(dataset)
     gains = functools.cache(lambda m, h: _gains(models[m], histories[h], targets))
     best = chosen = 0
     if len(models) > 1:
-        best = _chosen([gains(m, 0) for m in range(len(models))], CONTENT_SURE)
+        best = _chosen([gains(m, 0) for m in range(len(models))], MODEL_SURE)
     if len(histories) > 1:
         chosen = _chosen([gains(best, h) for h in range(len(histories))], RECENCY_SURE)
     if chosen and len(models) > 1:
-        best = _chosen([gains(m, chosen) for m in range(len(models))], CONTENT_SURE)
+        best = _chosen([gains(m, chosen) for m in range(len(models))], MODEL_SURE)
     vectors = histories[chosen].weighted_matrix @ models[best].encoder
-    return Ease(models[best].items, vectors, contents[best], recencies[chosen])
+    selected_v, selected_c = settings[best]
+    return Ease(models[best].items, vectors, selected_c, selected_v, recencies[chosen])
 
 
-def tried_contents(dataset: Dataset, content: float | None) -> tuple[float, ...]:
-    """The content weights that validation chooses among; a single one if there is no choice."""
+def tried_models(
+    dataset: Dataset, content: float | None, normalization: float | None
+) -> list[tuple[float, float]]:
+    """The pairs (normalization, content weight) that validation chooses among, plainest first."""
+    judged = len(_ranking(dataset)) > 0
+    normalizations = NORMALIZATIONS if judged else NORMALIZATIONS[:1]
+    contents = CONTENTS if judged else (UNSEEN_CONTENT,)
     if not dataset.features:
-        return (0.0,)
-    if content is not None:
-        return (content,)
-    return CONTENTS if len(_ranking(dataset)) else (UNSEEN_CONTENT,)
+        contents = (0.0,)
+    elif content is not None:
+        contents = (content,)
+    if normalization is not None:
+        normalizations = (normalization,)
+    return list(itertools.product(normalizations, contents))
 
 
 def tried_recencies(dataset: Dataset, recency: float | None) -> tuple[float, ...]:
-    """As `tried_contents`, for recency: only 0 if all times are equal or histories are weighted."""
+    """As `tried_models`, for recency: only 0 if all times are equal or histories are weighted."""
     train = dataset.train
     if recency is not None:
         return (recency,)
@@ -138,42 +169,47 @@ def autoencoder(
     width: int,
     *,
     content: float,
+    normalization: float,
     ridge: float,
     exchanges: int,
 ) -> Autoencoder:
-    """The d largest directions of M.
+    """The d largest directions of L M L.
 
     Args:
       features: float64 [I, d_m] of each modality, centred, at unit length or 0.
     """
     histories = train.matrix
-    mean_count = len(train) / train.num_items
-    scale = content * mean_count
+    counted = np.maximum(train.counts, 1.0) ** (-2 * normalization)
+    sums = histories.T @ counted
+    scale = content * np.mean(sums)
+    diagonal = sums + sum(scale * np.sum(np.square(rows), axis=1) for rows in features)
+    mean = np.mean(diagonal)
+    root = np.maximum(diagonal / mean, LEAST_DIAGONAL)[:, None] ** -normalization
     # A modality adds at most its width to the rank; no eigenvalue beyond the rank is positive.
     rank = train.num_users + (sum(rows.shape[1] for rows in features) if scale else 0)
     columns = min(width + OVERSAMPLING, rank, train.num_items)
 
     def exchanged(basis: np.ndarray) -> np.ndarray:
-        total = histories.T @ (histories @ basis)
+        scaled = root * basis
+        total = histories.T @ (counted[:, None] * (histories @ scaled))
         for rows in features if scale else ():
-            total += scale * (rows @ (rows.T @ basis))
-        return total
+            total += scale * (rows @ (rows.T @ scaled))
+        return root * total
 
     eigenvalues, directions = leading(
         exchanged, train.num_items, columns, exchanges=exchanges, width=width
     )
-    content_norm = sum(np.sum(np.square(rows)) for rows in features)
-    diagonal = mean_count + scale * content_norm / train.num_items
-    kept = eigenvalues / (eigenvalues + ridge * diagonal + 1e-12 * eigenvalues[0])
-    encoder = directions * np.sqrt(kept)
+    kept = eigenvalues / (eigenvalues + ridge * mean + 1e-12 * eigenvalues[0])
+    projected = directions * np.sqrt(kept)
     # Exact zeros, where the exchanges leave rounding errors: items without data tie.
     described = np.zeros(train.num_items, bool)
     for rows in features if scale else ():
         described |= rows.any(axis=1)
-    encoder[(train.item_counts == 0) & ~described] = 0.0
-    items = encoder / (1 - np.sum(np.square(encoder), axis=1, keepdims=True))
+    projected[(train.item_counts == 0) & ~described] = 0.0
+    outside = 1 - np.sum(np.square(projected), axis=1, keepdims=True)
+    popular = (1.0 + train.item_counts)[:, None] ** normalization
     missing = ((0, 0), (0, width - len(kept)))
-    return Autoencoder(np.pad(encoder, missing), np.pad(items, missing))
+    return Autoencoder(np.pad(root * projected, missing), 1 / (np.square(root) * outside * popular))
 
 
 def _ranking(dataset: Dataset) -> Interactions:

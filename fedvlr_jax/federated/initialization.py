@@ -33,7 +33,7 @@ import numpy as np
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.ease import Ease, ease_initialization, tried_contents
+from fedvlr_jax.federated.ease import Ease, ease_initialization, tried_models
 from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import EXCHANGES, preferences
 from fedvlr_jax.federated.private_initialization import (
@@ -53,12 +53,14 @@ class Initialization(NamedTuple):
         routers' weights}, or one of them.
       recency: float64 [], the exponent that weighs the histories in training; 0 for no weights.
       content: float64 [], the weight of the features; 0 where none are used.
+      normalization: float64 [], see `ease.py`.
     """
 
     items: np.ndarray | None
     clients: dict[str, np.ndarray]
     recency: np.float64 = np.float64(0)
     content: np.float64 = np.float64(0)
+    normalization: np.float64 = np.float64(0)
 
 
 def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initialization | None:
@@ -77,10 +79,10 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
         clients["logits"] = np.log(weights).astype(np.float32)
     if init.init == "random":
         return Initialization(None, clients)
-    content = recency = 0.0
+    content = normalization = recency = 0.0
     private = config.privacy.privacy != "none"
     if init.init == "ease":
-        items, vectors, content, recency = _ease(init, model.width, dataset)
+        items, vectors, content, normalization, recency = _ease(init, model.width, dataset)
     elif private:
         items, vectors = private_spectral_initialization(
             train,
@@ -119,7 +121,11 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
         vectors = (vectors * (to_score / scale) * (mean_weight / table_weight)).astype(np.float32)
     _check_finite(init, model, items, vectors)
     return Initialization(
-        items, {"vector": vectors, **clients}, np.float64(recency), np.float64(content)
+        items,
+        {"vector": vectors, **clients},
+        np.float64(recency),
+        np.float64(content),
+        np.float64(normalization),
     )
 
 
@@ -155,6 +161,7 @@ def _ease(init: InitConfig, width: int, dataset: Dataset) -> Ease:
         ridge=init.init_ridge,
         exchanges=init.init_exchanges,
         content=_given(init.init_content),
+        normalization=_given(init.init_normalization),
         recency=_given(init.init_recency),
     )
 
@@ -244,12 +251,16 @@ def describe_initialization(
             + _sizes(down, init.init_exchanges * columns)
         )
     if init.init == "ease":
-        tried = len(tried_contents(dataset, _given(init.init_content)))
+        given = _given(init.init_content), _given(init.init_normalization)
+        tried = len(tried_models(dataset, *given))
         columns = init.init_exchanges * min(model.width + OVERSAMPLING, model.num_items)
-        # Clients compare the models on validation: two tables each, beside the counts.
-        compared = tried * 2 * model.width if tried > 1 else 0
+        # Clients compare the models on validation: a table and a column each, beside the counts.
+        compared = tried * (model.width + 1) if tried > 1 else 0
         down = model.num_items * (1 + tried * columns + compared + model.width)
-        chosen = "" if begun is None else f", content {begun.content:g}, recency {begun.recency:g}"
+        chosen = ""
+        if begun is not None:
+            chosen = f", content {begun.content:g}, normalization {begun.normalization:g}, "
+            chosen += f"recency {begun.recency:g}"
         lines.append(
             f"start ease{chosen}: counts, {tried} x {init.init_exchanges} exchanges and a mean "
             "score, " + _sizes(down, tried * columns)

@@ -18,7 +18,7 @@ from fedvlr_jax.federated import ease as module
 from fedvlr_jax.federated.ease import (
     autoencoder,
     ease_initialization,
-    tried_contents,
+    tried_models,
     tried_recencies,
 )
 from fedvlr_jax.federated.initialization import describe_initialization
@@ -62,32 +62,37 @@ def unit_rows(rows):
     return np.stack([row / np.linalg.norm(row) for row in rows])
 
 
-def literal_matrix(dataset, content):
+def literal_matrix(dataset, content, normalization=0.0):
     """M of the docstring, entry by entry."""
     train, rows = dataset.train, [unit_rows(x) for x in dataset.features.values()]
-    mean_count = len(train) / ITEMS
     matrix = np.zeros((ITEMS, ITEMS))
     for u in range(USERS):
         for i in train.of(u):
             for j in train.of(u):
-                matrix[i, j] += 1
+                matrix[i, j] += len(train.of(u)) ** (-2 * normalization)
+    mean_count = np.trace(matrix) / ITEMS
     for i in range(ITEMS):
         for j in range(ITEMS):
             matrix[i, j] += content * mean_count * sum(x[i] @ x[j] for x in rows)
     return matrix
 
 
-def literal_scores(dataset, content, width, recency=0.0):
+def literal_scores(dataset, content, width, recency=0.0, normalization=0.0):
     """EASE by inversion of M, its eigenvalues beyond the largest `width` set to zero.
 
     Of items outside the history only: elsewhere the diagonal of B is zero.
     """
-    matrix = literal_matrix(dataset, content)
-    ridge = OPTIONS["ridge"] * np.trace(matrix) / ITEMS
-    eigenvalues, vectors = np.linalg.eigh(matrix)
+    matrix = literal_matrix(dataset, content, normalization)
+    mean = np.trace(matrix) / ITEMS
+    own = OPTIONS["ridge"] * mean * (np.diag(matrix) / mean) ** (2 * normalization)
+    own = np.maximum(own, OPTIONS["ridge"] * mean * 1e-3 ** (2 * normalization))
+    # M + diag(own) is root (root^-1 M root^-1 + I) root; the truncation is of the inner matrix.
+    root = np.sqrt(own)
+    eigenvalues, vectors = np.linalg.eigh(matrix / root[:, None] / root)
     eigenvalues[: ITEMS - width] = 0.0
-    low = vectors @ np.diag(eigenvalues) @ vectors.T
-    inverse = np.linalg.inv(low + ridge * np.eye(ITEMS))
+    low = root[:, None] * (vectors @ np.diag(eigenvalues) @ vectors.T) * root
+    inverse = np.linalg.inv(low + np.diag(own))
+    popular = (1 + dataset.train.item_counts) ** normalization
     scores = np.full((USERS, ITEMS), np.nan)
     for u in range(USERS):
         own = dataset.train.of(u)
@@ -97,17 +102,27 @@ def literal_scores(dataset, content, width, recency=0.0):
         weight = weight / weight.mean()
         for j in set(range(ITEMS)) - set(own.tolist()):
             scores[u, j] = sum(
-                w * -inverse[i, j] / inverse[j, j] for w, i in zip(weight, own, strict=True)
+                w * -inverse[i, j] / inverse[j, j] / popular[j]
+                for w, i in zip(weight, own, strict=True)
             )
     return scores
 
 
 @pytest.mark.parametrize(
-    ("content", "recency", "width"), [(0.0, 0.0, ITEMS), (0.5, 0.7, ITEMS), (2.0, 0.5, 6)]
+    ("content", "normalization", "recency", "width"),
+    [
+        (0.0, 0.0, 0.0, ITEMS),
+        (0.5, 0.0, 0.7, ITEMS),
+        (2.0, 0.0, 0.5, 6),
+        (0.5, 0.25, 0.0, ITEMS),
+        (2.0, 0.4, 0.5, 6),
+    ],
 )
-def test_scores_are_those_of_the_formulas(dataset, content, recency, width):
-    expected = literal_scores(dataset, content, width, recency)
-    found = ease_initialization(dataset, width, content=content, recency=recency, **OPTIONS)
+def test_scores_are_those_of_the_formulas(dataset, content, normalization, recency, width):
+    expected = literal_scores(dataset, content, width, recency, normalization)
+    found = ease_initialization(
+        dataset, width, content=content, normalization=normalization, recency=recency, **OPTIONS
+    )
     assert found.items.shape == (ITEMS, width) and found.vectors.shape == (USERS, width)
     scores = np.where(np.isnan(expected), np.nan, found.vectors @ found.items.T)
     # The weights of a history are float32.
@@ -116,7 +131,9 @@ def test_scores_are_those_of_the_formulas(dataset, content, recency, width):
 
 def test_at_full_width_without_content_it_is_the_baseline(dataset):
     plain = dataclasses.replace(dataset, features={})
-    found = ease_initialization(plain, ITEMS, content=None, recency=0.0, **OPTIONS)
+    found = ease_initialization(
+        plain, ITEMS, content=None, normalization=0.0, recency=0.0, **OPTIONS
+    )
     own = dataset.train.matrix.toarray() > 0
     fitted = ease(plain)(l2=OPTIONS["ridge"] * len(dataset.train) / ITEMS)
     baseline = scores_of(fitted, plain)(slice(None))
@@ -125,7 +142,8 @@ def test_at_full_width_without_content_it_is_the_baseline(dataset):
 
 def test_content_scores_items_that_nobody_has(dataset):
     with_content, without = (
-        ease_initialization(dataset, 8, content=c, recency=0.0, **OPTIONS) for c in (1.0, 0.0)
+        ease_initialization(dataset, 8, content=c, normalization=0.0, recency=0.0, **OPTIONS)
+        for c in (1.0, 0.0)
     )
     assert not without.items[-2:].any()
     assert np.ptp(with_content.vectors @ with_content.items[-2], axis=0) > 1e-3
@@ -133,7 +151,7 @@ def test_content_scores_items_that_nobody_has(dataset):
 
 def test_an_item_that_nothing_describes_ties_at_zero(dataset):
     rows = [np.concatenate([unit_rows(dataset.features["a"])[:-1], np.zeros((1, 4))])]
-    found = autoencoder(dataset.train, rows, 8, content=1.0, **OPTIONS)
+    found = autoencoder(dataset.train, rows, 8, content=1.0, normalization=0.25, **OPTIONS)
     assert not found.items[-1].any() and found.items[-2].any()
 
 
@@ -142,7 +160,7 @@ def test_beyond_the_rank_there_is_nothing(dataset):
         dataset,
         train=Interactions.from_pairs(user=[0, 0, 1], item=[0, 1, 1], num_users=2, num_items=ITEMS),
     )
-    found = autoencoder(few.train, [], 7, content=0.0, **OPTIONS)
+    found = autoencoder(few.train, [], 7, content=0.0, normalization=0.0, **OPTIONS)
     assert found.items[:, :2].any(axis=0).all() and not found.items[:, 2:].any()
 
 
@@ -168,7 +186,7 @@ def test_validation_items_that_nobody_has_are_not_judged_on(dataset):
 
 @pytest.mark.parametrize("sure", [0.0, 1.0, 1e6])
 def test_validation_chooses_what_is_ahead_of_the_plainest(dataset, sure, monkeypatch):
-    monkeypatch.setattr(module, "CONTENT_SURE", sure)
+    monkeypatch.setattr(module, "MODEL_SURE", sure)
     monkeypatch.setattr(module, "RECENCY_SURE", sure / 2)
     monkeypatch.setattr(module, "SCORES_AT_ONCE", 3 * ITEMS)
 
@@ -178,13 +196,16 @@ def test_validation_chooses_what_is_ahead_of_the_plainest(dataset, sure, monkeyp
         ahead = gains[most] - gains[0]
         return tried[most if ahead.mean() > sure * ahead.std(ddof=1) / len(ahead) ** 0.5 else 0]
 
-    content = best(module.CONTENTS, lambda c: literal_scores(dataset, c, 6))
-    recency = best(module.RECENCIES, lambda r: literal_scores(dataset, content, 6, r), sure / 2)
+    pairs = [(v, c) for v in module.NORMALIZATIONS for c in module.CONTENTS]
+    v, content = best(pairs, lambda pair: literal_scores(dataset, pair[1], 6, 0.0, pair[0]))
+    recency = best(module.RECENCIES, lambda r: literal_scores(dataset, content, 6, r, v), sure / 2)
     if recency:
-        content = best(module.CONTENTS, lambda c: literal_scores(dataset, c, 6, recency))
-    found = ease_initialization(dataset, 6, content=None, recency=None, **OPTIONS)
-    assert (found.content, found.recency) == (content, recency)
-    assert sure < 1e6 or (content, recency) == (0.0, 0.0)
+        v, content = best(pairs, lambda pair: literal_scores(dataset, pair[1], 6, recency, pair[0]))
+    found = ease_initialization(
+        dataset, 6, content=None, normalization=None, recency=None, **OPTIONS
+    )
+    assert (found.normalization, found.content, found.recency) == (v, content, recency)
+    assert sure < 1e6 or (v, content, recency) == (0.0, 0.0, 0.0)
 
 
 def test_planted_content_and_recency_are_chosen():
@@ -211,22 +232,23 @@ def test_planted_content_and_recency_are_chosen():
         item_ids=np.arange(200).astype(str),
         split="predefined",
     )
-    found = ease_initialization(walked, 8, ridge=10.0, exchanges=8, content=None, recency=None)
+    chosen = dict(ridge=10.0, exchanges=8, content=None, normalization=None)
+    found = ease_initialization(walked, 8, recency=None, **chosen)
     assert found.recency > 0
     noise = {"text": rng.standard_normal((200, 2)).astype(np.float32)}
     noisy = dataclasses.replace(walked, features=noise)
-    assert (
-        ease_initialization(noisy, 8, ridge=10.0, exchanges=8, content=None, recency=0.0).content
-        == 0
-    )
+    assert ease_initialization(noisy, 8, recency=0.0, **chosen).content == 0
 
 
 def test_what_is_tried_without_a_reason_to_choose(dataset):
     nobody = Interactions.from_pairs(user=[], item=[], num_users=USERS, num_items=ITEMS)
     unjudged = dataclasses.replace(dataset, valid=nobody)
-    assert tried_contents(unjudged, None) == (module.UNSEEN_CONTENT,)
-    assert tried_contents(dataclasses.replace(unjudged, features={}), None) == (0.0,)
-    assert tried_contents(dataset, 0.3) == (0.3,)
+    assert tried_models(unjudged, None, None) == [(0.0, module.UNSEEN_CONTENT)]
+    bare = dataclasses.replace(unjudged, features={})
+    assert tried_models(bare, None, None) == [(0.0, 0.0)]
+    assert tried_models(dataset, 0.3, None) == [(0.0, 0.3), (0.25, 0.3)]
+    assert tried_models(dataset, None, 0.5) == [(0.5, c) for c in module.CONTENTS]
+    assert len(tried_models(dataset, None, None)) == 8
     timeless = dataclasses.replace(dataset.train, time=np.zeros(len(dataset.train), np.int64))
     for data in (
         unjudged,
@@ -244,9 +266,10 @@ def synthetic():
 
 @pytest.mark.parametrize("store", ["device", "host"])
 def test_a_simulation_begins_with_its_scores(synthetic, store):
-    choices = dict(width=5, init="ease", init_recency=0.5, store=store)
+    choices = dict(width=5, init="ease", init_recency=0.5, init_normalization=0.3, store=store)
     simulation = make_simulation(Config.from_flat(**choices, init_content=1.0), synthetic)
-    found = ease_initialization(synthetic, 5, ridge=10.0, exchanges=8, content=1.0, recency=0.5)
+    given = dict(content=1.0, normalization=0.3, recency=0.5)
+    found = ease_initialization(synthetic, 5, ridge=10.0, exchanges=8, **given)
     scores = found.vectors @ found.items.T
     scores[synthetic.train.matrix.toarray() > 0] = -np.inf
     scores[synthetic.valid.matrix.toarray() > 0] = -np.inf
@@ -267,10 +290,11 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
     (line,) = describe_initialization(
         config, simulation.model, synthetic, simulation.setup.initialization
     )
-    assert f"content {simulation.setup.initialization.content:g}" in line
-    # 60 items: their counts, for each of 4 content weights 2 x 37 columns and 10 of its model, and
-    # 5 of the table; 4 x 2 x 37 numbers a row sent.
-    assert "4 x 2 exchanges" in line and "0.0821 MB to each" in line and "1.18 kB from it" in line
+    begun = simulation.setup.initialization
+    assert f"content {begun.content:g}, normalization {begun.normalization:g}, " in line
+    # 60 items: their counts, for each of 8 models 2 x 37 columns and 5 + 1 to compare it, and 5 of
+    # the table; 8 x 2 x 37 numbers a row sent.
+    assert "8 x 2 exchanges" in line and "0.155 MB to each" in line and "2.37 kB from it" in line
 
 
 @pytest.mark.parametrize("content", [0.0, 1.0])
@@ -296,7 +320,7 @@ def test_where_it_has_no_place(choices, message, synthetic):
         make_simulation(config, synthetic)
 
 
-@pytest.mark.parametrize("flag", ["init_content", "init_recency"])
+@pytest.mark.parametrize("flag", ["init_content", "init_normalization", "init_recency"])
 def test_a_weight_below_zero_is_refused(flag):
     with pytest.raises(InputError, match=f"--{flag}=-0.5: out of range"):
         Config.from_flat(**{flag: -0.5})
@@ -305,7 +329,8 @@ def test_a_weight_below_zero_is_refused(flag):
 @pytest.mark.parametrize("name", ["KU", "Beauty"])
 def test_one_setting_is_not_below_ease_on_real_data(name, data_root):
     real = load_dataset(name, data_root=data_root)
-    found = ease_initialization(real, 128, ridge=10.0, exchanges=8, content=None, recency=None)
+    chosen = dict(content=None, normalization=None, recency=None)
+    found = ease_initialization(real, 128, ridge=10.0, exchanges=8, **chosen)
     (warm,) = np.nonzero(real.train.item_counts[real.test.item] > 0)
 
     def ndcg(scorer):
