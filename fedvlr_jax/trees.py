@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -63,7 +64,28 @@ def bad_leaf_of_rows(tree: PyTree, num_clients: int) -> jax.Array:
 def named_leaves(tree: PyTree) -> dict[str, Any]:
     """{"server.shared.items": leaf, ...}: the leaves by their path in the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+    return {path_name(path): x for path, x in leaves}
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """ "server.shared.items", of a path of `jax.tree_util`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def kept(tree: PyTree, names: Collection[str], below: str = "") -> PyTree:
+    """A tree of dicts with the leaves whose paths, as of `named_leaves`, are in `names`.
+
+    Args:
+      below: the path of `tree` itself.
+    """
+    found = {}
+    for name, part in tree.items():
+        path = f"{below}.{name}" if below else name
+        if isinstance(part, Mapping):
+            found[name] = kept(part, names, path)
+        elif path in names:
+            found[name] = part
+    return found
 
 
 def is_key(leaf: Any) -> bool:

@@ -36,7 +36,9 @@ class SavedRows:
         self._held: tuple[Block, np.ndarray] | None = None
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        asked = np.arange(self.shape[0])[rows]
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(self.shape[0]))
+        asked = np.asarray(rows)
         values = np.empty((len(asked), *self.shape[1:]), self.dtype)
         block_of = np.searchsorted(self._starts, asked, side="right") - 1
         for number in np.unique(block_of):

@@ -6,7 +6,7 @@
 - `engine.py`: the protocol of an engine, which knows where private rows lie.
   `on_device.py` with `rounds.py`: on the devices. `offloaded.py` with `chunked_rounds.py` and
   `chunks.py`: in host memory or in files.
-- `remaking.py`: item rows that a checkpoint need not hold.
+- `remaking.py`, `drawn.py`: private rows that a checkpoint need not hold.
 - `evaluation.py`, `buckets.py`, `packing.py`, `failures.py`: the parts that both engines use.
 """
 

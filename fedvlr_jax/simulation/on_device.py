@@ -247,7 +247,7 @@ class OnDevice:
                 old, leaves[i] = leaves[i], None
                 whole = np.zeros(old.shape, old.dtype) if everyone else np.array(fetch(old))
                 del old
-                rows = np.asarray(value)
+                rows = np.asarray(value) if isinstance(value, jax.Array) else value
                 for part in in_parts(chosen):
                     whole[place_row[clients[part]]] = rows[part]
                 leaves[i] = put(whole, by_client(self.setup.mesh))

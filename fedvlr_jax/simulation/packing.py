@@ -2,7 +2,7 @@
 
 A packed state is {"server": ServerState, "clients": int32 [T], "private": leaves [T, ...]}, in
 host memory: row r of a private leaf belongs to client clients[r]. A client without a row has its
-initial one. The private item rows may be left out, see `remaking.py`.
+initial one. Private leaves may be left out, see `remaking.py` and `drawn.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fedvlr_jax import trees
 from fedvlr_jax.simulation.state import Beginning
 from fedvlr_jax.types import PyTree
 
@@ -33,12 +34,12 @@ def packed_shapes(
       name: of the state in the checkpoint, such as "state" or "best".
       row_type: (shape, dtype) -> the placeholder of a leaf of private rows.
 
-    Item rows that the checkpoint does not hold are left out.
+    Private leaves that the checkpoint does not hold are left out.
     """
     (num_clients,), _ = leaves[f"{name}.clients"]
-    shapes = dict(beginning.client_shapes)
-    if f"{name}.private.{ROWS}" not in leaves:
-        shapes.pop(ROWS, None)
+    below = f"{name}.private."
+    names = {full.removeprefix(below) for full in leaves if full.startswith(below)}
+    shapes = trees.kept(beginning.client_shapes, names)
     return {
         "server": beginning.server_shapes,
         "clients": jax.ShapeDtypeStruct((num_clients,), np.int32),

@@ -1,4 +1,6 @@
-"""Tuned item rows: a checkpoint holds the little that makes them, not the rows.
+"""A checkpoint holds what makes private rows, where that is less than the rows.
+
+Numbers that training has not moved are drawn again: see `drawn.py`.
 
 A backbone with item_rows="tuned" restarts a client's rows in every round that trains the client. If
 the last round trained every client, the rows follow from the state before that round without its
@@ -14,6 +16,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.devices import on_all, put
 from fedvlr_jax.federated.store import in_parts
+from fedvlr_jax.simulation import drawn
 from fedvlr_jax.simulation.packing import ROWS
 from fedvlr_jax.simulation.simulation import Simulation
 from fedvlr_jax.simulation.state import State
@@ -63,27 +66,37 @@ def on_host(packed: PyTree) -> PyTree:
 
 
 def pack(simulation: Simulation, state: State, before: PyTree) -> PyTree:
-    """The packed state, without item rows where they can be made again.
+    """The packed state, without rows and numbers that can be made again.
 
     Args:
       before: of the state, as `run_rounds` returns it.
     """
-    shapes = simulation.beginning.client_shapes
     if before is not None:
-        return {**simulation.pack(state, with_rows=False), BEFORE: before}
-    # Before the first round the rows are zeros.
-    untrained = ROWS in shapes and int(jax.device_get(state.server.round)) == 0
-    return simulation.pack(state, with_rows=not untrained)
+        return {**_to_check(simulation.pack(state, with_rows=False)), BEFORE: before}
+    # Before the first round the item rows are zeros.
+    untrained = int(jax.device_get(state.server.round)) == 0
+    return drawn.leave_out(simulation.beginning, simulation.pack(state, with_rows=not untrained))
+
+
+def _to_check(packed: PyTree) -> PyTree:
+    """`packed` with the private leaves that a load compares: the small ones, one at least."""
+    leaves = trees.named_leaves(packed["private"])
+    least = min((leaf.nbytes for leaf in leaves.values()), default=0)
+    most = max(least, drawn.LEAST_BYTES)
+    names = {name for name, leaf in leaves.items() if leaf.nbytes <= most}
+    return {**packed, "private": trees.kept(packed["private"], names)}
 
 
 def unpack(simulation: Simulation, packed: PyTree) -> State:
-    """The state that `pack` packed; item rows that it left out are made again.
+    """The state that `pack` packed; what it left out is made again.
 
     Raises:
-      InputError: the round that makes the rows gives other heads or routers here.
+      InputError: the round that makes the rows gives other heads or routers here, or other
+        numbers are drawn here.
     """
     before, packed = packed.get(BEFORE), {k: v for k, v in packed.items() if k != BEFORE}
     if before is None:
+        packed = drawn.put_back(simulation.beginning, packed)
         return simulation.unpack(_with_zero_rows(simulation, packed))
     state, _ = simulation.run_rounds(simulation.unpack(_with_zero_rows(simulation, before)), 1)
     _check_same(packed["private"], simulation.pack(state, with_rows=False)["private"])
@@ -101,8 +114,9 @@ def _with_zero_rows(simulation: Simulation, packed: PyTree) -> PyTree:
 
 
 def _check_same(saved: PyTree, made: PyTree) -> None:
+    made_leaves = trees.named_leaves(made)
     for name, one in trees.named_leaves(saved).items():
-        other = trees.named_leaves(made)[name]
+        other = made_leaves[name]
         for part in in_parts(np.arange(other.shape[0])):
             if not np.allclose(one[part], other[part], rtol=RELATIVE, atol=ABSOLUTE):
                 raise InputError(

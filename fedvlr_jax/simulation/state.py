@@ -18,6 +18,7 @@ from fedvlr_jax.federated.popular import popular_memory
 from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.workload import views_shape
+from fedvlr_jax.trees import named_leaves
 from fedvlr_jax.types import PyTree, ServerState
 from fedvlr_jax.uplink import Upload
 
@@ -103,6 +104,18 @@ class Beginning:
             return buckets
 
         return self.setup.compiled(init, out_shardings=by_client(self.setup.mesh))
+
+    @functools.cached_property
+    def draw_leaf(self) -> Callable[..., jax.Array]:
+        """(key, clients int32 [K], name of a private leaf) -> its rows [K, ...], as each client
+        draws them: without `Initialization.clients`."""
+        model = self.setup.model
+
+        def draw(key: jax.Array, clients: jax.Array, name: str) -> jax.Array:
+            init_client = lambda client: model.init_private(stream(key, INIT, client))
+            return named_leaves(jax.vmap(init_client)(clients))[name]
+
+        return self.setup.compiled(draw, static_argnames="name")
 
     @functools.cached_property
     def server_shapes(self) -> ServerState:

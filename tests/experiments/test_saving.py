@@ -27,7 +27,7 @@ class Clocked:
             config=Config.from_flat(**flags),
             dataset=SimpleNamespace(fingerprint=""),
             beginning=SimpleNamespace(client_shapes={}),
-            pack=lambda state, with_rows: {},
+            pack=lambda state, with_rows: {"private": {}},
         )
         # Long before the rounds that the tests train: the first save is due.
         self.now, self.ended, self.saved = -1000.0, None, []

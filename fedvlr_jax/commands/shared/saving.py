@@ -7,11 +7,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from fedvlr_jax import trees
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.federated.devices import agreed
-from fedvlr_jax.simulation import Simulation, State, remaking
+from fedvlr_jax.simulation import Simulation, State, drawn, remaking
 from fedvlr_jax.training import RunState
 from fedvlr_jax.types import METRIC_TYPES, PyTree, RoundMetrics
 
@@ -118,10 +120,30 @@ def _tree(simulation: Simulation, run: RunState) -> dict[str, Any]:
     state = remaking.pack(simulation, run.state, run.before)
     tree = {"state": state, "best": state}
     if run.best_round != run.round:
-        tree["best"] = remaking.pack(simulation, run.best_state, run.best_before)
+        best = remaking.pack(simulation, run.best_state, run.best_before)
+        tree["best"] = _with_same(best, trees.named_leaves(state))
     elif (earlier := run.before_end) is not None:
         tree[BEST_BEFORE_END] = remaking.pack(simulation, earlier.best_state, earlier.best_before)
     return tree
+
+
+def _with_same(packed: PyTree, others: Mapping[str, Any]) -> PyTree:
+    """`packed` with the objects of `others`, by path, in place of leaves with the same bits.
+
+    A checkpoint stores an object once. Rows in files are not read to compare them.
+    """
+
+    def same(path: Any, leaf: Any) -> Any:
+        other = others.get(trees.path_name(path))
+        plain = (np.ndarray, jax.Array)
+        if not isinstance(leaf, plain) or not isinstance(other, plain) or trees.is_key(leaf):
+            return leaf
+        if isinstance(leaf, np.memmap) or leaf.shape != other.shape or leaf.dtype != other.dtype:
+            return leaf
+        equal = np.array_equal(*(np.asarray(x).reshape(-1).view(np.uint8) for x in (leaf, other)))
+        return other if equal else leaf
+
+    return jax.tree_util.tree_map_with_path(same, packed)
 
 
 def load_state(
@@ -134,6 +156,8 @@ def load_state(
     """
     leaves = checkpoints.read_meta(round_number)["leaves"]
     like = simulation.packed_shapes(leaves, part)
+    if stored := drawn.shapes(leaves, part):
+        like = {**like, drawn.DRAWN: stored}
     if f"{part}.{remaking.BEFORE}.clients" in leaves:
         before = simulation.packed_shapes(leaves, f"{part}.{remaking.BEFORE}")
         like = {**like, remaking.BEFORE: before}
