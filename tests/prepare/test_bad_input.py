@@ -269,6 +269,9 @@ def test_columns_that_are_not_used_are_named(tmp_path):
     raw = put(tmp_path / "toy.csv", "user,item,timestamp,mood\nu,i,1,x\n")
     prepared = prepare(raw, tmp_path / "out", Options(min_user_interactions=1))
     assert "toy.csv: columns not used: mood" in prepared.notes
+    notes: list[str] = []
+    read_items(put(tmp_path / "items.csv", "item,title,image,plot\n1,One,x,y\n"), notes=notes)
+    assert notes == ["items.csv: 1 items, titles from column title; columns not used: plot"]
 
 
 @pytest.mark.parametrize("before", ["", "\n", "\n \n"])
