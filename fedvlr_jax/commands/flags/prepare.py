@@ -48,7 +48,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "separator",
         "",
-        "Separator of the fields: a character, '::', 'tab' or 'space'. Empty: detected in the first "
+        "Separator of the fields: a character, '::', 'tab', 'space'. Empty: detected in the first "
         "line.",
     )
     flags.DEFINE_enum(
