@@ -12,6 +12,7 @@ command resumes an interrupted run. --batch_size does not change the rows, not e
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def main() -> None:
         overwrite=FLAGS.overwrite,
     )
     notes: list[str] = []
-    with Progress(transient=True) as bar:
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task(kind, total=None)
         show = lambda done, total: bar.update(task, completed=done, total=total)
         if FLAGS.images:

@@ -121,7 +121,9 @@ def main() -> None:
         print(limited)
     if "privacy" in summary:
         print("\n".join(statement_lines(summary["privacy"])))
-    print(f"report: {directory.path / 'report.html'}")
+    path = directory.path
+    print(f"report: {path / 'report.html'}")
+    print(f"next: fedvlr evaluate --workdir={path} --export={path / 'recommendations.csv'}")
 
 
 def make_tracker(simulation: Simulation, note: Callable[[str], None]) -> Tracker | None:

@@ -45,8 +45,8 @@ _DECOMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
     b"BZh": bz2.decompress,
     b"\xfd7zXZ\x00": lzma.decompress,
 }
-# First bytes of a file that is not read here -> description of its format.
-_OTHER_FORMATS = {
+# First bytes of a file that is not text -> description of its format.
+_BINARY_FORMATS = {
     b"\x28\xb5\x2f\xfd": "a Zstandard archive; decompress it, or use fedvlr prepare",
     b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save it as CSV",
     b"PAR1": "a Parquet file; fedvlr prepare reads it",
@@ -55,10 +55,26 @@ _OTHER_FORMATS = {
     b"SQLite format 3": "an SQLite database; save the table as CSV",
     b"\x93NUMPY": "a NumPy array; save it as CSV",
     b"\x80": "a pickle; save it as CSV",
+}
+# The place of the magic bytes of a tar archive, and these bytes.
+_TAR = (257, b"ustar")
+_JSON_FORMATS = {
     b"{": "JSON lines; fedvlr prepare reads them",
     b"[": "a JSON list; save it as CSV or as JSON lines",
 }
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def binary_format(start: bytes) -> str:
+    """The format of a file that is not text, and the remedy; "" for an unknown format.
+
+    Args:
+      start: the first bytes of the file, at least 512 if it has so many.
+    """
+    if start.startswith(_TAR[1], _TAR[0]):
+        return "a tar archive; unpack it and give the folder"
+    found = (form for magic, form in _BINARY_FORMATS.items() if start.startswith(magic))
+    return next(found, "")
 
 
 def check_text(path: Path, text: bytes, first_row: int = 1) -> None:
@@ -73,7 +89,7 @@ def check_text(path: Path, text: bytes, first_row: int = 1) -> None:
     nul = text.find(b"\0")
     if nul >= 0:
         row = first_row + text.count(b"\n", 0, nul)
-        raise InputError(f"{path}, row {row}: found a NUL byte; expected UTF-8 text")
+        raise InputError(f"{path}, row {row}: found a NUL byte; save the file as UTF-8 text")
     if text.isascii():
         return
     try:
@@ -82,7 +98,7 @@ def check_text(path: Path, text: bytes, first_row: int = 1) -> None:
         row = first_row + text.count(b"\n", 0, error.start)
         found = text[error.start]
         raise InputError(
-            f"{path}, row {row}: found byte 0x{found:02x}; expected UTF-8 text"
+            f"{path}, row {row}: found byte 0x{found:02x}; save the file as UTF-8 text"
         ) from error
 
 
@@ -106,10 +122,11 @@ def _read_bytes(path: Path) -> bytes:
 def _read_text(path: Path) -> bytes:
     """The bytes of a text file as UTF-8, without a byte-order mark and without NUL bytes."""
     content = _read_bytes(path)
-    for magic, other in _OTHER_FORMATS.items():
-        if content.startswith(magic):
-            raise InputError(f"{path}: found {other}; expected comma- or tab-separated text")
-    if content.startswith(_UTF16):
+    json = (form for magic, form in _JSON_FORMATS.items() if content.startswith(magic))
+    other = binary_format(content) or next(json, "")
+    if other:
+        raise InputError(f"{path}: found {other}; expected comma- or tab-separated text")
+    if content.startswith(UTF16):
         try:
             content = content.decode("utf-16").encode()
         except UnicodeDecodeError as error:

@@ -15,8 +15,9 @@ def read_titles(folder: Path, item_ids: Sequence[str]) -> np.ndarray | None:
     """The title of each item, on one line; "" for an item without title.
 
     Args:
-      folder: the folder of the data set. Its items.csv has the columns itemID and title. If all
-        itemIDs are in 0, ..., num_items - 1, they are row numbers; otherwise they are original ids.
+      folder: the folder of the data set. Its items.csv has the columns itemID and title. The
+        itemIDs are row numbers if at least as many of them are in 0, ..., num_items - 1 as are
+        original ids; otherwise they are original ids.
       item_ids: the original ids, in the order of the rows.
 
     Returns:
@@ -35,9 +36,9 @@ def read_titles(folder: Path, item_ids: Sequence[str]) -> np.ndarray | None:
     if "title" not in frame.columns:
         return None
     keys = frame["itemID"].tolist()
-    numbers = [str(place) for place in range(len(item_ids))]
-    names = numbers if set(keys) <= set(numbers) else [str(item) for item in item_ids]
-    place = {name: i for i, name in enumerate(names)}
+    numbers = {str(place): place for place in range(len(item_ids))}
+    originals = {str(item): place for place, item in enumerate(item_ids)}
+    place = max((numbers, originals), key=lambda names: sum(key in names for key in keys))
     titles = np.full(len(item_ids), "", object)
     seen: set[str] = set()
     for row, (key, title) in enumerate(zip(keys, frame["title"], strict=True), start=2):

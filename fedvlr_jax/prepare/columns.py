@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from fedvlr_jax.data.files import shown
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.dates import iso_format
 from fedvlr_jax.prepare.sources import blocks
-from fedvlr_jax.prepare.tables import Table, plain_column, records
+from fedvlr_jax.prepare.tables import Table, first_line, plain_column, records
 
 ROLES = ("user", "item", "rating", "time")
 UNUSED = "none"
@@ -24,6 +25,11 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("profileid",),
         ("memberid", "member"),
         ("authorid", "author"),
+        ("clientid", "client"),
+        ("buyerid", "buyer"),
+        ("accountid", "account"),
+        ("playerid",),
+        ("viewerid",),
     ),
     "item": (
         ("parentasin", "asin"),
@@ -37,13 +43,21 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("videoid", "vid"),
         ("newsid", "articleid"),
         ("recipeid",),
-        ("goodsid", "sku"),
+        ("goodsid", "sku", "stockcode"),
         ("animeid",),
+        ("listingid",),
+        ("restaurantid", "venueid", "placeid", "poiid", "locationid"),
+        ("postid", "contentid"),
     ),
-    "rating": (("rating", "ratings", "overall", "stars", "score", "bookrating"),),
+    "rating": (
+        ("rating", "ratings", "overall", "stars", "score", "bookrating", "starrating"),
+        ("reviewrating", "reviewscore", "ratingvalue"),
+    ),
     "time": (
-        ("timestamp", "unixreviewtime", "unixtime", "time", "ts"),
-        ("date", "datetime", "createdat", "reviewtime"),
+        ("timestamp", "unixreviewtime", "unixtime", "unixtimestamp", "time", "ts"),
+        ("eventtimestamp", "eventtime", "timestampcreated", "timestampms"),
+        ("date", "datetime", "createdat", "reviewtime", "reviewdate", "ratingdate"),
+        ("purchasetime", "purchasedate", "orderdate", "invoicedate", "tdat"),
     ),
 }
 # All known names of columns.
@@ -85,6 +99,12 @@ def choose_columns(
     Raises:
       InputError: no column or several columns could be the user or the item.
     """
+    if table.kind == "delimited" and len(table.columns) == 1:
+        raise InputError(
+            f"{table.path}, row 1: found {shown(first_line(table.path))}, a line of one field; "
+            "expected a user and an item; give the separator, such as --separator=space, or remove "
+            "the lines before the header"
+        )
     found = _from_order(table, order) if order else _from_names(table, given, notes)
     for role in ROLES:
         if given[role]:
@@ -145,17 +165,22 @@ def _from_names(table: Table, given: Mapping[str, str], notes: list[str]) -> dic
     found = dict.fromkeys(ROLES, "")
     if table.kind == "delimited" and not table.header:
         return found
-    plain = {plain_column(column): column for column in reversed(table.columns)}
+    plain: dict[str, list[str]] = {}
+    for column in table.columns:
+        plain.setdefault(plain_column(column), []).append(column)
     for role, lines in _NAMES.items():
         if given[role]:
             continue
-        likely = [[plain[name] for name in line if name in plain] for line in lines]
+        likely = [[column for name in line for column in plain.get(name, ())] for line in lines]
         likely = [names for names in likely if names]
-        if len(likely) > 1 and role in ("user", "item"):
-            names = " and ".join(line[0] for line in likely)
+        # Such as USER_ID and user_id.
+        alike = (plain[name] for line in lines for name in line if len(plain.get(name, ())) > 1)
+        candidates = next(alike, [line[0] for line in likely])
+        if len(candidates) > 1 and role in ("user", "item"):
+            names = " and ".join(candidates)
             raise InputError(
                 f"{table.path}, row 1: columns {names} could both be the {role}; name it with "
-                f"--{role}={likely[0][0]}"
+                f"--{role}={candidates[0]}"
             )
         if likely:
             found[role] = likely[0][0]
@@ -235,7 +260,9 @@ def _numbers(values: list[str]) -> list[float] | None:
 
 def _like_times(values: list[str]) -> bool:
     numbers = _numbers(values)
-    return numbers is not None and min(numbers, default=0) >= _SMALLEST_TIME
+    if numbers is None:
+        return all(iso_format(value) for value in values)
+    return min(numbers, default=0) >= _SMALLEST_TIME
 
 
 def _like_ratings(values: list[str]) -> bool:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.prepare.sources import plain_name
+from fedvlr_jax.prepare.opening import plain_name
 
 # (name of the form, pattern of the file of interactions, name of the file of items). The first
 # pattern that a folder matches is used. The name of the items refers to groups of the pattern.

@@ -68,7 +68,9 @@ def read_items(
     if repeated:
         notes.append(f"{path.name}: {repeated} rows repeat an item; the first row of each is used")
     titles = f"titles from column {title}" if title else "no titles"
-    notes.append(f"{path.name}: {len(items)} items, {titles}")
+    unused = [column for column in table.columns if column not in (identity, title, image)]
+    rest = f"; columns not used: {', '.join(unused)[:200]}" if unused else ""
+    notes.append(f"{path.name}: {len(items)} items, {titles}{rest}")
     return items
 
 

@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
 from fedvlr_jax import __version__
 from fedvlr_jax.config import check_choice
 from fedvlr_jax.config.prepare import DUPLICATE_NAMES, HEADER_NAMES, RECIPE_NAMES, SPLIT_NAMES
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import filtering, forms, splitting, writing
-from fedvlr_jax.prepare.columns import KNOWN, ROLES, UNUSED, choose_columns
+from fedvlr_jax.prepare.cells import TimeFormat
+from fedvlr_jax.prepare.columns import KNOWN, ROLES, UNUSED, Columns, choose_columns
 from fedvlr_jax.prepare.items import Item, read_items
-from fedvlr_jax.prepare.reading import TimeFormat, read_interactions
+from fedvlr_jax.prepare.reading import iso_time_format, read_interactions
 from fedvlr_jax.prepare.rows import Rows
-from fedvlr_jax.prepare.tables import plain_column, table_of
+from fedvlr_jax.prepare.tables import Table, plain_column, table_of
 from fedvlr_jax.sealing import file_sha256
 
 # The value of --time that uses the order of the lines as times.
 LINES = "lines"
+# Texts that programs write for missing values.
+_MISSING = ("nan", "NaN", "null", "NULL", "None", "NA", "N/A", "<NA>")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +127,7 @@ def prepare(
 ) -> Prepared:
     """Reads raw files and writes a folder that the loader reads.
 
-    A hundred million interactions need about 4 GB of memory.
+    A hundred million interactions need about 3 GB of memory.
 
     Args:
       source: the file of interactions, or the folder that has it.
@@ -219,10 +223,40 @@ def _read(
     unused = [column for column in table.columns if column not in columns]
     if unused:
         notes.append(f"{path.name}: columns not used: {', '.join(unused)[:200]}")
-    rows = read_interactions(table, columns, TimeFormat(options.time_format, options.time_decimals))
+    rows = read_interactions(table, columns, _time_format(table, columns, options, notes))
+    for role, ids in (("user", rows.user_ids), ("item", rows.item_ids)):
+        notes += _doubtful_ids(role, ids)
     if by_line:
         rows = dataclasses.replace(rows, time=np.arange(len(rows), dtype=np.int64))
     return rows, columns._asdict()
+
+
+def _time_format(table: Table, columns: Columns, options: Options, notes: list[str]) -> TimeFormat:
+    given = TimeFormat(options.time_format, options.time_decimals)
+    found = iso_time_format(table, columns.time) if columns.time and given == TimeFormat() else ""
+    if not found:
+        return given
+    notes.append(
+        f"{table.path.name}: the times are dates of the format {found} (--time_format overrides "
+        "this); the result has microseconds"
+    )
+    return TimeFormat(found)
+
+
+def _doubtful_ids(role: str, ids: pl.Series) -> list[str]:
+    """Lines about ids that may be missing values, or one id in two notations."""
+    notes = [
+        f"the {role} id {name!r} occurs; if it is a missing value, remove its rows"
+        for name in ids.filter(ids.is_in(_MISSING)).to_list()
+    ]
+    fractions = ids.filter(ids.str.ends_with(".0"))
+    both = fractions.filter(fractions.str.strip_suffix(".0").is_in(ids.implode())).to_list()
+    if both:
+        notes.append(
+            f"the {role} ids {both[0].removesuffix('.0')!r} and {both[0]!r} both occur (pairs of "
+            f"this kind: {len(both)}); ids are texts, so these are different {role}s"
+        )
+    return notes
 
 
 def _filter(rows: Rows, options: Options) -> tuple[Rows, np.ndarray | None, list[Step]]:

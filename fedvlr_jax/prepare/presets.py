@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.opening import plain_name
 from fedvlr_jax.prepare.preparing import Options, Prepared, prepare
-from fedvlr_jax.prepare.sources import plain_name
 
 
 class Preset(NamedTuple):

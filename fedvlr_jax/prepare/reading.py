@@ -6,40 +6,24 @@ that fails, its columns are read as texts and each cell is checked.
 
 from __future__ import annotations
 
-import contextlib
-import decimal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from fedvlr_jax.data.files import fault
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.cells import READ_ERRORS, TimeFormat, by_role, cell_fault, wrong_cells
 from fedvlr_jax.prepare.columns import ROLES, Columns
+from fedvlr_jax.prepare.dates import iso_format
 from fedvlr_jax.prepare.ids import IdTable
+from fedvlr_jax.prepare.parquet import parquet_frames
 from fedvlr_jax.prepare.rows import GrowingArray, Rows
 from fedvlr_jax.prepare.sources import BLOCK_BYTES, Block, blocks
 from fedvlr_jax.prepare.tables import Table, json_object, records
 
 _UNIT = "\x1f"
-_PARQUET_ROWS = 1 << 20
-_LAST_TIME = 2**62
-_READ_ERRORS = (pl.exceptions.PolarsError, ValueError)
-
-
-class TimeFormat(NamedTuple):
-    """The format of times.
-
-    Attributes:
-      text: a date format such as "%Y-%m-%d %H:%M:%S"; the result is in microseconds since 1970. ""
-        for numbers.
-      decimals: the number of decimal places of numbers; the result is in units of 10^-decimals.
-    """
-
-    text: str = ""
-    decimals: int = 0
 
 
 def read_interactions(table: Table, columns: Columns, time_format: TimeFormat) -> Rows:
@@ -51,7 +35,7 @@ def read_interactions(table: Table, columns: Columns, time_format: TimeFormat) -
     """
     users, items = IdTable(), IdTable()
     columns_read: dict[str, GrowingArray] = {}
-    read = _parquet if table.kind == "parquet" else _frames
+    read = parquet_frames if table.kind == "parquet" else _frames
     with ThreadPoolExecutor(2) as pool:
         for frame in _prefetched(read(table, columns, time_format), pool):
             if not columns_read:
@@ -74,6 +58,21 @@ def read_interactions(table: Table, columns: Columns, time_format: TimeFormat) -
         user_ids=users.texts,
         item_ids=items.texts,
     )
+
+
+def iso_time_format(table: Table, column: str) -> str:
+    """The format of the dates of ISO 8601 in a column, by its first value; "" for other values."""
+    columns = Columns("", "", "", column)
+    first: object = None
+    if table.kind == "parquet":
+        lazy = pl.scan_parquet(table.path)
+        if lazy.collect_schema()[column] == pl.String:
+            first = next(iter(lazy.select(column).head(1).collect().to_series()), None)
+    else:
+        for block in _content(table):
+            first = next((fields[0] for _, fields in _cells(table, columns, block)), None)
+            break
+    return iso_format(str(first or "").strip())
 
 
 def _prefetched(frames: Iterator[pl.DataFrame], pool: ThreadPoolExecutor) -> Iterator[pl.DataFrame]:
@@ -100,18 +99,23 @@ def _smallest_float(values: np.ndarray) -> np.ndarray:
 
 def _frames(table: Table, columns: Columns, time_format: TimeFormat) -> Iterator[pl.DataFrame]:
     """One frame for each block of a text file, with a column for each role."""
-    header = table.header
     typed = not time_format.text and not time_format.decimals
-    for block in blocks(table.path, quoted=table.quoted):
-        if header:
-            header = False
-            block = _without_header(table, block)
-        if block.text.isspace() or not block.text:
-            continue
+    for block in _content(table):
         frame = _typed_frame(table, columns, block) if typed else None
         if frame is None:
             frame = _checked_frame(table, columns, time_format, block)
         yield frame
+
+
+def _content(table: Table) -> Iterator[Block]:
+    """The blocks of a text file without its header; none is blank."""
+    header = table.header
+    for block in blocks(table.path, quoted=table.quoted):
+        if header:
+            header = False
+            block = _without_header(table, block)
+        if block.text and not block.text.isspace():
+            yield block
 
 
 def _without_header(table: Table, block: Block) -> Block:
@@ -128,11 +132,6 @@ def _without_header(table: Table, block: Block) -> Block:
 def _schema(columns: Columns) -> dict[str, pl.DataType]:
     types = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "time": pl.Int64}
     return {name: types[role]() for role, name in columns._asdict().items() if name}
-
-
-def _by_role(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
-    named = [(role, name) for role, name in columns._asdict().items() if name]
-    return frame.select(pl.col(name).alias(role) for role, name in named)
 
 
 def _parse(table: Table, text: bytes, schema: dict[str, pl.DataType]) -> pl.DataFrame:
@@ -153,10 +152,17 @@ def _parse(table: Table, text: bytes, schema: dict[str, pl.DataType]) -> pl.Data
 def _typed_frame(table: Table, columns: Columns, block: Block) -> pl.DataFrame | None:
     """The block, read with the usual types; None if a cell has another type."""
     try:
-        frame = _by_role(_parse(table, block.text, _schema(columns)), columns)
-    except _READ_ERRORS:
+        frame = by_role(_parse(table, block.text, _schema(columns)), columns)
+    except READ_ERRORS:
+        return None
+    if table.kind == "jsonl" and any(_nested(frame[role]) for role in ("user", "item")):
         return None
     return frame if _usable(frame, block) else None
+
+
+def _nested(texts: pl.Series) -> bool:
+    """Whether a text may be a JSON object or list, which the fast reader gives as a text."""
+    return (texts.str.starts_with("{") | texts.str.starts_with("[")).any()
 
 
 def _usable(frame: pl.DataFrame, block: Block | None = None) -> bool:
@@ -176,8 +182,8 @@ def _text_frame(table: Table, columns: Columns, block: Block) -> pl.DataFrame | 
     """The block with its columns as texts; None if the fast reader fails."""
     texts: dict[str, pl.DataType] = dict.fromkeys(_schema(columns), pl.String())
     try:
-        return _by_role(_parse(table, block.text, texts), columns)
-    except _READ_ERRORS:
+        return by_role(_parse(table, block.text, texts), columns)
+    except READ_ERRORS:
         return None
 
 
@@ -194,13 +200,13 @@ def _checked_frame(
         schema = {role: pl.String for role in ROLES if getattr(columns, role)}
         frame = pl.DataFrame(data, schema=schema, orient="row")
     frame = frame.with_columns(pl.col("user", "item").cast(pl.String).str.strip_chars())
-    wrong = _wrong_cells(frame, time_format)
+    wrong = wrong_cells(frame, time_format)
     for role, (series, bad) in wrong.items():
         if bad.any():
             place = int(bad.arg_max() or 0)
             line = (cells or list(_cells(table, columns, block)))[place][0]
             found = frame[role][place]
-            raise _cell_fault(table, columns, role, line, found)
+            raise cell_fault(table, columns, time_format, role, line, found)
         frame = frame.with_columns(series.alias(role))
     return frame
 
@@ -213,122 +219,12 @@ def _cells(table: Table, columns: Columns, block: Block) -> Iterator[tuple[int, 
         for number, line in enumerate(text.split("\n"), start=block.line):
             if line.strip():
                 row = json_object(table.path, number, line)
+                for name in names:
+                    if isinstance(row.get(name), dict | list):
+                        right = "a text or a number, not an object or a list"
+                        raise fault(table.path, number, name, row[name], right)
                 yield number, [None if row.get(n) is None else str(row[n]) for n in names]
         return
     places = [table.columns.index(name) for name in names]
     for number, fields in records(table, text, block.line):
         yield number, [fields[place] or None for place in places]
-
-
-def _wrong_cells(
-    frame: pl.DataFrame, time_format: TimeFormat
-) -> dict[str, tuple[pl.Series, pl.Series]]:
-    """Role -> (the converted column, bool: the cells that could not be converted)."""
-    converted: dict[str, tuple[pl.Series, pl.Series]] = {}
-    for role in ("user", "item"):
-        converted[role] = (frame[role], (frame[role].fill_null("") == ""))
-    if "rating" in frame.columns:
-        rating = frame["rating"].cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
-        converted["rating"] = (rating, ~rating.is_finite().fill_null(False))
-    if "time" in frame.columns:
-        time = exact_times(frame["time"].cast(pl.String).str.strip_chars(), time_format)
-        converted["time"] = (time, time.is_null())
-    return converted
-
-
-def exact_times(texts: pl.Series, time_format: TimeFormat) -> pl.Series:
-    """Int64: the times in units of 10^-decimals; null for a text without an exact value."""
-    if time_format.text:
-        return _dates(texts, time_format.text)
-    parts = texts.str.extract_groups(r"^([+-]?\d+)(?:\.(\d*?)0*)?$").struct
-    whole, decimals = parts.field("1"), parts.field("2").fill_null("")
-    fits = decimals.str.len_bytes() <= time_format.decimals
-    digits = (whole + decimals.str.pad_end(time_format.decimals, "0")).str.strip_prefix("+")
-    number = digits.cast(pl.Int64, strict=False)
-    number = pl.select(pl.when(fits).then(number)).to_series()
-    for place in np.flatnonzero(number.is_null().to_numpy()):
-        value = _exact(texts[int(place)], time_format.decimals)
-        if value is None:
-            break
-        number = number.scatter(int(place), value)
-    return number
-
-
-def _exact(text: str | None, decimals: int) -> int | None:
-    """The value of a text such as "1.5E9" in units of 10^-decimals; None if it is not whole."""
-    try:
-        value = decimal.Decimal(text or "").scaleb(decimals)
-    except decimal.InvalidOperation:
-        return None
-    if not value.is_finite() or abs(value) > _LAST_TIME or value != value.to_integral_value():
-        return None
-    return int(value)
-
-
-def _dates(texts: pl.Series, text_format: str) -> pl.Series:
-    """Int64: microseconds since 1970; null for a text of another format."""
-    with contextlib.suppress(*_READ_ERRORS):
-        moments = texts.str.to_datetime(text_format, time_unit="us", strict=False)
-        return moments.dt.replace_time_zone(None).dt.epoch("us")
-    try:  # The format may have no time of day.
-        days = texts.str.to_date(text_format, strict=False)
-    except _READ_ERRORS as error:
-        raise InputError(f"--time_format={text_format}: not a date format ({error})") from error
-    return days.cast(pl.Datetime("us")).dt.epoch("us")
-
-
-_RIGHT = {
-    "user": "an id (the user of the interaction)",
-    "item": "an id (the item of the interaction)",
-    "rating": "a finite number; --rating=none ignores the ratings",
-    "time": (
-        "a whole number; for dates give a format such as --time_format=%Y-%m-%d, for fractions "
-        "--time_decimals=N"
-    ),
-}
-
-
-def _cell_fault(table: Table, columns: Columns, role: str, line: int, found: object) -> InputError:
-    return fault(table.path, line, getattr(columns, role), found, _RIGHT[role])
-
-
-def _parquet(table: Table, columns: Columns, time_format: TimeFormat) -> Iterator[pl.DataFrame]:
-    """One frame for each batch of a parquet file, with a column for each role."""
-    lazy = pl.scan_parquet(table.path).select([name for name in columns if name])
-    row = 1
-    try:
-        batches = lazy.collect_batches(chunk_size=_PARQUET_ROWS, maintain_order=True)
-        for batch in batches:
-            frame = _by_role(batch, columns)
-            yield _converted(table, columns, time_format, frame, row)
-            row += frame.height
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"{table.path}: cannot be read as parquet ({error})") from error
-
-
-def _converted(
-    table: Table, columns: Columns, time_format: TimeFormat, frame: pl.DataFrame, row: int
-) -> pl.DataFrame:
-    for role in ("user", "item"):
-        kind = frame[role].dtype
-        if not (kind.is_integer() or kind in (pl.String, pl.Categorical)):
-            raise InputError(
-                f"{table.path}, column {getattr(columns, role)}: found the type {kind}, expected "
-                f"ids that are texts or whole numbers; name another column with --{role}"
-            )
-    if "time" in frame.columns and frame["time"].dtype.is_temporal():
-        frame = frame.with_columns(_epoch(frame["time"]))
-    wrong = _wrong_cells(frame.with_columns(pl.col("user", "item").cast(pl.String)), time_format)
-    for role, (series, bad) in wrong.items():
-        if bad.any():
-            place = int(bad.arg_max() or 0)
-            raise _cell_fault(table, columns, role, row + place, frame[role][place])
-        frame = frame.with_columns(series.alias(role))
-    return frame
-
-
-def _epoch(series: pl.Series) -> pl.Series:
-    """Int64 in the unit of the series, so no value is rounded."""
-    if isinstance(series.dtype, pl.Datetime):
-        return series.dt.epoch(series.dtype.time_unit)
-    return series.cast(pl.Datetime("us")).dt.epoch("us")

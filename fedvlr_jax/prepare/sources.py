@@ -1,26 +1,20 @@
-"""Reads raw files, compressed or not, in blocks of whole lines."""
+"""Reads raw text files, compressed or not, in blocks of whole lines."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import zstandard
 
 from fedvlr_jax.data.files import check_text
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.opening import open_plain, read
 
 BLOCK_BYTES = 8 << 20
 # A quoted field may contain line breaks. A record longer than this has an unclosed quote.
 _LONGEST_RECORD = 256 << 20
-_COMPRESSIONS = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
 
 
 class Block(NamedTuple):
@@ -33,44 +27,6 @@ class Block(NamedTuple):
 
     text: bytes
     line: int
-
-
-def plain_name(path: Path) -> str:
-    """The name of the file in lower case, without the suffix of a compression."""
-    return _COMPRESSIONS.sub("", path.name).lower()
-
-
-def open_plain(path: Path) -> Any:
-    """Opens a file for reading; decompresses it by its first bytes (gzip, bzip2, xz, Zstandard).
-
-    Raises:
-      InputError: it is not a file, or cannot be read.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(6)
-        if magic.startswith(b"\x1f\x8b"):
-            return gzip.open(path)
-        if magic.startswith(b"BZh"):
-            return bz2.open(path)
-        if magic.startswith(b"\xfd7zXZ"):
-            return lzma.open(path)
-        if magic.startswith(b"\x28\xb5\x2f\xfd"):
-            return zstandard.open(path, "rb")
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _read(path: Path, file: BinaryIO, size: int) -> bytes:
-    try:
-        return file.read(size)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        raise InputError(
-            f"{path}: the compressed data are damaged or truncated ({error}); get the file again"
-        ) from error
 
 
 def _last_break(text: bytes, quoted: bool) -> int:
@@ -116,7 +72,7 @@ def blocks(path: Path, *, quoted: bool) -> Iterator[Block]:
     line, rest = 1, b""
     with open_plain(path) as file:
         while True:
-            fresh = _read(path, file, BLOCK_BYTES)
+            fresh = read(path, file, BLOCK_BYTES)
             whole, rest = _divide(rest, fresh, quoted) if fresh else (rest, b"")
             if line == 1:
                 whole = whole.removeprefix(b"\xef\xbb\xbf")
@@ -137,7 +93,7 @@ def blocks(path: Path, *, quoted: bool) -> Iterator[Block]:
 def read_start(path: Path, size: int) -> bytes:
     """The first bytes of the decompressed file."""
     with open_plain(path) as file:
-        return _read(path, file, size)
+        return read(path, file, size)
 
 
 def read_text(path: Path, *, fallback: str | None = None) -> str:
@@ -147,7 +103,7 @@ def read_text(path: Path, *, fallback: str | None = None) -> str:
       fallback: the encoding of a file that is not UTF-8; None refuses such a file.
     """
     with open_plain(path) as file:
-        content = _read(path, file, -1)
+        content = read(path, file, -1)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -13,10 +13,11 @@ import polars as pl
 
 from fedvlr_jax.data.files import shown
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.prepare.sources import plain_name, read_start, read_text
+from fedvlr_jax.prepare.opening import is_parquet, plain_name
+from fedvlr_jax.prepare.sources import read_start, read_text
 
 _SEPARATORS = ("::", "\t", ",", ";", "|")
-_NAMED_SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+_NAMED_SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 _TYPED = re.compile(r"(?P<name>[^:]+):(token|token_seq|float|float_seq)")
 _FIRST_LINE_BYTES = 1 << 20
 _JSON_LINES = (".jsonl", ".json", ".ndjson")
@@ -28,8 +29,8 @@ class Table(NamedTuple):
     Attributes:
       path: the file, compressed or not.
       kind: "delimited", "jsonl" or "parquet".
-      columns: the names in order; "1", "2", ... for a file without header. For JSON lines, the
-        fields of the first line.
+      columns: the names in order; the position from 1 for a column without name. For JSON lines,
+        the fields of the first line.
       separator: the text between the fields of a line; "" for kinds without separator.
       quoted: True if double quotes may enclose a field.
       header: True if the first line has the names of the columns.
@@ -52,17 +53,17 @@ def table_of(
 
     Args:
       known: names of columns, in the form of `plain_column`.
-      separator: the separator, or "tab", "comma", "semicolon" or "pipe"; "" to find it.
+      separator: the separator, or "tab", "comma", "semicolon", "pipe" or "space"; "" to find it.
       header: "yes", "no", or "auto": "yes" if the first line has a known name and no number.
 
     Raises:
       InputError: the file does not exist or is empty, or its header repeats a name.
     """
-    name = plain_name(path)
-    if name.endswith((".parquet", ".pq")):
+    if is_parquet(path):
         return Table(path, "parquet", _parquet_columns(path))
-    first = _first_line(path)
-    if name.endswith(_JSON_LINES):
+    name = plain_name(path)
+    first = first_line(path)
+    if name.endswith(_JSON_LINES) or first.startswith(("{", "[")):
         return Table(path, "jsonl", _json_fields(path, first))
     separator = _NAMED_SEPARATORS.get(separator, separator) or _find_separator(first)
     fields = _split(first, separator, quoted=separator != "::")
@@ -74,7 +75,8 @@ def table_of(
     if header == "no" or (header == "auto" and (not named or any(map(_is_number, fields)))):
         columns = tuple(str(place + 1) for place in range(len(fields)))
         return Table(path, "delimited", columns, separator, quoted)
-    return _checked(Table(path, "delimited", tuple(fields), separator, quoted, True))
+    named_columns = tuple(field or str(place) for place, field in enumerate(fields, start=1))
+    return _checked(Table(path, "delimited", named_columns, separator, quoted, True))
 
 
 def plain_column(name: str) -> str:
@@ -91,9 +93,18 @@ def _checked(table: Table) -> Table:
     return table
 
 
-def _first_line(path: Path) -> str:
-    start = read_start(path, _FIRST_LINE_BYTES)
-    for line in start.removeprefix(b"\xef\xbb\xbf").splitlines():
+def first_line(path: Path) -> str:
+    """The first line that is not blank.
+
+    Raises:
+      InputError: the file does not exist, is empty or is not text, or has no line feeds.
+    """
+    start = read_start(path, _FIRST_LINE_BYTES).removeprefix(b"\xef\xbb\xbf")
+    if b"\r" in start.strip() and b"\n" not in start:
+        raise InputError(
+            f"{path}: the lines end with a carriage return only; save the file with line feeds"
+        )
+    for line in start.splitlines():
         if line.strip():
             return line.decode("utf-8", "replace")
     raise InputError(f"{path}: the file is empty; expected rows of interactions or items")
@@ -121,17 +132,19 @@ def _json_fields(path: Path, line: str) -> tuple[str, ...]:
     try:
         fields = json.loads(line)
     except ValueError as error:
-        hint = (
-            "; this is a Python literal: write each line with json.dumps(ast.literal_eval(line))"
-            if line.startswith("{'")
-            else ""
-        )
-        raise InputError(
-            f"{path}, row 1: found {shown(line)}, expected one JSON object a line{hint}"
-        ) from error
+        raise _no_object(path, line) from error
     if not isinstance(fields, dict):
-        raise InputError(f"{path}, row 1: found {shown(line)}, expected one JSON object a line")
+        raise _no_object(path, line)
     return tuple(fields)
+
+
+def _no_object(path: Path, line: str) -> InputError:
+    hint = ""
+    if line.startswith("{'"):
+        hint = "; this is a Python literal: write each line with json.dumps(ast.literal_eval(line))"
+    elif line.startswith("["):
+        hint = "; this is a list: write each of its objects on a line, e.g. with jq -c '.[]'"
+    return InputError(f"{path}, row 1: found {shown(line)}, expected one JSON object a line{hint}")
 
 
 def _parquet_columns(path: Path) -> tuple[str, ...]:

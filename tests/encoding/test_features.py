@@ -186,7 +186,10 @@ def test_titles_of_a_data_set(tmp_path):
     put(tmp_path / "items.csv", "itemID,title\n007,Seven\n")
     assert read_titles(tmp_path, IDS).tolist() == ["", "Seven", "", ""]
     put(tmp_path / "items.csv", "itemID,title\n0,A\n1,B\n2,C\n3,D\n4,E\n")
-    with pytest.raises(InputError, match=r"items\.csv, row 2, column itemID"):
+    with pytest.raises(InputError, match=r"items\.csv, row 6, column itemID: found '4'"):
+        read_titles(tmp_path, IDS)
+    put(tmp_path / "items.csv", "itemID,title\n007,Seven\na,A\n99,B\n")
+    with pytest.raises(InputError, match=r"items\.csv, row 4, column itemID: found '99'"):
         read_titles(tmp_path, IDS)
     put(tmp_path / "items.csv", "itemID,title\n0,A\n0,B\n")
     with pytest.raises(InputError, match="row 3, column itemID: item '0' occurs again"):

@@ -4,6 +4,10 @@ import csv
 
 import pytest
 
+from fedvlr_jax.commands.shared.runs import load
+from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare import prepare
 from tests.experiments.commands import SMALL, refused
 from tests.prepare import forms
 
@@ -42,3 +46,14 @@ def test_bad_input_is_one_line(run, tmp_path):
     assert "--dataset: empty; give" in refused(run("features"))
     line = refused(run("features", "--dataset=toy", "--device=cuda"))
     assert line == "error: --device: does nothing with --encoder=hashing; leave it out"
+
+
+def test_wrong_titles_are_refused_before_training(tmp_path):
+    forms.recbole(tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "data/toy")
+    config = Config.from_flat(dataset="toy", data_root=str(tmp_path / "data"))
+    load(config, note=lambda line: None)
+    with (tmp_path / "data/toy/items.csv").open("a") as file:
+        file.write("9,x,A title too many,\n")
+    with pytest.raises(InputError, match=r"items\.csv, row 11, column itemID: found '9'"):
+        load(config, note=lambda line: None)

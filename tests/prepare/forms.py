@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import random
+import zipfile
 
 import polars as pl
 import zstandard
@@ -122,6 +123,20 @@ def parquet(folder):
     ).write_parquet(folder / "toy.parquet")
 
 
+def float_parquet(folder):
+    """Whole floats, which pandas makes of a column with gaps, and categories and bytes as ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    user, item, rating, time = zip(*rows(), strict=True)
+    pl.DataFrame(
+        {
+            "user_id": pl.Series([user_id(u) for u in user], dtype=pl.Categorical),
+            "item_id": [item_id(i).encode() for i in item],
+            "rating": [float(r) for r in rating],
+            "timestamp": [float(t) for t in time],
+        }
+    ).write_parquet(folder / "toy.csv")
+
+
 def own_layout(folder):
     put(folder / "inter.csv", "userID,itemID,rating,timestamp\n" + lines("{u},{i},{r},{t}\n"))
 
@@ -129,6 +144,29 @@ def own_layout(folder):
 def windows(folder):
     text = "\ufeffuser_id;item_id;rating;timestamp\n" + lines("{u}; {i} ;{r};{t}\n")
     put(folder / "toy.csv", (text + "\n").replace("\n", "\r\n"))
+
+
+def utf16(folder):
+    text = "user_id\titem_id\trating\ttimestamp\n" + lines("{u}\t{i}\t{r}\t{t}\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "toy.tsv").write_bytes(text.encode("utf-16"))
+
+
+def row_numbers(folder):
+    """Columns without a name, as data frames write their row numbers."""
+    put(folder / "toy.csv", ",,client_id,asin,rating,ts\n" + lines("9,8,{u},{i},{r},{t}\n"))
+
+
+def json_text(folder):
+    put(folder / "toy.txt", lines('{{"user_id":"{u}","item_id":"{i}","rating":{r},"ts":{t}}}\n'))
+
+
+def zipped(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / "toy.csv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("toy/", "")
+        archive.writestr("__MACOSX/toy/._toy.csv", "x")
+        archive.writestr("toy/toy.csv", "user,item,rating,time\n" + lines("{u},{i},{r},{t}\n"))
 
 
 def with_text(folder):
@@ -150,7 +188,8 @@ FORMS = {
     form.__name__: form
     for form in (
         *(recbole, movielens_dat, movielens_csv, movielens_tab, amazon_csv, amazon_2023),
-        *(amazon_2018, ninerec, parquet, own_layout, windows, with_text),
+        *(amazon_2018, ninerec, parquet, float_parquet, own_layout, windows, with_text),
+        *(utf16, row_numbers, json_text, zipped),
     )
 } | {
     "gz": _compressed(gzip.compress, ".gz"),

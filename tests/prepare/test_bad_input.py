@@ -1,6 +1,8 @@
 """The message for each fault of a raw file: one line with the place and an option that helps."""
 
 import gzip
+import io
+import zipfile
 
 import polars as pl
 import pytest
@@ -12,6 +14,15 @@ from tests.prepare.forms import put
 
 HEADER = "user_id,item_id,rating,timestamp\n"
 GOOD = "u1,i1,5,100\nu1,i2,4,200\n"
+
+
+def archive(files):
+    """The bytes of a zip archive of {name: text}."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as written:
+        for name, text in files.items():
+            written.writestr(name, text)
+    return buffer.getvalue()
 
 
 def refused(tmp_path, name, content, **options):
@@ -52,26 +63,72 @@ def test_a_cell(rows, place, tmp_path):
 def test_options_that_help(tmp_path):
     bad = HEADER + "u1,i1,good,1.5\n"
     assert "--rating=none" in refused(tmp_path, "toy.csv", bad)
-    assert "--time_decimals=N" in refused(tmp_path, "toy.csv", bad, rating="none")
+    assert "--time_decimals=1" in refused(tmp_path, "toy.csv", bad, rating="none")
     raw = tmp_path / "raw/toy.csv"
     options = Options(rating="none", time_decimals=1, min_user_interactions=1)
     prepare(raw, tmp_path / "data/out", options)
     assert (tmp_path / "data/out/inter.csv").read_text() == "userID,itemID,timestamp\n0,0,15\n"
 
 
-def test_dates(tmp_path):
-    raw = put(tmp_path / "toy.csv", "user,item,date\nu,i,2020-01-02\nu,j,1970-01-01\n")
-    options = Options(time_format="%Y-%m-%d", min_user_interactions=1)
-    prepare(raw, tmp_path / "out", options)
+DAY = 24 * 3600 * 10**6
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "expected"),
+    [
+        ("2020-01-02", "", 18_263 * DAY),
+        ("2020-01-02T00:00", "", 18_263 * DAY),
+        ("2020-01-02 00:00:01.5", "", 18_263 * DAY + 1_500_000),
+        ("2020-01-02T00:00:00Z", "", 18_263 * DAY),
+        ("2020-01-02T02:00:00+02:00", "", 18_263 * DAY),
+        ("1/2/2020", "%m/%d/%Y", 18_263 * DAY),
+        ('"01 2, 2020"', "%m %d, %Y", 18_263 * DAY),
+    ],
+)
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_dates(text, given, expected, form, tmp_path):
+    """18,263 days are from 1970-01-01 to 2020-01-02. Dates of ISO 8601 need no option."""
+    raw = tmp_path / f"toy.{form}"
+    frame = pl.DataFrame({"user": ["u"], "item": ["i"], "date": [text.strip('"')]})
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[form](raw)
+    options = Options(time_format=given, min_user_interactions=1)
+    notes = prepare(raw, tmp_path / "out", options).notes
     rows = (tmp_path / "out/inter.csv").read_text().splitlines()
-    # 18,263 days of 86,400 seconds.
-    assert rows[1:] == ["0,0,1577923200000000", "0,1,0"]
+    assert rows[1:] == [f"0,0,{expected}"]
+    assert any("the times are dates of the format %Y" in note for note in notes) == (not given)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1/2/2020", "--time_format='%m/%d/%Y' or --time_format='%d/%m/%Y'"),
+        ("31.12.2020 10:11", "--time_format='%d.%m.%Y %H:%M'"),
+        ("Wed Jan 01 10:00:00 +0000 2020", "--time_format='%a %b %d %H:%M:%S %z %Y'"),
+        ("1500000000.25", "--time_decimals=2 keeps the fraction"),
+        ("yesterday", "--time=lines"),
+    ],
+)
+def test_a_date_is_refused_with_the_option_that_reads_it(text, expected, tmp_path):
+    assert expected in refused(tmp_path, "toy.csv", HEADER + f"u,i,3,{text}\n")
+
+
+def test_a_date_of_another_format(tmp_path):
+    rows = "u,i,3,2020-01-02\nu,j,3,15\n"
+    line = refused(tmp_path, "toy.csv", HEADER + rows)
+    assert "row 3, column timestamp: found '15', expected a date of the format %Y-%m-%d" in line
+
+
+def test_a_file_without_header_with_dates(tmp_path):
+    line = refused(tmp_path, "toy.csv", "a1,b2,3.0,2020-01-02\n")
+    assert "--columns=user,item,rating,time" in line
 
 
 def test_columns_that_could_be_the_user(tmp_path):
     two = "user_id,reviewer_id,item_id,timestamp\na,b,c,1\n"
     line = refused(tmp_path, "toy.csv", two)
     assert "columns user_id and reviewer_id could both be the user" in line and "--user=" in line
+    line = refused(tmp_path, "toy.csv", "user_id,USER_ID,item_id,timestamp\na,b,c,1\n")
+    assert "columns user_id and USER_ID could both be the user" in line and "--user=" in line
     line = refused(tmp_path, "toy.csv", "a1,b2,3.0,1500000000\n")
     assert "columns 1 and 2 could each be the user" in line
     assert "--columns=user,item,rating,time" in line
@@ -119,6 +176,18 @@ def test_no_time(tmp_path):
         (HEADER.encode() + b"u,\xff,1,2\n", "row 2: found byte 0xff"),
         (HEADER.encode() + b"u,\0,1,2\n", "row 2: found a NUL byte"),
         (b"user_id,user_id,item_id\n", "column 'user_id' occurs twice"),
+        ((HEADER + GOOD).replace("\n", "\r").encode(), "end with a carriage return only"),
+        ((HEADER + GOOD).encode("utf-16-le"), "row 1: found a NUL byte; save the file as UTF-8"),
+        ((HEADER + GOOD).encode("utf-16") + b"x", "found broken UTF-16 text (truncated data)"),
+        (b"\x80\x04pickled", "found a pickle; save it as CSV"),
+        (b"ARROW1\0\0", "found an Arrow file; save it as CSV"),
+        (gzip.compress(b"\0" * 257 + b"ustar"), "found a tar archive; unpack it"),
+        (archive({}), "the archive has 0 files"),
+        (archive({"a.csv": "", "b.csv": ""}), "the archive has 2 files (a.csv, b.csv); unpack it"),
+        (archive({"[Content_Types].xml": ""}), "found a spreadsheet or document; save it as CSV"),
+        (archive({"a": "x"})[:20], "the zip archive cannot be read"),
+        (b"# my data\n" + HEADER.encode(), "found '# my data', a line of one field"),
+        (b"user item time\n", "--separator=space"),
         (gzip.compress(HEADER.encode() + GOOD.encode(), mtime=0)[:40], "damaged or truncated"),
     ],
 )
@@ -126,18 +195,38 @@ def test_a_file_that_cannot_be_read(content, found, tmp_path):
     assert found in refused(tmp_path, "toy.csv", content)
 
 
+def test_separator_space(tmp_path):
+    raw = put(tmp_path / "toy.txt", "user item time\nu i 1\n")
+    prepare(raw, tmp_path / "out", Options(separator="space", min_user_interactions=1))
+    assert (tmp_path / "out/inter.csv").read_text() == "userID,itemID,timestamp\n0,0,1\n"
+
+
+def test_ids_that_may_be_wrong_are_named(tmp_path):
+    rows = "u1,7,5,100\nnan,7.0,4,200\nu2,8.0,4,200\n"
+    raw = put(tmp_path / "toy.csv", HEADER + rows)
+    notes = prepare(raw, tmp_path / "out", Options(min_user_interactions=1)).notes
+    assert "the user id 'nan' occurs; if it is a missing value, remove its rows" in notes
+    assert any(
+        "item ids '7' and '7.0' both occur (pairs of this kind: 1)" in note for note in notes
+    )
+    assert len(notes) == 3  # The third one: no file of items.
+
+
 def test_json_lines(tmp_path):
     good = '{"user_id":"u","asin":"i","rating":4,"timestamp":100}\n'
     assert "row 2" in refused(tmp_path, "toy.jsonl", good + '{"user_id":"u"\n')
     line = refused(tmp_path, "toy.jsonl", good + '{"user_id":"u","asin":"i","rating":4}\n')
     assert "row 2, column timestamp: found an empty or missing value" in line
+    line = refused(tmp_path, "toy.jsonl", good + good.replace('"i"', '{"id":"i"}'))
+    assert "row 2, column asin: found {'id': 'i'}, expected a text or a number" in line
     exact = '{"user_id":"u","asin":7,"rating":4,"timestamp":1500000000000000001.0}\n'
     raw = put(tmp_path / "exact.jsonl", exact)
     prepare(raw, tmp_path / "exact", Options(min_user_interactions=1))
     assert "1500000000000000001" in (tmp_path / "exact/inter.csv").read_text()
     assert (tmp_path / "exact/i_id_mapping.csv").read_text() == "item_id,itemID\n7,0\n"
     assert "Python literal" in refused(tmp_path, "toy.json", "{'user_id': 'u'}\n")
-    assert "one JSON object a line" in refused(tmp_path, "toy.json", "[1,\n2]\n")
+    line = refused(tmp_path, "toy.json", "[1,\n2]\n")
+    assert "one JSON object a line; this is a list" in line
 
 
 def test_parquet(tmp_path):
@@ -146,8 +235,15 @@ def test_parquet(tmp_path):
     pl.DataFrame({**good, "timestamp": [5.0, 6.5]}).write_parquet(raw)
     with pytest.raises(InputError, match=r"row 2, column timestamp: found 6\.5"):
         prepare(raw, tmp_path / "out")
-    pl.DataFrame({**good, "user_id": [1.0, 2.0]}).write_parquet(raw)
-    with pytest.raises(InputError, match="column user_id: found the type Float64"):
+    for wrong in (2.5, 2.0**53):
+        pl.DataFrame({**good, "user_id": [1.0, wrong]}).write_parquet(raw)
+        with pytest.raises(InputError, match=f"row 2, column user_id: found {wrong}, expected"):
+            prepare(raw, tmp_path / "out")
+    pl.DataFrame({**good, "user_id": [1.0, float("nan")]}).write_parquet(raw)
+    with pytest.raises(InputError, match="row 2, column user_id: found an empty or missing"):
+        prepare(raw, tmp_path / "out")
+    pl.DataFrame({**good, "user_id": [[1], [2]]}).write_parquet(raw)
+    with pytest.raises(InputError, match="column user_id: found the type List"):
         prepare(raw, tmp_path / "out")
     pl.DataFrame(good).write_parquet(raw)
     prepare(raw, tmp_path / "out", Options(min_user_interactions=1))
@@ -173,6 +269,9 @@ def test_columns_that_are_not_used_are_named(tmp_path):
     raw = put(tmp_path / "toy.csv", "user,item,timestamp,mood\nu,i,1,x\n")
     prepared = prepare(raw, tmp_path / "out", Options(min_user_interactions=1))
     assert "toy.csv: columns not used: mood" in prepared.notes
+    notes: list[str] = []
+    read_items(put(tmp_path / "items.csv", "item,title,image,plot\n1,One,x,y\n"), notes=notes)
+    assert notes == ["items.csv: 1 items, titles from column title; columns not used: plot"]
 
 
 @pytest.mark.parametrize("before", ["", "\n", "\n \n"])

@@ -6,7 +6,7 @@ import pytest
 
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import ids
-from fedvlr_jax.prepare.reading import TimeFormat, exact_times
+from fedvlr_jax.prepare.cells import TimeFormat, exact_times
 
 
 def numbered(texts):

@@ -48,7 +48,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "separator",
         "",
-        "Separator of the fields: a character, '::' or 'tab'. Empty: detected in the first line.",
+        "Separator of the fields: a character, '::', 'tab', 'space'. Empty: detected in the first "
+        "line.",
     )
     flags.DEFINE_enum(
         "header",
@@ -59,7 +60,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "time_format",
         "",
-        "Format of the dates, such as '%Y-%m-%d %H:%M:%S'. Empty: times are whole numbers.",
+        "Format of the dates, such as '%m/%d/%Y %H:%M:%S'. Empty: times are whole numbers or dates "
+        "of ISO 8601.",
     )
     flags.DEFINE_integer(
         "time_decimals",

@@ -44,8 +44,9 @@ def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
     )
     for line in dataset.notes:
         note(line)
-    # Refuses a slice without targets before anything is written.
+    # Refuses a slice without targets and wrong titles before anything is written.
     resolve_selection(config.evaluation.selection, dataset)
+    titles_of(config, dataset)
     return dataset
 
 
