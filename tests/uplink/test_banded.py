@@ -66,6 +66,10 @@ def test_one_band_is_the_gaussian_mechanism():
     first, _ = banded.next(jax.random.key(0), upload, jnp.ones(1), 3.0, banded.init(upload))
     second = plain.add(jax.random.key(0), upload, jnp.ones(1), 3.0)
     np.testing.assert_array_equal(first["a"], second["a"])
+    alone = banded.add(jax.random.key(0), upload, jnp.ones(1), 3.0)
+    np.testing.assert_array_equal(alone["a"], second["a"])
+    # A round without a response takes a step too, or its absence would tell that nobody responded.
+    assert banded.always
 
 
 def test_the_sum_of_the_rounds_has_less_noise():

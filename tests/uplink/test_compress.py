@@ -71,6 +71,13 @@ def test_quantised_rows_by_hand():
     np.testing.assert_allclose(np.mean(draws, axis=0), rows, atol=0.08)
 
 
+def test_a_row_is_scaled_by_its_largest_size():
+    """5 bits: -15 to 15. The largest number of the row is negative."""
+    row = jnp.array([-30.0, 4.0, 10.0])[None, None, :]
+    found = np.asarray(quantised(jax.random.key(0), row, 5)).ravel()
+    np.testing.assert_allclose(found, [-30, 4, 10], rtol=1e-6)
+
+
 def test_the_longest_rows_by_hand():
     views = jnp.array([[[1.0], [3.0], [-4.0], [2.0]], [[0.0], [5.0], [1.0], [0.0]]])[..., None]
     found = largest_rows(views, 2)[..., 0, 0]

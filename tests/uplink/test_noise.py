@@ -20,13 +20,13 @@ def drawn(noise, weight, bound, seed=0):
     "noise, expected",
     [
         # sum_u alpha_u N(0, (2 * 3)^2) for alpha = 1/2, 1/4, 1/4.
-        (client_noise(2.0), 6 * np.sqrt(1 / 4 + 1 / 16 + 1 / 16)),
-        (central_noise(2.0, denominator=30.0), 2 * 3 / 30),
+        (lambda: client_noise(2.0), 6 * np.sqrt(1 / 4 + 1 / 16 + 1 / 16)),
+        (lambda: central_noise(2.0, denominator=30.0), 2 * 3 / 30),
     ],
     ids=["client", "central"],
 )
 def test_moments(noise, expected):
-    found = drawn(noise, [0.5, 0.25, 0.25, 0.0], 3.0)
+    found = drawn(noise(), [0.5, 0.25, 0.25, 0.0], 3.0)
     for leaf in found.values():
         values = np.asarray(leaf, np.float64).ravel()
         # Five standard errors of each moment.

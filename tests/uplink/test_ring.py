@@ -44,8 +44,11 @@ def test_fractions_below_the_most_levels_are_exact_in_float32():
     assert ring.MOST_LEVELS >= 2**20
 
 
-def uploads():
+def uploads(missing=None):
     rows = np.linspace(-1.6, 1.6, CLIENTS * ITEMS * 2, dtype=np.float32)
+    if missing is not None:
+        rows = rows.reshape(CLIENTS, -1)
+        rows[missing] = np.nan
     return SlotUploads(
         item=jnp.tile(jnp.arange(ITEMS, dtype=jnp.int32), (CLIENTS, 1)),
         rows_of_views=jnp.asarray(rows.reshape(CLIENTS, ITEMS, 1, 2)),
@@ -72,6 +75,16 @@ def test_the_sum_of_rounded_uploads_by_hand():
     assert total.head["bias"].tolist() == [-67]
     # -1.6 of client 0 and 1.6 of client 3 are beyond 1.5; -1.5 of client 1 is the bound itself.
     assert clamped.tolist() == [True, False, False, True]
+
+
+def test_what_a_client_without_a_share_uploads_is_not_read():
+    """Client 2 has alpha 0, and no upload: its numbers may be anything."""
+    alpha = jnp.asarray([1.0, 0.5, 0.0, -1.0])
+    client, key = jnp.arange(CLIENTS, dtype=jnp.int32), jax.random.key(0)
+    ring_of = lambda missing: ring_sum(Ring(1.5, 100), uploads(missing), alpha, client, key)
+    found, expected = ring_of(2), ring_of(None)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_numbers_at_the_bound_are_not_clamped_and_those_beyond_it_are():
