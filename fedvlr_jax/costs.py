@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.evaluation.metrics import user_metrics
+from fedvlr_jax.federated.exchanges import bytes_before_training
 from fedvlr_jax.federated.participation import stays
 from fedvlr_jax.fleet import SCHEMES, RoundSchedule, round_bytes
 from fedvlr_jax.fleet.hardware import TIERS
@@ -128,8 +129,9 @@ def summarise_costs(
     """The "costs" of summary.json.
 
     Returns:
-      "client_round_bytes": as `client_bytes`; with --aggregation=secure "secure_sum": as
-      `secure_sum_costs`; with a simulated clock also "sampled", "responded",
+      "client_round_bytes": as `client_bytes`; with exchanges before the first round
+      "initialization_bytes": {"down", "up"} of one client, on average; with --aggregation=secure
+      "secure_sum": as `secure_sum_costs`; with a simulated clock also "sampled", "responded",
       "dropped_share" (of those sampled), "bytes_down", "bytes_up", "simulated_h", "client_h",
       "wasted_share" (of the clients' time, spent on uploads that did not count), "energy",
       "participation_gini", and "curve": of each evaluation its round, hours, bytes, Wh and
@@ -138,6 +140,9 @@ def summarise_costs(
       "max_staleness" of the uploads.
     """
     costs: dict[str, Any] = {"client_round_bytes": client_bytes(simulation)}
+    before = bytes_before_training(simulation.config, simulation.model, simulation.population)
+    if before[0]:
+        costs["initialization_bytes"] = {"down": before[0], "up": float(before[1].mean())}
     if simulation.config.federation.aggregation == "secure":
         costs["secure_sum"] = secure_sum_costs(simulation, seed, rounds)
     if simulation.participation is None:
@@ -148,6 +153,7 @@ def summarise_costs(
     took_part = np.zeros(simulation.population.num_users, np.int64)
     staleness: list[np.ndarray] = []
     ledger, end = np.zeros((rounds + 1, 7)), np.zeros(rounds + 1)
+    ledger[0, 2], ledger[0, 6] = before[1].sum(), before[0] * len(before[1])
     for number in range(rounds):
         schedule = simulation.participation.round(seed, number)
         took_part[schedule.sampled[schedule.responded]] += 1

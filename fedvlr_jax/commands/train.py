@@ -47,7 +47,7 @@ from fedvlr_jax.commands.shared.runs import check_same, describe, load, titles_o
 from fedvlr_jax.commands.shared.saving import Saver, load_run
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError, NonFiniteError
-from fedvlr_jax.federated.initialization import describe_initialization
+from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import check_fits, describe_plan
 from fedvlr_jax.privacy.statement import lines as statement_lines
@@ -239,8 +239,8 @@ def introduce(simulation: Simulation, progress: Progress) -> None:
     if not len(dataset.valid):
         progress.note("no validation part: trains all --rounds and tests the last state")
     if begun is not None:
-        for line in describe_initialization(config, simulation.model, dataset, begun):
-            progress.note(line)
+        for exchange in exchanges_of(config, simulation.model, dataset, begun):
+            progress.note(exchange.line)
 
 
 def keep_results(

@@ -33,9 +33,9 @@ import numpy as np
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.ease import Ease, ease_initialization, tried_models
+from fedvlr_jax.federated.ease import Ease, ease_initialization
 from fedvlr_jax.federated.model import Model
-from fedvlr_jax.federated.preferences import EXCHANGES, preferences
+from fedvlr_jax.federated.preferences import preferences
 from fedvlr_jax.federated.private_initialization import (
     own_scale,
     private_spectral_initialization,
@@ -160,13 +160,13 @@ def _ease(init: InitConfig, width: int, dataset: Dataset) -> Ease:
         width,
         ridge=init.init_ridge,
         exchanges=init.init_exchanges,
-        content=_given(init.init_content),
-        normalization=_given(init.init_normalization),
-        recency=_given(init.init_recency),
+        content=given_or_none(init.init_content),
+        normalization=given_or_none(init.init_normalization),
+        recency=given_or_none(init.init_recency),
     )
 
 
-def _given(value: float) -> float | None:
+def given_or_none(value: float) -> float | None:
     """None for the -1 of a flag that is chosen on validation."""
     return None if value == -1 else value
 
@@ -222,65 +222,6 @@ def spectral_initialization(
     # A client's own row of A, its items weighted as in its training.
     own = rows if train.weight is None else scaled(train.weighted_matrix)
     return np.pad(items, missing), np.pad((own @ directions) * kept, missing)
-
-
-def describe_initialization(
-    config: Config, model: Model, dataset: Dataset, begun: Initialization | None = None
-) -> list[str]:
-    """Lines for the start of a run: the exchanges with every client before the first round.
-
-    Sizes are those of float32.
-
-    Args:
-      begun: the result of `make_initialization`, whose choices are then stated.
-    """
-    init, lines = config.init, []
-    if init.init == "spectral" and config.privacy.privacy != "none":
-        columns = min(model.width, model.num_items)
-        down = model.num_items * (init.init_exchanges * columns + model.width)
-        lines.append(
-            f"start spectral: {init.init_exchanges} exchanges with noise, "
-            + _sizes(down, init.init_exchanges * columns)
-        )
-    elif init.init == "spectral":
-        columns = min(model.width + OVERSAMPLING, dataset.num_users, model.num_items)
-        # First the counts of the items, last the table from which a client computes its vector.
-        down = model.num_items * (1 + init.init_exchanges * columns + model.width)
-        lines.append(
-            f"start spectral: counts, {init.init_exchanges} exchanges and a mean score, "
-            + _sizes(down, init.init_exchanges * columns)
-        )
-    if init.init == "ease":
-        given = _given(init.init_content), _given(init.init_normalization)
-        tried = len(tried_models(dataset, *given))
-        columns = init.init_exchanges * min(model.width + OVERSAMPLING, model.num_items)
-        # Clients compare the models on validation: a table and a column each, beside the counts.
-        compared = tried * (model.width + 1) if tried > 1 else 0
-        down = model.num_items * (1 + tried * columns + compared + model.width)
-        chosen = ""
-        if begun is not None:
-            chosen = f", content {begun.content:g}, normalization {begun.normalization:g}, "
-            chosen += f"recency {begun.recency:g}"
-        lines.append(
-            f"start ease{chosen}: counts, {tried} x {init.init_exchanges} exchanges and a mean "
-            "score, " + _sizes(down, tried * columns)
-        )
-    if init.init_router == "history":
-        topics = init.init_topics if "id" in sources_of(model.fusion.names) else 0
-        down = model.num_items * (1 + EXCHANGES * topics)
-        lines.append(
-            f"routers by history: counts{f' and {EXCHANGES} exchanges' * (topics > 0)}, "
-            + _sizes(down, EXCHANGES * topics)
-            + "; to it the features of its items and the catalogue's mean likeness to each"
-        )
-    return lines
-
-
-def _sizes(down: int, row: int) -> str:
-    return (
-        f"with every client first, {4 * down / 1e6:.3g} MB to each, {4 * row / 1e3:.3g} kB from "
-        "it for each item of its history"
-    )
 
 
 def _check(config: Config, model: Model, dataset: Dataset) -> None:

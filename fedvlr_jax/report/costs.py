@@ -19,6 +19,13 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows += [
             (f"up, {scheme}", f"{size / 1e3:,.1f} kB") for scheme, size in per_client["up"].items()
         ]
+    if before := costs.get("initialization_bytes"):
+        rows.append(
+            (
+                "before the first round, down / up",
+                f"{before['down'] / 1e3:,.1f} / {before['up'] / 1e3:,.1f} kB",
+            )
+        )
     if secure := costs.get("secure_sum"):
         rows += [
             ("secure sum, up", f"{secure['up'] / 1e3:,.1f} kB"),

@@ -21,7 +21,7 @@ from fedvlr_jax.federated.ease import (
     tried_models,
     tried_recencies,
 )
-from fedvlr_jax.federated.initialization import describe_initialization
+from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.simulation import make_simulation
 
 USERS, ITEMS = 40, 30
@@ -287,14 +287,16 @@ def test_a_simulation_begins_with_its_scores(synthetic, store):
 def test_what_it_exchanges_and_chose_is_said(synthetic):
     config = Config.from_flat(width=5, init="ease", init_exchanges=2, fusion="none")
     simulation = make_simulation(config, synthetic)
-    (line,) = describe_initialization(
-        config, simulation.model, synthetic, simulation.setup.initialization
-    )
+    (exchange,) = exchanges_of(config, simulation.model, synthetic, simulation.setup.initialization)
     begun = simulation.setup.initialization
-    assert f"content {begun.content:g}, normalization {begun.normalization:g}, " in line
+    assert f"content {begun.content:g}, normalization {begun.normalization:g}, " in exchange.line
     # 60 items: their counts, for each of 8 models 2 x 37 columns and 5 + 1 to compare it, and 5 of
     # the table; 8 x 2 x 37 numbers a row sent.
-    assert "8 x 2 exchanges" in line and "0.155 MB to each" in line and "2.37 kB from it" in line
+    assert (
+        "8 x 2 exchanges" in exchange.line
+        and "0.155 MB to each" in exchange.line
+        and "2.37 kB from it" in exchange.line
+    )
 
 
 @pytest.mark.parametrize("content", [0.0, 1.0])

@@ -8,8 +8,8 @@ from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.federated.initialization import (
-    describe_initialization,
     sources_of,
     spectral_initialization,
 )
@@ -99,9 +99,13 @@ def test_a_simulation_begins_with_its_scores(choices, dataset):
 
 def test_what_it_exchanges_is_said(dataset):
     config = Config.from_flat(width=5, init="spectral", init_exchanges=2, fusion="none")
-    (line,) = describe_initialization(config, make_simulation(config, dataset).model, dataset)
+    (exchange,) = exchanges_of(config, make_simulation(config, dataset).model, dataset)
     # 60 items: their counts, 2 x 37 columns, 5 of the table; 2 x 37 numbers a row sent.
-    assert "2 exchanges" in line and "0.0192 MB to each" in line and "0.296 kB from it" in line
+    assert (
+        "2 exchanges" in exchange.line
+        and "0.0192 MB to each" in exchange.line
+        and "0.296 kB from it" in exchange.line
+    )
 
 
 @pytest.mark.parametrize("backbone", ["fcf", "fedavg"])
@@ -133,8 +137,8 @@ def test_the_table_counts_as_the_id():
 def test_routers_over_modalities_need_no_exchange(dataset):
     config = Config.from_flat(width=WIDTH, views="text,image", init_router="history")
     simulation = make_simulation(config, dataset)
-    (line,) = describe_initialization(config, simulation.model, dataset)
-    assert "counts, with every client" in line and "0 kB from it" in line
+    (exchange,) = exchanges_of(config, simulation.model, dataset)
+    assert "counts, with every client" in exchange.line and "0 kB from it" in exchange.line
     contents = [dataset.features[name] for name in ("text", "image")]
     found = preferences(dataset.train, contents, sharpness=12.0, topics=0)
     weights = simulation.router_weights(simulation.init())

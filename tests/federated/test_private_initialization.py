@@ -9,7 +9,7 @@ from fedvlr_jax.commands.shared.members import make_member
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.federated.initialization import describe_initialization
+from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.federated.private_initialization import (
     answers,
     noisy_sum,
@@ -119,8 +119,8 @@ def test_a_simulation_begins_with_it(dataset):
     aligned = np.sum(found * expected, axis=1) / np.linalg.norm(expected, axis=1)
     np.testing.assert_allclose(aligned, np.linalg.norm(found, axis=1), rtol=1e-5)
     np.testing.assert_array_equal(simulation.init().server.shared["items"], begun.items)
-    (line,) = describe_initialization(simulation.config, simulation.model, dataset, begun)
-    assert "3 exchanges with noise" in line
+    (exchange,) = exchanges_of(simulation.config, simulation.model, dataset, begun)
+    assert "3 exchanges with noise" in exchange.line
     other = make_simulation(config(noise_multiplier=2.0, seed=1), dataset)
     assert not np.array_equal(other.setup.initialization.items, begun.items)
 

@@ -348,6 +348,25 @@ def test_a_fixed_denominator_follows_a_clock_of_ones_own():
     np.testing.assert_allclose(rule.weights(np.ones(40), np.ones(40, bool)), 1 / 5)
 
 
+def test_the_costs_hold_the_exchanges_before_the_first_round():
+    """A closed form is not free: its bytes and their energy come before round 0."""
+    data = load_dataset("synthetic", data_root="", synthetic={"users": 40, "items": 50})
+    flags = dict(fusion="none", width=4, rounds=1, baselines=False, participation="uniform")
+    first, costs = {}, {}
+    for init in ("random", "spectral"):
+        config = Config.from_flat(**flags, init=init, init_exchanges=2, loss="softmax")
+        simulation = make_simulation(config, data)
+        costs[init] = summarise_run(simulation, *train(simulation))[0]["costs"]
+        first[init] = costs[init]["curve"][0]
+    # 50 items: counts, 2 x 36 columns, 4 of the table; 2 x 36 numbers a row of the history.
+    down, up = 4 * 50 * (1 + 2 * 36 + 4), 4 * 2 * 36 * data.train.counts
+    assert "initialization_bytes" not in costs["random"] and first["random"]["bytes"] == 0
+    assert costs["spectral"]["initialization_bytes"] == {"down": down, "up": up.mean()}
+    assert first["spectral"]["bytes"] == 40 * down + up.sum() and first["spectral"]["wh"] > 0
+    more = costs["spectral"]["bytes_up"] - costs["random"]["bytes_up"]
+    assert more == up.sum()
+
+
 def test_a_duration_by_hand():
     """1000 bytes down at 500 a second, 20 rows of 0.1 s, 300 bytes up at 100 a second: 7 s."""
 

@@ -1,0 +1,90 @@
+"""The exchanges with every client before the first round: their content and their size."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.federated.ease import tried_models
+from fedvlr_jax.federated.initialization import Initialization, given_or_none, sources_of
+from fedvlr_jax.federated.model import Model
+from fedvlr_jax.federated.preferences import EXCHANGES
+from fedvlr_jax.federated.subspace import OVERSAMPLING
+
+
+class Exchange(NamedTuple):
+    """What the server and each client send each other before the first round.
+
+    Attributes:
+      text: the steps, for the start of a run.
+      down: float32 numbers to each client.
+      up: float32 numbers from a client, for each item of its history.
+      more: what goes down beside them, for the start of a run.
+    """
+
+    text: str
+    down: int
+    up: int
+    more: str = ""
+
+    @property
+    def line(self) -> str:
+        """The steps and their sizes."""
+        return (
+            f"{self.text}, with every client first, {4 * self.down / 1e6:.3g} MB to each, "
+            f"{4 * self.up / 1e3:.3g} kB from it for each item of its history{self.more}"
+        )
+
+
+def exchanges_of(
+    config: Config, model: Model, dataset: Dataset, begun: Initialization | None = None
+) -> list[Exchange]:
+    """The exchanges that --init and --init_router ask for; none for random values.
+
+    Args:
+      begun: the result of `make_initialization`, whose choices are then stated.
+    """
+    init, found = config.init, []
+    items, width = model.num_items, model.width
+    if init.init == "spectral" and config.privacy.privacy != "none":
+        up = init.init_exchanges * min(width, items)
+        text = f"start spectral: {init.init_exchanges} exchanges with noise"
+        found.append(Exchange(text, items * (up + width), up))
+    elif init.init == "spectral":
+        up = init.init_exchanges * min(width + OVERSAMPLING, dataset.num_users, items)
+        text = f"start spectral: counts, {init.init_exchanges} exchanges and a mean score"
+        # First the counts of the items, last the table from which a client computes its vector.
+        found.append(Exchange(text, items * (1 + up + width), up))
+    if init.init == "ease":
+        settings = init.init_content, init.init_normalization
+        tried = len(tried_models(dataset, *map(given_or_none, settings)))
+        up = tried * init.init_exchanges * min(width + OVERSAMPLING, items)
+        # Clients compare the models on validation: a table and a column each, beside the counts.
+        compared = tried * (width + 1) if tried > 1 else 0
+        chosen = ""
+        if begun is not None:
+            chosen = f", content {begun.content:g}, normalization {begun.normalization:g}, "
+            chosen += f"recency {begun.recency:g}"
+        text = f"start ease{chosen}: counts, {tried} x {init.init_exchanges} exchanges"
+        found.append(Exchange(f"{text} and a mean score", items * (1 + up + compared + width), up))
+    if init.init_router == "history":
+        up = EXCHANGES * (init.init_topics if "id" in sources_of(model.fusion.names) else 0)
+        text = f"routers by history: counts{f' and {EXCHANGES} exchanges' * (up > 0)}"
+        more = "; to it the features of its items and the catalogue's mean likeness to each"
+        found.append(Exchange(text, items * (1 + up), up, more))
+    return found
+
+
+def bytes_before_training(
+    config: Config, model: Model, dataset: Dataset
+) -> tuple[float, np.ndarray]:
+    """(bytes to each client, bytes from each client, float64 [N]) of all exchanges.
+
+    The features that --init_router=history sends are not counted.
+    """
+    found = exchanges_of(config, model, dataset)
+    up = 4.0 * sum(exchange.up for exchange in found)
+    return 4.0 * sum(exchange.down for exchange in found), up * dataset.train.counts
