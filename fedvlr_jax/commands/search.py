@@ -29,7 +29,7 @@ from absl import flags
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest
 from fedvlr_jax.commands.shared.finished import validation
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.members import (
     Baselines,
     Member,
@@ -43,7 +43,7 @@ from fedvlr_jax.commands.shared.members import (
 )
 from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
 from fedvlr_jax.commands.shared.runs import load, required_workdir
-from fedvlr_jax.commands.shared.space import parse_spaces
+from fedvlr_jax.commands.shared.space import configs_of, parse_spaces
 from fedvlr_jax.commands.shared.study import (
     DIVERGED,
     FINISHED,
@@ -83,6 +83,8 @@ def main() -> None:
             "budget of 0 (no limit) or more rounds"
         )
     dataset = load(base)
+    varied = {name for dimension in space for name in dimension.name.split(":")}
+    note_unused(*configs_of(space, base), varied=varied)
     if not len(dataset.valid):
         raise InputError(f"{dataset.name}: no validation interaction to choose by")
     own = {"space": FLAGS.space, "sampler": FLAGS.sampler, "search_seed": FLAGS.search_seed}
