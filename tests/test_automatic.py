@@ -1,5 +1,7 @@
 """--init=auto, and the options that depend on --init."""
 
+import dataclasses
+
 import pytest
 
 from fedvlr_jax.commands.shared.members import make_members
@@ -76,3 +78,22 @@ def test_members_of_a_sweep_begin_alike():
     assert inits("backbone=fcf,fedavg") == ["random", "random"]
     assert inits("clip_norm=0,0.1") == ["random", "random"]
     assert inits("init=random,ease") == ["random", "ease"]
+
+
+@pytest.mark.parametrize(
+    ("init", "rate", "share"),
+    [
+        ("random", "server_lr_items", "by 50 % after --init=random"),
+        ("ease", "server_lr_items", "by 2 % after a closed form"),
+        ("random", "server_lr_fusion", "server_lr_fusion times this, by default 3 %"),
+    ],
+)
+def test_the_help_of_server_decay_has_the_shares_of_the_defaults(init, rate, share):
+    federation = Config.from_flat(init=init).resolved.federation
+    (text,) = (
+        field.metadata["help"]
+        for field in dataclasses.fields(federation)
+        if field.name == "server_decay"
+    )
+    assert share in text
+    assert f"{100 * getattr(federation, rate) * federation.server_decay:.0f} %" in share

@@ -50,6 +50,7 @@ from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,
+    note_unused_by,
     parse_seeds,
     train_waiting,
 )
@@ -133,7 +134,9 @@ def train_all(
         for name, choice in chosen.items()
         if name != TWIN
     }
-    train_waiting([member for group in groups.values() for member in group])
+    members = [member for group in groups.values() for member in group]
+    note_unused_by(members)
+    train_waiting(members)
     folders = {name: [member.directory for member in group] for name, group in groups.items()}
     if TWIN in chosen:
         own = dataclasses.replace(base.run, workdir=str(Path(base.workdir) / "twin"))

@@ -25,7 +25,7 @@ from typing import Any
 from absl import flags
 
 from fedvlr_jax.commands.shared.comparison import write_table
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
@@ -117,6 +117,7 @@ def main() -> None:
     folder = required_workdir(config, "runs/audit")
     check(config, FLAGS.trials, FLAGS.confidence)
     simulation = make_simulation(config, load(config))
+    note_unused(config)
     found = audits(
         simulation, trials=FLAGS.trials, confidence=FLAGS.confidence, seed=config.run.seed
     )

@@ -35,9 +35,7 @@ from fedvlr_jax.centralized import (
 )
 from fedvlr_jax.commands.shared.comparison import compare, write_comparison, write_text
 from fedvlr_jax.commands.shared.finished import validation, write_results
-from fedvlr_jax.commands.shared.launch import (
-    config_from_flags,
-)
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.members import (
     Choice,
     check_member,
@@ -217,6 +215,7 @@ def main() -> None:
     folder = required_workdir(base, "runs/vbpr")
     seeds = parse_seeds(FLAGS.seeds)
     dataset = load(base)
+    note_unused(base)
     with locked(base.workdir):
         runs, tried = run_model(base, model, dataset, seeds, FLAGS.tune)
     write_text(folder / "tuning.json", json.dumps(tried, indent=2))

@@ -28,6 +28,7 @@ from rich.console import Console
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.launch import (
     config_from_flags,
+    note_unused,
     whole_numbers,
 )
 from fedvlr_jax.commands.shared.runs import load, required_workdir
@@ -36,7 +37,7 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.report.plots import loglog_lines
 from fedvlr_jax.settings import compiled
-from fedvlr_jax.simulation import State, make_simulation
+from fedvlr_jax.simulation import Simulation, State, make_simulation
 from fedvlr_jax.types import Rates
 
 FLAGS = flags.FLAGS
@@ -47,26 +48,42 @@ STEP = 1e3
 
 
 def probe_config(config: Config) -> Config:
-    """One plain step of all parameters on the exact objective. Its change is -STEP * gradient."""
+    """One plain step of all parameters on the exact objective. Its change is -STEP * gradient.
+
+    All clients take part, and the server sums their whole uploads without clipping and noise,
+    whatever the flags of the training are.
+    """
     rates = dict.fromkeys(Rates._fields, STEP) | {"client_decay": 0.0, "server_decay": 0.0}
-    changes: dict[str, Any] = {"local_epochs": 1, "min_local_epochs": 0, "upload": "gradient"}
-    changes |= {
+    plain = Config().flat
+    of_uploads = (*dataclasses.asdict(config.privacy), *dataclasses.asdict(config.fleet))
+    reset = {
+        name: plain[name]
+        for name in (
+            *of_uploads,
+            *("cohort", "sampling", "cohort_places", "client_dropout", "min_local_epochs"),
+            *("upload", "secure_bound", "secure_levels", "secure_threshold"),
+            *("byzantine_share", "init_noise_multiplier"),
+        )
+    }
+    changes: dict[str, Any] = {
+        "local_epochs": 1,
         "negatives": "expected",
         "server_optimizer": "sgd",
-        "cohort": 0,
-        "client_dropout": 0.0,
+        "aggregation": "float32",
+        "plan": "auto",
     }
-    return config.changed(**{**rates, **changes, "clip_norm": 0.0, "noise_multiplier": 0.0})
+    # Resolved first: --init=auto depends on flags that are reset.
+    return config.resolved.changed(**rates, **reset, **changes)
 
 
-def make_gradient_norm(config: Config, dataset: Dataset):
-    """state -> float: the squared gradient norm of sum_u alpha_u J_u at the state.
+def make_gradient_norm(training: Simulation):
+    """state of `training` -> float: the squared gradient norm of sum_u alpha_u J_u.
 
-    The state belongs to `config` on `dataset`. The function does not donate it.
+    The function does not donate the state.
     """
-    simulation = make_simulation(probe_config(config), dataset)
-    optimizer = simulation.beginning.server_shapes.optimizer
-    plain = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), optimizer)
+    dataset = training.dataset
+    simulation = make_simulation(probe_config(training.config), dataset)
+    plain = simulation.init().server
     counts = jnp.asarray(dataset.train.counts, jnp.float32)
     weight = counts if simulation.model.backbone.weight == "history" else jnp.ones_like(counts)
     alpha = normalised_weights(weight, jnp.ones(counts.shape, bool))
@@ -84,12 +101,23 @@ def make_gradient_norm(config: Config, dataset: Dataset):
                 total += jnp.sum(jnp.square(change))
         return total / STEP**2
 
+    ours, theirs = simulation.buckets, training.buckets
+    same_rows = len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
+
+    def in_probe(state: State) -> State:
+        """The state with the probe's buckets and the rest of its server."""
+        server = state.server
+        # The optimizer, the uplink and the noise of the training may have a state.
+        server = plain._replace(round=server.round, key=server.key, shared=server.shared)
+        if same_rows:
+            return State(server, state.private)
+        return simulation.unpack({**training.pack(state), "server": server})
+
     def gradient_norm(state: State) -> float:
-        server = state.server._replace(optimizer=plain)
+        before = in_probe(state)
         # `run_rounds` donates its input.
-        copy = jax.tree.map(lambda leaf: leaf.copy(), State(server, state.private))
-        after, _ = simulation.run_rounds(copy, 1)
-        return float(squared_norm(state, after))
+        after, _ = simulation.run_rounds(jax.tree.map(lambda leaf: leaf.copy(), before), 1)
+        return float(squared_norm(before, after))
 
     return gradient_norm
 
@@ -97,7 +125,7 @@ def make_gradient_norm(config: Config, dataset: Dataset):
 def measure(config: Config, dataset: Dataset) -> np.ndarray:
     """float64 [T]: the squared gradient norm before each round."""
     simulation = make_simulation(config, dataset)
-    gradient_norm = make_gradient_norm(config, dataset)
+    gradient_norm = make_gradient_norm(simulation)
     state = simulation.init()
     norms = []
     for _ in range(config.federation.rounds):
@@ -123,6 +151,7 @@ def main() -> None:
     folder = required_workdir(base, "runs/convergence")
     clients = whole_numbers("clients", FLAGS.clients)
     epochs = whole_numbers("epochs", FLAGS.epochs)
+    note_unused(base)
     lines: list[dict[str, Any]] = []
     for number in clients:
         data = dataclasses.replace(base.data, synthetic_users=number)

@@ -28,6 +28,7 @@ from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Member,
     make_members,
+    note_unused_by,
     parse_seeds,
     train_waiting,
 )
@@ -110,6 +111,7 @@ def main() -> None:
         if not member.config.fleet.has_clock:
             raise InputError("--deadline_s=0: without a clock there are no hours; give a deadline")
     with locked(base.workdir):
+        note_unused_by(members)
         dataset = train_waiting(members)[base.data]
         groups = read_groups(members)
         if not groups:

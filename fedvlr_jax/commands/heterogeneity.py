@@ -24,6 +24,7 @@ from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     make_member,
+    note_unused_by,
     parse_seeds,
     train_waiting,
 )
@@ -68,6 +69,7 @@ def main() -> None:
     folder = required_workdir(base, "runs/fig2")
     members = [make_member(base, (), seed) for seed in seeds]
     with locked(base.workdir):
+        note_unused_by(members)
         dataset = train_waiting(members, selects=False)[base.data]
     finished = [m.directory for m in members if (m.directory / "summary.json").exists()]
     if not finished:

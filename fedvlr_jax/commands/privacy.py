@@ -38,7 +38,7 @@ from absl import flags
 
 from fedvlr_jax.commands.flags.privacy import CONTENTS
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
@@ -304,6 +304,8 @@ def main() -> None:
             raise InputError(f"--{name}={value}: give a number above 0")
     contents = with_contents(base, FLAGS.contents)
     dataset = load(base)
+    # The table has an epsilon, and some defences have noise.
+    note_unused(*contents.values(), used=("target_delta", "noise"))
     lines = []
     for content, config in contents.items():
         bound, plain = clip_bound(config, dataset)

@@ -39,6 +39,7 @@ from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,
     make_member,
+    note_unused_by,
     parse_seeds,
     train_waiting,
 )
@@ -188,7 +189,9 @@ def main() -> None:
     folder = required_workdir(base, "runs/robustness")
     cells = make_cells(base)
     with locked(base.workdir):
-        dataset = train_waiting([m for cell in cells for m in cell], selects=False)[base.data]
+        members = [m for cell in cells for m in cell]
+        note_unused_by(members)
+        dataset = train_waiting(members, selects=False)[base.data]
         lines = [line for cell in cells if (line := line_of(cell)) is not None]
         if not lines:
             raise InputError("no run finished; lower --server_lr_items")

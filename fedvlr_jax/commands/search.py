@@ -34,7 +34,7 @@ from absl import flags
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.faults import StopRequest
 from fedvlr_jax.commands.shared.finished import validation
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.members import (
     Member,
@@ -49,7 +49,7 @@ from fedvlr_jax.commands.shared.members import (
 )
 from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
 from fedvlr_jax.commands.shared.runs import required_workdir
-from fedvlr_jax.commands.shared.space import parse_spaces
+from fedvlr_jax.commands.shared.space import configs_of, parse_spaces
 from fedvlr_jax.commands.shared.study import (
     DIVERGED,
     FINISHED,
@@ -89,6 +89,8 @@ def main() -> None:
         )
     loaded = Loaded()
     dataset = loaded.dataset(base)
+    varied = {name for dimension in space for name in dimension.name.split(":")}
+    note_unused(*configs_of(space, base), varied=varied)
     if not len(dataset.valid):
         raise InputError(f"{dataset.name}: no validation interaction to choose by")
     names = ("space", "sampler", "search_seed", "batch")

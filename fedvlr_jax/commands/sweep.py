@@ -32,6 +32,7 @@ from fedvlr_jax.commands.shared.members import (
     Member,
     keep_best_model,
     make_members,
+    note_unused_by,
     parse_seeds,
     train_waiting,
 )
@@ -51,6 +52,7 @@ def main() -> None:
     members = make_members(base, FLAGS.over, parse_seeds(FLAGS.seeds))
     evaluate = evaluate_once()
     with locked(base.workdir):
+        note_unused_by(members)
         datasets = train_waiting(members, keep=FLAGS.keep_best_model, evaluate=evaluate)
         _compare(base, members, datasets[members[0].config.data], evaluate)
 

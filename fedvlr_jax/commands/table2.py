@@ -55,7 +55,7 @@ from fedvlr_jax.commands.shared.comparison import (
     write_table,
     write_text,
 )
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,
@@ -190,11 +190,17 @@ def main() -> None:
     # The baselines are evaluated once per data set, not once per run.
     base = config_from_flags(baselines=False)
     folder = required_workdir(base, "runs/table2")
+    names = [name.strip() for name in base.data.dataset.split(",")]
+    federated = [dict(method.flags) for method in methods if method.flags]
+    note_unused(
+        *(base.changed(dataset=name, **own) for name in names for own in federated or [{}]),
+        used=("tune_baselines",),
+    )
     lines: list[dict[str, Any]] = []
     tuning = {}
     with locked(base.workdir):
-        for name in base.data.dataset.split(","):
-            config = base.changed(dataset=name.strip())
+        for name in names:
+            config = base.changed(dataset=name)
             dataset = load(config)
             of_dataset, tuning[dataset.name] = table_of(dataset, config, methods, seeds)
             lines += of_dataset

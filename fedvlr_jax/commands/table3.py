@@ -29,9 +29,7 @@ from typing import Any
 import jax
 
 from fedvlr_jax.commands.shared.comparison import write_table
-from fedvlr_jax.commands.shared.launch import (
-    config_from_flags,
-)
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.costs import client_bytes
@@ -77,10 +75,12 @@ def main() -> None:
     base = config_from_flags(init="random").resolved
     folder = required_workdir(base, "runs/table3")
     dataset = load(base)
-    lines = [
-        client_costs(base.changed(backbone=b, fusion=f), dataset)
+    configs = [
+        base.changed(backbone=b, fusion=f)
         for b, f in itertools.product(BACKBONE_NAMES, FUSION_NAMES)
     ]
+    note_unused(*configs)
+    lines = [client_costs(config, dataset) for config in configs]
     headings: tuple[str, ...] = (
         "backbone",
         "fusion",

@@ -32,9 +32,7 @@ from fedvlr_jax.commands.shared.finished import (
     read_results,
     write_results,
 )
-from fedvlr_jax.commands.shared.launch import (
-    config_from_flags,
-)
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.private import Accounts, budget_note, with_held_noise
 from fedvlr_jax.commands.shared.processes import (
     any_process,
@@ -99,10 +97,12 @@ def main() -> None:
         raise InputError(
             f"--store={config.run.store}: several processes need --store=device; give that"
         )
-    dataset = load(config)
+    dataset, given = load(config), config
     config = with_held_noise(config)
     simulation = make_simulation(config, dataset)
     check_fits(simulation)
+    if is_first():
+        note_unused(given)
     if limited := budget_note(config, simulation):
         print(limited)
     with (

@@ -20,9 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedvlr_jax.commands.shared.launch import (
-    config_from_flags,
-)
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.examination import Examination, examine
@@ -92,7 +90,9 @@ def show(examination: Examination, console: Console) -> None:
 
 
 def main() -> None:
-    examination = examine(load(config_from_flags(), note=lambda line: None))
+    config = config_from_flags()
+    examination = examine(load(config, note=lambda line: None))
+    note_unused(config)
     show(examination, Console(width=None if Console().is_terminal else 120))
     if FLAGS.json:
         result = {

@@ -31,6 +31,7 @@ from fedvlr_jax.config.init import InitConfig
 from fedvlr_jax.config.model import BACKBONE_NAMES, FUSION_NAMES, ModelConfig
 from fedvlr_jax.config.privacy import PrivacyConfig
 from fedvlr_jax.config.run import RunConfig
+from fedvlr_jax.config.unused import Unused, unused, unused_by_all
 from fedvlr_jax.errors import InputError
 
 __all__ = [
@@ -55,8 +56,11 @@ __all__ = [
     "ModelConfig",
     "PrivacyConfig",
     "RunConfig",
+    "Unused",
     "check_choice",
     "expanded",
+    "unused",
+    "unused_by_all",
     "with_current_names",
 ]
 

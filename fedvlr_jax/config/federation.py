@@ -96,7 +96,9 @@ class FederationConfig:
     server_decay: float = choice(
         10.0,
         "Decoupled weight decay of the ID table and the operators, as a multiple of their "
-        "learning rate.",
+        "learning rate. A round shrinks the table by the share server_lr_items times this: with "
+        "the defaults by 50 % after --init=random, by 2 % after a closed form. It shrinks the "
+        "operators by server_lr_fusion times this, by default 3 %.",
     )
     aggregation: str = choice(
         "auto",
@@ -128,8 +130,9 @@ class FederationConfig:
     plan: str = choice(
         "auto",
         "Execution of the local epochs. auto: the cheapest plan that fits; "
-        f"{described(PLANS)}. The three over the catalogue need --negatives=expected and "
-        "--upload=gradient.",
+        f"{described(PLANS)}. factored and catalogue need --negatives=expected and "
+        "--upload=gradient. dense and factored do not support --history_weight and --defense_*, "
+        "and factored does not support weights by --recency.",
         ("auto", *PLANS),
     )
     matmul_precision: str = choice(

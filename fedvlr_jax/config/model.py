@@ -61,6 +61,11 @@ class ModelConfig:
                 f"--views={self.views}: has an empty or repeated name; give e.g. id,text,image"
             )
         check_range(self, "width", 0)
+        if self.backbone == "fedncf" and 0 < self.width < 4:
+            raise InputError(
+                f"--width={self.width}: the last layer of --backbone=fedncf has width / 4 outputs; "
+                "give at least 4"
+            )
         check_range(self, "router_hidden", 1)
         for name in ("history_weight", "init_scale", "fedrap_repulsion", "fedrap_l1"):
             check_range(self, name, 0)

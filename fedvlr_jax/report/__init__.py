@@ -5,9 +5,10 @@ The files it reads and writes, all percentages unrounded:
 
 `config.json`
   {"flags": {flag: value}, "groups": {"data": {flag: value}, ...}, "defaults": {flag: value},
-  "versions": {"python": "3.11.7", ...}, "commit", "device", "command", "dataset": {"name",
-  "fingerprint", "num_users", "num_items", "interactions": {"train": n, "valid": n, "test": n},
-  "features": {modality: width}, "split", "notes": [text, ...]}}
+  "unused": {flag: why it has no effect}, "versions": {"python": "3.11.7", ...}, "commit",
+  "device", "command", "dataset": {"name", "fingerprint", "num_users", "num_items",
+  "interactions": {"train": n, "valid": n, "test": n}, "features": {modality: width}, "split",
+  "notes": [text, ...]}}
 
 `metrics.jsonl`, one line an evaluation
   {"round", "loss", "participants", "clipped": means over the rounds since the evaluation

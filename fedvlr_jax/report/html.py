@@ -270,7 +270,8 @@ def _dataset_rows(config: Mapping[str, Any], summary: Mapping[str, Any]) -> list
 
 
 def _flag_groups(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Flags by group, each with its default and whether it differs from that."""
+    """Flags by group: each with its default, whether it differs from that, and why it has no
+    effect."""
     flags = config.get("flags") or {}
     defaults = config.get("defaults") or {}
     groups = {str(name): dict(group) for name, group in (config.get("groups") or {}).items()}
@@ -285,6 +286,7 @@ def _flag_groups(config: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "value": _shown(value),
                 "default": _shown(defaults.get(flag)),
                 "changed": flag in defaults and value != defaults[flag],
+                "unused": (config.get("unused") or {}).get(flag),
             }
             for flag, value in group.items()
         ]

@@ -227,7 +227,8 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     """Holds a run directory, which is made if missing, against every other process.
 
     The kernel frees the lock of a process that ends, however it ends: a killed run never
-    stands in the way of the next.
+    stands in the way of the next. If the block raises InputError, the folders that were made here
+    are removed, unless the block has put a file into them.
 
     Raises:
       InputError: another process holds it, or it cannot be written to.
@@ -235,6 +236,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     path = Path(path)
     with _workdir_errors(path):
         _check_writable(path)
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
         file = _opened(path / LOCK)
     with file:
@@ -247,9 +249,27 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
                     f"--workdir={path}: process {holder} is writing there; wait for it, or give "
                     "another directory"
                 )
+            # The stat fails, too, if a process that was refused has removed its lock since.
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(path / LOCK)):
+                raise InputError(f"--workdir={path}: another process holds it; try again")
             file.truncate()
             file.write(f"{os.getpid()}\n".encode())
-        yield
+        try:
+            yield
+        except InputError:
+            _remove_made(made)
+            raise
+
+
+def _remove_made(made: Sequence[Path]) -> None:
+    """Removes folders that hold nothing but a lock, the innermost first."""
+    # Windows keeps an open file, and the folder with it.
+    with contextlib.suppress(OSError):
+        if not made or {file.name for file in made[0].iterdir()} != {LOCK}:
+            return
+        (made[0] / LOCK).unlink()
+        for folder in made:
+            folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fedvlr_jax import trees
+from fedvlr_jax.config import Config
+from fedvlr_jax.config.magnitudes import what_to_lower
 from fedvlr_jax.errors import NonFiniteError
 from fedvlr_jax.federated.local import ClientNumbers
 from fedvlr_jax.federated.round import server_numbers
@@ -11,7 +13,7 @@ from fedvlr_jax.types import PyTree, RoundMetrics
 
 
 def failed_round(
-    round_number: int, metrics: RoundMetrics, state: State, client_shapes: PyTree
+    config: Config, round_number: int, metrics: RoundMetrics, state: State, client_shapes: PyTree
 ) -> NonFiniteError:
     """The error of a round whose `metrics`, of that one round, are not finite.
 
@@ -28,7 +30,6 @@ def failed_round(
     leaf = list(trees.named_leaves(numbers))[metrics.bad_leaf]
     return NonFiniteError(
         f"round {round_number}: a non-finite number at {where}, leaf {leaf}; the state before "
-        "that round was kept; lower --client_lr, --router_lr, --item_lr or the --server_lr_* "
-        "flags",
+        f"that round was kept; {what_to_lower(config)}",
         state,
     )

@@ -83,7 +83,8 @@ class Offloaded:
                 server, metrics = self.rounds.round(server, store, cohorts, rows)
                 if not metrics.finite:
                     kept = State(server, store)
-                    raise failed_round(number, metrics, kept, self.beginning.client_shapes)
+                    config, shapes = self.setup.config, self.beginning.client_shapes
+                    raise failed_round(config, number, metrics, kept, shapes)
                 rows.committed(store.commit())
                 collected.append(metrics)
         except BaseException:

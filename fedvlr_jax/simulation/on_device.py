@@ -112,7 +112,8 @@ class OnDevice:
         if not metrics.finite.all():
             at = int(np.argmin(metrics.finite))
             failed = jax.tree.map(lambda x: x[at], metrics)
-            raise failed_round(first + at, failed, state, self.beginning.client_shapes)
+            shapes = self.beginning.client_shapes
+            raise failed_round(config, first + at, failed, state, shapes)
         return state, metrics
 
     # Evaluation.

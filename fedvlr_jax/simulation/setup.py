@@ -29,6 +29,9 @@ from fedvlr_jax.models import Backbone
 from fedvlr_jax.privacy.plan import resolved
 from fedvlr_jax.settings import compiled
 
+# Rows of one client's loss are counted in int32.
+MOST_ROWS = 2**31 - 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Setup:
@@ -167,6 +170,12 @@ def _check(config: Config, dataset: Dataset, model: Model, *, own_parts: bool) -
         raise InputError(
             f"--upload_rows={config.fleet.upload_rows}: there are {dataset.num_items} items; give "
             "fewer, or 0 to send all rows"
+        )
+    longest, drawn = int(dataset.train.counts.max()), config.federation.num_negatives
+    if longest * (1 + drawn) > MOST_ROWS:
+        raise InputError(
+            f"--num_negatives={drawn}: the longest history has {longest} items, and its loss more "
+            f"than 2^31 rows; give at most {MOST_ROWS // longest - 1}"
         )
     if config.federation.cohort > dataset.num_users:
         raise InputError(

@@ -17,6 +17,7 @@ import numpy as np
 
 from fedvlr_jax.attacks import Hostile
 from fedvlr_jax.config import Config
+from fedvlr_jax.config.magnitudes import what_to_lower
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.evaluation.ranking import Ranks
@@ -172,7 +173,7 @@ class Simulation:
         if not ranks.finite.all():
             raise NonFiniteError(
                 f"round {int(jax.device_get(state.server.round))}: the scores of client "
-                f"{int(np.argmin(ranks.finite))} are not finite",
+                f"{int(np.argmin(ranks.finite))} are not finite; {what_to_lower(self.config)}",
                 state,
             )
         return ranks, weights

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands.convergence import make_gradient_norm, measure, summarise
+from fedvlr_jax.commands.convergence import (
+    make_gradient_norm,
+    measure,
+    probe_config,
+    summarise,
+)
 from fedvlr_jax.commands.heterogeneity import by_activity, over_seeds
 from fedvlr_jax.commands.shared.launch import whole_numbers
 from fedvlr_jax.config import Config
@@ -13,6 +18,7 @@ from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation
+from tests.conftest import mostly_slow
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +61,47 @@ def test_the_gradient_norm_is_that_of_the_written_objective(backbone, dataset):
 
     gradient = jax.grad(objective, (0, 1))(state.server.shared, rows)
     expected = sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(gradient))
-    found = make_gradient_norm(config, dataset)(state)
+    found = make_gradient_norm(simulation)(state)
     assert found == pytest.approx(expected, rel=1e-3)
     # Measuring takes nothing away.
-    assert make_gradient_norm(config, dataset)(state) == found
+    assert make_gradient_norm(simulation)(state) == found
+
+
+# Trained with them, and refused or wrong if the probe kept them.
+PROBED = (
+    {"aggregation": "median"},
+    {"aggregation": "trimmed_mean", "byzantine_share": 0.3},
+    {"aggregation": "secure", "secure_levels": 1000},
+    {"sampling": "poisson", "cohort": 6, "cohort_places": 8},
+    {"clip_norm": 0.01, "clip_quantile": 0.5},
+    {"privacy": "central", "noise_multiplier": 1.0, "clip_norm": 0.1, "target_delta": 0.01},
+    {"privacy": "central", "noise_multiplier": 1.0, "clip_norm": 0.1, "target_delta": 0.01}
+    | {"noise_bands": 2, "sampling": "poisson", "cohort": 4},
+    {"upload_bits": 4},
+    {"negatives": "sampled", "upload": "delta"},
+    {"plan": "gathered"},
+)
+
+
+@pytest.mark.parametrize("others", mostly_slow(PROBED, 5), ids=str)
+def test_the_gradient_norm_does_not_depend_on_how_uploads_are_combined(others, dataset):
+    plain = Config.from_flat(
+        init="random", width=4, router_hidden=3, views="id,text", server_optimizer="sgd"
+    )
+    first = make_simulation(plain, dataset)
+    state, _ = first.run_rounds(first.init(), 1)
+    other = make_simulation(plain.changed(**others), dataset)
+    # The same parameters, in the rows and with the server of the other training.
+    packed = first.pack(state)
+    server = other.init().server._replace(shared=state.server.shared, round=state.server.round)
+    moved = other.unpack({**packed, "server": server})
+    expected = make_gradient_norm(first)(state)
+    assert make_gradient_norm(other)(moved) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_probe_has_the_initialization_of_the_training(dataset):
+    config = Config.from_flat(aggregation="median", width=4)
+    assert probe_config(config).resolved.init.init == config.resolved.init.init == "random"
 
 
 def test_plain_steps_lower_the_gradient(dataset):

@@ -10,7 +10,7 @@ import pytest
 
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import run_directory
-from fedvlr_jax.report.run_directory import RunDirectory
+from fedvlr_jax.report.run_directory import LOCK, RunDirectory, locked
 
 
 def refused(pattern: str):
@@ -259,3 +259,35 @@ def test_damaged_user_archives_are_refused(finished):
     np.savez(path, a=np.array([{}], dtype=object), allow_pickle=True)
     with refused("users.npz: damaged, no archive of NumPy arrays"):
         finished.read_users()
+
+
+def test_a_refusal_leaves_no_folder_that_the_lock_made(tmp_path):
+    with refused("wrong"), locked(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b" / LOCK).exists()
+        raise InputError("wrong")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_leaves_folders_and_files_of_others(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with refused("wrong"), locked(tmp_path / "mine" / "b"):
+        raise InputError("wrong")
+    assert not list((tmp_path / "mine").iterdir())
+    with refused("wrong"), locked(tmp_path / "mine"):
+        raise InputError("wrong")
+    assert (tmp_path / "mine").is_dir()
+    with refused("wrong"), locked(tmp_path / "c"):
+        (tmp_path / "c" / "file").write_text("x")
+        raise InputError("wrong")
+    assert (tmp_path / "c" / "file").exists()
+
+
+def test_a_lock_that_was_removed_is_not_held(tmp_path, monkeypatch):
+    def replaced(descriptor, *, blocking):
+        (tmp_path / "w" / LOCK).unlink()
+        (tmp_path / "w" / LOCK).touch()
+        return True
+
+    monkeypatch.setattr(run_directory, "lock_descriptor", replaced)
+    with refused("another process holds it"), locked(tmp_path / "w"):
+        pass

@@ -7,7 +7,7 @@ import dataclasses
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import fedvlr_jax
 from fedvlr_jax.cache import cache_folder
 from fedvlr_jax.commands.shared.faults import Interrupted, OutOfMemory, missing_platform, ran_out
 from fedvlr_jax.commands.shared.output import output_survives
-from fedvlr_jax.config import ALIASES, Config, expanded
+from fedvlr_jax.config import ALIASES, Config, expanded, unused_by_all
 from fedvlr_jax.errors import InputError, NonFiniteError
 
 FLAGS = flags.FLAGS
@@ -95,6 +95,43 @@ def config_from_flags(**changes: Any) -> Config:
     names = [field.name for fields in _groups().values() for field in fields]
     values = {name: FLAGS[name].value for name in names if name in FLAGS}
     return Config.from_flat(**{**values, **changes})
+
+
+def note_unused(*configs: Config, varied: Collection[str] = (), used: Collection[str] = ()) -> None:
+    """Prints one line for each given flag that has no effect on any run of `configs`.
+
+    Values that the command or a preset sets are not given.
+
+    Args:
+      varied: flags that another flag gives, such as --over.
+      used: flags that the command itself uses.
+    """
+    preset = _preset_values(sys.argv)
+    given = [
+        name
+        for fields in _groups().values()
+        for name in (field.name for field in fields)
+        if name in varied or (name in FLAGS and _is_given(FLAGS[name], preset))
+    ]
+    for flag in unused_by_all(configs, [name for name in given if name not in used]):
+        _note(flag.line)
+
+
+def _is_given(flag: flags.Flag, preset: Mapping[str, str]) -> bool:
+    of_preset = flag.name in preset and flag.parser.parse(preset[flag.name]) == flag.value
+    return flag.value != flag.default and not of_preset
+
+
+def _preset_values(arguments: Sequence[str]) -> dict[str, str]:
+    """The flags of every --preset among the arguments, as text."""
+    files = [_with_preset(argument) for argument in arguments if "preset=" in argument]
+    lines = [
+        line.removeprefix("--").partition("=")
+        for file in files
+        for line in Path(file.partition("=")[2]).read_text(encoding="utf-8").splitlines()
+        if line.startswith("--")
+    ]
+    return {name: value for name, _, value in lines}
 
 
 def whole_numbers(name: str, text: str) -> list[int]:

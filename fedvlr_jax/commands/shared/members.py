@@ -28,6 +28,7 @@ from fedvlr_jax.commands.shared.finished import (
     validation,
     write_results,
 )
+from fedvlr_jax.commands.shared.launch import note_unused
 from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.member_flags import OF_ONE_RUN
 from fedvlr_jax.commands.shared.runs import check_same, describe
@@ -173,6 +174,16 @@ def with_common_init(base: Config, choices: Sequence[Choice]) -> Config:
         return base
     _say("--init=auto: random for all, because not every choice supports ease")
     return dataclasses.replace(base, init=dataclasses.replace(base.init, init="random"))
+
+
+def note_unused_by(members: Sequence[Member], used: Collection[str] = ()) -> None:
+    """Prints one line for each given flag that has no effect on any member.
+
+    Args:
+      used: flags that the command itself uses.
+    """
+    varied = {name for member in members for name, _ in member.choice}
+    note_unused(*dict.fromkeys(m.config for m in members), varied=varied, used=used)
 
 
 def check_member(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> None:

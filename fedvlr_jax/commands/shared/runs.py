@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import fedvlr_jax
-from fedvlr_jax.config import RESUMABLE_FLAGS, Config
+from fedvlr_jax.config import RESUMABLE_FLAGS, Config, unused
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.data.titles import read_titles
@@ -156,6 +156,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             group.name: vars(getattr(config, group.name)) for group in dataclasses.fields(config)
         },
         "defaults": Config().flat,
+        "unused": {flag.name: flag.why for flag in unused(config)},
         **describe_code(),
         "dataset": {
             "name": dataset.name,

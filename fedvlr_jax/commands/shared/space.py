@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -97,6 +98,19 @@ def _number(text: str, name: str, end: str) -> Any:
     if isinstance(value, bool | str) or value != value or abs(value) == float("inf"):
         raise InputError(f"--space={text}: {end} is no end of a range of --{name}; {EXAMPLES}")
     return value
+
+
+def configs_of(space: Sequence[Dimension], base: Config, most: int = 256) -> list[Config]:
+    """The valid combinations of the corners of all dimensions, `most` of them."""
+    found = []
+    for choices in itertools.product(*(dimension.corners() for dimension in space)):
+        try:
+            found.append(base.changed(**dict(itertools.chain(*choices))))
+        except InputError:
+            continue
+        if len(found) == most:
+            break
+    return found
 
 
 def parse_spaces(texts: Sequence[str], base: Config) -> list[Dimension]:
