@@ -240,36 +240,6 @@ class _Sampled(NamedTuple):
     responded: Array
 
 
-def sampled_rounds(
-    sampler: str, *, population: int, cohort: int, rounds: int, multiplier: float
-) -> Release:
-    """The worst case of sampling: everybody uploads -1 along the canary's direction, the canary +1.
-
-    A fixed cohort that takes the canary leaves another client out, so that the sum moves by 2. In
-    a Poisson cohort the number of the others is random, and it moves by 1.
-
-    Args:
-      sampler: "poisson" or "fixed". Without the canary, its place is a client like the others.
-
-    Returns:
-      Of each round the noisy sum less its expectation [rounds].
-    """
-    q = cohort / population
-
-    def release(key: jax.Array, there: bool) -> jax.Array:
-        who, others, noise = jax.random.split(key, 3)
-        taken = jax.random.bernoulli(who, q, (rounds,)) & there
-        if sampler == "fixed":
-            count = jnp.full(rounds, float(cohort))
-            moved = jnp.where(taken, 2.0, 0.0)
-        else:
-            count = jax.random.binomial(others, population - 1.0, q, (rounds,))
-            moved = jnp.where(taken, 1.0, 0.0)
-        return moved - count + cohort + multiplier * jax.random.normal(noise, (rounds,))
-
-    return release
-
-
 def mixture_score(q: float, shift: float, deviation: float) -> Callable[[np.ndarray], np.ndarray]:
     """The log likelihood ratio of N(0, s^2) against its mixture with N(shift, s^2), summed over
     rounds [n, T] -> [n]."""
