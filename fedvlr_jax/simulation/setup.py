@@ -25,7 +25,7 @@ from fedvlr_jax.federated.model import Model, make_model
 from fedvlr_jax.federated.plans import choose_plan
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
-from fedvlr_jax.privacy.plan import resolved
+from fedvlr_jax.privacy.calibration import resolved
 from fedvlr_jax.settings import compiled
 
 

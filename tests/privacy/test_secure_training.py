@@ -271,7 +271,7 @@ def test_epsilon_is_that_of_the_sum_by_dp_accounting(dataset):
     stated = statement(simulation.config, USERS, 2)
     assert stated["distributed"]["counted_on"] == 11 and stated["distributed"]["must_answer"] == 14
     text = "\n".join(lines(stated))
-    assert "zero out one user" in text and "the noise of 11 clients is counted on" in text
+    assert "zero out one user" in text and "uses the noise of 11 clients" in text
 
 
 @pytest.mark.parametrize(
