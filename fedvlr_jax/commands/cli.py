@@ -13,11 +13,13 @@ from pathlib import Path
 import fedvlr_jax
 
 COMMANDS = (
-    *("train", "evaluate", "inspect", "sweep", "search", "validate", "prepare", "features"),
+    *("train", "evaluate", "show", "sweep", "search", "validate", "prepare", "features"),
     *("ablation", "table2", "table3", "centralized", "heterogeneity", "convergence", "ceiling"),
     *("privacy", "audit", "robustness", "fleet", "results"),
     *("watch", "doctor", "completion"),
 )
+# Earlier name of a command: its name now.
+ALIASES = {"inspect": "show"}
 # Commands whose first argument may stand without the name of its flag.
 FIRST_ARGUMENT = {"watch": "workdir", "completion": "shell"}
 # Commands that compile nothing: they need no JAX, or only look at it.
@@ -60,6 +62,7 @@ def _print_commands() -> None:
 def main() -> None:
     """Runs the command that the first argument names."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    name = ALIASES.get(name, name)
     if name in ("--help", "-h", "help"):
         try:
             _print_commands()

@@ -114,7 +114,10 @@ def _one_of(option: str, found: str, right: tuple[str, ...]) -> None:
 
 def _find_folder(root: Path, name: str) -> Path:
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; expected the folder of the data sets")
+        raise InputError(
+            f"{root}: no such folder; --data_root or the environment variable FEDVLR_DATA names "
+            "the folder of the data sets"
+        )
     plain = Path(name).name == name and "\0" not in name and len(name.encode()) < 256
     if name in ("", ".", "..") or not plain:
         raise InputError(
@@ -126,7 +129,8 @@ def _find_folder(root: Path, name: str) -> Path:
             child.name for child in root.iterdir() if child.is_dir() and _interaction_files(child)
         )
         raise InputError(
-            f"{root}: no data set {name!r}; found {', '.join(known) if known else 'none at all'}"
+            f"{root}: no data set {name!r}; found {', '.join(known) or 'none'}; --data_root or "
+            "the environment variable FEDVLR_DATA names another folder"
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""Clients as devices: when they are available, how fast they are, and what a round costs."""
+"""The clients' devices: their availability, their speed and the cost of a round."""
 
 from fedvlr_jax.fleet.availability import Availability, always, diurnal, from_trace, uniform
 from fedvlr_jax.fleet.clocks import make_participation

@@ -1,8 +1,8 @@
 """The simulated clock of buffered asynchronous rounds (FedBuff, Nguyen et al. 2022).
 
-`cohort` clients train at any time. A client that reports, or is lost, makes room for the next,
-who downloads the newest version. The server takes a step when `buffer` uploads have arrived. The
-timeline is a function of the seed.
+`cohort` clients train at any time. When a client reports or is lost, another client downloads the
+newest version and trains. The server takes a step when `buffer` uploads have arrived. The timeline
+is a function of the seed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class BufferRules(NamedTuple):
       cohort: clients that train at a time.
       buffer: uploads of a server step.
       max_staleness: the most steps between the version that a client downloaded and the step that
-        takes its upload. The server stops a client that has fallen further behind. With 0, clients
-        begin only at a server step: synchronous rounds with over-selection by cohort / buffer.
+        takes its upload. The server stops a client with an older version. With 0, clients start
+        only at a server step: synchronous rounds with over-selection by cohort / buffer.
       deadline_s: the longest time of one client; 0: no limit.
     """
 
@@ -50,10 +50,10 @@ class BufferRules(NamedTuple):
 
 
 class Flight(NamedTuple):
-    """A client that trains; ordered by the time at which it ends, then by client.
+    """A client that trains; ordered by its end time, then by client.
 
     Attributes:
-      end_s: when its upload arrives, or when it is lost. version: the one that it downloaded.
+      end_s: the time when its upload arrives or it is lost. version: the downloaded version.
       reports: whether its upload arrives.
     """
 
@@ -66,10 +66,10 @@ class Flight(NamedTuple):
 
 @dataclasses.dataclass
 class _Timeline:
-    """How far the timeline of one seed is known.
+    """The simulated part of the timeline of one seed.
 
     Attributes:
-      draws: how often clients were drawn. lost: clients lost since the last report.
+      draws: number of draws of clients. lost: clients lost since the last report.
     """
 
     time: float = 0.0
@@ -80,11 +80,11 @@ class _Timeline:
 
 
 class AsynchronousParticipation:
-    """Server steps one after the other; a `Participation` whose rounds are server steps.
+    """A `Participation` whose rounds are server steps.
 
-    The schedule of a step lists the clients whose work ended in it: `responded` are those whose
-    uploads the step takes. No client uploads twice for one step. A client that was lost may appear
-    a second time.
+    The schedule of a step lists the clients whose work ended in it. The step takes the uploads of
+    the `responded` ones. No client uploads twice for one step. A lost client may appear a second
+    time.
     """
 
     def __init__(self, rules: BufferRules, choose: Choose, duration: Duration):
@@ -93,11 +93,11 @@ class AsynchronousParticipation:
         self._timelines: dict[int, _Timeline] = {}
 
     def round(self, seed: int, round_number: int) -> RoundSchedule:
-        """As `Participation.round`. Earlier steps are simulated once, and kept.
+        """As `Participation.round`. Simulates each earlier step once and keeps it.
 
         Raises:
-          InputError: as many clients as three cohorts were lost without a report between them, or
-            no client was available for a day.
+          InputError: three cohorts of clients were lost in a row without a report, or no client
+            was available for a day.
         """
         timeline = self._timelines.setdefault(seed, _Timeline())
         while len(timeline.steps) <= round_number:
@@ -105,7 +105,7 @@ class AsynchronousParticipation:
         return timeline.steps[round_number]
 
     def _step(self, seed: int, timeline: _Timeline) -> RoundSchedule:
-        """The next step; `timeline` is moved to its end, and does not list it yet."""
+        """The next step. Moves `timeline` to its end, but does not add it to the list of steps."""
         rules, start = self._rules, timeline.time
         counted: list[Flight] = []
         lost: list[Flight] = []
@@ -121,7 +121,7 @@ class AsynchronousParticipation:
                 lost.append(flight)
                 timeline.lost += 1
                 self._check_lost(timeline)
-            # After the last upload of the step the next clients begin on the new version.
+            # After the last upload of the step the next clients start on the new version.
             waiting = len(counted) < rules.buffer
             if waiting and (rules.max_staleness or not timeline.flights):
                 self._fill(seed, timeline, counted)
@@ -150,7 +150,7 @@ class AsynchronousParticipation:
         )
 
     def _fill(self, seed: int, timeline: _Timeline, counted: list[Flight]) -> None:
-        """Lets clients begin until `cohort` train, or no other client is available."""
+        """Starts clients until `cohort` train or no other client is available."""
         rules, time = self._rules, timeline.time
         wanted = rules.cohort - len(timeline.flights)
         if not wanted:
@@ -170,7 +170,7 @@ class AsynchronousParticipation:
             heapq.heappush(timeline.flights, Flight(each[0], each[1], time, version, each[2]))
 
     def _wait(self, seed: int, timeline: _Timeline, counted: list[Flight]) -> None:
-        """Lets time pass until at least one client trains."""
+        """Advances the time until at least one client trains."""
         began = timeline.time
         while not timeline.flights:
             timeline.time += RETRY_S

@@ -1,4 +1,4 @@
-"""When clients are available: always, at random, by day and night, or as in a trace.
+"""The availability of clients: always, at random, by day and night, or as in a trace.
 
 An availability is a function of (seed, client, time), so that a run can resume at any round.
 """
@@ -22,13 +22,13 @@ DAY_S, HOUR_S = 86400.0, 3600.0
 
 
 class Availability(NamedTuple):
-    """Which clients are available, and for how long.
+    """The available clients, and the ends of their sessions.
 
     Attributes:
       until: (seed, clients int64 [K], time in s) -> float64 [K]: the time at which the client's
-        session ends; at most `time` where it is not available.
-      share: the approximate share of the clients that is available at a time. It sets how many
-        candidates are drawn.
+        session ends; at most `time` if it is not available.
+      share: the approximate share of clients that are available at a time. It sets the number of
+        drawn candidates.
     """
 
     until: Callable[[int, np.ndarray, float], np.ndarray]
@@ -36,13 +36,13 @@ class Availability(NamedTuple):
 
 
 class AvailabilityOptions(NamedTuple):
-    """What `AVAILABILITIES` build an `Availability` from.
+    """The arguments of the factories in `AVAILABILITIES`.
 
     Attributes:
-      available_share: for `uniform`, the share of the clients that is available.
+      available_share: for `uniform`, the share of available clients.
       trace: for `from_trace`, the path of a CSV file.
-      num_clients: of the population.
-      kept_clients: for `diurnal`, of how many clients the sessions of a day are kept; 0: of none.
+      num_clients: clients of the population.
+      kept_clients: for `diurnal`, the clients whose sessions of a day stay in memory; 0: none.
     """
 
     available_share: float
@@ -85,8 +85,8 @@ class Habits(NamedTuple):
     """The habits of some clients; [K] each.
 
     Attributes:
-      share: of the time that it is available; 0 for clients that never are.
-      arrivals: sessions that begin in a day; sessions that overlap count as one.
+      share: the share of time in which the client is available; 0: never.
+      arrivals: sessions that begin in a day; overlapping sessions count as one.
       log_length: the mean of the logarithm of a session's length in s.
     """
 
@@ -98,7 +98,7 @@ class Habits(NamedTuple):
 def hour_weights(hours: np.ndarray) -> np.ndarray:
     """The relative rate of sessions that begin at an hour in [0, 24); its mean is 1.
 
-    Between the peak and the low it is a cosine, raised to the power that makes the mean 1.
+    Between the peak and the low it is a power of a cosine; the power makes the mean 1.
     """
     down = (hours - PEAK[0]) % 24
     falling = LOW[0] - PEAK[0]
@@ -117,8 +117,8 @@ def _start_table() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _share_table() -> tuple[np.ndarray, np.ndarray]:
-    """(normal score, share of time) of the Beta distribution: its quantile is slow."""
-    from scipy import stats  # Takes most of a second to load; only this clock needs it.
+    """(normal score, share of time) of the Beta distribution: a table, as its quantile is slow."""
+    from scipy import stats  # The import takes most of a second; only this clock needs it.
 
     scores = np.linspace(-5, 5, 4001)
     return scores, stats.beta(*SHARE_OF_TIME).ppf(special.ndtr(scores))
@@ -126,7 +126,7 @@ def _share_table() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _length_table() -> tuple[np.ndarray, np.ndarray]:
-    """(logarithm of the mean length in s, mean of the logarithm), lengths cut at a day."""
+    """(logarithm of the mean length in s, mean of the logarithm); lengths are at most a day."""
     mean = np.linspace(-60, 16, 4000)
     edge = (np.log(LONGEST_SESSION_S) - mean) / LENGTH_SIGMA
     inside = np.exp(mean + LENGTH_SIGMA**2 / 2) * special.ndtr(edge - LENGTH_SIGMA)
@@ -149,7 +149,7 @@ def habits(seed: int, clients: np.ndarray) -> Habits:
     spread = np.where(score < 0, middle - low, high - middle) / special.ndtri(0.9)
     sessions = np.exp(middle + spread * score)
     load = -np.log1p(-share)
-    # With fewer sessions they would have to last more than a day.
+    # With fewer sessions their mean length would exceed a day.
     arrivals = np.maximum(sessions / (1 - share), load * DAY_S / (0.8 * LONGEST_SESSION_S))
     arrivals = np.minimum(arrivals, 200.0)
     log_length = np.interp(np.log(load * DAY_S / arrivals + 1e-24), *_length_table())
@@ -178,7 +178,7 @@ def sessions(
     who = clients[place]
     start = draws.draw(seed, draws.START, who, day, number)
     probability, hour_of = _start_table()
-    # Filtered before the slow part. The margin covers the rounding of the two interpolations.
+    # Filter before the slow part. The margin covers the rounding of the two interpolations.
     low, high = np.interp(hours, hour_of, probability)
     kept = np.flatnonzero((start >= low - 1e-9) & (start <= high + 1e-9))
     place, number, who = place[kept], number[kept], who[kept]
@@ -195,9 +195,9 @@ def diurnal(kept_clients: int = 0) -> Availability:
     Time 0 is midnight, for all clients in one time zone.
 
     Args:
-      kept_clients: the population, if its sessions of some days are to be kept in memory, about 100
-        bytes a client and day: faster where many rounds fall into a day. 0: nothing is kept. The
-        sessions are the same.
+      kept_clients: the population, to keep its sessions of some days in memory: about 100 bytes per
+        client and day, and faster if a day has many rounds. 0: keep nothing. The sessions are the
+        same.
     """
     a, b = SHARE_OF_TIME
     until = _until_of_kept(kept_clients) if kept_clients else _until_of_some
@@ -205,7 +205,7 @@ def diurnal(kept_clients: int = 0) -> Availability:
 
 
 def _until_of_some(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
-    """`Availability.until`, from the sessions of these clients."""
+    """`Availability.until`; computes the sessions of the given clients at each call."""
     own = habits(seed, clients)
     able = np.flatnonzero(own.arrivals > 0)
     chosen = Habits(*(values[able] for values in own))
@@ -221,7 +221,7 @@ def _until_of_some(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
 
 
 def _until_of_kept(num_clients: int) -> Callable[[int, np.ndarray, float], np.ndarray]:
-    """`Availability.until`, from the sessions of all clients, which it keeps for some days."""
+    """`Availability.until`; keeps the sessions of all clients for some days."""
 
     @functools.lru_cache(maxsize=3)
     def sessions_of(seed: int, day: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -246,11 +246,11 @@ def _until_of_kept(num_clients: int) -> Callable[[int, np.ndarray, float], np.nd
 def from_trace(trace: str, num_clients: int) -> Availability:
     """Sessions from the CSV file `trace` with the columns client, start, end; times in s from 0.
 
-    Clients are numbered from 0 on, in the order of the data set. After the last end of all, the
-    trace begins again.
+    Clients are numbered from 0, in the order of the data set. After its last end, the trace starts
+    again.
 
     Raises:
-      InputError: names the row that cannot be used, or the first client without a session.
+      InputError: a row is invalid, or a client has no session. The message names it.
     """
     table = _read_trace(Path(trace), num_clients)
     client, start, end = (table[name].to_numpy() for name in ("client", "start", "end"))
@@ -286,7 +286,11 @@ def from_trace(trace: str, num_clients: int) -> Availability:
 
 
 def _read_trace(path: Path, num_clients: int) -> pd.DataFrame:
-    """The rows of a trace, each by itself held to what it must be."""
+    """The rows of a trace, each checked.
+
+    Raises:
+      InputError: the file cannot be read, or a row is invalid.
+    """
     where = f"--trace={path}"
     try:
         table = pd.read_csv(path)
@@ -297,11 +301,11 @@ def _read_trace(path: Path, num_clients: int) -> pd.DataFrame:
         found = ",".join(map(str, table.columns))
         raise InputError(f"{where}: found the columns {found}; expected client,start,end")
     if not len(table):
-        raise InputError(f"{where}: holds no session")
+        raise InputError(f"{where}: has no session")
     numbers = table.apply(pd.to_numeric, errors="coerce")
     whole = np.isfinite(numbers.to_numpy(float)).all(axis=1)
     checks = {
-        "a value is missing or no finite number": ~whole,
+        "a value is missing or not a finite number": ~whole,
         f"the client is unknown; clients are 0 to {num_clients - 1}": (numbers["client"] < 0)
         | (numbers["client"] >= num_clients)
         | (numbers["client"] % 1 != 0),

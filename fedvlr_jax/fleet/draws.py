@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-# Each use of randomness has its own number.
+# One number for each purpose of a draw.
 ELIGIBLE, SHARE, SESSIONS, ARRIVALS, START, LENGTH = range(6)
 SPEED, DOWN, UP, DOWN_NOW, UP_NOW, CHECK_IN = range(6, 12)
 
@@ -23,7 +23,7 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 
 
 def draw(seed: int, purpose: int, *numbers: np.ndarray | int) -> np.ndarray:
-    """float64 in (0, 1), of the broadcast shape of `numbers`, which are whole."""
+    """float64 in (0, 1), in the broadcast shape of the whole `numbers`."""
     with np.errstate(over="ignore"):
         state = _mixed(np.asarray([seed], np.uint64) + _GOLDEN)
         state = _mixed(state + np.uint64(purpose + 1) * _GOLDEN)
@@ -43,7 +43,7 @@ def poisson(uniform: np.ndarray, rate: np.ndarray) -> np.ndarray:
     term = np.exp(-rate)
     total = term.copy()
     left = np.flatnonzero(uniform > total)
-    # Far beyond any rate: the sum may stay below 1 by rounding.
+    # Stop far beyond any rate, because rounding can keep the sum below 1.
     for number in range(1, 2000):
         if not len(left):
             break

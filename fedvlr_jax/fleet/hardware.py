@@ -1,4 +1,4 @@
-"""How fast clients compute and transfer, and their tiers."""
+"""The clients' speed of computation and transfer, and their tiers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Hardware(NamedTuple):
 
     Attributes:
       activity_score: float64 [N], the normal score of each client's rank by history length.
-      correlation: of that score and the logarithm of the speed, in [-1, 1].
+      correlation: between that score and the logarithm of the speed, in [-1, 1].
     """
 
     activity_score: np.ndarray
@@ -35,7 +35,7 @@ class Hardware(NamedTuple):
         return mixed + np.sqrt(1 - self.correlation**2) * own
 
     def sample_s(self, seed: int, clients: np.ndarray) -> np.ndarray:
-        """[K]: seconds that a client computes on one row of its loss."""
+        """[K]: seconds of computation for one row of a client's loss."""
         score = self.speed_score(seed, clients)
         return SAMPLE_S * np.exp(SPEED_LOG_MEAN - SPEED_LOG_SIGMA * score)
 
@@ -55,17 +55,17 @@ class Hardware(NamedTuple):
         return rate(DOWN_LOG, first, draws.DOWN_NOW), rate(UP_LOG, second, draws.UP_NOW)
 
     def tier(self, seed: int, clients: np.ndarray) -> np.ndarray:
-        """int64 [K]: the place in TIERS, a third of the clients each by speed."""
+        """int64 [K]: the index into TIERS; each tier has a third of the clients, by speed."""
         return np.digitize(self.speed_score(seed, clients), special.ndtri([1 / 3, 2 / 3]))
 
 
 def make_hardware(history_length: np.ndarray, correlation: float) -> Hardware:
-    """Devices of clients with histories of these lengths [N].
+    """The devices of clients with histories of the given lengths [N].
 
     Args:
-      correlation: of activity and speed; 0 for none.
+      correlation: between activity and speed; 0 for none.
     """
-    from scipy import stats  # Takes most of a second to load; only a clock needs it.
+    from scipy import stats  # The import takes most of a second; only a clock needs it.
 
     rank = stats.rankdata(history_length) / (len(history_length) + 1)
     return Hardware(special.ndtri(rank), correlation)

@@ -1,7 +1,7 @@
 """The simulated clock: which clients a round samples, which report in time, and when it ends.
 
-The timeline does not depend on what the clients learn. It is a function of (seed, round), so a run
-that continues, every store and every number of devices have the same one.
+The timeline does not depend on training. It is a function of (seed, round), so it is the same for
+a resumed run, for every store and for every number of devices.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.fleet.availability import Availability
 from fedvlr_jax.fleet.hardware import Hardware
 
-# Where no client is available, the server asks again after so long, for so long at most.
+# If no client is available, the server asks again after the first time, up to the second time.
 RETRY_S, LONGEST_WAIT_S = 300.0, 86400.0
-# So many rounds without a report, one after the other, end the run.
+# This number of consecutive rounds without a report ends the run.
 MOST_EMPTY_ROUNDS = 3
 
 
@@ -27,11 +27,11 @@ class RoundSchedule(NamedTuple):
 
     Attributes:
       sampled: int64 [K], the clients that the server asks, ascending.
-      responded: bool [K], whether the server has the client's upload when the round ends.
-      busy_s: float64 [K], how long the client worked for the round.
+      responded: bool [K], whether the server has the client's upload at the end of the round.
+      busy_s: float64 [K], the client's working time in the round.
       start_s, end_s: of the round.
       staleness: int64 [K], server steps between the broadcast that the client trained on and the
-        step that takes its upload; None where every client has the newest broadcast.
+        step that takes its upload; None if every client has the newest broadcast.
     """
 
     sampled: np.ndarray
@@ -43,7 +43,7 @@ class RoundSchedule(NamedTuple):
 
 
 class Participation(Protocol):
-    """Which clients take part in each round. `make_simulation` takes one of your own.
+    """The clients of each round. `make_simulation` also takes an own implementation.
 
     Attributes:
       expected: the approximate number of clients that report in a round. It sets the size of the
@@ -53,7 +53,7 @@ class Participation(Protocol):
     expected: int
 
     def round(self, seed: int, round_number: int) -> RoundSchedule:
-        """The schedule of a round: equal for equal arguments, in any order of calls."""
+        """The schedule of a round. It depends only on the arguments, not on earlier calls."""
         ...
 
 
@@ -73,7 +73,7 @@ class Work(NamedTuple):
       bytes_down: of the broadcast to each client [N].
       bytes_up: of each client's upload, and of its request for rows [N].
       rows: of each client's loss, in one local epoch [N].
-      local_epochs: how many epochs each client trains in a round.
+      local_epochs: the number of local epochs of each client in a round.
     """
 
     bytes_down: np.ndarray
@@ -86,11 +86,11 @@ class Rules(NamedTuple):
     """How the server runs a round.
 
     Attributes:
-      cohort: uploads that end a round; 0: the server samples every available client and waits
-        for all.
-      over_selection: clients sampled, per upload that is wanted; at least 1.
-      deadline_s: the longest round; 0: no deadline.
-      pause_s: between the end of a round and the start of the next.
+      cohort: the number of uploads that ends a round; 0: the server samples every available client
+        and waits for all.
+      over_selection: sampled clients per wanted upload; at least 1.
+      deadline_s: the maximum length of a round; 0: no deadline.
+      pause_s: time between the end of a round and the start of the next.
     """
 
     cohort: int
@@ -100,7 +100,7 @@ class Rules(NamedTuple):
 
 
 class SimulatedParticipation:
-    """Rounds one after the other. A round begins when a client is available."""
+    """Consecutive rounds. A round starts when a client is available."""
 
     def __init__(
         self,
@@ -121,10 +121,10 @@ class SimulatedParticipation:
         self._last: dict[int, tuple[int, RoundSchedule]] = {}
 
     def round(self, seed: int, round_number: int) -> RoundSchedule:
-        """As `Participation.round`. Earlier rounds are simulated once, if they have not been.
+        """As `Participation.round`. Simulates each earlier round once.
 
         Raises:
-          InputError: three rounds, one after the other, had no report.
+          InputError: three consecutive rounds had no report.
         """
         known = self._ends.setdefault(seed, [])
         kept = self._last.get(seed)
@@ -146,8 +146,8 @@ class SimulatedParticipation:
         first = len(known) - MOST_EMPTY_ROUNDS
         hint = "give a longer --deadline_s, or 0" if self._rules.deadline_s else "no client reports"
         raise InputError(
-            f"--deadline_s={self._rules.deadline_s:g}: nobody reported in time in rounds {first} "
-            f"to {len(known) - 1}; {hint}"
+            f"--deadline_s={self._rules.deadline_s:g}: no client reported in time in rounds "
+            f"{first} to {len(known) - 1}; {hint}"
         )
 
     def _simulate(self, seed: int, number: int, start: float) -> RoundSchedule:
@@ -163,14 +163,14 @@ class SimulatedParticipation:
         done = (finish <= until) & (finish <= deadline)
         wanted = self._rules.cohort or len(sampled)
         if done.sum() >= wanted:
-            # Ties go to the lower number, for the sort is stable.
+            # The sort is stable, so of equal times the lower client number comes first.
             first = np.argsort(np.where(done, finish, np.inf), kind="stable")[:wanted]
             end = float(finish[first].max())
             responded = np.zeros(len(sampled), bool)
             responded[first] = True
         else:
             responded = done
-            # The server waits for those that can still report.
+            # The server waits for clients that can still report.
             left = np.minimum(finish, until)
             end = deadline if math.isfinite(deadline) else float(left.max())
         busy = np.minimum(np.minimum(finish, until), end) - start
@@ -188,7 +188,7 @@ class SimulatedParticipation:
 
 
 def no_client(step: str, began: float) -> InputError:
-    """What a run says that waited too long, since `began` in s, for a client in `step`."""
+    """The error of a run that waited too long, since `began` in s, for a client in `step`."""
     return InputError(
         f"--participation: no further client was available for {step} within a day after "
         f"{began / 3600:.1f} simulated hours; give another --participation or --trace, or a "
@@ -205,14 +205,14 @@ def available_clients(
     time: float,
     excluded: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A uniform draw among the available clients, without a look at everyone.
+    """A uniform draw among the available clients, without a test of all clients.
 
-    Candidates are drawn without replacement, and the first that are available are taken.
+    It draws candidates without replacement and takes the first available ones.
 
     Args:
-      total: clients of the population. wanted: the most that are returned.
+      total: clients of the population. wanted: maximum number of returned clients.
       number: of the draw; equal (seed, number, time) give equal clients.
-      excluded: clients that must not be returned; None for none.
+      excluded: clients to leave out; None for none.
 
     Returns:
       (clients int64 [at most wanted], ascending; until when each is available, in s).
@@ -248,7 +248,7 @@ def duration_s(
     """[K]: seconds from the broadcast to the arrival of the upload.
 
     Args:
-      number: of the draw of the transfers. version: the round of the broadcast.
+      number: of the draw of the transfer speeds. version: the round of the broadcast.
     """
     down, up = hardware.bytes_a_second(seed, clients, number)
     rows = work.rows[clients] * work.local_epochs(seed, clients, version)

@@ -16,11 +16,11 @@ SCHEMES = UPLOAD_FORMATS
 
 
 class Shape(NamedTuple):
-    """What travels: views of `items` rows of `row` numbers each, and `head` numbers beside.
+    """The size of a transfer: `items` rows of `row` numbers for the views, and `head` numbers.
 
     Attributes:
-      bits: of a number of the views. 32: float32. Fewer: whole numbers of so many bits, and a
-        float32 scale for each row. The head is float32 always.
+      bits: bits of a number of the views. 32: float32. Fewer: whole numbers of this many bits, and
+        a float32 scale for each row. The head is always float32.
     """
 
     items: int
@@ -30,16 +30,16 @@ class Shape(NamedTuple):
 
     @property
     def row_bytes(self) -> int:
-        """Of one row of the views."""
+        """The bytes of one row of the views."""
         if self.bits == 32:
             return VALUE_BYTES * self.row
         return VALUE_BYTES + -(-self.row * self.bits // 8)
 
 
 def round_bytes(shape: Shape, touched: np.ndarray | float, scheme: str) -> np.ndarray:
-    """Bytes of an upload that has `touched` rows that are not zero.
+    """Bytes of an upload with `touched` non-zero rows.
 
-    dense: every row. sparse: the touched rows, each with its number in 4 bytes. bitmask: the
+    dense: every row. sparse: the touched rows, each with its index in 4 bytes. bitmask: the
     touched rows, and one bit for every row, in whole bytes.
     """
     touched = np.asarray(touched)
@@ -52,7 +52,7 @@ def round_bytes(shape: Shape, touched: np.ndarray | float, scheme: str) -> np.nd
 
 
 def _packed(rows: np.ndarray, bits: int) -> bytes:
-    """Rows float32 [R, C] as they are sent; with fewer bits they are of `uplink.quantised`."""
+    """The bytes of float32 rows [R, C]; with fewer bits, of rows from `uplink.quantised`."""
     if bits == 32:
         return rows.tobytes()
     levels = 2 ** (bits - 1) - 1
@@ -63,7 +63,7 @@ def _packed(rows: np.ndarray, bits: int) -> bytes:
 
 
 def _unpacked(data: bytes, shape: Shape) -> np.ndarray:
-    """float32 [R, C] of what `_packed` made."""
+    """float32 [R, C]: the inverse of `_packed`."""
     if shape.bits == 32:
         return np.frombuffer(data, np.float32).reshape(-1, shape.row)
     count, levels = len(data) // shape.row_bytes, 2 ** (shape.bits - 1) - 1
@@ -76,7 +76,7 @@ def _unpacked(data: bytes, shape: Shape) -> np.ndarray:
 
 
 def serialised(views: np.ndarray, head: np.ndarray, scheme: str, bits: int = 32) -> bytes:
-    """An upload as it is sent: views float32 [I, C], head float32 [H].
+    """The bytes of an upload: views float32 [I, C], head float32 [H].
 
     The receiver knows the shapes.
     """
@@ -91,7 +91,7 @@ def serialised(views: np.ndarray, head: np.ndarray, scheme: str, bits: int = 32)
 
 
 def parsed(data: bytes, shape: Shape, scheme: str) -> tuple[np.ndarray, np.ndarray]:
-    """(views [I, C], head [H]) of what `serialised` made."""
+    """(views [I, C], head [H]): the inverse of `serialised`."""
     views = np.zeros((shape.items, shape.row), np.float32)
     split = len(data) - VALUE_BYTES * shape.head
     body, head = data[:split], np.frombuffer(data[split:], np.float32)

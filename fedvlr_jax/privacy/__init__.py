@@ -1,7 +1,8 @@
 """The privacy of a run, as a statement that can be checked.
 
-`plan` resolves the flags and refuses those without a statement. `accounting` computes epsilon,
-`ledger` records the rounds that were spent, and `statement` puts both into words. `ring` chooses
-the levels and the noise of secure sums, and `secure_sum` simulates their protocol. `attacks` and
+`calibration` resolves the flags, and refuses flags without a statement. `mechanism` has the
+clipping and the noise of a round, `release` describes its release, `accounting` computes epsilon,
+`ledger` records the spent rounds, and `statement` states the result in words. `ring` chooses the
+levels and the noise of secure sums, and `secure_sum` simulates their protocol. `attacks` and
 `audit` test the guarantees.
 """

@@ -16,15 +16,16 @@ over all clients, composed with the rounds.
 Guarantees and traps:
 - z is the standard deviation of the noise over the L2 bound of ONE upload. Replacing a user moves
   a sum by up to twice that bound. The PLD accountant doubles the sensitivity of a Gaussian for
-  REPLACE_ONE by itself. The RDP accountant does not, so it is given z / 2.
+  REPLACE_ONE. The RDP accountant does not, so we give it z / 2.
 - With b bands a user's uploads meet columns of C of length 1 without a common row. T rounds are
   then as private as ceil(T / b) rounds with independent noise (Choquette-Choo et al. 2023,
   on amplification by sampling; `amplified_bandmf_event` of JAX Privacy).
-- Rounds of an unsampled Gaussian are one Gaussian, whose epsilon is known exactly (Balle & Wang
-  2018). It stands for PLD, which approximates it from above and takes minutes where it is large.
-- A sum of n discrete Gaussians of deviation s is as private as one Gaussian of s sqrt(n), but for
-  10 n exp(-pi^2 s^2) (Kairouz et al. 2021, Theorem 1 and its tau): below 1e-60 for s of 4 levels
-  and more, which `uplink.ring` requires. Who is asked is known to the server: no amplification.
+- Rounds of an unsampled Gaussian compose to one Gaussian, whose epsilon is known exactly (Balle &
+  Wang 2018). We report this value as PLD, because the PLD accountant only approximates it from
+  above, and takes minutes for a large epsilon.
+- A sum of n discrete Gaussians of deviation s is as private as one Gaussian of s sqrt(n), except
+  for 10 n exp(-pi^2 s^2) (Kairouz et al. 2021, Theorem 1 and its tau): below 1e-60 if s is 4 levels
+  or more, which `uplink.ring` requires. The server knows the sampled clients: no amplification.
 - dp-accounting has no RDP event for a truncated Poisson sample. With p the chance that a round's
   sample exceeds its places, the truncated run differs from the untruncated one with a probability
   of at most T p. An untruncated bound (epsilon, delta') therefore holds for it with
@@ -46,15 +47,15 @@ from dp_accounting import pld, rdp
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.privacy.release import Release
 
-# It logs every RDP order that it leaves out; the bound holds without them.
+# dp-accounting logs every RDP order that it omits; the bound holds without them.
 logging.getLogger("absl").addFilter(lambda record: "dp_accounting" not in record.pathname)
 
 Relation = dp_accounting.NeighboringRelation
 # Samplers whose event only the RDP accountant has.
 RDP_ONLY = ("fixed", "distributed")
-# With more noise nothing can be learned; a target that needs more is refused.
+# With more noise training learns nothing; a target that needs more is refused.
 MOST_NOISE = 1e4
-# The share of --target_epsilon that exchanges before the first round may spend by themselves.
+# The share of --target_epsilon that the exchanges before the first round may spend.
 EXCHANGES_SHARE = 0.5
 # Relative tolerance of a calibrated noise multiplier.
 TOLERANCE = 1e-3
@@ -69,7 +70,7 @@ def relation(release: Release) -> Any:
 
 
 class Epsilon(NamedTuple):
-    """Epsilon by either accountant; None where it has no event for the release.
+    """Epsilon by each accountant; None if it has no event for the release.
 
     Attributes:
       pld: by privacy loss distributions, or exact for an unsampled Gaussian.
@@ -124,11 +125,11 @@ def event(release: Release, multiplier: float, rounds: int, *, truncated: bool =
 
 
 def _exchanges_event(release: Release):
-    """The `DpEvent` of the exchanges; nothing without them."""
+    """The `DpEvent` of the exchanges; a `NoOpDpEvent` without them."""
     if not release.exchanges:
         return dp_accounting.NoOpDpEvent()
     z = release.exchange_multiplier
-    # As for rounds: replacing a user moves a sum by twice the bound, and RDP is given half.
+    # As for rounds: replacing a user moves a sum by twice the bound, so RDP gets half of z.
     one = dp_accounting.GaussianDpEvent(z / 2 if release.sampler == "fixed" else z)
     return dp_accounting.SelfComposedDpEvent(one, release.exchanges)
 
@@ -163,7 +164,7 @@ def _rdp(release: Release, multiplier: float, rounds: int, delta: float) -> floa
     differs = rounds * release.overflow
     value = float(accountant.get_epsilon(delta))
     for _ in range(20 if differs else 0):
-        # The left-over delta falls with epsilon, and epsilon rises as it falls: from below.
+        # Fixed point from below: a larger epsilon leaves less delta, which raises epsilon.
         left = delta - (1 + math.exp(min(value, 700.0))) * differs
         if left <= 0:
             return None
@@ -189,12 +190,12 @@ def epsilon(release: Release, multiplier: float, rounds: int, delta: float) -> E
 
 
 def _tight(release: Release) -> Callable[[Release, float, int, float], float | None]:
-    """The accountant of budgets: PLD where it has an event, else RDP."""
+    """The accountant for budgets: PLD if it has an event, else RDP."""
     return _rdp if release.sampler in RDP_ONLY else _pld
 
 
 def spent(release: Release, multiplier: float, rounds: int, delta: float) -> float:
-    """The epsilon that budgets are compared with: PLD where it has an event, else RDP."""
+    """The epsilon that is compared with a budget: by PLD if it has an event, else by RDP."""
     if rounds == 0 and not release.exchanges:
         return 0.0
     value = _tight(release)(release, multiplier, rounds, delta)
@@ -204,36 +205,38 @@ def spent(release: Release, multiplier: float, rounds: int, delta: float) -> flo
 
 @functools.lru_cache(maxsize=64)
 def calibrate_exchanges(release: Release, target: float, delta: float) -> float:
-    """The least multiplier (to a relative 1e-3, from above) of the exchanges that keeps their
-    epsilon, without the rounds, to EXCHANGES_SHARE of the target.
+    """The least multiplier of the exchanges with which they alone spend EXCHANGES_SHARE of the
+    target; above the exact value by a relative 1e-3 at most.
 
     Raises:
-      InputError: no multiplier up to MOST_NOISE does.
+      InputError: no multiplier up to MOST_NOISE is enough.
     """
     share = EXCHANGES_SHARE * target
     at = lambda z: release._replace(exchange_multiplier=z)
     fits = lambda z: spent(at(z), 1.0, 0, delta) <= share
     if not fits(MOST_NOISE):
         raise InputError(
-            f"--target_epsilon={target}: not reached by the exchanges of --init=spectral with any "
-            f"noise up to {MOST_NOISE:g}; give more, or --init=random"
+            f"--target_epsilon={target}: the exchanges of --init=spectral exceed it with any noise "
+            f"up to {MOST_NOISE:g}; give a larger target, or --init=random"
         )
     return _crossing(fits, 1e-2, MOST_NOISE)
 
 
 @functools.lru_cache(maxsize=64)
 def calibrate(release: Release, rounds: int, target: float, delta: float) -> float:
-    """The least noise multiplier (to a relative 1e-3, from above) that keeps to the target.
+    """The least noise multiplier with which the rounds stay within the target; above the exact
+    value by a relative 1e-3 at most.
 
     Raises:
-      InputError: no multiplier up to MOST_NOISE does.
+      InputError: no multiplier up to MOST_NOISE is enough.
     """
     if spent(release, MOST_NOISE, rounds, delta) > target:
         raise InputError(
-            f"--target_epsilon={target}: not reached in {rounds} rounds with --target_delta="
-            f"{delta} by any noise multiplier up to {MOST_NOISE:g}; give more, or fewer --rounds"
+            f"--target_epsilon={target}: {rounds} rounds with --target_delta={delta} exceed it "
+            f"with any noise multiplier up to {MOST_NOISE:g}; give a larger target or fewer "
+            "--rounds"
         )
-    # RDP is far cheaper than PLD, and close to it: the search for the tight value begins there.
+    # RDP is much cheaper than PLD and close to it, so its result is the start of the search.
     whole = release._replace(places=release.population)
 
     def cheap(z: float) -> bool:
@@ -244,7 +247,7 @@ def calibrate(release: Release, rounds: int, target: float, delta: float) -> flo
     if release.sampler in RDP_ONLY:
         return start
     value = _search(whole, rounds, target, delta, start)
-    # A truncated sample costs nothing where its places suffice, and PLD of it takes seconds.
+    # If the places suffice, truncation changes nothing, and its PLD takes seconds.
     if release != whole and spent(release, value, rounds, delta) > target:
         value = _search(release, rounds, target, delta, value)
     return value
@@ -259,7 +262,7 @@ def _crossing(fits: Callable[[float], bool], low: float, high: float) -> float:
 
 
 def _search(release: Release, rounds: int, target: float, delta: float, start: float) -> float:
-    """The least multiplier that keeps to the target, looked for around `start`."""
+    """The least multiplier that stays within the target; the search begins at `start`."""
     fits = lambda z: spent(release, z, rounds, delta) <= target
     low = high = start
     if fits(start):
@@ -275,9 +278,9 @@ def _search(release: Release, rounds: int, target: float, delta: float, start: f
 def affordable(
     release: Release, multiplier: float, target: float, delta: float, planned: int
 ) -> int:
-    """The most rounds, up to `planned`, whose epsilon does not pass the target.
+    """The maximum number of rounds, at most `planned`, whose epsilon does not exceed the target.
 
-    0 also where the exchanges alone pass it.
+    0 if the exchanges alone exceed it.
     """
     fits = lambda rounds: spent(release, multiplier, rounds, delta) <= target
     if fits(planned):

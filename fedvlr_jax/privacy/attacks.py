@@ -1,4 +1,4 @@
-"""Attacks on uploads and on trained tables, in NumPy. Each is scored beside a guess by chance.
+"""Attacks on uploads and on trained tables, in NumPy, with the score of a random guess.
 
 The attacker is the server, or a reader of its data. It knows the broadcast and the method.
 """
@@ -12,11 +12,11 @@ from scipy import sparse, stats
 
 
 class Score(NamedTuple):
-    """How well a set of items was guessed, as means over the clients.
+    """The accuracy of guessed sets of items, as means over the clients.
 
     Attributes:
       precision, recall, f1: of the guess.
-      chance: F1 of as many items drawn at random.
+      chance: F1 of a random set of the same size.
     """
 
     precision: float
@@ -34,12 +34,12 @@ def _along(upload: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def positives_by_sign(upload: np.ndarray) -> np.ndarray:
-    """bool [I]: the items that are positives by the signs of an upload's item rows [I, d].
+    """bool [I]: the positives that follow from the signs of an upload's item rows [I, d].
 
-    With the loss of a positive and of a negative item the gradient of a row is -a theta and
-    +b theta, a and b above 0 and theta the client's vector. The rows therefore lie along one
-    line, positives on one side of 0. The line is the first right singular vector. Of the two
-    sides, the history is the one with fewer rows, for there are several negatives a positive.
+    The gradient of the row of a positive is -a theta, that of a negative +b theta, with a and b
+    above 0 and theta the client's vector. The rows therefore lie on one line, and the positives on
+    one side of 0. The line is the first right singular vector. The side with fewer rows is the
+    history, because there are several negatives per positive.
     """
     touched, along, _ = _along(upload)
     guess = np.zeros(len(upload), bool)
@@ -55,11 +55,10 @@ def positives_by_sign(upload: np.ndarray) -> np.ndarray:
 def positives_by_inversion(upload: np.ndarray) -> np.ndarray:
     """bool [I]: the history of the client whose gradient is nearest to this one [I, d].
 
-    The gradient of one client is (c_i theta) over the items, with one c for positives and another
-    for negatives as long as scores are near 0. The best such gradient in least squares has theta
-    along the first singular vector, and c by two means of the rows along it. Positives are the
-    smaller group. Noise on rows that the client hardly moved does not count here as it does for
-    the sign.
+    The gradient of one client is c_i theta for item i. While the scores are near 0, all positives
+    have one c and all negatives another. The least-squares fit has theta along the first singular
+    vector, and the two c are the means of two groups of rows along it. The smaller group has the
+    positives. Noise on rows with a small gradient affects this attack less than the sign attack.
     """
     touched, along, _ = _along(upload)
     guess = np.zeros(len(upload), bool)
@@ -77,10 +76,10 @@ def positives_by_inversion(upload: np.ndarray) -> np.ndarray:
 
 
 class ShadowClient(NamedTuple):
-    """What the server knows of a client's training.
+    """The server's knowledge of a client's training.
 
     Attributes:
-      epochs: local epochs. rate: step of its vector. negatives: per positive.
+      epochs: local epochs. rate: step size of its vector. negatives: per positive.
     """
 
     epochs: int
@@ -100,13 +99,13 @@ def positives_by_shadow(
 ) -> np.ndarray:
     """bool [I]: positives by the interaction-level attack with a shadow client (Yuan et al. 2023).
 
-    The server takes a random `share` of the rows [I, d] for positives and trains a shadow client
+    The server labels a random `share` of the rows [I, d] as positives and trains a shadow client
     on them, from the table that it broadcast. Each row then gets the label whose shadow row is
-    nearer. The share `confirmed` with the clearest difference keeps its label, the rest is drawn
-    anew, and the next shadow client is trained.
+    nearer. The share `confirmed` with the largest difference keeps its label. The server draws the
+    other labels again and trains the next shadow client.
 
-    *choice*: the shadow begins with the vector along which the upload lies, in both directions;
-    the published one draws it. The direction that explains the upload better counts.
+    *choice*: the shadow starts with the vector along which the upload lies, in both directions;
+    the published attack draws it. We keep the direction that explains the upload better.
     """
     touched, along, vector = _along(upload)
     guess = np.zeros(len(upload), bool)
@@ -153,11 +152,11 @@ def _shadow_labels(
 def _shadow_rows(
     positive: np.ndarray, vector: np.ndarray, items: np.ndarray, client: ShadowClient
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[T] each: the size of every row, along the vector, as a positive and as a negative."""
+    """([T], [T]): the length of every row along the vector, as a positive and as a negative."""
     count = max(int(positive.sum()), 1)
     weight = client.negatives * count / max(len(positive) - count, 1)
     inside, outside = np.zeros((2, len(positive)))
-    # Of the length of a drawn vector, so that scores begin near 0.
+    # As long as a drawn vector, so that the first scores are near 0.
     theta = 0.1 * vector
     for _ in range(client.epochs):
         chance = 1 / (1 + np.exp(-np.clip(items @ theta, -30, 30)))
@@ -186,7 +185,7 @@ def score_of(guess: np.ndarray, histories: sparse.csr_array) -> Score:
 def coherence(items: np.ndarray, histories: sparse.csr_array) -> np.ndarray:
     """float64 [N]: mean cosine of a client's items in a table [I, d] to the rest of its history.
 
-    A table that was trained on a history has moved its items towards each other.
+    Training on a history moves its items towards each other.
     """
     unit = items / np.maximum(np.linalg.norm(items, axis=1, keepdims=True), 1e-12)
     length = np.asarray(histories.sum(axis=1)).reshape(-1)
@@ -197,11 +196,11 @@ def coherence(items: np.ndarray, histories: sparse.csr_array) -> np.ndarray:
 def membership_auc(
     target: np.ndarray, reference: np.ndarray, histories: sparse.csr_array, member: np.ndarray
 ) -> float:
-    """Area under the curve of telling the members of a table's training from the others.
+    """Area under the ROC curve of an attack that infers who took part in training a table.
 
     Args:
-      target, reference: tables [I, d] trained on the members, and on all the others: the
-        attacker's shadow of it.
+      target: the table [I, d] trained on the members.
+      reference: the attacker's shadow table [I, d], trained on all other clients.
       member: bool [N].
     """
     score = coherence(target, histories) - coherence(reference, histories)

@@ -1,14 +1,14 @@
 """An audit measures a lower bound of epsilon and compares it with the claim.
 
-It draws a release many times with and without one client, the canary, whose upload is chosen to be
-seen. One half of the trials gives a score (the release projected on the difference of the means,
+It draws a release many times with and without one client, the canary, whose upload is easy to
+detect. One half of the trials gives a score (the release projected on the difference of the means,
 each coordinate divided by its variance) and the best threshold. The other half gives the rates of
-true and of false alarms, and with them, at the stated confidence (Clopper & Pearson 1934),
+true and of false alarms. At the stated confidence (Clopper & Pearson 1934),
 
     epsilon >= log((TPR_low - delta) / FPR_high),
 
 since every (epsilon, delta) private release has TPR <= e^epsilon FPR + delta. A bound above the
-claim refutes the claim. A bound below it proves nothing, for a better attack may exist.
+claim refutes the claim. A bound below it proves nothing, because a better attack may exist.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fedvlr_jax.uplink import Noise, SlotUploads, UplinkTransform, Upload
 
 # (key, whether the canary takes part) -> all numbers that are published [D].
 Release = Callable[[jax.Array, bool], jax.Array]
-# Numbers of trials that are held at once.
+# Maximum number of released values in memory at once.
 NUMBERS_AT_ONCE = 1 << 24
 
 
@@ -37,8 +37,8 @@ class Audit(NamedTuple):
     """The result of an audit.
 
     Attributes:
-      lower: epsilon is at least this, with `confidence`.
-      claimed: the epsilon that was claimed. delta: of both.
+      lower: the lower bound of epsilon, at the confidence of the audit.
+      claimed: the claimed epsilon. delta: of both.
       true_alarms, false_alarms: measured rates at the threshold.
     """
 
@@ -92,8 +92,10 @@ def audit(
 
 
 def lower_bound(true: int, false: int, trials: int, delta: float, confidence: float) -> float:
-    """Epsilon that `true` and `false` alarms of `trials` each prove, both rates at half the
-    error; 0 where they prove nothing."""
+    """The lower bound of epsilon from `true` and `false` alarms in `trials` each; 0 for no bound.
+
+    Each of the two rates has half of the error probability.
+    """
     error = (1 - confidence) / 2
     low = stats.beta.ppf(error, true, trials - true + 1) if true else 0.0
     high = stats.beta.ppf(1 - error, false + 1, trials - false) if false < trials else 1.0
@@ -121,7 +123,7 @@ def _projection(inside: np.ndarray, outside: np.ndarray) -> Callable[[np.ndarray
 def _best_threshold(
     inside: np.ndarray, outside: np.ndarray, delta: float, confidence: float
 ) -> float:
-    """The threshold with the highest bound on these trials, the quantiles of `outside` tried."""
+    """The quantile of `outside` that gives the highest bound on these trials."""
     ordered, trials = np.sort(outside), len(outside)
     places = np.unique(np.geomspace(1, trials, 60).astype(int))
     thresholds = ordered[trials - places]
@@ -142,14 +144,14 @@ def round_release(
     responding: int,
     strength: float,
 ) -> Release:
-    """One round of an aggregator's parts, as it is audited.
+    """The audited release of one round of an aggregator.
 
-    All clients but the canary upload nothing on the canary's item. Its upload is one row of its
-    own item, `strength` times the bound long.
+    The canary uploads one row of an item, `strength` times as long as the bound. All other clients
+    upload zeros for this item.
 
     Args:
-      weights: those of a `Reduce`. clients: K that are sampled, the canary last.
-      responding: how many of the others respond.
+      weights: those of a `Reduce`. clients: K sampled clients, the canary last.
+      responding: the number of other clients that respond.
     """
     items, width = 4, 4
     rows = np.zeros((clients, 1, 1, width), np.float32)
@@ -178,10 +180,10 @@ def round_release(
 def secure_release(
     uplink: UplinkTransform, reduce: Reduce, *, clients: int, strength: float
 ) -> Release:
-    """One round of a secure sum with the noise of `clients` clients, as it is audited.
+    """The audited release of one round of a secure sum with the noise of `clients` clients.
 
-    The canary always answers. With it, its upload is one row, `strength` times the bound long;
-    without it, its upload is zeros. All others upload zeros.
+    The canary always answers. If it takes part, its upload is one row, `strength` times as long as
+    the bound; otherwise its upload is zeros. All others upload zeros.
     """
     items, width = 4, 4
 
@@ -208,7 +210,7 @@ def secure_release(
 
 
 def local_release(uplink: UplinkTransform, noise: Noise, *, strength: float) -> Release:
-    """The canary's own noisy upload, as it is audited: one row, or its opposite."""
+    """The audited release of one client: the canary's noisy upload, one row or its opposite."""
     width = 4
 
     def release(key: jax.Array, there: bool) -> jax.Array:
@@ -223,8 +225,10 @@ def local_release(uplink: UplinkTransform, noise: Noise, *, strength: float) -> 
 
 
 def canary_rounds(q: float, shift: float, rounds: int, multiplier: float) -> Release:
-    """All rounds, for an attacker that knows what the others upload: in each the canary moves the
-    sum by `shift` with a chance of `q`, in units of the bound. [rounds]"""
+    """The release [rounds] of all rounds, for an attacker that knows all other uploads.
+
+    In each round the canary moves the sum by `shift`, in units of the bound, with probability `q`.
+    """
 
     def release(key: jax.Array, there: bool) -> jax.Array:
         who, noise = jax.random.split(key)
@@ -235,44 +239,14 @@ def canary_rounds(q: float, shift: float, rounds: int, multiplier: float) -> Rel
 
 
 class _Sampled(NamedTuple):
-    """What `UplinkTransform.weigh` reads of a cohort."""
+    """The fields of a cohort that `UplinkTransform.weigh` reads."""
 
     responded: Array
 
 
-def sampled_rounds(
-    sampler: str, *, population: int, cohort: int, rounds: int, multiplier: float
-) -> Release:
-    """The worst case of sampling: everybody uploads -1 along the canary's direction, the canary +1.
-
-    A fixed cohort that takes the canary leaves another client out, so that the sum moves by 2. In
-    a Poisson cohort the number of the others is random, and it moves by 1.
-
-    Args:
-      sampler: "poisson" or "fixed". Without the canary, its place is a client like the others.
-
-    Returns:
-      Of each round the noisy sum less its expectation [rounds].
-    """
-    q = cohort / population
-
-    def release(key: jax.Array, there: bool) -> jax.Array:
-        who, others, noise = jax.random.split(key, 3)
-        taken = jax.random.bernoulli(who, q, (rounds,)) & there
-        if sampler == "fixed":
-            count = jnp.full(rounds, float(cohort))
-            moved = jnp.where(taken, 2.0, 0.0)
-        else:
-            count = jax.random.binomial(others, population - 1.0, q, (rounds,))
-            moved = jnp.where(taken, 1.0, 0.0)
-        return moved - count + cohort + multiplier * jax.random.normal(noise, (rounds,))
-
-    return release
-
-
 def mixture_score(q: float, shift: float, deviation: float) -> Callable[[np.ndarray], np.ndarray]:
-    """The log likelihood ratio of N(0, s^2) against its mixture with N(shift, s^2), summed over
-    rounds [n, T] -> [n]."""
+    """Function [n, T] -> [n]: the log likelihood ratio of N(0, s^2) against its mixture with
+    N(shift, s^2), summed over the rounds."""
 
     def score(releases: np.ndarray) -> np.ndarray:
         exponent = (releases * shift - shift**2 / 2) / deviation**2

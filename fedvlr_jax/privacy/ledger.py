@@ -1,9 +1,9 @@
-"""The ledger of a private run: the exchanges and the rounds that it has spent.
+"""The ledger of a private run: the spent exchanges and rounds.
 
-A release is written to disk before it is computed, so a killed run has spent at most what its
-ledger says. The numbers never go down: not when a run continues from an older checkpoint, nor when
-it begins again because no checkpoint is whole. A round that is trained again draws the same cohort
-and the same noise, from (seed, round, client), so it is one release. So are the exchanges of
+The run writes a release to the ledger before it computes it, so a killed run has spent at most the
+number in its ledger. The numbers never decrease, even if a run continues from an older checkpoint
+or starts again without one. A round that is trained again draws the same cohort and the same noise
+from (seed, round, client), so it counts as one release. The same holds for the exchanges of
 --init=spectral.
 """
 
@@ -19,21 +19,21 @@ from fedvlr_jax.report.run_directory import LEDGER, replace_file
 
 
 class Ledger:
-    """The rounds and exchanges whose release has begun, with their noise multipliers.
+    """The recorded rounds and exchanges, with their noise multipliers.
 
     Attributes:
-      rounds: how many. multiplier: z of all of them; 0 while no ledger was written.
-      exchanges: how many, before the first round. exchange_multiplier: z of all of them.
+      rounds: number of rounds. multiplier: z of each round; 0 before the ledger is written.
+      exchanges: number of exchanges before the first round. exchange_multiplier: their z.
     """
 
     def __init__(self, folder: Path, known: Iterable[int] = ()):
-        """Reads the ledger of a run directory; a missing one is empty.
+        """Reads the ledger of a run directory; a missing ledger is empty.
 
         Args:
-          known: numbers of trained rounds that other files prove, such as checkpoints.
+          known: numbers of trained rounds in other files, such as checkpoints.
 
         Raises:
-          InputError: the ledger is damaged, so the spent rounds are not known.
+          InputError: the ledger is damaged, so the number of spent rounds is unknown.
         """
         self._path = folder / LEDGER
         self.rounds, self.multiplier = 0, 0.0
@@ -46,13 +46,13 @@ class Ledger:
         self.rounds = max(self.rounds, *known, 0)
 
     def begin_exchanges(self, number: int, exchange_multiplier: float, multiplier: float) -> None:
-        """Enters the exchanges before the first round. Returns once they are on the disk.
+        """Records the exchanges before the first round. Returns after the disk has the record.
 
         Args:
-          multiplier: of the rounds to come.
+          multiplier: of the later rounds.
 
         Raises:
-          InputError: the disk does not take it, or other exchanges were entered.
+          InputError: the disk cannot be written, or the ledger has other exchanges.
         """
         entered = self.exchanges, self.exchange_multiplier
         if self.exchanges and entered != (number, exchange_multiplier):
@@ -66,10 +66,10 @@ class Ledger:
         self._write(self.rounds, multiplier)
 
     def begin(self, until: int, multiplier: float) -> None:
-        """Enters the rounds up to `until`, all with `multiplier`. Returns once it is on the disk.
+        """Records the rounds up to `until`, all with `multiplier`. Returns after the disk has them.
 
         Raises:
-          InputError: the disk does not take it, or earlier rounds had another multiplier.
+          InputError: the disk cannot be written, or earlier rounds had another multiplier.
         """
         if until <= self.rounds and self.multiplier == multiplier:
             return
@@ -95,7 +95,7 @@ class Ledger:
 def _read(
     path: Path, number: str, multiplier: str, default: tuple[int, float] | None = None
 ) -> tuple[int, float]:
-    """The number and its multiplier; `default` where the ledger has neither."""
+    """The number and its multiplier; `default` if the ledger has neither."""
     try:
         content = json.loads(path.read_text())
         if default is not None and not {number, multiplier} & content.keys():

@@ -1,4 +1,4 @@
-"""What a private run publishes about the clients: its rounds, and the exchanges before them."""
+"""The release of a private run: the noisy sums of its rounds, and of the exchanges before them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ class Release(NamedTuple):
     """A noisy sum over the cohort of one round, and the noisy sums before the first round.
 
     Attributes:
-      sampler: "everyone"; "poisson", each client by itself; "fixed", so many without replacement;
-        "banded", as poisson, but of one of `bands` groups of clients, which take turns; "local",
-        every client's own upload, whoever is sampled; "distributed", a secure sum, of whoever is
-        sampled.
-      population: N, users that the statement is about.
-      cohort: expected clients of a round; of sampler "fixed" the exact number.
-      places: most clients that a round can take; N for no truncation.
+      sampler: how a round samples its cohort.
+        "everyone": all clients.
+        "poisson": each client independently, with the same probability.
+        "fixed": exactly `cohort` clients, without replacement.
+        "banded": as poisson, from one of `bands` groups of clients; the groups take turns.
+        "local": each upload is a release, so the sampling does not count.
+        "distributed": a secure sum. The server knows the sampled clients, so the sampling does not
+          count.
+      population: N, the users of the statement.
+      cohort: expected clients of a round; for the sampler "fixed" the exact number.
+      places: maximum clients of a round; N for no truncation.
       bands: of the matrix that correlates the noise; 1 for independent rounds.
       exchanges: sums over all clients before the first round, for --init=spectral.
       exchange_multiplier: standard deviation of their noise over the bound on one answer.
@@ -33,27 +37,27 @@ class Release(NamedTuple):
 
     @property
     def probability(self) -> float:
-        """q, the chance of one user to be in a round that samples its group."""
+        """q, the probability that a round which samples a user's group includes the user."""
         return self.bands * self.cohort / self.population
 
     @property
     def overflow(self) -> float:
-        """The chance that the sample of a round exceeds its places."""
+        """The probability that the sample of a round exceeds its places."""
         if self.sampler != "poisson" or self.places >= self.population:
             return 0.0
-        from scipy import stats  # Takes a second to load; only private runs need it.
+        from scipy import stats  # The import takes a second.
 
         return float(stats.binom.sf(self.places, self.population, self.probability))
 
 
 def places_of(federation: FederationConfig, num_users: int) -> int:
-    """The most clients of a Poisson cohort: --cohort_places, or `places_for` where it is 0."""
+    """The maximum clients of a Poisson cohort: --cohort_places, or `places_for` if it is 0."""
     chosen = federation.cohort_places or places_for(num_users, federation.cohort)
     return min(chosen, num_users)
 
 
 def places_for(population: int, cohort: int) -> int:
-    """Places of a Poisson cohort that overflow with a probability below 1e-12."""
+    """The places that a Poisson cohort exceeds with a probability below 1e-12."""
     from scipy import stats
 
     return min(population, int(stats.binom.isf(1e-12, population, cohort / population)) + 1)

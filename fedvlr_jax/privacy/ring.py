@@ -12,9 +12,9 @@ from fedvlr_jax.privacy.release import places_of
 from fedvlr_jax.privacy.secure_sum import Cost, cost, neighbours_for
 from fedvlr_jax.uplink.ring import LEAST_DEVIATION, MOST_DEVIATION, MOST_LEVELS, Ring, least_answers
 
-# The bound on one number where neither --secure_bound nor --clip_norm gives one.
+# The bound on one number if neither --secure_bound nor --clip_norm gives one.
 DEFAULT_BOUND = 8.0
-# The deviation of a client's noise that --secure_levels=0 aims at, in levels.
+# The deviation of a client's noise with --secure_levels=0, in levels.
 AIMED_DEVIATION = 1024.0
 # Room for the noise of the sum, in its standard deviations.
 NOISE_REACH = 10
@@ -24,8 +24,10 @@ class SecureCohort(NamedTuple):
     """The clients of a round of secure sums.
 
     Attributes:
-      most: that a round can have. least: that must answer, or the round aborts.
-      shares: of the noise that is counted on: those of the least honest clients that answer.
+      most: maximum clients of a round.
+      least: minimum number of answers; with fewer the round aborts.
+      shares: the number of clients whose noise the guarantee uses: the honest clients among the
+        `least` answers.
     """
 
     most: int
@@ -37,7 +39,7 @@ def secure_cohort(config: Config, num_users: int) -> SecureCohort:
     """The clients of a round of `config`, with --aggregation=secure.
 
     Raises:
-      InputError: not one honest client is sure to answer.
+      InputError: the guarantee could use the noise of no client.
     """
     federation = config.federation
     cohort = federation.cohort or num_users
@@ -46,17 +48,17 @@ def secure_cohort(config: Config, num_users: int) -> SecureCohort:
     shares = math.floor(config.privacy.honest_share * least + 1e-6)
     if not shares:
         raise InputError(
-            f"--honest_share={config.privacy.honest_share}: of the {least} clients that must "
-            "answer, not one is honest; give a larger share, or a larger --cohort"
+            f"--honest_share={config.privacy.honest_share}: gives no honest client among the "
+            f"{least} required answers; give a larger share, or a larger --cohort"
         )
     return SecureCohort(most, least, shares)
 
 
 def ring_of(config: Config, num_users: int) -> Ring:
-    """The ring of --aggregation=secure, whose sum over the most clients of a round fits 32 bits.
+    """The ring of --aggregation=secure. The sum over the maximum clients of a round fits 32 bits.
 
-    With --privacy=distributed each of the n = `SecureCohort.shares` clients that are counted on
-    adds discrete Gaussian noise of z S / sqrt(n): together as much as central noise of z S.
+    With --privacy=distributed every client adds discrete Gaussian noise of deviation z S / sqrt(n),
+    n = `SecureCohort.shares`. The noise of n clients equals central noise of z S.
 
     Raises:
       InputError: the levels or the noise do not fit the ring.
@@ -78,7 +80,7 @@ def ring_of(config: Config, num_users: int) -> Ring:
         fewest = 2 * math.ceil(LEAST_DEVIATION / noise)
         raise InputError(
             f"--secure_levels={2 * levels}: a client's noise has a deviation of {deviation:.2g} "
-            f"levels, and less than {LEAST_DEVIATION:g} is not accounted for; give at least "
+            f"levels, but the accounting holds from {LEAST_DEVIATION:g} levels on; give at least "
             f"{fewest} levels, more noise, or a smaller cohort"
         )
     return Ring(bound, levels, deviation)
@@ -88,7 +90,7 @@ def secure_cost(config: Config, num_users: int, shape: Shape) -> tuple[int, Cost
     """(neighbours of each client, bytes of one client in one round and its rounds of messages).
 
     Args:
-      shape: of an upload; every number of it is masked and sent.
+      shape: of an upload. The client masks and sends every number.
     """
     cohort = secure_cohort(config, num_users)
     neighbours = neighbours_for(cohort.most, config.federation.secure_threshold)

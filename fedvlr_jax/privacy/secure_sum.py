@@ -1,21 +1,21 @@
-"""Secure aggregation, simulated: the server learns the sum of the uploads, and nothing else.
+"""A simulation of secure aggregation: the server learns only the sum of the uploads.
 
 The protocol of Bonawitz et al. 2017 on a k-regular graph (Bell et al. 2020), in the ring of
 integers modulo 2^32:
 
-1. Each client u has a seed b_u of its own and shares a seed s_uv with each of its k neighbours v.
-   It gives every neighbour a Shamir share of b_u and of its secret, from which the s_uv follow; any
-   t shares give them back.
-2. Client u sends its upload, quantised, plus PRG(b_u), plus PRG(s_uv) for neighbours v > u, minus
+1. Each client u has its own seed b_u, and a seed s_uv in common with each of its k neighbours v. It
+   gives every neighbour a Shamir share of b_u and of its secret, which determines the s_uv. Any t
+   shares recover a seed or a secret.
+2. Client u sends its quantised upload, plus PRG(b_u), plus PRG(s_uv) for neighbours v > u, minus
    PRG(s_uv) for v < u.
-3. Some clients drop out. Of each survivor the neighbours reveal shares of b_u, of each client that
-   dropped out shares of its secret: never both of one client. The server removes what masks are
-   left.
+3. Some clients drop out. The neighbours reveal shares of b_u for each survivor, and shares of the
+   secret for each client that dropped out; never both for one client. The server removes the
+   remaining masks.
 
-Simulated: key agreement is replaced by a secret for each pair, drawn here; messages are not
-encrypted; the clients are honest but for wrong shares, which a commitment to each seed reveals.
-Masks, shares, recovery and abort are computed as in the protocol. The arithmetic is exact: the
-result is the sum of the quantised uploads of the survivors in the ring.
+Simplifications: each pair draws a secret instead of a key agreement. Messages are not encrypted.
+Clients are honest, except for wrong shares, which a commitment to each seed detects. Masks, shares,
+recovery and abort are computed as in the protocol. The arithmetic is exact: the result is the sum
+of the quantised uploads of the survivors in the ring.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Aborted(ArithmeticError):
 
 
 class Quantiser(NamedTuple):
-    """Real numbers within [-clip, clip] as whole numbers of at most `levels` / 2 in size."""
+    """Rounds real numbers in [-clip, clip] to whole numbers in [-levels / 2, levels / 2]."""
 
     clip: float
     levels: int
 
     def check(self, clients: int) -> None:
-        """Raises InputError where the sum of so many clients may leave the ring."""
+        """Raises InputError if the sum of this number of clients may overflow the ring."""
         if clients * (self.levels // 2) >= 2**31:
             most = (2**31 - 1) // (self.levels // 2)
             raise InputError(
@@ -52,18 +52,18 @@ class Quantiser(NamedTuple):
             )
 
     def to_ring(self, values: np.ndarray) -> np.ndarray:
-        """uint32, rounded toward 0, so that no upload gets longer. Values outside are clipped."""
+        """uint32, rounded toward 0, so that no upload becomes longer. Clips larger values."""
         most = self.levels // 2
         scaled = np.clip(values * (most / self.clip), -most, most)
         return np.trunc(scaled).astype(np.int64).astype(np.uint32)
 
     def to_values(self, total: np.ndarray) -> np.ndarray:
-        """float64: what a sum in the ring stands for."""
+        """float64: the real value of a sum in the ring."""
         return total.astype(np.int32) * (self.clip / (self.levels // 2))
 
 
 class Cost(NamedTuple):
-    """What the protocol sends, in bytes for each client, and in how many rounds of messages."""
+    """The bytes that the protocol sends for each client, and its rounds of messages."""
 
     up: int
     down: int
@@ -71,21 +71,21 @@ class Cost(NamedTuple):
 
 
 def cost(size: int, neighbours: int) -> Cost:
-    """Of an upload of `size` numbers: keys, shares of two seeds, the masked upload, the shares
-    that are revealed."""
+    """The cost of an upload of `size` numbers: keys, shares of two seeds, the masked upload and the
+    revealed shares."""
     shares = 2 * neighbours * SHARE_BYTES
     up = 2 * KEY_BYTES + shares + 4 * size + neighbours * SHARE_BYTES
     return Cost(up=up, down=2 * KEY_BYTES * neighbours + shares, rounds=4)
 
 
 def neighbours_for(clients: int, threshold: float) -> int:
-    """An even number k of neighbours with which the protocol aborts where the share `threshold` of
-    the clients is left, or more, with a chance below 1e-9; all others where that is fewer.
+    """An even number k of neighbours. If at least the share `threshold` of the clients remains, the
+    protocol aborts with a probability below 1e-9.
 
-    A client's neighbours are a random subset, so those of them that are left are hypergeometric.
-    More than k / 2 must be left of every client's.
+    A client's neighbours are a random subset, so the number of remaining ones is hypergeometric.
+    Every client needs more than k / 2. In a small population k is the number of all others.
     """
-    from scipy import stats  # Takes a second to load.
+    from scipy import stats  # The import takes a second.
 
     left = int(threshold * clients)
     fails = lambda k: clients * stats.hypergeom.cdf(k // 2, clients - 1, left - 1, k)
@@ -97,7 +97,7 @@ def neighbours_for(clients: int, threshold: float) -> int:
 
 
 def regular_graph(clients: int, neighbours: int, seed: int) -> list[list[int]]:
-    """The neighbours of each client: a circle of all in random order, k / 2 to each side."""
+    """The neighbours of each client: the k / 2 next clients on each side, in a random circle."""
     if not 2 <= neighbours < clients or neighbours % 2:
         raise InputError(
             f"{neighbours} neighbours: give an even number of at least 2 and below {clients}"
@@ -115,7 +115,7 @@ def mask(seed: int, size: int) -> np.ndarray:
 
 
 def shares_of(secret: int, holders: Sequence[int], threshold: int, seed: int) -> dict[int, int]:
-    """A Shamir share of `secret` for each holder; any `threshold` of them give it back."""
+    """A Shamir share of `secret` for each holder; any `threshold` of them recover it."""
     draws = np.random.default_rng(seed)
     polynomial = [secret, *(int(draws.integers(1, PRIME)) for _ in range(threshold - 1))]
 
@@ -129,7 +129,7 @@ def shares_of(secret: int, holders: Sequence[int], threshold: int, seed: int) ->
 
 
 def secret_of(shares: Mapping[int, int], threshold: int) -> int:
-    """The secret of `threshold` of these shares, by Lagrange interpolation at 0."""
+    """Recovers the secret from `threshold` of these shares, by Lagrange interpolation at 0."""
     points = [(holder + 1, value) for holder, value in sorted(shares.items())[:threshold]]
     secret = 0
     for x, value in points:
@@ -146,7 +146,7 @@ def _commitment(secret: int) -> bytes:
 
 
 def _pair_seed(u: int, v: int, secrets: Mapping[int, int] | Sequence[int]) -> int:
-    """What u and v agree on; either's secret gives it (with the other's public key)."""
+    """The common seed of u and v. The secret of one and the public key of the other give it."""
     low, high = min(u, v), max(u, v)
     content = f"{low},{high},{secrets[low] ^ secrets[high]}".encode()
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
@@ -165,15 +165,15 @@ def secure_sum(
 
     Args:
       uploads: uint32 [K, D], quantised.
-      neighbours: k of the graph. threshold: t, shares that give a seed back.
+      neighbours: k of the graph. threshold: t, the shares that recover a seed.
       dropped: clients whose upload does not arrive. liars: clients that reveal wrong shares.
 
     Returns:
       uint32 [D], equal to the plain sum in the ring.
 
     Raises:
-      Aborted: fewer than t neighbours of a client are left, or a share was wrong.
-      InputError: the graph or the threshold cannot be.
+      Aborted: fewer than t neighbours of a client remain, or a share was wrong.
+      InputError: the graph or the threshold is impossible.
     """
     clients, size = uploads.shape
     graph = regular_graph(clients, neighbours, seed)
@@ -199,7 +199,7 @@ def secure_sum(
         known = dict(enumerate(secrets)) | {u: revealed(u, secrets[u])}
         for v in set(graph[u]) & alive:
             left = mask(_pair_seed(u, v, known), size)
-            # Of v's upload the mask with u is left: plus where u > v.
+            # Survivor v's upload still has its mask with u, with a plus if u > v.
             total = total - left if u > v else total + left
     return total
 
@@ -223,11 +223,11 @@ def _recovered(
     threshold: int,
     seed: int,
 ) -> int:
-    """A seed of u from the shares of its neighbours that are left."""
+    """Recovers a seed of u from the shares of its remaining neighbours."""
     shares = shares_of(secret, friends, threshold, seed)
     left = {v: share + (v in liars) for v, share in shares.items() if v in alive}
     if len(left) < threshold:
-        raise Aborted(f"client {u}: {len(left)} shares are left of the {threshold} that are needed")
+        raise Aborted(f"client {u}: {len(left)} shares remain, but {threshold} are needed")
     found = secret_of(left, threshold)
     if _commitment(found) != _commitment(secret):
         raise Aborted(f"client {u}: a share of its seed was wrong")

@@ -1,4 +1,4 @@
-"""The privacy statement of a run: its guarantee, for whom it holds, and what it does not cover."""
+"""The privacy statement of a run: the guarantee, the covered releases and the limits."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ TRUST = {
     "central": "central: the server sees every upload, and adds the noise to their sum",
     "local": "local: each client adds the noise to its own upload; the server is not trusted",
     "distributed": "distributed: each client adds a share of the noise inside a secure sum; the "
-    "server sees the sum alone, and who answers",
+    "server sees only the sum, and which clients answer",
 }
 SAMPLERS = {
-    "everyone": "everyone in every round",
-    "poisson": "Poisson: each client by itself",
-    "banded": "Poisson: each client of the group whose turn it is, by itself",
-    "fixed": "fixed: so many clients, without replacement",
-    "local": "not counted: the server sees who uploads",
-    "distributed": "not counted: the server sees who answers",
+    "everyone": "all clients in every round",
+    "poisson": "Poisson: each client independently",
+    "banded": "Poisson: the groups take turns, each client of the group independently",
+    "fixed": "fixed: a fixed number of clients, without replacement",
+    "local": "not counted: the server sees which clients upload",
+    "distributed": "not counted: the server sees which clients answer",
 }
 RELATIONS = {
     "central": "add or remove one user",
@@ -32,16 +32,16 @@ RELATIONS = {
 }
 COVERED = {
     "central": "the server's state after every round (ID table, operators, shared head, optimizer)",
-    "local": "every upload, and with it the server's state after every round",
-    "distributed": "the noisy sum of every round, and with it the server's state after it",
+    "local": "every upload, and therefore the server's state after every round",
+    "distributed": "the noisy sum of every round, and therefore the server's state after it",
 }
 NOT_REPORTED = "training losses, the share of clipped uploads, and how many clients took part"
 NOT_COVERED = (
-    "the selected round, and where --patience stops: by the clients' validation items",
+    "the selected round, and the stop by --patience: they depend on the clients' validation items",
     "metrics, baselines and figures of this run, users.npz: measured on the clients' data",
-    "that a number was not finite: training stops and names the client",
-    "private rows (heads, routers, item rows): they stay with the client; checkpoints of this "
-    "simulation hold them",
+    "a number that is not finite: training stops and names the client",
+    "private rows (heads, routers, item rows): they stay on the client; the checkpoints of this "
+    "simulation contain them",
     "other runs on the same data, with other flags or seeds: their epsilons add up",
 )
 
@@ -50,21 +50,21 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
     """The statement of a run that has spent `rounds` rounds; None without --privacy.
 
     Args:
-      config: as `plan.resolved` returned it.
+      config: as `calibration.resolved` returned it.
 
     Returns:
       {"trust_model", "unit", "neighbouring", "aggregation", "sampler": {...}, "noise_bands",
       "noise_multiplier", "upload_noise_multiplier", "exchanges": None or {...},
       "distributed": None or {...}, "clipping": {...}, "rounds": {"spent", "planned"}, "delta",
       "epsilon": {"spent": {"pld", "rdp"}, "planned": {...}}, "target_epsilon", "covered",
-      "not_reported", "not_covered", "simulated", "library"}; an epsilon is None where the
-      accountant has no event for the release.
+      "not_reported", "not_covered", "simulated", "library"}; an epsilon is None if the accountant
+      has no event for the release.
     """
     privacy = config.privacy
     if privacy.privacy == "none":
         return None
-    from fedvlr_jax.privacy import accounting  # It takes a second or two.
-    from fedvlr_jax.privacy.plan import upload_multiplier
+    from fedvlr_jax.privacy import accounting  # The import takes a second or two.
+    from fedvlr_jax.privacy.calibration import upload_multiplier
 
     release, z = release_of(config, num_users), privacy.noise_multiplier
     planned = max(rounds, config.federation.rounds)
@@ -72,7 +72,7 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
     relation = "fixed" if release.sampler == "fixed" else privacy.privacy
     return {
         "trust_model": TRUST[privacy.privacy],
-        "unit": "user: everything that one client has",
+        "unit": "user: all data of one client",
         "neighbouring": RELATIONS[relation],
         "aggregation": config.federation.aggregation,
         "sampler": {
@@ -99,7 +99,7 @@ def statement(config: Config, num_users: int, rounds: int) -> dict[str, Any] | N
 
 
 def _exchanges(release: Release, delta: float) -> dict[str, Any] | None:
-    """The exchanges before the first round, and their epsilon alone; None without them."""
+    """The exchanges before the first round, and their own epsilon; None without exchanges."""
     from fedvlr_jax.privacy import accounting
 
     if not release.exchanges:
@@ -114,7 +114,7 @@ def _exchanges(release: Release, delta: float) -> dict[str, Any] | None:
 
 
 def _shares(config: Config, num_users: int) -> dict[str, Any]:
-    """How the noise of a secure sum is spread over the clients."""
+    """The shares of the clients in the noise of a secure sum."""
     cohort, ring = secure_cohort(config, num_users), ring_of(config, num_users)
     return {
         "counted_on": cohort.shares,
@@ -127,12 +127,12 @@ def _shares(config: Config, num_users: int) -> dict[str, Any]:
 
 
 def tightest(epsilon: Mapping[str, float | None]) -> float | None:
-    """Epsilon by PLD, or by RDP where PLD has no event."""
+    """Epsilon by PLD, or by RDP if PLD has no event."""
     return epsilon["rdp"] if epsilon["pld"] is None else epsilon["pld"]
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """The values; None for those that JSON has no number for."""
+    """The values; None for those that are not finite, which JSON cannot hold."""
     return {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
 
 
@@ -148,19 +148,19 @@ def _covered(config: Config) -> list[str]:
 def _not_covered(config: Config) -> list[str]:
     listed = list(NOT_COVERED)
     if config.evaluation.negative_pool == "seen":
-        listed.append("--protocol=paper: which items have a train interaction at all")
+        listed.append("--protocol=paper: the set of items with a train interaction")
     if config.privacy.privacy in ("local", "distributed") and config.federation.cohort:
-        listed.append("who is sampled in a round: counted as if every client were in all of them")
+        listed.append("the sampled clients: the accounting assumes every client in every round")
     if config.privacy.privacy == "distributed":
         listed.append("clients that collude with the server beyond 1 - honest_share")
-        listed.append("the masks: keys and their shares are simulated, and taken to be secure")
+        listed.append("the masks: keys and their shares are simulated, and assumed to be secure")
     if config.federation.client_dropout:
-        listed.append("who responds: taken to be independent of the clients' data")
+        listed.append("the responding clients: assumed to be independent of the clients' data")
     return listed
 
 
 def _simulated(config: Config, release: Release, num_users: int) -> str | None:
-    """The deployment of --noise_cohort_size; None where the statement is about this run."""
+    """The deployment of --noise_cohort_size; None if the statement is about this run."""
     if not config.privacy.noise_cohort_size:
         return None
     return (
@@ -198,15 +198,15 @@ def lines(stated: Mapping[str, Any]) -> list[str]:
     if shares := stated["distributed"]:
         text.insert(
             4,
-            f"  the noise of {shares['counted_on']} clients is counted on: a round of fewer than "
-            f"{shares['must_answer']} answers aborts, and of those that answer a share of "
-            f"{shares['honest_share']:g} is taken to be honest",
+            f"  the guarantee uses the noise of {shares['counted_on']} clients: a round with fewer "
+            f"than {shares['must_answer']} answers aborts, and a share of "
+            f"{shares['honest_share']:g} of the answering clients is assumed to be honest",
         )
     if stated["noise_bands"] > 1:
         text.insert(
             4,
-            f"  the noise of the rounds is correlated by a matrix of {stated['noise_bands']} "
-            "bands; as many groups of users take turns, and q is that of a group in its round",
+            f"  a matrix of {stated['noise_bands']} bands correlates the noise of the rounds; the "
+            "same number of user groups take turns, and q is the probability within a group",
         )
     if stated["simulated"]:
         text.insert(1, f"  about {stated['simulated']}")
@@ -220,7 +220,7 @@ def _guarantee(stated: Mapping[str, Any], when: str) -> str:
 
 
 def _values(epsilon: Mapping[str, float | None]) -> str:
-    """Epsilon by each accountant that has a number."""
+    """Epsilon by each accountant with a finite value."""
     values = [
         f"{epsilon[name]:.4g} by {name.upper()}"
         for name in ("pld", "rdp")

@@ -1,7 +1,7 @@
-"""What a run leaves behind, and how people read it: files, progress, tables, plots, a page.
+"""The files of a run and their presentation: progress, tables, plots, the page.
 
-This room imports no JAX, so that a report can be made again anywhere from a run directory.
-The files it reads and writes, all percentages unrounded:
+This room imports no JAX, so any machine can make the report from a run directory again.
+It reads and writes these files; percentages are not rounded:
 
 `config.json`
   {"flags": {flag: value}, "groups": {"data": {flag: value}, ...}, "defaults": {flag: value},
@@ -38,7 +38,7 @@ The files it reads and writes, all percentages unrounded:
   "router_weights" float [N, G] in the order of the summary's "views"; where the data set
   knows them, "planted" float [N, G], its columns in that same order.
 
-Only what a function needs must be there: an absent key becomes a dash or a figure left out.
+A function needs only the keys that it uses. For an absent key it shows a dash or omits a figure.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The page is loaded when it is made: Matplotlib takes half a second."""
+    """Imports the page at its first use, because the import of Matplotlib takes half a second."""
     if name != "render_report":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from fedvlr_jax.report.html import render_report

@@ -1,4 +1,4 @@
-"""What the report says of bytes, simulated time, energy and hostile clients."""
+"""Rows and figures of the report on bytes, simulated time, energy and hostile clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedvlr_jax.report.svg import draw, series_colour
 
 
 def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(label, value) of the costs, and of the attack where there was one."""
+    """(label, value) of the costs, and of the attack if there was one."""
     costs = summary.get("costs") or {}
     rows = []
     if per_client := costs.get("client_round_bytes"):
@@ -29,7 +29,7 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if secure := costs.get("secure_sum"):
         rows += [
             ("secure sum, up", f"{secure['up'] / 1e3:,.1f} kB"),
-            ("secure sum, down beside the broadcast", f"{secure['down'] / 1e3:,.1f} kB"),
+            ("secure sum, down, without the broadcast", f"{secure['down'] / 1e3:,.1f} kB"),
             ("secure sum, neighbours", f"{secure['neighbours']:,}"),
             ("secure sum, messages a round", f"{secure['message_rounds']}"),
             ("aborted rounds", f"{secure['aborted_rounds']:,}"),
@@ -40,7 +40,7 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("sampled / reported in time", f"{costs['sampled']:,} / {costs['responded']:,}"),
             ("bytes down / up", f"{costs['bytes_down']:.3g} / {costs['bytes_up']:.3g}"),
             ("simulated hours", f"{costs['simulated_h']:.2f}"),
-            ("client hours, of them in vain", _share(costs["client_h"], costs["wasted_share"])),
+            ("client hours, wasted share", _share(costs["client_h"], costs["wasted_share"])),
             ("energy, an estimate", f"{energy['total_wh']:,.3g} Wh"),
             ("CO2e, an estimate", f"{energy['co2e_g']:,.3g} g"),
             ("Gini of participation", f"{costs['participation_gini']:.2f}"),

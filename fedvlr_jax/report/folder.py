@@ -14,12 +14,12 @@ from fedvlr_jax.report.html import environment, figures
 from fedvlr_jax.report.plots import LINE_KINDS, legend_below, shorten
 from fedvlr_jax.report.svg import draw, series_colour
 
-# More lines than colours are not told apart.
+# Maximum number of lines in a figure: the number of colours.
 MOST_DRAWN = 8
 
 
 class Run(NamedTuple):
-    """One member: the name of its folder, the link to its report ("": none), and how it ended."""
+    """One member: the name of its folder, the link to its report ("": none), and its end state."""
 
     name: str
     link: str
@@ -27,7 +27,7 @@ class Run(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
       label: of the choice. dataset: its name.
@@ -36,7 +36,7 @@ class Group(NamedTuple):
       valid: the validation value in percent of each finished member.
       selected: the selected round of each finished member.
       rounds: trained, over all members.
-      command: makes the first member alone; "" where none is known.
+      command: trains only the first member; "" if unknown.
     """
 
     label: str
@@ -89,7 +89,8 @@ def differences(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sentence(groups: Sequence[Group], compared: Sequence[Mapping[str, Any]], label: str) -> str:
-    """What a reader wants first: which choice is best on validation, and what the tests say."""
+    """The first sentence of the page: the best choice on validation, and the number of significant
+    differences."""
     best = best_groups(groups)
     if not best:
         return "No run of this folder has finished."
@@ -111,7 +112,7 @@ def sentence(groups: Sequence[Group], compared: Sequence[Mapping[str, Any]], lab
 
 
 def curve_figures(groups: Sequence[Group], label: str) -> list[str]:
-    """A figure a data set: the mean over seeds, the band from the lowest to the highest seed."""
+    """One figure per data set: the mean over seeds, with a band from the lowest to the highest."""
     by_dataset: dict[str, list[Group]] = {}
     for group in groups:
         if any(group.curves):
@@ -144,7 +145,7 @@ def _curves(dataset: str, groups: Sequence[Group], label: str) -> str:
 
 
 def _band(curves: Sequence[Sequence[tuple[int, float]]]):
-    """Rounds, and the lowest, mean and highest value of the members that reached each."""
+    """The rounds, and the lowest, mean and highest value of the members that reached each round."""
     by_round: dict[int, list[float]] = {}
     for curve in curves:
         for round_number, value in curve:
@@ -164,7 +165,7 @@ def render_folder(
     unread: Sequence[str] = (),
     files: Sequence[str] = (),
 ) -> str:
-    """The page as HTML text: style and figures inside, links to the members' reports alone.
+    """The page as HTML text. It contains style and figures, and links only to the members' reports.
 
     Args:
       lines: of the table, as `commands.shared.comparison.compare` returns them.

@@ -11,7 +11,7 @@ from fedvlr_jax.report.svg import INK, PAPER, draw
 
 
 def heat_table(title: str, rows: Sequence[str], columns: Sequence[str], values: np.ndarray) -> str:
-    """Shares in [0, 1], [rows, columns], NaN where there is none, with their numbers."""
+    """Draws shares in [0, 1], [rows, columns], with their numbers. NaN is an empty cell."""
 
     def paint(axes: Axes) -> None:
         axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")

@@ -1,4 +1,4 @@
-"""The report of a run: one page that needs nothing else, for the screen and for paper."""
+"""The report of a run: one self-contained page, for the screen and for print."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def render_report(
     metrics: Sequence[Mapping[str, Any]],
     users: Mapping[str, np.ndarray],
 ) -> str:
-    """The page as HTML text: style and figures inside, no script, no link to anything.
+    """The page as HTML text. It contains style and figures, no script and no link.
 
     Args:
       config, summary, metrics: as read from a run directory; see the package docstring.
-      users: the arrays of users.npz; may be empty, and the figures of clients are left out.
+      users: the arrays of users.npz; if empty, the page has no figures of clients.
 
-    Every text out of the arguments is escaped. The same arguments give the same text.
+    Escapes every text of the arguments. The same arguments give the same text.
     """
     page = (
         environment()
@@ -72,7 +72,7 @@ def render_report(
 
 
 def environment() -> jinja2.Environment:
-    """The templates of this room. Every text that they are given is escaped."""
+    """The templates of this room. They escape every text."""
     found = jinja2.Environment(
         loader=jinja2.PackageLoader("fedvlr_jax.report"),
         autoescape=True,
@@ -85,7 +85,7 @@ def environment() -> jinja2.Environment:
 
 
 def figures(svgs: Any) -> list[Markup]:
-    """Figures to stand in a page, where an <svg> needs no namespace; None is left out."""
+    """Figures for a page, in which an <svg> needs no namespace; omits None."""
     return [Markup(re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)) for svg in svgs if svg]
 
 
@@ -149,7 +149,7 @@ def _results_table(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _paired(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each baseline that the model was tested against."""
+    """A row for each baseline with a paired test against the model."""
     rows = []
     for method in results.methods(summary):
         if found := method.paired:
@@ -164,7 +164,7 @@ def _paired(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _cold_note(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Users with cold and with warm targets; None where few users have a cold one."""
+    """The numbers of users with cold and with warm targets; None if few users have a cold one."""
     if not results.shows_cold(summary):
         return None
     test = summary["test"]
@@ -180,7 +180,7 @@ def _curves(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) ->
 
 
 def _router(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """Figures and means of the clients' weights; None where there is no router."""
+    """Figures and means of the clients' weights; None without a router."""
     views = [str(view) for view in summary.get("views") or []]
     groups = list((summary.get("test") or {}).get("activity") or {})
     strip = plots.router_strip(users, views)
@@ -213,7 +213,7 @@ def _recommended(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _privacy(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The statement of --privacy as rows and lists; None where a run has none."""
+    """The statement of --privacy as rows and lists; None without --privacy."""
     stated = summary.get("privacy")
     if not stated:
         return None
@@ -237,9 +237,9 @@ def _privacy(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         rows.append(("exchanges before the first round", f"{exchanges['number']}, {noise}"))
     if shares := stated.get("distributed"):
         rows += [
-            ("clients whose noise is counted on", _shown(shares["counted_on"])),
+            ("clients whose noise the guarantee uses", _shown(shares["counted_on"])),
             ("answers below which a round aborts", _shown(shares["must_answer"])),
-            ("share taken to be honest", f"{shares['honest_share']:g}"),
+            ("share assumed to be honest", f"{shares['honest_share']:g}"),
         ]
     if stated["simulated"]:
         rows.insert(0, ("about", stated["simulated"]))

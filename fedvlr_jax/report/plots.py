@@ -1,6 +1,6 @@
-"""The figures of a report, each an <svg> text, or None where there is nothing to draw.
+"""The figures of a report. Each is an <svg> text, or None without data.
 
-Percentages come from summaries and are drawn as they are; weights are shares in [0, 1].
+Percentages come from summaries and are drawn unchanged; weights are shares in [0, 1].
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from fedvlr_jax.report.results import (
 )
 from fedvlr_jax.report.svg import GRID, INK, MUTED, PAPER, draw, series_colour
 
-# One colour for one thing on all figures of a report: first the slices of targets, then the views.
+# All figures of a report use the same colours: first those of the slices, then those of the views.
 SLICE_COLOURS = {"all": series_colour(0), "warm": series_colour(1), "cold": series_colour(7)}
-# More marks than this neither fit a screen nor say more.
+# Maximum numbers of marks: more do not fit on a screen.
 MOST_CLIENTS_DRAWN = 400
 MOST_POINTS_DRAWN = 800
 LINE_KINDS: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
@@ -42,7 +42,7 @@ def view_colour(place: int) -> str:
 
 
 def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
-    """Training loss against rounds, one point an evaluation."""
+    """Training loss against rounds, one point per evaluation."""
     rounds, values = _series(metrics, lambda line: line.get("loss"))
     if not rounds:
         return None
@@ -51,7 +51,7 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def clipped_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
-    """The share of uploads that --clip_norm shortened; None where it never did."""
+    """The share of uploads that --clip_norm shortened; None if it shortened none."""
     rounds, values = _series(metrics, lambda line: line.get("clipped"))
     if not any(values):
         return None
@@ -74,7 +74,7 @@ def _curve(name: str, rounds: list[int], values: list[float], **labels: Any) -> 
 def validation_curve(
     metrics: Sequence[Mapping[str, Any]], metric: str, selected_round: int | None
 ) -> str | None:
-    """A validation metric, over all targets and over the warm ones, the selected round marked."""
+    """A validation metric of all and of warm targets, with a mark at the selected round."""
     rounds, values = _series(metrics, lambda line: (line.get("valid") or {}).get(metric))
     if not rounds:
         return None
@@ -155,7 +155,7 @@ def method_bars(summary: Mapping[str, Any], metric: str) -> str | None:
 
 
 def interval_bars(title: str, bars: Sequence[tuple[str, float, Sequence[float]]]) -> str:
-    """One bar a method: (name, value in percent, 95% interval), from top to bottom."""
+    """One bar per method: (name, value in percent, 95% interval), from top to bottom."""
 
     def paint(axes: Axes) -> None:
         for place, (_, value, interval) in enumerate(bars):
@@ -172,7 +172,7 @@ def interval_bars(title: str, bars: Sequence[tuple[str, float, Sequence[float]]]
 
 
 def attack_bars(attacks: Sequence[str], bars: Sequence[tuple[str, Sequence[float | None]]]) -> str:
-    """Of each defence a bar for each attack: (name, what each attack reaches, None for nothing)."""
+    """For each defence a bar per attack: (name, the result of each attack or None)."""
     size = 0.8 / len(attacks)
 
     def paint(axes: Axes) -> None:
@@ -195,9 +195,9 @@ def attack_bars(attacks: Sequence[str], bars: Sequence[tuple[str, Sequence[float
 def loglog_lines(
     title: str, rounds: Sequence[int], curves: Mapping[tuple[str, str], Sequence[float]]
 ) -> str:
-    """Positive curves over rounds, both axes logarithmic, beside a line that falls as 1/sqrt.
+    """Positive curves over rounds on logarithmic axes, with a reference line that falls as 1/sqrt.
 
-    curves: by two names; those alike in the first share a colour, in the second a kind of line.
+    curves: by a pair of names. The first name sets the colour, the second the kind of line.
     """
     colours = {name: series_colour(n) for n, name in enumerate(dict.fromkeys(c for c, _ in curves))}
     kinds = dict(zip(dict.fromkeys(k for _, k in curves), itertools.cycle(LINE_KINDS)))
@@ -227,7 +227,7 @@ def activity_bars(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -
     """Test HR@50 and NDCG@50 of the model by the length of the users' train histories.
 
     Args:
-      users: the arrays of users.npz; without its metrics, the bars have no 95% interval.
+      users: the arrays of users.npz; without metrics in it the bars have no 95% interval.
     """
     activity = (summary.get("test") or {}).get("activity") or {}
     counts = {name: group.get("users", 0) for name, group in activity.items()}
@@ -258,7 +258,7 @@ def activity_bars(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -
 
 def _half_interval(users: Mapping[str, np.ndarray], metric: str, names: Sequence[str]) -> float:
     """Half the 95% interval of a mean over the users of some groups, in percent, by the normal
-    distribution; 0 where it is not known."""
+    distribution; 0 if it is unknown."""
     if metric not in users or "history_length" not in users:
         return 0.0
     chosen = np.any([_in_group(users["history_length"], name) for name in names], axis=0)
@@ -268,7 +268,7 @@ def _half_interval(users: Mapping[str, np.ndarray], metric: str, names: Sequence
 
 
 def user_distribution(users: Mapping[str, np.ndarray]) -> str | None:
-    """The share of users by their own test NDCG@50: none, then fifths of the range.
+    """The share of users by their own test NDCG@50: zero, then fifths of the range.
 
     Args:
       users: the arrays of users.npz.
@@ -302,9 +302,9 @@ def user_distribution(users: Mapping[str, np.ndarray]) -> str | None:
 
 
 def router_strip(users: Mapping[str, np.ndarray], views: Sequence[str]) -> str | None:
-    """Every client's view weights as one stack, clients sorted by the view that varies most.
+    """Every client's view weights as one stack. Sorts the clients by the view that varies most.
 
-    At most `MOST_CLIENTS_DRAWN` clients, evenly spaced in that order, are drawn.
+    Draws at most `MOST_CLIENTS_DRAWN` clients, evenly spaced in that order.
     """
     weights = _weights(users, "router_weights", views)
     if weights is None:
@@ -388,9 +388,9 @@ def router_by_activity(
 def planted_scatter(
     users: Mapping[str, np.ndarray], views: Sequence[str], view: str, spearman: float | None
 ) -> str | None:
-    """Learned against planted weight of one view, one point a client (synthetic data only).
+    """Learned against planted weight of one view, one point per client (synthetic data only).
 
-    At most `MOST_POINTS_DRAWN` clients are drawn; `spearman` is the caller's, over all.
+    Draws at most `MOST_POINTS_DRAWN` clients; `spearman` is over all clients.
     """
     learned = _weights(users, "router_weights", views)
     planted = _weights(users, "planted", views)
@@ -423,7 +423,7 @@ def planted_scatter(
 
 
 def _series(metrics, value_of) -> tuple[list[int], list[float]]:
-    """Rounds and values of the lines that have the value."""
+    """The rounds and values of the lines with a value."""
     points = [(line["round"], value_of(line)) for line in metrics]
     points = [(r, v) for r, v in points if v is not None]
     return [r for r, _ in points], [v for _, v in points]
@@ -440,7 +440,7 @@ def _round_axis(axes: Axes, rounds: list[int]) -> None:
 
 
 def _group_ticks(axes: Axes, users: Mapping[str, int]) -> None:
-    """Names the activity groups on the x axis, the number of users below each."""
+    """Labels the x axis with the activity groups, and below each with its number of users."""
     counts = [f"{n:,}" if n < 10_000 else f"{n / 1000:,.0f}k" for n in users.values()]
     labels = [f"{name}\n{count}" for name, count in zip(users, counts, strict=True)]
     axes.set_xticks(range(len(users)), labels)
@@ -450,7 +450,7 @@ def _group_ticks(axes: Axes, users: Mapping[str, int]) -> None:
 
 
 def legend_below(axes: Axes, handles: Sequence[Artist] | None = None, columns: int = 4) -> None:
-    """A legend below the axes; by default of what is drawn on them."""
+    """A legend below the axes; by default of the drawn artists."""
     chosen = axes.get_legend_handles_labels()[0] if handles is None else handles
     axes.figure.legend(
         handles=chosen,
@@ -462,7 +462,7 @@ def legend_below(axes: Axes, handles: Sequence[Artist] | None = None, columns: i
 
 
 def _weights(users: Mapping[str, np.ndarray], name: str, views: Sequence[str]) -> np.ndarray | None:
-    """float64 [N, G], or None where there are none that belong to `views`."""
+    """float64 [N, G]; None if there are no weights for `views`."""
     weights = np.asarray(users.get(name, np.zeros((0, 0))), np.float64)
     fits = weights.ndim == 2 and len(weights) > 0 and weights.shape[1] == len(views)
     return weights if fits else None
@@ -473,11 +473,11 @@ def _evenly_spaced(count: int, most: int) -> np.ndarray:
 
 
 def _in_group(length: np.ndarray, name: str) -> np.ndarray:
-    """bool [N]: whose history length is in the group "low-high" or "low+"."""
+    """bool [N]: whether each history length is in the group "low-high" or "low+"."""
     low, _, high = name.rstrip("+").partition("-")
     return (length >= int(low)) & (length <= (float(high) if high else np.inf))
 
 
 def shorten(name: str, most: int = 22) -> str:
-    """The name, cut to `most` characters."""
+    """The first `most` characters of the name."""
     return name if len(name) <= most else name[: most - 1] + "…"

@@ -15,15 +15,15 @@ from fedvlr_jax.selection import OF_ALL, Selection
 
 
 class Progress:
-    """Shows rounds as they finish.
+    """Shows finished rounds.
 
         with Progress(100) as progress:
             progress.update(20, loss, valid_metrics, best_round, rounds_per_s)
             progress.note("stopped: no better validation NDCG@50 for 10 evaluations")
 
-    On a terminal: a bar with the time left, and below it the newest numbers. Elsewhere (a
-    log file, a pipe): one plain line for each update, never wrapped. Notes are kept above
-    the bar. Text is printed as it is; brackets in it are no markup.
+    On a terminal: a bar with the remaining time, and the newest numbers below it. Elsewhere (a
+    log file, a pipe): one plain line per update, never wrapped. Notes stay above the bar.
+    Text is printed unchanged; brackets in it are not markup.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class Progress:
         console: Console | None = None,
     ):
         """Args:
-        total_rounds: most rounds to run.
-        selection: what the best round is chosen by; the numbers of its slice are shown.
-        console: where to print, else stdout.
+        total_rounds: maximum number of rounds.
+        selection: the metric and slice that select the best round; shows numbers of this slice.
+        console: the console to print on; by default stdout.
         """
         self._selection = selection
         self._total = total_rounds
@@ -76,15 +76,15 @@ class Progress:
         best_round: int | None,
         rounds_per_s: float | None,
     ) -> None:
-        """Tells of an evaluation.
+        """Shows an evaluation.
 
         Args:
-          round: rounds finished.
+          round: number of finished rounds.
           loss: mean training loss over the rounds since the last evaluation, if there was any.
-          metrics: a validation summary in percent; HR@50 and NDCG@50 of the selection's slice are
-            shown.
+          metrics: a validation summary in percent; shows HR@50 and NDCG@50 of the selection's
+            slice.
           best_round: the best round so far by the selection, if any.
-          rounds_per_s: speed, for the time left.
+          rounds_per_s: speed, for the remaining time.
         """
         self.remember(round, metrics)
         fields = [] if loss is None else [f"loss {loss:.4f}"]
@@ -100,7 +100,7 @@ class Progress:
         self._live.update(self._view(text), refresh=True)
 
     def remember(self, round: int, metrics: Mapping[str, Any]) -> None:
-        """An evaluation of before: told of no more, but it may be the best so far."""
+        """Records an evaluation of an earlier session without showing it; it may be the best."""
         value = self._selection.value(metrics)
         if value is not None:
             self._reached[round] = value

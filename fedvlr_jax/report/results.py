@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 METRIC_LABELS = {"hr@50": "HR@50", "ndcg@50": "NDCG@50"}
 SLICE_LABELS = {"all": "all targets", "warm": "warm targets", "cold": "cold targets"}
-# A mean over fewer users says nothing; its group is merged with a neighbour, or left out.
+# A mean over fewer users is too uncertain; their group joins a neighbour or is left out.
 LEAST_USERS = 10
-# What a baseline's own summary says of itself; every other scalar of it is an option it ran with.
+# Keys of a baseline's summary that describe it; all other scalars are its options.
 _NOT_OPTIONS = ("users", "skipped", "title", "trained", "content", "settings_tried", "select")
 
 
 class Estimate(NamedTuple):
-    """A mean over `users` users, in percent, and its 95% interval where one is known."""
+    """A mean over `users` users, in percent, and its 95% interval if known."""
 
     value: float
     low: float | None
@@ -25,8 +25,8 @@ class Estimate(NamedTuple):
 class Method(NamedTuple):
     """A row of a results table: the model or a baseline, with its test summary.
 
-    `paired`: the model against this baseline over the same users, as `report` documents "paired";
-    empty where there is none.
+    `paired`: the paired test of the model against this baseline, as `report` documents "paired";
+    empty without a test.
     """
 
     name: str
@@ -37,13 +37,13 @@ class Method(NamedTuple):
 
 
 def model_name(summary: Mapping[str, Any]) -> str:
-    """E.g. "fcf + bilevel"; the backbone alone where nothing is fused."""
+    """E.g. "fcf + bilevel"; only the backbone if there is no fusion."""
     backbone, fusion = str(summary.get("backbone", "model")), summary.get("fusion")
     return backbone if fusion in (None, "none") else f"{backbone} + {fusion}"
 
 
 def slice_of(test: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The part of a test summary for "all", "warm" or "cold"; empty if it is not there."""
+    """The part of a test summary for "all", "warm" or "cold"; empty if it is absent."""
     return test if name == "all" else test.get(name) or {}
 
 
@@ -62,18 +62,18 @@ def has_cold_targets(summary: Mapping[str, Any]) -> bool:
 
 
 def shows_cold(summary: Mapping[str, Any]) -> bool:
-    """Whether enough users have a cold target for a column and a figure of them."""
+    """Whether the number of users with a cold target is large enough for a column and a figure."""
     return slice_of(summary.get("test") or {}, "cold").get("users", 0) >= LEAST_USERS
 
 
 def judged_slice(summary: Mapping[str, Any]) -> str:
-    """ "warm" for a data set with cold targets (and any warm one), else "all"."""
+    """ "warm" for a data set with cold and warm targets, else "all"."""
     warm = slice_of(summary.get("test") or {}, "warm").get("users", 0)
     return "warm" if warm and has_cold_targets(summary) else "all"
 
 
 def shown_slices(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """The slices worth a column: without cold targets, warm would only repeat all."""
+    """The slices that get a column. Without cold targets the column "warm" would repeat "all"."""
     if not has_cold_targets(summary):
         return ("all",)
     if judged_slice(summary) != "warm":
@@ -126,7 +126,7 @@ def methods(summary: Mapping[str, Any]) -> list[Method]:
 
 
 def skipped_baselines(summary: Mapping[str, Any]) -> dict[str, str]:
-    """{baseline: why it was not run}."""
+    """{baseline: the reason why it was skipped}."""
     baselines = summary.get("baselines") or {}
     return {
         str(b.get("title", name)): str(b["skipped"])
@@ -141,7 +141,7 @@ def _options(baseline: Mapping[str, Any]) -> str:
         for key, value in baseline.items()
         if isinstance(value, int | float | str) and "@" not in key and key not in _NOT_OPTIONS
     )
-    # Where it can be computed, and whether it reads features: see `evaluation.baselines.Baseline`.
+    # The data that it needs, and whether it reads features: see `evaluation.baselines.Baseline`.
     kind = [str(baseline["trained"])] if baseline.get("trained") not in (None, "none") else []
     kind += ["content-aware"] if baseline.get("content") else []
     return ", ".join([*chosen, *kind])

@@ -1,8 +1,8 @@
-"""A run directory: what a run writes, so that no half-written file is ever seen.
+"""A run directory. Readers never see a half-written file.
 
-Whole files are written beside their place and moved into it. `metrics.jsonl` grows by one
-whole line per write. What is on disk is always strict JSON: a number that is not finite is
-refused before anything is written.
+A whole file is written under another name and then renamed. `metrics.jsonl` grows by one whole line
+per write. All files are strict JSON: a number that is not finite is refused before anything is
+written.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from fedvlr_jax.errors import InputError
 LOCK = ".lock"
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 USERS, REPORT = "users.npz", "report.html"
-# The statement of a run with --privacy, and the rounds that it has spent.
+# The statement of a run with --privacy, and its spent rounds.
 PRIVACY, LEDGER = "privacy.json", "ledger.json"
-# Of users.npz: where each user's targets begin, and the arrays with one row a target.
+# In users.npz: the index of each user's first target, and the arrays with one row per target.
 TARGETS, PER_TARGET = "target_indptr", ("ahead", "tied")
-# In the order in which an overwritten run is removed: what says "finished" goes first.
+# In the order of removal when a run is overwritten: first the file that marks it as finished.
 RUN_FILES = (SUMMARY, REPORT, USERS, METRICS, CONFIG)
-# Removed with it, where it has them.
+# Also removed, if they exist.
 PRIVATE_FILES = (PRIVACY, LEDGER)
 
 
 class RunDirectory:
-    """The files of one run. Made by `create` (to write) or `open` (to read or to go on).
+    """The files of one run. `create` makes one to write, `open` one to read or to continue.
 
-    A failing disk (full, read-only, gone) is an InputError that names --workdir; what was
-    on disk before the failing write is still there, whole.
+    A failing disk (full, read-only, removed) raises an InputError that names --workdir. The files
+    from before the failing write stay whole.
     """
 
     def __init__(self, path: Path, *, replaces: Callable[[], None] | None = None):
@@ -51,16 +51,16 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], *, overwrite: bool) -> RunDirectory:
-        """A directory for a new run. Touches nothing on disk: the first write does.
+        """A directory for a new run. Changes nothing on disk before the first write.
 
         Args:
-          path: the directory; it and its parents are made when missing.
-          overwrite: whether a run that is already there may be replaced. Its own files
-            are removed at the first write, and nothing else in the directory.
+          path: the directory. Missing folders are created.
+          overwrite: whether to replace an existing run. The first write removes the files of
+            that run, and nothing else in the directory.
 
         Raises:
-          InputError: the path is empty, is or goes through a file, cannot be written to,
-            or holds a run and `overwrite` is False.
+          InputError: the path is empty, contains a file, cannot be written to, or has a run and
+            `overwrite` is False.
         """
         if not os.fspath(path):
             raise InputError("--workdir=: empty; give a directory, e.g. --workdir=runs/demo")
@@ -86,14 +86,14 @@ class RunDirectory:
         """The directory of an existing run.
 
         Raises:
-          InputError: there is no such directory, or it holds no config.json.
+          InputError: there is no such directory, or it has no config.json.
         """
         path = Path(path)
         if not path.is_dir():
             found = "a file" if path.exists() else "nothing"
             raise InputError(f"--workdir={path}: found {found}; give the directory of a run")
         if not (path / CONFIG).is_file():
-            raise InputError(f"--workdir={path}: holds no run, for it has no {CONFIG}")
+            raise InputError(f"--workdir={path}: has no run: {CONFIG} is missing")
         return cls(path)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -113,13 +113,13 @@ class RunDirectory:
         self._write(REPORT, html.encode())
 
     def write_users(self, users: Mapping[str, np.ndarray]) -> None:
-        """Writes users.npz: arrays [N, ...], one row a user. NaN is allowed here.
+        """Writes users.npz: arrays [N, ...], one row per user. NaN is allowed here.
 
-        With "target_indptr" int [N + 1], "ahead" and "tied" have one row a target.
+        With "target_indptr" int [N + 1], "ahead" and "tied" have one row per target.
 
         Raises:
-          ValueError: an array of Python objects (it would need pickle), or arrays of
-            different length.
+          ValueError: an array has Python objects (it would need pickle), or the arrays have
+            different lengths.
         """
         arrays = {name: np.asarray(value) for name, value in users.items()}
         for name, value in arrays.items():
@@ -132,7 +132,7 @@ class RunDirectory:
         self._write(USERS, content.getvalue())
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Adds one line to metrics.jsonl: all of it, or none of it.
+        """Adds one line to metrics.jsonl: the whole line or nothing.
 
         Raises:
           ValueError: a value is NaN or infinite; the message names the field.
@@ -143,18 +143,18 @@ class RunDirectory:
             _append_line(self.path / METRICS, line)
 
     def write_metrics(self, metrics: Sequence[Mapping[str, Any]]) -> None:
-        """Writes metrics.jsonl anew, one line each. Raises as `append_metrics` does."""
+        """Replaces metrics.jsonl, one line per entry. Raises as `append_metrics` does."""
         self._write(METRICS, b"".join(_dump(METRICS, entry) + b"\n" for entry in metrics))
 
     def read_config(self) -> dict[str, Any]:
-        """config.json, with today's names of the flags.
+        """config.json, with the current names of the flags.
 
         Raises:
           InputError: the file is missing, damaged, or of another kind.
         """
         config = _read_object(self.path / CONFIG)
         if not isinstance(config.get("flags"), dict):
-            raise InputError(f"{self.path / CONFIG}: holds no flags, so it is not that of a run")
+            raise InputError(f"{self.path / CONFIG}: has no flags, so it does not describe a run")
         config["flags"] = with_current_names(config["flags"])
         return config
 
@@ -165,9 +165,8 @@ class RunDirectory:
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl by ascending round.
 
-        A run that went on from a checkpoint may have repeated rounds: the later line of a
-        round counts. A last line without its newline is a write that the machine did not
-        finish; it is left out.
+        A run that continued from a checkpoint may have repeated rounds; the later line of a round
+        counts. A last line without a newline is an unfinished write and is left out.
 
         Raises:
           InputError: the file is missing, or any other line is damaged.
@@ -199,14 +198,14 @@ class RunDirectory:
         return users
 
     def has_results(self) -> bool:
-        """Whether the run has finished: summary.json is there, whole or not."""
+        """Whether the run has finished: summary.json exists, whole or damaged."""
         return (self.path / SUMMARY).is_file()
 
     def has_report(self) -> bool:
         return (self.path / REPORT).is_file()
 
     def remove_results(self) -> None:
-        """Removes what a finished run leaves, for it is about to go on: summary.json first."""
+        """Removes the results of a finished run before it continues, summary.json first."""
         with _workdir_errors(self.path):
             for name in (SUMMARY, REPORT, USERS):
                 (self.path / name).unlink(missing_ok=True)
@@ -224,7 +223,7 @@ class RunDirectory:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds a run directory, which is made if missing, against every other process.
+    """Locks a run directory against all other processes; creates it if it is missing.
 
     The kernel frees the lock of a process that ends, however it ends: a killed run never
     stands in the way of the next. If the block raises InputError, the folders that were made here
@@ -317,8 +316,8 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside its place, moved there once it is whole and on the disk."""
-    # Not tempfile: its files are private to the user (mode 0600), a result is not.
+    """A file with a temporary name. It gets its name after it is whole and on the disk."""
+    # Not tempfile: its files are private to the user (mode 0600), but results are not.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -351,7 +350,7 @@ def _opened(path: Path) -> io.FileIO:
 
 
 def _end_of_whole_lines(file: io.FileIO) -> int:
-    """Where the next line starts; earlier than the file's end if its last line is torn."""
+    """The position of the next line; before the file's end if its last line is incomplete."""
     end = file.seek(0, os.SEEK_END)
     if end == 0:
         return end
@@ -368,7 +367,7 @@ def _dump(name: str, value: Mapping[str, Any], indent: int | None = None) -> byt
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The same value out of Python's own types. Raises ValueError where it is not finite."""
+    """The same value in Python's own types. Raises ValueError if it is not finite."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, Mapping):

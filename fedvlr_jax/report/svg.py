@@ -1,7 +1,7 @@
-"""Drawing a figure into a small SVG that takes its colours from the page around it.
+"""Draws a figure as a small SVG that takes its colours from the page around it.
 
-Colours are drawn as stand-ins and leave as `var(--plot-..., fallback)`: a page may set the
-variables (for a dark scheme), and a bare SVG still shows the fallbacks. Text stays text.
+It draws placeholder colours and replaces them by `var(--plot-..., fallback)`. A page may set the
+variables (for a dark scheme); an SVG without a page shows the fallbacks. Text stays text.
 The same figure gives the same bytes: no date, no version, no counted ids.
 """
 
@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Stand-ins: near-black colours that no figure would choose.
+# Placeholders: near-black colours that no figure uses.
 INK, MUTED, GRID, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
-# Okabe and Ito's palette, which the colour-blind can tell apart, darkest contrasts first.
+# Okabe and Ito's palette, which colour-blind readers can distinguish, darkest contrasts first.
 _SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#b5a900")
 _FALLBACK = {INK: "#1f2933", MUTED: "#5f6b7a", GRID: "#d9dee5", PAPER: "#ffffff"}
 _NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"}
@@ -67,13 +67,13 @@ def draw(
     """A figure of one pair of axes as an <svg> element.
 
     Args:
-      title: the figure's name for those who cannot see it; `paint` sets the visible one.
-      paint: draws on the axes. Text is taken as it is: no mathematics, no markup.
+      title: the figure's name for screen readers; `paint` sets the visible title.
+      paint: draws on the axes. Text is plain: no mathematics, no markup.
       width, height: in inches, at 72 units an inch; the page may scale it.
     """
     # The title salts the ids of clips and markers, so that figures of one page share none.
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}), warnings.catch_warnings():
-        # The page's fonts will draw the text, whatever this one can.
+        # The page draws the text with its own fonts, so a missing glyph here does not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
@@ -89,7 +89,7 @@ def _clean(svg: str, title: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"(?:href=\"|url\()#([\w-]+)", svg))
     svg = re.sub(r"<[^>]*>", lambda tag: _clean_tag(tag[0], used), svg)
-    # Its own size becomes the view box alone, and its font the page's.
+    # Keep only the view box of the size, and use the page's font.
     view = re.search(r'viewBox="[^"]*"', svg)
     names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     opening = f'<svg {names} {view[0] if view else ""} role="img">\n<title>{escape(title)}</title>'

@@ -33,7 +33,7 @@ def columns(summary: Mapping[str, Any]) -> list[Column]:
 
 
 def best_values(rows: list[Method], shown: list[Column]) -> dict[Column, float]:
-    """The largest value of each column, for columns that have one."""
+    """The largest value of each column; without columns that have no value."""
     best = {}
     for slice_name, metric in shown:
         values = [e.value for row in rows if (e := estimate(row.test, metric, slice_name))]
@@ -43,7 +43,7 @@ def best_values(rows: list[Method], shown: list[Column]) -> dict[Column, float]:
 
 
 def table_caption(summary: Mapping[str, Any]) -> str:
-    """What the numbers are: protocol, users of each slice, units, interval."""
+    """The caption: protocol, users of each slice, units and interval."""
     test = summary.get("test") or {}
     counts = ", ".join(
         f"{slice_of(test, name).get('users', 0):,} with {SLICE_LABELS[name]}"
@@ -61,8 +61,8 @@ def table_caption(summary: Mapping[str, Any]) -> str:
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """The model and its baselines, best first, for a terminal of 80 columns or more.
 
-    HR@50 and NDCG@50 in percent over all, warm and cold targets, each above its 95%
-    interval; the best value of a column is bold. Slices without users have no column.
+    It has HR@50 and NDCG@50 in percent over all, warm and cold targets, with the 95% interval
+    below each value. The best value of a column is bold. Slices without users have no column.
     """
     rows, shown = methods(summary), columns(summary)
     best = best_values(rows, shown)
@@ -90,7 +90,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
 
 
 def cutoff_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row a method: HR and NDCG at every cut-off, on the judged slice."""
+    """Headings, and one row per method: HR and NDCG at every cut-off, on the judged slice."""
     rows, judged = methods(summary), judged_slice(summary)
     known = slice_of(summary.get("test") or {}, judged)
     cutoffs = sorted(int(name[3:]) for name in known if name.startswith("hr@"))
@@ -122,7 +122,7 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     if console is None:
         console = Console()
         if not console.is_terminal:
-            # A log has no width of its own, and names are not to be cut for one.
+            # A log has no width, so do not cut names.
             console = Console(width=120)
     console.print(summary_table(summary))
     if len(cutoff_table(summary)[0]) > 3:
@@ -171,6 +171,6 @@ def _with_skipped(caption: str, summary: Mapping[str, Any]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that Markdown shows as it is: no cell border, no tag, no line break."""
+    """Escapes text for a Markdown cell: no cell border, no tag, no line break."""
     text = re.sub(r"([\\|*_`\[\]])", r"\\\1", text.replace("<", "&lt;"))
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""What may honestly be said of a run, in words."""
+"""The conclusions that the numbers of a run support, in sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedvlr_jax.report.results import (
 )
 from fedvlr_jax.selection import selection_of
 
-# What each protocol masks when the test part is ranked, and where negatives come from.
+# For each protocol: the masked items in the ranking of the test part, and the pool of negatives.
 PROTOCOLS = {
     "paper": "train items masked, negatives drawn from items seen in train",
     "strict": "train and validation items masked, negatives drawn from the whole catalogue",
@@ -28,15 +28,15 @@ PROTOCOLS = {
 
 
 class Verdict(NamedTuple):
-    """How the model stands against the best baseline.
+    """The comparison of the model with the best baseline.
 
     Attributes:
-      tone: "above" or "below" where the paired test tells them apart; "open" where it does not;
-        "alone" where there is nothing to compare with. Runs of earlier versions have no paired
-        test: there 95% intervals decide that are apart or overlap.
+      tone: "above" or "below" if the paired test finds a significant difference; "open" if it does
+        not; "alone" without a baseline. Runs of earlier versions have no paired test; for them,
+        95% intervals without overlap count as a difference.
       sentence: the comparison, with its numbers.
-      rest: where the other baselines stand; may be empty.
-      limit: what the comparison does not say.
+      rest: the comparison with the other baselines; may be empty.
+      limit: the limits of the comparison.
     """
 
     tone: str
@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 
 
 def headline(config: Mapping[str, Any], summary: Mapping[str, Any], users: Mapping) -> str:
-    """One paragraph: what was measured, over whom, how selected, and how sure it is."""
+    """One paragraph: the measured users, the protocol, the selection and the standard error."""
     test, protocol = summary.get("test") or {}, str(summary.get("protocol", "not recorded"))
     items = (config.get("dataset") or {}).get("num_items")
     ranking = "full ranking" + (f" of {items:,} items" if items else "")
@@ -57,7 +57,7 @@ def headline(config: Mapping[str, Any], summary: Mapping[str, Any], users: Mappi
     text += (
         f"selected at round {selected} on validation {_selection(summary)}; "
         if can_select(summary)
-        else f"the state of round {selected}, the last, for no user has a validation target; "
+        else f"the state of round {selected}, the last, because no user has a validation target; "
     )
     text += "test computed once."
     error = standard_error(test, users)
@@ -73,8 +73,8 @@ def _selection(summary: Mapping[str, Any]) -> str:
 def standard_error(test: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> float | None:
     """Standard error of the mean HR@50 over users, in points; None without users.
 
-    From the users' own values [N] where they are known; else the binomial one, which is
-    exact for one target a user and an upper bound for several.
+    From the users' own values [N] if they are known; else the binomial standard error, which is
+    exact for one target per user and an upper bound for several.
     """
     found = estimate(test, "hr@50")
     if found is None or not found.users:
@@ -102,14 +102,14 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
     if not baselines:
         sentence = (
             f"{model_name(summary)} reaches {model.value:.1f} % {metric}. "
-            "No baseline was run, so nothing says whether that is much or little."
+            "No baseline was run, so there is no comparison."
         )
         return Verdict("alone", sentence, "")
     best_row, best = baselines[0]
     direction = "below" if model.value < best.value else "above"
     if all(row.paired for row, _ in baselines):
         tested = [row for row, _ in baselines]
-        tone = _standing(best_row)
+        tone = _outcome(best_row)
         sentence = _tested(model, best_row, best, metric, len(tested))
         return Verdict(tone, sentence, _other_tests(tested[1:]), OF_TESTS)
     tone = direction if _apart(model, best) else "open"
@@ -117,22 +117,21 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
     return Verdict(tone, sentence, _others(model, baselines[1:]), OF_INTERVALS)
 
 
-# What a verdict does not say.
+# The limits of a verdict.
 OF_TESTS = (
-    "One seed. The test compares the same users, and says whether another draw of users could undo "
-    "the difference. It does not say whether another seed could: that takes several seeds (fedvlr "
-    "sweep)."
+    "One seed. The test compares the same users. Its p value accounts for another draw of users, "
+    "but not for another seed; several seeds (fedvlr sweep) show that."
 )
 OF_INTERVALS = (
-    "One seed. The intervals say how far another draw of users could move each number. That one "
-    "method beats another takes at least five seeds and a paired test over users, which may also "
-    "separate methods whose intervals overlap."
+    "One seed. The intervals account for another draw of users. A claim that one method is better "
+    "needs at least five seeds and a paired test over users, which can also find a difference "
+    "between methods whose intervals overlap."
 )
 SIGNIFICANT = 0.05
 
 
-def _standing(row: Method) -> str:
-    """ "above", "below" or "open": the model against the baseline of the row, by its test."""
+def _outcome(row: Method) -> str:
+    """The paired test of the model against the baseline: "above", "below" or "open"."""
     if row.paired["p_holm"] >= SIGNIFICANT:
         return "open"
     return "above" if row.paired["difference"] > 0 else "below"
@@ -143,17 +142,20 @@ def _tested(model: Estimate, row: Method, best: Estimate, metric: str, tests: in
     numbers = f"{model.value:.1f} against {best.value:.1f} %"
     corrected = f", Holm's correction over {tests} baselines" if tests > 1 else ""
     test = f"paired t-test over {paired['users']:,} users{corrected}: p = {_p(paired['p_holm'])}"
-    standing = _standing(row)
-    if standing != "open":
+    outcome = _outcome(row)
+    if outcome != "open":
         points = abs(paired["difference"])
         return (
-            f"{standing.capitalize()} {row.name}, the best baseline, by {points:.1f} points on "
+            f"{outcome.capitalize()} {row.name}, the best baseline, by {points:.1f} points on "
             f"{metric} ({numbers}; {test})."
         )
     detectable = paired.get("detectable")
-    seen = "" if detectable is None else f" The test would see {detectable:.1f} points."
+    power = ""
+    if detectable is not None:
+        power = f" The test detects {detectable:.1f} points in 80 % of repetitions."
     return (
-        f"Not told apart from {row.name}, the best baseline, on {metric} ({numbers}; {test}).{seen}"
+        f"No significant difference from {row.name}, the best baseline, on {metric} ({numbers}; "
+        f"{test}).{power}"
     )
 
 
@@ -162,8 +164,8 @@ def _p(value: float) -> str:
 
 
 def _other_tests(others: list[Method]) -> str:
-    names = {"below": "below", "open": "not told apart from", "above": "above"}
-    groups = {key: [row.name for row in others if _standing(row) == key] for key in names}
+    names = {"below": "below", "open": "no significant difference from", "above": "above"}
+    groups = {key: [row.name for row in others if _outcome(row) == key] for key in names}
     parts = [f"{names[key]} {', '.join(found)}" for key, found in groups.items() if found]
     return f"By the same test: {'; '.join(parts)}." if parts else ""
 
@@ -171,8 +173,8 @@ def _other_tests(others: list[Method]) -> str:
 def users_differ(summary: Mapping[str, Any]) -> str:
     """Whether the clients' routers weigh the views differently; "" without a router's spread.
 
-    The spread is a size, and the test is of the mean weights: training gives each client some
-    weights, so that a spread above zero is no evidence by itself.
+    The spread states the size of the differences. The test compares the mean weights with equal
+    weights. Training changes each client's weights, so a spread above zero alone is no evidence.
     """
     router = summary.get("router") or {}
     if "from_mean" not in router:
@@ -188,35 +190,34 @@ def users_differ(summary: Mapping[str, Any]) -> str:
     much = "somewhat" if spread < 0.1 else "clearly"
     differ = "Users hardly differ" if spread < 0.02 else f"Users differ {much}"
     equal = f"equal weights of {1 / max(1, len(views)):.3f}"
-    told = (
-        f"The mean weight of {', '.join(apart)} is told apart from {equal} (t-tests over clients, "
-        "Holm's correction, 5 %)."
+    tests = "(t-tests over clients, Holm's correction, 5 %)"
+    found = (
+        f"The mean weight of {', '.join(apart)} differs significantly from {equal} {tests}."
         if apart
-        else f"No view's mean weight is told apart from {equal} (t-tests over clients, Holm's "
-        "correction, 5 %)."
+        else f"No view's mean weight differs significantly from {equal} {tests}."
     )
     return (
-        f"{differ}: on average {100 * spread:.1f} % of a client's weight lies elsewhere "
-        f"than in the mean of all clients, and {100 * uniform:.1f} % elsewhere than in equal "
-        f"weights. {told}"
+        f"{differ}: on average {100 * spread:.1f} % of a client's weight is on other views than in "
+        f"the mean of all clients, and {100 * uniform:.1f} % on other views than with equal "
+        f"weights. {found}"
     )
 
 
 def warnings(summary: Mapping[str, Any]) -> list[str]:
-    """What a careful reader would ask, one sentence each; empty if nothing."""
+    """One sentence for each possible fault of the run; may be empty."""
     found = []
     if not can_select(summary):
         found.append(
-            "No user has a validation target: no round could be selected, and nothing tells "
-            "whether --rounds was too few or too many."
+            "No user has a validation target: no round could be selected, and --rounds may be too "
+            "small or too large."
         )
         return found
     found += _on_cold_items(summary)
     last = summary.get("rounds_run")
     if summary.get("stopped") == "rounds" and last and summary.get("selected_round") == last:
         found.append(
-            f"The selected round is the last one ({last}): training was cut by --rounds, "
-            "and more rounds might do better."
+            f"The selected round is the last one ({last}): --rounds ended the training, and more "
+            "rounds may be better."
         )
     if not summary.get("selected_round", 1):
         found.append("The selected round is 0: training never improved on the initial state.")
@@ -224,27 +225,27 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _on_cold_items(summary: Mapping[str, Any]) -> list[str]:
-    """How the method treats items without a train interaction; nothing where few are targets."""
+    """How the method treats items without a train interaction; empty if few are targets."""
     if not shows_cold(summary):
         return []
     found = []
     if summary.get("protocol") == "paper":
         found.append(
-            "Cold targets: negatives come from items seen in train, so that training never lowers "
-            "an unseen item. Judge cold targets under --protocol=strict, beside Unseen items first "
-            "and Content-kNN."
+            "Cold targets: negatives come from items seen in train, so training never lowers the "
+            "score of an unseen item. Judge cold targets under --protocol=strict, beside Unseen "
+            "items first and Content-kNN."
         )
     share = (summary.get("cold_items") or {}).get("share_tied")
     if share is not None and share > 0.5:
         found.append(
             f"Cold items: {100 * share:.0f} % of the cold targets have the same score as another "
-            "item: the method does not tell most cold items apart."
+            "item: the method does not distinguish most cold items."
         )
     return found
 
 
 def can_select(summary: Mapping[str, Any]) -> bool:
-    """Whether any user had a validation target to choose the round by."""
+    """Whether a validation target exists, so that a round can be selected."""
     return (summary.get("valid") or {}).get("users") != 0
 
 
@@ -264,7 +265,7 @@ def _against(model: Estimate, row: Method, best: Estimate, metric: str) -> str:
     if _apart(model, best):
         return f"{apart} ({numbers}; 95% CIs do not overlap)."
     return (
-        f"Not told apart from {row.name}, the best baseline, on {metric} ({numbers}; 95% CIs "
+        f"No clear difference from {row.name}, the best baseline, on {metric} ({numbers}; 95% CIs "
         "overlap)."
     )
 
@@ -272,7 +273,7 @@ def _against(model: Estimate, row: Method, best: Estimate, metric: str) -> str:
 def _others(model: Estimate, others: list[tuple[Method, Estimate]]) -> str:
     groups = {
         "clearly below": [r.name for r, e in others if _apart(model, e) and e.value > model.value],
-        "not told apart from": [r.name for r, e in others if not _apart(model, e)],
+        "no clear difference from": [r.name for r, e in others if not _apart(model, e)],
         "clearly above": [r.name for r, e in others if _apart(model, e) and e.value < model.value],
     }
     parts = [f"{relation} {', '.join(names)}" for relation, names in groups.items() if names]

@@ -26,7 +26,7 @@ from fedvlr_jax.federated.plans import choose_plan
 from fedvlr_jax.fleet.participation import Participation
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
-from fedvlr_jax.privacy.plan import resolved
+from fedvlr_jax.privacy.calibration import resolved
 from fedvlr_jax.settings import compiled
 
 # Rows of one client's loss are counted in int32.

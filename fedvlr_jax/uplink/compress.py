@@ -58,11 +58,6 @@ class Compression(NamedTuple):
     bits: int
     rows: int
 
-    @property
-    def has_residual(self) -> bool:
-        """Whether clients keep what they did not send."""
-        return self.rows > 0
-
     def sent(
         self, key: jax.Array, client: Array, uploads: Uploads, residual: jax.Array | None
     ) -> tuple[Uploads, jax.Array | None]:

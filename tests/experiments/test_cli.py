@@ -1,5 +1,7 @@
 """One name for every command, and what a built wheel leaves in an empty folder."""
 
+import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,8 +16,33 @@ from tests.experiments.commands import SMALL
 
 
 def test_every_module_with_a_main_part_is_a_command():
-    modules = [p for p in (ROOT / "experiments").glob("*.py") if p.stem != "cli"]
-    assert set(cli.COMMANDS) == {p.stem for p in modules if "if __name__ ==" in p.read_text()}
+    modules = {p.stem for p in (ROOT / "experiments").glob("*.py")}
+    assert set(cli.COMMANDS) == modules - {"__init__", "__main__"}
+
+
+def test_a_launcher_hides_no_module_of_the_standard_library():
+    """`python experiments/NAME.py` puts the folder of the launchers before the library."""
+    launchers = {p.stem for p in (ROOT / "experiments").glob("*.py")} - {"__init__", "__main__"}
+    assert not launchers & sys.stdlib_module_names
+
+
+def test_a_launcher_runs_by_its_path(tmp_path):
+    """It imports the package that lies beside its folder, from any working directory."""
+    for folder in ("experiments", "fedvlr_jax/commands", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "experiments/watch.py", tmp_path / "experiments")
+    (tmp_path / "fedvlr_jax/commands/cli.py").write_text("run = print")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "../experiments/watch.py"]
+    where = {"cwd": tmp_path / "elsewhere", "env": environment}
+    done = subprocess.run(command, **where, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "watch\n"), done.stderr
+
+
+def test_the_launchers_are_alike():
+    one = (ROOT / "experiments/train.py").read_text()
+    for name in cli.COMMANDS:
+        assert (ROOT / f"experiments/{name}.py").read_text() == one.replace("train", name)
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -33,6 +60,20 @@ def test_the_list_of_commands(monkeypatch, capsys):
     status, out, _ = call(monkeypatch, capsys, "--help")
     assert status == 0 and all(f"\n  {name} " in out for name in cli.COMMANDS)
     assert max(map(len, out.splitlines())) <= 96
+
+
+def test_the_folder_of_launchers_lists_the_commands(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["experiments"])
+    runpy.run_module("experiments", run_name="__main__")
+    assert capsys.readouterr().out == call(monkeypatch, capsys, "--help")[1]
+
+
+def test_an_earlier_name_runs_the_command(monkeypatch, capsys):
+    assert not set(cli.ALIASES) & set(cli.COMMANDS)
+    ran = []
+    monkeypatch.setattr(cli, "run", ran.append)
+    assert call(monkeypatch, capsys, "inspect", "--workdir=w")[0] == 0 and ran == ["show"]
+    assert sys.argv == ["fedvlr show", "--workdir=w"]
 
 
 def test_an_unknown_command_is_one_line(monkeypatch, capsys):

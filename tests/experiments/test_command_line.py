@@ -122,7 +122,7 @@ def test_a_diverging_run_stops_with_its_own_status(run, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate", "validate", "inspect"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "validate", "show"])
 def test_help(module, run):
     result = run(module, "--help")
     assert result.returncode == 0 and "Flags" in result.stdout

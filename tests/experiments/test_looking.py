@@ -1,4 +1,4 @@
-"""The commands that only look: validate a data set, inspect checkpoints."""
+"""The commands that only look: validate a data set, show checkpoints."""
 
 import json
 
@@ -36,11 +36,11 @@ def test_validate_refuses_as_training_does(run, tmp_path):
     assert "no data set 'other'" in refused(run("validate", "--dataset=other", "--data_root=data"))
 
 
-def test_inspect_tells_whole_from_damaged(run, tmp_path):
+def test_show_tells_whole_from_damaged(run, tmp_path):
     checkpoints = saved(tmp_path / "w/checkpoints", (2, 4, 6), keep=3)
     (tmp_path / "w/config.json").write_text("{}")
     (checkpoints.path(6) / "meta.json").write_text("{}")
-    result = run("inspect", "--workdir=w", "--values")
+    result = run("show", "--workdir=w", "--values")
     assert result.returncode == 0, result.stderr
     assert "damaged: meta.json: differs from what was written" in result.stdout
     assert "round 4" in result.stdout
@@ -49,7 +49,7 @@ def test_inspect_tells_whole_from_damaged(run, tmp_path):
     assert [cell.strip() for cell in row.split("│")[2:-1]] == [
         *("4×3", "float32", "48", "100%", "5.5", "3.452")
     ]
-    result = run("inspect", "--workdir=w", "--round=6")
+    result = run("show", "--workdir=w", "--round=6")
     assert (
         result.returncode == 2
         and "no whole checkpoint of this round; give one of [2, 4]" in result.stderr

@@ -105,7 +105,7 @@ def test_bash_completes_commands_flags_and_values(tmp_path):
 
 def test_flags_come_from_the_commands():
     before = set(flags.FLAGS)
-    found = completion.flags_of("inspect")
+    found = completion.flags_of("show")
     assert {"workdir", "values", "preset", "help"} <= set(found)
     assert found["values"] == ["true", "false"] and "closed" in found["preset"]
     assert completion.CHOICES["protocol"]

@@ -121,7 +121,7 @@ def test_a_cohort_is_found_without_a_look_at_everyone():
 def test_three_rounds_without_a_report_end_the_run():
     rounds = timeline(5, always(), deadline=0.5, duration=np.ones(5))
     rounds.round(0, 1)
-    with pytest.raises(InputError, match="nobody reported in time in rounds 0 to 2"):
+    with pytest.raises(InputError, match="no client reported in time in rounds 0 to 2"):
         rounds.round(0, 2)
 
 

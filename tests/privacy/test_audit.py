@@ -17,7 +17,6 @@ from fedvlr_jax.privacy.audit import (
     lower_bound,
     mixture_score,
     round_release,
-    sampled_rounds,
 )
 from fedvlr_jax.privacy.release import Release
 from fedvlr_jax.reduce.mean import fixed_denominator_mean, weighted_mean
@@ -72,6 +71,30 @@ def test_honest_rounds_pass_and_planted_bugs_do_not(name):
     assert found.refuted != name.startswith("honest"), found
     # The attack is not a weak one: it finds a part of what an honest round gives away.
     assert found.lower > 1.5
+
+
+def sampled_rounds(sampler, *, population, cohort, rounds, multiplier):
+    """The worst case of sampling: the canary uploads +1 along its direction, the others -1.
+
+    A fixed cohort that includes the canary excludes another client, so the sum moves by 2. In a
+    Poisson cohort the number of the others is random, and the sum moves by 1. Without the canary
+    another client has its place. A release is the noisy sum of each round minus its expectation,
+    [rounds].
+    """
+    q = cohort / population
+
+    def release(key, there):
+        who, others, noise = jax.random.split(key, 3)
+        taken = jax.random.bernoulli(who, q, (rounds,)) & there
+        if sampler == "fixed":
+            count = jnp.full(rounds, float(cohort))
+            moved = jnp.where(taken, 2.0, 0.0)
+        else:
+            count = jax.random.binomial(others, population - 1.0, q, (rounds,))
+            moved = jnp.where(taken, 1.0, 0.0)
+        return moved - count + cohort + multiplier * jax.random.normal(noise, (rounds,))
+
+    return release
 
 
 @pytest.mark.parametrize(("sampler", "shift"), [("poisson", 1.0), ("fixed", 2.0)])

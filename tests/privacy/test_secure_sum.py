@@ -49,7 +49,7 @@ def test_the_sum_is_exact_whoever_drops_out(clients, count, neighbours):
 
 def test_below_the_threshold_it_aborts():
     dropped = set(regular_graph(40, 16, 0)[7][:8])
-    with pytest.raises(Aborted, match="shares are left of the 9"):
+    with pytest.raises(Aborted, match="shares remain, but 9 are needed"):
         secure_sum(uploads(40), dropped=dropped, **GRAPH)
 
 

@@ -179,7 +179,7 @@ REFUSED = [
     (DISTRIBUTED | {"clip_quantile": 0.5}, "--privacy=distributed: with --clip_quantile=0.5"),
     (DISTRIBUTED | {"noise": "central"}, "--privacy=distributed: the clients add the noise"),
     (DISTRIBUTED | {"honest_share": 0.0}, "--honest_share=0.0: give a share above 0"),
-    (DISTRIBUTED | {"honest_share": 0.01}, "--honest_share=0.01: of the 41 clients"),
+    (DISTRIBUTED | {"honest_share": 0.01}, "--honest_share=0.01: gives no honest client among the 41"),
     ({"honest_share": 0.5}, "--honest_share=0.5: needs --privacy=distributed"),
     (DISTRIBUTED | {"secure_levels": 20}, "--secure_levels=20: a client's noise has a deviation"),
     (DISTRIBUTED | {"secure_levels": 2**24}, "overflows 32 bits or the noise's table"),
@@ -271,7 +271,7 @@ def test_epsilon_is_that_of_the_sum_by_dp_accounting(dataset):
     stated = statement(simulation.config, USERS, 2)
     assert stated["distributed"]["counted_on"] == 11 and stated["distributed"]["must_answer"] == 14
     text = "\n".join(lines(stated))
-    assert "zero out one user" in text and "the noise of 11 clients is counted on" in text
+    assert "zero out one user" in text and "uses the noise of 11 clients" in text
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_rows_of_a_run_with_a_clock_and_hostile_clients():
     tiers = {"largest_difference": 0.12}
     rows = dict(cost_rows({"costs": COSTS, "attack": attack, "tiers": tiers}))
     assert rows["up, sparse"] == "0.5 kB"
-    assert rows["client hours, of them in vain"] == "4.00, 25 %"
+    assert rows["client hours, wasted share"] == "4.00, 25 %"
     assert rows["energy, an estimate"] == "12 Wh" and rows["CO2e, an estimate"] == "5.2 g"
     assert rows["ER@10 at the end"] == "0.250" and rows["largest difference of tiers"] == "12 %"
 

@@ -222,7 +222,7 @@ def test_open_refuses_what_is_no_run(tmp_path):
         RunDirectory.open(tmp_path / "file")
     with refused("--workdir=.*nowhere: found nothing"):
         RunDirectory.open(tmp_path / "nowhere")
-    with refused("holds no run, for it has no config.json"):
+    with refused("has no run: config.json is missing"):
         RunDirectory.open(tmp_path)
 
 

@@ -50,10 +50,10 @@ def test_overlapping_intervals_leave_it_open(run):
     found = verdict(run["summary"])
     assert found.tone == "open"
     assert found.sentence == (
-        "Not told apart from EASE, the best baseline, on warm NDCG@50 "
+        "No clear difference from EASE, the best baseline, on warm NDCG@50 "
         "(27.4 against 33.5 %; 95% CIs overlap)."
     )
-    assert "not told apart from item-kNN; clearly above content-kNN text" in found.rest
+    assert "no clear difference from item-kNN; clearly above content-kNN text" in found.rest
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_overlapping_intervals_leave_it_open(run):
             "Above EASE, the best baseline, by 10.0 points on NDCG@50",
             "not overlap).",
         ),
-        (20.04, "open", "Not told apart from EASE, the best baseline, on", "CIs overlap)."),
+        (20.04, "open", "No clear difference from EASE, the best baseline, on", "CIs overlap)."),
     ],
 )
 def test_direction_and_certainty(ndcg, tone, start, end):
@@ -90,7 +90,7 @@ def test_without_intervals_nothing_is_certain():
 def test_the_other_baselines_are_sorted_into_three():
     found = verdict(compared(10.0, EASE=20.0, kNN=15.0, popular=10.5, random=2.0))
     assert found.rest == (
-        "By the same intervals: clearly below kNN; not told apart from popular; "
+        "By the same intervals: clearly below kNN; no clear difference from popular; "
         "clearly above random."
     )
 
@@ -112,7 +112,7 @@ def test_a_best_last_round_is_a_warning(run):
     summary["protocol"] = "strict"
     assert warnings(summary) == []
     summary |= {"stopped": "rounds", "selected_round": 100}
-    assert "cut by --rounds" in warnings(summary)[0]
+    assert "--rounds ended the training" in warnings(summary)[0]
     assert "never improved" in warnings(summary | {"selected_round": 0})[0]
 
 
@@ -143,14 +143,16 @@ def test_the_paired_test_decides_where_intervals_overlap():
         "Above EASE, the best baseline, by 0.5 points on NDCG@50 (20.5 against 20.0 %; paired "
         "t-test over 90 users, Holm's correction over 2 baselines: p = 0.03)."
     )
-    assert found.rest == "By the same test: not told apart from kNN."
+    assert found.rest == "By the same test: no significant difference from kNN."
     assert "another seed" in found.limit
 
 
 def test_the_paired_test_decides_where_intervals_are_apart():
     found = verdict(paired_run(9.0, 0.06))
     assert found.tone == "open"
-    assert found.sentence.endswith("over 90 users: p = 0.06). The test would see 2.5 points.")
+    assert found.sentence.endswith(
+        "over 90 users: p = 0.06). The test detects 2.5 points in 80 % of repetitions."
+    )
     assert verdict(paired_run(-9.0, 1e-9)).tone == "below"
     assert "p = below 0.0001" in verdict(paired_run(-9.0, 1e-9)).sentence
 
@@ -159,8 +161,8 @@ def test_users_differ_by_their_spread_and_not_by_its_rank():
     router = {"mean": [0.34, 0.33, 0.33], "from_mean": 0.01, "from_uniform": 0.012}
     summary = {"views": ["id", "text", "image"], "router": router | {"p_uniform": [0.01, 0.2, 1]}}
     text = users_differ(summary)
-    assert text.startswith("Users hardly differ: on average 1.0 % of a client's weight lies")
-    assert "The mean weight of id (0.340) is told apart from equal weights of 0.333" in text
+    assert text.startswith("Users hardly differ: on average 1.0 % of a client's weight is on")
+    assert "The mean weight of id (0.340) differs significantly from equal weights of 0.333" in text
     router |= {"from_mean": 0.3, "p_uniform": [1, 1, 1]}
     text = users_differ({**summary, "router": router})
     assert text.startswith("Users differ clearly") and "No view's mean weight" in text

@@ -126,11 +126,6 @@ def test_rounding_draws_from_round_and_client_alone_and_not_as_an_epoch_does():
         np.testing.assert_array_equal(sent.rows().views[row], quantised(drawn, own[row], 3))
 
 
-def test_only_uploads_of_few_rows_leave_something_behind():
-    found = [Compression(bits, rows).has_residual for bits, rows in ((4, 0), (0, 1), (4, 2))]
-    assert found == [False, True, True]
-
-
 def test_the_shared_subspace_has_no_preferred_direction():
     """The mean projection on 2 of 4 directions is half of the identity; 5 deviations of it."""
     keys = jax.random.split(jax.random.key(0), 2000)

@@ -1,4 +1,4 @@
-"""The flags of `fedvlr inspect`."""
+"""The flags of `fedvlr show`."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Lists the checkpoints of a run and the arrays in one of them.
 
-    fedvlr inspect --workdir=runs/ku --values
+    fedvlr show --workdir=runs/ku --values
 
 The first table lists every checkpoint: round, size, validation NDCG@50, and its damage if it is
 not whole. The second table lists the arrays of the newest whole checkpoint, or of --round. With
 --values it also shows the finite share, the mean and the standard deviation of each array.
-The command writes nothing. Exit status 2: no checkpoint is whole.
+The command writes nothing. Exit status 2: no checkpoint is whole. `fedvlr inspect` is its earlier
+name.
 """
 
 from __future__ import annotations

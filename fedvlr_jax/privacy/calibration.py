@@ -14,13 +14,13 @@ SHARE_DEVIATION = 1 / 20
 
 
 def resolved(config: Config, num_users: int) -> Config:
-    """`config` with the noise that --target_epsilon asks for, and no more rounds than it affords.
+    """`config` with the noise for --target_epsilon, and at most the rounds that this budget allows.
 
-    A noise multiplier that is given stays, so that a run that continues draws the same noise.
-    Without --privacy, returns `config` itself.
+    A given noise multiplier stays, so that a resumed run draws the same noise. Without --privacy,
+    returns `config` itself.
 
     Raises:
-      InputError: there is no statement for these flags and so many users.
+      InputError: there is no statement for these flags and this number of users.
     """
     privacy = config.privacy
     if privacy.privacy == "none":
@@ -40,10 +40,10 @@ def resolved(config: Config, num_users: int) -> Config:
         )
     if delta >= 1 / release.population:
         raise InputError(
-            f"--target_delta={delta}: one of {release.population} users may be revealed whole; "
-            f"give less than 1 / {release.population} = {1 / release.population:.3g}"
+            f"--target_delta={delta}: permits to reveal all data of one of {release.population} "
+            f"users; give less than 1 / {release.population} = {1 / release.population:.3g}"
         )
-    # Imported where it is needed: it takes a second or two.
+    # Imported only for private runs, because the import takes a second or two.
     from fedvlr_jax.privacy import accounting
 
     rounds = config.federation.rounds
@@ -70,7 +70,7 @@ def resolved(config: Config, num_users: int) -> Config:
 
 
 def _with_exchanges(config: Config, num_users: int) -> Config:
-    """`config` with the noise of the exchanges of --init=spectral, if it leaves that open."""
+    """`config` with the noise of the exchanges of --init=spectral, if the flags do not give it."""
     init, privacy = config.init, config.privacy
     release = release_of(config, num_users)
     if not release.exchanges or release.exchange_multiplier:
@@ -92,11 +92,12 @@ def upload_multiplier(config: Config, multiplier: float, clients: float) -> floa
     """The noise on the uploads themselves, in units of their bound.
 
     With adaptive clipping a round also releases the share of unclipped uploads, with noise of
-    sigma_b = clients / 20 on the count. Both together are one Gaussian release of `multiplier` z
-    (Andrew et al. 2021, Theorem 1) where the uploads have (z^-2 - (2 sigma_b)^-2)^-1/2.
+    sigma_b = clients / 20 on the count. If the uploads have the multiplier
+    (z^-2 - (2 sigma_b)^-2)^-1/2, both together are one Gaussian release of `multiplier` z
+    (Andrew et al. 2021, Theorem 1).
 
     Args:
-      clients: that a round expects.
+      clients: the expected clients of a round.
 
     Raises:
       InputError: the share leaves no noise budget for the uploads.
@@ -107,7 +108,7 @@ def upload_multiplier(config: Config, multiplier: float, clients: float) -> floa
     if count <= multiplier:
         raise InputError(
             f"--clip_quantile={config.privacy.clip_quantile}: with {clients:g} clients a round, "
-            f"its share needs a noise multiplier below {count:g}, but it is {multiplier:.4g}; give "
-            "0, or a larger cohort"
+            f"it needs a noise multiplier below {count:g}, but the multiplier is "
+            f"{multiplier:.4g}; give 0, or a larger cohort"
         )
     return (multiplier**-2 - count**-2) ** -0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.privacy.plan import SHARE_DEVIATION, upload_multiplier
+from fedvlr_jax.privacy.calibration import SHARE_DEVIATION, upload_multiplier
 from fedvlr_jax.uplink import (
     Noise,
     UplinkTransform,
@@ -19,18 +19,18 @@ from fedvlr_jax.uplink import (
 
 
 def private_parts(config: Config, expected: float) -> tuple[UplinkTransform, Noise]:
-    """Clipping and noise whose round is the release that `privacy.release_of` describes.
+    """The clipping and the noise with which a round is the release of `privacy.release_of`.
 
     Args:
       expected: the expected number of responses in a round.
 
     Raises:
-      InputError: the noise of --target_epsilon is not computed yet.
+      InputError: nothing has computed the noise of --target_epsilon.
     """
     privacy, federation = config.privacy, config.federation
     if not privacy.noise_multiplier:
         raise InputError(
-            "--target_epsilon: its noise is not known yet; see `privacy.plan.resolved`"
+            "--target_epsilon: its noise is not computed yet; see `privacy.calibration.resolved`"
         )
     if privacy.privacy == "local":
         return fixed_clip(privacy.clip_norm), client_noise(privacy.noise_multiplier)
@@ -40,7 +40,7 @@ def private_parts(config: Config, expected: float) -> tuple[UplinkTransform, Noi
     accounted = expected
     if privacy.noise_cohort_size:
         accounted = privacy.noise_cohort_size * (1 - federation.client_dropout)
-    # The clients that a round samples: the privacy statement does not use that some do not respond.
+    # The sampled clients: the privacy statement does not use that some of them do not respond.
     sampled = accounted / (1 - federation.client_dropout)
     multiplier = upload_multiplier(config, privacy.noise_multiplier, sampled)
     uplink = fixed_clip(privacy.clip_norm)
