@@ -235,8 +235,8 @@ def against(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     for row in rows:
         baselines = row["baselines"]
         for part, title in BEST.items():
-            best = max(baselines, key=lambda name, part=part: baselines[name][part])
-            pairs.setdefault(title, []).append(baselines[best])
+            best = max(baselines.values(), key=operator.itemgetter(part))
+            pairs.setdefault(title, []).append(best)
         for name, values in baselines.items():
             pairs.setdefault(name, []).append(values)
     result = {}

@@ -49,7 +49,7 @@ def expected_reports(config: Config, num_clients: int) -> float:
     federation, fleet = config.federation, config.fleet
     if fleet.buffer:
         return float(fleet.buffer)
-    asked = federation.cohort or num_clients
+    asked: float = federation.cohort or num_clients
     if fleet.participation != "always":
         asked = min(asked, make_availability(config, num_clients).share * num_clients)
     return asked * (1 - federation.client_dropout)
