@@ -19,7 +19,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_once
 from fedvlr_jax.report import RunDirectory
-from fedvlr_jax.report.folder import Group, Table, render_folder
+from fedvlr_jax.report.folder import Group, Table, beside_baselines, render_folder
 
 
 def make_run(folder, valid, *, finished=True, **flags):
@@ -181,3 +181,25 @@ def test_a_sweep_keeps_the_model_of_its_best_run(monkeypatch, tmp_path):
     _page_of_broken_runs(monkeypatch, tmp_path / "w", lines)
     others = [m.directory for m in found if m.directory != kept.parent]
     assert "without --keep_best_model" in keep_best_model(others[:1], others)
+
+
+def test_the_page_says_how_the_choice_stands_and_whether_users_differ(folder):
+    groups, _, label = read_groups(folder)
+    chosen = {"choice": "fusion=mlp", "chosen": True, "slice": "warm", "warm_ndcg@50": 11.26}
+    baseline = {"choice": "ease", "slice": "warm", "warm_ndcg@50": 9.04, "valid": 9.0}
+    baseline |= {"baseline_of": {"title": "EASE", "trained": "centralized"}, "against": "other"}
+    worse = {**baseline, "valid": 8.0, "baseline_of": {"title": "iALS", "trained": "centralized"}}
+    (found,) = beside_baselines([chosen, worse, baseline])
+    assert found == (
+        "fusion=mlp has 11.3 % test warm NDCG@50, and EASE, the best baseline on validation "
+        "(centralized), has 9.0 %: not tested against each other here."
+    )
+    tested = {**baseline, "against": "fusion=mlp", "p_holm": 0.0123}
+    assert beside_baselines([chosen, tested])[0].endswith("p = 0.012 after Holm's correction.")
+    assert beside_baselines([chosen]) == [] == beside_baselines([])
+    groups = [group._replace(differ=f"spread of {group.label}") for group in groups]
+    lines = [*LINES[:1], chosen | LINES[1], tested]
+    page = render_folder(Table("t", ("c",), [], ""), lines, groups, label=label)
+    assert "fusion=mlp has 11.3 %" in page
+    assert "fusion=mlp: spread of fusion=mlp" in page and "spread of fusion=none" not in page
+    assert "remain after Holm&#39;s correction at 5 %: 1 above and 0 below fusion=none." in page

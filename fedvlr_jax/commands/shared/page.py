@@ -13,6 +13,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.folder import Group, Run, Table, render_folder
 from fedvlr_jax.report.run_directory import CONFIG, METRICS, REPORT, SUMMARY
+from fedvlr_jax.report.verdict import users_differ
 from fedvlr_jax.selection import Selection, selection_of
 
 PAGE = "index.html"
@@ -111,6 +112,7 @@ def _group(choice: str, folder: Path, found: Sequence[Found], usual: Selection) 
         selected=[int(summary["selected_round"]) for summary in finished],
         rounds=sum(ran),
         command=_command(folder, found[0].config),
+        differ=users_differ(finished[0]) if finished else "",
     )
 
 
