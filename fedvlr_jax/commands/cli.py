@@ -16,14 +16,14 @@ COMMANDS = (
     *("train", "evaluate", "show", "sweep", "search", "validate", "prepare", "features"),
     *("ablation", "table2", "table3", "centralized", "heterogeneity", "convergence", "ceiling"),
     *("privacy", "audit", "robustness", "fleet", "results"),
-    *("watch", "doctor", "completion"),
+    *("page", "watch", "doctor", "completion"),
 )
 # Earlier name of a command: its name now.
 ALIASES = {"inspect": "show"}
 # Commands whose first argument may stand without the name of its flag.
-FIRST_ARGUMENT = {"watch": "workdir", "completion": "shell"}
+FIRST_ARGUMENT = {"page": "workdir", "watch": "workdir", "completion": "shell"}
 # Commands that compile nothing: they need no JAX, or only look at it.
-LIGHT = ("watch", "doctor", "completion", "prepare", "validate")
+LIGHT = ("page", "watch", "doctor", "completion", "prepare", "validate")
 
 
 def help_of(name: str) -> str:

@@ -37,6 +37,7 @@ class Group(NamedTuple):
       selected: the selected round of each finished member.
       rounds: trained, over all members.
       command: trains only the first member; "" if unknown.
+      differ: whether users differ in the first finished member; "" without routers.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Group(NamedTuple):
     selected: Sequence[int]
     rounds: int
     command: str
+    differ: str = ""
 
     @property
     def mean(self) -> float | None:
@@ -102,13 +104,53 @@ def sentence(groups: Sequence[Group], compared: Sequence[Mapping[str, Any]], lab
             f"{data}{group.label} has the best validation {label} of {others} "
             f"choice{'s' if others > 1 else ''}: {group.mean:.2f} %."
         )
-    clear = sum(row["p_holm"] < 0.05 for row in compared)
     if compared:
-        parts.append(
-            f"{clear} of {len(compared)} paired differences on the test part remain after Holm's "
-            "correction at 5 %."
-        )
+        parts.append(_remaining(compared))
     return " ".join(parts)
+
+
+def _remaining(compared: Sequence[Mapping[str, Any]]) -> str:
+    """How many paired differences remain after the correction, and in which direction."""
+    clear = [row["gain"] > 0 for row in compared if row["p_holm"] < 0.05]
+    against = {row["against"] for row in compared}
+    directions = ""
+    if clear and len(against) == 1:
+        above, (first,) = sum(clear), against
+        directions = f": {above} above and {len(clear) - above} below {first}"
+    return (
+        f"{len(clear)} of {len(compared)} paired differences on the test part remain after Holm's "
+        f"correction at 5 %{directions}."
+    )
+
+
+def beside_baselines(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence a data set: the chosen line beside the baseline that validation chooses."""
+    found = []
+    for chosen in (line for line in lines if line.get("chosen")):
+        data = chosen.get("dataset")
+        baselines = [
+            line for line in lines if "baseline_of" in line and line.get("dataset") == data
+        ]
+        metric = f"{chosen.get('slice', 'all')}_ndcg@50"
+        if not baselines or metric not in chosen:
+            continue
+        best = max(baselines, key=lambda line: line["valid"])
+        of = "" if chosen["slice"] == "all" else f"{chosen['slice']} "
+        tested = (
+            f"p = {best['p_holm']:.2g} after Holm's correction"
+            if best.get("against") == chosen["choice"]
+            else "not tested against each other here"
+        )
+        found.append(
+            f"{f'{data}: ' if data else ''}{chosen['choice']} has {chosen[metric]:.1f} % test "
+            f"{of}NDCG@50, and {best['baseline_of']['title']}, the best baseline on validation "
+            f"({best['baseline_of']['trained']}), has {best[metric]:.1f} %: {tested}."
+        )
+    return found
+
+
+def _differ(groups: Sequence[Group]) -> list[str]:
+    return [f"{group.label}: {group.differ}" for group in best_groups(groups) if group.differ]
 
 
 def curve_figures(groups: Sequence[Group], label: str) -> list[str]:
@@ -179,6 +221,7 @@ def render_folder(
     return page.render(
         table=table,
         sentence=sentence(groups, compared, label),
+        answers=[*beside_baselines(lines), *_differ(groups)],
         curves=figures(curve_figures(groups, label)),
         compared=compared,
         against=against.pop() if len(against) == 1 else "",

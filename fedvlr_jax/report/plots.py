@@ -6,6 +6,7 @@ Percentages come from summaries and are drawn unchanged; weights are shares in [
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -135,7 +136,7 @@ def method_bars(summary: Mapping[str, Any], metric: str) -> str | None:
                 )
                 if found.low is not None and found.high is not None:
                     axes.plot([found.low, found.high], [height] * 2, color=INK, linewidth=1.3)
-        axes.set_yticks(range(len(rows)), [shorten(row.name) for row in rows])
+        axes.set_yticks(range(len(rows)), [in_lines(row.name) for row in rows])
         for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
             tick.set_color(INK if row.is_model else MUTED)
             tick.set_fontweight("bold" if row.is_model else "normal")
@@ -476,6 +477,12 @@ def _in_group(length: np.ndarray, name: str) -> np.ndarray:
     """bool [N]: whether each history length is in the group "low-high" or "low+"."""
     low, _, high = name.rstrip("+").partition("-")
     return (length >= int(low)) & (length <= (float(high) if high else np.inf))
+
+
+def in_lines(name: str, width: int = 26) -> str:
+    """The name in at most two lines of `width` characters."""
+    lines = textwrap.wrap(name, width)
+    return "\n".join([*lines[:1], *([shorten(" ".join(lines[1:]), width)] if lines[1:] else [])])
 
 
 def shorten(name: str, most: int = 22) -> str:

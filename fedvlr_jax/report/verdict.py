@@ -128,6 +128,11 @@ OF_INTERVALS = (
     "between methods whose intervals overlap."
 )
 SIGNIFICANT = 0.05
+# Baselines that only check the evaluation.
+UNTRAINED_ORDERS = (
+    *("Ascending item id", "Random order"),
+    *("Unseen items first", "Least popular first"),
+)
 
 
 def _outcome(row: Method) -> str:
@@ -165,9 +170,18 @@ def _p(value: float) -> str:
 
 def _other_tests(others: list[Method]) -> str:
     names = {"below": "below", "open": "no significant difference from", "above": "above"}
-    groups = {key: [row.name for row in others if _outcome(row) == key] for key in names}
+    groups = {key: _named([row for row in others if _outcome(row) == key]) for key in names}
     parts = [f"{names[key]} {', '.join(found)}" for key, found in groups.items() if found]
     return f"By the same test: {'; '.join(parts)}." if parts else ""
+
+
+def _named(rows: list[Method]) -> list[str]:
+    """The names, but of the orders that nothing is learned for only the number, where several."""
+    orders = [row.name for row in rows if row.name in UNTRAINED_ORDERS]
+    if len(orders) < 2:
+        return [row.name for row in rows]
+    names = [row.name for row in rows if row.name not in orders]
+    return [*names, f"{len(orders)} orders without training"]
 
 
 def users_differ(summary: Mapping[str, Any]) -> str:

@@ -1,20 +1,25 @@
 """The page of a folder of runs, the printed tables, and the model that a sweep keeps."""
 
+import contextlib
+import io
 import json
 import re
+import shutil
 import types
 
 import pytest
 
+from fedvlr_jax.commands import page as page_command
 from fedvlr_jax.commands import sweep
 from fedvlr_jax.commands.shared import members
 from fedvlr_jax.commands.shared.comparison import print_table
 from fedvlr_jax.commands.shared.members import keep_best_model, make_members, train_waiting
 from fedvlr_jax.commands.shared.page import read_groups
 from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_once
 from fedvlr_jax.report import RunDirectory
-from fedvlr_jax.report.folder import Group, Table, render_folder
+from fedvlr_jax.report.folder import Group, Table, beside_baselines, render_folder
 
 
 def make_run(folder, valid, *, finished=True, **flags):
@@ -77,6 +82,58 @@ def test_the_page_has_curves_differences_budgets_and_the_winner(folder):
     assert "<script" not in page
 
 
+def page_of(monkeypatch, folder):
+    values = types.SimpleNamespace(workdir=str(folder))
+    monkeypatch.setattr(page_command, "FLAGS", values)
+    page_command.main()
+
+
+def _page_of_broken_runs(monkeypatch, folder, lines):
+    """The page has the tests of the sweep, which wrote `lines`, and names what is broken."""
+    for name, broken in (("cut", "summary.json"), ("lost", "metrics.jsonl"), ("part", "users.npz")):
+        shutil.copytree(folder / "client_lr=0.1/seed0", folder / name)
+        (folder / name / broken).write_text("{")
+    (folder / "lost/metrics.jsonl").unlink()
+    (folder / "kept/checkpoints/round_00000004").mkdir(parents=True)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        page_of(monkeypatch, folder)
+    left_out = [line for line in printed.getvalue().splitlines() if "left out: " in line]
+    assert [line.split(f"{folder}/")[1].split(": ")[0] for line in left_out] == [
+        *("cut/summary.json", "kept", "lost/metrics.jsonl", "part/users.npz")
+    ]
+    found = {line["choice"]: line for line in json.loads((folder / "page.json").read_text())}
+    assert set(found) == {line["choice"].replace(" ", "-") for line in lines}
+    for line in lines:
+        again = found[line["choice"].replace(" ", "-")]
+        assert again["valid"] == line["valid"] and again["seeds"] == line["seeds"]
+    # The sweep is compared with its first choice, the page with the first by name.
+    (gain,) = (line["gain"] for line in lines if "gain" in line)
+    (other,) = (line["gain"] for line in found.values() if "gain" in line)
+    assert other == pytest.approx(-gain, abs=1e-5)
+    html = (folder / "index.html").read_text()
+    assert html.count("Not read:") == 3 and "lost/metrics.jsonl: missing" in html
+    for name in ("cut", "lost", "part", "kept"):
+        shutil.rmtree(folder / name)
+
+
+@pytest.mark.parametrize("found", ["nothing", "a file", "an empty folder", "other things"])
+def test_a_page_of_no_runs_is_one_line(found, monkeypatch, tmp_path):
+    folder = tmp_path / "w"
+    if found == "a file":
+        folder.write_text("")
+    elif found != "nothing":
+        folder.mkdir()
+    if found == "other things":
+        (folder / "model").mkdir()
+        (folder / "model/config.json").write_text('{"x": 1}')
+        (folder / "notes.txt").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="give a folder of runs") as error:
+        page_of(monkeypatch, folder)
+    assert str(error.value).startswith(f"--workdir={folder}: ") and "\n" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_ablation_names_its_method():
     lines = [{"choice": "the method"}, {**LINES[1], "choice": "control", "against": "control"}]
     page = render_folder(Table("t", ("c",), [], ""), lines, [], label="NDCG@50")
@@ -121,5 +178,28 @@ def test_a_sweep_keeps_the_model_of_its_best_run(monkeypatch, tmp_path):
     }
     best = max(summaries, key=lambda path: summaries[path]["ndcg@50"])
     assert best.parent == kept.parent
+    _page_of_broken_runs(monkeypatch, tmp_path / "w", lines)
     others = [m.directory for m in found if m.directory != kept.parent]
     assert "without --keep_best_model" in keep_best_model(others[:1], others)
+
+
+def test_the_page_says_how_the_choice_stands_and_whether_users_differ(folder):
+    groups, _, label = read_groups(folder)
+    chosen = {"choice": "fusion=mlp", "chosen": True, "slice": "warm", "warm_ndcg@50": 11.26}
+    baseline = {"choice": "ease", "slice": "warm", "warm_ndcg@50": 9.04, "valid": 9.0}
+    baseline |= {"baseline_of": {"title": "EASE", "trained": "centralized"}, "against": "other"}
+    worse = {**baseline, "valid": 8.0, "baseline_of": {"title": "iALS", "trained": "centralized"}}
+    (found,) = beside_baselines([chosen, worse, baseline])
+    assert found == (
+        "fusion=mlp has 11.3 % test warm NDCG@50, and EASE, the best baseline on validation "
+        "(centralized), has 9.0 %: not tested against each other here."
+    )
+    tested = {**baseline, "against": "fusion=mlp", "p_holm": 0.0123}
+    assert beside_baselines([chosen, tested])[0].endswith("p = 0.012 after Holm's correction.")
+    assert beside_baselines([chosen]) == [] == beside_baselines([])
+    groups = [group._replace(differ=f"spread of {group.label}") for group in groups]
+    lines = [*LINES[:1], chosen | LINES[1], tested]
+    page = render_folder(Table("t", ("c",), [], ""), lines, groups, label=label)
+    assert "fusion=mlp has 11.3 %" in page
+    assert "fusion=mlp: spread of fusion=mlp" in page and "spread of fusion=none" not in page
+    assert "remain after Holm&#39;s correction at 5 %: 1 above and 0 below fusion=none." in page

@@ -32,6 +32,9 @@ from fedvlr_jax.selection import selection_of
 NOT_SHOWN = ("random", "least_popular", "ascending_id", "unseen_first")
 
 
+# Facts of a baseline that its line has.
+BASELINE_FACTS = ("title", "trained", "content", "settings_tried")
+
 SHOWN_METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20", "hr@50", "ndcg@50")
 
 
@@ -105,8 +108,24 @@ def compare_summaries(
       ranks: one (ahead, tied) of the test part per seed.
     """
     places = different_runs(ranks)
-    summaries, ranks = [summaries[p] for p in places], [ranks[p] for p in places]
     judged = judged_slice(dataset)
+    select = slices(dataset, "test")[judged]
+    ndcg = [user_metrics(*ranks[p], dataset.test, select)["ndcg@50"] for p in places]
+    return compared_runs(label, [summaries[p] for p in places], ndcg, judged)
+
+
+def compared_runs(
+    label: str,
+    summaries: Sequence[Mapping[str, Any]],
+    by_seed: Sequence[np.ndarray],
+    judged: str,
+) -> Compared:
+    """The comparison of the runs of one choice, of which no two are equal.
+
+    Args:
+      summaries: one per seed, with "valid" and "test".
+      by_seed: one per seed, test NDCG@50 of the users on the slice `judged`.
+    """
     line: dict[str, Any] = {"choice": label, "seeds": len(summaries), "slice": judged}
     line["valid"] = float(np.mean([validation(s) for s in summaries]))
     line["select"] = str(selection_of(summaries[0]))
@@ -119,9 +138,7 @@ def compare_summaries(
                 line[f"{name}_{metric}_sd"] = float(np.std(values, ddof=min(1, len(values) - 1)))
     if stated := summaries[0].get("privacy"):
         line["epsilon"] = tightest(stated["epsilon"]["spent"])
-    select = slices(dataset, "test")[judged]
-    by_seed = [user_metrics(*found, dataset.test, select)["ndcg@50"] for found in ranks]
-    ndcg = np.mean(by_seed, axis=0)
+    ndcg = np.mean(np.asarray(by_seed, np.float64), axis=0)
     line["ci95"] = [100 * bound for bound in bootstrap_interval(ndcg)]
     return Compared(line, ndcg)
 
@@ -137,8 +154,7 @@ def read_baselines(
             ranks = [(of_name["test"].ahead, of_name["test"].tied)]
             summary = results.summary[name]
             compared = compare_summaries(name, [summary], ranks, dataset)
-            keys = ("title", "trained", "content", "settings_tried")
-            compared.line["baseline_of"] = {key: summary[key] for key in keys}
+            compared.line["baseline_of"] = {key: summary[key] for key in BASELINE_FACTS}
             found.append(compared)
     return found
 
@@ -172,8 +188,13 @@ def compare(
     """
     found = [read_choice(label, folders, dataset) for label, folders in groups.items()]
     choices = [compared for compared in found if compared is not None]
-    if not choices:
-        return []
+    return compare_with_first(choices, baselines) if choices else []
+
+
+def compare_with_first(
+    choices: Sequence[Compared], baselines: Sequence[Compared]
+) -> list[dict[str, Any]]:
+    """The lines of the choices and baselines, as `compare` returns them."""
     max(choices, key=lambda choice: choice.line["valid"]).line["chosen"] = True
     for compared in (*choices[1:], *baselines):
         compared.line.update(gain(compared, choices[0]))

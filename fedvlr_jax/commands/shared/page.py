@@ -12,7 +12,8 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.folder import Group, Run, Table, render_folder
-from fedvlr_jax.report.run_directory import METRICS, REPORT, SUMMARY
+from fedvlr_jax.report.run_directory import CONFIG, METRICS, REPORT, SUMMARY
+from fedvlr_jax.report.verdict import users_differ
 from fedvlr_jax.selection import Selection, selection_of
 
 PAGE = "index.html"
@@ -38,6 +39,32 @@ class Found(NamedTuple):
     metrics: list[dict[str, Any]]
 
 
+# Files that only a run leaves; without config.json nobody knows which run.
+_LEFT_BY_RUNS = (METRICS, SUMMARY, "checkpoints")
+
+
+def find_runs(folder: Path) -> tuple[dict[str, list[Found]], list[str]]:
+    """The runs below a folder, and one line for each that cannot be read.
+
+    Returns:
+      by_choice: by the folder that holds the runs of all seeds, relative to `folder`.
+      unread: the lines.
+    """
+    by_choice: dict[str, list[Found]] = {}
+    unread = []
+    names = (CONFIG, *_LEFT_BY_RUNS)
+    for run in sorted({path.parent for name in names for path in folder.glob(f"*/**/{name}")}):
+        path = run.relative_to(folder)
+        seeded = path.name.startswith("seed") and len(path.parts) > 1
+        try:
+            found = _read(run)
+        except InputError as error:
+            unread.append(str(error).removeprefix("--workdir="))
+            continue
+        by_choice.setdefault((path.parent if seeded else path).as_posix(), []).append(found)
+    return by_choice, unread
+
+
 def read_groups(folder: Path) -> tuple[list[Group], list[str], str]:
     """The runs below a folder, those of one choice together.
 
@@ -46,17 +73,7 @@ def read_groups(folder: Path) -> tuple[list[Group], list[str], str]:
       unread: one line for each run that cannot be read.
       label: of the metric that the runs were selected by.
     """
-    by_choice: dict[str, list[Found]] = {}
-    unread = []
-    for config in sorted(folder.glob("*/**/config.json")):
-        path = config.parent.relative_to(folder)
-        seeded = path.name.startswith("seed") and len(path.parts) > 1
-        try:
-            found = _read(config.parent)
-        except InputError as error:
-            unread.append(str(error))
-            continue
-        by_choice.setdefault((path.parent if seeded else path).as_posix(), []).append(found)
+    by_choice, unread = find_runs(folder)
     finished = [found.summary for of in by_choice.values() for found in of if found.summary]
     # A run that has not finished does not say which slice its data set is judged on.
     usual = selection_of(finished[0] if finished else {})
@@ -69,7 +86,10 @@ def _read(path: Path) -> Found:
     run = RunDirectory.open(path)
     config = run.read_config()
     summary = run.read_summary() if run.has_results() else {}
-    metrics = run.read_metrics() if (path / METRICS).exists() else []
+    evaluated = (path / METRICS).exists()
+    if summary and not evaluated:
+        raise InputError(f"{path / METRICS}: missing, though the run has finished")
+    metrics = run.read_metrics() if evaluated else []
     known = isinstance(summary.get("valid", {}), dict) and (
         not summary or {"valid", "selected_round", "rounds_run"} <= summary.keys()
     )
@@ -92,6 +112,7 @@ def _group(choice: str, folder: Path, found: Sequence[Found], usual: Selection) 
         selected=[int(summary["selected_round"]) for summary in finished],
         rounds=sum(ran),
         command=_command(folder, found[0].config),
+        differ=users_differ(finished[0]) if finished else "",
     )
 
 
