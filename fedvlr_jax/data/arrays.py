@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,8 +32,8 @@ def from_arrays(
     """Builds and splits a data set.
 
     Args:
-      user, item: ids of any type, [n]. Equal ids are one user or item.
-      time: whole numbers or datetime64, [n]; None: the order of the entries.
+      user, item: ids, [n]: texts or whole numbers (also as floats). Equal ids are one user or item.
+      time: whole numbers, datetime64 or dates of pandas, [n]; None: the order of the entries.
       part: 0 train, 1 valid or 2 test, [n]; only with the split "predefined".
       split: "leave-one-out", "global-time" or "predefined"; None: "predefined" with `part` and
         "leave-one-out" without.
@@ -48,6 +49,11 @@ def from_arrays(
     Raises:
       InputError: the message names the argument, the index, the value found and the value expected.
     """
+    if not isinstance(features, Mapping | None):
+        raise InputError(
+            f"features: found {type(features).__name__}, expected a mapping such as "
+            "{'text': rows}"
+        )
     features = {key: _feature(key, value) for key, value in (features or {}).items()}
     user, item = _column("user", user), _column("item", item)
     count = len(user)
@@ -65,6 +71,8 @@ def from_arrays(
         )
     catalogue = _catalogue(item, item_ids, features)
     user_code, user_ids = pd.factorize(user)
+    _check_distinct("user", user_ids)
+    _check_distinct("item", catalogue)
     rows = Rows(
         place=np.arange(count),
         user=user_code.astype(np.int64),
@@ -109,35 +117,78 @@ def from_frame(
       user, item, time, part: the names of its columns; None: no time or part.
       options: the other arguments of `from_arrays`.
 
+    Returns:
+      The data set. `notes` also names the columns that are not used, such as ratings.
+
     Raises:
       InputError: a named column is missing; and as `from_arrays`.
     """
+    if not hasattr(frame, "columns"):
+        raise InputError(
+            f"frame: found {type(frame).__name__}, expected a data frame, such as "
+            "pandas.DataFrame(...); or use from_arrays"
+        )
     columns = {"user": user, "item": item, "time": time, "part": part}
     for role, column in columns.items():
         if column is not None and column not in frame.columns:
+            without = ", or time=None to use the order of the rows" if role == "time" else ""
             raise InputError(
                 f"{role}: the frame has no column {column!r}; it has "
-                f"{', '.join(map(str, frame.columns))[:200]}"
+                f"{', '.join(map(str, frame.columns))[:200]}; give {role}=NAME{without}"
             )
-    arrays: dict[str, Any] = {
-        role: np.asarray(frame[c]) for role, c in columns.items() if c is not None
-    }
-    return from_arrays(**arrays, **options)
+    arrays = {role: frame[column] for role, column in columns.items() if column is not None}
+    dataset = from_arrays(**arrays, **options)
+    unused = [str(column) for column in frame.columns if column not in columns.values()]
+    if not unused:
+        return dataset
+    note = f"columns not used: {', '.join(unused)[:200]}; all interactions have equal weight"
+    return dataclasses.replace(dataset, notes=(note, *dataset.notes))
 
 
 def _column(label: str, values: Any) -> np.ndarray:
-    """The ids as an array of one dimension; refuses missing values."""
+    """The ids as an array of one dimension; refuses missing values and fractions.
+
+    Whole floats become whole numbers: pandas makes floats of whole numbers beside missing values.
+    """
     column = np.asarray(values)
     if column.ndim != 1:
         raise InputError(f"{label}: has the shape {column.shape}, expected one dimension")
     missing = np.asarray(pd.isna(column))
     if missing.any():
         raise InputError(f"{label}[{int(missing.argmax())}]: found a missing value, expected an id")
-    return column
+    if column.dtype.kind != "f":
+        return column
+    wrong = ~_whole(column)
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise InputError(
+            f"{label}[{place}]: found {shown(column[place])}, expected a text or a whole number"
+        )
+    return column.astype(np.int64)
+
+
+def _whole(column: np.ndarray) -> np.ndarray:
+    """bool [n]: the floats that are whole numbers and not rounded."""
+    return np.isfinite(column) & (np.floor(column) == column) & (np.abs(column) < 2**53)
+
+
+def _check_distinct(label: str, ids: np.ndarray) -> None:
+    """Refuses different ids with the same text, such as 7 and "7"."""
+    texts = pd.Index(np.asarray(ids).astype(str))
+    if texts.has_duplicates:
+        again = texts[texts.duplicated()][0]
+        same = " and ".join(repr(i) for i in np.asarray(ids)[texts == again].tolist())
+        raise InputError(f"{label}: found the ids {same}, which have the same text; use one type")
 
 
 def _feature(modality: str, values: Any) -> np.ndarray:
-    feature = np.ascontiguousarray(values, np.float32)
+    try:
+        feature = np.ascontiguousarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"features[{modality!r}]: not an array of numbers ({error}); titles become rows by "
+            "fedvlr_jax.encoding.hashed_rows"
+        ) from error
     if modality == "id" or feature.ndim != 2 or not feature.size:
         raise InputError(
             f"features[{modality!r}]: has the shape {feature.shape}, expected (items, width) and "
@@ -189,6 +240,8 @@ def _places(item: np.ndarray, catalogue: np.ndarray) -> np.ndarray:
 
 def _times(values: Any) -> np.ndarray:
     """int64 [n]; refuses numbers that are not whole, and never rounds."""
+    if isinstance(getattr(values, "dtype", None), pd.DatetimeTZDtype):
+        values = pd.Series(values).dt.tz_convert(None)
     column = np.asarray(values)
     if column.dtype.kind == "M":
         missing = np.isnat(column)
@@ -198,8 +251,11 @@ def _times(values: Any) -> np.ndarray:
     if column.dtype.kind in "iu":
         return column.astype(np.int64)
     if column.dtype.kind != "f":
-        raise InputError(f"time: has the type {column.dtype}, expected whole numbers or datetime64")
-    whole = np.isfinite(column) & (np.floor(column) == column) & (np.abs(column) < 2**53)
+        raise InputError(
+            f"time: has the type {column.dtype}, expected whole numbers or datetime64; "
+            "pandas.to_datetime converts dates"
+        )
+    whole = _whole(column)
     if not whole.all():
         wrong = int(np.argmin(whole))
         raise InputError(f"time[{wrong}]: found {shown(column[wrong])}, expected a whole number")

@@ -170,14 +170,22 @@ class Dataset:
 
     @classmethod
     def from_arrays(cls, **arrays: Any) -> Dataset:
-        """A data set from ids, times and features in memory; see `arrays.from_arrays`."""
+        """A data set from ids, times and features in memory.
+
+        from_arrays(user=, item=, time=None, part=None, split=None, features=None, item_ids=None,
+        name="arrays"); `fedvlr_jax.data.arrays.from_arrays` documents the arguments.
+        """
         from fedvlr_jax.data.arrays import from_arrays
 
         return from_arrays(**arrays)
 
     @classmethod
     def from_frame(cls, frame: Any, **columns: Any) -> Dataset:
-        """A data set from a data frame of pandas or polars; see `arrays.from_frame`."""
+        """A data set from a data frame of pandas or polars.
+
+        from_frame(frame, user="user_id", item="item_id", time="timestamp", part=None), and the
+        other arguments of `from_arrays`; `fedvlr_jax.data.arrays.from_frame` documents them.
+        """
         from fedvlr_jax.data.arrays import from_frame
 
         return from_frame(frame, **columns)

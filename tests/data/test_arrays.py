@@ -1,5 +1,7 @@
 """`Dataset.from_arrays` and `Dataset.from_frame`."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -13,6 +15,7 @@ from fedvlr_jax.errors import InputError
 USER = np.array(["ann", "bob", "ann", "bob", "ann", "bob", "ann"])
 ITEM = np.array(["x", "y", "y", "w", "z", "x", "w"])
 TIME = np.array([1, 1, 5, 2, 3, 9, 8])
+MIXED = np.array([1, 1, 1, "1", "1", "1", 2], object)
 
 
 def named(dataset, part):
@@ -99,7 +102,15 @@ def test_global_time_drops_users_without_train():
         ({"user": [*USER[:6], None]}, r"user\[6\]: found a missing value"),
         ({"time": [1, 2, 3.5, 4, 5, 6, 7]}, r"time\[2\]: found 3.5, expected a whole number"),
         ({"time": [1, 2, np.nan, 4, 5, 6, 7]}, r"time\[2\]"),
-        ({"time": ["a"] * 7}, "time: has the type"),
+        ({"time": ["a"] * 7}, "time: has the type .* pandas.to_datetime converts dates"),
+        (
+            {"user": MIXED},
+            "user: found the ids 1 and '1', which have the same",
+        ),
+        ({"user": [1.0, 1, 1, 2, 2, 2, 2.5]}, r"user\[6\]: found 2.5, expected a text or a whole"),
+        ({"item": MIXED, "time": None}, "item: found the ids 1 and '1', which have the same text"),
+        ({"features": np.ones((4, 2))}, "features: found ndarray, expected a mapping"),
+        ({"features": {"text": [["Red"]] * 4}}, r"features\['text'\]: not an array .*hashed_rows"),
         ({"part": [3] * 7}, r"part\[0\]: found 3"),
         ({"split": "random"}, "split: found 'random'"),
         ({"split": "predefined"}, "part: must be given"),
@@ -127,3 +138,42 @@ def test_a_column_that_is_not_there():
     with pytest.raises(InputError, match="no column 'timestamp'; it has user_id, item_id, when"):
         Dataset.from_frame(frame)
     assert Dataset.from_frame(frame, time="when").num_users == 2
+    assert Dataset.from_frame(frame[["user_id", "item_id"]], time=None).num_users == 2
+    with pytest.raises(InputError, match=r"user: the frame has no column 'uid'; .* give user=NAME"):
+        Dataset.from_frame(frame, user="uid")
+    with pytest.raises(InputError, match="frame: found dict, expected a data frame"):
+        Dataset.from_frame({"user_id": USER})
+
+
+def test_a_column_that_is_not_used_is_named():
+    frame = pd.DataFrame({"user_id": USER, "item_id": ITEM, "timestamp": TIME})
+    assert Dataset.from_frame(frame).notes == ()
+    notes = Dataset.from_frame(frame.assign(rating=5, mood="x")).notes
+    assert notes == ("columns not used: rating, mood; all interactions have equal weight",)
+
+
+def test_types_of_pandas():
+    """Whole floats, nullable numbers, categories and zones give the same data set."""
+    frame = pd.DataFrame({"user_id": [4, 9, 4, 9, 4, 9, 4], "item_id": ITEM, "timestamp": TIME})
+    expected = Dataset.from_frame(frame)
+    assert expected.user_ids.tolist() == ["4", "9"]
+    zoned = pd.to_datetime(frame.timestamp, unit="s", utc=True).dt.tz_convert("Asia/Tokyo")
+    for changes in (
+        {"user_id": frame.user_id.astype(float)},
+        {"user_id": frame.user_id.astype("Int64"), "timestamp": frame.timestamp.astype("Int64")},
+        {"item_id": frame.item_id.astype("category")},
+        {"timestamp": zoned},
+    ):
+        found = Dataset.from_frame(frame.assign(**changes))
+        assert found.fingerprint == expected.fingerprint
+        assert found.user_ids.tolist() == ["4", "9"]
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page(capsys):
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    example = next(block for block in page.split("```python\n") if "from_frame(\n" in block)
+    exec(example.partition("```")[0], {})
+    notes, recommended = capsys.readouterr().out.splitlines()
+    assert "columns not used: rating" in notes
+    assert recommended.startswith("0 [") and recommended.count("Film") == 2
