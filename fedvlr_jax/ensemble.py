@@ -133,6 +133,7 @@ def train_members(
     at_once: int = 1,
     on_evaluation: Callable[[list[RunState], float], None] = lambda runs, rounds_per_s: None,
     leave: Callable[[], bool] = lambda: False,
+    before_rounds: Callable[[int, Sequence[bool]], None] = lambda until, active: None,
 ) -> tuple[list[RunState], Timing]:
     """Trains one member for each (seed, rates), with its own early stopping.
 
@@ -143,6 +144,8 @@ def train_members(
       runs: the runs that the members continue, all after the same round; by default new runs.
       leave: called before every block of rounds; once it returns True, the members are returned
         as they are, `stopped` empty where they have not ended.
+      before_rounds: called before every block with the round that ends it, and whether each
+        member trains.
 
     Returns:
       runs: of each member, as `train` returns it; the states are on the host.
@@ -166,9 +169,10 @@ def train_members(
     while not all(run.stopped for run in runs) and not leave():
         num_rounds = block_length(simulation.config, finished)
         schedule = _schedules(simulation, seeds, finished, num_rounds)
-        active = jnp.asarray([not run.stopped for run in runs])
+        active = [not run.stopped for run in runs]
+        before_rounds(finished + num_rounds, active)
         began = time.perf_counter()
-        states, metrics = programs.advance(states, num_rounds, schedule, active)
+        states, metrics = programs.advance(states, num_rounds, schedule, jnp.asarray(active))
         metrics = jax.device_get(metrics)
         trained = time.perf_counter()
         finished += num_rounds

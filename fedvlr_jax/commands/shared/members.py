@@ -30,6 +30,7 @@ from fedvlr_jax.commands.shared.finished import (
 )
 from fedvlr_jax.commands.shared.launch import note_unused
 from fedvlr_jax.commands.shared.member_flags import OF_ONE_RUN
+from fedvlr_jax.commands.shared.private import Accounts, kept_accounts
 from fedvlr_jax.commands.shared.runs import check_same, describe, load
 from fedvlr_jax.commands.shared.saving import load_run, save_run
 from fedvlr_jax.config import ALIASES, RESUMABLE_FLAGS, Config, DataConfig, EvaluationConfig
@@ -368,7 +369,16 @@ def train_together(
             _on_host(load_run(simulation, checkpoints_of(m.directory), saved_round))
             for m in members
         ]
-    with Progress(config.federation.rounds, selection=simulation.selection) as progress:
+    accounts = [
+        Accounts.of_member(
+            simulation, m.directory, anew=saved_round is None and m.config.run.overwrite
+        )
+        for m in members
+    ]
+    with (
+        Progress(config.federation.rounds, selection=simulation.selection) as progress,
+        kept_accounts(accounts) as before_rounds,
+    ):
 
         def on_evaluation(runs: Sequence[RunState], rounds_per_s: float) -> None:
             _show(progress, runs, rounds_per_s)
@@ -382,11 +392,13 @@ def train_together(
             at_once=at_once,
             on_evaluation=on_evaluation,
             leave=lambda: stop.asked,
+            before_rounds=before_rounds,
         )
     for member, run in zip(members, runs, strict=True):
         if not run.stopped:
             _save(member, run, simulation)
-    _write_finished(members, runs, simulation, timing, baselines, keep)
+    stated = [account.stated for account in accounts]
+    _write_finished(members, runs, simulation, timing, baselines, keep, stated)
     if stop.asked:
         raise Interrupted(f"stopped by {stop.name}; the same command continues")
 
@@ -416,8 +428,11 @@ def _mean_validation(averages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDirectory:
-    """Creates the member's folder with config.json and metrics.jsonl, without a checkpoint."""
-    directory = RunDirectory.create(member.directory, overwrite=True)
+    """Creates the member's folder with config.json and metrics.jsonl, without a checkpoint.
+
+    Its privacy.json and ledger.json stay: they are written while it trains.
+    """
+    directory = RunDirectory.create(member.directory, overwrite=True, keep_private=True)
     directory.write_config(describe(member.config, dataset))
     directory.write_metrics(run.evaluations)
     return directory
@@ -438,9 +453,14 @@ def _write_finished(
     timing: Timing,
     baselines: Baselines,
     keep: bool,
+    stated: Sequence[dict[str, Any] | None],
 ) -> None:
-    """Writes the results of the finished members. Removes their checkpoints, unless `keep`."""
-    for member, run in zip(members, runs, strict=True):
+    """Writes the results of the finished members. Removes their checkpoints, unless `keep`.
+
+    Args:
+      stated: the privacy statement of each member; None without --privacy.
+    """
+    for member, run, privacy in zip(members, runs, stated, strict=True):
         if not run.stopped:
             continue
         if run.stopped == NOT_FINITE:
@@ -451,6 +471,8 @@ def _write_finished(
         summary, users = summarise_run(
             simulation, run, timing, seed=config.run.seed, baselines=found
         )
+        if privacy is not None:
+            summary["privacy"] = privacy
         write_results(begin_directory(member, run, simulation.dataset), summary, users)
         checkpoints = checkpoints_of(member.directory)
         checkpoints.clear()
