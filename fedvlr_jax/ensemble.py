@@ -152,6 +152,7 @@ def train_members(
     on_evaluation: Callable[[list[RunState], float], None] = lambda runs, rounds_per_s: None,
     ends: Callable[[list[RunState]], Collection[int]] = lambda runs: (),
     leave: Callable[[], bool] = lambda: False,
+    before_rounds: Callable[[int, Sequence[bool]], None] = lambda until, active: None,
 ) -> tuple[list[RunState], Timing]:
     """Trains one member for each (seed, rates), with its own early stopping.
 
@@ -165,6 +166,8 @@ def train_members(
         end there. Their `stopped` is ENDED.
       leave: called before every block of rounds; once it returns True, the members are returned
         as they are, `stopped` empty where they have not ended.
+      before_rounds: called before every block with the round that ends it, and whether each
+        member trains.
 
     Returns:
       runs: of each member, as `train` returns it; the states are on the host.
@@ -189,9 +192,12 @@ def train_members(
     while not all(run.stopped for run in runs) and not leave():
         num_rounds = block_length(simulation.config, finished)
         schedule = _schedules(simulation, seeds, finished, num_rounds)
-        active = jnp.asarray([not run.stopped for run in runs])
+        active = [not run.stopped for run in runs]
+        before_rounds(finished + num_rounds, active)
         began = time.perf_counter()
-        states, metrics = programs.advance(states, stacked, num_rounds, schedule, active)
+        states, metrics = programs.advance(
+            states, stacked, num_rounds, schedule, jnp.asarray(active)
+        )
         metrics = jax.device_get(metrics)
         trained = time.perf_counter()
         finished += num_rounds

@@ -21,7 +21,8 @@ class PrivacyConfig:
         "Differential privacy of the whole run. none: no privacy statement; central: a trusted "
         "server adds the noise once to the sum; local: each client adds noise to its own upload; "
         "distributed: each client adds a share of discrete noise inside a secure sum. All but "
-        "none state (epsilon, delta) and keep a ledger.",
+        "none state (epsilon, delta) and keep a ledger, each run of a sweep its own. The epsilons "
+        "of runs on the same data add up.",
         PRIVACY_NAMES,
     )
     target_epsilon: float = choice(

@@ -87,9 +87,6 @@ _SHARE = Condition(
 _CLOSED_FORM = Condition(lambda c: c.init.init != "random", "the initialization is random")
 _SPECTRAL = Condition(lambda c: c.init.init == "spectral", "the initialization is {init}")
 _EASE = Condition(lambda c: c.init.init == "ease", "the initialization is {init}")
-_EXACT = Condition(
-    lambda c: c.privacy.privacy == "none", "the exchanges of --privacy={privacy} do not use it"
-)
 _FREE_NOISE = Condition(
     lambda c: c.privacy.privacy == "none", "--privacy={privacy} sets the place of the noise"
 )
@@ -144,7 +141,7 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     "init_topics": (_HISTORY_ROUTER, _TOPICS),
     "init_sharpness": (_HISTORY_ROUTER, _MODALITIES),
     **dict.fromkeys(("init_exchanges", "init_score"), (_CLOSED_FORM,)),
-    **dict.fromkeys(("init_user_power", "init_item_power"), (_SPECTRAL, _EXACT)),
+    **dict.fromkeys(("init_user_power", "init_item_power"), (_SPECTRAL,)),
     "init_shrinkage": (_SPECTRAL,),
     **dict.fromkeys(("init_ridge", "init_content", "init_recency"), (_EASE,)),
     "target_delta": (_PRIVACY,),

@@ -50,13 +50,16 @@ class RunDirectory:
         self._before_first_write = replaces
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], *, overwrite: bool) -> RunDirectory:
+    def create(
+        cls, path: str | os.PathLike[str], *, overwrite: bool, keep_private: bool = False
+    ) -> RunDirectory:
         """A directory for a new run. Changes nothing on disk before the first write.
 
         Args:
           path: the directory. Missing folders are created.
           overwrite: whether to replace an existing run. The first write removes the files of
             that run, and nothing else in the directory.
+          keep_private: `PRIVATE_FILES` stay, because they are those of the new run.
 
         Raises:
           InputError: the path is empty, contains a file, cannot be written to, or has a run and
@@ -74,7 +77,7 @@ class RunDirectory:
         def replace() -> None:
             path.mkdir(parents=True, exist_ok=True)
             _check_free(path, overwrite)
-            for name in (*RUN_FILES, *PRIVATE_FILES):
+            for name in (*RUN_FILES, *(() if keep_private else PRIVATE_FILES)):
                 (path / name).unlink(missing_ok=True)
                 for left_over in path.glob(f".{name}.*.tmp"):
                     left_over.unlink()

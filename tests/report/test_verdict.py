@@ -150,10 +150,10 @@ def test_the_paired_test_decides_where_intervals_overlap():
 def test_orders_without_training_are_counted_where_several():
     orders = {"Random order": 0.5, "Ascending item id": 0.5}
     assert verdict(paired_run(0.5, 0.03, kNN=0.5, **orders)).rest == (
-        "By the same test: not told apart from kNN, 2 orders without training."
+        "By the same test: no significant difference from kNN, 2 orders without training."
     )
     one = verdict(paired_run(0.5, 0.03, **{"Random order": 0.5}))
-    assert one.rest == "By the same test: not told apart from Random order."
+    assert one.rest == "By the same test: no significant difference from Random order."
 
 
 def test_the_paired_test_decides_where_intervals_are_apart():

@@ -31,6 +31,7 @@ from fedvlr_jax.commands.shared.finished import (
 from fedvlr_jax.commands.shared.launch import note_unused
 from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.member_flags import OF_ONE_RUN
+from fedvlr_jax.commands.shared.private import Accounts, kept_accounts
 from fedvlr_jax.commands.shared.runs import check_same, describe
 from fedvlr_jax.commands.shared.saving import load_run, save_run
 from fedvlr_jax.config import ALIASES, RESUMABLE_FLAGS, Config, DataConfig
@@ -380,7 +381,16 @@ def train_together(
             _on_host(load_run(simulation, checkpoints_of(m.directory), saved_round))
             for m in members
         ]
-    with Progress(config.federation.rounds, selection=simulation.selection) as progress:
+    accounts = [
+        Accounts.of_member(
+            simulation, m.directory, anew=saved_round is None and m.config.run.overwrite
+        )
+        for m in members
+    ]
+    with (
+        Progress(config.federation.rounds, selection=simulation.selection) as progress,
+        kept_accounts(accounts) as before_rounds,
+    ):
         runs, timing = train_members(
             simulation,
             [m.config.run.seed for m in members],
@@ -390,11 +400,13 @@ def train_together(
             on_evaluation=functools.partial(_show, progress),
             ends=functools.partial(watch, members),
             leave=lambda: stop.asked,
+            before_rounds=before_rounds,
         )
     for member, run in zip(members, runs, strict=True):
         if not run.stopped:
             _save(member, run, simulation)
-    _write_finished(members, runs, simulation, timing, baselines, keep)
+    stated = [account.stated for account in accounts]
+    _write_finished(members, runs, simulation, timing, baselines, keep, stated)
     if stop.asked:
         raise Interrupted(f"stopped by {stop.name}; the same command continues")
 
@@ -424,8 +436,11 @@ def _mean_validation(averages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def begin_directory(member: Member, run: RunState, dataset: Dataset) -> RunDirectory:
-    """Creates the member's folder with config.json and metrics.jsonl, without a checkpoint."""
-    directory = RunDirectory.create(member.directory, overwrite=True)
+    """Creates the member's folder with config.json and metrics.jsonl, without a checkpoint.
+
+    Its privacy.json and ledger.json stay: they are written while it trains.
+    """
+    directory = RunDirectory.create(member.directory, overwrite=True, keep_private=True)
     directory.write_config(describe(member.config, dataset))
     directory.write_metrics(run.evaluations)
     return directory
@@ -446,9 +461,14 @@ def _write_finished(
     timing: Timing,
     baselines: Baselines,
     keep: bool,
+    stated: Sequence[dict[str, Any] | None],
 ) -> None:
-    """Writes the results of the finished members. Removes their checkpoints, unless `keep`."""
-    for member, run in zip(members, runs, strict=True):
+    """Writes the results of the finished members. Removes their checkpoints, unless `keep`.
+
+    Args:
+      stated: the privacy statement of each member; None without --privacy.
+    """
+    for member, run, privacy in zip(members, runs, stated, strict=True):
         if run.stopped in ("", ENDED):
             continue
         if run.stopped == NOT_FINITE:
@@ -459,6 +479,8 @@ def _write_finished(
         summary, users = summarise_run(
             simulation, run, timing, seed=config.run.seed, baselines=found
         )
+        if privacy is not None:
+            summary["privacy"] = privacy
         write_results(begin_directory(member, run, simulation.dataset), summary, users)
         checkpoints = checkpoints_of(member.directory)
         checkpoints.clear()

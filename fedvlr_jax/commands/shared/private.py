@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.shared.processes import is_first
 from fedvlr_jax.config import Config
+from fedvlr_jax.errors import InputError
 from fedvlr_jax.privacy.ledger import Ledger
 from fedvlr_jax.privacy.release import release_of
 from fedvlr_jax.privacy.statement import lines, statement
 from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.report.run_directory import PRIVATE_FILES
 from fedvlr_jax.simulation import Simulation
 
 
@@ -67,6 +70,26 @@ class Accounts:
         spent = 0 if self._ledger is None else self._ledger.rounds
         return statement(self._config, self._num_users, spent)
 
+    @classmethod
+    def of_member(cls, simulation: Simulation, folder: Path, *, anew: bool) -> Accounts:
+        """The accounts of a member, whose run directory is written after its training.
+
+        Args:
+          anew: an earlier run in the folder is replaced, with its ledger.
+
+        Raises:
+          InputError: as `Accounts`; or the folder cannot be written.
+        """
+        try:
+            for name in PRIVATE_FILES if anew else ():
+                (folder / name).unlink(missing_ok=True)
+            if simulation.config.privacy.privacy != "none":
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+        # The other files of an earlier run stay until the results replace them.
+        return cls(simulation, RunDirectory(folder), Checkpoints(folder / "checkpoints"))
+
     def begin(self) -> None:
         """Records the exchanges before the first round as spent. Call it before training.
 
@@ -92,3 +115,30 @@ class Accounts:
         """Records the rounds up to `until` as spent. Call it before training them."""
         if self._ledger is not None and is_first():
             self._ledger.begin(until, self._config.privacy.noise_multiplier)
+
+
+@contextlib.contextmanager
+def kept_accounts(
+    accounts: Sequence[Accounts],
+) -> Iterator[Callable[[int, Sequence[bool]], None]]:
+    """Keeps the accounts of members that train together inside the block.
+
+    Their exchanges are recorded before it, and their statements are written after it, however it
+    ends.
+
+    Yields:
+      `before_rounds` of `ensemble.train_members`.
+    """
+    for account in accounts:
+        account.begin()
+
+    def before_rounds(until: int, active: Sequence[bool]) -> None:
+        for account, trains in zip(accounts, active, strict=True):
+            if trains:
+                account.before_rounds(until)
+
+    try:
+        yield before_rounds
+    finally:
+        for account in accounts:
+            account.publish(lambda line: None)
