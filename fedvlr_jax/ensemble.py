@@ -153,9 +153,9 @@ def train_members(
     """
     clock = Clock()
     programs = _Programs(simulation, rates, at_once)
-    begun = [simulation.init(seed) for seed in seeds] if runs is None else [r.state for r in runs]
-    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
-    del begun
+    initial = [simulation.init(seed) for seed in seeds] if runs is None else [r.state for r in runs]
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *initial)
+    del initial
     if runs is None:
         finished = 0
         none = RunState(None, None, 0, (), None, "")  # type: ignore[arg-type]

@@ -218,14 +218,14 @@ def spectral_initialization(
 
 
 def describe_initialization(
-    config: Config, model: Model, dataset: Dataset, begun: Initialization | None = None
+    config: Config, model: Model, dataset: Dataset, initial: Initialization | None = None
 ) -> list[str]:
     """Lines for the start of a run: the exchanges with every client before the first round.
 
     Sizes are those of float32.
 
     Args:
-      begun: the result of `make_initialization`, whose choices are then stated.
+      initial: the result of `make_initialization`; the lines then state its choices.
     """
     init, lines = config.init, []
     if init.init == "spectral" and config.privacy.privacy != "none":
@@ -249,7 +249,9 @@ def describe_initialization(
         # Clients compare the models on validation: two tables each, beside the counts.
         compared = tried * 2 * model.width if tried > 1 else 0
         down = model.num_items * (1 + tried * columns + compared + model.width)
-        chosen = "" if begun is None else f", content {begun.content:g}, recency {begun.recency:g}"
+        chosen = ""
+        if initial is not None:
+            chosen = f", content {initial.content:g}, recency {initial.recency:g}"
         lines.append(
             f"start ease{chosen}: counts, {tried} x {init.init_exchanges} exchanges and a mean "
             "score, " + _sizes(down, tried * columns)
@@ -280,8 +282,8 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
     private = _check_private(config, given)
     if config.federation.aggregation not in ("float32", "int32") and not private:
         raise InputError(
-            f"{given}: its exchanges are plain sums, which "
-            f"--aggregation={config.federation.aggregation} would not be; start at random"
+            f"{given}: its exchanges are plain sums, so it does not support "
+            f"--aggregation={config.federation.aggregation}; give --init=random"
         )
     if config.federation.server_optimizer == "none":
         raise InputError(

@@ -106,21 +106,21 @@ class ChunkedClients:
         rows = put(rows, by_client(self.setup.mesh))
         if not fresh.any():
             return rows
-        begun = None
+        given = None
         if self.setup.initialization is not None:
             own = np.minimum(clients, self.setup.dataset.num_users - 1)
             tables = self.setup.initialization.clients
-            begun = {name: table[own] for name, table in tables.items()}
-        return self._with_initial(rows, fresh, key, clients.astype(np.int32), begun)
+            given = {name: table[own] for name, table in tables.items()}
+        return self._with_initial(rows, fresh, key, clients.astype(np.int32), given)
 
     @functools.cached_property
     def _with_initial(self) -> Callable[..., PyTree]:
         """(rows, fresh [K], key, clients [K], their `Initialization.clients` or None) -> the rows,
         initial ones where fresh."""
 
-        def with_initial(rows, fresh, key, clients, begun):
-            given = None if begun is None else (begun,)
-            (initial,) = self.beginning.init_private(key, (clients,), given)
+        def with_initial(rows, fresh, key, clients, given):
+            by_bucket = None if given is None else (given,)
+            (initial,) = self.beginning.init_private(key, (clients,), by_bucket)
             return trees.select(fresh, initial, rows)
 
         return self.setup.compiled(with_initial)

@@ -62,15 +62,15 @@ class OnDevice:
         """As `Engine.init`."""
         server = self.beginning.server(seed)
         clients = tuple(history.client for history in self.histories)
-        begun = None
+        initial = None
         if self.setup.initialization is not None:
             tables = self.setup.initialization.clients
             by_bucket = {name: self._by_bucket(table) for name, table in tables.items()}
-            begun = tuple(
+            initial = tuple(
                 {name: buckets[number] for name, buckets in by_bucket.items()}
                 for number in range(len(clients))
             )
-        return State(server, self.beginning.init_private(server.key, clients, begun))
+        return State(server, self.beginning.init_private(server.key, clients, initial))
 
     def _by_bucket(self, table: np.ndarray) -> tuple[jax.Array, ...]:
         """The rows of `table` [N, ...] by bucket; zeros in the rows of no client."""
@@ -236,9 +236,9 @@ class OnDevice:
         values, structure = jax.tree.flatten(packed["private"])
         # Where every client has a row, only padding rows remain; they are filled with zeros.
         everyone = len(clients) == self.setup.dataset.num_users
-        begun = shapes_of(self.init, None) if everyone else self.init(None)
-        buckets = [jax.tree.leaves(rows) for rows in begun.private]
-        del begun
+        initial = shapes_of(self.init, None) if everyone else self.init(None)
+        buckets = [jax.tree.leaves(rows) for rows in initial.private]
+        del initial
         for number, leaves in enumerate(buckets):
             chosen = np.flatnonzero(place_bucket[clients] == number)
             # Leaf by leaf, each old one freed before the new one is put in its place: a run that
