@@ -132,9 +132,9 @@ def read_baselines(
     """The baselines of the data set without `NOT_SHOWN`, as choices with one seed."""
     results = evaluate(dataset, evaluation)
     found = []
-    for name, of_name in results.ranks.items():
+    for name, ranks_of_parts in results.ranks.items():
         if name not in NOT_SHOWN:
-            ranks = [(of_name["test"].ahead, of_name["test"].tied)]
+            ranks = [(ranks_of_parts["test"].ahead, ranks_of_parts["test"].tied)]
             summary = results.summary[name]
             compared = compare_summaries(name, [summary], ranks, dataset)
             keys = ("title", "trained", "content", "settings_tried")
