@@ -220,7 +220,7 @@ def test_after_a_round_that_is_not_finite_nothing_moves(store, more, dataset):
     else:
         row = jax.tree.map(
             lambda leaf: np.full((1, *leaf.shape), np.nan, leaf.dtype),
-            simulation.beginning.client_shapes,
+            simulation.initial.client_shapes,
         )
         state.private.stage(np.array([poisoned]), row)
         state.private.commit()

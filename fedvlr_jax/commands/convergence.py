@@ -65,7 +65,7 @@ def make_gradient_norm(config: Config, dataset: Dataset):
     The state belongs to `config` on `dataset`. The function does not donate it.
     """
     simulation = make_simulation(probe_config(config), dataset)
-    optimizer = simulation.beginning.server_shapes.optimizer
+    optimizer = simulation.initial.server_shapes.optimizer
     plain = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), optimizer)
     counts = jnp.asarray(dataset.train.counts, jnp.float32)
     weight = counts if simulation.model.backbone.weight == "history" else jnp.ones_like(counts)

@@ -17,7 +17,7 @@ from fedvlr_jax.federated.chunking import even_chunks
 from fedvlr_jax.federated.devices import by_client, padded, put
 from fedvlr_jax.federated.store import ClientStore
 from fedvlr_jax.simulation.setup import Setup
-from fedvlr_jax.simulation.state import Beginning
+from fedvlr_jax.simulation.state import InitialState
 from fedvlr_jax.types import Histories, PyTree
 
 
@@ -80,7 +80,7 @@ class ChunkedClients:
     """The clients of a setup by the chunk: their padded histories, and their rows on the device."""
 
     setup: Setup
-    beginning: Beginning
+    initial: InitialState
 
     @functools.cached_property
     def lengths(self) -> list[int]:
@@ -120,7 +120,7 @@ class ChunkedClients:
 
         def with_initial(rows, fresh, key, clients, given):
             by_bucket = None if given is None else (given,)
-            (initial,) = self.beginning.init_private(key, (clients,), by_bucket)
+            (initial,) = self.initial.init_private(key, (clients,), by_bucket)
             return trees.select(fresh, initial, rows)
 
         return self.setup.compiled(with_initial)

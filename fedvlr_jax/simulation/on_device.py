@@ -41,7 +41,7 @@ from fedvlr_jax.simulation.packing import ROWS, packed_shapes
 from fedvlr_jax.simulation.rounds import make_run
 from fedvlr_jax.simulation.sampling import Sampling
 from fedvlr_jax.simulation.setup import Setup
-from fedvlr_jax.simulation.state import Beginning, State
+from fedvlr_jax.simulation.state import InitialState, State
 from fedvlr_jax.types import Histories, PyTree, RoundMetrics
 
 
@@ -54,13 +54,13 @@ class OnDevice:
     """
 
     setup: Setup
-    beginning: Beginning
+    initial: InitialState
     sampling: Sampling
     histories: tuple[Histories, ...]
 
     def init(self, seed: int | None) -> State:
         """As `Engine.init`."""
-        server = self.beginning.server(seed)
+        server = self.initial.server(seed)
         clients = tuple(history.client for history in self.histories)
         initial = None
         if self.setup.initialization is not None:
@@ -70,7 +70,7 @@ class OnDevice:
                 {name: buckets[number] for name, buckets in by_bucket.items()}
                 for number in range(len(clients))
             )
-        return State(server, self.beginning.init_private(server.key, clients, initial))
+        return State(server, self.initial.init_private(server.key, clients, initial))
 
     def _by_bucket(self, table: np.ndarray) -> tuple[jax.Array, ...]:
         """The rows of `table` [N, ...] by bucket; zeros in the rows of no client."""
@@ -112,7 +112,7 @@ class OnDevice:
         if not metrics.finite.all():
             at = int(np.argmin(metrics.finite))
             failed = jax.tree.map(lambda x: x[at], metrics)
-            raise failed_round(first + at, failed, state, self.beginning.client_shapes)
+            raise failed_round(first + at, failed, state, self.initial.client_shapes)
         return state, metrics
 
     # Evaluation.
@@ -227,7 +227,7 @@ class OnDevice:
 
     def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:
         """As `Engine.packed_shapes`."""
-        return packed_shapes(self.beginning, leaves, name)
+        return packed_shapes(self.initial, leaves, name)
 
     def unpack(self, packed: PyTree) -> State:
         """As `Engine.unpack`."""
@@ -255,8 +255,8 @@ class OnDevice:
         return State(put(packed["server"], on_all(self.setup.mesh)), private)
 
 
-def make_on_device(setup: Setup, beginning: Beginning, sampling: Sampling) -> OnDevice:
+def make_on_device(setup: Setup, initial: InitialState, sampling: Sampling) -> OnDevice:
     """The engine of --store=device, with the histories put on the devices."""
     histories = (pad_histories(setup.train, b, size=padded(len(b))) for b in setup.buckets)
     on_devices = tuple(put(history, by_client(setup.mesh)) for history in histories)
-    return OnDevice(setup, beginning, sampling, on_devices)
+    return OnDevice(setup, initial, sampling, on_devices)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedvlr_jax.simulation.state import Beginning
+from fedvlr_jax.simulation.state import InitialState
 from fedvlr_jax.types import PyTree
 
 # The item rows among a client's private rows, the only ones with a row for every item.
@@ -21,7 +21,7 @@ ROWS = "items"
 
 
 def packed_shapes(
-    beginning: Beginning,
+    initial: InitialState,
     leaves: Mapping[str, Sequence],
     name: str,
     row_type: Callable[..., Any] = jax.ShapeDtypeStruct,
@@ -36,11 +36,11 @@ def packed_shapes(
     Item rows that the checkpoint does not hold are left out.
     """
     (num_clients,), _ = leaves[f"{name}.clients"]
-    shapes = dict(beginning.client_shapes)
+    shapes = dict(initial.client_shapes)
     if f"{name}.private.{ROWS}" not in leaves:
         shapes.pop(ROWS, None)
     return {
-        "server": beginning.server_shapes,
+        "server": initial.server_shapes,
         "clients": jax.ShapeDtypeStruct((num_clients,), np.int32),
         "private": jax.tree.map(
             lambda leaf: row_type((num_clients, *leaf.shape), leaf.dtype), shapes

@@ -68,7 +68,7 @@ def pack(simulation: Simulation, state: State, before: PyTree) -> PyTree:
     Args:
       before: of the state, as `run_rounds` returns it.
     """
-    shapes = simulation.beginning.client_shapes
+    shapes = simulation.initial.client_shapes
     if before is not None:
         return {**simulation.pack(state, with_rows=False), BEFORE: before}
     # Before the first round the rows are zeros.
@@ -92,7 +92,7 @@ def unpack(simulation: Simulation, packed: PyTree) -> State:
 
 def _with_zero_rows(simulation: Simulation, packed: PyTree) -> PyTree:
     """`packed` with item rows of zeros, which take no memory, if it has none."""
-    shapes, private = simulation.beginning.client_shapes, packed["private"]
+    shapes, private = simulation.initial.client_shapes, packed["private"]
     if ROWS not in shapes or ROWS in private:
         return packed
     shape = (len(packed["clients"]), *shapes[ROWS].shape)
@@ -113,8 +113,8 @@ def _check_same(saved: PyTree, made: PyTree) -> None:
 
 def saved_bytes(simulation: Simulation) -> tuple[int, int]:
     """Bytes of the server's and of the clients' part of one state in a checkpoint, at most."""
-    rows = dict(simulation.beginning.client_shapes)
-    server = trees.num_bytes(simulation.beginning.server_shapes)
+    rows = dict(simulation.initial.client_shapes)
+    server = trees.num_bytes(simulation.initial.server_shapes)
     copies = 1
     if makes_rows_again(simulation) and not simulation.config.federation.client_dropout:
         rows.pop(ROWS)

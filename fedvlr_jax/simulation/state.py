@@ -35,7 +35,7 @@ class State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Beginning:
+class InitialState:
     """The state before the first round: compiled functions of the seed."""
 
     setup: Setup
