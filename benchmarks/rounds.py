@@ -80,7 +80,7 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
     flops = product_flops(lambda *inputs: simulation.on_device.run_function(*inputs, 1, 1), *inputs)
     views = 4 * dataset.num_items * len(simulation.model.fusion.names) * config.model.width
     asked = config.federation.cohort or dataset.num_users
-    rows = asked * trees.num_bytes(simulation.beginning.client_shapes)
+    rows = asked * trees.num_bytes(simulation.initial.client_shapes)
     least_bytes = 2 * (rows + trees.num_bytes(state.server)) + views
 
     state, _ = simulation.run_rounds(state, rounds)

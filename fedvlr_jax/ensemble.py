@@ -179,9 +179,9 @@ def train_members(
     clock = Clock()
     programs = programs or Programs(simulation)
     stacked = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
-    begun = [simulation.init(seed) for seed in seeds] if runs is None else [r.state for r in runs]
-    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
-    del begun
+    initial = [simulation.init(seed) for seed in seeds] if runs is None else [r.state for r in runs]
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *initial)
+    del initial
     if runs is None:
         finished = 0
         none = RunState(None, None, 0, (), None, "")  # type: ignore[arg-type]

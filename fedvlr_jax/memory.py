@@ -70,8 +70,8 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
       saves: whether the run makes checkpoints.
     """
     config, dataset, model = simulation.config, simulation.population, simulation.model
-    row = trees.num_bytes(simulation.beginning.client_shapes)
-    shared = trees.num_bytes(simulation.beginning.server_shapes)
+    row = trees.num_bytes(simulation.initial.client_shapes)
+    shared = trees.num_bytes(simulation.initial.server_shapes)
     views = 4 * model.num_items * len(model.fusion.names) * model.width
     asked = config.federation.cohort or dataset.num_users
     longest = int(dataset.train.counts.max())

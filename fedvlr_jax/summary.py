@@ -187,7 +187,7 @@ def summarise_attack(simulation: Simulation, run: RunState) -> dict[str, Any]:
     assert hostile is not None
     ks = [k for k in (5, 10, 20) if k <= dataset.num_items]
 
-    def of_state(state: State) -> dict[str, Any]:
+    def exposure_at(state: State) -> dict[str, Any]:
         recommended, _ = simulation.recommend(state, max(ks))
         return exposure(recommended, hostile.targets, dataset, ks)
 
@@ -195,8 +195,8 @@ def summarise_attack(simulation: Simulation, run: RunState) -> dict[str, Any]:
     return {
         "hostile": hostile.size,
         "test": averages(test.ahead, test.tied, dataset, "test", config.evaluation.cutoffs),
-        **of_state(run.state),
-        "selected": of_state(run.best_state),
+        **exposure_at(run.state),
+        "selected": exposure_at(run.best_state),
     }
 
 

@@ -90,8 +90,8 @@ class TensorBoard:
             if name != "round":
                 self._writer.add_scalar(_tag(name), value, step)
         if weights is not None:
-            for view, of_view in zip(self._views, weights.T, strict=True):
-                self._writer.add_histogram(f"router/{view}", of_view, step)
+            for view, view_weights in zip(self._views, weights.T, strict=True):
+                self._writer.add_histogram(f"router/{view}", view_weights, step)
         self._writer.flush()
 
     def end(self, summary: Mapping[str, Any]) -> None:

@@ -54,8 +54,8 @@ def test_auto_chooses_what_the_simulation_supports(flags):
     small = {"width": 4, "router_hidden": 3, "rounds": 1}
     dataset = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 50})
     simulation = make_simulation(Config.from_flat(**small, **flags), dataset)
-    begun = simulation.setup.initialization
-    assert (begun is not None) == (values(flags)[0] == "ease")
+    initial = simulation.setup.initialization
+    assert (initial is not None) == (values(flags)[0] == "ease")
 
 
 def test_given_values_stay():

@@ -111,7 +111,7 @@ def test_only_clients_that_took_part_take_space(dataset, tmp_path):
     checkpoints = saved(simulation, tmp_path, run_of(simulation, best_round=0))
     assert numbers_in(checkpoints, "best") == (0, 0)
     moved, whole = numbers_in(checkpoints, "state")
-    a_client = sum(leaf.size for leaf in jax.tree.leaves(simulation.beginning.client_shapes))
+    a_client = sum(leaf.size for leaf in jax.tree.leaves(simulation.initial.client_shapes))
     # At most 3 x 8 of 30 clients took part.
     assert whole == 0 and 8 * a_client <= moved <= 24 * a_client
 
@@ -175,7 +175,7 @@ def test_rows_are_made_in_any_order_from_blocks(dataset, tmp_path):
     tree = checkpoints.load(3, {"state": like})["state"]
     stored = tree["drawn"]["items"]
     assert isinstance(stored["numbers"], SavedRows)
-    rows = drawn.put_back(simulation.beginning, tree)["private"]["items"]
+    rows = drawn.put_back(simulation.initial, tree)["private"]["items"]
     whole = simulation.pack(run.state)["private"]["items"]
     order = np.array([29, 3, 3, 17, 0])
     np.testing.assert_array_equal(rows[order], whole[order])
@@ -185,5 +185,5 @@ def test_negative_zero_is_not_zero(dataset):
     simulation = simulate(dataset, **CASES["item rows"])
     tree = simulation.pack(simulation.init())
     tree["private"]["items"] = np.full_like(tree["private"]["items"], -0.0)
-    left = drawn.leave_out(simulation.beginning, tree)
+    left = drawn.leave_out(simulation.initial, tree)
     assert "items" in trees.named_leaves(left["private"])

@@ -59,11 +59,11 @@ def test_each_member_has_its_own_rates(dataset):
     simulation, rates = make_simulation(config, dataset), config.federation.rates
     still = rates._replace(client_lr=0.0, client_decay=0.0)
     runs, _ = train_members(simulation, [0, 0], [rates, still])
-    begun = jax.tree.leaves(simulation.init(0).private)
+    initial = jax.tree.leaves(simulation.init(0).private)
     moved = [
         any(
             not np.array_equal(a, b)
-            for a, b in zip(jax.tree.leaves(run.state.private), begun, strict=True)
+            for a, b in zip(jax.tree.leaves(run.state.private), initial, strict=True)
         )
         for run in runs
     ]

@@ -32,7 +32,7 @@ def test_state_is_estimated_exactly(backbone, dataset):
     assert parts["shared"] == trees.num_bytes(state.server)
     host = make_simulation(Config.from_flat(backbone=backbone, store="host"), dataset)
     disk = make_simulation(Config.from_flat(backbone=backbone, store="disk"), dataset)
-    row = trees.num_bytes(host.beginning.client_shapes)
+    row = trees.num_bytes(host.initial.client_shapes)
     assert estimate(host)["private"] == 50 * row and estimate(disk)["private"] == 0
 
 

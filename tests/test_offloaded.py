@@ -137,7 +137,7 @@ def test_clients_without_private_rows_are_ranked_in_every_store(dataset):
     ranks = {}
     for store in ("device", "host"):
         simulation = simulate(dataset, backbone="fedavg", fusion="none", store=store)
-        assert not jax.tree.leaves(simulation.beginning.client_shapes)
+        assert not jax.tree.leaves(simulation.initial.client_shapes)
         ranks[store] = simulation.evaluate(simulation.init(), "test")
     np.testing.assert_array_equal(ranks["host"].ahead, ranks["device"].ahead)
 

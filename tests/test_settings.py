@@ -79,7 +79,7 @@ def test_no_setting_of_the_process_changes_a_bit(name, simulation, expected):
     with process_with(name, HOSTILE[name]):
         assert bits_of(simulation) == expected
         again = make_simulation(simulation.config, simulation.dataset)
-        assert again.beginning.client_shapes == simulation.beginning.client_shapes
+        assert again.initial.client_shapes == simulation.initial.client_shapes
         assert overruled() == ([name] if name in SETTINGS else [])
     if name in SETTINGS:
         assert simulation.on_device.run.__wrapped__._cache_size() == 1

@@ -142,9 +142,9 @@ def test_the_initial_state_is_a_candidate(dataset):
     assert first["loss"] is None and first["participants"] is None
     assert run.best_round == 0
     assert first["valid"]["ndcg@50"] > run.evaluations[1]["valid"]["ndcg@50"]
-    begun = simulation.init()
-    assert np.array_equal(run.best_state.server.shared["items"], begun.server.shared["items"])
-    ranks = simulation.evaluate(begun, "valid")
+    initial = simulation.init()
+    assert np.array_equal(run.best_state.server.shared["items"], initial.server.shared["items"])
+    ranks = simulation.evaluate(initial, "valid")
     assert first["valid"] == averages(ranks.ahead, ranks.tied, dataset, "valid", (10, 20, 50))
 
 
@@ -220,7 +220,7 @@ def test_after_a_round_that_is_not_finite_nothing_moves(store, more, dataset):
     else:
         row = jax.tree.map(
             lambda leaf: np.full((1, *leaf.shape), np.nan, leaf.dtype),
-            simulation.beginning.client_shapes,
+            simulation.initial.client_shapes,
         )
         state.private.stage(np.array([poisoned]), row)
         state.private.commit()

@@ -116,7 +116,7 @@ def no_memory(shape: tuple[int, ...]) -> PyTree:
     return ()
 
 
-def of_length(upload: Upload, norm: jax.Array) -> Upload:
+def scaled_to(upload: Upload, norm: jax.Array) -> Upload:
     """`upload` scaled to the joint L2 norm `norm`; zeros stay zeros."""
     square = sum((jnp.sum(jnp.square(x)) for x in jax.tree.leaves(upload)), jnp.zeros(()))
     factor = norm / jnp.maximum(jnp.sqrt(square), 1e-30)
@@ -133,4 +133,4 @@ def forged(seen: Seen, views: jax.Array, strength: float) -> Forged:
     """All hostile clients send one upload of `views` [I, G, d], scaled to the length of `strength`
     honest uploads. The shared head gets zeros."""
     head = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), seen.uploads.head)
-    return Forged(0.0, of_length(Upload(views, head), strength * seen.own_norm()))
+    return Forged(0.0, scaled_to(Upload(views, head), strength * seen.own_norm()))

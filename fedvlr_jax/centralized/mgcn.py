@@ -62,8 +62,8 @@ def _views(layers: int, params: PyTree, data: PyTree) -> tuple[jax.Array, jax.Ar
     for name, part in parts.items():
         feature = dense(part["projection"], data["features"][name])
         purified = items * jax.nn.sigmoid(dense(part["gate"], feature))
-        of_items = propagate(data["similar"][name], purified)
-        stacked.append(jnp.concatenate([propagate(graph.to_users, of_items), of_items]))
+        item_rows = propagate(data["similar"][name], purified)
+        stacked.append(jnp.concatenate([propagate(graph.to_users, item_rows), item_rows]))
     view = jnp.stack(stacked)  # [M, N + I, d]
     attention = jnp.tanh(dense(params["query"], view)) @ params["score"]
     shared = jnp.sum(jax.nn.softmax(attention, axis=0) * view, axis=0)

@@ -1,18 +1,18 @@
-"""Measures a lower bound of the epsilon of a private run, beside the epsilon that it claims.
+"""Measures a lower bound of the epsilon of a private run, and compares it with the claimed epsilon.
 
     fedvlr audit --privacy=central --clip_norm=0.1 --target_epsilon=8 --rounds=20 --workdir=runs/a
 
-Takes the flags of fedvlr train, with --privacy. A canary is a client whose upload is chosen to be
-seen. Each release is drawn --trials times with the canary and as often without it, and an attack
-that is learned on one half is counted on the other:
+The command takes the flags of fedvlr train, with --privacy. A canary is a client whose upload is
+easy to detect. The command draws each release --trials times with the canary and --trials times
+without it. It learns an attack on one half of the draws and measures it on the other half:
 
-- one round: the clipping, the rule and the noise that the flags give, as the compiled round has
-  them, on uploads that are zero but for the canary's.
-- all rounds: the canary under the sampling of the flags, for an attacker that knows what all
-  others upload.
+- one round: the clipping, the rule and the noise of the flags, as in the compiled round; all
+  uploads but the canary's are zero.
+- all rounds: the canary under the sampling of the flags, for an attacker that knows all other
+  uploads.
 
-A lower bound above the claim refutes the claim, at the stated confidence; the command then ends
-with status 1. A bound below the claim proves nothing, for a better attack may exist. Writes
+A lower bound above the claim refutes the claim, at the stated confidence; the exit status is then
+1. A bound below the claim proves nothing, because a better attack may exist. The command writes
 audit.json, .csv and .md into --workdir.
 """
 
@@ -49,7 +49,7 @@ STRENGTH = 100.0
 
 
 def audited_round(simulation: Simulation) -> Release:
-    """One round of the parts that the simulation trains with."""
+    """The release of one round, with the aggregator of the simulation."""
     config, users = simulation.config, simulation.population.num_users
     uplink, reduce, noise, *_ = simulation.task.aggregator
     kind = config.privacy.privacy
@@ -68,11 +68,11 @@ def audits(
     simulation: Simulation, *, trials: int, confidence: float, seed: int = 0
 ) -> dict[str, Audit]:
     """The audit of one round, and of all rounds."""
-    from fedvlr_jax.privacy import accounting  # It takes a second or two.
+    from fedvlr_jax.privacy import accounting  # The import takes a second or two.
 
     config, users = simulation.config, simulation.population.num_users
     privacy, rounds = config.privacy, config.federation.rounds
-    # The rounds are audited, not the exchanges before them.
+    # Audit the rounds, not the exchanges before them.
     release = release_of(config, users)._replace(exchanges=0)
     delta, z = privacy.target_delta, privacy.noise_multiplier
     given: dict[str, Any] = {"trials": trials, "confidence": confidence, "seed": seed}
@@ -90,7 +90,7 @@ def audits(
 
 
 def check(config: Config, trials: int, confidence: float) -> None:
-    """Refuses what cannot be audited."""
+    """Raises InputError for flags that the audit does not support."""
     if config.privacy.privacy == "none":
         raise InputError(
             "--privacy=none: claims no epsilon, so there is nothing to audit; give central, local "
@@ -107,7 +107,7 @@ def check(config: Config, trials: int, confidence: float) -> None:
             "without the noise of the rounds before it; give 1"
         )
     if trials < 1000:
-        raise InputError(f"--trials={trials}: give at least 1000, or nothing can be shown")
+        raise InputError(f"--trials={trials}: give at least 1000; fewer prove no bound")
     if not 0.5 <= confidence < 1:
         raise InputError(f"--confidence={confidence}: give at least 0.5 and less than 1")
 

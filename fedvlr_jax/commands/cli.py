@@ -20,9 +20,9 @@ COMMANDS = (
 )
 # Earlier name of a command: its name now.
 ALIASES = {"inspect": "show"}
-# Commands whose first argument may stand without the name of its flag.
+# Commands whose first argument needs no flag name.
 FIRST_ARGUMENT = {"page": "workdir", "watch": "workdir", "completion": "shell"}
-# Commands that compile nothing: they need no JAX, or only look at it.
+# Commands that compile nothing. They do not use JAX, or only read its version and devices.
 LIGHT = ("page", "watch", "doctor", "completion", "prepare", "validate")
 
 

@@ -1,9 +1,9 @@
-"""Prints a script that completes commands, flags and their values in bash or zsh.
+"""Prints a bash or zsh script that completes commands, flags and their values.
 
     fedvlr completion bash > ~/.local/share/bash-completion/completions/fedvlr
     fedvlr completion zsh  > ~/.fedvlr-completion && echo 'source ~/.fedvlr-completion' >> ~/.zshrc
 
-The script has the flags of this version, and runs no Python. Make it again after an update.
+The script has the flags of this version and runs no Python. Print it again after an update.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def flags_of(command: str) -> dict[str, list[str]]:
-    """The flags that a command defines, with the values of those that have a few."""
+    """The flags of a command, each with its values if there are only a few."""
     before = set(FLAGS)
     if command != "completion":
         importlib.import_module(f"{COMMANDS_PACKAGE}flags.{command}").define_flags()
@@ -49,7 +49,7 @@ def flags_of(command: str) -> dict[str, list[str]]:
 
 
 def _values(name: str) -> list[str]:
-    """What the flag may be, where that is a short list."""
+    """The values of the flag if they are a short list; else []."""
     flag = FLAGS[name]
     if isinstance(flag, flags.EnumFlag):
         return list(flag.parser.enum_values)
@@ -68,7 +68,7 @@ CHOICES = {
 
 
 def script(shell: str, commands: dict[str, dict[str, list[str]]]) -> str:
-    """The script for a shell; `commands`: their flags, and the values of each flag."""
+    """The script for a shell. `commands`: {command: {flag: values}}."""
     lines = ["# Completion of fedvlr; made by: fedvlr completion " + shell]
     if shell == "zsh":
         lines.append(
@@ -87,7 +87,7 @@ def script(shell: str, commands: dict[str, dict[str, list[str]]]) -> str:
     return "\n".join(lines).replace("@COMMANDS@", " ".join(commands)) + "\n"
 
 
-# bash hands over --flag=value as three words, zsh as one.
+# bash passes --flag=value as three words, zsh as one.
 _BODY = (
     '  local cur="${COMP_WORDS[COMP_CWORD]}" flag="" value="" flags="" values="" head=""',
     '  if [ "$COMP_CWORD" -le 1 ]; then',

@@ -82,10 +82,9 @@ def make_gradient_norm(training: Simulation):
 
     The function does not donate the state.
     """
-    dataset = training.dataset
-    simulation = make_simulation(probe_config(training.config), dataset)
+    simulation = make_simulation(probe_config(training.config), training.dataset)
     plain = simulation.init().server
-    counts = jnp.asarray(dataset.train.counts, jnp.float32)
+    counts = jnp.asarray(simulation.population.train.counts, jnp.float32)
     weight = counts if simulation.model.backbone.weight == "history" else jnp.ones_like(counts)
     alpha = normalised_weights(weight, jnp.ones(counts.shape, bool))
 

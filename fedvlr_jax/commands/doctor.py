@@ -1,8 +1,9 @@
-"""Prints one table of what a run would stand on here: versions, devices, memory, folders, disk.
+"""Checks the environment of a run: versions, devices, memory, folders and disk.
 
     fedvlr doctor --data_root=data
 
-Nothing is written. A fault is named in its row; exit status 2 if a run could not work here.
+The command prints one table and writes nothing. A row with a fault starts with FAULT. The exit
+status is 2 if a run could not work on this machine.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ EXTRAS = ("optuna", "tensorboardX", "torch")
 
 
 class Fault(Exception):
-    """What a row found that a run cannot work with."""
+    """A fault that prevents a run; the message is for its row."""
 
 
 def main() -> None:
@@ -51,11 +52,11 @@ def main() -> None:
         console = Console(width=80)
     console.print(table)
     if faults:
-        raise InputError(f"{faults} of the rows above name a fault")
+        raise InputError(f"{faults} of the rows above have a fault")
 
 
 def rows(data_root: str) -> dict[str, Callable[[], str]]:
-    """What each row looks at, by its name. A call raises Fault where a run could not work."""
+    """{name of a row: function that returns its text, or raises Fault}."""
     return {
         "fedvlr_jax": lambda: fedvlr_jax.__version__,
         "python": lambda: f"{platform.python_version()}, {platform.platform()}",
@@ -103,7 +104,7 @@ def _memory() -> str:
 def _data_root(folder: str) -> str:
     path = Path(folder)
     if not path.is_dir():
-        return f"{folder}: no such folder; --data_root names it (synthetic data need none)"
+        return f"{folder}: no such folder; give --data_root (synthetic data need none)"
     found = sorted(child.name for child in path.iterdir() if child.is_dir())
     return f"{folder}: {', '.join(found) or 'no data set'}"
 
@@ -112,9 +113,9 @@ def _cache() -> str:
     try:
         folder = cache_folder()
     except (RuntimeError, OSError, InputError) as error:
-        return f"none: {error}; every start compiles anew"
+        return f"none: {error}; every start compiles again"
     if not folder:
-        return "none, as FEDVLR_CACHE_DIR asks; every start compiles anew"
+        return "none, because FEDVLR_CACHE_DIR is empty; every start compiles again"
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     return f"{folder}: {size / 1e6:.0f} MB, {_free(Path(folder))}"
 

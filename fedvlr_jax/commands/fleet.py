@@ -1,17 +1,17 @@
-"""What choices cost in simulated time, bytes and energy until the federation is as good.
+"""Compares the simulated time, bytes and energy that choices need to reach the same accuracy.
 
     fedvlr fleet --dataset=KU --cohort=100 --over=buffer=0,25,50 --seeds=0,1,2 --workdir=runs/fleet
 
-Trains the federation over --seeds and over the values of any flags, as fedvlr sweep does, on a
-simulated clock: --deadline_s=600 stands here where no flag asks for a clock. Each member leaves a
-run directory below --workdir, and is not trained again when the command is repeated.
+The command trains the federation over --seeds and over the values of any flags, as fedvlr sweep
+does, on a simulated clock. The default here is --deadline_s=600, so there is always a clock. Each
+member has a run directory in --workdir. When the command is repeated, it skips finished members.
 
-fleet.json, .csv and .md hold one line a choice: test NDCG@50 of the selected round, simulated
-hours, megabytes down and up, energy (an estimate), and how much of each the run needed until its
-validation NDCG@50 reached a level that is the same for all choices: --level percent of the best
-that the first choice reached, mean over seeds. "-" is a choice of which not every seed reached it.
-NDCG@50 is of the slice (all, warm or cold targets) that rounds are selected by. fleet-hours.svg,
-fleet-bytes.svg and fleet-wh.svg show validation NDCG@50 against each, of the first seed.
+fleet.json, .csv and .md have one line per choice: test NDCG@50 of the selected round, simulated
+hours, megabytes down and up, energy (an estimate), and the hours, megabytes and energy until the
+validation NDCG@50 reaches a level. The level is the same for all choices: --level percent of the
+best value of the first choice, mean over seeds. "-": not all seeds reached the level. NDCG@50 is
+that of the slice (all, warm or cold targets) that selects rounds. fleet-hours.svg, fleet-bytes.svg
+and fleet-wh.svg show validation NDCG@50 against hours, bytes and energy for the first seed.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ HEADINGS = (
 
 
 def level_of(curves: Sequence[Sequence[Mapping[str, Any]]], percent: float) -> float:
-    """`percent` of the best validation NDCG@50 of each curve, mean over the curves."""
+    """`percent` of the mean over the curves of their best validation NDCG@50."""
     best = [max(point["ndcg@50"] or 0.0 for point in curve) for curve in curves]
     return percent / 100 * float(np.mean(best))
 
 
 def line_of(label: str, summaries: Sequence[Mapping[str, Any]], level: float) -> dict[str, Any]:
-    """One choice: means over its seeds; None in "to_level" where a seed did not reach the level."""
+    """The line of one choice: means over seeds; "to_level" has None if a seed missed the level."""
     costs = [summary["costs"] for summary in summaries]
     mean = lambda name: float(np.mean([cost[name] for cost in costs]))
     found = [first_reaching(cost["curve"], level) for cost in costs]
@@ -80,7 +80,7 @@ def line_of(label: str, summaries: Sequence[Mapping[str, Any]], level: float) ->
 
 
 def row_of(line: Mapping[str, Any]) -> list[str]:
-    """The line, under HEADINGS."""
+    """The cells of a line, in the order of HEADINGS."""
     number = lambda value: "-" if value is None else f"{value:,.3g}"
     to_level = line["to_level"]
     size = None if to_level["bytes"] is None else to_level["bytes"] / 1e6
@@ -92,7 +92,7 @@ def row_of(line: Mapping[str, Any]) -> list[str]:
 
 
 def read_groups(members: Sequence[Member]) -> dict[str, list[dict[str, Any]]]:
-    """The summaries of the finished members, by choice; choices without any are left out."""
+    """The summaries of the finished members, by choice; omits choices without any."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for member in members:
         if (member.directory / "summary.json").exists():
@@ -109,7 +109,7 @@ def main() -> None:
     members = make_members(base, FLAGS.over, parse_seeds(FLAGS.seeds))
     for member in members:
         if not member.config.fleet.has_clock:
-            raise InputError("--deadline_s=0: without a clock there are no hours; give a deadline")
+            raise InputError("--deadline_s=0: hours need a simulated clock; give a deadline")
     with locked(base.workdir):
         note_unused_by(members)
         dataset = train_waiting(members)[base.data]
@@ -122,7 +122,7 @@ def main() -> None:
         }
         level = level_of(next(iter(curves.values())), FLAGS.level)
         lines = [line_of(label, summaries, level) for label, summaries in groups.items()]
-        title = f"{dataset.name}, {base.evaluation.protocol}: what choices cost"
+        title = f"{dataset.name}, {base.evaluation.protocol}: hours, bytes and energy"
         caption = (
             f"Means over seeds. Level: validation NDCG@50 of {level:.2f} %. Energy is an estimate."
         )

@@ -59,7 +59,7 @@ from fedvlr_jax.privacy.attacks import (
 )
 from fedvlr_jax.privacy.ring import ring_of
 from fedvlr_jax.privacy.secure_sum import Quantiser
-from fedvlr_jax.privacy.statement import statement, tightest
+from fedvlr_jax.privacy.statement import best_epsilon, statement
 from fedvlr_jax.report.plots import attack_bars
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation import Simulation, State, make_simulation
@@ -264,7 +264,7 @@ def line(base: Config, dataset: Dataset, defence: Defence, feature_scale: float)
         ),
         "hr@50": test["hr@50"],
         "ndcg@50": test["ndcg@50"],
-        "epsilon": stated and tightest(stated["epsilon"]["spent"]),
+        "epsilon": stated and best_epsilon(stated["epsilon"]["spent"]),
     }
 
 

@@ -8,15 +8,15 @@ A page is Markdown with places, each between two lines:
     <!-- end -->
 
 The command replaces the text between the two lines by the table (.md) or the plot (.svg) in that
-file of --workdir. It copies plots into figures/ beside the page. The rest of the page is written by
-hand and stays. Places whose folder (here ku) is not in --workdir stay too, so that one part of the
-page can be filled again alone. If a folder is there but lacks a file that the page names, the
-command refuses and changes nothing.
+file of --workdir. It copies plots into figures/ beside the page. It does not change the rest of the
+page. Places whose folder (here ku) is not in --workdir stay too, so the command can fill one part
+of the page. If a folder exists but lacks a file that the page names, the command ends with an error
+and changes nothing.
 
-With --train it first runs the commands that the page shows: the indented ones that begin with
-`python -m experiments.` and have --workdir=runs/results/FOLDER for the folder of a place; only
---workdir is exchanged. Each of them continues where it was stopped. --only chooses folders. If one
-fails, its own line says why, the page stays as it was, and the exit status is its status.
+With --train it first runs the commands on the page: the indented lines that start with `python -m
+experiments.` and have --workdir=runs/results/FOLDER for the folder of a place. It replaces only
+--workdir. A stopped command continues. --only selects folders. If a command fails, it prints its
+own error, the page does not change, and the exit status is that of the command.
 """
 
 from __future__ import annotations

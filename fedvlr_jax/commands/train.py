@@ -229,17 +229,17 @@ def introduce(simulation: Simulation, progress: Progress) -> None:
         f"{dataset.name}: {dataset.num_users} clients, {dataset.num_items} items, "
         f"{len(dataset.train)} train interactions"
     )
-    begun = simulation.setup.initialization
+    initial = simulation.setup.initialization
     # --init=ease puts the features into the ID table, so they need no view of their own.
-    in_views = () if begun is not None and begun.content else dataset.features
+    in_views = () if initial is not None and initial.content else dataset.features
     for line in describe_views(simulation.model.fusion, in_views):
         progress.note(line)
     progress.note(describe_plan(simulation))
     progress.note(describe_disk(simulation))
     if not len(dataset.valid):
         progress.note("no validation part: trains all --rounds and tests the last state")
-    if begun is not None:
-        for exchange in exchanges_of(config, simulation.model, dataset, begun):
+    if initial is not None:
+        for exchange in exchanges_of(config, simulation.model, dataset, initial):
             progress.note(exchange.line)
 
 

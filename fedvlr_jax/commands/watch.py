@@ -2,9 +2,9 @@
 
     fedvlr watch runs/ku
 
-Prints what metrics.jsonl of the folder holds, then each new evaluation, until the run has finished.
-It only reads. The run may be on another machine with the same file system. Ctrl-C ends it; --once
-prints what there is and leaves.
+The command prints the lines of metrics.jsonl in the folder, then each new evaluation, until the run
+has finished. It only reads. The run may be on another machine with the same file system. Ctrl-C
+ends the command; with --once it prints the present lines and exits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.report.run_directory import METRICS, RunDirectory
 
 FLAGS = flags.FLAGS
-# A run directory is read anew as often as this.
+# Seconds between two reads of the run directory.
 LOOKS_EVERY_S = 1.0
 
 
@@ -44,11 +44,11 @@ def _sleep() -> bool:
 def follow(run: RunDirectory, wait: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     """The evaluations of a run, each once, until it has finished or `wait` is False.
 
-    A run that begins again, or takes an evaluation back, is followed from there.
+    If a run starts again or removes an evaluation, it continues with the new evaluations.
     """
     shown = -1
     while True:
-        # Looked at first, so that no evaluation is missed that the end was written after.
+        # Test this first: evaluations that were written before the end are then not missed.
         finished = run.has_results()
         entries = run.read_metrics() if (run.path / METRICS).exists() else []
         shown = min(shown, entries[-1]["round"] if entries else -1)

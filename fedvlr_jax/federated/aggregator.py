@@ -42,7 +42,7 @@ class Aggregator(NamedTuple):
 
     Attributes:
       uplink: weighs each upload. reduce: combines all uploads into one.
-      noise: is added to that one, before the pull-back through the operators.
+      noise: added to the combined upload, before the pull-back through the operators.
       server: rates -> the optimizer of the server's state.
       attack: replaces the uploads of hostile clients, after `uplink`; None without hostile
         clients.

@@ -7,9 +7,9 @@ takes its upload. The server keeps its last S = --max_staleness + 1 versions
     sum_u alpha_u (1 + s_u)^(-1/2) VJP_v(upload_u),    v = round - s_u,
 
 with alpha as in a synchronous round: stale uploads shorten the step. The clients of a step are
-laid out in slices of equal capacity. A slice holds clients of one version, so that it needs one
-forward pass and one pull-back through the operators. Slice 0 holds clients of the newest version,
-and closes the step as a synchronous round is closed: a step of slice 0 alone has the same bits.
+laid out in slices of equal capacity. A slice has clients of one version, so it needs one forward
+pass and one pull-back through the operators. Slice 0 has the clients of the newest version and
+closes the step like a synchronous round: a step with only slice 0 has the bits of such a round.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def staleness_weight(staleness: jax.Array) -> jax.Array:
 
 
 def slice_capacities(config: Config, bucket_sizes: list[int]) -> list[int]:
-    """Clients of each bucket that one slice holds, a multiple of GROUPS.
+    """The number of clients of each bucket in one slice, a multiple of GROUPS.
 
-    If the clients of a step have one version, a slice holds them all: without staleness, or if no
-    more clients train at a time than a step takes. Otherwise a step has clients of about
+    If the clients of a step have one version, one slice has them all: without staleness, or if at
+    most as many clients train at a time as a step takes. Otherwise a step has clients of about
     cohort / buffer versions, and a slice is smaller by this factor.
     """
     buffer, cohort = config.fleet.buffer, config.federation.cohort
@@ -85,7 +85,7 @@ def slices_of(
     """(staleness, rows of each bucket) of each slice of one step; the first has staleness 0.
 
     Args:
-      rows, staleness: of each bucket, of its clients in the step.
+      rows, staleness: one array per bucket, with an entry for each of its clients in the step.
     """
     slices = []
     found = {0}.union(*(set(values.tolist()) for values in staleness))
@@ -105,22 +105,22 @@ def pack_schedule(
     bucket_rows: Sequence[int],
     places: int,
 ) -> tuple[np.ndarray, ...]:
-    """The schedule of several steps, as the compiled step reads it.
+    """The schedule of several steps, in the form that the compiled step reads.
 
     Args:
-      steps: of each step what `slices_of` returns.
-      bucket_rows: of each bucket, the row number that stands for no client.
+      steps: one result of `slices_of` per step.
+      bucket_rows: for each bucket, the row number of padding.
       places: at least the number of steps.
 
     Returns:
-      Of each bucket int32 [places, J * capacity], slice after slice; and the staleness of the
-      slices, int32 [places, J]. J is a power of 2, so that few programs are compiled.
+      For each bucket int32 [places, J * capacity], slice after slice; and the staleness of the
+      slices, int32 [places, J]. J is a power of 2, which limits the number of compiled programs.
     """
     most = max(len(slices) for slices in steps)
     count = 1 << (most - 1).bit_length()
     packed = [
-        np.full((places, count, size), nobody, np.int32)
-        for size, nobody in zip(capacities, bucket_rows, strict=True)
+        np.full((places, count, size), padding, np.int32)
+        for size, padding in zip(capacities, bucket_rows, strict=True)
     ]
     staleness = np.zeros((places, count), np.int32)
     for step, slices in enumerate(steps):
@@ -132,7 +132,7 @@ def pack_schedule(
 
 
 def check_staleness(staleness: np.ndarray, most: int) -> None:
-    """Raises InputError for an upload whose version the server does not have, or not any more."""
+    """Raises InputError for an upload of a version that the server does not keep."""
     if len(staleness) and not 0 <= staleness.min() <= staleness.max() <= most:
         worst = staleness[np.argmax(np.abs(staleness - most / 2))]
         raise InputError(
@@ -142,7 +142,7 @@ def check_staleness(staleness: np.ndarray, most: int) -> None:
 
 
 class Gradient(NamedTuple):
-    """The sum over the slices so far: the gradient by the ID table, the operators and the head."""
+    """The sum over the slices so far: the gradients of the ID table, the operators and the head."""
 
     items: PyTree
     fusion: PyTree
@@ -201,7 +201,7 @@ def _make_slice(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callab
 
 
 class _Clients(NamedTuple):
-    """The clients of a step, of each bucket, [J * capacity, ...], slice after slice."""
+    """The clients of a step: for each bucket [J * capacity, ...], slice after slice."""
 
     histories: tuple[Histories, ...]
     sampled: tuple[jax.Array, ...]
@@ -213,7 +213,7 @@ class _Progress(NamedTuple):
 
     Attributes:
       gradient: their sum. private: rows of all clients of the step.
-      loss, clipped, bad_leaf: of each bucket, of all clients of the step.
+      loss, clipped, bad_leaf: for each bucket, the values of all clients of the step.
     """
 
     gradient: Gradient
@@ -223,7 +223,7 @@ class _Progress(NamedTuple):
     bad_leaf: tuple[jax.Array, ...]
 
     def with_clients(self, result: SliceResult, number: Any, count: int) -> _Progress:
-        """With the rows and reports of slice `number` of `count`."""
+        """The progress after slice `number` of `count`."""
 
         def put(leaf: jax.Array, new: jax.Array) -> jax.Array:
             at = number * (leaf.shape[0] // count)
@@ -279,7 +279,7 @@ def _make_stale(
         bound = uplink.bound(version.uplink)
 
         def pulled(upload: Upload, alpha: jax.Array, pull_back: Callable) -> Gradient:
-            # There is no noise here, but --upload_rank projects in this place.
+            # The noise is zero here, but --upload_rank projects at this point.
             mean = noise.add(stream(server.key, NOISE, version_number), upload, alpha, bound)
             items, fusion = pull_back(mean.views)
             return Gradient(items, fusion, mean.head)
@@ -293,12 +293,13 @@ def _make_stale(
 
 
 def make_buffered_round(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callable:
-    """The function of one step, in the place of `round.make_round`.
+    """The function of one step; it replaces `round.make_round`.
 
     (server, private, histories, sampled, staleness int32 [J], features, rates) -> (server, private,
-    metrics). Private rows, histories and `sampled` are of each bucket, [J * capacity, ...], slice
-    after slice. Guarantees are those of `make_round`: clients that are not `sampled` keep their
-    rows to the bit, and if a number is not finite nothing changes.
+    metrics). Private rows, histories and `sampled` are tuples with one entry per bucket,
+    [J * capacity, ...], slice after slice. The guarantees are those of `make_round`: the rows of
+    clients that are not `sampled` are unchanged to the bit, and if a number is not finite nothing
+    changes.
     """
     train_slice = _make_slice(task, plan, mesh, weight)
     stale = _make_stale(task, plan, mesh, train_slice, task.config.fleet.max_staleness + 1)
@@ -355,7 +356,7 @@ def make_buffered_round(task: Task, plan: str, mesh: Mesh | None, weight: str) -
 
 
 def _remembered(server: ServerState, num_versions: int, ok: jax.Array) -> ServerState:
-    """The server with its newest version among those it keeps; unchanged unless `ok`."""
+    """The server after it stored its newest version; unchanged unless `ok`."""
     place = jnp.where(ok, server.round % num_versions, num_versions)
     newest = {"shared": server.shared, "uplink": server.uplink}
     write = lambda kept, new: kept.at[place].set(new, mode="drop")
@@ -366,7 +367,7 @@ def make_buffered_step(task: Task, plan: str, mesh: Mesh | None, weight: str) ->
     """(server, private rows of each bucket, histories, features, rates, schedule of the step, ok)
     -> (server, private, metrics): `make_buffered_round` on the clients that the schedule names.
 
-    The schedule is one line of each array of `pack_schedule`. Unless `ok`, no client is sampled.
+    The schedule is one row of each array of `pack_schedule`. If not `ok`, no client is sampled.
     """
     round_fn = make_buffered_round(task, plan, mesh, weight)
     num_versions = task.config.fleet.max_staleness + 1

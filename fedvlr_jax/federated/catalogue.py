@@ -1,14 +1,14 @@
 """Local epochs on every item of the catalogue, for almost any score; clients share the views.
 
 With expected negatives every item is a row of every client, and with upload=gradient the
-views stay as they were broadcast. So a client needs no copy of them: its item vectors are
-one product w F over the views. With C_a [I, d] the gradient of its loss by them in epoch
-a, the cohort's upload is
+views do not change during a round. So a client needs no copy of them: its item vectors are
+one product w F over the views. With C_a [I, d] the gradient of its loss by these vectors in
+epoch a, the cohort's upload is
 
     sum_u alpha_u ( sum_a w_u,a (x) C_u,a  +  h_u (x) p_u ),
 
-h the multi-hot history and p the gradient by the pooled history over its length: one product
-an epoch, and never an array [K, I, G, d].
+h the multi-hot history and p the gradient by the pooled history over its length. It needs one
+product per epoch, and no array [K, I, G, d].
 
 Some scores begin with a linear map of the item's vector (`Backbone.embedding`). The plan maps the
 views once for all clients and epochs, and pulls the gradient back through the map once, as the
@@ -47,8 +47,8 @@ from fedvlr_jax.uplink import Needs, Upload
 
 
 def fits_catalogue(task: Task) -> bool:
-    """Whether the plan can train these clients. It has no penalty: the factored plan has one, and
-    the gathered plan has one beside a history term."""
+    """Whether the plan can train these clients. It does not support a penalty: the factored plan
+    does, and the gathered plan also together with a history term."""
     return views_stay(task) and task.model.backbone.penalty is None
 
 
@@ -86,7 +86,7 @@ class Clients(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """The arrays that all clients read, or the gradients by them.
+    """The arrays that all clients read, or their gradients.
 
     Attributes:
       head: the shared head. mapped: the views as the embedding maps them, leaves [G, I * e].

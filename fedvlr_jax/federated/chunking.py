@@ -1,4 +1,4 @@
-"""Local training, and the writing of its rows, on some clients at a time."""
+"""Trains and writes the rows of a limited number of clients at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def zero_sum(broadcast: Broadcast, sum_type: type | None) -> Upload:
 
 
 def map_chunks(train: TrainCohort, chunk: int, sum_type: type | None = None) -> TrainCohort:
-    """`train` on at most `chunk` clients at a time; sums of uploads are added up."""
+    """`train` on at most `chunk` clients at a time; adds up the sums of uploads."""
 
     def chunked(
         broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
@@ -68,8 +68,8 @@ def map_chunks(train: TrainCohort, chunk: int, sum_type: type | None = None) -> 
 def make_write_back(plan: str, chunk: int, mesh: Mesh | None):
     """(broadcast, `Trained.private`, rows before, keep bool [K]) -> the rows after a round.
 
-    The rows of `keep` are new, the others keep their bits. At most `chunk` clients are written
-    back at a time, in place if their rows are donated.
+    The rows of `keep` are new, all others unchanged to the bit. It writes at most `chunk` clients
+    at a time, in place if their rows are donated.
     """
     write_back = PLANS[plan].write_back
     if write_back is None:
@@ -81,7 +81,7 @@ def make_write_back(plan: str, chunk: int, mesh: Mesh | None):
         num_chunks, size = even_chunks(num_clients, chunk)
 
         def step(number: jax.Array, rows: PyTree) -> PyTree:
-            # The last chunk may overlap the one before, whose clients are written back already.
+            # The last chunk may overlap the previous one, which is already written.
             start = jnp.minimum(number * size, num_clients - size)
             take = lambda tree: jax.tree.map(
                 lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), tree

@@ -1,4 +1,4 @@
-"""The rows of the sampled clients: out of the arrays of all clients, and back into them."""
+"""Gathers the rows of the sampled clients from the arrays of all clients, and scatters them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def gather_sampled(
 ) -> tuple[tuple[Histories, ...], tuple[jax.Array, ...]]:
     """(histories, sampled bool [K]) of the rows int32 [K] of each bucket.
 
-    A padding row is not sampled and has count 0. Unless `ok` (bool []), no row is sampled.
+    A padding row is not sampled and has count 0. If not `ok` (bool []), no row is sampled.
     """
     sampled = tuple(
         (row < history.count.shape[0]) & ok for history, row in zip(histories, rows, strict=True)

@@ -1,8 +1,8 @@
-"""The epochs of the dense plan as rank-one terms, and how they correct later epochs.
+"""The epochs of the dense plan as rank-one terms, and their corrections of later epochs.
 
-Where a client moves rows itself, every epoch sees the rows as the epochs before it left them. The
-functions here add that correction, of rank A, to numbers computed from the broadcast views; see
-`dense.py` for the letters.
+If a client trains its own copy of rows, each epoch reads the rows after the previous epoch. The
+functions here add this correction, of rank A, to numbers computed from the broadcast views. See
+`dense.py` for the symbols.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 
 class Factors(NamedTuple):
-    """The rank-one terms of each epoch, A of them; 0 for epochs to come.
+    """The rank-one terms of the A epochs; 0 for later epochs.
 
     Attributes:
       residual: r [A, K, I]. query: q [A, K, G * d]. pull: p [A, K, G * d].
-      vector: theta [A, K, d], by which tuned item rows move.
+      vector: theta [A, K, d], the direction in which tuned item rows move.
     """
 
     residual: jax.Array
@@ -28,7 +28,7 @@ class Factors(NamedTuple):
 
 
 class Moving(NamedTuple):
-    """The step sizes of the rows that a client moves; None where they stay.
+    """The step sizes of the rows that a client trains; None if they do not change.
 
     Attributes:
       views: for its copy of the views, with upload=delta. items: for the item rows that it tunes.
@@ -48,19 +48,19 @@ def no_factors(
 
 
 def remember(factors: Factors, now: Factors, epoch: jax.Array) -> Factors:
-    """`factors` with those of one epoch, `now`, which have no axis of epochs."""
+    """`factors` with the terms of one epoch, `now`, which has no axis of epochs."""
     return Factors(*(all.at[epoch].set(new) for all, new in zip(factors, now, strict=True)))
 
 
 def corrected_pooled(
     pooled: jax.Array, factors: Factors, positive: jax.Array, length: jax.Array, moving: Moving
 ) -> jax.Array:
-    """The pooled histories [K, G * d] over the views as a client moved them."""
+    """The pooled histories [K, G * d] over the clients' own copies of the views."""
     if moving.views is None:
         return pooled
     inside = jnp.einsum("aki,ki->ak", factors.residual, positive) / length[None, :, 0]
     moved = jnp.einsum("ak,akg->kg", inside, factors.query)
-    # The pull moves a row by how much its item counts, which then counts as much in the mean.
+    # The pull moves a row by its item's weight, and the mean multiplies by this weight again.
     twice = jnp.sum(jnp.square(positive), axis=1, keepdims=True) / length
     moved += twice * jnp.sum(factors.pull, axis=0)
     return pooled - moving.views * moved
@@ -74,7 +74,7 @@ def corrected_scores(
     vector: jax.Array,
     moving: Moving,
 ) -> jax.Array:
-    """The scores [K, I] by the views and item rows as a client moved them."""
+    """The scores [K, I] by the clients' own copies of the views and item rows."""
     if moving.views is not None:
         along = jnp.einsum("akg,kg->ak", factors.query, query)
         scores -= moving.views * jnp.einsum("aki,ak->ki", factors.residual, along)
@@ -92,8 +92,8 @@ def corrected_gradients(
     residual: jax.Array,
     moving: Moving,
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients by the query [K, G * d], and by the vector [K, d] beside it, where the rows
-    are those that a client moved."""
+    """The gradients by the query [K, G * d] and by the vector [K, d], at the clients' own copies of
+    the rows."""
     grad_vector = jnp.zeros_like(factors.vector[0])
     if moving.views is None and moving.items is None:
         return grad_query, grad_vector

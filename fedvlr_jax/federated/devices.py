@@ -1,8 +1,8 @@
-"""Clients over several devices, and sums that do not depend on how many there are.
+"""Clients on several devices, and sums that do not depend on the number of devices.
 
-There is one mesh axis, "clients". Private rows, histories and all other arrays with a leading
-client axis are cut along it; the server's state is on every device. Each device trains its own
-clients, and the uploads are summed over the devices.
+There is one mesh axis, "clients". It divides private rows, histories and all other arrays with a
+leading client axis. Every device has the server's state. Each device trains its own clients, and
+the uploads are summed over the devices.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fedvlr_jax.types import Cohort, PyTree
 from fedvlr_jax.uplink import Upload
 
 AXIS = "clients"
-# Buckets of clients are padded to a multiple of this, so that 1, 2, 4 and 8 devices hold
-# the same rows, and so that a sum over this many groups is the same on each of them.
+# The size of a bucket is a multiple of this: 1, 2, 4 and 8 devices then have the same rows, and
+# the same sum over this number of groups.
 GROUPS = 8
 _GROUP_BITS = GROUPS.bit_length() - 1
 
@@ -38,14 +38,14 @@ def padded(size: int) -> int:
 
 
 def client_mesh(num_devices: int, *, exact: bool = False) -> Mesh | None:
-    """A mesh over the first `num_devices` devices (0: as many as may share the clients).
+    """A mesh over the first `num_devices` devices (0: the largest possible number).
 
-    None for a single device, but a mesh of one where sums are `exact`: one device then runs the
+    None for a single device. If sums are `exact`, a mesh of one instead: one device then runs the
     same program as several, which gives the same bits.
 
     Raises:
-      InputError: there are fewer; their number does not divide GROUPS; or several processes
-        would not use all of theirs.
+      InputError: there are fewer devices; their number does not divide GROUPS; or several processes
+        would not use all their devices.
     """
     devices, processes = jax.devices(), jax.process_count()
     allowed = [n for n in range(1, GROUPS + 1) if GROUPS % n == 0]
@@ -54,8 +54,8 @@ def client_mesh(num_devices: int, *, exact: bool = False) -> Mesh | None:
         raise InputError(f"--devices={num_devices}: this machine has {len(devices)}")
     if wanted not in allowed:
         raise InputError(
-            f"--devices={num_devices}: give 1, 2, 4 or 8, which divide the clients evenly; 0 takes "
-            "the most of them that there are"
+            f"--devices={num_devices}: give 1, 2, 4 or 8, which divide the clients evenly, or 0 "
+            "for the largest of these that exists"
         )
     if processes > 1 and wanted != len(devices):
         raise InputError(
@@ -97,14 +97,14 @@ def fetch(tree: PyTree) -> PyTree:
 
 
 def agreed(number: int) -> int:
-    """The first process's number, in every process."""
+    """The number of the first process, returned in every process."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
 
 
 def on_each_device(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
-    """`function(whole, whole, rows)` with the rows, and its results, spread over the mesh."""
+    """`function(whole, whole, rows)`, with rows and results divided over the mesh."""
     if mesh is None:
         return function
     cut, whole = PartitionSpec(AXIS), PartitionSpec()
@@ -119,7 +119,7 @@ def constrain(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
 
 
 def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Inside a compiled function: the tree's arrays whole on every device, before any use.
+    """Inside a compiled function: copies the tree's whole arrays to every device before any use.
 
     A sum over clients then has the same terms in the same order on each device, for any number of
     devices. The barrier prevents the compiler from summing shard by shard.
@@ -130,21 +130,21 @@ def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
     return constrain(jax.lax.optimization_barrier(constrain(tree, everywhere)), everywhere)
 
 
-# By backend: "branch" (the default, a conditional) or "barrier". A barrier is cheaper where a
-# conditional has to ask the host, but XLA's CPU compiler fuses across it. benchmarks.accelerator
-# measures both.
+# By backend: "branch" (the default, a conditional) or "barrier". A barrier is cheaper on backends
+# whose conditional synchronises with the host, but XLA's CPU compiler fuses across it.
+# benchmarks.accelerator measures both.
 BOUNDARY: dict[str, str] = {}
 
 
 def compiled_alone(always: jax.Array, function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
-    """function(*operands), compiled by itself: its bits do not depend on the code around it.
+    """function(*operands), compiled separately: its bits do not depend on the code around it.
 
     Matrix products are in full precision, on every device.
 
-    Fusion decides whether a compiler contracts a product and a sum into one rounding, so the same
-    mathematics in another program may differ in its last bits. A branch that is always taken is a
-    boundary to fusion: its inside is compiled in the same way everywhere, in a scan over rounds or
-    called once a chunk. See BOUNDARY.
+    Depending on fusion, a compiler rounds a product and a sum once or twice, so the same
+    mathematics in another program may differ in its last bits. A branch that is always taken stops
+    fusion: the compiler treats its inside in the same way in a scan over rounds and in a call per
+    chunk. See BOUNDARY.
 
     Args:
       always: bool [], True, in a form that the compiler cannot know.
@@ -169,8 +169,8 @@ def compiled_alone(always: jax.Array, function: Callable[..., PyTree], *operands
 def _fixed_point(largest: jax.Array) -> jax.Array:
     """A power of two, such that the sum of GROUPS numbers up to `largest`, times it, fits in int32.
 
-    It is exact: exp2 is not, and its last bits depend on the program. NaN where `largest` is not
-    finite, so that a sum shows that it is not.
+    It is exact, while the last bits of exp2 depend on the program. NaN if `largest` is not finite,
+    so that the sum is NaN too.
     """
     _, exponent = jnp.frexp(jnp.maximum(largest, 1e-30))
     scale = jnp.ldexp(jnp.ones((), largest.dtype), 30 - _GROUP_BITS - exponent)
@@ -180,9 +180,9 @@ def _fixed_point(largest: jax.Array) -> jax.Array:
 def _in_groups(train: TrainCohort, groups: int) -> TrainCohort:
     """Sums the uploads of `groups` equal groups as integers: exact in any order.
 
-    Each group is summed in float32 over the same clients by the same program, on whichever device
-    it lies. Its sum is rounded to a multiple of a power of two, chosen so that GROUPS times the
-    largest entry fits in int32. The rounding error is at most 2**-27 of that entry.
+    On every device the same program sums each group in float32 over the same clients. It rounds the
+    sum to a multiple of a power of two, such that GROUPS times the largest entry fits in int32. The
+    rounding error is at most 2**-27 of that entry.
     """
 
     def grouped(
@@ -210,15 +210,15 @@ def _in_groups(train: TrainCohort, groups: int) -> TrainCohort:
 
 
 def over_devices(train: TrainCohort, mesh: Mesh | None, *, exact: bool) -> TrainCohort:
-    """`train` with its clients spread over the mesh.
+    """`train` with its clients divided over the mesh.
 
-    Sums of uploads are summed over the devices; the uploads of all clients stay where they are.
+    It adds up sums of uploads over the devices. Single uploads stay on their device.
 
     Args:
       train: trains the clients of one device.
       exact: whether the summed upload is the same to the bit on 1, 2, 4 and 8 devices.
-        The number of clients must then be a multiple of GROUPS, and a single device must be
-        a mesh of one, see `client_mesh`.
+        The number of clients must then be a multiple of GROUPS, and a single device needs a mesh
+        of one, see `client_mesh`.
     """
     if mesh is None:
         return train

@@ -40,12 +40,12 @@ class Exchange(NamedTuple):
 
 
 def exchanges_of(
-    config: Config, model: Model, dataset: Dataset, begun: Initialization | None = None
+    config: Config, model: Model, dataset: Dataset, initial: Initialization | None = None
 ) -> list[Exchange]:
     """The exchanges that --init and --init_router ask for; none for random values.
 
     Args:
-      begun: the result of `make_initialization`, whose choices are then stated.
+      initial: the result of `make_initialization`, whose choices are then stated.
     """
     init, found = config.init, []
     items, width = model.num_items, model.width
@@ -65,9 +65,9 @@ def exchanges_of(
         # Clients compare the models on validation: a table and a column each, beside the counts.
         compared = tried * (width + 1) if tried > 1 else 0
         chosen = ""
-        if begun is not None:
-            chosen = f", content {begun.content:g}, normalization {begun.normalization:g}, "
-            chosen += f"recency {begun.recency:g}"
+        if initial is not None:
+            chosen = f", content {initial.content:g}, normalization {initial.normalization:g}, "
+            chosen += f"recency {initial.recency:g}"
         text = f"start ease{chosen}: counts, {tried} x {init.init_exchanges} exchanges"
         found.append(Exchange(f"{text} and a mean score", items * (1 + up + compared + width), up))
     if init.init_router == "history":

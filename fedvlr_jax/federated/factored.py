@@ -1,9 +1,9 @@
 """Local epochs of a linear score beside a personal item table, kept as a few factors.
 
-A client's loss weighs all items of its history alike, and all its negatives alike: two kinds c
-of rows. With F_g [I, d] the views, w the weights, C = sum_g w_g F_g the common rows, P the
-personal ones, e [I] the gradient of the loss by the scores, and k_c, l_c the weights of the penalty
-(models/backbone.py) in a row of kind c, the gradients of an epoch are
+A client's loss has one weight for all items of its history and one for all its negatives, so rows
+are of two kinds c. With F_g [I, d] the views, w the weights, C = sum_g w_g F_g the common rows, P
+the personal ones, e [I] the gradient of the loss by the scores, and k_c, l_c the weights of the
+penalty (models/backbone.py) in a row of kind c, the gradients of an epoch are
 
     by P_i:     e_i theta - k_c (P_i - C_i),
     by F_g,i:   w_g (e_i theta + k_c (P_i - C_i) + l_c sign(F_g,i)).
@@ -67,8 +67,8 @@ from fedvlr_jax.uplink import Needs, Upload
 def fits_factored(task: Task) -> bool:
     """Whether the plan can train these clients.
 
-    The rows of a history move alike only where its items count alike, and no term of a defence
-    moves them.
+    All rows of a history move in the same way only if its items have equal weights and there is no
+    term of a defence.
     """
     backbone = task.model.backbone
     linear = backbone.linear is not None and not task.model.history_weight
@@ -297,7 +297,7 @@ def _gradients(
 
 
 def _loss(method: Method, clients: Clients, carry: Carry, scored: Scored, pull: Pull) -> jax.Array:
-    """[K]: each client's loss where its rows are those before the round."""
+    """[K]: each client's loss with its rows before the round."""
     entropy = method.loss.value(scored.scores, clients.positive, clients.negative)
     penalty = penalties(
         clients.known,
@@ -366,8 +366,7 @@ def _epoch_step(
 
 
 def write_back_factored(broadcast: Broadcast, moved: PyTree, private: PyTree) -> PyTree:
-    """The private rows after a round: from the factors that the update returned, and the rows
-    before it."""
+    """The private rows after a round, from the factors of the update and the rows before it."""
     table, rate = private["items"], broadcast.rates.item_lr
     return {**moved, "items": trained_items(broadcast.views, table, moved["items"], rate)}
 

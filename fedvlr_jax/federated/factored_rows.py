@@ -1,6 +1,6 @@
-"""The personal item rows of the factored plan as a few factors: see `factored.py` for the algebra.
+"""The personal item rows of the factored plan as a few factors; `factored.py` has the algebra.
 
-The two kinds of rows are those of a client's history (0) and its negatives (1).
+The two kinds of rows are the client's history (0) and its negatives (1).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fedvlr_jax.federated.local import Task
 
 
 class Factors(NamedTuple):
-    """The personal rows of an epoch, and their part of the upload so far; a kind each.
+    """The personal rows of an epoch, and their part of the upload so far, for each kind.
 
     Attributes:
       table, views: A [2, K] and B [2, K, G] of the module's docstring.
@@ -105,9 +105,9 @@ def factored_view_cache(task: Task, views: jax.Array) -> ViewCache:
 def make_rows(known: ViewCache, table: jax.Array, positive: jax.Array, negative: jax.Array) -> Rows:
     """The rows of clients with the personal `table` [K, I, d].
 
-    The history lies in the pool, and the negatives are the rest of it: a sum over the negatives is
-    the sum over the pool less that over the history. So only the history's rows are copied out of
-    the table.
+    The pool consists of the history and the negatives, so a sum over the negatives is the sum over
+    the pool minus the sum over the history. Therefore only the history's rows are copied out of the
+    table.
     """
     kinds = jnp.stack([positive, (negative > 0).astype(positive.dtype)])
     own = positive[..., None] * table
@@ -145,7 +145,7 @@ def move(
     l1: jax.Array,
     rate: jax.Array,
 ) -> Factors:
-    """The factors one epoch on.
+    """The factors after one more epoch.
 
     Args:
       met: sum over the kind's rows of e_i <theta, F_g,i> [2, K, G].
@@ -176,7 +176,7 @@ def penalties(
     repulsion: jax.Array,
     l1: jax.Array,
 ) -> jax.Array:
-    """[2, K]: the penalty's part of the loss where the personal rows are `table` [K, I, d].
+    """[2, K]: the penalty's part of the loss for the personal rows `table` [K, I, d].
 
     The other arguments are as in `Factors` and `move`.
     """
@@ -200,14 +200,14 @@ def no_past(clients: int, epochs: int, views: tuple[int, ...], dtype: jnp.dtype)
 
 
 def remember(past: Past, now: Past, epoch: jax.Array) -> Past:
-    """`past` with an epoch's numbers, `now`, which has no axis of epochs."""
+    """`past` with the numbers of an epoch, `now`, which has no axis of epochs."""
     axes = 1, 1, 1, 2, 2
     put = lambda all, new, axis: jax.lax.dynamic_update_index_in_dim(all, new, epoch, axis)
     return Past(*(put(*leaf) for leaf in zip(past, now, axes, strict=True)))
 
 
 def spread(kinds: jax.Array, numbers: jax.Array, outside: Any) -> jax.Array:
-    """[K, I]: the number of each row's kind, `outside` where a row is of neither kind.
+    """[K, I]: the number of each row's kind; `outside` for rows of neither kind.
 
     Args:
       kinds: as `Rows.kinds`. numbers: [2, K], or [2, K, I] with a number a row.
@@ -231,7 +231,7 @@ def upload_of(
       pool: bool [I], `NegativePool.member`.
     """
     num_items, num_views, width = views.shape
-    # An epoch's residual counts as uploaded then, and in the personal rows of later ones.
+    # An epoch's residual is part of its upload, and of the personal rows of later epochs.
     later = factors.table_count[:, :, None] - past.table_count
     counts = past.uploaded[None] * past.table[..., None] - rate * later
     vectors = past.vector.reshape(-1, width)
@@ -272,7 +272,7 @@ def moved_items(kinds: jax.Array, factors: Factors, past: Past) -> MovedItems:
 
 
 def trained_items(views: jax.Array, table: jax.Array, moved: MovedItems, rate: jax.Array):
-    """The personal rows after the epochs [K, I, d], of those before them."""
+    """The personal rows after the epochs [K, I, d], from the rows before them."""
     items = table
     # Unrolled, so that one pass over the table adds all terms of a row.
     for a in range(moved.vector.shape[1]):
@@ -284,10 +284,10 @@ def trained_items(views: jax.Array, table: jax.Array, moved: MovedItems, rate: j
 
 
 def bound_of_items(known: ViewCache, moved: MovedItems, rate: jax.Array) -> jax.Array:
-    """[K]: a number that no entry of `trained_items` can exceed, given a finite loss.
+    """[K]: an upper bound on all entries of `trained_items`, if the loss is finite.
 
-    The loss of the first epoch contains the squares of all rows that move: if it is finite in
-    float32, no entry was above 2e19. The check therefore does not need the table itself.
+    The loss of the first epoch contains the squares of all rows that change: if it is finite in
+    float32, no entry is above 2e19. The check therefore does not read the table.
     """
     largest = lambda leaf, *axes: jnp.max(jnp.abs(leaf), axis=axes)
     steps = rate * jnp.sum(largest(moved.residual, 2) * largest(moved.vector, 2), axis=1)

@@ -232,8 +232,8 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
     private = _check_private(config, given)
     if config.federation.aggregation not in ("float32", "int32") and not private:
         raise InputError(
-            f"{given}: its exchanges are plain sums, which "
-            f"--aggregation={config.federation.aggregation} would not be; start at random"
+            f"{given}: its exchanges are plain sums, so it does not support "
+            f"--aggregation={config.federation.aggregation}; give --init=random"
         )
     if config.federation.server_optimizer == "none":
         raise InputError(

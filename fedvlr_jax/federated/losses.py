@@ -1,4 +1,4 @@
-"""The losses of local training, and their gradients by the scores."""
+"""The losses of local training, and their gradients with respect to the scores."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from fedvlr_jax.errors import InputError
 
-# The sums of products that carry a round: (einsum subscripts, operand, operand) -> result.
+# A sum of products: (einsum subscripts, operand, operand) -> result.
 Product = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 
 def full_precision():
-    """A context: products that are traced in it do not round their operands."""
+    """A context. Products that are traced inside do not round their operands."""
     return jax.default_matmul_precision("highest")
 
 
@@ -38,10 +38,10 @@ def make_product(precision: str) -> Product:
 
 
 def check_precision(precision: str, plan: str) -> None:
-    """Raises InputError where the choice would change nothing."""
+    """Raises InputError if the choice would change nothing."""
     if precision != "float32" and plan != "dense":
         raise InputError(
-            f"--matmul_precision={precision}: for plan dense only, this run's is {plan}; "
+            f"--matmul_precision={precision}: for plan dense only, but the plan is {plan}; "
             "use float32"
         )
     if precision == "tf32" and jax.default_backend() == "cpu":

@@ -28,7 +28,7 @@ CACHE_BYTES = {"catalogue": 1 << 25, "factored": 1 << 26}
 PLANS: Mapping[str, Plan] = registry.Objects(registry.PLANS)
 
 NEEDED = {
-    Needs.NORMS: "each upload by itself (--clip_norm, --aggregation=secure)",
+    Needs.NORMS: "each single upload (--clip_norm, --aggregation=secure)",
     Needs.WHOLE: "whole uploads (--aggregation, --upload_bits, --upload_rows)",
 }
 

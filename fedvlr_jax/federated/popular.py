@@ -9,12 +9,12 @@ fixed, v_j that of another item, theta the client's private vector, and weights 
     - distance   * sum_k w_k KL(softmax(theta) || softmax(v_k)) / d.
 
 The mean is over the client's rows outside the popular items, each as often as it counts in the
-loss. The first term makes other items resemble popular ones, so that resemblance does not raise a
-target (PIECK-IPE). The second keeps popular items from standing for users (PIECK-UEA).
+loss. The first term makes other items similar to popular ones, so that similarity does not promote
+a target (PIECK-IPE). The second prevents attackers from using popular items as users (PIECK-UEA).
 
 The formulas and the weights of the ranks are those of the published code. *choice*: the server
-remembers the first broadcast, and all clients use the same popular items; the published clients
-each remember the first broadcast that they saw.
+stores the first broadcast, and all clients use the same popular items. In the published code each
+client stores the first broadcast that it received.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from fedvlr_jax.types import PyTree, ServerState
 
 
 class Popular(NamedTuple):
-    """The popular items, as all clients know them.
+    """The popular items, the same for all clients.
 
     Attributes:
-      item: int32 [s], the items that moved most first.
-      weight: [s], w_k; 0 while the popular items are not known.
+      item: int32 [s], in descending order of their movement.
+      weight: [s], w_k; 0 before the popular items are known.
       views: their broadcast views [s, G, d].
     """
 

@@ -1,7 +1,7 @@
-"""A client's weights over the sources of its history, estimated before any training.
+"""A client's weights over the sources of its history, estimated before training.
 
-The model: each item of a history was chosen by one of the sources. A source is a modality, whose
-rows show which items are alike, or the ID, which stands for what only the interactions show. A
+The model: one of the sources chose each item of a history. A source is a modality, whose rows give
+the similarity of items, or the ID, which represents all information of the interactions alone. A
 client draws source g by its weights w. With L_g(i) the likelihood of item i under g relative to its
 popularity p_i, the probability of item i is
 
@@ -50,7 +50,7 @@ SHIFTS = 2
 TOPIC_PRIOR = 0.03  # a: a client has few topics.
 ITEM_PRIOR = 60.0  # m: pseudo-interactions of each topic, by popularity.
 SOURCE_PRIOR = 1.0  # c: pseudo-items of each source of a client.
-EXCHANGES = 50  # With all clients, where there are topics.
+EXCHANGES = 50  # Exchanges with all clients, if there are topics.
 # Sums over the catalogue are estimated from at most this many items.
 MOST_REFERENCES = 4096
 # Upper bound on the size of an array of pairs: of a chunk's items, or of items with references.
@@ -67,8 +67,8 @@ def preferences(
       train: the histories; a client with less than two items gets equal weights.
       modalities: embeddings [I, d] of the items, one array a source.
       sharpness: b of the module's docstring.
-      topics: T; 0 for no ID among the sources, else the ID is the first source. The memory is
-        4 T bytes an interaction.
+      topics: T; 0: the ID is not among the sources; else it is the first source. Needs 4 T bytes of
+        memory per interaction.
     """
     likelihood = np.empty((len(train.item), len(modalities)))
     for column, rows in enumerate(modalities):
@@ -77,7 +77,7 @@ def preferences(
 
 
 def _modality_likelihood(train: Interactions, rows: np.ndarray, sharpness: float) -> np.ndarray:
-    """[E]: L(i) of every interaction by a modality; 1 where the history has no other item."""
+    """[E]: L(i) of every interaction by a modality; 1 if the history has no other item."""
     unit, references, share = _shifted(train, centred_unit_rows(rows), sharpness)
     mean = np.concatenate([kernel @ share for kernel in _kernels(unit, references, sharpness)])
     found = np.empty(len(train.item))
@@ -97,7 +97,7 @@ def _shifted(
     train: Interactions, unit: np.ndarray, sharpness: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The rows [I, d] after mean shift, and the references [R, d] and shares [R] that represent
-    all interactions. Rows at the centre stay there."""
+    all interactions. Rows at the centre do not move."""
     share = train.item_counts / train.item_counts.sum()
     drawn = np.arange(train.num_items)
     if train.num_items > MOST_REFERENCES:
@@ -115,7 +115,7 @@ def _shifted(
 
 
 def _kernels(unit: np.ndarray, references: np.ndarray, sharpness: float) -> Iterator[np.ndarray]:
-    """exp(b (<x_i, x_l> - 1)) [B, R] of all items i and references l, some items at a time."""
+    """exp(b (<x_i, x_l> - 1)) [B, R] for all items i and references l, in blocks of B items."""
     size = max(1, PAIRS_AT_ONCE // len(references))
     for begin in range(0, len(unit), size):
         yield np.exp(sharpness * (unit[begin : begin + size] @ references.T - 1))

@@ -11,13 +11,15 @@ and the eigenvalues of the sum. This is the noisy power method (Hardt & Price 20
 
 Guarantees:
 - Adding or removing one client moves each sum by exactly 1, or by 0 if its history is empty.
-- An answer of length a_u p_u would be far shorter than its bound, for V spans few directions of
-  many. Scaled to the bound, it counts as much as the noise allows. The sum of the answers stays
-  symmetric without negative eigenvalues on the span of V, which Rayleigh-Ritz needs.
-- Everything else is computed from the noisy sums, or by a client for itself: its vector, and the
-  scale of its vector. The counts of the items are not used, so all items weigh the same.
+- Without the scaling an answer a_u (x) p_u would be much shorter than its bound, because V spans
+  few of many directions. Scaled to the bound, its signal is as large as possible beside the noise.
+  On the span of V the sum of the answers stays symmetric without negative eigenvalues, which
+  Rayleigh-Ritz needs.
+- Everything else follows from the noisy sums, or a client computes it alone: its vector and the
+  scale of its vector. The method does not use the counts of the items, so all items have equal
+  weight.
 
-No more than d columns are iterated: with noise, more of them did not help.
+It iterates only d columns: with noise, more columns did not help.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def answers(histories, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def noisy_sum(
     histories, basis: np.ndarray, multiplier: float, draws: np.random.Generator
 ) -> np.ndarray:
-    """float64 [I, d]: the sum of all answers, with noise of deviation `multiplier` everywhere."""
+    """float64 [I, d]: the sum of all answers, each number with noise of deviation `multiplier`."""
     rows, projected = answers(histories, basis)
     return rows.T @ projected + multiplier * draws.standard_normal(basis.shape)
 
@@ -89,8 +91,9 @@ def private_spectral_initialization(
 def own_scale(train: Interactions, items: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """float64 [N, 1]: the factor by which each client makes the mean score of its own items 1.
 
-    A client computes it by itself. A vector that fits its items no better than a random one, of
-    which the mean score is below |vector| for rows of unit mean square, is scaled as such a one.
+    A client computes the factor alone. If the mean score is below |vector|, the vector fits the
+    client's items no better than a random vector would, for rows of unit mean square. The factor is
+    then 1 / |vector|.
     """
     counts = np.maximum(train.counts, 1.0)
     own = np.sum((train.matrix @ items) * vectors, axis=1) / counts

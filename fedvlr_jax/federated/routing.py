@@ -1,7 +1,7 @@
 """The clients' routers through the local epochs of a round.
 
-Where no epoch moves the pooled history h of a client, its router's first layer z = W^T h + b has
-only this input, and every gradient by W is an outer product h (x) dz. It is enough to train z,
+If no epoch changes the pooled history h of a client, its router's first layer z = W^T h + b has
+only this input, and every gradient of W is an outer product h (x) dz. It is enough to train z,
 
     z_{a+1} = z_a - lr (|h|^2 + 1) dz_a,
 
@@ -9,8 +9,8 @@ and with s_a = sum_{e<a} dz_e the layer, and the gradient by h over all epochs, 
 
     W_A = W_0 - lr h (x) s_A,    sum_a W_a dz_a = W_0 s_A - lr h sum_a <s_a, dz_a>.
 
-A router is the largest private array of a client with a small catalogue; this way it is read
-and written once a round, not once an epoch.
+With a small catalogue the router is the largest private array of a client. The plan reads and
+writes it once per round instead of once per epoch.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Memory(NamedTuple):
 
 
 class Routers(NamedTuple):
-    """Routers within a round: the parameters that are differentiated, and the sums to remember."""
+    """The state of routers within a round: the trained parameters and the accumulated sums."""
 
     params: PyTree
     memory: Any = None
 
 
 class Routing(NamedTuple):
-    """How routers move. All but `weights` take stacked clients.
+    """The training of routers. All functions but `weights` take stacked clients.
 
     Attributes:
       start: (private router rows, pooled histories [K, G * d]) -> Routers.
@@ -59,7 +59,7 @@ class Routing(NamedTuple):
 
 
 def make_routing(fusion: Fusion, *, pooled_stays: bool) -> Routing:
-    """The routing of a fusion; `pooled_stays`: no epoch moves the pooled histories."""
+    """The routing of a fusion; `pooled_stays`: no epoch changes the pooled histories."""
     if pooled_stays and fusion.after_first is not None:
         return _through_first_layer(fusion.after_first)
 

@@ -39,8 +39,8 @@ def views_of(model: Model, shared: PyTree, features: PyTree) -> jax.Array:
 def make_scores(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
     """(shared, views, private [K, ...], histories) -> scores [K, I], weights [K, G], seen [K, I].
 
-    `weights` are the router's, `seen` marks the train items. The scores of train items, which no
-    ranking uses, do not leave an item out of its own history.
+    `weights` are the router's, `seen` marks the train items. For train items the history term
+    includes the item itself; no ranking uses these scores.
     """
     backbone, fusion, num_items = model.backbone, model.fusion, model.num_items
 
@@ -85,8 +85,8 @@ def _hide(seen: jax.Array, mask: Pairs) -> jax.Array:
 def make_ranks(model: Model) -> Callable[..., tuple[Ranks, jax.Array]]:
     """(shared, views, private, histories, targets, mask) -> (Ranks, weights [K, G]).
 
-    `targets` and `mask` are the `Pairs` of the clients: items to rank, and items that are no
-    candidates beside the history.
+    `targets` and `mask` are the `Pairs` of the clients: the items to rank, and the items that are
+    not candidates, in addition to the history.
     """
     scores = make_scores(model)
 
@@ -100,7 +100,7 @@ def make_ranks(model: Model) -> Callable[..., tuple[Ranks, jax.Array]]:
 def make_recommended(model: Model, k: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """(shared, views, private, histories, mask) -> the k best: (scores, items) [K, k].
 
-    `mask` is the `Pairs` of items that are no candidates beside the history.
+    `mask` is the `Pairs` of items that are not candidates, in addition to the history.
     """
     scores = make_scores(model)
 
@@ -124,7 +124,7 @@ def map_chunks(function: Callable, rows: PyTree, chunk: int, lists: PyTree) -> P
       lists: leaves [C, ...], one for each chunk, see `chunk_bounds`.
 
     Returns:
-      Leaves [C * m, ...] of results [m, ...]; [R, ...] where a chunk has one result a row.
+      Leaves [C * m, ...] of results [m, ...]; [R, ...] if a chunk has one result per row.
     """
     size = jax.tree.leaves(rows)[0].shape[0]
     if size <= chunk:

@@ -45,15 +45,15 @@ def yogi(step: Any) -> optax.GradientTransformation:
 def server_optimizer(name: str, rates: Rates) -> optax.GradientTransformation:
     """The optimizer `name` with its own step for each of the server's parts.
 
-    The ID table and the operators decay; the backbone's shared head does not. "none" changes
-    nothing: each client then learns from its own data only.
+    The ID table and the operators have weight decay; the backbone's shared head does not. "none"
+    changes nothing: each client then learns from its own data only.
     """
     make = SERVER_OPTIMIZERS[name]
     if name == "none":
         return make(0.0)
 
     def decayed(step: Any) -> optax.GradientTransformation:
-        # Decoupled: the decay is added after the optimizer, scaled by the step only.
+        # Decoupled decay: added after the optimizer, scaled only by the step.
         return optax.chain(make(step), optax.add_decayed_weights(-step * rates.server_decay))
 
     return optax.partition(

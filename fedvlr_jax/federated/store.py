@@ -1,8 +1,8 @@
-"""Private rows of a population off the device: in host memory, or in files.
+"""Private rows of a population outside the device: in host memory or in files.
 
-Only the rows of a cohort are moved. A client that never took part takes no memory: its place is
-never written (zeroed memory that the system has not allocated, a hole in a sparse file), and its
-initial row is computed from the seed when it is needed.
+Only the rows of a cohort move. A client that never took part takes no memory: nothing writes its
+place (zeroed memory that the system has not allocated, or a hole in a sparse file), and its initial
+row is computed from the seed when it is needed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.types import PyTree
 
-# Clients whose rows are copied at once, where a copy of all rows would take too much memory.
+# Number of clients whose rows are copied at once; a copy of all rows would take too much memory.
 ROWS_AT_ONCE = 256
 
 
 def in_parts(rows: np.ndarray) -> list[np.ndarray]:
-    """`rows` [n], cut into the parts that are copied at once."""
+    """`rows` [n], split into the parts that are copied at once."""
     return np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE) or 1)
 
 
@@ -36,7 +36,7 @@ class _Table(Protocol):
     def write(self, rows: np.ndarray, values: np.ndarray) -> None: ...
 
     def snapshot(self, rows: np.ndarray) -> np.ndarray:
-        """A copy of these rows where the table lies: in memory, or a map of a file."""
+        """A copy of these rows in the medium of the table: in memory, or a map of a file."""
         ...
 
 
@@ -57,11 +57,11 @@ class _Memory:
 
 
 class _File:
-    """In a sparse file without a name, which the system removes with the process.
+    """A table in a sparse file without a name; the system removes the file with the process.
 
-    Read and written row by row, not mapped: a full disk is then an error with a message, where a
-    mapped page would end the process, and only the rows of a cohort count as memory of the
-    process.
+    It reads and writes row by row without a map of the file. A full disk is then an error with a
+    message, while a mapped page would end the process. Only the rows of a cohort count as memory of
+    the process.
     """
 
     def __init__(self, num_rows: int, leaf: jax.ShapeDtypeStruct, folder: str):
@@ -85,7 +85,7 @@ class _File:
             self._whole(os.pwritev, of, row)
 
     def _whole(self, transfer: Callable[..., int], row: np.ndarray, at: int) -> None:
-        """Calls until all bytes of a row are moved: a disk that fills up first moves some."""
+        """Repeats the call until all bytes of a row are moved: a full disk may move only a part."""
         done = 0
         while done < row.nbytes:
             moved = transfer(self._file.fileno(), [row.data[done:]], at * row.nbytes + done)
@@ -100,26 +100,26 @@ class _File:
         shape = (len(rows), *self._leaf.shape)
         if 0 in shape:
             return np.zeros(shape, self._leaf.dtype)
-        # Written whole, so that no page of the map has to be allocated on the disk later.
+        # Write the whole file, so that the disk need not allocate a page of the map later.
         return np.memmap(copy._file, self._leaf.dtype, "r", shape=shape)
 
 
 class ClientStore:
     """The private rows of N clients, and which of them ever took part.
 
-    The results of a round are staged part by part and become the clients' rows only at `commit`,
-    so that a failed round leaves every row as it was. In files, staged rows go into a second place
-    of each client; in memory, they are held beside the others until then.
+    The results of a round are staged part by part and become the clients' rows only at `commit`, so
+    a failed round changes no row. In files each client has a second place for staged rows. In
+    memory staged rows are separate arrays until the commit.
 
     Attributes:
-      touched: bool [N], whether a client has a row of its own.
+      touched: bool [N], whether the store has a row of the client.
     """
 
     def __init__(self, client: PyTree, num_clients: int, folder: str | None = None):
-        """`client`: shapes of ONE client's rows. `folder`: where the files lie; None: memory.
+        """`client`: shapes of ONE client's rows. `folder`: the folder of the files; None: memory.
 
         Raises:
-          InputError: the folder cannot hold the files.
+          InputError: the files cannot be created in the folder.
         """
         leaves, self._structure = jax.tree.flatten(client)
         self._shapes = client

@@ -1,4 +1,4 @@
-"""The leading eigenvectors of a matrix that is known only by its products with a basis.
+"""The leading eigenvectors of a matrix, from its products with a basis only.
 
 Each product is one exchange of the server with the clients; see `initialization.py` and `ease.py`.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Columns iterated beyond d: the last of d directions converge by the gap to the next ones.
+# Number of columns beyond d: the gap to the next directions sets the convergence of the last ones.
 OVERSAMPLING = 32
 
 
@@ -25,9 +25,9 @@ def leading(
 
     Args:
       exchanged: basis [size, columns] -> M basis.
-      columns: of the basis that is iterated; it begins with the same draws in every run.
+      columns: of the iterated basis, which starts with the same draws in every run.
       exchanges: the number of products with M.
-      width: the most eigenvectors that are kept.
+      width: the maximum number of returned eigenvectors.
 
     Returns:
       (eigenvalues [w], descending and at least 0; eigenvectors [size, w]), float64,

@@ -1,4 +1,4 @@
-"""The result of a chunk of clients after the uplink, and how chunks are joined."""
+"""The result of a chunk of clients after the uplink, and the join of chunks."""
 
 from __future__ import annotations
 

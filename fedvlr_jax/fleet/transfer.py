@@ -58,8 +58,8 @@ def _packed(rows: np.ndarray, bits: int) -> bytes:
     levels = 2 ** (bits - 1) - 1
     scale = np.abs(rows).max(axis=1, initial=0).astype(np.float32)
     number = np.round(rows / np.where(scale > 0, scale, 1)[:, None] * levels).astype(int) + levels
-    of_bits = number[:, :, None] >> np.arange(bits)[::-1] & 1
-    return scale.tobytes() + np.packbits(of_bits.reshape(len(rows), -1), axis=1).tobytes()
+    binary = number[:, :, None] >> np.arange(bits)[::-1] & 1
+    return scale.tobytes() + np.packbits(binary.reshape(len(rows), -1), axis=1).tobytes()
 
 
 def _unpacked(data: bytes, shape: Shape) -> np.ndarray:
@@ -69,9 +69,9 @@ def _unpacked(data: bytes, shape: Shape) -> np.ndarray:
     count, levels = len(data) // shape.row_bytes, 2 ** (shape.bits - 1) - 1
     scale = np.frombuffer(data[: VALUE_BYTES * count], np.float32)
     packed = np.frombuffer(data[VALUE_BYTES * count :], np.uint8).reshape(count, -1)
-    of_bits = np.unpackbits(packed, axis=1, count=shape.row * shape.bits)
+    binary = np.unpackbits(packed, axis=1, count=shape.row * shape.bits)
     power = 1 << np.arange(shape.bits)[::-1]
-    number = of_bits.reshape(count, shape.row, shape.bits) @ power - levels
+    number = binary.reshape(count, shape.row, shape.bits) @ power - levels
     return (number * (scale / np.float32(levels))[:, None]).astype(np.float32)
 
 

@@ -126,7 +126,7 @@ def _shares(config: Config, num_users: int) -> dict[str, Any]:
     }
 
 
-def tightest(epsilon: Mapping[str, float | None]) -> float | None:
+def best_epsilon(epsilon: Mapping[str, float | None]) -> float | None:
     """Epsilon by PLD, or by RDP if PLD has no event."""
     return epsilon["rdp"] if epsilon["pld"] is None else epsilon["pld"]
 

@@ -93,13 +93,13 @@ def _cards(config: Mapping[str, Any], summary: Mapping[str, Any]) -> list[dict[s
     """The key numbers: {"label", "value", "unit", "note"} each."""
     judged = results.judged_slice(summary)
     cards = []
-    of_slice = "" if judged == "all" else f"{judged} "
+    targets = "" if judged == "all" else f"{judged} "
     for metric, name in reversed(results.METRIC_LABELS.items()):
         found = results.estimate(summary.get("test") or {}, metric, judged)
         if found:
             known = found.low is not None and found.high is not None
             note = f"95% CI {found.low:.1f} – {found.high:.1f}" if known else "no interval"
-            label = f"{of_slice}{name}"
+            label = f"{targets}{name}"
             cards.append(_card(label[0].upper() + label[1:], f"{found.value:.1f}", note, "%"))
     baselines = [row for row in results.methods(summary) if not row.is_model]
     best = results.estimate(baselines[0].test, "ndcg@50", judged) if baselines else None

@@ -111,9 +111,9 @@ class Progress:
 
     def _scores(self, metrics: Mapping[str, Any], best_round: int | None) -> list[str]:
         chosen = self._selection
-        of_all = chosen.slice in ("all", "auto")
-        shown = metrics if of_all else metrics.get(chosen.slice, {})
-        valid = "valid" if of_all else f"valid {chosen.slice}"
+        all_targets = chosen.slice in ("all", "auto")
+        shown = metrics if all_targets else metrics.get(chosen.slice, {})
+        valid = "valid" if all_targets else f"valid {chosen.slice}"
         named = ((f"{valid} HR@50", "hr@50"), ("NDCG@50", "ndcg@50"))
         fields = [f"{label} {shown[key]:.1f}" for label, key in named if key in shown]
         if best_round is not None:

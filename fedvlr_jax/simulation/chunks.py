@@ -17,7 +17,7 @@ from fedvlr_jax.federated.chunking import even_chunks
 from fedvlr_jax.federated.devices import by_client, padded, put
 from fedvlr_jax.federated.store import ClientStore
 from fedvlr_jax.simulation.setup import Setup
-from fedvlr_jax.simulation.state import Beginning
+from fedvlr_jax.simulation.state import InitialState
 from fedvlr_jax.types import Histories, PyTree
 
 
@@ -80,7 +80,7 @@ class ChunkedClients:
     """The clients of a setup by the chunk: their padded histories, and their rows on the device."""
 
     setup: Setup
-    beginning: Beginning
+    initial: InitialState
 
     @functools.cached_property
     def lengths(self) -> list[int]:
@@ -106,21 +106,21 @@ class ChunkedClients:
         rows = put(rows, by_client(self.setup.mesh))
         if not fresh.any():
             return rows
-        begun = None
+        given = None
         if self.setup.initialization is not None:
             own = np.minimum(clients, self.setup.population.num_users - 1)
             tables = self.setup.initialization.clients
-            begun = {name: table[own] for name, table in tables.items()}
-        return self._with_initial(rows, fresh, key, clients.astype(np.int32), begun)
+            given = {name: table[own] for name, table in tables.items()}
+        return self._with_initial(rows, fresh, key, clients.astype(np.int32), given)
 
     @functools.cached_property
     def _with_initial(self) -> Callable[..., PyTree]:
         """(rows, fresh [K], key, clients [K], their `Initialization.clients` or None) -> the rows,
         initial ones where fresh."""
 
-        def with_initial(rows, fresh, key, clients, begun):
-            given = None if begun is None else (begun,)
-            (initial,) = self.beginning.init_private(key, (clients,), given)
+        def with_initial(rows, fresh, key, clients, given):
+            by_bucket = None if given is None else (given,)
+            (initial,) = self.initial.init_private(key, (clients,), by_bucket)
             return trees.select(fresh, initial, rows)
 
         return self.setup.compiled(with_initial)

@@ -21,7 +21,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.checkpointing import RowsLater
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.store import ROWS_AT_ONCE, in_parts
-from fedvlr_jax.simulation.state import Beginning
+from fedvlr_jax.simulation.state import InitialState
 from fedvlr_jax.types import PyTree
 
 # The place of these leaves in a packed state.
@@ -35,13 +35,13 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-6
 Draw = Callable[[np.ndarray], np.ndarray]
 
 
-def _draw(beginning: Beginning, packed: PyTree, name: str) -> Draw:
+def _draw(initial: InitialState, packed: PyTree, name: str) -> Draw:
     key, clients = packed["server"].key, np.asarray(packed["clients"])
 
     def draw(places: np.ndarray) -> np.ndarray:
         # Always as many clients, so that one program draws all of them, with the same bits.
         parts = [np.resize(part, ROWS_AT_ONCE) for part in in_parts(clients[places])]
-        rows = [np.asarray(beginning.draw_leaf(key, part, name)) for part in parts]
+        rows = [np.asarray(initial.draw_leaf(key, part, name)) for part in parts]
         sizes = [len(part) for part in in_parts(places)]
         return np.concatenate([row[:size] for row, size in zip(rows, sizes, strict=True)])
 
@@ -58,14 +58,14 @@ def _moved(leaf: np.ndarray, draw: Draw, places: np.ndarray) -> np.ndarray:
     return _bits(leaf[places]) != _bits(draw(places))
 
 
-def leave_out(beginning: Beginning, packed: PyTree) -> PyTree:
+def leave_out(initial: InitialState, packed: PyTree) -> PyTree:
     """`packed` without the drawn numbers of its large leaves. It takes over its arrays."""
     private, stored = trees.named_leaves(packed["private"]), {}
     for name, leaf in private.items():
         # Rows in files are not read again for a save.
         if leaf.nbytes < LEAST_BYTES or isinstance(leaf, np.memmap):
             continue
-        draw = _draw(beginning, packed, name)
+        draw = _draw(initial, packed, name)
         some = np.unique(np.linspace(0, len(leaf) - 1, ROWS_AT_ONCE).astype(int))
         if _moved(leaf, draw, some).mean() <= MOST_MOVED:
             stored[name] = _stored(leaf, draw)
@@ -131,7 +131,7 @@ def shapes(leaves: Mapping[str, Sequence], name: str) -> PyTree:
     return found
 
 
-def put_back(beginning: Beginning, packed: PyTree) -> PyTree:
+def put_back(initial: InitialState, packed: PyTree) -> PyTree:
     """`packed`, as `leave_out` was given it; the leaves are `DrawnRows`.
 
     Raises:
@@ -141,7 +141,7 @@ def put_back(beginning: Beginning, packed: PyTree) -> PyTree:
         return packed
     private = dict(trees.named_leaves(packed["private"]))
     for name, stored in packed[DRAWN].items():
-        draw = _draw(beginning, packed, name)
+        draw = _draw(initial, packed, name)
         if not np.allclose(draw(np.zeros(1, int)), stored["witness"][:1], RELATIVE, ABSOLUTE):
             raise InputError(
                 f"the checkpoint leaves out drawn numbers of {name}, and other ones are drawn "
@@ -149,7 +149,7 @@ def put_back(beginning: Beginning, packed: PyTree) -> PyTree:
             )
         private[name] = DrawnRows(stored, draw)
     rest = {name: part for name, part in packed.items() if name != DRAWN}
-    shape = beginning.client_shapes
+    shape = initial.client_shapes
     structure = trees.kept(shape, private)
     values = [private[name] for name in trees.named_leaves(structure)]
     return {**rest, "private": jax.tree.unflatten(jax.tree.structure(structure), values)}

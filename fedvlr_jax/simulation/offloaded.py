@@ -36,7 +36,7 @@ from fedvlr_jax.simulation.failures import failed_round
 from fedvlr_jax.simulation.packing import ROWS, packed_shapes
 from fedvlr_jax.simulation.sampling import Sampling
 from fedvlr_jax.simulation.setup import Setup
-from fedvlr_jax.simulation.state import Beginning, State
+from fedvlr_jax.simulation.state import InitialState, State
 from fedvlr_jax.types import PyTree, RoundMetrics
 
 # Bytes of the rows of the clients that are ranked at once, and about how many copies of them are
@@ -49,7 +49,7 @@ class Offloaded:
     """An `Engine` with `State.private` a `ClientStore`, which rounds change in place."""
 
     setup: Setup
-    beginning: Beginning
+    initial: InitialState
     sampling: Sampling
     clients: ChunkedClients
     rounds: ChunkedRounds
@@ -58,15 +58,15 @@ class Offloaded:
         """As `Engine.init`."""
         run = self.setup.config.run
         folder = (run.store_dir or tempfile.gettempdir()) if run.store == "disk" else None
-        shapes = self.beginning.client_shapes
+        shapes = self.initial.client_shapes
         store = ClientStore(shapes, self.setup.population.num_users, folder)
-        return State(self.beginning.server(seed), store)
+        return State(self.initial.server(seed), store)
 
     @property
     def state_bytes(self) -> int:
         """As `Engine.state_bytes`."""
-        rows = self.setup.population.num_users * trees.num_bytes(self.beginning.client_shapes)
-        return trees.num_bytes(self.beginning.server_shapes) + rows
+        rows = self.setup.population.num_users * trees.num_bytes(self.initial.client_shapes)
+        return trees.num_bytes(self.initial.server_shapes) + rows
 
     # Rounds.
 
@@ -83,7 +83,7 @@ class Offloaded:
                 server, metrics = self.rounds.round(server, store, cohorts, rows)
                 if not metrics.finite:
                     kept = State(server, store)
-                    config, shapes = self.setup.config, self.beginning.client_shapes
+                    config, shapes = self.setup.config, self.initial.client_shapes
                     raise failed_round(config, number, metrics, kept, shapes)
                 rows.committed(store.commit())
                 collected.append(metrics)
@@ -100,7 +100,7 @@ class Offloaded:
     def _chunks(self) -> list[np.ndarray]:
         """Of each bucket, its users in the chunks that are ranked at once [C, K]; N beyond."""
         # FedAvg without a fusion has no private rows at all.
-        row = max(1, trees.num_bytes(self.beginning.client_shapes))
+        row = max(1, trees.num_bytes(self.initial.client_shapes))
         most = max(1, EVALUATED_BYTES // row)
         at_once = min(most, clients_at_once(self.setup.model))
         buckets = []
@@ -188,7 +188,7 @@ class Offloaded:
 
     def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:
         """As `Engine.packed_shapes`; private rows are read only when they are used."""
-        return packed_shapes(self.beginning, leaves, name, RowsLater)
+        return packed_shapes(self.initial, leaves, name, RowsLater)
 
     def unpack(self, packed: PyTree) -> State:
         """As `Engine.unpack`."""
@@ -201,7 +201,7 @@ class Offloaded:
         return state._replace(server=packed["server"])
 
 
-def make_offloaded(setup: Setup, beginning: Beginning, sampling: Sampling) -> Offloaded:
+def make_offloaded(setup: Setup, initial: InitialState, sampling: Sampling) -> Offloaded:
     """The engine of --store=host and --store=disk."""
-    clients = ChunkedClients(setup, beginning)
-    return Offloaded(setup, beginning, sampling, clients, ChunkedRounds(setup, sampling, clients))
+    clients = ChunkedClients(setup, initial)
+    return Offloaded(setup, initial, sampling, clients, ChunkedRounds(setup, sampling, clients))

@@ -41,7 +41,7 @@ from fedvlr_jax.simulation.packing import ROWS, packed_shapes
 from fedvlr_jax.simulation.rounds import make_run
 from fedvlr_jax.simulation.sampling import Sampling
 from fedvlr_jax.simulation.setup import Setup
-from fedvlr_jax.simulation.state import Beginning, State
+from fedvlr_jax.simulation.state import InitialState, State
 from fedvlr_jax.types import Histories, PyTree, RoundMetrics
 
 
@@ -54,23 +54,23 @@ class OnDevice:
     """
 
     setup: Setup
-    beginning: Beginning
+    initial: InitialState
     sampling: Sampling
     histories: tuple[Histories, ...]
 
     def init(self, seed: int | None) -> State:
         """As `Engine.init`."""
-        server = self.beginning.server(seed)
+        server = self.initial.server(seed)
         clients = tuple(history.client for history in self.histories)
-        begun = None
+        initial = None
         if self.setup.initialization is not None:
             tables = self.setup.initialization.clients
             by_bucket = {name: self._by_bucket(table) for name, table in tables.items()}
-            begun = tuple(
+            initial = tuple(
                 {name: buckets[number] for name, buckets in by_bucket.items()}
                 for number in range(len(clients))
             )
-        return State(server, self.beginning.init_private(server.key, clients, begun))
+        return State(server, self.initial.init_private(server.key, clients, initial))
 
     def _by_bucket(self, table: np.ndarray) -> tuple[jax.Array, ...]:
         """The rows of `table` [N, ...] by bucket; zeros in the rows of no client."""
@@ -112,7 +112,7 @@ class OnDevice:
         if not metrics.finite.all():
             at = int(np.argmin(metrics.finite))
             failed = jax.tree.map(lambda x: x[at], metrics)
-            shapes = self.beginning.client_shapes
+            shapes = self.initial.client_shapes
             raise failed_round(config, first + at, failed, state, shapes)
         return state, metrics
 
@@ -228,7 +228,7 @@ class OnDevice:
 
     def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:
         """As `Engine.packed_shapes`."""
-        return packed_shapes(self.beginning, leaves, name)
+        return packed_shapes(self.initial, leaves, name)
 
     def unpack(self, packed: PyTree) -> State:
         """As `Engine.unpack`."""
@@ -237,9 +237,9 @@ class OnDevice:
         values, structure = jax.tree.flatten(packed["private"])
         # Where every client has a row, only padding rows remain; they are filled with zeros.
         everyone = len(clients) == self.setup.population.num_users
-        begun = shapes_of(self.init, None) if everyone else self.init(None)
-        buckets = [jax.tree.leaves(rows) for rows in begun.private]
-        del begun
+        initial = shapes_of(self.init, None) if everyone else self.init(None)
+        buckets = [jax.tree.leaves(rows) for rows in initial.private]
+        del initial
         for number, leaves in enumerate(buckets):
             chosen = np.flatnonzero(place_bucket[clients] == number)
             # Leaf by leaf, each old one freed before the new one is put in its place: a run that
@@ -256,8 +256,8 @@ class OnDevice:
         return State(put(packed["server"], on_all(self.setup.mesh)), private)
 
 
-def make_on_device(setup: Setup, beginning: Beginning, sampling: Sampling) -> OnDevice:
+def make_on_device(setup: Setup, initial: InitialState, sampling: Sampling) -> OnDevice:
     """The engine of --store=device, with the histories put on the devices."""
     histories = (pad_histories(setup.train, b, size=padded(len(b))) for b in setup.buckets)
     on_devices = tuple(put(history, by_client(setup.mesh)) for history in histories)
-    return OnDevice(setup, beginning, sampling, on_devices)
+    return OnDevice(setup, initial, sampling, on_devices)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from fedvlr_jax import trees
-from fedvlr_jax.simulation.state import Beginning
+from fedvlr_jax.simulation.state import InitialState
 from fedvlr_jax.types import PyTree
 
 # The item rows among a client's private rows, the only ones with a row for every item.
@@ -22,7 +22,7 @@ ROWS = "items"
 
 
 def packed_shapes(
-    beginning: Beginning,
+    initial: InitialState,
     leaves: Mapping[str, Sequence],
     name: str,
     row_type: Callable[..., Any] = jax.ShapeDtypeStruct,
@@ -39,9 +39,9 @@ def packed_shapes(
     (num_clients,), _ = leaves[f"{name}.clients"]
     below = f"{name}.private."
     names = {full.removeprefix(below) for full in leaves if full.startswith(below)}
-    shapes = trees.kept(beginning.client_shapes, names)
+    shapes = trees.kept(initial.client_shapes, names)
     return {
-        "server": beginning.server_shapes,
+        "server": initial.server_shapes,
         "clients": jax.ShapeDtypeStruct((num_clients,), np.int32),
         "private": jax.tree.map(
             lambda leaf: row_type((num_clients, *leaf.shape), leaf.dtype), shapes

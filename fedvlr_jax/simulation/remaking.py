@@ -75,7 +75,7 @@ def pack(simulation: Simulation, state: State, before: PyTree) -> PyTree:
         return {**_to_check(simulation.pack(state, with_rows=False)), BEFORE: before}
     # Before the first round the item rows are zeros.
     untrained = int(jax.device_get(state.server.round)) == 0
-    return drawn.leave_out(simulation.beginning, simulation.pack(state, with_rows=not untrained))
+    return drawn.leave_out(simulation.initial, simulation.pack(state, with_rows=not untrained))
 
 
 def _to_check(packed: PyTree) -> PyTree:
@@ -96,7 +96,7 @@ def unpack(simulation: Simulation, packed: PyTree) -> State:
     """
     before, packed = packed.get(BEFORE), {k: v for k, v in packed.items() if k != BEFORE}
     if before is None:
-        packed = drawn.put_back(simulation.beginning, packed)
+        packed = drawn.put_back(simulation.initial, packed)
         return simulation.unpack(_with_zero_rows(simulation, packed))
     state, _ = simulation.run_rounds(simulation.unpack(_with_zero_rows(simulation, before)), 1)
     _check_same(packed["private"], simulation.pack(state, with_rows=False)["private"])
@@ -105,7 +105,7 @@ def unpack(simulation: Simulation, packed: PyTree) -> State:
 
 def _with_zero_rows(simulation: Simulation, packed: PyTree) -> PyTree:
     """`packed` with item rows of zeros, which take no memory, if it has none."""
-    shapes, private = simulation.beginning.client_shapes, packed["private"]
+    shapes, private = simulation.initial.client_shapes, packed["private"]
     if ROWS not in shapes or ROWS in private:
         return packed
     shape = (len(packed["clients"]), *shapes[ROWS].shape)
@@ -127,8 +127,8 @@ def _check_same(saved: PyTree, made: PyTree) -> None:
 
 def saved_bytes(simulation: Simulation) -> tuple[int, int]:
     """Bytes of the server's and of the clients' part of one state in a checkpoint, at most."""
-    rows = dict(simulation.beginning.client_shapes)
-    server = trees.num_bytes(simulation.beginning.server_shapes)
+    rows = dict(simulation.initial.client_shapes)
+    server = trees.num_bytes(simulation.initial.server_shapes)
     copies = 1
     if makes_rows_again(simulation) and not simulation.config.federation.client_dropout:
         rows.pop(ROWS)

@@ -96,7 +96,7 @@ class Sampling:
 
     def _rows_of(self, clients: np.ndarray) -> list[np.ndarray]:
         """The rows of these clients, by bucket."""
-        bucket, row = (of_all[clients] for of_all in self._place)
+        bucket, row = (number[clients] for number in self._place)
         return [row[bucket == number] for number in range(len(self.buckets))]
 
     @functools.cached_property

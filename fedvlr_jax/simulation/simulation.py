@@ -36,7 +36,7 @@ from fedvlr_jax.simulation.offloaded import make_offloaded
 from fedvlr_jax.simulation.on_device import OnDevice, make_on_device
 from fedvlr_jax.simulation.sampling import Sampling
 from fedvlr_jax.simulation.setup import Setup, make_setup
-from fedvlr_jax.simulation.state import Beginning, State
+from fedvlr_jax.simulation.state import InitialState, State
 from fedvlr_jax.simulation.workload import work_of
 from fedvlr_jax.types import PyTree, RoundMetrics
 
@@ -47,13 +47,13 @@ class Simulation:
 
     Attributes:
       setup: data, model, plan and buckets.
-      beginning: the state before the first round, and the shapes of a state.
+      initial: the state before the first round, and the shapes of a state.
       sampling: which clients each round samples.
       engine: where the clients' private rows lie (--store), and how rounds run there.
     """
 
     setup: Setup
-    beginning: Beginning
+    initial: InitialState
     sampling: Sampling
     engine: Engine
 
@@ -267,5 +267,5 @@ def make_simulation(
         participation = make_participation(config, setup.population, work_of(setup))
     sampling = Sampling(config, setup.buckets, participation)
     make_engine = make_on_device if config.run.store == "device" else make_offloaded
-    beginning = Beginning(setup)
-    return Simulation(setup, beginning, sampling, make_engine(setup, beginning, sampling))
+    initial = InitialState(setup)
+    return Simulation(setup, initial, sampling, make_engine(setup, initial, sampling))

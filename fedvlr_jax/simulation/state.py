@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Beginning:
+class InitialState:
     """The state before the first round: compiled functions of the seed."""
 
     setup: Setup
@@ -89,11 +89,11 @@ class Beginning:
         model = self.setup.model
 
         def init(
-            key: jax.Array, clients: tuple[jax.Array, ...], begun: tuple[PyTree, ...] | None
+            key: jax.Array, clients: tuple[jax.Array, ...], initial: tuple[PyTree, ...] | None
         ) -> tuple[PyTree, ...]:
             init_client = lambda client: model.init_private(stream(key, INIT, client))
             buckets = tuple(jax.vmap(init_client)(bucket) for bucket in clients)
-            for bucket_rows, given in zip(buckets, begun or (), strict=begun is not None):
+            for bucket_rows, given in zip(buckets, initial or (), strict=initial is not None):
                 if "vector" in given:
                     bucket_rows["head"] |= {"vector": given["vector"]}
                 if "logits" in given:

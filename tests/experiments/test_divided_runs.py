@@ -32,7 +32,7 @@ class Trained:
         self.config = Config.from_flat(**flags)
         self.dataset, self.selection = SimpleNamespace(fingerprint=""), Selection("all", "ndcg", 50)
         self.model = SimpleNamespace(backbone=SimpleNamespace(item_rows=None))
-        self.beginning = SimpleNamespace(client_shapes={})
+        self.initial = SimpleNamespace(client_shapes={})
         self._scores = scores
 
     def init(self):

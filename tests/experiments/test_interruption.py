@@ -50,7 +50,7 @@ def at(simulation, workdir, **choices):
     config = Config.from_flat(**{**CHOICES, "workdir": str(workdir), **choices})
     moved = make_simulation(config, simulation.dataset)
     for name in ("init_server", "init_private"):
-        moved.beginning.__dict__[name] = getattr(simulation.beginning, name)
+        moved.initial.__dict__[name] = getattr(simulation.initial, name)
     for name in ("run", "evaluate"):
         moved.engine.__dict__[name] = getattr(simulation.engine, name)
     return moved

@@ -26,7 +26,7 @@ class Clocked:
         simulation = SimpleNamespace(
             config=Config.from_flat(**flags),
             dataset=SimpleNamespace(fingerprint=""),
-            beginning=SimpleNamespace(client_shapes={}),
+            initial=SimpleNamespace(client_shapes={}),
             pack=lambda state, with_rows: {"private": {}},
         )
         # Long before the rounds that the tests train: the first save is due.

@@ -288,8 +288,10 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
     config = Config.from_flat(width=5, init="ease", init_exchanges=2, fusion="none")
     simulation = make_simulation(config, synthetic)
     (exchange,) = exchanges_of(config, simulation.model, synthetic, simulation.setup.initialization)
-    begun = simulation.setup.initialization
-    assert f"content {begun.content:g}, normalization {begun.normalization:g}, " in exchange.line
+    initial = simulation.setup.initialization
+    assert (
+        f"content {initial.content:g}, normalization {initial.normalization:g}, " in exchange.line
+    )
     # 60 items: their counts, for each of 8 models 2 x 37 columns and 5 + 1 to compare it, and 5 of
     # the table; 8 x 2 x 37 numbers a row sent.
     assert (
@@ -354,6 +356,6 @@ def test_views_of_content_do_not_slow_the_clients_down(fusion, dataset):
         simulation = make_simulation(config, dataset)
         state, _ = simulation.run_rounds(simulation.init(), 3)
         found[name] = simulation.recommend(state, 5)[1]
-        begun = simulation.recommend(simulation.init(), 5)[1]
-        assert np.abs(found[name] - begun).max() > 0.1
+        initial = simulation.recommend(simulation.init(), 5)[1]
+        assert np.abs(found[name] - initial).max() > 0.1
     np.testing.assert_allclose(found[fusion], found["none"], rtol=1e-4)

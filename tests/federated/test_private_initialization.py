@@ -111,18 +111,18 @@ def config(**flags):
 
 def test_a_simulation_begins_with_it(dataset):
     simulation = make_simulation(config(noise_multiplier=2.0), dataset)
-    begun = simulation.setup.initialization
+    initial = simulation.setup.initialization
     options = dict(exchanges=3, multiplier=2.0, shrinkage=0.3, seed=0)
     items, vectors = private_spectral_initialization(dataset.train, 8, **options)
-    found = begun.clients["vector"] @ begun.items.T
+    found = initial.clients["vector"] @ initial.items.T
     expected = vectors @ items.T
     aligned = np.sum(found * expected, axis=1) / np.linalg.norm(expected, axis=1)
     np.testing.assert_allclose(aligned, np.linalg.norm(found, axis=1), rtol=1e-5)
-    np.testing.assert_array_equal(simulation.init().server.shared["items"], begun.items)
-    (exchange,) = exchanges_of(simulation.config, simulation.model, dataset, begun)
+    np.testing.assert_array_equal(simulation.init().server.shared["items"], initial.items)
+    (exchange,) = exchanges_of(simulation.config, simulation.model, dataset, initial)
     assert "3 exchanges with noise" in exchange.line
     other = make_simulation(config(noise_multiplier=2.0, seed=1), dataset)
-    assert not np.array_equal(other.setup.initialization.items, begun.items)
+    assert not np.array_equal(other.setup.initialization.items, initial.items)
 
 
 def test_the_statement_has_the_exchanges(dataset):

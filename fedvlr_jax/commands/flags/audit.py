@@ -10,5 +10,7 @@ from fedvlr_jax.commands.shared.launch import define_config_flags
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_config_flags()
-    flags.DEFINE_integer("trials", 50_000, "Draws with the canary, and as many without.")
-    flags.DEFINE_float("confidence", 0.99, "Of the lower bound.")
+    flags.DEFINE_integer(
+        "trials", 50_000, "Number of draws with the canary, and of draws without it."
+    )
+    flags.DEFINE_float("confidence", 0.99, "Confidence of the lower bound.")

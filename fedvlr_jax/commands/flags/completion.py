@@ -7,4 +7,4 @@ from absl import flags
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("shell", "", "bash or zsh; may be given without --shell.")
+    flags.DEFINE_string("shell", "", "bash or zsh. Can be the first argument, without --shell.")

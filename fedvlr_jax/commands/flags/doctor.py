@@ -8,4 +8,4 @@ from fedvlr_jax.config import DataConfig
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    define_path("data_root", DataConfig().data_root, "Folder that holds one folder per data set.")
+    define_path("data_root", DataConfig().data_root, "Folder with one folder per data set.")

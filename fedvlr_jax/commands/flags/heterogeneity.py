@@ -10,5 +10,5 @@ from fedvlr_jax.commands.shared.member_flags import define_member_flags
 def define_flags() -> None:
     """Defines the flags of this command."""
     define_member_flags(overruled=("fusion", "baselines"))
-    # In a closed form the views of content begin at 0, so the routers have nothing to weigh.
+    # After a closed form the content views start at 0, so the routers have no effect.
     flags.FLAGS.set_default("init", "random")

@@ -11,5 +11,7 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     define_path("workdir", "runs/results", "Folder of the results.")
     define_path("page", "docs/results.md", "Page to fill.")
-    flags.DEFINE_bool("train", False, "Run the commands that the page shows first.")
-    flags.DEFINE_list("only", [], "With --train: the folders of --workdir whose commands run.")
+    flags.DEFINE_bool("train", False, "First runs the commands that the page shows.")
+    flags.DEFINE_list(
+        "only", [], "With --train: the folders of the commands to run, comma-separated. Empty: all."
+    )

@@ -9,8 +9,8 @@ from fedvlr_jax.config import AGGREGATION_NAMES, ATTACK_NAMES
 
 FLAGS = flags.FLAGS
 
-# int32 is the weighted mean too, and its fixed-point range holds only for honest uploads. A secure
-# sum shows the server no single upload to judge.
+# int32 is the weighted mean too, and hostile uploads can exceed its fixed-point range. A secure sum
+# gives the server no single upload to check.
 RULES = tuple(name for name in AGGREGATION_NAMES if name not in ("int32", "fixed_mean", "secure"))
 # The mean of uploads that the clients trained with the terms of --defense_*.
 CLIENT_TERMS = "client_terms"

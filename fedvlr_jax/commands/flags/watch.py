@@ -9,5 +9,5 @@ from fedvlr_jax.commands.shared.launch import define_path
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    define_path("workdir", "", "The folder of the run; may be given without --workdir.")
-    flags.DEFINE_boolean("once", False, "Print what there is, and leave.")
+    define_path("workdir", "", "Folder of the run. Can be the first argument, without --workdir.")
+    flags.DEFINE_boolean("once", False, "Prints the present lines and exits.")

@@ -23,7 +23,7 @@ from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.selection import judged_slice
 from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_test
-from fedvlr_jax.privacy.statement import tightest
+from fedvlr_jax.privacy.statement import best_epsilon
 from fedvlr_jax.report import RunDirectory, replace_file
 from fedvlr_jax.report.folder import Table
 from fedvlr_jax.selection import selection_of
@@ -52,7 +52,7 @@ class Compared(NamedTuple):
 
 
 def read_choice(label: str, folders: Sequence[Path], dataset: Dataset) -> Compared | None:
-    """The comparison of the finished runs in the folders; None if no run has finished."""
+    """Compares the finished runs in the folders; None if no run has finished."""
     finished = [RunDirectory.open(f) for f in folders if (f / "summary.json").exists()]
     if not finished:
         return None
@@ -137,7 +137,7 @@ def compared_runs(
                 line[f"{name}_{metric}"] = float(np.mean(values))
                 line[f"{name}_{metric}_sd"] = float(np.std(values, ddof=min(1, len(values) - 1)))
     if stated := summaries[0].get("privacy"):
-        line["epsilon"] = tightest(stated["epsilon"]["spent"])
+        line["epsilon"] = best_epsilon(stated["epsilon"]["spent"])
     ndcg = np.mean(np.asarray(by_seed, np.float64), axis=0)
     line["ci95"] = [100 * bound for bound in bootstrap_interval(ndcg)]
     return Compared(line, ndcg)
@@ -149,9 +149,9 @@ def read_baselines(
     """The baselines of the data set without `NOT_SHOWN`, as choices with one seed."""
     results = evaluate(dataset, evaluation)
     found = []
-    for name, of_name in results.ranks.items():
+    for name, ranks_of_parts in results.ranks.items():
         if name not in NOT_SHOWN:
-            ranks = [(of_name["test"].ahead, of_name["test"].tied)]
+            ranks = [(ranks_of_parts["test"].ahead, ranks_of_parts["test"].tied)]
             summary = results.summary[name]
             compared = compare_summaries(name, [summary], ranks, dataset)
             compared.line["baseline_of"] = {key: summary[key] for key in BASELINE_FACTS}
@@ -317,9 +317,9 @@ def write_table(
     print(f"page: {stem.parent / PAGE}\ntable: {stem}.md, .json, .csv")
 
 
-# Without a terminal, which says how wide it is.
+# Width without a terminal.
 PRINTED_WIDTH = 80
-# Of the first column, which repeats where a table is broken; longer names are folded.
+# Maximum width of the first column, which every part of a broken table repeats. Folds longer names.
 NAME_WIDTH = 28
 
 
@@ -328,7 +328,7 @@ def print_table(
 ) -> None:
     """Prints a table at the width of the terminal, or of 80 columns.
 
-    A wider one is broken between columns; each part repeats the first column.
+    It breaks a wider table between columns. Each part repeats the first column.
     """
     console = Console()
     width = console.width if console.is_terminal else PRINTED_WIDTH
@@ -349,9 +349,9 @@ def print_table(
 def _column_parts(
     headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
 ) -> list[list[int]]:
-    """The places of the columns of each part, but for the first column, in order."""
+    """The indices of the columns of each part, in order, without the first column."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    # Two spaces stand between columns.
+    # Two spaces separate columns.
     first = min(widths[0], NAME_WIDTH)
     parts: list[list[int]] = [[]]
     used = first

@@ -40,7 +40,7 @@ def written(simulation: Simulation) -> Written:
     rows = 0
     if config.run.store == "disk":
         # Committed and staged rows of the last and of the best state.
-        rows = 4 * users * trees.num_bytes(simulation.beginning.client_shapes)
+        rows = 4 * users * trees.num_bytes(simulation.initial.client_shapes)
     return Written(
         checkpoint=2 * sum(remaking.saved_bytes(simulation)) + EVALUATION_BYTES * evaluations,
         kept=config.run.keep_checkpoints + config.run.keep_best,

@@ -1,4 +1,4 @@
-"""index.html of a folder of runs: what its members left, gathered from their folders."""
+"""Makes index.html of a folder of runs from the files of the runs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def folder_page(
 ) -> str:
     """The page of the runs below `folder`, as HTML text.
 
-    A run that cannot be read is named on the page; the others are on it.
+    The page names the runs that cannot be read, and shows all others.
     """
     groups, unread, label = read_groups(folder)
     return render_folder(table, lines, groups, label=label, unread=unread, files=files)
 
 
 class Found(NamedTuple):
-    """The files of one run; `summary` is {} where it has not finished."""
+    """The files of one run; `summary` is {} for an unfinished run."""
 
     path: Path
     config: dict[str, Any]
@@ -66,7 +66,7 @@ def find_runs(folder: Path) -> tuple[dict[str, list[Found]], list[str]]:
 
 
 def read_groups(folder: Path) -> tuple[list[Group], list[str], str]:
-    """The runs below a folder, those of one choice together.
+    """The runs below a folder, grouped by choice.
 
     Returns:
       groups: by the folder that holds the runs of all seeds.
@@ -75,14 +75,14 @@ def read_groups(folder: Path) -> tuple[list[Group], list[str], str]:
     """
     by_choice, unread = find_runs(folder)
     finished = [found.summary for of in by_choice.values() for found in of if found.summary]
-    # A run that has not finished does not say which slice its data set is judged on.
+    # An unfinished run does not record the judged slice of its data set.
     usual = selection_of(finished[0] if finished else {})
     groups = [_group(choice, folder, found, usual) for choice, found in by_choice.items()]
     return groups, unread, usual.label
 
 
 def _read(path: Path) -> Found:
-    """Raises InputError, naming the file, where a file is damaged or of another kind."""
+    """Raises InputError with the name of the file if a file is damaged or of another kind."""
     run = RunDirectory.open(path)
     config = run.read_config()
     summary = run.read_summary() if run.has_results() else {}

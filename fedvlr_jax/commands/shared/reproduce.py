@@ -1,4 +1,4 @@
-"""The command that makes one run of a folder again, by itself."""
+"""The command that repeats a single run of a folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from fedvlr_jax.config import Config
 
-# Where a run lies and how it is stored change none of its numbers.
+# The folder of a run and its storage change none of its numbers.
 _OF_THE_FOLDER = frozenset({"workdir", "overwrite", "resume", "store", "store_dir"})
 
 
@@ -15,7 +15,7 @@ def command_of(config: Config, workdir: str = "", without: Collection[str] = ())
     """`fedvlr train` with every flag of `config` that differs from its default.
 
     Args:
-      workdir: of the new run; "": the command names none, and takes the default.
+      workdir: of the new run; "": the command has no --workdir and uses the default.
       without: flags that the command leaves out.
     """
     defaults = Config().flat
@@ -36,7 +36,7 @@ def _flag(name: str, value: object) -> str:
 
 
 def wrapped(command: str, width: int = 80) -> str:
-    """The command on lines of at most `width` characters, broken between flags for a shell."""
+    """The command in lines of at most `width` characters; a shell accepts the breaks."""
     lines = [""]
     for word in command.replace(" --", "\n--").replace(" '--", "\n'--").split("\n"):
         if not lines[-1]:

@@ -15,7 +15,7 @@ SCALES = ("log", "uniform")
 
 
 class Suggests(Protocol):
-    """What a dimension asks of a trial; `optuna.Trial` is one."""
+    """The methods of a trial that a dimension calls; `optuna.Trial` has them."""
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any: ...
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
@@ -38,7 +38,7 @@ class Dimension(NamedTuple):
     log: bool = False
 
     def draw(self, trial: Suggests) -> Choice:
-        """The values that the trial suggests. A float has four significant digits."""
+        """The values that the trial suggests, floats rounded to four significant digits."""
         if self.choices:
             return self.choices[trial.suggest_categorical(self.name, list(self.choices))]
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -57,10 +57,10 @@ class Dimension(NamedTuple):
 def parse_space(text: str) -> Dimension:
     """The dimension of "flag=log:LOW:HIGH", "flag=uniform:LOW:HIGH" or "flag=value,value".
 
-    Choices are written as those of `fedvlr sweep --over`.
+    Choices have the form of `fedvlr sweep --over`.
 
     Raises:
-      InputError: the text is of no such form, or names no flag that can vary.
+      InputError: the text has another form, or names a flag that cannot vary.
     """
     name, found, right = text.partition("=")
     scale, *ends = right.split(":")
@@ -114,10 +114,10 @@ def configs_of(space: Sequence[Dimension], base: Config, most: int = 256) -> lis
 
 
 def parse_spaces(texts: Sequence[str], base: Config) -> list[Dimension]:
-    """The dimensions of all --space flags; every value alone is valid beside `base`.
+    """The dimensions of all --space flags. Each single value is valid together with `base`.
 
     Raises:
-      InputError: there is none, a flag is there twice, or a value is refused.
+      InputError: there is no dimension, a flag occurs twice, or a value is invalid.
     """
     if not texts:
         raise InputError(f"--space: nothing to search; {EXAMPLES}")

@@ -158,8 +158,8 @@ def evaluate_once() -> Evaluate:
     known: list[tuple[Dataset, EvaluationConfig, BaselineResults]] = []
 
     def evaluate(dataset: Dataset, evaluation: EvaluationConfig) -> BaselineResults:
-        for of_dataset, by, results in known:
-            if of_dataset is dataset and by == evaluation:
+        for known_dataset, by, results in known:
+            if known_dataset is dataset and by == evaluation:
                 return results
         known.append((dataset, evaluation, evaluate_as_config(dataset, evaluation)))
         return known[-1][-1]
