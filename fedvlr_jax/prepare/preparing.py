@@ -127,7 +127,7 @@ def prepare(
 ) -> Prepared:
     """Reads raw files and writes a folder that the loader reads.
 
-    A hundred million interactions need about 3 GB of memory.
+    A hundred million interactions need 3.3 GB of memory.
 
     Args:
       source: the file of interactions, or the folder that has it.

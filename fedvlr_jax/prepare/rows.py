@@ -8,7 +8,8 @@ import functools
 import numpy as np
 import polars as pl
 
-_SLICE_ROWS = 1 << 22
+# Small enough that the memory of a slice is reused: the system maps larger arrays again each time.
+_SLICE_ROWS = 1 << 20
 
 
 class GrowingArray:
