@@ -30,6 +30,7 @@ from rich.table import Table
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.flags.evaluate import OF_MACHINE
+from fedvlr_jax.commands.shared.launch import note_unused
 from fedvlr_jax.commands.shared.runs import load, titles_of
 from fedvlr_jax.commands.shared.saving import load_state
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config
@@ -175,6 +176,7 @@ def main() -> None:
         raise InputError(f"--k={FLAGS.k}: give at least 1")
     given = {name: FLAGS[name].value for name in ("data_root", *OF_MACHINE)}
     simulation, state, best_round = load_run(FLAGS.workdir, **given)
+    note_unused(simulation.config)
     if FLAGS.export:
         simulation.check_places(FLAGS.k)
     options = simulation.config.evaluation
