@@ -18,6 +18,7 @@ from fedvlr_jax.federated.server_optimizer import server_optimizer
 from fedvlr_jax.privacy.parts import private_parts
 from fedvlr_jax.privacy.ring import ring_of
 from fedvlr_jax.reduce import REDUCTIONS, Reduce
+from fedvlr_jax.reduce.mean import of_whole_uploads
 from fedvlr_jax.reduce.registry import RuleOptions
 from fedvlr_jax.reduce.robust import finite_only
 from fedvlr_jax.types import Rates
@@ -88,10 +89,11 @@ def make_aggregator(config: Config, num_users: int) -> Aggregator:
     if config.fleet.upload_rank:
         noise = low_rank(config.fleet.upload_rank, noise)
     bits, rows = config.fleet.upload_bits, config.fleet.upload_rows
+    rule = REDUCTIONS[federation.aggregation](options)
     return Aggregator(
         compress=Compression(bits, rows) if bits or rows else None,
         uplink=uplink,
-        reduce=REDUCTIONS[federation.aggregation](options),
+        reduce=of_whole_uploads(rule) if config.groups.active else rule,
         noise=noise,
         server=lambda rates: server_optimizer(federation.server_optimizer, rates),
     )
