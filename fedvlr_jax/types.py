@@ -87,6 +87,7 @@ class ServerState(NamedTuple):
       versions: with --buffer, the last broadcasts of the server, {"shared", "uplink"} of leaves
         [S, ...]; version v is at v mod S. () without.
       noise: the state of the noise; () where rounds have independent noise.
+      groups: the groups of clients and their preferences; () without --groups.
     """
 
     round: jax.Array
@@ -98,6 +99,7 @@ class ServerState(NamedTuple):
     popular: PyTree = ()
     versions: PyTree = ()
     noise: PyTree = ()
+    groups: PyTree = ()
 
 
 class RoundMetrics(NamedTuple):

@@ -27,6 +27,7 @@ from fedvlr_jax.config.evaluation import EvaluationConfig
 from fedvlr_jax.config.federation import AGGREGATION_NAMES, FederationConfig
 from fedvlr_jax.config.fields import check_choice, expanded
 from fedvlr_jax.config.fleet import FleetConfig
+from fedvlr_jax.config.groups import GroupsConfig
 from fedvlr_jax.config.init import InitConfig
 from fedvlr_jax.config.model import BACKBONE_NAMES, FUSION_NAMES, ModelConfig
 from fedvlr_jax.config.privacy import PrivacyConfig
@@ -52,6 +53,7 @@ __all__ = [
     "EvaluationConfig",
     "FederationConfig",
     "FleetConfig",
+    "GroupsConfig",
     "InitConfig",
     "ModelConfig",
     "PrivacyConfig",
@@ -76,6 +78,7 @@ class Config:
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
     attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
     defense: DefenseConfig = dataclasses.field(default_factory=DefenseConfig)
+    groups: GroupsConfig = dataclasses.field(default_factory=GroupsConfig)
     fleet: FleetConfig = dataclasses.field(default_factory=FleetConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)

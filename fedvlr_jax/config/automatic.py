@@ -69,7 +69,8 @@ def _begins_with_everyone(config: Config) -> bool:
     plain = federation.aggregation in ("float32", "int32") and not (
         config.privacy.clip_norm or config.attack.attack != "none" or fleet.compression
     )
-    return everyone and plain and federation.server_optimizer != "none"
+    steps = federation.server_optimizer != "none"
+    return everyone and plain and steps and not config.groups.active
 
 
 def _shows_rows(config: Config) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedvlr_jax.config.federation import SUMS
+from fedvlr_jax.config.groups import check_groups
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.registry import RULES
 
@@ -21,6 +22,7 @@ def check_combinations(config: Config) -> None:
     _check_secure(config)
     _check_buffer(config)
     _check_download(config)
+    check_groups(config)
     if config.fleet.has_clock and config.federation.sampling == "poisson":
         raise InputError(
             "--sampling=poisson: the simulated clock chooses the clients; give --sampling=fixed"

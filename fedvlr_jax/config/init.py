@@ -23,7 +23,7 @@ class InitConfig:
         "EASE over histories and features. The closed forms support fcf, pfedrec and fedrap, and "
         "need the ID table among the views and sums over all clients. auto: ease if the backbone "
         "and the views support it, all clients take part in every round, and their uploads are "
-        "plain sums without clipping, noise, compression or attack; else random.",
+        "plain sums without clipping, noise, compression, attack or groups; else random.",
         INIT_NAMES,
     )
     init_router: str = choice(

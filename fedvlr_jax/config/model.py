@@ -46,6 +46,12 @@ class ModelConfig:
         "Weight c of the similarity of an item to the client's history O in its score: f(v_i) + "
         "c <v_i, sum of v_j over j in O, j != i> / |O|. plan=dense supports only 0.",
     )
+    fedavg_rows: str = choice(
+        "shared",
+        "FedAvg: item rows with which a client scores. shared: those of the server; tuned: the "
+        "client fine-tunes them in each round, and ranks with its own rows, as with PFedRec.",
+        ("shared", "tuned"),
+    )
     fedrap_repulsion: float = choice(
         0.01, "FedRAP: weight of the distance between personal and common rows, which it rewards."
     )

@@ -70,8 +70,12 @@ _PRIVATE_HEAD = Condition(
 _SHARED_HEAD = Condition(
     lambda c: c.model.backbone in ("fedavg", "fedncf"), "--backbone={backbone} has no shared head"
 )
+_FEDAVG = Condition(lambda c: c.model.backbone == "fedavg", "--backbone={backbone} is not fedavg")
 _ITEM_ROWS = Condition(
-    lambda c: c.model.backbone in ("pfedrec", "fedrap"),
+    lambda c: (
+        c.model.backbone in ("pfedrec", "fedrap")
+        or (c.model.backbone == "fedavg" and c.model.fedavg_rows == "tuned")
+    ),
     "--backbone={backbone} has no private item rows",
 )
 _DELTA = Condition(
@@ -131,6 +135,7 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     "views": (_VIEWS,),
     **dict.fromkeys(("router_hidden", "router_lr"), (_ROUTER,)),
     **dict.fromkeys(("fedrap_repulsion", "fedrap_l1"), (_FEDRAP,)),
+    "fedavg_rows": (_FEDAVG,),
     **dict.fromkeys(("client_lr", "client_decay"), (_PRIVATE_HEAD,)),
     "item_lr": (_ITEM_ROWS,),
     "delta_lr": (_DELTA,),
@@ -143,7 +148,8 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("init_exchanges", "init_score"), (_CLOSED_FORM,)),
     **dict.fromkeys(("init_user_power", "init_item_power"), (_SPECTRAL,)),
     "init_shrinkage": (_SPECTRAL,),
-    **dict.fromkeys(("init_ridge", "init_content", "init_recency"), (_EASE,)),
+    **dict.fromkeys(("init_ridge", "init_content", "init_normalization"), (_EASE,)),
+    "init_recency": (_EASE,),
     "target_delta": (_PRIVACY,),
     "noise": (_FREE_NOISE, _NOISE),
     **dict.fromkeys(("hostile_share", "target_items", "num_targets", "attack_seed"), (_ATTACK,)),

@@ -19,6 +19,7 @@ from fedvlr_jax.fleet.clocks import expected_reports
 from fedvlr_jax.privacy.mechanism import private_parts
 from fedvlr_jax.privacy.ring import ring_of
 from fedvlr_jax.reduce import REDUCTIONS, Reduce
+from fedvlr_jax.reduce.mean import of_whole_uploads
 from fedvlr_jax.reduce.registry import RuleOptions
 from fedvlr_jax.reduce.robust import finite_only
 from fedvlr_jax.types import Rates
@@ -70,9 +71,7 @@ class Aggregator(NamedTuple):
 def make_aggregator(config: Config, num_users: int, expected: float | None = None) -> Aggregator:
     """The aggregator that the flags describe, for a population of `num_users`.
 
-    Args:
-      expected: the number of clients that a fixed denominator counts; by default that which the
-        flags lead one to expect in a round (`fleet.clocks.expected_reports`).
+    `expected` is the fixed denominator; by default the reports that the flags lead one to expect.
     """
     federation, privacy = config.federation, config.privacy
     if expected is None:
@@ -95,10 +94,11 @@ def make_aggregator(config: Config, num_users: int, expected: float | None = Non
     if config.fleet.upload_rank:
         noise = low_rank(config.fleet.upload_rank, noise)
     bits, rows = config.fleet.upload_bits, config.fleet.upload_rows
+    rule = REDUCTIONS[federation.aggregation](options)
     return Aggregator(
         compress=Compression(bits, rows) if bits or rows else None,
         uplink=uplink,
-        reduce=REDUCTIONS[federation.aggregation](options),
+        reduce=of_whole_uploads(rule) if config.groups.active else rule,
         noise=noise,
         server=lambda rates: server_optimizer(federation.server_optimizer, rates),
     )

@@ -6,7 +6,7 @@ table D, of the operators gamma and of the shared head. The plans of `plans.py` 
 numbers much faster; `tests/federated/test_algorithm1.py` compares them.
 
 It covers --upload=gradient, --loss=bce and the weighted mean, without clipping, noise,
---history_weight and --defense_*.
+--history_weight, --defense_* and --groups.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from fedvlr_jax.federated.dense_factors import (
     no_factors,
     remember,
 )
+from fedvlr_jax.federated.groups import Teacher, teacher_of, with_teacher
 from fedvlr_jax.federated.local import (
     Broadcast,
     LocalResult,
@@ -108,6 +109,7 @@ class Clients(NamedTuple):
       rows: rows of the loss [K, 1]. length: of the history, at least 1 [K, 1].
       keys: [K, A], one a client and epoch.
       head: the broadcast head, once a client [K, ...].
+      teacher: with --groups, the preferences of each client's group [K, I]; else None.
     """
 
     cohort: Cohort
@@ -121,6 +123,7 @@ class Clients(NamedTuple):
     keys: jax.Array
     expected: jax.Array
     head: PyTree
+    teacher: Teacher | None
 
 
 def make_dense_update(task: Task) -> LocalUpdate:
@@ -199,6 +202,7 @@ def _make_clients(method: Method, broadcast: Broadcast, cohort: Cohort, key: jax
         keys=client_keys(key, histories.client, config.local_epochs),
         expected=expected_negatives(positive, histories.count, task.pool, config.num_negatives),
         head=once_a_client(broadcast.head, num_clients),
+        teacher=teacher_of(broadcast.groups, histories.client),
     )
 
 
@@ -245,7 +249,8 @@ def _epoch_step(
     scores = corrected_scores(scores, factors, clients.positive, query, vector, moving)
 
     negative = _negatives(method, clients, epoch)
-    residual = method.loss.slope(scores, clients.positive, negative) / clients.rows
+    loss = with_teacher(method.loss, clients.teacher)
+    residual = loss.slope(scores, clients.positive, negative) / clients.rows
     residual = jnp.where(active[:, None], residual, 0.0)
     grad_query = method.product("ki,ig->kg", residual, clients.views)
     grad_query, grad_vector = corrected_gradients(
@@ -265,7 +270,7 @@ def _epoch_step(
         # The reported loss is that before the client's first step.
         loss=jax.lax.cond(
             epoch == 0,
-            lambda: method.loss.value(scores, clients.positive, negative) / clients.rows[:, 0],
+            lambda: loss.value(scores, clients.positive, negative) / clients.rows[:, 0],
             lambda: first_loss,
         ),
     )

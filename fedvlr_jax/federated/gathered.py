@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives
+from fedvlr_jax.federated.groups import Teacher, teacher_of, with_teacher
 from fedvlr_jax.federated.local import (
     Broadcast,
     LocalResult,
@@ -105,6 +106,7 @@ class Client(NamedTuple):
       views: the rows of its slots [M, G, d]. personal: its own rows of them [M, d], or None.
       rows: rows of the loss []. length: of the history, at least 1 [].
       moving: step of its copy of the broadcast; 0 where it keeps none.
+      teacher: with --groups, its group's preferences for its slots [M]; else None.
     """
 
     slots: Slots
@@ -115,6 +117,7 @@ class Client(NamedTuple):
     rows: jax.Array
     length: jax.Array
     moving: Any
+    teacher: Teacher | None
 
 
 class Carry(NamedTuple):
@@ -152,8 +155,9 @@ def _update(
     keys = client_keys(key, histories.client, config.local_epochs)
     slots = jax.vmap(functools.partial(make_slots, task))(histories, keys)
     train = functools.partial(_train_client, method, broadcast)
+    teacher = teacher_of(broadcast.groups, histories.client)
     trained, grad_views, grad_head, loss = jax.vmap(train)(
-        private, slots, histories.count, cohort.responded, cohort.local_epochs
+        private, slots, histories.count, cohort.responded, cohort.local_epochs, teacher
     )
     uploads = SlotUploads(
         item=slots.item,
@@ -174,9 +178,12 @@ def _train_client(
     count: Array,
     responded: jax.Array,
     local_epochs: jax.Array,
+    teacher: Teacher | None,
 ) -> Carry:
     """ONE client's local epochs; its "items" in the result are the whole rows [I, d]."""
-    client = _make_client(method, broadcast, private, slots, count, responded, local_epochs)
+    client = _make_client(
+        method, broadcast, private, slots, count, responded, local_epochs, teacher
+    )
     trained = {"head": private["head"], "router": private["router"]}
     if client.personal is not None:
         trained["items"] = client.personal
@@ -203,10 +210,13 @@ def _make_client(
     count: Array,
     responded: jax.Array,
     local_epochs: jax.Array,
+    teacher: Teacher | None,
 ) -> Client:
     task, kind = method.task, broadcast.views.dtype
     rows = num_rows(count, task.pool, task.config.federation.num_negatives)
     own_rows = lambda table: table.at[slots.item].get(mode="fill", fill_value=0)
+    if teacher is not None:
+        teacher = teacher._replace(label=own_rows(teacher.label))
     personal = None
     if task.model.backbone.item_rows:
         personal = own_rows(private["items"])
@@ -221,6 +231,7 @@ def _make_client(
         rows=rows.astype(kind),
         length=jnp.maximum(count, 1).astype(kind),
         moving=broadcast.rates.delta_lr if method.delta else 0.0,
+        teacher=teacher,
     )
 
 
@@ -243,7 +254,7 @@ def _loss(
     if model.history_weight:
         mean = weights @ pooled.reshape(len(weights), -1)
         scores += likeness(common, mean, positive, client.length, model.history_weight)
-    total = method.loss.value(scores, positive, negative)
+    total = with_teacher(method.loss, client.teacher).value(scores, positive, negative)
     if model.backbone.penalty is not None:
         sizes = jnp.mean(jnp.abs(views), axis=-1)
         penalty = model.backbone.penalty(broadcast.round)

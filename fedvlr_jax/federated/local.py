@@ -28,7 +28,7 @@ class Broadcast(NamedTuple):
     Attributes:
       uplink: the state of the uplink transform, such as the bound of adaptive clipping.
       view_cache: not transmitted: precomputed once a round from the views, by the plan.
-      popular: with --defense_similarity or --defense_distance, a `Popular`.
+      popular, groups: a `Popular` with --defense_*, and the `Preferences` with --groups.
     """
 
     views: jax.Array
@@ -38,6 +38,7 @@ class Broadcast(NamedTuple):
     uplink: PyTree = ()
     view_cache: PyTree = None
     popular: Any = None
+    groups: Any = None
 
 
 class ClientNumbers(NamedTuple):

@@ -14,7 +14,7 @@ from fedvlr_jax.types import Array, Cohort, Histories, ServerState
 from fedvlr_jax.uplink.ring import least_answers
 
 # Each use of randomness folds its own number into the key of the run.
-INIT, LOCAL, PRESENT, EPOCHS, NOISE, CLIP_SHARE, ATTACK = range(7)
+INIT, LOCAL, PRESENT, EPOCHS, NOISE, CLIP_SHARE, ATTACK, GROUP = range(8)
 # Folded into the key of a round's training, whose other numbers are those of clients.
 RING_NOISE = 2**31 - 1
 

@@ -29,7 +29,7 @@ PLANS: Mapping[str, Plan] = registry.Objects(registry.PLANS)
 
 NEEDED = {
     Needs.NORMS: "each single upload (--clip_norm, --aggregation=secure)",
-    Needs.WHOLE: "whole uploads (--aggregation, --upload_bits, --upload_rows)",
+    Needs.WHOLE: "whole uploads (--aggregation, --upload_bits, --upload_rows, --groups)",
 }
 
 

@@ -24,15 +24,9 @@ from jax.sharding import Mesh
 from fedvlr_jax import trees
 from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.devices import compiled_alone, on_every_device, over_devices
+from fedvlr_jax.federated.groups import preferences, regrouped
 from fedvlr_jax.federated.local import Broadcast, Task
-from fedvlr_jax.federated.participation import (
-    ATTACK,
-    CLIP_SHARE,
-    LOCAL,
-    NOISE,
-    RING_NOISE,
-    stream,
-)
+from fedvlr_jax.federated.participation import ATTACK, CLIP_SHARE, LOCAL, NOISE, RING_NOISE, stream
 from fedvlr_jax.federated.plans import PLANS, chunk_size
 from fedvlr_jax.federated.popular import announced
 from fedvlr_jax.federated.server_optimizer import server_step
@@ -63,7 +57,8 @@ def make_broadcast(
     make_cache = functools.partial(PLANS[plan].view_cache, task)
     view_cache = compiled_alone(server.round >= 0, make_cache, views)
     head, uplink, popular = server.shared["head"], server.uplink, announced(server, views)[0]
-    return Broadcast(views, head, server.round, rates, uplink, view_cache, popular)
+    groups = preferences(task.config, server)
+    return Broadcast(views, head, server.round, rates, uplink, view_cache, popular, groups)
 
 
 def open_round(
@@ -249,6 +244,7 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
         new_server, metrics = close_round(
             task, server, pull_back, broadcast.views, upload, alpha, reports, rates, mesh
         )
+        new_server = regrouped(task, server, new_server, broadcast, upload, reports, features, mesh)
         new_private = tuple(
             make_write_back(plan, at_once(cohort), mesh)(
                 broadcast, result.private, rows, cohort.responded & metrics.finite

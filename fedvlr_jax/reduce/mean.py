@@ -23,6 +23,14 @@ def weighted_mean() -> Reduce:
     return Reduce(Needs.SUM, normalised_weights)
 
 
+def of_whole_uploads(rule: Reduce) -> Reduce:
+    """`rule` for a server that also reads the uploads one by one: it sums them after training."""
+    if rule.combine is not None:
+        return rule
+    total = lambda uploads, alpha, responded: uploads.total(alpha)
+    return rule._replace(needs=Needs.WHOLE, combine=total)
+
+
 def fixed_point_mean() -> Reduce:
     """`weighted_mean` as a sum of integers: equal bits on 1, 2, 4 and 8 CPU devices."""
     return Reduce(Needs.SUM, normalised_weights, exact=True)

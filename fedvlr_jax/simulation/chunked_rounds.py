@@ -17,6 +17,7 @@ import numpy as np
 
 from fedvlr_jax.federated.chunking import make_write_back, zero_sum
 from fedvlr_jax.federated.devices import over_devices, padded
+from fedvlr_jax.federated.groups import regrouped
 from fedvlr_jax.federated.local import Broadcast
 from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
 from fedvlr_jax.federated.plans import chunk_size
@@ -105,14 +106,18 @@ class ChunkedRounds:
 
     @functools.cached_property
     def _finish(self) -> Callable:
-        """(server, the result of `open_round`, uploads by bucket, alpha, reports, rates) ->
-        (server, metrics)."""
+        """(server, the result of `open_round`, uploads by bucket, alpha, reports, features, rates)
+        -> (server, metrics)."""
         task, mesh = self.setup.task, self.setup.mesh
 
-        def finish(server, opened, uploads, alpha, reports, rates):
+        def finish(server, opened, uploads, alpha, reports, features, rates):
             broadcast, pull_back = opened
             upload, views = join_buckets(uploads), broadcast.views
-            return close_round(task, server, pull_back, views, upload, alpha, reports, rates, mesh)
+            after, metrics = close_round(
+                task, server, pull_back, views, upload, alpha, reports, rates, mesh
+            )
+            after = regrouped(task, server, after, broadcast, upload, reports, features, mesh)
+            return after, metrics
 
         return self.setup.compiled(finish)
 
@@ -176,7 +181,8 @@ class ChunkedRounds:
             clipped=clipped,
             bad_leaf=bad_leaf,
         )
-        server, metrics = self._finish(server, opened, tuple(uploads), alpha, heard, rates)
+        operands = tuple(uploads), alpha, heard, setup.features, rates
+        server, metrics = self._finish(server, opened, *operands)
         return server, jax.device_get(metrics)
 
     def _train_bucket(

@@ -27,7 +27,7 @@ from fedvlr_jax.fleet.participation import Participation
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
 from fedvlr_jax.privacy.calibration import resolved
-from fedvlr_jax.settings import compiled
+from fedvlr_jax.settings import compiled, key_of, shapes_of
 
 # Rows of one client's loss are counted in int32.
 MOST_ROWS = 2**31 - 1
@@ -160,6 +160,8 @@ def _check(config: Config, dataset: Dataset, model: Model, *, own_parts: bool) -
             f"--defense_items={defense.defense_items}: there are {dataset.num_items} items; give "
             "fewer"
         )
+    if config.groups.active:
+        _check_groups(config, dataset, model, own_parts=own_parts)
     row = model.width * len(model.fusion.names)
     if config.fleet.upload_rank > row:
         raise InputError(
@@ -181,6 +183,29 @@ def _check(config: Config, dataset: Dataset, model: Model, *, own_parts: bool) -
         raise InputError(
             f"--cohort={config.federation.cohort}: the data set has {dataset.num_users} users"
         )
+
+
+def _check_groups(config: Config, dataset: Dataset, model: Model, *, own_parts: bool) -> None:
+    """Raises InputError for parts, or a data set, that groups of clients do not support."""
+    flag = f"--groups={config.groups.groups}"
+    if own_parts:
+        raise InputError(
+            f"{flag}: an aggregator or a participation that was made elsewhere need not show the "
+            "server individual uploads; give neither, or --groups=0"
+        )
+    heads = jax.tree.leaves(shapes_of(model.init_private, key_of(0))["head"])
+    if model.backbone.linear is None or heads or len(model.fusion.names) > 1:
+        raise InputError(
+            f"{flag}: needs a backbone with a linear score and without a private head, and a "
+            "fusion with one view"
+        )
+    if not dataset.features:
+        raise InputError(
+            f"{flag}: the server fuses the features of the items for each group, but data set "
+            f"{dataset.name} has none; give --groups=0"
+        )
+    if config.groups.groups > dataset.num_users:
+        raise InputError(f"{flag}: the data set has {dataset.num_users} users; give fewer")
 
 
 def _plan_and_buckets(task: Task, train: Interactions) -> tuple[str, list[np.ndarray]]:

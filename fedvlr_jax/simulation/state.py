@@ -13,6 +13,7 @@ import numpy as np
 
 from fedvlr_jax.federated.buffered import first_versions
 from fedvlr_jax.federated.devices import by_client, on_all
+from fedvlr_jax.federated.groups import groups_memory
 from fedvlr_jax.federated.participation import INIT, stream
 from fedvlr_jax.federated.popular import popular_memory
 from fedvlr_jax.settings import key_of, shapes_of
@@ -78,6 +79,13 @@ class InitialState:
                 popular=popular_memory(self.setup.config, views_shape(self.setup)),
                 versions=first_versions(self.setup.config, shared, uplink),
                 noise=aggregator.noise.init(upload),
+                groups=groups_memory(
+                    self.setup.config,
+                    self.setup.features,
+                    self.setup.dataset.num_users,
+                    model.width,
+                    key,
+                ),
             )
 
         return self.setup.compiled(init, out_shardings=on_all(self.setup.mesh))

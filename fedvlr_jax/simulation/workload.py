@@ -64,13 +64,16 @@ def download_bytes(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
     With --download_rows=touched a client asks for the rows of its history and of its draws, one
     number each, and gets them in this order. A repeated draw is asked for again, so the length of
     the request depends on that of the history alone. A client that would ask for as many rows as
-    there are gets all of them, without a request.
+    there are gets all of them, without a request. With --groups a client also gets the preference
+    of its group for each row.
     """
     shape = broadcast_shape(setup)
     rows = np.full(setup.population.num_users, shape.items)
     if setup.config.fleet.download_rows == "touched":
         rows = _trained_rows(setup)
     down = rows * shape.row_bytes + VALUE_BYTES * shape.head
+    if setup.config.groups.active:
+        down = down + VALUE_BYTES * rows
     return down, np.where(rows < shape.items, INDEX_BYTES * rows, 0)
 
 
