@@ -140,8 +140,8 @@ def _with_same(packed: PyTree, others: Mapping[str, Any]) -> PyTree:
             return leaf
         if isinstance(leaf, np.memmap) or leaf.shape != other.shape or leaf.dtype != other.dtype:
             return leaf
-        equal = np.array_equal(*(np.asarray(x).reshape(-1).view(np.uint8) for x in (leaf, other)))
-        return other if equal else leaf
+        mine, others_bits = (np.asarray(x).reshape(-1).view(np.uint8) for x in (leaf, other))
+        return other if np.array_equal(mine, others_bits) else leaf
 
     return jax.tree_util.tree_map_with_path(same, packed)
 
