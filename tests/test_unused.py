@@ -80,7 +80,7 @@ CASES = {
     "duplicates": ("error", {"dataset": "KU"}, [{}]),
     "synthetic_kind": ("equal", {}, [{"dataset": "own"}]),
     "synthetic_users": (30, {}, [{"dataset": "own"}]),
-    "synthetic_items": (40, {}, [{"dataset": "own"}]),
+    "synthetic_items": (60, {}, [{"dataset": "own"}]),
     "synthetic_seed": (1, {}, [{"dataset": "own"}]),
     "views": ("table,text", {"fusion": "shared"}, [{"fusion": f} for f in ("none", "vbpr", "mlp")]),
     "router_hidden": (5, RANDOM, [{"fusion": f} for f in ("none", "vbpr", "mlp", "shared")]),
