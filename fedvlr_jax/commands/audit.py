@@ -99,12 +99,12 @@ def check(config: Config, trials: int, confidence: float) -> None:
     if config.privacy.noise_cohort_size:
         raise InputError(
             f"--noise_cohort_size={config.privacy.noise_cohort_size}: the statement is about a "
-            "deployment, which is not here to be audited; give 0"
+            "deployment, but the audit measures this run; give 0"
         )
     if config.privacy.noise_bands > 1:
         raise InputError(
-            f"--noise_bands={config.privacy.noise_bands}: the audit draws each round by itself, "
-            "without the noise of the rounds before it; give 1"
+            f"--noise_bands={config.privacy.noise_bands}: the audit draws each round "
+            "independently, without the noise of earlier rounds; give 1"
         )
     if trials < 1000:
         raise InputError(f"--trials={trials}: give at least 1000; fewer prove no bound")

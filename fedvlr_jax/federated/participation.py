@@ -59,7 +59,7 @@ def poisson_clients(
 def banded_clients(
     seed: int, round_number: int, num_clients: int, cohort: int, bands: int
 ) -> np.ndarray:
-    """int64: a Poisson sample of the group whose turn it is, ascending.
+    """int64: a Poisson sample of the round's group, ascending.
 
     Client u is in group u mod `bands`, and group r mod `bands` is sampled in round r, each member
     with probability bands * cohort / num_clients. A client is therefore in at most one of any

@@ -24,19 +24,22 @@ It reads and writes these files; percentages are not rounded:
   with hostile clients "attack": of `summary.summarise_attack`}; S is what
   `evaluation.metrics.summarise` returns, in percent.
 
-  with --privacy also "privacy", the statement, as `privacy.statement` returns it; `privacy.json`
-  is the same by itself, there before training, and `ledger.json` {"rounds", "noise_multiplier"}
-  the rounds spent, with --init=spectral also {"exchanges", "exchange_noise_multiplier"}.
+  with --privacy also "privacy", the statement, as `privacy.statement` returns it.
 
-`users.npz`, one row a user, but for the ranks of the test targets
+`privacy.json`, with --privacy: the same statement, written before training
+
+`ledger.json`, with --privacy: the spent rounds
+  {"rounds", "noise_multiplier"}, with --init=spectral also {"exchanges",
+  "exchange_noise_multiplier"}.
+
+`users.npz`, one row per user, except for the ranks of the test targets
   "user_id" str [N], "history_length" int [N], "hr@50" and "ndcg@50" float [N] of the test
   part, in [0, 1], NaN for a user without a test target; "judged: ndcg@50" and "judged: hr@50"
   float32 [N] on the judged slice, and "NAME: ndcg@50", "NAME: hr@50" of each baseline on it;
-  "ahead" and "tied" int [P], how many items each test target had above and beside it, those of
-  user u (by ascending item) from "target_indptr"[u] to "target_indptr"[u + 1], int [N + 1]; where
-  there is a router,
-  "router_weights" float [N, G] in the order of the summary's "views"; where the data set
-  knows them, "planted" float [N, G], its columns in that same order.
+  "ahead" and "tied" int [P], the number of items above each test target and of items tied with it;
+  user u has the entries (by ascending item) from "target_indptr"[u] to "target_indptr"[u + 1],
+  int [N + 1]; with a router, "router_weights" float [N, G] in the order of the summary's "views";
+  for data with planted weights, "planted" float [N, G], its columns in the same order.
 
 A function needs only the keys that it uses. For an absent key it shows a dash or omits a figure.
 """

@@ -1,4 +1,4 @@
-"""The table of what choices cost: its numbers by hand, and the command."""
+"""The table of hours, bytes and energy: its numbers by hand, and the command."""
 
 import json
 
@@ -54,4 +54,4 @@ def test_the_command_compares_synchronous_and_buffered_rounds(run, tmp_path):
     assert all(line["hours"] > 0 for line in lines)
     assert "buffer=10" in (tmp_path / "w/fleet-hours.svg").read_text()
     line = refused(run("fleet", *SMALL, "--deadline_s=0", "--workdir=x"))
-    assert "without a clock there are no hours" in line
+    assert "hours need a simulated clock" in line

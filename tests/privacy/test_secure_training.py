@@ -179,7 +179,7 @@ REFUSED = [
     (DISTRIBUTED | {"clip_quantile": 0.5}, "--privacy=distributed: with --clip_quantile=0.5"),
     (DISTRIBUTED | {"noise": "central"}, "--privacy=distributed: the clients add the noise"),
     (DISTRIBUTED | {"honest_share": 0.0}, "--honest_share=0.0: give a share above 0"),
-    (DISTRIBUTED | {"honest_share": 0.01}, "--honest_share=0.01: gives no honest client"),
+    (DISTRIBUTED | {"honest_share": 0.01}, "--honest_share=0.01: gives no honest client among"),
     ({"honest_share": 0.5}, "--honest_share=0.5: needs --privacy=distributed"),
     (DISTRIBUTED | {"secure_levels": 20}, "--secure_levels=20: a client's noise has a deviation"),
     (DISTRIBUTED | {"secure_levels": 2**24}, "overflows 32 bits or the noise's table"),

@@ -127,4 +127,4 @@ def test_a_run_in_two_parts_is_the_run_in_one(dataset):
 def test_the_statement_names_the_bands(dataset):
     stated = statement(make_simulation(config(), dataset).config, 60, 6)
     assert stated["noise_bands"] == 3 and stated["sampler"]["probability"] == 0.5
-    assert "correlated by a matrix of 3 bands" in " ".join(lines(stated))
+    assert "a matrix of 3 bands correlates the noise" in " ".join(lines(stated))
