@@ -4,9 +4,9 @@
 
 A method is BACKBONE+FUSION, BACKBONE+FUSION+local (no server step), fedavg+FUSION+groups (GFMFR:
 tuned item rows, and five groups of clients), or a centralized model (vbpr, bm3, mgcn, pgl).
---methods selects methods. The command tunes each method: it tries nine settings with the first seed, selects
-one on validation (--select), and trains it with all seeds. Flags of fedvlr train set the rest. The
-baselines, with nine settings each, are in the same table.
+--methods selects methods. The command tunes each method: it tries nine settings with the first
+seed, selects one on validation (--select), and trains it with all seeds. Flags of fedvlr train set
+the rest. The baselines, with nine settings each, are in the same table.
 
 | methods | tuned |
 |---|---|
