@@ -2,10 +2,11 @@
 
     fedvlr table2 --dataset=KU,ML --protocol=paper --workdir=runs/table2
 
-A method is BACKBONE+FUSION, BACKBONE+FUSION+local (no server step), or a centralized model (vbpr,
-bm3, mgcn, pgl). --methods selects methods. The command tunes each method: it tries nine settings
-with the first seed, selects one on validation (--select), and trains it with all seeds. Flags of
-fedvlr train set the rest. The baselines, with nine settings each, are in the same table.
+A method is BACKBONE+FUSION, BACKBONE+FUSION+local (no server step), fedavg+FUSION+groups (GFMFR:
+tuned item rows, and five groups of clients), or a centralized model (vbpr, bm3, mgcn, pgl).
+--methods selects methods. The command tunes each method: it tries nine settings with the first
+seed, selects one on validation (--select), and trains it with all seeds. Flags of fedvlr train set
+the rest. The baselines, with nine settings each, are in the same table.
 
 | methods | tuned |
 |---|---|
@@ -78,6 +79,12 @@ Grid = Mapping[str, tuple[float, ...]]
 # without a server step only the client's options do.
 GRID: Grid = {"server_lr_items": (0.02, 0.05, 0.1), "server_decay": (2.0, 5.0, 10.0)}
 LOCAL_GRID: Grid = {"client_lr": (1.0, 3.0, 10.0), "client_decay": (0.005, 0.02, 0.08)}
+# The flags of a method's last part.
+VARIANTS: Mapping[str, Choice] = {
+    "": (),
+    "local": (("server_optimizer", "none"),),
+    "groups": (("fedavg_rows", "tuned"), ("groups", 5)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +105,15 @@ def parse_method(name: str) -> Method:
     if name in CENTRALIZED:
         return Method(name, ())
     backbone, _, rest = name.partition("+")
-    fusion, _, local = rest.partition("+")
+    fusion, _, variant = rest.partition("+")
     check_choice("methods", backbone, (*CENTRALIZED, *BACKBONE_NAMES))
     check_choice("methods", fusion, FUSION_NAMES)
-    if local not in ("", "local"):
-        raise InputError(f"--methods={name}: give e.g. fcf+bilevel, fcf+bilevel+local or vbpr")
-    optimizer = (("server_optimizer", "none"),) if local else ()
-    return Method(name, (("backbone", backbone), ("fusion", fusion), *optimizer))
+    if variant not in VARIANTS:
+        raise InputError(
+            f"--methods={name}: give e.g. fcf+bilevel, fcf+bilevel+local, fedavg+none+groups or "
+            "vbpr"
+        )
+    return Method(name, (("backbone", backbone), ("fusion", fusion), *VARIANTS[variant]))
 
 
 def settings_of(grid: Grid) -> list[Choice]:
@@ -138,6 +147,11 @@ def table_of(dataset: Dataset, base: Config, methods: list[Method], seeds: list[
     found: dict[str, Compared] = {}
     tuning = {}
     for method in methods:
+        if "groups" in dict(method.flags) and not dataset.features:
+            console.print(
+                f"{dataset.name}: {method.name} needs features; left out", highlight=False
+            )
+            continue
         console.print(f"[bold]{dataset.name}: {method.name}[/]", highlight=False)
         compared, tuning[method.name] = run_method(method, base, dataset, seeds)
         if compared is not None:

@@ -26,11 +26,14 @@ def test_methods_are_named_by_their_parts():
     assert parse_method("fcf+bilevel").flags == (("backbone", "fcf"), ("fusion", "bilevel"))
     assert parse_method("fcf+mlp").vanilla == parse_method("fcf+none").vanilla == "fcf+none"
     assert dict(parse_method("fcf+none+local").flags)["server_optimizer"] == "none"
+    groups = parse_method("fedavg+none+groups")
+    assert groups.vanilla == "fedavg+none"
+    assert Config.from_flat(**dict(groups.flags)).groups.groups == 5
     assert not parse_method("vbpr").flags
     for name in ("vbqr", "fcf", "fcf+magic", "fcf+mlp+far"):
         with pytest.raises(InputError, match="--methods="):
             parse_method(name)
-    assert len(METHODS) == len(set(METHODS)) == 30
+    assert len(METHODS) == len(set(METHODS)) == 31
 
 
 def test_budgets_are_equal(dataset):

@@ -13,6 +13,7 @@ from fedvlr_jax.config.centralized import CENTRALIZED_NAMES
 METHODS = (
     *CENTRALIZED_NAMES,
     *(f"{b}+{f}" for b, f in itertools.product(BACKBONE_NAMES, FUSION_NAMES)),
+    "fedavg+none+groups",
     "fcf+bilevel+local",
 )
 
