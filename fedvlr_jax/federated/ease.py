@@ -31,8 +31,9 @@ The content weight c, the normalization and the recency are chosen on validation
 client ranks its own validation items and contributes the difference of its NDCG@50 from that of the
 first setting, and the square of it, to two sums. The first setting is the plainest. The best
 setting replaces it only if its gain exceeds some standard errors: validation splits are small, and
-of many settings one is always ahead by chance. All pairs of c and v are compared at once. Recency
-is chosen after them, and then they are chosen again.
+of many settings one is always ahead by chance. First the content weight is chosen for v = 0, then
+recency, then the content weight again if recency is above 0. Last, the pairs of content weight and
+v = 1/4 must be ahead of that choice.
 
 Here the sums are taken in float64 on the host; they are the same for every seed.
 """
@@ -125,13 +126,19 @@ def ease_initialization(
     histories = [train.weighted_by_recency(r) if r else train for r in recencies]
     targets = _ranking(dataset)
     gains = functools.cache(lambda m, h: _gains(models[m], histories[h], targets))
-    best = chosen = 0
-    if len(models) > 1:
-        best = _chosen([gains(m, 0) for m in range(len(models))], MODEL_SURE)
+
+    def select(tried: Sequence[int], history: int) -> int:
+        if len(tried) == 1:
+            return tried[0]
+        return tried[_chosen([gains(m, history) for m in tried], MODEL_SURE)]
+
+    plain = [m for m, (v, _) in enumerate(settings) if v == settings[0][0]]
+    best, chosen = select(plain, 0), 0
     if len(histories) > 1:
         chosen = _chosen([gains(best, h) for h in range(len(histories))], RECENCY_SURE)
-    if chosen and len(models) > 1:
-        best = _chosen([gains(m, chosen) for m in range(len(models))], MODEL_SURE)
+    if chosen:
+        best = select(plain, chosen)
+    best = select([best, *range(len(plain), len(models))], chosen)
     vectors = histories[chosen].weighted_matrix @ models[best].encoder
     selected_v, selected_c = settings[best]
     return Ease(models[best].items, vectors, selected_c, selected_v, recencies[chosen])

@@ -196,11 +196,13 @@ def test_validation_chooses_what_is_ahead_of_the_plainest(dataset, sure, monkeyp
         ahead = gains[most] - gains[0]
         return tried[most if ahead.mean() > sure * ahead.std(ddof=1) / len(ahead) ** 0.5 else 0]
 
-    pairs = [(v, c) for v in module.NORMALIZATIONS for c in module.CONTENTS]
-    v, content = best(pairs, lambda pair: literal_scores(dataset, pair[1], 6, 0.0, pair[0]))
-    recency = best(module.RECENCIES, lambda r: literal_scores(dataset, content, 6, r, v), sure / 2)
+    scores = lambda r: lambda pair: literal_scores(dataset, pair[1], 6, r, pair[0])
+    plain, other = ([(v, c) for c in module.CONTENTS] for v in module.NORMALIZATIONS)
+    pair = best(plain, scores(0.0))
+    recency = best(module.RECENCIES, lambda r: scores(r)(pair), sure / 2)
     if recency:
-        v, content = best(pairs, lambda pair: literal_scores(dataset, pair[1], 6, recency, pair[0]))
+        pair = best(plain, scores(recency))
+    v, content = best([pair, *other], scores(recency))
     found = ease_initialization(
         dataset, 6, content=None, normalization=None, recency=None, **OPTIONS
     )
