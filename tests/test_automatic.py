@@ -6,6 +6,7 @@ import pytest
 
 from fedvlr_jax.commands.shared.members import make_members
 from fedvlr_jax.config import Config
+from fedvlr_jax.config.automatic import automatic_values
 from fedvlr_jax.data import load_dataset
 from fedvlr_jax.simulation import make_simulation
 
@@ -97,3 +98,19 @@ def test_the_help_of_server_decay_has_the_shares_of_the_defaults(init, rate, sha
     )
     assert share in text
     assert f"{100 * getattr(federation, rate) * federation.server_decay:.0f} %" in share
+
+
+@pytest.mark.parametrize(
+    "flags, changed",
+    [
+        ({}, set()),
+        ({"cohort": 5}, set()),
+        ({"init": "random"}, {"init"}),
+        ({"init": "random", "width": 64, "client_lr": 3.0}, {"init"}),
+        ({"width": 64, "client_lr": 3.0}, {"width", "client_lr"}),
+    ],
+)
+def test_a_value_that_auto_stands_for_is_no_change(flags, changed):
+    resolved = Config.from_flat(**flags).resolved
+    values = resolved.flat
+    assert {n for n, v in automatic_values(resolved).items() if v != values[n]} == changed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedvlr_jax.registry import OPERATORS
 
@@ -30,6 +30,13 @@ FROM_CLOSED_FORM = Tuned("softmax", 1.0, 0.002, 128)
 BACKBONES_OF_ROWS = ("fcf", "pfedrec", "fedrap")
 
 
+def automatic_values(config: Config) -> dict[str, Any]:
+    """The values that the options of `auto` get in `config`, by flag: --init, and those that depend
+    on the --init of `config`."""
+    tuned = _tuned(config.resolved.init.init)
+    return {"init": _automatic_init(config), **tuned._asdict()}
+
+
 def resolved(config: Config, *, own_model: bool = False) -> Config:
     """`config` with a value for --init=auto, and for the options that depend on --init.
 
@@ -38,9 +45,8 @@ def resolved(config: Config, *, own_model: bool = False) -> Config:
     """
     init = config.init.init
     if init == "auto":
-        closed = _begins_with_everyone(config) and _shows_rows(config) and not own_model
-        init = "ease" if closed else "random"
-    tuned = FROM_RANDOM if init == "random" else FROM_CLOSED_FORM
+        init = "random" if own_model else _automatic_init(config)
+    tuned = _tuned(init)
     model, federation = config.model, config.federation
     loss = tuned.loss if federation.loss == "auto" else federation.loss
     client_lr = tuned.client_lr if federation.client_lr == -1 else federation.client_lr
@@ -55,6 +61,14 @@ def resolved(config: Config, *, own_model: bool = False) -> Config:
             federation, loss=loss, client_lr=client_lr, server_lr_items=items
         ),
     )
+
+
+def _tuned(init: str) -> Tuned:
+    return FROM_RANDOM if init == "random" else FROM_CLOSED_FORM
+
+
+def _automatic_init(config: Config) -> str:
+    return "ease" if _begins_with_everyone(config) and _shows_rows(config) else "random"
 
 
 def _begins_with_everyone(config: Config) -> bool:

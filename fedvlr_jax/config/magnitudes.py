@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedvlr_jax.config.unused import AUTOMATIC, why_unused
+from fedvlr_jax.config.automatic import automatic_values
+from fedvlr_jax.config.unused import why_unused
 
 if TYPE_CHECKING:
     from fedvlr_jax.config import Config
@@ -29,10 +30,9 @@ def what_to_lower(config: Config) -> str:
     Without any, the learning rates that the run uses.
     """
     values = config.resolved.flat
-    defaults = config.changed(**AUTOMATIC).resolved.flat
-    plain = type(config)().flat
+    defaults = type(config)().flat | automatic_values(config)
     acting = [name for name in MAGNITUDES if not why_unused(config, name)]
-    usual = {name: (defaults if name in AUTOMATIC else plain)[name] or 1.0 for name in acting}
+    usual = {name: defaults[name] or 1.0 for name in acting}
     far = [name for name in acting if values[name] > FAR * usual[name]]
     named = far or [name for name in acting if name in RATES]
     return "lower " + " or ".join(f"--{name}={values[name]:g}" for name in named)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fedvlr_jax.config.automatic import automatic_values
+
 if TYPE_CHECKING:
     from fedvlr_jax.config import Config
 
@@ -123,9 +125,6 @@ _TRANSFERS = Condition(
 _BASELINES = Condition(lambda c: c.evaluation.baselines, "the baselines are not evaluated")
 _DISK = Condition(lambda c: c.run.store == "disk", "--store={store} writes no files")
 
-# The values of flags that depend on --init if they are not given.
-AUTOMATIC = {"client_lr": -1.0, "server_lr_items": -1.0}
-
 # Flag -> what it needs to act.
 ACTS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("data_root", "duplicates"), (_READ,)),
@@ -178,10 +177,10 @@ def unused(config: Config) -> list[Unused]:
     for.
     """
     values, defaults = config.flat, type(config)().flat
-    automatic = config.changed(**AUTOMATIC).resolved.flat
+    automatic = automatic_values(config)
     found = []
     for name in ACTS:
-        expected = {defaults[name], automatic[name] if name in AUTOMATIC else defaults[name]}
+        expected = (defaults[name], automatic.get(name, defaults[name]))
         if values[name] not in expected and (why := why_unused(config, name)):
             found.append(Unused(name, values[name], why))
     return found

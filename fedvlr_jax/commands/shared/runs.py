@@ -17,6 +17,7 @@ import numpy as np
 
 import fedvlr_jax
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config, unused
+from fedvlr_jax.config.automatic import automatic_values
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.data.titles import read_titles
@@ -155,7 +156,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
         "groups": {
             group.name: vars(getattr(config, group.name)) for group in dataclasses.fields(config)
         },
-        "defaults": Config().flat,
+        "defaults": Config().flat | automatic_values(config),
         "unused": {flag.name: flag.why for flag in unused(config)},
         **describe_code(),
         "dataset": {
