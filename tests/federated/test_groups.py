@@ -422,3 +422,21 @@ def test_a_data_set_without_features_is_refused(dataset):
     bare = dataclasses.replace(dataset, features={})
     with pytest.raises(InputError, match="--groups=3: the server fuses the features"):
         make_simulation(config_of(), bare)
+
+
+def test_with_tuned_rows_two_clients_rank_differently(dataset):
+    plain = dict(groups=0, group_epochs=20, item_lr=30.0)
+    tuned, shared = (
+        make_simulation(config_of(**plain, fedavg_rows=rows), dataset)
+        for rows in ("tuned", "shared")
+    )
+    after = run(tuned, 3)
+    free = ~np.isin(np.arange(60), np.concatenate([dataset.train.of(0), dataset.train.of(1)]))
+    orders = []
+    for simulation, state in ((tuned, after), (shared, run(shared, 3))):
+        items, scores = simulation.recommend(state, 60)
+        own = [items[user][np.isfinite(scores[user])] for user in (0, 1)]
+        orders.append([order[free[order]].tolist() for order in own])
+    both = set(orders[0][0]) & set(orders[0][1])
+    kept = [[[item for item in order if item in both] for order in pair] for pair in orders]
+    assert kept[0][0] != kept[0][1] and kept[1][0] == kept[1][1]
