@@ -10,9 +10,9 @@ squared norm over T rounds by O(1/sqrt T) + O(A/T) + O(zeta^2/n_s); the last ter
 convergence.json, .csv and .md in --workdir have the mean squared norm over the first T rounds, for
 doubling T, and its log-log slope over the later half. The bound predicts a slope of -0.5 or below
 before the floor. convergence.svg plots it; a hump in a curve is a saddle point that the private
-heads leave. Flags of fedvlr train set the rest; the defaults here are plain steps without decay. The
-measured gradient is the sum over all clients, whatever the aggregation, sampling, clipping and noise
-of the training are. On two cores the command takes about ten minutes.
+heads leave. Flags of fedvlr train set the rest; the defaults here are plain steps without decay.
+The measured gradient is the sum over all clients, whatever the aggregation, sampling, clipping and
+noise of the training are. On two cores the command takes about ten minutes.
 """
 
 from __future__ import annotations
