@@ -210,6 +210,26 @@ def test_validation_chooses_what_is_ahead_of_the_plainest(dataset, sure, monkeyp
     assert sure < 1e6 or (v, content, recency) == (0.0, 0.0, 0.0)
 
 
+def test_the_normalization_must_be_ahead_of_the_selected_content(dataset, monkeypatch):
+    """It is 1.5 ahead of the plainest (standard error 0.5), 0.5 ahead of c = 1."""
+    tried = {(0.0, 0.0): [0, 0, 0, 0], (0.0, 1.0): [1, 1, 1, 1], (0.25, 1.0): [1, 3, 1, 1]}
+
+    def tagged(train, rows, width, *, content, normalization, ridge, exchanges):
+        return module.Autoencoder(np.full((ITEMS, 1), normalization), np.full((ITEMS, 1), content))
+
+    def gains(model, history, targets):
+        pair = (model.encoder[0, 0], model.factor[0, 0])
+        return np.array(tried.get(pair, [-1, -1, -1, -1]), float)
+
+    monkeypatch.setattr(module, "autoencoder", tagged)
+    monkeypatch.setattr(module, "_gains", gains)
+    options = dict(content=None, normalization=None, recency=0.0, **OPTIONS)
+    found = ease_initialization(dataset, 1, **options)
+    assert (found.normalization, found.content) == (0.0, 1.0)
+    tried[0.25, 1.0] = [2, 3, 2, 2]
+    assert ease_initialization(dataset, 1, **options).normalization == 0.25
+
+
 def test_planted_content_and_recency_are_chosen():
     """Clients walk through a catalogue in which an item's content says what follows it."""
     rng = np.random.default_rng(0)
