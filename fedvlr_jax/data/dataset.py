@@ -85,11 +85,11 @@ class Interactions:
         shape = (self.num_users, self.num_items)
         return sparse.csr_array((values, self.item, self.indptr), shape=shape)
 
-    def weighted_by_recency(self, recency: float) -> Interactions:
-        """The same entries with weight (1 + a)^-recency, divided by the mean over the user.
+    @property
+    def age(self) -> np.ndarray:
+        """float64 [E]: the number of newer entries of the same user.
 
-        a is the number of newer entries of the same user. Entries of equal time get the mean of
-        their values of a.
+        Entries of equal time get the mean of their numbers.
         """
         # Sort by user, then from newest to oldest. A run is a sequence of equal times.
         order = np.lexsort((-self.time, self.users))
@@ -100,7 +100,11 @@ class Interactions:
         newer = np.arange(len(self)) - self.indptr[user]
         age = np.empty(len(self))
         age[order] = (np.bincount(run, newer) / np.bincount(run))[run]
-        weight = (1 + age) ** -recency
+        return age
+
+    def weighted_by_recency(self, recency: float) -> Interactions:
+        """The same entries with weight (1 + age)^-recency, divided by the mean over the user."""
+        weight = (1 + self.age) ** -recency
         mean = np.bincount(self.users, weight, self.num_users) / np.maximum(self.counts, 1)
         return dataclasses.replace(self, weight=(weight / mean[self.users]).astype(np.float32))
 
@@ -200,15 +204,16 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the split, the times of the train part, and the features.
+        """SHA-256 (hex) over the split, the order in time of the train part, and the features.
 
-        Equal data have equal fingerprints. Training reads the times if it weights recent items.
+        Equal data have equal fingerprints, in any unit of time. Training reads the order if it
+        weights recent items.
         """
         digest = hashlib.sha256()
         for part in (self.train, self.valid, self.test):
             for array in (part.indptr, part.item):
                 digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(np.ascontiguousarray(self.train.time).tobytes())
+        digest.update(self.train.age.tobytes())
         if self.train.weight is not None:
             digest.update(self.train.weight.tobytes())
         if not self.features:

@@ -45,8 +45,11 @@ def test_weights_are_data():
 def test_times_are_data():
     """The closed form may weight recent items, so other times are another run."""
     plain = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 60})
-    train = dataclasses.replace(plain.train, time=plain.train.time[::-1])
-    assert dataclasses.replace(plain, train=train).fingerprint != plain.fingerprint
+    timed = lambda time: (
+        dataclasses.replace(plain, train=dataclasses.replace(plain.train, time=time)).fingerprint
+    )
+    assert timed(plain.train.time[::-1].copy()) != plain.fingerprint
+    assert timed(plain.train.time * 1000 + 7) == plain.fingerprint
 
 
 def test_without_times_nothing_is_recent(tmp_path):

@@ -96,7 +96,7 @@ def test_the_data_do_not_depend_on_the_chunk(monkeypatch):
 
 def test_the_data_of_a_seed_are_fixed():
     data = synthetic.generate(users=50, items=80, seed=3)
-    assert data.fingerprint == ("e71471b2ab2ecb247db55b16c8daaae8f82c72d6175c17d10ba6b6125603f66d")
+    assert data.fingerprint == ("44507450c4c5a72f2d72934a63ffc63ba8c02edc8c6df3dffd3de8859a9d030c")
     assert data.fingerprint != synthetic.generate(users=50, items=80, seed=4).fingerprint
 
 

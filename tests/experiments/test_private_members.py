@@ -9,6 +9,7 @@ from fedvlr_jax.commands.shared import members
 from fedvlr_jax.commands.shared.members import make_members, train_together
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.ensemble import Programs
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.summary import BaselineSummary
@@ -35,8 +36,8 @@ def config(workdir, **flags):
 
 def train(base, simulation, seeds=(0, 1), **given):
     group = make_members(base, [], seeds)
-    baselines = lambda data, evaluation: BaselineSummary({}, {})
-    train_together(group, simulation, 1, None, baselines, given.pop("stop", GOING), **given)
+    baselines = lambda config: BaselineSummary({}, {})
+    train_together(group, Programs(simulation), None, baselines, given.pop("stop", GOING), **given)
     return [member.directory for member in group]
 
 
@@ -56,9 +57,10 @@ def test_rounds_are_spent_before_they_are_trained(simulation, tmp_path):
     class Killed(BaseException):
         pass
 
-    def watch(runs):
+    def watch(members, runs):
         if runs[0].evaluations[-1]["round"] == 2:
             raise Killed
+        return ()
 
     with pytest.raises(Killed):
         train(config(tmp_path), simulation, watch=watch)
