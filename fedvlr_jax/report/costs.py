@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter
 
+from fedvlr_jax.report.plots import legend_below, telling
 from fedvlr_jax.report.svg import draw, series_colour
+
+# The axis of a cost is logarithmic where runs differ by more than this ratio.
+LOG_RATIO = 10
 
 
 def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -101,13 +107,18 @@ def compared_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[s
 
 def _against(curves: Mapping[str, Sequence[Mapping[str, Any]]], name: str, label: str) -> str:
     title = f"Validation NDCG@50 against {label}"
+    labels = [textwrap.fill(run, 56) for run in telling(list(curves))]
+    ends = [points[-1][name] for points in curves.values() if points[-1][name] > 0]
 
     def paint(axes: Axes) -> None:
-        for place, (run, points) in enumerate(curves.items()):
+        for place, (run, points) in enumerate(zip(labels, curves.values(), strict=True)):
             x, y = ([point[key] for point in points] for key in (name, "ndcg@50"))
             axes.plot(x, y, color=series_colour(place), marker="o", markersize=4, label=run)
         axes.set(title="Validation NDCG@50", xlabel=label, ylabel="NDCG@50 (%)")
+        if ends and max(ends) > LOG_RATIO * min(ends):
+            axes.set_xscale("symlog", linthresh=min(ends) / 10)
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         if any(curves):
-            axes.legend()
+            legend_below(axes, columns=1)
 
-    return draw(title, paint)
+    return draw(title, paint, height=3.1 + 0.3 * len(curves) * any(curves))

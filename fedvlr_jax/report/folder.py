@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedvlr_jax.report.html import environment, figures
-from fedvlr_jax.report.plots import LINE_KINDS, legend_below, shorten
+from fedvlr_jax.report.plots import LINE_KINDS, legend_below, shorten, telling
 from fedvlr_jax.report.svg import draw, series_colour
 
 # Maximum number of lines in a figure: the number of colours.
@@ -169,6 +170,7 @@ def _curves(dataset: str, groups: Sequence[Group], label: str) -> str:
 
     def paint(axes: Axes) -> None:
         handles = []
+        labels = telling([group.label for group in drawn])
         for place, group in enumerate(drawn):
             colour, kind = series_colour(place), LINE_KINDS[place % len(LINE_KINDS)]
             rounds, low, mean, high = _band(group.curves)
@@ -177,13 +179,13 @@ def _curves(dataset: str, groups: Sequence[Group], label: str) -> str:
             if len(rounds) == 1:
                 axes.plot(rounds, mean, color=colour, marker="o")
             handles.append(
-                Line2D([], [], color=colour, linestyle=kind, label=shorten(group.label, 34))
+                Line2D([], [], color=colour, linestyle=kind, label=textwrap.fill(labels[place], 38))
             )
         axes.set(title=shorten(title, 60), xlabel="round", ylabel=f"{label} (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         legend_below(axes, handles, columns=2)
 
-    return draw(title, paint, width=6.4, height=3.6 + 0.11 * len(drawn))
+    return draw(title, paint, width=6.4, height=3.6 + 0.16 * len(drawn))
 
 
 def _band(curves: Sequence[Sequence[tuple[int, float]]]):

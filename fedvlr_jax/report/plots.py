@@ -6,6 +6,7 @@ Percentages come from summaries and are drawn unchanged; weights are shares in [
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -477,6 +478,17 @@ def _in_group(length: np.ndarray, name: str) -> np.ndarray:
     """bool [N]: whether each history length is in the group "low-high" or "low+"."""
     low, _, high = name.rstrip("+").partition("-")
     return (length >= int(low)) & (length <= (float(high) if high else np.inf))
+
+
+def telling(labels: Sequence[str]) -> list[str]:
+    """The labels of choices without the parts "name=value" that all of them have.
+
+    Parts are joined by a space, or by "-" as in the name of a folder.
+    """
+    parts = [re.split(r"[ -](?=\w+=)", label) for label in labels]
+    shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
+    short = [" ".join(part for part in own if part not in shared) for own in parts]
+    return short if all(short) else list(labels)
 
 
 def in_lines(name: str, width: int = 26) -> str:

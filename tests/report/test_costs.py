@@ -1,8 +1,10 @@
 """What a report says of costs and attacks."""
 
+import re
+
 import numpy as np
 
-from fedvlr_jax.report.costs import cost_curves, cost_rows
+from fedvlr_jax.report.costs import compared_curves, cost_curves, cost_rows
 from fedvlr_jax.report.heat import heat_table
 
 COSTS = {
@@ -51,3 +53,18 @@ def test_a_table_in_colours_holds_its_numbers():
     figure = heat_table("ER@10", ["fedrec", "alie"], ["mean", "median"], values)
     for text in ("fedrec", "median", "0.97", "0.01", "–"):
         assert text in figure
+
+
+def test_curves_of_unequal_runs_stay_legible():
+    """Runs that differ by more than ten times get a logarithmic axis, with plain numbers."""
+    curve = lambda hours: [
+        {"round": n, "hours": n * hours, "bytes": n * 1e6, "wh": n, "ndcg@50": 10.0 + n}
+        for n in range(3)
+    ]
+    long = "cohort=50-over_selection=1.3-buffer=0-eval_every=5-server_lr_items="
+    found = compared_curves({f"{long}0.05": curve(1.0), f"{long}0.02": curve(0.01)})
+    ticks = lambda svg: re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert {"0.01", "0.1", "1"} <= set(ticks(found["hours"]))
+    # The legend has what differs; bytes are equal, so their axis is linear.
+    assert "server_lr_items=0.05" in ticks(found["hours"]) and "cohort" not in found["hours"]
+    assert "0.01" not in ticks(found["bytes"])

@@ -212,3 +212,13 @@ class Recorded:
 def test_no_colour_is_both_a_slice_and_a_view():
     views = {plots.view_colour(place) for place in range(5)}
     assert len(views) == 5 and not views & set(plots.SLICE_COLOURS.values())
+
+
+def test_labels_of_choices_have_what_differs():
+    folders = [
+        "cohort=50-rate=0.1-init_user_power=1e-05",
+        "cohort=65-rate=0.1-init_user_power=1e-05",
+    ]
+    assert plots.telling(folders) == ["cohort=50", "cohort=65"]
+    assert plots.telling(["a=1 b=2", "a=1 b=2 c=x-y"]) == ["a=1 b=2", "a=1 b=2 c=x-y"]
+    assert plots.telling(["default"]) == ["default"] and plots.telling(["", ""]) == ["", ""]
