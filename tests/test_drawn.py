@@ -79,7 +79,14 @@ def test_a_run_is_loaded_to_the_bit(name, dataset, tmp_path):
     assert digest(simulation.pack(states[0])) == digest(simulation.pack(states[1]))
 
 
-@pytest.mark.parametrize("stores", [("device", "host"), ("host", "device"), ("device", "disk")])
+@pytest.mark.parametrize(
+    "stores",
+    [
+        ("device", "host"),
+        pytest.param(("host", "device"), marks=pytest.mark.slow),
+        pytest.param(("device", "disk"), marks=pytest.mark.slow),
+    ],
+)
 def test_another_store_loads_the_same_rows(stores, dataset, tmp_path):
     flags = dict(backbone="fedrap", fusion="bilevel", cohort=8)
     one, other = (simulate(dataset, **flags, store=store) for store in stores)

@@ -429,7 +429,7 @@ def ku():
 
 @pytest.fixture(scope="module")
 def ml():
-    # Default settings, because tuning takes too long; docs/baselines.md has the tuned results.
+    # Default settings, because tuning takes too long; docs/evidence.md has the tuned results.
     return evaluate_baselines(real("ML"), "train", tuned=False)
 
 
@@ -461,6 +461,7 @@ def test_known_numbers_of_ku(ku, name):
     assert (found["warm"]["users"], found["cold"]["users"]) == (116, 88)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ML)
 def test_known_numbers_of_ml(ml, name):
@@ -495,6 +496,7 @@ def test_tuned_baselines_of_ku_reach_what_they_are_known_for(ku, name, expected)
     assert headline(found) == pytest.approx(expected, abs=2.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -508,6 +510,7 @@ def test_baselines_of_ml_reach_what_they_are_known_for(ml, name, expected):
     assert headline(ml.summary[name]["test"]) == pytest.approx(expected, abs=0.6)
 
 
+@pytest.mark.slow
 def test_the_ranks_serve_paired_tests(ml):
     test = real("ML").test
     ease, popularity = (

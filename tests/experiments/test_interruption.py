@@ -295,6 +295,7 @@ def test_out_of_memory_says_how_large_the_state_is(simulation, error):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on address space")
+@pytest.mark.slow
 def test_memory_that_runs_out_after_the_check_is_one_line(simulation, whole, tmp_path, cache):
     """16 GB of rows are asked for at once where 12 GB, of which the libraries take some, exist."""
     model = "--backbone=pfedrec --fusion=none --width=25600 --memory_budget_gb=1000".split()
@@ -363,7 +364,9 @@ def test_nohup_stays_in_force(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("number", "eval_every"), [(signal.SIGHUP, 1), (signal.SIGINT, 50_000)], ids=str
+    ("number", "eval_every"),
+    [(signal.SIGHUP, 1), pytest.param(signal.SIGINT, 50_000, marks=pytest.mark.slow)],
+    ids=str,
 )
 def test_a_signal_saves_and_leaves_with_its_own_status(number, eval_every, tmp_path, cache):
     """However far the next evaluation is."""

@@ -336,7 +336,9 @@ def test_the_second_round_distils(dataset):
     assert not np.allclose(one.server.shared["items"], other.server.shared["items"], atol=1e-4)
 
 
-@pytest.mark.parametrize("choices", [{}, dict(store="host", chunk=7)])
+@pytest.mark.parametrize(
+    "choices", [pytest.param({}, marks=pytest.mark.slow), dict(store="host", chunk=7)]
+)
 def test_a_run_in_two_parts(choices, dataset, tmp_path):
     sampled = dict(cohort=25, client_dropout=0.2, **choices)
     whole = make_simulation(config_of(**sampled), dataset)
@@ -351,6 +353,7 @@ def test_a_run_in_two_parts(choices, dataset, tmp_path):
     equal(expected.server, state.server)
 
 
+@pytest.mark.slow
 def test_a_store_changes_nothing(dataset):
     one = run(make_simulation(config_of(), dataset), 3)
     other = run(make_simulation(config_of(store="host", chunk=7), dataset), 3)
@@ -373,6 +376,7 @@ def test_an_absent_client_keeps_its_group(dataset):
     assert (after[away] == group[away]).all() and (after[sampled] >= 0).all()
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_their_own_runs(dataset):
     config = config_of(rounds=4, patience=5).resolved
     simulation = make_simulation(config, dataset)

@@ -404,8 +404,8 @@ LOSSES = [
     Mutation(
         "old items count more",
         "fedvlr_jax/data/dataset.py",
-        "weight = (1 + age) ** -recency",
-        "weight = (1 + age) ** recency",
+        "weight = (1 + self.age) ** -recency",
+        "weight = (1 + self.age) ** recency",
         agreement(recency=0.8),
     ),
     Mutation(

@@ -159,7 +159,9 @@ def test_exchanges_are_composed_with_sampled_rounds(sampler):
         assert getattr(found, name) == pytest.approx(accountant.get_epsilon(1e-4), rel=1e-9)
 
 
-@pytest.mark.parametrize("sampler", ["poisson", "fixed", "everyone"])
+@pytest.mark.parametrize(
+    "sampler", [pytest.param("poisson", marks=pytest.mark.slow), "fixed", "everyone"]
+)
 def test_the_target_holds_with_the_exchanges(sampler):
     release = Release(sampler, 10_000, 500, 10_000, exchanges=3)
     z = accounting.calibrate_exchanges(release, 2.0, 1e-5)
@@ -198,6 +200,7 @@ def test_a_fixed_cohort_is_not_poisson():
     assert fixed.pld is None and fixed.rdp > 8 * poisson_.pld
 
 
+@pytest.mark.slow
 def test_places_that_suffice_cost_nothing_and_others_do():
     at = lambda places: epsilon(Release("poisson", 1000, 100, places), 1.0, 100, 1e-4)
     assert at(150).pld == pytest.approx(5.9660, abs=5e-5)
