@@ -82,7 +82,7 @@ class InitialState:
                 groups=groups_memory(
                     self.setup.config,
                     self.setup.features,
-                    self.setup.dataset.num_users,
+                    self.setup.population.num_users,
                     model.width,
                     key,
                 ),

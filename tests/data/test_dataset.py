@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fedvlr_jax.data import dataset as data
 from fedvlr_jax.data.cohorts import multi_hot, pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset
@@ -50,6 +51,19 @@ def test_times_are_data():
     )
     assert timed(plain.train.time[::-1].copy()) != plain.fingerprint
     assert timed(plain.train.time * 1000 + 7) == plain.fingerprint
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 20, 1000])
+def test_the_age_does_not_depend_on_the_users_that_are_sorted_at_once(at_once, monkeypatch):
+    train = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 60}).train
+    train = dataclasses.replace(train, time=train.time // 3)
+    expected = [
+        np.mean([sum(other > time for other in own), sum(other >= time for other in own) - 1])
+        for own in np.split(train.time, train.indptr[1:-1])
+        for time in own
+    ]
+    monkeypatch.setattr(data, "USERS_AT_ONCE", at_once)
+    np.testing.assert_array_equal(train.age, expected)
 
 
 def test_without_times_nothing_is_recent(tmp_path):
