@@ -42,7 +42,7 @@ from fedvlr_jax.evaluation.baselines.trivial import TRIVIAL
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import resolve_selection
-from fedvlr_jax.federated.ease import ease_initialization
+from fedvlr_jax.federated.ease_settings import ease_initialization
 from fedvlr_jax.selection import Selection, parse_selection
 
 FLAGS = flags.FLAGS
@@ -171,8 +171,9 @@ def compared(dataset: Dataset) -> dict[str, Any]:
 
     Returns:
       {"dataset", "users", "items", "slice", the selected "content", "normalization", "recency",
-      "valid" and "test": NDCG@50 in percent, "baselines": {name: {"valid", "test", "difference":
-      the mean over users of ours minus theirs on test, "error": its standard error}}}.
+      "ials", "valid" and "test": NDCG@50 in percent, "baselines": {name: {"valid", "test",
+      "difference": the mean over users of ours minus theirs on test, "error": its standard
+      error}}}.
     """
     selection = resolve_selection(parse_selection("auto"), dataset)
     weighted = dataset
@@ -189,6 +190,7 @@ def compared(dataset: Dataset) -> dict[str, Any]:
         content=None,
         normalization=None,
         recency=None,
+        ials=None,
     )
     scorer = lambda users: found.vectors[users] @ found.items.T
     ours = {
@@ -211,7 +213,10 @@ def compared(dataset: Dataset) -> dict[str, Any]:
         "users": dataset.num_users,
         "items": dataset.num_items,
         "slice": selection.slice,
-        **{key: float(getattr(found, key)) for key in ("content", "normalization", "recency")},
+        **{
+            key: float(getattr(found, key))
+            for key in ("content", "normalization", "recency", "ials")
+        },
         **{part: float(np.mean(gains)) for part, gains in ours.items()},
         "baselines": baselines,
     }
@@ -295,7 +300,7 @@ def main() -> None:
         print(
             f"{row['dataset']}: {row['test']:.1f}; {best[0]} {best[1]['test']:.1f}; content "
             f"{row['content']:g}, normalization {row['normalization']:g}, recency "
-            f"{row['recency']:g}",
+            f"{row['recency']:g}, iALS {row['ials']:g}",
             flush=True,
         )
         if path is not None:

@@ -14,6 +14,7 @@ LEVELS = {
     "registry": 0,
     "machine": 0,
     "types": 0,
+    "least_squares": 0,
     "sealing": 1,
     "trees": 1,
     "config": 1,

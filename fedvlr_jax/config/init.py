@@ -69,6 +69,12 @@ class InitConfig:
         "init=ease: decay of the weight of older items, as --recency. -1: selected on validation. "
         "Give it in place of --recency.",
     )
+    init_ials: int = choice(
+        -1,
+        "init=ease: 1: the initial scores are the mean of those of the autoencoder and of implicit "
+        "alternating least squares, which has a quarter of --width. 0: the autoencoder alone. -1: "
+        "selected on validation.",
+    )
     init_noise_multiplier: float = choice(
         0.0,
         "init=spectral with --privacy=central: standard deviation of the noise on each exchange, "
@@ -106,5 +112,6 @@ class InitConfig:
         ):
             if getattr(self, name) != -1:
                 check_range(self, name, 0, most)
+        check_range(self, "init_ials", -1, 1)
         if not 0 < self.init_score < math.inf:
             raise InputError(f"--init_score={self.init_score}: give a finite number above 0")

@@ -6,10 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.config import Config
+from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.federated.ease import tried_models
-from fedvlr_jax.federated.initialization import Initialization, given_or_none, sources_of
+from fedvlr_jax.federated.ease_settings import tried_models, tries_ials
+from fedvlr_jax.federated.ials import SWEEPS, uploaded_numbers
+from fedvlr_jax.federated.initialization import (
+    Initialization,
+    given_ials,
+    given_or_none,
+    sources_of,
+)
 from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import EXCHANGES
 from fedvlr_jax.federated.subspace import OVERSAMPLING
@@ -22,12 +28,14 @@ class Exchange(NamedTuple):
       text: the steps, for the start of a run.
       down: float32 numbers to each client.
       up: float32 numbers from a client, for each item of its history.
+      once: float32 numbers from a client beside those.
       more: what goes down beside them, for the start of a run.
     """
 
     text: str
     down: int
     up: int
+    once: int = 0
     more: str = ""
 
     @property
@@ -35,7 +43,8 @@ class Exchange(NamedTuple):
         """The steps and their sizes."""
         return (
             f"{self.text}, with every client first, {4 * self.down / 1e6:.3g} MB to each, "
-            f"{4 * self.up / 1e3:.3g} kB from it for each item of its history{self.more}"
+            f"{4 * self.up / 1e3:.3g} kB from it for each item of its history"
+            f"{f' and {4 * self.once / 1e3:.3g} kB' * (self.once > 0)}{self.more}"
         )
 
 
@@ -49,6 +58,8 @@ def exchanges_of(
     """
     init, found = config.init, []
     items, width = model.num_items, model.width
+    if init.init == "ease":
+        found.append(_ease_exchange(init, width, dataset, initial))
     if init.init == "spectral" and config.privacy.privacy != "none":
         up = init.init_exchanges * min(width, items)
         text = f"start spectral: {init.init_exchanges} exchanges with noise"
@@ -58,24 +69,36 @@ def exchanges_of(
         text = f"start spectral: counts, {init.init_exchanges} exchanges and a mean score"
         # First the counts of the items, last the table from which a client computes its vector.
         found.append(Exchange(text, items * (1 + up + width), up))
-    if init.init == "ease":
-        settings = init.init_content, init.init_normalization
-        tried = len(tried_models(dataset, *map(given_or_none, settings)))
-        up = tried * init.init_exchanges * min(width + OVERSAMPLING, items)
-        # Clients compare the models on validation: a table and a column each, beside the counts.
-        compared = tried * (width + 1) if tried > 1 else 0
-        chosen = ""
-        if initial is not None:
-            chosen = f", content {initial.content:g}, normalization {initial.normalization:g}, "
-            chosen += f"recency {initial.recency:g}"
-        text = f"start ease{chosen}: counts, {tried} x {init.init_exchanges} exchanges"
-        found.append(Exchange(f"{text} and a mean score", items * (1 + up + compared + width), up))
     if init.init_router == "history":
         up = EXCHANGES * (init.init_topics if "id" in sources_of(model.fusion.names) else 0)
         text = f"routers by history: counts{f' and {EXCHANGES} exchanges' * (up > 0)}"
         more = "; to it the features of its items and the catalogue's mean likeness to each"
-        found.append(Exchange(text, items * (1 + up), up, more))
+        found.append(Exchange(text, items * (1 + up), up, more=more))
     return found
+
+
+def _ease_exchange(
+    init: InitConfig, width: int, dataset: Dataset, initial: Initialization | None
+) -> Exchange:
+    """The exchange of --init=ease."""
+    items = dataset.num_items
+    settings = init.init_content, init.init_normalization
+    tried = len(tried_models(dataset, *map(given_or_none, settings)))
+    up, once = tried * init.init_exchanges * min(width + OVERSAMPLING, items), 0
+    # Clients compare the models on validation: a table and a column each, beside the counts.
+    compared = tried * (width + 1) if tried > 1 else 0
+    down = 1 + up + compared + width
+    text = f"{tried} x {init.init_exchanges} exchanges"
+    if tries_ials(dataset, width, given_ials(init)):
+        of_item, once = uploaded_numbers(width // 4)
+        up += of_item
+        down += SWEEPS * (width // 4) + (width if init.init_ials == -1 else 0)
+        text += f", {SWEEPS} sweeps of iALS"
+    chosen = ""
+    if initial is not None:
+        chosen = f", content {initial.content:g}, normalization {initial.normalization:g}, "
+        chosen += f"recency {initial.recency:g}, iALS {initial.ials:d}"
+    return Exchange(f"start ease{chosen}: counts, {text} and a mean score", items * down, up, once)
 
 
 def bytes_before_training(
@@ -86,5 +109,6 @@ def bytes_before_training(
     The features that --init_router=history sends are not counted.
     """
     found = exchanges_of(config, model, dataset)
-    up = 4.0 * sum(exchange.up for exchange in found)
-    return 4.0 * sum(exchange.down for exchange in found), up * dataset.train.counts
+    up = sum(exchange.up for exchange in found) * dataset.train.counts
+    once = sum(exchange.once for exchange in found)
+    return 4.0 * sum(exchange.down for exchange in found), 4.0 * (up + once)

@@ -33,7 +33,7 @@ import numpy as np
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.ease import Ease, ease_initialization
+from fedvlr_jax.federated.ease_settings import Ease, ease_initialization
 from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import preferences
 from fedvlr_jax.federated.private_initialization import (
@@ -54,6 +54,7 @@ class Initialization(NamedTuple):
       recency: float64 [], the exponent that weighs the histories in training; 0 for no weights.
       content: float64 [], the weight of the features; 0 where none are used.
       normalization: float64 [], see `ease.py`.
+      ials: bool [], whether the scores are the mean with those of iALS, see `ials.py`.
     """
 
     items: np.ndarray | None
@@ -61,6 +62,7 @@ class Initialization(NamedTuple):
     recency: np.float64 = np.float64(0)
     content: np.float64 = np.float64(0)
     normalization: np.float64 = np.float64(0)
+    ials: np.bool_ = np.bool_(False)
 
 
 def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initialization | None:
@@ -80,9 +82,10 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
     if init.init == "random":
         return Initialization(None, clients)
     content = normalization = recency = 0.0
+    ials = False
     private = config.privacy.privacy != "none"
     if init.init == "ease":
-        items, vectors, content, normalization, recency = _ease(init, model.width, dataset)
+        items, vectors, content, normalization, recency, ials = _ease(init, model.width, dataset)
     elif private:
         items, vectors = private_spectral_initialization(
             train,
@@ -126,6 +129,7 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
         np.float64(recency),
         np.float64(content),
         np.float64(normalization),
+        np.bool_(ials),
     )
 
 
@@ -163,12 +167,18 @@ def _ease(init: InitConfig, width: int, dataset: Dataset) -> Ease:
         content=given_or_none(init.init_content),
         normalization=given_or_none(init.init_normalization),
         recency=given_or_none(init.init_recency),
+        ials=given_ials(init),
     )
 
 
 def given_or_none(value: float) -> float | None:
     """None for the -1 of a flag that is chosen on validation."""
     return None if value == -1 else value
+
+
+def given_ials(init: InitConfig) -> bool | None:
+    """Whether to blend with iALS; None where validation selects it."""
+    return None if init.init_ials == -1 else bool(init.init_ials)
 
 
 def sources_of(views: Sequence[str]) -> list[str]:
@@ -251,6 +261,10 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
         raise InputError(
             f"{given}: {hidden_by}hides the rows of the ID table; use none, vbpr, or "
             "bilevel with the views table and names of modalities, as --views=table,text,image"
+        )
+    if init.init == "ease" and init.init_ials == 1 and model.width < 4:
+        raise InputError(
+            f"--init_ials=1: has a quarter of --width={model.width}; give a width of at least 4"
         )
     if init.init == "ease" and config.data.recency and init.init_recency > 0:
         raise InputError(

@@ -22,11 +22,11 @@ from fedvlr_jax.evaluation.baselines import (
     registry,
     scores_of,
 )
-from fedvlr_jax.evaluation.baselines.factors import least_squares
 from fedvlr_jax.evaluation.baselines.model import BUDGET
 from fedvlr_jax.evaluation.baselines.neighbours import _partly_whitened
 from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.evaluation.significance import paired_test
+from fedvlr_jax.least_squares import least_squares
 from fedvlr_jax.selection import Selection
 
 EVERYONE = slice(None)

@@ -14,18 +14,19 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import rank, scores_of
 from fedvlr_jax.evaluation.baselines.linear import ease
 from fedvlr_jax.evaluation.metrics import user_metrics
-from fedvlr_jax.federated import ease as module
-from fedvlr_jax.federated.ease import (
-    autoencoder,
+from fedvlr_jax.federated import ease_settings as module
+from fedvlr_jax.federated.ease import Autoencoder, autoencoder
+from fedvlr_jax.federated.ease_settings import (
     ease_initialization,
     tried_models,
     tried_recencies,
 )
-from fedvlr_jax.federated.exchanges import exchanges_of
+from fedvlr_jax.federated.exchanges import bytes_before_training, exchanges_of
 from fedvlr_jax.simulation import make_simulation
 
 USERS, ITEMS = 40, 30
 OPTIONS = dict(ridge=2.0, exchanges=200)
+ALONE = dict(**OPTIONS, ials=False)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def literal_scores(dataset, content, width, recency=0.0, normalization=0.0):
 def test_scores_are_those_of_the_formulas(dataset, content, normalization, recency, width):
     expected = literal_scores(dataset, content, width, recency, normalization)
     found = ease_initialization(
-        dataset, width, content=content, normalization=normalization, recency=recency, **OPTIONS
+        dataset, width, content=content, normalization=normalization, recency=recency, **ALONE
     )
     assert found.items.shape == (ITEMS, width) and found.vectors.shape == (USERS, width)
     scores = np.where(np.isnan(expected), np.nan, found.vectors @ found.items.T)
@@ -131,9 +132,7 @@ def test_scores_are_those_of_the_formulas(dataset, content, normalization, recen
 
 def test_at_full_width_without_content_it_is_the_baseline(dataset):
     plain = dataclasses.replace(dataset, features={})
-    found = ease_initialization(
-        plain, ITEMS, content=None, normalization=0.0, recency=0.0, **OPTIONS
-    )
+    found = ease_initialization(plain, ITEMS, content=None, normalization=0.0, recency=0.0, **ALONE)
     own = dataset.train.matrix.toarray() > 0
     fitted = ease(plain)(l2=OPTIONS["ridge"] * len(dataset.train) / ITEMS)
     baseline = scores_of(fitted, plain)(slice(None))
@@ -142,7 +141,7 @@ def test_at_full_width_without_content_it_is_the_baseline(dataset):
 
 def test_content_scores_items_that_nobody_has(dataset):
     with_content, without = (
-        ease_initialization(dataset, 8, content=c, normalization=0.0, recency=0.0, **OPTIONS)
+        ease_initialization(dataset, 8, content=c, normalization=0.0, recency=0.0, **ALONE)
         for c in (1.0, 0.0)
     )
     assert not without.items[-2:].any()
@@ -203,9 +202,7 @@ def test_validation_chooses_what_is_ahead_of_the_plainest(dataset, sure, monkeyp
     if recency:
         pair = best(plain, scores(recency))
     v, content = best([pair, *other], scores(recency))
-    found = ease_initialization(
-        dataset, 6, content=None, normalization=None, recency=None, **OPTIONS
-    )
+    found = ease_initialization(dataset, 6, content=None, normalization=None, recency=None, **ALONE)
     assert (found.normalization, found.content, found.recency) == (v, content, recency)
     assert sure < 1e6 or (v, content, recency) == (0.0, 0.0, 0.0)
 
@@ -215,15 +212,21 @@ def test_the_normalization_must_be_ahead_of_the_selected_content(dataset, monkey
     tried = {(0.0, 0.0): [0, 0, 0, 0], (0.0, 1.0): [1, 1, 1, 1], (0.25, 1.0): [1, 3, 1, 1]}
 
     def tagged(train, rows, width, *, content, normalization, ridge, exchanges):
-        return module.Autoencoder(np.full((ITEMS, 1), normalization), np.full((ITEMS, 1), content))
+        return Autoencoder(
+            directions=np.full((ITEMS, 1), normalization),
+            eigenvalues=np.ones(1),
+            ridge=content,
+            root=np.ones((ITEMS, 1)),
+            popular=np.ones((ITEMS, 1)),
+        )
 
     def gains(model, history, targets):
-        pair = (model.encoder[0, 0], model.factor[0, 0])
+        pair = (model.directions[0, 0], model.ridge)
         return np.array(tried.get(pair, [-1, -1, -1, -1]), float)
 
     monkeypatch.setattr(module, "autoencoder", tagged)
     monkeypatch.setattr(module, "_gains", gains)
-    options = dict(content=None, normalization=None, recency=0.0, **OPTIONS)
+    options = dict(content=None, normalization=None, recency=0.0, **ALONE)
     found = ease_initialization(dataset, 1, **options)
     assert (found.normalization, found.content) == (0.0, 1.0)
     tried[0.25, 1.0] = [2, 3, 2, 2]
@@ -254,7 +257,7 @@ def test_planted_content_and_recency_are_chosen():
         item_ids=np.arange(200).astype(str),
         split="predefined",
     )
-    chosen = dict(ridge=10.0, exchanges=8, content=None, normalization=None)
+    chosen = dict(ridge=10.0, exchanges=8, content=None, normalization=None, ials=False)
     found = ease_initialization(walked, 8, recency=None, **chosen)
     assert found.recency > 0
     noise = {"text": rng.standard_normal((200, 2)).astype(np.float32)}
@@ -288,9 +291,11 @@ def synthetic():
 
 @pytest.mark.parametrize("store", ["device", "host"])
 def test_a_simulation_begins_with_its_scores(synthetic, store):
-    choices = dict(width=5, init="ease", init_recency=0.5, init_normalization=0.3, store=store)
-    simulation = make_simulation(Config.from_flat(**choices, init_content=1.0), synthetic)
-    given = dict(content=1.0, normalization=0.3, recency=0.5)
+    choices = dict(width=5, init="ease", init_recency=0.5, init_normalization=0.3, init_ials=1)
+    simulation = make_simulation(
+        Config.from_flat(**choices, init_content=1.0, store=store), synthetic
+    )
+    given = dict(content=1.0, normalization=0.3, recency=0.5, ials=True)
     found = ease_initialization(synthetic, 5, ridge=10.0, exchanges=8, **given)
     scores = found.vectors @ found.items.T
     scores[synthetic.train.matrix.toarray() > 0] = -np.inf
@@ -314,13 +319,16 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
     assert (
         f"content {initial.content:g}, normalization {initial.normalization:g}, " in exchange.line
     )
-    # 60 items: their counts, for each of 8 models 2 x 37 columns and 5 + 1 to compare it, and 5 of
-    # the table; 8 x 2 x 37 numbers a row sent.
-    assert (
-        "8 x 2 exchanges" in exchange.line
-        and "0.155 MB to each" in exchange.line
-        and "2.37 kB from it" in exchange.line
-    )
+    # 60 items: their counts, for each of 8 models 2 x 37 columns and 5 + 1 to compare it, 5 of the
+    # table, 3 x 1 of iALS and 5 to compare it; 8 x 2 x 37 numbers a row sent, and 3 x (1 + 1).
+    assert "8 x 2 exchanges, 3 sweeps of iALS" in exchange.line
+    assert exchange.down == 60 * (1 + 8 * (2 * 37 + 6) + 5 + 3 + 5)
+    assert (exchange.up, exchange.once) == (8 * 2 * 37 + 6, 3)
+    assert "0.157 MB to each, 2.39 kB from it" in exchange.line
+    assert "of its history and 0.012 kB" in exchange.line
+    down, up = bytes_before_training(config, simulation.model, synthetic)
+    assert down == 4 * exchange.down
+    np.testing.assert_array_equal(up, 4 * (synthetic.train.counts * exchange.up + 3))
 
 
 @pytest.mark.parametrize("content", [0.0, 1.0])
@@ -346,6 +354,14 @@ def test_where_it_has_no_place(choices, message, synthetic):
         make_simulation(config, synthetic)
 
 
+def test_ials_needs_a_column(synthetic):
+    config = Config.from_flat(init="ease", views="table,text", width=3, init_ials=1)
+    with pytest.raises(InputError, match="--init_ials=1: has a quarter of --width=3"):
+        make_simulation(config, synthetic)
+    with pytest.raises(InputError, match="--init_ials=2: out of range"):
+        Config.from_flat(init_ials=2)
+
+
 @pytest.mark.parametrize("flag", ["init_content", "init_normalization", "init_recency"])
 def test_a_weight_below_zero_is_refused(flag):
     with pytest.raises(InputError, match=f"--{flag}=-0.5: out of range"):
@@ -355,7 +371,7 @@ def test_a_weight_below_zero_is_refused(flag):
 @pytest.mark.parametrize("name", ["KU", "Beauty"])
 def test_one_setting_is_not_below_ease_on_real_data(name, data_root):
     real = load_dataset(name, data_root=data_root)
-    chosen = dict(content=None, normalization=None, recency=None)
+    chosen = dict(content=None, normalization=None, recency=None, ials=None)
     found = ease_initialization(real, 128, ridge=10.0, exchanges=8, **chosen)
     (warm,) = np.nonzero(real.train.item_counts[real.test.item] > 0)
 

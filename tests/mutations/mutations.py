@@ -1382,7 +1382,7 @@ DATA_AND_BASELINES = [
     ),
     Mutation(
         "iALS weighs the entries of a history by alpha alone",
-        BASELINES + "factors.py",
+        "fedvlr_jax/least_squares.py",
         'np.einsum("rp,rpd->rd", 1 + alpha * weight, gathered)',
         'np.einsum("rp,rpd->rd", alpha * weight, gathered)',
         baselines("least_squares_against_a_dense_solve"),

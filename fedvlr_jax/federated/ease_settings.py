@@ -1,0 +1,199 @@
+"""Selects the settings of --init=ease on validation, and computes its table and vectors.
+
+For each setting a client ranks its own validation items and contributes the difference of its
+NDCG@50 from that of the first setting, and the square of it, to two sums. The first setting is the
+plainest. The best setting replaces it only if its gain exceeds some standard errors: validation
+splits are small, and of many settings one is always ahead by chance.
+
+First the content weight is chosen for the normalization v = 0, then recency, then the content
+weight again if recency is above 0. Next, the pairs of content weight and v = 1/4 must be ahead of
+that choice; `ease.py` explains these settings. Last, the blend with iALS must be ahead: three
+quarters of the columns have the autoencoder, one quarter has iALS, see `ials.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.features import centred_unit_rows
+from fedvlr_jax.evaluation.metrics import user_metrics
+from fedvlr_jax.federated.ease import Autoencoder, autoencoder
+from fedvlr_jax.federated.ials import Blend, item_vectors
+
+CONTENTS = (0.0, 0.25, 1.0, 4.0)
+NORMALIZATIONS = (0.0, 0.25)
+RECENCIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Standard errors by which a setting must be ahead of the first one. Recency needs more: gains of
+# its settings on small validation splits did not carry over to test.
+MODEL_SURE = 1.0
+RECENCY_SURE = 2.0
+IALS_SURE = 0.5
+# The content weight of data with features and without a validation split.
+UNSEEN_CONTENT = 0.25
+# Upper bounds on the clients that rank their validation items, and on scores held at once.
+MOST_RANKING = 10_000
+SCORES_AT_ONCE = 1 << 24
+
+
+class Ease(NamedTuple):
+    """The initialization, and the settings chosen for it.
+
+    Attributes:
+      items: float64 [I, d]. vectors: float64 [N, d].
+      content, normalization, recency: c, v, and the exponent by which the histories are weighted.
+      ials: whether the scores are the mean with those of iALS.
+    """
+
+    items: np.ndarray
+    vectors: np.ndarray
+    content: float
+    normalization: float
+    recency: float
+    ials: bool
+
+
+def ease_initialization(
+    dataset: Dataset,
+    width: int,
+    *,
+    ridge: float,
+    exchanges: int,
+    content: float | None,
+    normalization: float | None,
+    recency: float | None,
+    ials: bool | None,
+) -> Ease:
+    """The items' table and the clients' vectors.
+
+    Args:
+      content, normalization, recency, ials: see the module's docstring; None to choose on the
+        validation split. A history that has weights already keeps them; `recency` must then be 0
+        or None. `ials` needs a width of at least 4.
+    """
+    train, rows = dataset.train, [centred_unit_rows(x) for x in dataset.features.values()]
+    settings = tried_models(dataset, content, normalization)
+    models = [
+        autoencoder(
+            train, rows, width, content=c, normalization=v, ridge=ridge, exchanges=exchanges
+        )
+        for v, c in settings
+    ]
+    recencies = tried_recencies(dataset, recency)
+    histories = [train.weighted_by_recency(r) if r else train for r in recencies]
+    targets = _ranking(dataset)
+    gains = functools.cache(lambda m, h: _gains(models[m], histories[h], targets))
+
+    def select(tried: Sequence[int], history: int) -> int:
+        if len(tried) == 1:
+            return tried[0]
+        return tried[_chosen([gains(m, history) for m in tried], MODEL_SURE)]
+
+    plain = [m for m, (v, _) in enumerate(settings) if v == settings[0][0]]
+    best, chosen = select(plain, 0), 0
+    if len(histories) > 1:
+        chosen = _chosen([gains(best, h) for h in range(len(histories))], RECENCY_SURE)
+    if chosen:
+        best = select(plain, chosen)
+    best = select([best, *range(len(plain), len(models))], chosen)
+    history, model = histories[chosen], models[best]
+    blended = False
+    if tries_ials(dataset, width, ials):
+        blend = blend_of(model, models[0], history)
+        blended = bool(ials) or 1 == _chosen(
+            [gains(best, chosen), _gains(blend, history, targets)], IALS_SURE
+        )
+    source = blend if blended else model
+    vectors = source.vectors(history.weighted_matrix)
+    selected_v, selected_c = settings[best]
+    return Ease(source.items, vectors, selected_c, selected_v, recencies[chosen], blended)
+
+
+def blend_of(selected: Autoencoder, first: Autoencoder, history: Interactions) -> Blend:
+    """As wide as `selected`; iALS begins with the largest directions of `first`."""
+    width = selected.directions.shape[1]
+    factors = item_vectors(history, first.truncated(width // 4).balanced)
+    return Blend.of(selected.truncated(width - width // 4), factors, history.weighted_matrix)
+
+
+def tries_ials(dataset: Dataset, width: int, ials: bool | None) -> bool:
+    """Whether a blend is computed: it is asked for, or validation can choose it."""
+    if ials is None:
+        return width >= 4 and len(_ranking(dataset)) > 0
+    return ials
+
+
+def tried_models(
+    dataset: Dataset, content: float | None, normalization: float | None
+) -> list[tuple[float, float]]:
+    """The pairs (normalization, content weight) that validation chooses among, plainest first."""
+    judged = len(_ranking(dataset)) > 0
+    normalizations = NORMALIZATIONS if judged else NORMALIZATIONS[:1]
+    contents = CONTENTS if judged else (UNSEEN_CONTENT,)
+    if not dataset.features:
+        contents = (0.0,)
+    elif content is not None:
+        contents = (content,)
+    if normalization is not None:
+        normalizations = (normalization,)
+    return list(itertools.product(normalizations, contents))
+
+
+def tried_recencies(dataset: Dataset, recency: float | None) -> tuple[float, ...]:
+    """As `tried_models`, for recency: only 0 if all times are equal or histories are weighted."""
+    train = dataset.train
+    if recency is not None:
+        return (recency,)
+    if train.weight is not None or not len(_ranking(dataset)) or np.ptp(train.time) == 0:
+        return (0.0,)
+    return RECENCIES
+
+
+def _ranking(dataset: Dataset) -> Interactions:
+    """Warm validation items of at most MOST_RANKING clients, evenly spaced; [N] rows."""
+    valid = dataset.valid
+    warm = dataset.train.item_counts[valid.item] > 0
+    holders = np.unique(valid.users[warm])
+    if len(holders) > MOST_RANKING:
+        holders = holders[np.linspace(0, len(holders) - 1, MOST_RANKING).astype(int)]
+    chosen = warm & np.isin(valid.users, holders)
+    return Interactions.from_pairs(
+        user=valid.users[chosen],
+        item=valid.item[chosen],
+        num_users=valid.num_users,
+        num_items=valid.num_items,
+    )
+
+
+def _gains(model: Autoencoder | Blend, history: Interactions, targets: Interactions) -> np.ndarray:
+    """NDCG@50 [C] of every client that has an item in `targets`; train items are masked."""
+    weights, own, items = history.weighted_matrix, history.matrix, model.items
+    holders = np.flatnonzero(targets.counts)
+    ahead, tied = np.zeros((2, len(targets)), np.int64)
+    step = max(1, SCORES_AT_ONCE // targets.num_items)
+    for clients in np.split(holders, np.arange(step, len(holders), step)):
+        scores = (model.vectors(weights[clients]) @ items.T).astype(np.float32)
+        scores[own[clients].toarray() > 0] = np.nan
+        for row, client in zip(scores, clients, strict=True):
+            places = slice(targets.indptr[client], targets.indptr[client + 1])
+            own_scores = row[targets.item[places]][:, None]
+            ahead[places] = np.sum(row > own_scores, axis=1)
+            tied[places] = np.sum(row == own_scores, axis=1) - 1
+    return user_metrics(ahead, tied, targets, ks=(50,))["ndcg@50"][holders]
+
+
+def _chosen(gains: Sequence[np.ndarray], sure: float) -> int:
+    """The number of the best setting; 0 if it is not `sure` standard errors ahead of the first.
+
+    Args:
+      gains: of each setting, the NDCG@50 [C] of the clients that rank.
+    """
+    best = int(np.argmax([np.mean(setting) for setting in gains]))
+    ahead = gains[best] - gains[0]
+    error = np.std(ahead, ddof=1) / np.sqrt(len(ahead)) if len(ahead) > 1 else np.inf
+    return best if np.mean(ahead) > sure * error else 0

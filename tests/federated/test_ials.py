@@ -1,0 +1,154 @@
+"""The blend of the autoencoder and iALS: against literal clients, and when validation takes it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.federated import ease_settings as module
+from fedvlr_jax.federated.ease import autoencoder
+from fedvlr_jax.federated.ease_settings import blend_of, ease_initialization
+from fedvlr_jax.federated.ials import Blend, item_vectors, uploaded_numbers
+
+USERS, ITEMS = 25, 18
+GIVEN = dict(content=0.0, normalization=0.0, recency=0.0, ridge=2.0, exchanges=50)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Random histories with times; nobody has the last item."""
+    rng = np.random.default_rng(1)
+    user, item = np.nonzero(rng.random((USERS, ITEMS - 1)) < 0.4)
+    part = rng.permutation(len(user)) % 6
+    part[np.unique(user, return_index=True)[1]] = 5  # Everyone has a train item.
+    pairs = lambda chosen: Interactions.from_pairs(
+        user=user[chosen],
+        item=item[chosen],
+        time=rng.permutation(len(user))[chosen],
+        num_users=USERS,
+        num_items=ITEMS,
+    )
+    return Dataset(
+        name="random",
+        train=pairs(part > 1),
+        valid=pairs(part == 1),
+        test=pairs(part == 0),
+        features={},
+        user_ids=np.arange(USERS).astype(str),
+        item_ids=np.arange(ITEMS).astype(str),
+        split="predefined",
+    )
+
+
+def client_vector(history, weights, items):
+    """One client's own problem, over all items."""
+    confidence, has = np.ones(len(items)), np.zeros(len(items))
+    confidence[history] += 20.0 * weights
+    has[history] = 1.0
+    system = 30.0 * np.eye(items.shape[1])
+    for c, q in zip(confidence, items, strict=True):
+        system += c * np.outer(q, q)
+    return np.linalg.solve(system, items.T @ (confidence * has))
+
+
+def literal_items(train, items):
+    """Three sweeps; the server sees sums of the clients' uploads only."""
+    width = items.shape[1]
+    for _ in range(3):
+        everybody = np.zeros((width, width))
+        products, firsts = np.zeros((ITEMS, width, width)), np.zeros((ITEMS, width))
+        for u in range(USERS):
+            history = train.of(u)
+            p = client_vector(history, np.ones(len(history)), items)
+            everybody += np.outer(p, p)
+            for i in history:
+                products[i] += np.outer(p, p)
+                firsts[i] += p
+        items = np.stack(
+            [
+                np.linalg.solve(everybody + 20.0 * product + 30.0 * np.eye(width), 21.0 * first)
+                for product, first in zip(products, firsts, strict=True)
+            ]
+        )
+    return items
+
+
+def test_the_items_are_those_of_literal_clients(dataset):
+    begin = np.random.default_rng(0).normal(size=(ITEMS, 3))
+    found = item_vectors(dataset.train, begin)
+    np.testing.assert_allclose(found, literal_items(dataset.train, begin), atol=1e-10)
+    assert not found[-1].any()
+
+
+def test_what_a_client_sends():
+    # Three sweeps: the upper triangle of p p^T (6), and p (3), of an item; the triangle once more.
+    assert uploaded_numbers(3) == (3 * 9, 3 * 6)
+
+
+@pytest.mark.parametrize("recency", [0.0, 0.5])
+def test_the_blend_is_the_mean_of_standardized_scores(dataset, recency):
+    found = ease_initialization(dataset, 12, **{**GIVEN, "recency": recency}, ials=True)
+    assert found.ials and found.items.shape == (ITEMS, 12) and found.vectors.shape == (USERS, 12)
+    model = autoencoder(
+        dataset.train, [], 12, content=0.0, normalization=0.0, ridge=2.0, exchanges=50
+    )
+    history = dataset.train.weighted_by_recency(recency) if recency else dataset.train
+    weights = [history.weighted_matrix[[u]].toarray()[0] for u in range(USERS)]
+    # The truncation of the closed form to nine columns is the closed form of width nine.
+    nine = ease_initialization(dataset, 9, **{**GIVEN, "recency": recency}, ials=False)
+    by_ease = nine.vectors @ nine.items.T
+    # iALS begins with V s^(1/4) of the three largest eigenvalues of X^T X.
+    gram = (dataset.train.matrix.T @ dataset.train.matrix).toarray()
+    eigenvalues = np.linalg.eigvalsh(gram)[::-1][:3]
+    begin = model.directions[:, :3]
+    np.testing.assert_allclose(gram @ begin, begin * eigenvalues, atol=1e-6)
+    items = literal_items(dataset.train, begin * eigenvalues**0.25)
+    by_ials = np.stack(
+        [
+            items @ client_vector(dataset.train.of(u), weights[u][dataset.train.of(u)], items)
+            for u in range(USERS)
+        ]
+    )
+    spread = lambda scores: np.sqrt(np.mean([np.var(row) for row in scores]))
+    expected = by_ease / spread(by_ease) + by_ials / spread(by_ials)
+    np.testing.assert_allclose(found.vectors @ found.items.T, expected, atol=1e-5)
+    # Both parts of the table have the scale of a drawn one.
+    for part in (found.items[:, :9], found.items[:, 9:]):
+        np.testing.assert_allclose(np.mean(np.square(part)), 1.0)
+
+
+def test_a_client_without_a_history_scores_nothing(dataset):
+    kept = dataset.train.users > 0
+    train = Interactions.from_pairs(
+        user=dataset.train.users[kept],
+        item=dataset.train.item[kept],
+        num_users=USERS,
+        num_items=ITEMS,
+    )
+    found = ease_initialization(dataclasses.replace(dataset, train=train), 8, **GIVEN, ials=True)
+    assert not found.vectors[0].any() and np.isfinite(found.items).all()
+
+
+@pytest.mark.parametrize(("gain", "taken"), [(0.4, False), (0.6, True)])
+def test_validation_takes_the_blend_if_it_is_half_an_error_ahead(dataset, gain, taken, monkeypatch):
+    ahead = gain + np.array([1.0, -1.0, 1.0, -1.0]) * np.sqrt(3)  # A standard error of 1.
+    gains = lambda model, history, targets: ahead * isinstance(model, Blend)
+    monkeypatch.setattr(module, "_gains", gains)
+    assert ease_initialization(dataset, 8, **GIVEN, ials=None).ials is taken
+
+
+def test_without_validation_or_columns_there_is_no_blend(dataset):
+    assert module.tries_ials(dataset, 4, None) and not module.tries_ials(dataset, 3, None)
+    nobody = Interactions.from_pairs(user=[], item=[], num_users=USERS, num_items=ITEMS)
+    unjudged = dataclasses.replace(dataset, valid=nobody)
+    assert not module.tries_ials(unjudged, 8, None)
+    assert not ease_initialization(unjudged, 8, **GIVEN, ials=None).ials
+
+
+def test_the_blend_is_as_wide_as_the_autoencoder(dataset):
+    model = autoencoder(
+        dataset.train, [], 10, content=0.0, normalization=0.0, ridge=2.0, exchanges=50
+    )
+    blend = blend_of(model, model, dataset.train)
+    assert blend.autoencoder.directions.shape == (ITEMS, 8) and blend.factors.shape == (ITEMS, 2)
