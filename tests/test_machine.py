@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from fedvlr_jax import machine
 from fedvlr_jax.machine import MemoryLimit, control_group_limits, memory_limit, slurm_limits
 
 V1_UNLIMITED = 9223372036854771712

@@ -104,6 +104,7 @@ def train(
     """Trains until --rounds or --patience ends the run; selects on validation by --select.
 
     Args:
+      simulation: of `make_simulation`.
       run: the run to continue, also with more rounds or patience than it ended with; its
         states are donated. By default a new run.
       on_evaluation: called after every evaluation, with the rounds per second of the
@@ -113,6 +114,9 @@ def train(
         with `stopped` empty.
       before_rounds: called before every piece of a block, with the number of rounds finished
         after it.
+
+    Returns:
+      The run, with its last and its best state, and the seconds that it took.
 
     Raises:
       NonFiniteError: with the last good state; see `Simulation.run_rounds`.

@@ -14,6 +14,7 @@ class RunState(NamedTuple):
     """A run between two rounds; everything but the states is plain JSON.
 
     Attributes:
+      state: after the newest round. best_state: after `best_round`.
       evaluations: one entry an evaluation, the first of round 0: "round" (rounds finished),
         "loss" (mean over the participants of the block of rounds before it; None without any),
         "participants" (mean over the rounds), "clipped" (share of the participants),
