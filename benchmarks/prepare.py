@@ -30,8 +30,8 @@ from rich.table import Table
 
 from fedvlr_jax.commands.shared.launch import define_path, launch, whole_numbers
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.machine import peak_rss_mb
 from fedvlr_jax.prepare import prepare
-from fedvlr_jax.summary import peak_rss_mb
 
 FLAGS = flags.FLAGS
 MEAN_HISTORY = 20

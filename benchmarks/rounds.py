@@ -34,8 +34,8 @@ from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
+from fedvlr_jax.machine import peak_rss_mb
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.summary import peak_rss_mb
 
 FLAGS = flags.FLAGS
 

@@ -27,9 +27,9 @@ from fedvlr_jax.commands.shared.launch import define_path, launch, whole_numbers
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.machine import peak_rss_mb
 from fedvlr_jax.memory import check_fits
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.summary import peak_rss_mb
 
 FLAGS = flags.FLAGS
 MEAN_HISTORY = 20

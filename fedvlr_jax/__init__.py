@@ -23,14 +23,22 @@ _HOMES = {
     "Backbone": "fedvlr_jax.models",
     "Config": "fedvlr_jax.config",
     "Dataset": "fedvlr_jax.data",
+    "Embedding": "fedvlr_jax.models",
     "Fusion": "fedvlr_jax.fusion",
     "InputError": "fedvlr_jax.errors",
     "Interactions": "fedvlr_jax.data",
+    "Linear": "fedvlr_jax.models",
     "Needs": "fedvlr_jax.uplink",
+    "Noise": "fedvlr_jax.uplink",
     "NonFiniteError": "fedvlr_jax.errors",
+    "Penalty": "fedvlr_jax.models",
     "Reduce": "fedvlr_jax.reduce",
+    "RunState": "fedvlr_jax.training",
     "Simulation": "fedvlr_jax.simulation",
+    "State": "fedvlr_jax.simulation",
     "UplinkTransform": "fedvlr_jax.uplink",
+    "Upload": "fedvlr_jax.uplink",
+    "Uploads": "fedvlr_jax.uplink",
     "check_aggregator": "fedvlr_jax.contracts",
     "check_backbone": "fedvlr_jax.contracts",
     "check_dataset": "fedvlr_jax.contracts",
@@ -39,7 +47,37 @@ _HOMES = {
     "make_simulation": "fedvlr_jax.simulation",
     "train": "fedvlr_jax.training",
 }
-__all__ = ["__version__", *_HOMES]
+# Written out, because a type checker reads no expression here.
+__all__ = [
+    "Aggregator",
+    "Backbone",
+    "Config",
+    "Dataset",
+    "Embedding",
+    "Fusion",
+    "InputError",
+    "Interactions",
+    "Linear",
+    "Needs",
+    "Noise",
+    "NonFiniteError",
+    "Penalty",
+    "Reduce",
+    "RunState",
+    "Simulation",
+    "State",
+    "UplinkTransform",
+    "Upload",
+    "Uploads",
+    "check_aggregator",
+    "check_backbone",
+    "check_dataset",
+    "load_dataset",
+    "make_aggregator",
+    "make_simulation",
+    "train",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from fedvlr_jax.config import Config
@@ -48,17 +86,17 @@ if TYPE_CHECKING:
     from fedvlr_jax.errors import InputError, NonFiniteError
     from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
     from fedvlr_jax.fusion import Fusion
-    from fedvlr_jax.models import Backbone
+    from fedvlr_jax.models import Backbone, Embedding, Linear, Penalty
     from fedvlr_jax.reduce import Reduce
-    from fedvlr_jax.simulation import Simulation, make_simulation
-    from fedvlr_jax.training import train
-    from fedvlr_jax.uplink import Needs, UplinkTransform
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fedvlr_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    from fedvlr_jax.simulation import Simulation, State, make_simulation
+    from fedvlr_jax.training import RunState, train
+    from fedvlr_jax.uplink import Needs, Noise, UplinkTransform, Upload, Uploads
+else:
+    # Hidden from type checkers, so that they find a misspelt name.
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'fedvlr_jax' has no attribute {name!r}")
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -44,6 +44,9 @@ def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
     `score` gives one finite logit per row, which does not depend on the other rows; its gradient is
     finite; `linear` and `embedding`, if given, agree with `score`.
 
+    Args:
+      backbone: to check. width: d of the item vectors.
+
     Raises:
       InputError: names the first property that does not hold.
     """
@@ -121,6 +124,7 @@ def check_aggregator(aggregator: Aggregator, rates: Rates | None = None) -> None
     clients that did not respond; the state of the uplink keeps its shapes.
 
     Args:
+      aggregator: to check.
       rates: rates of the server optimizer; by default those of `Config()`.
 
     Raises:
@@ -236,6 +240,9 @@ def check_dataset(dataset: Dataset) -> None:
     item; items are ascending, without repetition, and inside the catalogue; no held-out item is
     in an earlier part of its user; features are finite float32 with one row per item; each user and
     item has one original id.
+
+    Args:
+      dataset: to check.
 
     Raises:
       InputError: names the first property that does not hold.

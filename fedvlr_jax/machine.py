@@ -1,4 +1,4 @@
-"""The memory that this process may use: the machine's memory, and the limits on the process.
+"""The memory of this process: its peak, and the limits of the machine on it.
 
 Containers and batch systems may limit a process to less memory than the machine has, and kill a
 process that uses more. The smallest limit applies.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import resource
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -40,14 +40,48 @@ def memory_limit(
       root: the folder that contains proc and the mounted file systems.
       environment: the environment variables.
     """
-    physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    limits = [MemoryLimit(physical, "the machine")]
-    limits += [*control_group_limits(root), *slurm_limits(environment)]
+    limits = [MemoryLimit(_physical_bytes(), "the machine")]
+    limits += [*control_group_limits(root), *slurm_limits(environment), *_resource_limits()]
+    return min(limits, key=lambda limit: limit.size)
+
+
+def _physical_bytes() -> float:
+    if sys.platform == "win32":
+        import psutil
+
+        return float(psutil.virtual_memory().total)
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _resource_limits() -> list[MemoryLimit]:
+    """The limits of `ulimit`; [] on Windows, which has none."""
+    if sys.platform == "win32":
+        return []
+    import resource  # Does not exist on Windows.
+
+    found = []
     for option, name in (("v", "RLIMIT_AS"), ("d", "RLIMIT_DATA")):
         soft, _ = resource.getrlimit(getattr(resource, name))
         if soft != resource.RLIM_INFINITY:
-            limits.append(MemoryLimit(float(soft), f"ulimit -{option} ({name})"))
-    return min(limits, key=lambda limit: limit.size)
+            found.append(MemoryLimit(float(soft), f"ulimit -{option} ({name})"))
+    return found
+
+
+def peak_rss_mb() -> float:
+    """The peak memory of this process, in MB (1e6 bytes)."""
+    status = Path("/proc/self/status")
+    counted = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if counted:
+        # On Linux ru_maxrss includes the peak of the parent process, so it is not used.
+        return 1024 * int(counted[1]) / 1e6
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource  # Does not exist on Windows.
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def control_group_limits(root: Path) -> list[MemoryLimit]:

@@ -132,11 +132,13 @@ LOSSES = {
 # gathered.
 PLANS = {
     "dense": Choice(
-        ".federated.dense:DENSE", "linear algebra over the catalogue, for linear heads"
+        ".federated.plans.dense:DENSE", "linear algebra over the catalogue, for linear heads"
     ),
-    "factored": Choice(".federated.factored:FACTORED", "over the catalogue, for fedrap"),
-    "catalogue": Choice(".federated.catalogue:CATALOGUE", "over the catalogue, for any other head"),
-    "gathered": Choice(".federated.gathered:GATHERED", "only the rows that a client touches"),
+    "factored": Choice(".federated.plans.factored:FACTORED", "over the catalogue, for fedrap"),
+    "catalogue": Choice(
+        ".federated.plans.catalogue:CATALOGUE", "over the catalogue, for any other head"
+    ),
+    "gathered": Choice(".federated.plans.gathered:GATHERED", "only the rows that a client touches"),
 }
 
 # Step -> an Optax optimizer.

@@ -8,9 +8,9 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.ensemble import ENDED, NOT_FINITE, Programs, train_members
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import train
+from fedvlr_jax.training.ensemble import ENDED, NOT_FINITE, Programs, train_members
 
 SMALL = dict(width=8, router_hidden=8, rounds=6, eval_every=2, local_epochs=2, patience=1)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from fedvlr_jax import machine
 from fedvlr_jax.machine import MemoryLimit, control_group_limits, memory_limit, slurm_limits
 
 V1_UNLIMITED = 9223372036854771712
@@ -168,7 +167,7 @@ def test_the_smallest_limit_is_the_one_that_applies(tmp_path, monkeypatch):
     for name, source in (("AS", "ulimit -v (RLIMIT_AS)"), ("DATA", "ulimit -d (RLIMIT_DATA)")):
         limits = {getattr(resource, f"RLIMIT_{name}"): 2**28}
         limit = lambda kind, limits=limits: (limits.get(kind, -1), resource.RLIM_INFINITY)
-        monkeypatch.setattr(machine.resource, "getrlimit", limit)
+        monkeypatch.setattr(resource, "getrlimit", limit)
         assert memory_limit(root, {"SLURM_MEM_PER_NODE": "1024"}) == (2**28, source)
 
 

@@ -99,7 +99,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.memory import estimate
 from fedvlr_jax.report import Progress
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.summary import peak_rss_mb
+from fedvlr_jax.machine import peak_rss_mb
 dataset = load_dataset("synthetic", data_root="", synthetic={"users": 6000, "items": 500})
 rounds = int(sys.argv[2])
 config = Config.from_flat(
@@ -129,5 +129,5 @@ def test_the_estimate_bounds_a_real_process_that_saves_and_goes_on(store, tmp_pa
 @pytest.mark.slow
 def test_the_peak_is_not_that_of_the_parent():
     held = np.ones(2**27)  # 1.07 GB, more than a process needs that imports and ends.
-    code = "from fedvlr_jax.summary import peak_rss_mb; print(peak_rss_mb())"
+    code = "from fedvlr_jax.machine import peak_rss_mb; print(peak_rss_mb())"
     assert 50 < printed_by(code) < held.nbytes / 1e6 / 1.5

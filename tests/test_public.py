@@ -1,6 +1,9 @@
 """The public surface: what `import fedvlr_jax` gives, and the checks of outside objects."""
 
+import ast
 import dataclasses
+import inspect
+import pathlib
 import subprocess
 import sys
 
@@ -15,14 +18,56 @@ from fedvlr_jax.federated.server_optimizer import SERVER_OPTIMIZERS
 from fedvlr_jax.models import BACKBONES
 from fedvlr_jax.reduce import REDUCTIONS
 
+PUBLIC = [name for name in fj.__all__ if name != "__version__"]
 
-def test_every_public_name_can_be_had_and_is_documented():
-    for name in fj.__all__:
-        if name != "__version__":
-            assert getattr(fj, name).__doc__
+
+def test_every_public_name_can_be_had():
     assert set(fj.__all__) <= set(dir(fj))
+    for name in PUBLIC:
+        getattr(fj, name)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         fj.trian  # noqa: B018
+
+
+def test_type_checkers_see_the_public_names():
+    """`__all__` is a literal, and an import under TYPE_CHECKING has each of its names."""
+    tree = ast.parse(pathlib.Path(fj.__file__).read_text())
+    (listed,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imported = [alias.name for node in block.body for alias in node.names]
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    assert sorted([*imported, "__version__"]) == sorted(listed)
+    assert pathlib.Path(fj.__file__).with_name("py.typed").exists()
+
+
+def named_in(docstring, name):
+    return any(f"{name}{end}" in docstring for end in ":,") or f"`{name}`" in docstring
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_says_what_it_takes_has_and_raises(name):
+    public = getattr(fj, name)
+    docstring = vars(public).get("__doc__") if inspect.isclass(public) else public.__doc__
+    # A class without a docstring has the signature for one.
+    assert docstring and not docstring.startswith(f"{name}(")
+    if not inspect.isclass(public):
+        assert "Raises:" in docstring
+        parameters = inspect.signature(public).parameters
+        assert [p for p in parameters if not named_in(docstring, p)] == []
+        return
+    fields = list(getattr(public, "_fields", ()))
+    if dataclasses.is_dataclass(public):
+        fields = [field.name for field in dataclasses.fields(public)]
+    assert [field for field in fields if not named_in(docstring, field)] == []
+    members = {n: m for n, m in vars(public).items() if not n.startswith("_") and n not in fields}
+    for member in members.values():
+        function = getattr(member, "fget", None) or getattr(member, "func", member)
+        function = getattr(function, "__func__", function)
+        assert not inspect.isfunction(function) or function.__doc__
 
 
 def test_importing_the_package_loads_no_jax():

@@ -5,9 +5,9 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.recommended import _chosen, recommended_titles
 from fedvlr_jax.report import render_report
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.training.recommended import _chosen, recommended_titles
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.report import RunDirectory, render_report
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.summary import (
+from fedvlr_jax.training import train
+from fedvlr_jax.training.summary import (
     paired_with_baselines,
     router_spread,
     summarise_baselines,
     summarise_run,
     with_baselines,
 )
-from fedvlr_jax.training import train
 
 
 def test_a_baseline_is_tested_user_by_user():

@@ -13,7 +13,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import Progress
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.tracking import Lenient, TensorBoard, scalars_of
+from fedvlr_jax.training.tracking import Lenient, TensorBoard, scalars_of
 
 SMALL = dict(width=8, router_hidden=8, eval_every=2, baselines=False)
 

@@ -15,16 +15,10 @@ from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import resolve_selection
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.training import (
-    Clock,
-    RunState,
-    block_length,
-    position,
-    record,
-    taken_up,
-    train,
-    why_stopped,
-)
+from fedvlr_jax.training import RunState, position, taken_up, train
+from fedvlr_jax.training.loop import record
+from fedvlr_jax.training.schedule import block_length, why_stopped
+from fedvlr_jax.training.timing import Clock
 
 SMALL = dict(width=8, router_hidden=8, local_epochs=2, baselines=False)
 

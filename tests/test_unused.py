@@ -21,10 +21,10 @@ from fedvlr_jax.config.unused import (
     unused_by_all,
     why_unused,
 )
-from fedvlr_jax.costs import summarise_costs
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.registry import ATTACKS, RULES
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.training.costs import summarise_costs
 from tests.bits import digest
 from tests.conftest import ROOT, mostly_slow
 

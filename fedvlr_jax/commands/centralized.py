@@ -51,7 +51,7 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.selection import resolve_selection
 from fedvlr_jax.report import RunDirectory, locked
-from fedvlr_jax.summary import (
+from fedvlr_jax.training.summary import (
     BaselineSummary,
     peak_rss_mb,
     summarise_baselines,

@@ -33,11 +33,11 @@ from fedvlr_jax.commands.shared.members import (
     train_waiting,
 )
 from fedvlr_jax.commands.shared.runs import required_workdir
-from fedvlr_jax.costs import first_reaching, judged_by
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.report.costs import COST_AXES, compared_curves
 from fedvlr_jax.selection import selection_of
+from fedvlr_jax.training.costs import first_reaching, judged_by
 
 FLAGS = flags.FLAGS
 

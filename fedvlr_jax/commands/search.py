@@ -60,12 +60,12 @@ from fedvlr_jax.commands.shared.study import (
     Told,
 )
 from fedvlr_jax.config import Config
-from fedvlr_jax.ensemble import Programs
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import check_fits
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.training import RunState
+from fedvlr_jax.training.ensemble import Programs
 
 FLAGS = flags.FLAGS
 HEADINGS = ("trial", "values", "validation", "rounds", "state")

@@ -32,7 +32,6 @@ from fedvlr_jax.commands.shared.comparison import write_table
 from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
-from fedvlr_jax.costs import client_bytes
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.federated.model import identity_view
 from fedvlr_jax.fleet import SCHEMES
@@ -40,6 +39,7 @@ from fedvlr_jax.fusion import view_names
 from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.workload import touched_rows
+from fedvlr_jax.training.costs import client_bytes
 from fedvlr_jax.types import PyTree
 
 FLOAT_BYTES = 4

@@ -49,12 +49,12 @@ from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import check_fits, describe_plan
 from fedvlr_jax.privacy.statement import lines as statement_lines
-from fedvlr_jax.recommended import recommended_titles
 from fedvlr_jax.report import Progress, RunDirectory, locked, print_summary
 from fedvlr_jax.simulation import Simulation, make_simulation
-from fedvlr_jax.summary import summarise_baselines, summarise_run
-from fedvlr_jax.tracking import Lenient, TensorBoard, Tracker
 from fedvlr_jax.training import RunState, Timing, new_run, position, taken_up, train
+from fedvlr_jax.training.recommended import recommended_titles
+from fedvlr_jax.training.summary import summarise_baselines, summarise_run
+from fedvlr_jax.training.tracking import Lenient, TensorBoard, Tracker
 
 FLAGS = flags.FLAGS
 

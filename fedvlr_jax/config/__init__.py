@@ -69,7 +69,19 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """All options of one run. Raises InputError for options that cannot be combined."""
+    """All options of one run, frozen; `from_flat` builds one from flag names.
+
+    Attributes:
+      data: which data set, and how it is split. model: backbone, fusion, views, width.
+      federation: sampling of clients, local training, aggregation, the server's optimizer.
+      init: the state before the first round. privacy: clipping, noise, the budget.
+      attack, defense: hostile clients, and the clients' defence. groups: groups of clients.
+      fleet: the simulated clock and the sizes of uploads. evaluation: protocol, metrics, patience.
+      run: seed, folder, checkpoints, devices, memory.
+
+    Raises:
+      InputError: options that cannot be combined.
+    """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

@@ -40,6 +40,7 @@ class Interactions:
 
     @property
     def num_users(self) -> int:
+        """N."""
         return len(self.indptr) - 1
 
     @property
@@ -209,10 +210,12 @@ class Dataset:
 
     @property
     def num_users(self) -> int:
+        """N."""
         return self.train.num_users
 
     @property
     def num_items(self) -> int:
+        """I, the size of the catalogue."""
         return self.train.num_items
 
     @functools.cached_property

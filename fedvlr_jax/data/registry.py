@@ -43,6 +43,9 @@ def load_dataset(
         control for the value of content. 0: no permutation.
       synthetic: the arguments of the generator; only for the name "synthetic".
 
+    Returns:
+      The data set; its `notes` name every entry or column that the loader left out.
+
     Raises:
       InputError: the data or the options are invalid; one line says where and why.
     """

@@ -69,9 +69,15 @@ class Aggregator(NamedTuple):
 
 
 def make_aggregator(config: Config, num_users: int, expected: float | None = None) -> Aggregator:
-    """The aggregator that the flags describe, for a population of `num_users`.
+    """The aggregator that the flags describe.
 
-    `expected` is the fixed denominator; by default the reports that the flags lead one to expect.
+    Args:
+      config: resolved, see `Config.resolved`. num_users: clients of the population.
+      expected: the fixed denominator of `fixed_mean` and of central noise; by default the number of
+        reports that the flags give on average.
+
+    Raises:
+      InputError: a secure sum or a private mechanism cannot have these options.
     """
     federation, privacy = config.federation, config.privacy
     if expected is None:

@@ -2,7 +2,7 @@
 
 Read this file first. It has no buckets, no chunks, no sharding and no pull-back that clients share:
 every client differentiates through the server's operators and uploads the gradient of the ID
-table D, of the operators gamma and of the shared head. The plans of `plans.py` compute the same
+table D, of the operators gamma and of the shared head. The plans in `plans/` compute the same
 numbers much faster; `tests/federated/test_algorithm1.py` compares them.
 
 It covers --upload=gradient, --loss=bce and the weighted mean, without clipping, noise,

@@ -1,6 +1,6 @@
 """The five backbones: their shared and private parameters, and their score."""
 
-from fedvlr_jax.models.backbone import Backbone, Linear, Penalty
+from fedvlr_jax.models.backbone import Backbone, Embedding, Linear, Penalty
 from fedvlr_jax.models.registry import BACKBONES
 
-__all__ = ["BACKBONES", "Backbone", "Linear", "Penalty"]
+__all__ = ["BACKBONES", "Backbone", "Embedding", "Linear", "Penalty"]

@@ -12,7 +12,11 @@ from fedvlr_jax.types import PyTree
 
 
 class Linear(NamedTuple):
-    """A linear score <vector, item> + bias; vector float32 [d], bias float32 []."""
+    """A linear score <vector, item> + bias.
+
+    Attributes:
+      vector: float32 [d]. bias: float32 [].
+    """
 
     vector: jax.Array
     bias: jax.Array
@@ -42,6 +46,9 @@ class Penalty(NamedTuple):
 
     P is the client's private row, and C = sum_g w_g F_g is the item's common vector. The means are
     over the width d.
+
+    Attributes:
+      repulsion, l1: float32 [].
     """
 
     repulsion: jax.Array

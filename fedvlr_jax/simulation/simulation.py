@@ -168,7 +168,11 @@ class Simulation:
         return self.ranks_and_weights(state, split)[0]
 
     def ranks_and_weights(self, state: State, split: str) -> tuple[Ranks, np.ndarray]:
-        """The results of `evaluate` and `router_weights`, in one pass over the clients."""
+        """The results of `evaluate` and `router_weights`, in one pass over the clients.
+
+        Raises:
+          NonFiniteError: a score was not finite.
+        """
         ranks, weights = self._rank(state, split)
         if not ranks.finite.all():
             raise NonFiniteError(
@@ -227,7 +231,11 @@ class Simulation:
         return self.engine.packed_shapes(leaves, name)
 
     def unpack(self, packed: PyTree) -> State:
-        """The state that was packed, by this simulation or by one with another store."""
+        """The state that was packed, by this simulation or by one with another store.
+
+        Args:
+          packed: as `pack` returns it; a client without a row gets its initial one.
+        """
         return self.engine.unpack(packed)
 
 
@@ -246,10 +254,15 @@ def make_simulation(
     With --attack, hostile clients join the population behind the users.
 
     Args:
+      config: the options; every `auto` is resolved here. dataset: the users and items.
       backbone, fusion: in place of those that `config` names.
       aggregator: the server's treatment of the uploads, in place of the choices of `config` for
         clipping, noise, aggregation and the server's optimizer.
       participation: which clients take part in each round, in place of the flags' simulated clock.
+
+    Returns:
+      The simulation, with all data on the devices; its compiled functions compile when they are
+      first called.
 
     Raises:
       InputError: choices that do not fit the data set.

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from fedvlr_jax.config import FederationConfig
-from fedvlr_jax.federated.gathered import num_slots
 from fedvlr_jax.federated.participation import local_epochs_of
+from fedvlr_jax.federated.plans.slots import num_slots
 from fedvlr_jax.fleet import Hardware, make_hardware, round_bytes
 from fedvlr_jax.fleet.participation import LocalEpochs, Work
 from fedvlr_jax.fleet.transfer import INDEX_BYTES, VALUE_BYTES, Shape

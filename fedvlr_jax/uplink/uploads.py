@@ -38,7 +38,11 @@ class Needs(enum.IntEnum):
 
 
 class Upload(NamedTuple):
-    """Gradients (or differences) of what was broadcast: views [I, G, d] and the shared head."""
+    """The gradients of what was broadcast, or differences from it.
+
+    Attributes:
+      views: float32 [I, G, d]. head: as the shared head.
+    """
 
     views: jax.Array
     head: PyTree

@@ -16,8 +16,8 @@ from fedvlr_jax.evaluation.exposure import exposure
 from fedvlr_jax.evaluation.metrics import slices
 from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.summary import summarise_run
 from fedvlr_jax.training import train
+from fedvlr_jax.training.summary import summarise_run
 from tests.conftest import mostly_slow
 
 

@@ -7,7 +7,7 @@ from fedvlr_jax.commands.shared.comparison import read_choice
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.evaluation.baselines import baselines_of, rank, scores_of
 from fedvlr_jax.report import RunDirectory
-from fedvlr_jax.summary import summarise_ranks
+from fedvlr_jax.training.summary import summarise_ranks
 
 
 def interactions(rows, num_items):

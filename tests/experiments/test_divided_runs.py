@@ -124,7 +124,7 @@ starts = st.lists(
 @pytest.fixture(autouse=True, scope="module")
 def a_piece_is_a_round():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "PIECE_S", 0.0)
+        patch.setattr("fedvlr_jax.training.loop.PIECE_S", 0.0)
         patch.setattr(training, "averages", lambda ahead, *_: {"ndcg@50": ahead})
         yield
 

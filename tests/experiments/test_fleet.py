@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fedvlr_jax.commands.fleet import level_of, line_of, row_of
-from fedvlr_jax.costs import first_reaching
+from fedvlr_jax.training.costs import first_reaching
 from tests.experiments.commands import SMALL, refused
 
 

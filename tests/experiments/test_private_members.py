@@ -9,10 +9,10 @@ from fedvlr_jax.commands.shared import members
 from fedvlr_jax.commands.shared.members import make_members, train_together
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.ensemble import Programs
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.summary import BaselineSummary
+from fedvlr_jax.training.ensemble import Programs
+from fedvlr_jax.training.summary import BaselineSummary
 
 GOING = types.SimpleNamespace(asked=False, name="")
 

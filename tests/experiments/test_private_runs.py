@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedvlr_jax import training
 from fedvlr_jax.commands.shared.private import budget_note, with_held_noise
 from fedvlr_jax.commands.train import run_experiment
 from fedvlr_jax.config import Config
@@ -72,7 +71,9 @@ def killed_within(monkeypatch, last):
 
 
 def test_twenty_kills_and_the_ledger_never_goes_back(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "PIECE_S", 1e-9)  # Every round is a piece of its own.
+    monkeypatch.setattr(
+        "fedvlr_jax.training.loop.PIECE_S", 1e-9
+    )  # Every round is a piece of its own.
     start(config(tmp_path / "whole"), dataset)
     divided = tmp_path / "divided"
     simulation = make_simulation(config(divided), dataset)
@@ -95,7 +96,7 @@ def test_twenty_kills_and_the_ledger_never_goes_back(dataset, tmp_path, monkeypa
 
 
 def test_an_older_checkpoint_or_none_does_not_give_back(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "PIECE_S", 1e-9)
+    monkeypatch.setattr("fedvlr_jax.training.loop.PIECE_S", 1e-9)
     with monkeypatch.context() as patch:
         killed_within(patch, 11)
         with pytest.raises(Killed):

@@ -10,8 +10,8 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated.chunking import make_write_back
-from fedvlr_jax.federated.factored_rows import bound_of_items, trained_items
 from fedvlr_jax.federated.plans import PLANS
+from fedvlr_jax.federated.plans.factored_rows import bound_of_items, trained_items
 from fedvlr_jax.federated.round import make_broadcast
 from fedvlr_jax.simulation import make_simulation
 from tests.federated.cases import random_state, random_task

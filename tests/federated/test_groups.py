@@ -12,7 +12,6 @@ from fedvlr_jax import trees
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config, GroupsConfig
 from fedvlr_jax.data.registry import load_dataset
-from fedvlr_jax.ensemble import train_members
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.clustering import renumbered, spectral_embedding, spectral_groups
 from fedvlr_jax.federated.groups import (
@@ -29,6 +28,7 @@ from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.federated.round import make_broadcast, make_round
 from fedvlr_jax.fusion.group_network import GroupNetwork
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.training.ensemble import train_members
 from fedvlr_jax.uplink import SlotUploads
 from tests.federated.cases import assert_close, plans_of, random_state, random_task
 

@@ -10,10 +10,10 @@ from fedvlr_jax.data.cohorts import negative_pool, pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import make_aggregator
-from fedvlr_jax.federated.dense import fits_dense
 from fedvlr_jax.federated.local import Broadcast, Task
 from fedvlr_jax.federated.model import make_model
 from fedvlr_jax.federated.plans import choose_plan
+from fedvlr_jax.federated.plans.dense import fits_dense
 from fedvlr_jax.federated.round import make_train
 from fedvlr_jax.federated.scoring import make_scores
 from fedvlr_jax.types import Cohort

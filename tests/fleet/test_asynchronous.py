@@ -13,8 +13,8 @@ from fedvlr_jax.federated.buffered import pack_schedule, slices_of
 from fedvlr_jax.fleet import RoundSchedule
 from fedvlr_jax.fleet.asynchronous import AsynchronousParticipation, BufferRules
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.summary import summarise_run
 from fedvlr_jax.training import train
+from fedvlr_jax.training.summary import summarise_run
 from tests.conftest import printed_json
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.costs import gini
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import make_aggregator
@@ -24,8 +23,9 @@ from fedvlr_jax.fleet.participation import (
 from fedvlr_jax.settings import key_of
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.workload import hardware_of, work_of
-from fedvlr_jax.summary import summarise_run
 from fedvlr_jax.training import train
+from fedvlr_jax.training.costs import gini
+from fedvlr_jax.training.summary import summarise_run
 
 
 def timeline(clients, availability, cohort=0, over=1.0, deadline=0.0, duration=None):

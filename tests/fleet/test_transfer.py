@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.costs import client_bytes
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.gathered import make_slots
 from fedvlr_jax.federated.local import Broadcast, client_keys
+from fedvlr_jax.federated.plans.slots import make_slots
 from fedvlr_jax.federated.round import make_train
 from fedvlr_jax.fleet import SCHEMES, round_bytes
 from fedvlr_jax.fleet.transfer import Shape, parsed, serialised
@@ -20,8 +19,9 @@ from fedvlr_jax.simulation.workload import (
     upload_shape,
     work_of,
 )
-from fedvlr_jax.summary import summarise_run
 from fedvlr_jax.training import train
+from fedvlr_jax.training.costs import client_bytes
+from fedvlr_jax.training.summary import summarise_run
 from fedvlr_jax.uplink.compress import quantised
 from tests.federated.cases import random_state, random_task
 

@@ -34,10 +34,10 @@ OPERATORS = "fedvlr_jax/fusion/operators.py"
 FUSION = "fedvlr_jax/fusion/fusion.py"
 LOCAL = "fedvlr_jax/federated/local.py"
 LOSS = "fedvlr_jax/federated/losses.py"
-GATHERED = "fedvlr_jax/federated/gathered.py"
-DENSE = "fedvlr_jax/federated/dense.py"
-CATALOGUE = "fedvlr_jax/federated/catalogue.py"
-FACTORED = "fedvlr_jax/federated/factored_rows.py"
+GATHERED = "fedvlr_jax/federated/plans/gathered.py"
+DENSE = "fedvlr_jax/federated/plans/dense.py"
+CATALOGUE = "fedvlr_jax/federated/plans/catalogue.py"
+FACTORED = "fedvlr_jax/federated/plans/factored_rows.py"
 ROUND = "fedvlr_jax/federated/round.py"
 COHORTS = "fedvlr_jax/data/cohorts.py"
 SERVER_OPTIMIZER = "fedvlr_jax/federated/server_optimizer.py"
@@ -53,7 +53,8 @@ METRICS = "fedvlr_jax/evaluation/metrics.py"
 RANKING = "fedvlr_jax/evaluation/ranking.py"
 BASELINES = "fedvlr_jax/evaluation/baselines/"
 SPLITS = "fedvlr_jax/data/splits.py"
-TRAINING = "fedvlr_jax/training.py"
+TRAINING = "fedvlr_jax/training/loop.py"
+SCHEDULE = "fedvlr_jax/training/schedule.py"
 STORE = "fedvlr_jax/federated/store.py"
 START = "fedvlr_jax/federated/initialization.py"
 CHECKPOINTS = "fedvlr_jax/checkpointing/"
@@ -189,7 +190,7 @@ VIEWS_AND_ROUTING = [
     ),
     Mutation(
         "first layer of the router moves without its bias",
-        "fedvlr_jax/federated/routing.py",
+        "fedvlr_jax/federated/plans/routing.py",
         "stride = jnp.sum(jnp.square(pooled), axis=1) + 1",
         "stride = jnp.sum(jnp.square(pooled), axis=1)",
         agreement(plan="catalogue", fusion="bilevel"),
@@ -1295,7 +1296,7 @@ EVALUATION = [
     ),
     Mutation(
         "patience is one evaluation longer",
-        TRAINING,
+        SCHEDULE,
         "_since_best(evaluations)[-1] >= patience",
         "_since_best(evaluations)[-1] > patience",
         training("patience_counts_evaluations_since_the_best"),
@@ -1476,7 +1477,7 @@ STARTS_AND_STATES = [
     ),
     Mutation(
         "members of an ensemble share the first one's rates",
-        "fedvlr_jax/ensemble.py",
+        "fedvlr_jax/training/ensemble.py",
         "jnp.asarray(x, jnp.float32), *rates)",
         "jnp.asarray(x[:1] * len(x), jnp.float32), *rates)",
         ("tests/test_ensemble.py::test_each_member_has_its_own_rates",),

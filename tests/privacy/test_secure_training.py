@@ -10,7 +10,6 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.contracts import check_aggregator
-from fedvlr_jax.costs import secure_sum_costs
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import make_aggregator
@@ -20,6 +19,7 @@ from fedvlr_jax.privacy.ring import ring_of, secure_cohort
 from fedvlr_jax.privacy.secure_sum import Quantiser, cost, neighbours_for, secure_sum
 from fedvlr_jax.privacy.statement import lines, statement
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.training.costs import secure_sum_costs
 from fedvlr_jax.uplink.ring import Ring, client_draws, discrete_gaussian, ring_sum, to_ring
 from fedvlr_jax.uplink.uploads import SlotUploads, Upload
 

@@ -14,7 +14,7 @@ from fedvlr_jax import report as reports
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.selection import selection_of
-from fedvlr_jax.summary import BaselineSummary, with_baselines
+from fedvlr_jax.training.summary import BaselineSummary, with_baselines
 
 # Resumable flags that change the results of a finished run.
 OF_RESULTS = ("rounds", "patience", "baselines", "tune_baselines")

@@ -8,7 +8,7 @@ from fedvlr_jax.commands.shared.runs import load
 from fedvlr_jax.config import Config, DataConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
-from fedvlr_jax.summary import BaselineSummary, summarise_baselines
+from fedvlr_jax.training.summary import BaselineSummary, summarise_baselines
 
 
 class Loaded:

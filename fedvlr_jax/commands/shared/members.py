@@ -36,7 +36,14 @@ from fedvlr_jax.commands.shared.runs import check_same, describe
 from fedvlr_jax.commands.shared.saving import load_run, save_run
 from fedvlr_jax.config import ALIASES, RESUMABLE_FLAGS, Config, DataConfig
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.ensemble import (
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
+from fedvlr_jax.memory import check_fits, memory_budget
+from fedvlr_jax.report import Progress, RunDirectory
+from fedvlr_jax.selection import SLICES
+from fedvlr_jax.simulation import Simulation, make_simulation
+from fedvlr_jax.training import RunState, Timing
+from fedvlr_jax.training.ensemble import (
     ENDED,
     NOT_FINITE,
     Programs,
@@ -44,14 +51,7 @@ from fedvlr_jax.ensemble import (
     members_in_memory,
     train_members,
 )
-from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
-from fedvlr_jax.memory import check_fits, memory_budget
-from fedvlr_jax.report import Progress, RunDirectory
-from fedvlr_jax.selection import SLICES
-from fedvlr_jax.simulation import Simulation, make_simulation
-from fedvlr_jax.summary import BaselineSummary, summarise_run
-from fedvlr_jax.training import RunState, Timing
+from fedvlr_jax.training.summary import BaselineSummary, summarise_run
 from fedvlr_jax.types import Rates
 
 FLAGS = flags.FLAGS

@@ -38,9 +38,9 @@ from fedvlr_jax.federated.local import (
 )
 from fedvlr_jax.federated.losses import Loss, make_loss
 from fedvlr_jax.federated.model import likeness
-from fedvlr_jax.federated.plan import Plan
+from fedvlr_jax.federated.plans.plan import Plan
+from fedvlr_jax.federated.plans.routing import Routers, Routing, make_routing
 from fedvlr_jax.federated.popular import Popular, popular_term
-from fedvlr_jax.federated.routing import Routers, Routing, make_routing
 from fedvlr_jax.models.backbone import Embedding
 from fedvlr_jax.types import Cohort, PyTree, Rates
 from fedvlr_jax.uplink import Needs, Upload
@@ -272,4 +272,15 @@ def _epoch_step(
     return carry, None
 
 
-CATALOGUE = Plan(fits_catalogue, Needs.SUM, make_catalogue_update)
+def catalogue_client_bytes(task: Task, history_length: int) -> int:
+    """`Plan.client_bytes`: the item vectors, the mapped ones, and their gradient."""
+    return 4 * 6 * task.model.num_items * task.model.width
+
+
+CATALOGUE = Plan(
+    fits_catalogue,
+    Needs.SUM,
+    make_catalogue_update,
+    catalogue_client_bytes,
+    cache_bytes=1 << 25,
+)

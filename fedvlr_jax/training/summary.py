@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedvlr_jax.config import EvaluationConfig
-from fedvlr_jax.costs import metrics_by_tier, summarise_costs
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
 from fedvlr_jax.evaluation.exposure import exposure
@@ -26,9 +22,12 @@ from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import judged_slice
 from fedvlr_jax.evaluation.significance import holm, paired_test
 from fedvlr_jax.federated.initialization import sources_of
+from fedvlr_jax.machine import peak_rss_mb
 from fedvlr_jax.privacy.statement import statement
 from fedvlr_jax.simulation import Simulation, State
-from fedvlr_jax.training import RunState, Timing
+from fedvlr_jax.training.costs import metrics_by_tier, summarise_costs
+from fedvlr_jax.training.run_state import RunState
+from fedvlr_jax.training.timing import Timing
 
 
 class BaselineSummary(NamedTuple):
@@ -293,20 +292,3 @@ def _planted_by_view(simulation: Simulation) -> np.ndarray:
         for name in sources_of(simulation.model.fusion.names)
     ]
     return np.stack(columns, axis=1)
-
-
-def peak_rss_mb() -> float:
-    """The peak memory of this process, in MB (1e6 bytes)."""
-    status = Path("/proc/self/status")
-    counted = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
-    if counted:
-        # On Linux ru_maxrss includes the peak of the parent process, so it is not used.
-        return 1024 * int(counted[1]) / 1e6
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset / 1e6
-    import resource  # Does not exist on Windows.
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

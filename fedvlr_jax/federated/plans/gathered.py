@@ -1,9 +1,6 @@
 """Local epochs on the rows that a client touches: any backbone, any score.
 
-Each client works on slots: its history and, with sampled negatives, all its draws of the
-round, every item once; with expected negatives the whole catalogue. The number of times that an
-item repeats is a weight of its slot, so that duplicates share one row and training the slots
-equals training the whole table.
+Each client works on its slots (`slots.py`), each item once.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax import trees
-from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives
 from fedvlr_jax.federated.groups import Teacher, teacher_of, with_teacher
 from fedvlr_jax.federated.local import (
     Broadcast,
@@ -30,61 +26,11 @@ from fedvlr_jax.federated.local import (
 )
 from fedvlr_jax.federated.losses import Loss, make_loss
 from fedvlr_jax.federated.model import likeness
-from fedvlr_jax.federated.plan import Plan
+from fedvlr_jax.federated.plans.plan import Plan
+from fedvlr_jax.federated.plans.slots import Slots, make_slots, num_slots
 from fedvlr_jax.federated.popular import popular_term
-from fedvlr_jax.types import Array, Cohort, Histories, PyTree
+from fedvlr_jax.types import Array, Cohort, PyTree
 from fedvlr_jax.uplink.uploads import Needs, SlotUploads
-
-
-class Slots(NamedTuple):
-    """The rows of one client's round.
-
-    Attributes:
-      item: int32 [M], each once; padding is I.
-      positive: float32 [M], how much it counts in the history.
-      negative: float32 [A, M], how often (or how often expected) each is a negative.
-    """
-
-    item: jax.Array
-    positive: jax.Array
-    negative: jax.Array
-
-
-def num_slots(task: Task, history_length: int) -> int:
-    """M for histories padded to `history_length`."""
-    config = task.config.federation
-    touched = history_length * (1 + config.local_epochs * config.num_negatives)
-    if config.negatives == "expected":
-        return task.model.num_items
-    return min(touched, task.model.num_items)
-
-
-def make_slots(task: Task, histories: Histories, keys: jax.Array) -> Slots:
-    """The slots of ONE client: leaves of `histories` without their first axis."""
-    item, count = histories.item, histories.count
-    weight = 1.0 if histories.weight is None else histories.weight
-    config, num_items = task.config.federation, task.model.num_items
-    size = num_slots(task, item.shape[0])
-    drawn = None
-    if config.negatives == "sampled":
-        draw = lambda key: draw_negatives(key, item, count, task.pool, config.num_negatives)
-        drawn = jax.vmap(draw)(keys)
-    if drawn is None or size == num_items:
-        slot, history, places = jnp.arange(num_items), item, drawn
-    else:
-        touched = jnp.concatenate([item, drawn.reshape(-1)])
-        slot, place = jnp.unique(touched, size=size, fill_value=num_items, return_inverse=True)
-        # Padding must fall out of the slots, or it would count as a row.
-        place = jnp.where(touched < num_items, place, size)
-        history, places = place[: item.shape[0]], place[item.shape[0] :].reshape(drawn.shape)
-    positive = jnp.zeros(size).at[history].set(weight, mode="drop")
-    if places is None:
-        negative = expected_negatives(positive, count, task.pool, config.num_negatives)
-        negative = jnp.broadcast_to(negative, (config.local_epochs, size))
-    else:
-        count_of = lambda place: jnp.zeros(size).at[place].add(1.0, mode="drop")
-        negative = jax.vmap(count_of)(places)
-    return Slots(slot, positive, negative)
 
 
 class Method(NamedTuple):
@@ -298,4 +244,11 @@ def _epoch_step(
     return carry, None
 
 
-GATHERED = Plan(lambda task: True, Needs.WHOLE, make_gathered_update)
+def gathered_client_bytes(task: Task, history_length: int) -> int:
+    """`Plan.client_bytes`: a few arrays over the slots by view, and the negatives by epoch."""
+    num_views = len(task.model.fusion.names)
+    slot = task.model.width * (4 * num_views + 6) + task.config.federation.local_epochs
+    return 4 * num_slots(task, history_length) * slot
+
+
+GATHERED = Plan(lambda task: True, Needs.WHOLE, make_gathered_update, gathered_client_bytes)

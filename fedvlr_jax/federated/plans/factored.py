@@ -29,7 +29,18 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import expected_negatives, multi_hot
-from fedvlr_jax.federated.factored_rows import (
+from fedvlr_jax.federated.local import (
+    Broadcast,
+    LocalResult,
+    LocalUpdate,
+    Task,
+    local_result,
+    num_rows,
+    once_a_client,
+    views_stay,
+)
+from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.federated.plans.factored_rows import (
     Factors,
     Past,
     Rows,
@@ -46,19 +57,8 @@ from fedvlr_jax.federated.factored_rows import (
     trained_items,
     upload_of,
 )
-from fedvlr_jax.federated.local import (
-    Broadcast,
-    LocalResult,
-    LocalUpdate,
-    Task,
-    local_result,
-    num_rows,
-    once_a_client,
-    views_stay,
-)
-from fedvlr_jax.federated.losses import Loss, make_loss
-from fedvlr_jax.federated.plan import Plan
-from fedvlr_jax.federated.routing import Routers, Routing, make_routing
+from fedvlr_jax.federated.plans.plan import Plan
+from fedvlr_jax.federated.plans.routing import Routers, Routing, make_routing
 from fedvlr_jax.models import Penalty
 from fedvlr_jax.types import Cohort, PyTree, Rates
 from fedvlr_jax.uplink import Needs, Upload
@@ -371,6 +371,20 @@ def write_back_factored(broadcast: Broadcast, moved: PyTree, private: PyTree) ->
     return {**moved, "items": trained_items(broadcast.views, table, moved["items"], rate)}
 
 
+def factored_client_bytes(task: Task, history_length: int) -> int:
+    """`Plan.client_bytes`: the table with and without the negatives' rows, and the factors of each
+    item by epoch and view."""
+    num_views = len(task.model.fusion.names)
+    coefficients = (task.config.federation.local_epochs + 4) * (num_views + 1)
+    return 4 * task.model.num_items * (2 * task.model.width + coefficients)
+
+
 FACTORED = Plan(
-    fits_factored, Needs.SUM, make_factored_update, write_back_factored, factored_view_cache
+    fits_factored,
+    Needs.SUM,
+    make_factored_update,
+    factored_client_bytes,
+    write_back_factored,
+    factored_view_cache,
+    cache_bytes=1 << 26,
 )

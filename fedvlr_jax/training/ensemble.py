@@ -18,7 +18,10 @@ import numpy as np
 
 from fedvlr_jax.settings import under_own_settings
 from fedvlr_jax.simulation import Simulation, State
-from fedvlr_jax.training import Clock, RunState, Timing, block_length, record
+from fedvlr_jax.training.loop import record
+from fedvlr_jax.training.run_state import RunState
+from fedvlr_jax.training.schedule import block_length
+from fedvlr_jax.training.timing import Clock, Timing
 from fedvlr_jax.types import PyTree, Rates, RoundMetrics
 
 NOT_FINITE = "a non-finite number"

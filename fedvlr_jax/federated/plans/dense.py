@@ -23,15 +23,6 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives, multi_hot
-from fedvlr_jax.federated.dense_factors import (
-    Factors,
-    Moving,
-    corrected_gradients,
-    corrected_pooled,
-    corrected_scores,
-    no_factors,
-    remember,
-)
 from fedvlr_jax.federated.groups import Teacher, teacher_of, with_teacher
 from fedvlr_jax.federated.local import (
     Broadcast,
@@ -45,8 +36,17 @@ from fedvlr_jax.federated.local import (
 )
 from fedvlr_jax.federated.losses import Loss, make_loss
 from fedvlr_jax.federated.matmul_precision import make_product
-from fedvlr_jax.federated.plan import Plan
-from fedvlr_jax.federated.routing import Routers, Routing, make_routing
+from fedvlr_jax.federated.plans.dense_factors import (
+    Factors,
+    Moving,
+    corrected_gradients,
+    corrected_pooled,
+    corrected_scores,
+    no_factors,
+    remember,
+)
+from fedvlr_jax.federated.plans.plan import Plan
+from fedvlr_jax.federated.plans.routing import Routers, Routing, make_routing
 from fedvlr_jax.types import Cohort, PyTree, Rates
 from fedvlr_jax.uplink.uploads import LowRankUploads, Needs
 
@@ -277,4 +277,9 @@ def _epoch_step(
     return carry, None
 
 
-DENSE = Plan(fits_dense, Needs.WHOLE, make_dense_update)
+def dense_client_bytes(task: Task, history_length: int) -> int:
+    """`Plan.client_bytes`: a few arrays over the items, and the residual of each epoch."""
+    return 4 * (task.config.federation.local_epochs + 6) * task.model.num_items
+
+
+DENSE = Plan(fits_dense, Needs.WHOLE, make_dense_update, dense_client_bytes)
