@@ -76,6 +76,10 @@ def baselines(test):
     return (f"tests/evaluation/test_baselines.py::test_{test}",)
 
 
+def ials(test):
+    return (f"tests/federated/test_ials.py::test_{test}",)
+
+
 def rules(test):
     return (f"tests/reduce/test_rules.py::test_{test}",)
 
@@ -1387,6 +1391,27 @@ DATA_AND_BASELINES = [
         'np.einsum("rp,rpd->rd", 1 + alpha * weight, gathered)',
         'np.einsum("rp,rpd->rd", alpha * weight, gathered)',
         baselines("least_squares_against_a_dense_solve"),
+    ),
+    Mutation(
+        "the closed form adds the scores of iALS with another scale",
+        "fedvlr_jax/federated/ials.py",
+        "scales = np.divide(sizes, self.deviations)",
+        "scales = np.divide(sizes, self.deviations[::-1])",
+        ials("the_blend_is_the_mean_of_standardized_scores[0.0]"),
+    ),
+    Mutation(
+        "every sweep of iALS begins with the initial items",
+        "fedvlr_jax/federated/ials.py",
+        "items = client_vectors(by_item, client_vectors(histories, items))",
+        "items = client_vectors(by_item, client_vectors(histories, initial))",
+        ials("the_items_are_those_of_literal_clients"),
+    ),
+    Mutation(
+        "validation takes iALS if it is ahead at all",
+        "fedvlr_jax/federated/ease_settings.py",
+        "IALS_SURE = 0.5",
+        "IALS_SURE = 0.0",
+        ials("validation_takes_the_blend_if_it_is_half_an_error_ahead[0.4-False]"),
     ),
     Mutation(
         "RP3beta penalises no popular item",
