@@ -43,14 +43,14 @@ SHORT_RUN = (
 ).split()
 
 
-def short_run(workdir: Path, rounds: int) -> subprocess.Popen:
+def short_run(workdir: Path, rounds: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-u", "-m", "experiments.train", *SHORT_RUN, f"--rounds={rounds}"]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
-def wait_for_training(run: subprocess.Popen) -> None:
+def wait_for_training(run: subprocess.Popen[bytes]) -> None:
     """Waits until the run has loaded its data and starts its first round."""
     assert run.stdout is not None
     for line in run.stdout:
@@ -203,7 +203,9 @@ def damage_once(source: Path, folder: Path, kind: str, rng: random.Random) -> st
     return "detected" if noticed else "silent"
 
 
-def measure_corruptions(source: Path, folder: Path, count: int, rng: random.Random) -> list[dict]:
+def measure_corruptions(
+    source: Path, folder: Path, count: int, rng: random.Random
+) -> list[dict[str, Any]]:
     """Does `count` damages, every kind in turn."""
     rows: list[dict[str, Any]] = [
         {"damage": kind, "detected": 0, "harmless": 0, "silent": 0} for kind in DAMAGE

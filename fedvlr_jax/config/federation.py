@@ -145,7 +145,7 @@ class FederationConfig:
         0, "Number of clients trained at once. 0: chosen by the memory budget.", resumable=True
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         for name in ("rounds", "local_epochs", "num_negatives"):
             check_range(self, name, 1)

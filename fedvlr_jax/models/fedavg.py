@@ -6,9 +6,10 @@ round, and ranks with the tuned rows, as in PFedRec; they are the only personal 
 """
 
 from fedvlr_jax.models.backbone import Backbone, Linear, linear_head, linear_score, no_head
+from fedvlr_jax.types import PyTree
 
 
-def _linear(shared, private):
+def _linear(shared: PyTree, private: PyTree) -> Linear:
     return Linear(shared["vector"], shared["bias"])
 
 

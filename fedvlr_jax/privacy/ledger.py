@@ -26,7 +26,7 @@ class Ledger:
       exchanges: number of exchanges before the first round. exchange_multiplier: their z.
     """
 
-    def __init__(self, folder: Path, known: Iterable[int] = ()):
+    def __init__(self, folder: Path, known: Iterable[int] = ()) -> None:
         """Reads the ledger of a run directory; a missing ledger is empty.
 
         Args:

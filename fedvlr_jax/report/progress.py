@@ -32,7 +32,7 @@ class Progress:
         *,
         selection: Selection = OF_ALL,
         console: Console | None = None,
-    ):
+    ) -> None:
         """Args:
         total_rounds: maximum number of rounds.
         selection: the metric and slice that select the best round; shows numbers of this slice.

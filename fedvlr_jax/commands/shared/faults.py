@@ -52,7 +52,7 @@ class StopRequest:
       name: name of the first signal, such as "SIGTERM"; empty before it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.name = ""
         self._insisted = False
 

@@ -27,7 +27,7 @@ class Output:
       failure: the error of the last failed write; None if all writes succeeded.
     """
 
-    def __init__(self, stream: TextIO | None):
+    def __init__(self, stream: TextIO | None) -> None:
         """`stream`: None if it was closed when the process started."""
         self.failure: Exception | None = None
         self._closed = stream is None
@@ -85,7 +85,7 @@ def output_survives() -> Iterator[None]:
     _occupy_standard_descriptors()
     before = sys.stdout, sys.stderr
     out, errors = Output(sys.stdout), Output(sys.stderr)
-    sys.stdout, sys.stderr = out, errors  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, errors
     try:
         yield
     except SystemExit as left:

@@ -271,7 +271,9 @@ def moved_items(kinds: jax.Array, factors: Factors, past: Past) -> MovedItems:
     )
 
 
-def trained_items(views: jax.Array, table: jax.Array, moved: MovedItems, rate: jax.Array):
+def trained_items(
+    views: jax.Array, table: jax.Array, moved: MovedItems, rate: jax.Array
+) -> jax.Array:
     """The personal rows after the epochs [K, I, d], from the rows before them."""
     items = table
     # Unrolled, so that one pass over the table adds all terms of a row.
