@@ -187,7 +187,7 @@ def main() -> None:
         table.add_row(row["negatives"], *seconds, *(f"{ratio:.0f}x" for ratio in ratios))
     Console(width=120).print(table)
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(rows, indent=2))
+        Path(FLAGS.json).write_text(json.dumps(rows, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def main() -> None:
     Console(width=160).print(show(rows, machine))
     if FLAGS.json:
         result = {"machine": machine, "jax": jax.__version__, "rows": rows}
-        Path(FLAGS.json).write_text(json.dumps(result, indent=2))
+        Path(FLAGS.json).write_text(json.dumps(result, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,10 +37,11 @@ from fedvlr_jax.training import copy_state, new_run, train
 
 FLAGS = flags.FLAGS
 
-SHORT_RUN = (
-    "--synthetic_users=60 --synthetic_items=80 --width=8 --eval_every=1 --checkpoint_every=1 "
-    "--checkpoint_share=1 --keep_checkpoints=3 --patience=0 --baselines=false"
-).split()
+SHORT_RUN = [
+    *("--synthetic_users=60", "--synthetic_items=80", "--width=8", "--eval_every=1"),
+    *("--checkpoint_every=1", "--checkpoint_share=1", "--keep_checkpoints=3", "--patience=0"),
+    "--baselines=false",
+]
 
 
 def short_run(workdir: Path, rounds: int) -> subprocess.Popen[bytes]:
@@ -372,7 +373,7 @@ def main() -> None:
             results["large state"] = [measure_large_state(FLAGS.clients, folder)]
             show("One checkpoint: state and best state", results["large state"])
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(results, indent=2))
+        Path(FLAGS.json).write_text(json.dumps(results, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class Checkpoints:
                     self._remove_others(round_number)
                 else:
                     store(self.path(round_number), content.arrays)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 (raised in the main thread)
                 self._failure = error
             self.ended = time.perf_counter()
 

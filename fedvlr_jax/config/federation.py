@@ -215,6 +215,11 @@ class FederationConfig:
 
     @property
     def rates(self) -> Rates:
+        """The step sizes and decays.
+
+        Raises:
+          InputError: one of them depends on --init and is not resolved.
+        """
         from fedvlr_jax.types import Rates  # It needs JAX, and a config does not.
 
         if -1 in (self.client_lr, self.server_lr_items):

@@ -192,7 +192,7 @@ def _make_slice(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callab
             results.append(result)
         return SliceResult(
             private=tuple(after),
-            upload=cast(Upload, join_buckets([result.upload for result in results])),
+            upload=cast("Upload", join_buckets([result.upload for result in results])),
             alpha=jnp.concatenate(alpha),
             loss=tuple(result.loss for result in results),
             clipped=tuple(result.clipped for result in results),

@@ -14,6 +14,7 @@ def _linear(shared: PyTree, private: PyTree) -> Linear:
 
 
 def fedavg(fedavg_rows: str = "shared") -> Backbone:
+    """A shared linear head; `fedavg_rows` as the flag of this name."""
     return Backbone(
         init_shared=linear_head,
         init_private=no_head,

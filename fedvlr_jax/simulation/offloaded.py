@@ -127,7 +127,6 @@ class Offloaded:
 
     def _by_chunk(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """(shared, views, (rows, histories), lists of one chunk) -> the results of `function`."""
-
         parts = self.setup.num_parts // self.setup.num_devices
 
         def chunk_results(shared, views, inputs):
