@@ -1,0 +1,1 @@
+"""Speed, scale, memory and survival, each a command that prints a table."""

@@ -196,7 +196,7 @@ def run_part(title: str, rows: Callable[[], Iterator[Row]], ends: float) -> Row:
             if time.perf_counter() >= ends:
                 part["problem"] = "stopped here: no time was left; raise --seconds"
                 break
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (a page with a fault is better than none)
         part["problem"] = f"{type(error).__name__}: {one_line(error)[:500]}"
     _forget()
     print(f"{title}: {len(part['rows'])} rows {part['problem']}", flush=True)
@@ -210,9 +210,11 @@ def page_of(result: Row) -> str:
     lines = [
         "# Measurements of one accelerator",
         "",
-        f"{result['device']}, jax {versions['jax']}, commit {result['commit']}. Measured in "
-        f"the same process: a product of large float32 matrices {flops / 1e12:.2f} TFLOP/s, a copy "
-        f"{moved / 1e9:.0f} GB/s.",
+        (
+            f"{result['device']}, jax {versions['jax']}, commit {result['commit']}. Measured in "
+            f"the same process: a product of large float32 matrices {flops / 1e12:.2f} TFLOP/s, a "
+            f"copy {moved / 1e9:.0f} GB/s."
+        ),
         "",
         "    " + result["command"],
     ]

@@ -62,7 +62,7 @@ def main() -> None:
     if FLAGS.json:
         names = ("seconds", "cpu_seconds", "clients")
         rows = {name: dict(zip(names, row, strict=True)) for name, row in median.items()}
-        Path(FLAGS.json).write_text(json.dumps(rows, indent=2))
+        Path(FLAGS.json).write_text(json.dumps(rows, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

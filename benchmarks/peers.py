@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,13 +40,30 @@ from fedvlr_jax.federated.algorithm1 import examples_of, train_client
 from fedvlr_jax.federated.local import Broadcast
 from fedvlr_jax.federated.participation import make_cohort
 from fedvlr_jax.federated.round import make_train
+from fedvlr_jax.federated.trained import Trained
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.types import Array, Cohort, PyTree
 
 FLAGS = flags.FLAGS
 
 
-def client_inputs(config: Config, dataset: Dataset):
-    """(broadcast, cohort of all clients, alpha, private rows, key, update), in one bucket."""
+class ClientInputs(NamedTuple):
+    """One round of all clients in one bucket.
+
+    Attributes:
+      cohort, alpha, private: of all N clients. train: the compiled local epochs of a chunk.
+    """
+
+    broadcast: Broadcast
+    cohort: Cohort
+    alpha: Array
+    private: PyTree
+    key: jax.Array
+    train: Callable[..., Trained]
+
+
+def client_inputs(config: Config, dataset: Dataset) -> ClientInputs:
+    """The inputs of a round of the gathered plan."""
     simulation = make_simulation(config, dataset)
     model, state = simulation.model, simulation.init()
     shared = state.server.shared
@@ -59,7 +77,8 @@ def client_inputs(config: Config, dataset: Dataset):
     broadcast = Broadcast(views, shared["head"], jnp.int32(0), config.federation.rates)
     private = jax.vmap(lambda c: model.init_private(jax.random.fold_in(key, c)))(histories.client)
     alpha = cohort.weight / jnp.sum(cohort.weight)
-    return broadcast, cohort, alpha, private, key, jax.jit(make_train(simulation.task, "gathered"))
+    train = jax.jit(make_train(simulation.task, "gathered"))
+    return ClientInputs(broadcast, cohort, alpha, private, key, train)
 
 
 def time_literal(config: Config, dataset: Dataset, repeats: int) -> float:
@@ -168,7 +187,7 @@ def main() -> None:
         table.add_row(row["negatives"], *seconds, *(f"{ratio:.0f}x" for ratio in ratios))
     Console(width=120).print(table)
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(rows, indent=2))
+        Path(FLAGS.json).write_text(json.dumps(rows, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

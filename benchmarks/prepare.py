@@ -110,6 +110,7 @@ def in_its_own_process(what: str, path: Path) -> dict[str, Any] | None:
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks.prepare", f"--what={what}", f"--file={path}"],
         capture_output=True,
+        check=False,
         text=True,
     )
     if what == "pyarrow" and "No module named 'pyarrow'" in result.stderr:
@@ -158,7 +159,7 @@ def main() -> None:
     rows = [row for count in whole_numbers("rows", FLAGS.rows) for row in compare(count)]
     Console(width=120).print(show(rows))
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(rows, indent=2))
+        Path(FLAGS.json).write_text(json.dumps(rows, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import gc
 import itertools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from fedvlr_jax.simulation import make_simulation
 FLAGS = flags.FLAGS
 
 
-def median_seconds(function, repeats: int) -> float:
+def median_seconds(function: Callable[[], Any], repeats: int) -> float:
     """Median wall-clock seconds of a call, until its results are ready."""
     seconds = []
     for _ in range(repeats):
@@ -192,7 +193,7 @@ def main() -> None:
     Console(width=160).print(show(rows, machine))
     if FLAGS.json:
         result = {"machine": machine, "jax": jax.__version__, "rows": rows}
-        Path(FLAGS.json).write_text(json.dumps(result, indent=2))
+        Path(FLAGS.json).write_text(json.dumps(result, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

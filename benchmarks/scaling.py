@@ -82,6 +82,7 @@ def in_its_own_process(clients: int, items: int) -> dict[str, Any]:
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks.scaling", *passed, *sizes, "--row"],
         capture_output=True,
+        check=False,
         text=True,
     )
     if result.returncode:
@@ -122,7 +123,7 @@ def main() -> None:
     rows = [in_its_own_process(n, i) for i in items for n in clients]
     Console(width=150).print(show(rows))
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(rows, indent=2))
+        Path(FLAGS.json).write_text(json.dumps(rows, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,20 +37,21 @@ from fedvlr_jax.training import copy_state, new_run, train
 
 FLAGS = flags.FLAGS
 
-SHORT_RUN = (
-    "--synthetic_users=60 --synthetic_items=80 --width=8 --eval_every=1 --checkpoint_every=1 "
-    "--checkpoint_share=1 --keep_checkpoints=3 --patience=0 --baselines=false"
-).split()
+SHORT_RUN = [
+    *("--synthetic_users=60", "--synthetic_items=80", "--width=8", "--eval_every=1"),
+    *("--checkpoint_every=1", "--checkpoint_share=1", "--keep_checkpoints=3", "--patience=0"),
+    "--baselines=false",
+]
 
 
-def short_run(workdir: Path, rounds: int) -> subprocess.Popen:
+def short_run(workdir: Path, rounds: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-u", "-m", "experiments.train", *SHORT_RUN, f"--rounds={rounds}"]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
-def wait_for_training(run: subprocess.Popen) -> None:
+def wait_for_training(run: subprocess.Popen[bytes]) -> None:
     """Waits until the run has loaded its data and starts its first round."""
     assert run.stdout is not None
     for line in run.stdout:
@@ -203,7 +204,9 @@ def damage_once(source: Path, folder: Path, kind: str, rng: random.Random) -> st
     return "detected" if noticed else "silent"
 
 
-def measure_corruptions(source: Path, folder: Path, count: int, rng: random.Random) -> list[dict]:
+def measure_corruptions(
+    source: Path, folder: Path, count: int, rng: random.Random
+) -> list[dict[str, Any]]:
     """Does `count` damages, every kind in turn."""
     rows: list[dict[str, Any]] = [
         {"damage": kind, "detected": 0, "harmless": 0, "silent": 0} for kind in DAMAGE
@@ -370,7 +373,7 @@ def main() -> None:
             results["large state"] = [measure_large_state(FLAGS.clients, folder)]
             show("One checkpoint: state and best state", results["large state"])
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(results, indent=2))
+        Path(FLAGS.json).write_text(json.dumps(results, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

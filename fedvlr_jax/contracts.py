@@ -100,7 +100,9 @@ def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
         )
 
 
-def _check_head(side: str, init: Callable[[jax.Array, int], PyTree], key: jax.Array, width: int):
+def _check_head(
+    side: str, init: Callable[[jax.Array, int], PyTree], key: jax.Array, width: int
+) -> PyTree:
     head = init(key, width)
     for leaf in jax.tree.leaves(head):
         _need(

@@ -21,6 +21,6 @@ class NonFiniteError(ArithmeticError):
         state that was scored.
     """
 
-    def __init__(self, message: str, state: Any):
+    def __init__(self, message: str, state: Any) -> None:
         super().__init__(message)
         self.state = state

@@ -69,8 +69,7 @@ def _resource_limits() -> list[MemoryLimit]:
 
 def peak_rss_mb() -> float:
     """The peak memory of this process, in MB (1e6 bytes)."""
-    status = Path("/proc/self/status")
-    counted = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    counted = re.search(r"VmHWM:\s*(\d+) kB", _text(Path("/proc/self/status")))
     if counted:
         # On Linux ru_maxrss includes the peak of the parent process, so it is not used.
         return 1024 * int(counted[1]) / 1e6
@@ -204,6 +203,6 @@ def _slurm_bytes(size: str) -> float:
 def _text(path: Path) -> str:
     """The content of a file; "" if it cannot be read."""
     try:
-        return path.read_text()
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         return ""

@@ -50,7 +50,7 @@ class Rule(Choice):
 class Objects(Mapping[str, Any]):
     """The objects of a table by name, in its order."""
 
-    def __init__(self, table: Mapping[str, Choice]):
+    def __init__(self, table: Mapping[str, Choice]) -> None:
         self._table = table
 
     def __getitem__(self, name: str) -> Any:

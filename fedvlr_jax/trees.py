@@ -90,7 +90,7 @@ def kept(tree: PyTree, names: Collection[str], below: str = "") -> PyTree:
 
 def is_key(leaf: Any) -> bool:
     """Whether an array, or the shape of one, holds typed random keys."""
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def num_bytes(tree: PyTree) -> int:

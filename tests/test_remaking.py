@@ -36,7 +36,7 @@ def saved(simulation, folder, run=None):
     # Whatever the ranks are, the second evaluation is the best one.
     worth = iter([1.0, 3.0, 2.0, 0.0] if run is None else [0.0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "averages", lambda *of: {"ndcg@50": next(worth)})
+        patch.setattr("fedvlr_jax.training.loop.averages", lambda *of: {"ndcg@50": next(worth)})
         run, _ = training.train(simulation, run)
     saver.finish(run)
     return run, checkpoints

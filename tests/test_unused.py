@@ -70,8 +70,11 @@ RANDOM, SPECTRAL, EASE = {"init": "random"}, {"init": "spectral"}, {"init": "eas
 CLOCK = {"deadline_s": 5.0}
 HISTORY = {"init_router": "history"}
 PRIVATE = {
-    **{"privacy": "central", "clip_norm": 0.1, "noise_multiplier": 1.0, "init": "spectral"},
-    **{"target_delta": 1e-3},
+    "privacy": "central",
+    "clip_norm": 0.1,
+    "noise_multiplier": 1.0,
+    "init": "spectral",
+    "target_delta": 1e-3,
 }
 NO_STEP = {"server_optimizer": "none"}
 # Flag: (a value, flags with which it acts, flags with which it does not).

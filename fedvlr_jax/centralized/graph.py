@@ -63,7 +63,9 @@ def propagate(graph: Graph | jax.Array, x: jax.Array) -> jax.Array:
     )
 
 
-def symmetric_weights(user: jax.Array, item: jax.Array, num_users: int, num_items: int):
+def symmetric_weights(
+    user: jax.Array, item: jax.Array, num_users: int, num_items: int
+) -> jax.Array:
     """float32 [E]: 1 / sqrt(d_u d_i), with the degrees in the graph of these edges."""
     one = jnp.ones(user.shape)
     degree_u = jax.ops.segment_sum(one, user, num_users)

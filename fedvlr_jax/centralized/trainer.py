@@ -73,7 +73,9 @@ class _State(NamedTuple):
     optimizer: PyTree
 
 
-def make_epoch(model: CentralizedModel, batch_size: int, longest: int):
+def make_epoch(
+    model: CentralizedModel, batch_size: int, longest: int
+) -> Callable[..., tuple[_State, jax.Array]]:
     """(state, data, pairs, key of the seed, epoch, learning rate) -> (state, mean loss), pure."""
     adam = optax.scale_by_adam()
 

@@ -45,7 +45,7 @@ class Checkpoints:
         ended, and while one is under way.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, keep_best: int = 0):
+    def __init__(self, directory: Path, *, keep: int = 2, keep_best: int = 0) -> None:
         self.directory = Path(directory).absolute()
         self._keep, self._keep_best = keep, keep_best
         self.ended: float | None = None
@@ -100,7 +100,7 @@ class Checkpoints:
                     self._remove_others(round_number)
                 else:
                     store(self.path(round_number), content.arrays)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 (raised in the main thread)
                 self._failure = error
             self.ended = time.perf_counter()
 

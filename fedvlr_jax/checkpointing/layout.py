@@ -26,7 +26,7 @@ def plain(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return {name: shapes(leaf) if is_key(leaf) else leaf for name, leaf in leaves.items()}
 
 
-def kinds(leaves: Mapping[str, Any]) -> dict[str, list]:
+def kinds(leaves: Mapping[str, Any]) -> dict[str, list[Any]]:
     """{name: [shape, dtype]}, as JSON."""
     return {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in leaves.items()}
 

@@ -29,7 +29,7 @@ class SavedRows:
 
     def __init__(
         self, kind: Sequence[Any], blocks: Sequence[Block], read: Callable[[Block], np.ndarray]
-    ):
+    ) -> None:
         self.shape, self.dtype = tuple(kind[0]), jnp.dtype(kind[1])
         self._blocks, self._read = blocks, read
         self._starts = np.array([block.start for block in blocks])
@@ -69,7 +69,7 @@ class Reader:
       step: its directory. meta: its `meta.json`.
     """
 
-    def __init__(self, step: Path, meta: Mapping[str, Any]):
+    def __init__(self, step: Path, meta: Mapping[str, Any]) -> None:
         self._step, self._kinds, self._same_as = step, meta["leaves"], meta["same_as"]
         self._layout = layout_of(meta)
         self._here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -50,10 +50,10 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.selection import resolve_selection
+from fedvlr_jax.machine import peak_rss_mb
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.training.summary import (
     BaselineSummary,
-    peak_rss_mb,
     summarise_baselines,
     summarise_ranks,
     with_baselines,

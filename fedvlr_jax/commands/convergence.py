@@ -18,6 +18,7 @@ noise of the training are. On two cores the command takes about ten minutes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ def probe_config(config: Config) -> Config:
     return config.resolved.changed(**rates, **reset, **changes)
 
 
-def make_gradient_norm(training: Simulation):
+def make_gradient_norm(training: Simulation) -> Callable[[State], float]:
     """state of `training` -> float: the squared gradient norm of sum_u alpha_u J_u.
 
     The function does not donate the state.

@@ -1,7 +1,7 @@
-"""Encodes the titles or the pictures of items into features that `train` reads.
+r"""Encodes the titles or the pictures of items into features that `train` reads.
 
     fedvlr features --dataset=ml1m --data_root=data
-    fedvlr features --dataset=ml1m --data_root=data --images=posters \\
+    fedvlr features --dataset=ml1m --data_root=data --images=posters \
         --encoder=open_clip --weights=local-dir:ViT-B-32
 
 By default the command encodes the titles of items.csv by hashed word n-grams and an SVD, which

@@ -89,7 +89,8 @@ def run(command: Command, workdir: Path) -> None:
     flags = [*command.flags, f"--workdir={workdir / command.folder}"]
     started = time.monotonic()
     print(f"== {shlex.join(['fedvlr', command.name, *flags])}", flush=True)
-    status = subprocess.run([sys.executable, "-m", "fedvlr_jax", command.name, *flags]).returncode
+    whole = [sys.executable, "-m", "fedvlr_jax", command.name, *flags]
+    status = subprocess.run(whole, check=False).returncode
     if status != 0:
         print(f"== {command.folder}: ended with status {status}; repeat to continue", flush=True)
         raise SystemExit(status)

@@ -1,6 +1,6 @@
-"""Searches values of any flags by validation, with Optuna.
+r"""Searches values of any flags by validation, with Optuna.
 
-    fedvlr search --dataset=KU --protocol=paper --rounds=50 --trials=30 \\
+    fedvlr search --dataset=KU --protocol=paper --rounds=50 --trials=30 \
         --space=client_lr=log:0.1:10 --space=fusion=none,bilevel --workdir=runs/search
 
 Needs Optuna (pip install optuna). A --space is a range of a numeric flag, log:LOW:HIGH or

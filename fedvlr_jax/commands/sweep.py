@@ -1,6 +1,6 @@
-"""Trains a federation over seeds and flag values, and compares them.
+r"""Trains a federation over seeds and flag values, and compares them.
 
-    fedvlr sweep --dataset=KU --protocol=paper --seeds=0,1,2,3,4 \\
+    fedvlr sweep --dataset=KU --protocol=paper --seeds=0,1,2,3,4 \
         --over=fusion=none,mlp,bilevel --workdir=runs/fusions
 
 Commas separate values. Semicolons separate values that contain commas:

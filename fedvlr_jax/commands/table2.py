@@ -140,7 +140,9 @@ def run_method(
     return read_choice(method.name, folders, dataset), tried
 
 
-def table_of(dataset: Dataset, base: Config, methods: list[Method], seeds: list[int]):
+def table_of(
+    dataset: Dataset, base: Config, methods: list[Method], seeds: list[int]
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """(lines of one data set, {method: its tried settings})."""
     console = Console()
     baselines = read_baselines(dataset, base.evaluation)

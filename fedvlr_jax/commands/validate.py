@@ -36,8 +36,10 @@ def rows_of(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("users", f"{facts['users']:,}"),
         (
             "items",
-            f"{facts['items']:,}; {facts['items_without_train']:,} of them not in train, "
-            f"{facts['items_absent']:,} in no part",
+            (
+                f"{facts['items']:,}; {facts['items_without_train']:,} of them not in train, "
+                f"{facts['items_absent']:,} in no part"
+            ),
         ),
         ("split", facts["split"]),
         ("train, valid, test", " / ".join(f"{facts[p]:,}" for p in ("train", "valid", "test"))),

@@ -95,7 +95,7 @@ class Config:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # Not a field: a config whose rule was chosen equals one whose rule was given.
         object.__setattr__(self, "_rule_is_chosen", self.federation.aggregation == "auto")
         if self.federation.aggregation == "auto":

@@ -41,7 +41,7 @@ class AttackConfig:
         0, "Seed of the targets, the hostile histories and the public interactions."
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, "num_targets", 1)
         check_range(self, "attack_strength", 0)

@@ -32,7 +32,7 @@ class CentralizedConfig:
     learning_rate: float = 1e-3
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("model", self.model, CENTRALIZED_NAMES)
         for name in ("width", "batch_size", "epochs"):
             if getattr(self, name) < 1:

@@ -60,7 +60,7 @@ class DataConfig:
     synthetic_items: int = choice(2000, "Number of items of the synthetic data.")
     synthetic_seed: int = choice(0, "Seed of the synthetic data, independent of --seed.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         for name in ("permute_features", "synthetic_users", "synthetic_items", "synthetic_seed"):
             check_range(self, name, 0)

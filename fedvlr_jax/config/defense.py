@@ -27,7 +27,7 @@ class DefenseConfig:
         10, "Number of popular items of --defense_similarity and --defense_distance."
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, "defense_similarity", 0)
         check_range(self, "defense_distance", 0)

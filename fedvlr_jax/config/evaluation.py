@@ -42,7 +42,7 @@ class EvaluationConfig:
         resumable=True,
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, "eval_every", 1)
         check_range(self, "patience", 0)

@@ -145,7 +145,7 @@ class FederationConfig:
         0, "Number of clients trained at once. 0: chosen by the memory budget.", resumable=True
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         for name in ("rounds", "local_epochs", "num_negatives"):
             check_range(self, name, 1)
@@ -215,6 +215,11 @@ class FederationConfig:
 
     @property
     def rates(self) -> Rates:
+        """The step sizes and decays.
+
+        Raises:
+          InputError: one of them depends on --init and is not resolved.
+        """
         from fedvlr_jax.types import Rates  # It needs JAX, and a config does not.
 
         if -1 in (self.client_lr, self.server_lr_items):

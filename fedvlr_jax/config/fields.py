@@ -45,6 +45,7 @@ def expanded(path: str) -> str:
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises InputError for a value of the flag `name` that is not one of the choices."""
     if value not in choices:
         raise InputError(f"--{name}={value}: not known; choose one of {', '.join(choices)}")
 
@@ -75,6 +76,7 @@ def check_fields(group: Any) -> None:
 
 
 def check_range(config: Any, name: str, low: float, high: float = math.inf) -> None:
+    """Raises InputError for a field of `config` that is not finite or is outside [low, high]."""
     value = getattr(config, name)
     if isinstance(value, int):
         high = min(high, 2**31 - 1)  # Integers are int32 on the device.

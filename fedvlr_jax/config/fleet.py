@@ -86,7 +86,7 @@ class FleetConfig:
         "--upload_format=sparse or bitmask.",
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, "upload_rank", 0)
         check_range(self, "upload_rows", 0)

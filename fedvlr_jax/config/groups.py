@@ -39,7 +39,7 @@ class GroupsConfig:
         20, "Number of epochs, in each round, of the server's network that fuses the features."
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, "groups", 0)
         check_range(self, "group_weight", 0)

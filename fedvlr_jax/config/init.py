@@ -90,7 +90,7 @@ class InitConfig:
         "adds to it.",
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, "init_topics", 1)
         check_range(self, "init_sharpness", 0, 100)

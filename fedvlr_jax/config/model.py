@@ -59,7 +59,7 @@ class ModelConfig:
         0.01, "FedRAP: weight of the L1 penalty on the common rows of each view."
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         names = self.views.split(",")
         if any(not name.strip() for name in names) or len(set(names)) != len(names):

@@ -72,7 +72,7 @@ class PrivacyConfig:
         ("client", "central"),
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, "clip_norm", 0)
         check_range(self, "noise_multiplier", 0)

@@ -72,7 +72,7 @@ class RunConfig:
         resumable=True,
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, "seed", 0, 2**31 - 1)
         check_range(self, "checkpoint_every", 1)

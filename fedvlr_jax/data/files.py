@@ -318,7 +318,8 @@ def _parse(
 
 def _without_trailing_blanks(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     blank = np.logical_and.reduce(
-        [(column.isna() | (column == "")).to_numpy() for _, column in frame.items()]
+        # A data frame has no `values()`.
+        [(x.isna() | (x == "")).to_numpy() for _, x in frame.items()]  # noqa: PERF102
     )
     rows = len(frame) if not blank.any() else int(np.flatnonzero(~blank).max(initial=-1)) + 1
     if rows == 0:

@@ -142,7 +142,7 @@ def encode_pictures(
 class _Pictures:
     """A sequence of pictures; `__getitem__` decodes the picture."""
 
-    def __init__(self, files: dict[int, Path], count: int):
+    def __init__(self, files: dict[int, Path], count: int) -> None:
         self._files, self._count = files, count
 
     def __getitem__(self, place: int) -> Any:

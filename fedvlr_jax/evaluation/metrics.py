@@ -68,7 +68,9 @@ def user_metrics(
     return metrics
 
 
-def _single_target(ahead: np.ndarray, size: np.ndarray, ks: tuple[int, ...]) -> dict:
+def _single_target(
+    ahead: np.ndarray, size: np.ndarray, ks: tuple[int, ...]
+) -> dict[str, np.ndarray]:
     """Metrics of users with one target: a member of a tie group of `size` behind `ahead` items."""
     rank = np.arange(1, max(ks) + 1)
     gain = np.concatenate([[0.0], np.cumsum(1 / np.log2(1 + rank))])

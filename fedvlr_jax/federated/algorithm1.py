@@ -135,7 +135,7 @@ def play_round(
     key = stream(server.key, LOCAL, server.round)
 
     @compiled
-    def run_client(rows: PyTree, history: Histories, local_epochs: jax.Array):
+    def run_client(rows: PyTree, history: Histories, local_epochs: jax.Array) -> Any:
         examples = examples_of(task, history, key)
         return train_client(task, features, server, rows, examples, local_epochs, rates)
 

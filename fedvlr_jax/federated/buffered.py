@@ -149,7 +149,9 @@ class Gradient(NamedTuple):
     head: PyTree
 
 
-def _with_earlier(pull_back: Callable, earlier: Gradient, views: jax.Array) -> tuple:
+def _with_earlier(
+    pull_back: Callable[..., Any], earlier: Gradient, views: jax.Array
+) -> tuple[PyTree, PyTree]:
     by_items, by_fusion = pull_back(views)
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
     return add(by_items, earlier.items), add(by_fusion, earlier.fusion)
@@ -171,7 +173,7 @@ class SliceResult(NamedTuple):
     bad_leaf: tuple[jax.Array, ...]
 
 
-def _make_slice(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callable:
+def _make_slice(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callable[..., Any]:
     """(version, broadcast, `_Clients` and private rows of a slice) -> SliceResult."""
     train, reduce = make_train(task, plan), task.aggregator.reduce
     federation = task.config.federation
@@ -190,7 +192,7 @@ def _make_slice(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callab
             results.append(result)
         return SliceResult(
             private=tuple(after),
-            upload=cast(Upload, join_buckets([result.upload for result in results])),
+            upload=cast("Upload", join_buckets([result.upload for result in results])),
             alpha=jnp.concatenate(alpha),
             loss=tuple(result.loss for result in results),
             clipped=tuple(result.clipped for result in results),
@@ -263,8 +265,8 @@ def _begin(server: ServerState, private: tuple[PyTree, ...], sampled: Any) -> _P
 
 
 def _make_stale(
-    task: Task, plan: str, mesh: Mesh | None, train_slice: Callable, num_versions: int
-) -> Callable:
+    task: Task, plan: str, mesh: Mesh | None, train_slice: Callable[..., Any], num_versions: int
+) -> Callable[..., Any]:
     """(server, clients, staleness [J], features, rates, slice, progress) -> progress."""
     noise, uplink = task.aggregator.noise, task.aggregator.uplink
 
@@ -278,7 +280,7 @@ def _make_stale(
         result = train_slice(version, broadcast, *cut)
         bound = uplink.bound(version.uplink)
 
-        def pulled(upload: Upload, alpha: jax.Array, pull_back: Callable) -> Gradient:
+        def pulled(upload: Upload, alpha: jax.Array, pull_back: Callable[..., Any]) -> Gradient:
             # The noise is zero here, but --upload_rank projects at this point.
             mean = noise.add(stream(server.key, NOISE, version_number), upload, alpha, bound)
             items, fusion = pull_back(mean.views)
@@ -292,7 +294,9 @@ def _make_stale(
     return stale
 
 
-def make_buffered_round(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callable:
+def make_buffered_round(
+    task: Task, plan: str, mesh: Mesh | None, weight: str
+) -> Callable[..., Any]:
     """The function of one step; it replaces `round.make_round`.
 
     (server, private, histories, sampled, staleness int32 [J], features, rates) -> (server, private,
@@ -363,7 +367,7 @@ def _remembered(server: ServerState, num_versions: int, ok: jax.Array) -> Server
     return server._replace(versions=jax.tree.map(write, server.versions, newest))
 
 
-def make_buffered_step(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callable:
+def make_buffered_step(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callable[..., Any]:
     """(server, private rows of each bucket, histories, features, rates, schedule of the step, ok)
     -> (server, private, metrics): `make_buffered_round` on the clients that the schedule names.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -51,7 +53,7 @@ def map_chunks(train: TrainCohort, chunk: int, sum_type: type | None = None) -> 
                 leaf = jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
             return leaf.reshape(num_chunks, size, *leaf.shape[1:])
 
-        def step(total: Upload, inputs: tuple[Cohort, jax.Array, PyTree]):
+        def step(total: Upload, inputs: tuple[Cohort, jax.Array, PyTree]) -> tuple[Upload, Trained]:
             result = train(broadcast, *inputs, key)
             if isinstance(result.upload, Upload):
                 total = jax.tree.map(jnp.add, total, result.upload)
@@ -65,7 +67,7 @@ def map_chunks(train: TrainCohort, chunk: int, sum_type: type | None = None) -> 
     return chunked
 
 
-def make_write_back(plan: str, chunk: int, mesh: Mesh | None):
+def make_write_back(plan: str, chunk: int, mesh: Mesh | None) -> Callable[..., PyTree]:
     """(broadcast, `Trained.private`, rows before, keep bool [K]) -> the rows after a round.
 
     The rows of `keep` are new, all others unchanged to the bit. It writes at most `chunk` clients

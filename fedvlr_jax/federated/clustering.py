@@ -9,6 +9,7 @@ the number of clients of a round.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def _one_run(
     """(the groups [K], the sum of the squared distances to the centres [])."""
     mask = present.astype(points.dtype)
 
-    def plus_plus(number: jax.Array, carry: tuple) -> tuple:
+    def plus_plus(number: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         centres, nearest = carry
         chance = jnp.where(present, jnp.log(nearest + 1e-30), -jnp.inf)
         chosen = points[jax.random.categorical(jax.random.fold_in(key, number), chance)]
@@ -126,7 +127,7 @@ def renumbered(group: jax.Array, before: jax.Array, present: jax.Array, count: i
     old = before[:, None] == jnp.arange(count)[None, :]
     overlap = new.astype(jnp.int32).T @ old.astype(jnp.int32)
 
-    def match(_: jax.Array, carry: tuple) -> tuple:
+    def match(_: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         overlap, number = carry
         best = jnp.argmax(overlap)
         row, column = best // count, best % count

@@ -270,7 +270,7 @@ def fit_network(
         square = jnp.mean(jnp.square(predicted(params) - target), axis=(1, 2))
         return jnp.sum(jnp.where(has_clients, square, 0.0)) / jnp.sum(has_clients)
 
-    def epoch(_: jax.Array, carry: tuple) -> tuple:
+    def epoch(_: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         params, state = carry
         # Optax raises its decays to an integer power, which strict promotion forbids.
         with jax.numpy_dtype_promotion("standard"):

@@ -8,6 +8,7 @@ catalogue, which --matmul_precision can lower.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from fedvlr_jax.errors import InputError
 Product = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 
-def full_precision():
+def full_precision() -> AbstractContextManager[None]:
     """A context. Products that are traced inside do not round their operands."""
     return jax.default_matmul_precision("highest")
 

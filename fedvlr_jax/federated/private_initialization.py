@@ -25,6 +25,7 @@ It iterates only d columns: with noise, more columns did not help.
 from __future__ import annotations
 
 import numpy as np
+from scipy import sparse
 
 from fedvlr_jax.data.dataset import Interactions
 
@@ -32,7 +33,7 @@ from fedvlr_jax.data.dataset import Interactions
 _NOISE = 0x5EC7
 
 
-def answers(histories, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def answers(histories: sparse.csr_array, basis: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
     """The two factors of every client's answer: (a_u [N, I] sparse, p_u / |p_u| [N, d]).
 
     Args:
@@ -46,7 +47,10 @@ def answers(histories, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def noisy_sum(
-    histories, basis: np.ndarray, multiplier: float, draws: np.random.Generator
+    histories: sparse.csr_array,
+    basis: np.ndarray,
+    multiplier: float,
+    draws: np.random.Generator,
 ) -> np.ndarray:
     """float64 [I, d]: the sum of all answers, each number with noise of deviation `multiplier`."""
     rows, projected = answers(histories, basis)

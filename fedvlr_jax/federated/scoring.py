@@ -116,7 +116,7 @@ def chunk_bounds(size: int, chunk: int) -> np.ndarray:
     return np.append(np.arange(0, size, chunk), size)
 
 
-def map_chunks(function: Callable, rows: PyTree, chunk: int, lists: PyTree) -> PyTree:
+def map_chunks(function: Callable[..., Any], rows: PyTree, chunk: int, lists: PyTree) -> PyTree:
     """`function(rows, lists)` over leading-axis chunks of `rows`, its results joined.
 
     Args:

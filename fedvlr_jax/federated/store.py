@@ -43,7 +43,7 @@ class _Table(Protocol):
 class _Memory:
     """In host memory."""
 
-    def __init__(self, num_rows: int, leaf: jax.ShapeDtypeStruct):
+    def __init__(self, num_rows: int, leaf: jax.ShapeDtypeStruct) -> None:
         self._values = np.zeros((num_rows, *leaf.shape), leaf.dtype)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ class _File:
     the process.
     """
 
-    def __init__(self, num_rows: int, leaf: jax.ShapeDtypeStruct, folder: str):
+    def __init__(self, num_rows: int, leaf: jax.ShapeDtypeStruct, folder: str) -> None:
         if not hasattr(os, "preadv"):
             raise InputError("--store=disk: this system cannot read at a place; use --store=host")
         self._folder = folder
@@ -115,7 +115,7 @@ class ClientStore:
       touched: bool [N], whether the store has a row of the client.
     """
 
-    def __init__(self, client: PyTree, num_clients: int, folder: str | None = None):
+    def __init__(self, client: PyTree, num_clients: int, folder: str | None = None) -> None:
         """`client`: shapes of ONE client's rows. `folder`: the folder of the files; None: memory.
 
         Raises:

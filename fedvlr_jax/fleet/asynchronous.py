@@ -87,7 +87,7 @@ class AsynchronousParticipation:
     time.
     """
 
-    def __init__(self, rules: BufferRules, choose: Choose, duration: Duration):
+    def __init__(self, rules: BufferRules, choose: Choose, duration: Duration) -> None:
         self.expected = rules.buffer
         self._rules, self._choose, self._duration = rules, choose, duration
         self._timelines: dict[int, _Timeline] = {}

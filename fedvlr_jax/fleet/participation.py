@@ -109,7 +109,7 @@ class SimulatedParticipation:
         hardware: Hardware,
         work: Work,
         rules: Rules,
-    ):
+    ) -> None:
         self.num_clients = num_clients
         self.expected = rules.cohort or num_clients
         self._availability = availability

@@ -129,7 +129,7 @@ class Router(nn.Module):
     num_views: int
     hidden: int
 
-    def setup(self):
+    def setup(self) -> None:
         self.first = nn.Dense(self.hidden)
         self.last = nn.Dense(self.num_views, kernel_init=nn.initializers.zeros)
 
@@ -160,7 +160,12 @@ def none() -> Fusion:
     )
 
 
-def _server_side(module: nn.Module, width: int, widths: Mapping[str, int]):
+def _server_side(
+    module: nn.Module, width: int, widths: Mapping[str, int]
+) -> tuple[
+    Callable[[jax.Array], PyTree],
+    Callable[[PyTree, jax.Array, Mapping[str, jax.Array]], jax.Array],
+]:
     """`Fusion.init_shared` and `Fusion.views` of a module called with (items, features)."""
 
     def init_shared(key: jax.Array) -> PyTree:

@@ -100,7 +100,9 @@ def private_linear(shared: PyTree, private: PyTree) -> Linear:
     return Linear(private["vector"], private["bias"])
 
 
-def linear_score(linear: Callable[[PyTree, PyTree], Linear]):
+def linear_score(
+    linear: Callable[[PyTree, PyTree], Linear],
+) -> Callable[[PyTree, PyTree, jax.Array], jax.Array]:
     """The `Backbone.score` of a backbone with the given `Backbone.linear`."""
 
     def score(shared: PyTree, private: PyTree, vectors: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from fedvlr_jax.models.backbone import (
 
 
 def fcf() -> Backbone:
+    """A private linear head; no shared one."""
     return Backbone(
         init_shared=no_head,
         init_private=linear_head,

@@ -6,13 +6,15 @@ round, and ranks with the tuned rows, as in PFedRec; they are the only personal 
 """
 
 from fedvlr_jax.models.backbone import Backbone, Linear, linear_head, linear_score, no_head
+from fedvlr_jax.types import PyTree
 
 
-def _linear(shared, private):
+def _linear(shared: PyTree, private: PyTree) -> Linear:
     return Linear(shared["vector"], shared["bias"])
 
 
 def fedavg(fedavg_rows: str = "shared") -> Backbone:
+    """A shared linear head; `fedavg_rows` as the flag of this name."""
     return Backbone(
         init_shared=linear_head,
         init_private=no_head,

@@ -7,6 +7,7 @@ is the common row. The factor tanh(t / 10) anneals a_t and b_t over the rounds t
 views the sum is an upper bound of |C|.
 """
 
+import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.models.backbone import (
@@ -22,7 +23,7 @@ from fedvlr_jax.models.backbone import (
 def fedrap(*, fedrap_repulsion: float, fedrap_l1: float) -> Backbone:
     """FedRAP with the coefficients of the flags of these names."""
 
-    def penalty(round_number):
+    def penalty(round_number: jax.Array) -> Penalty:
         annealed = jnp.tanh(jnp.asarray(round_number, float) / 10.0)
         return Penalty(fedrap_repulsion * annealed, fedrap_l1 * annealed)
 

@@ -15,6 +15,7 @@ from fedvlr_jax.models.backbone import (
 
 
 def pfedrec() -> Backbone:
+    """A private linear head, and item rows that a client tunes in each round."""
     return Backbone(
         init_shared=no_head,
         init_private=linear_head,

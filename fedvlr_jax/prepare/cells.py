@@ -35,6 +35,7 @@ class TimeFormat(NamedTuple):
 
 
 def by_role(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
+    """The columns that have a role, named after it."""
     named = [(role, name) for role, name in columns._asdict().items() if name]
     return frame.select(pl.col(name).alias(role) for role, name in named)
 
@@ -111,6 +112,7 @@ def cell_fault(
     line: int,
     found: object,
 ) -> InputError:
+    """The error of a cell in the column of `role`; `line` is its line in the file."""
     right = _right_time(str(found), time_format) if role == "time" else _RIGHT[role]
     return fault(table.path, line, getattr(columns, role), found, right)
 

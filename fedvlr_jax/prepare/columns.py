@@ -109,9 +109,9 @@ def choose_columns(
     for role in ROLES:
         if given[role]:
             found[role] = "" if given[role] == UNUSED else _column(table, role, given[role])
-    if not (found["user"] and found["item"]) and not table.header and not order:
-        if table.kind == "delimited":
-            _from_values(table, found, given, item_ids, notes)
+    by_values = table.kind == "delimited" and not table.header and not order
+    if by_values and not (found["user"] and found["item"]):
+        _from_values(table, found, given, item_ids, notes)
     for role in ("user", "item"):
         if not found[role]:
             raise InputError(
@@ -184,8 +184,10 @@ def _from_names(table: Table, given: Mapping[str, str], notes: list[str]) -> dic
             )
         if likely:
             found[role] = likely[0][0]
-        for other in [name for line in likely for name in line][1:]:
-            notes.append(f"{table.path.name}: the {role} is {found[role]}, not {other}")
+        others = [name for line in likely for name in line][1:]
+        notes += [
+            f"{table.path.name}: the {role} is {found[role]}, not {other}" for other in others
+        ]
     return found
 
 

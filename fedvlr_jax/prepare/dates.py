@@ -42,6 +42,6 @@ def likely_formats(text: str) -> list[str]:
     found = []
     for form in _OTHERS:
         with contextlib.suppress(ValueError):
-            datetime.datetime.strptime(text, form)
+            datetime.datetime.strptime(text, form)  # noqa: DTZ007 (only whether it parses)
             found.append(form)
     return found

@@ -10,7 +10,7 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import zstandard
 
@@ -86,7 +86,7 @@ class _Utf16:
         self._file = file
         self._decoder = codecs.getincrementaldecoder("utf-16")()
 
-    def __enter__(self) -> _Utf16:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

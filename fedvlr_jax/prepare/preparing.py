@@ -73,7 +73,7 @@ class Options:
     split: str = "none"
     recipe: str = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("header", self.header, HEADER_NAMES)
         check_choice("duplicates", self.duplicates, DUPLICATE_NAMES)
         check_choice("split", self.split, SPLIT_NAMES)

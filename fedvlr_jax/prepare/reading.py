@@ -6,6 +6,7 @@ that fails, its columns are read as texts and each cell is checked.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -109,11 +110,10 @@ def _frames(table: Table, columns: Columns, time_format: TimeFormat) -> Iterator
 
 def _content(table: Table) -> Iterator[Block]:
     """The blocks of a text file without its header; none is blank."""
-    header = table.header
-    for block in blocks(table.path, quoted=table.quoted):
-        if header:
-            header = False
-            block = _without_header(table, block)
+    found = blocks(table.path, quoted=table.quoted)
+    if table.header and (first := next(found, None)) is not None:
+        found = itertools.chain([_without_header(table, first)], found)
+    for block in found:
         if block.text and not block.text.isspace():
             yield block
 

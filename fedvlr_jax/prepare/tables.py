@@ -188,6 +188,11 @@ def small_rows(
 
 
 def json_object(path: Path, number: int, line: str) -> dict[str, Any]:
+    """The object of one line of JSON; numbers stay texts.
+
+    Raises:
+      InputError: the line is no object.
+    """
     try:
         # Keep numbers as texts: a float would round an id or a time.
         row = json.loads(line, parse_float=str, parse_int=str)

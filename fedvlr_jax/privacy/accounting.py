@@ -91,7 +91,9 @@ def library() -> str:
     return f"dp-accounting {importlib.metadata.version('dp-accounting')}"
 
 
-def event(release: Release, multiplier: float, rounds: int, *, truncated: bool = True):
+def event(
+    release: Release, multiplier: float, rounds: int, *, truncated: bool = True
+) -> dp_accounting.DpEvent:
     """The `DpEvent` of the exchanges and of `rounds` rounds.
 
     Args:
@@ -124,7 +126,7 @@ def event(release: Release, multiplier: float, rounds: int, *, truncated: bool =
     return dp_accounting.ComposedDpEvent([exchanges, trained])
 
 
-def _exchanges_event(release: Release):
+def _exchanges_event(release: Release) -> dp_accounting.DpEvent:
     """The `DpEvent` of the exchanges; a `NoOpDpEvent` without them."""
     if not release.exchanges:
         return dp_accounting.NoOpDpEvent()

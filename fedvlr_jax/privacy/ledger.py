@@ -26,7 +26,7 @@ class Ledger:
       exchanges: number of exchanges before the first round. exchange_multiplier: their z.
     """
 
-    def __init__(self, folder: Path, known: Iterable[int] = ()):
+    def __init__(self, folder: Path, known: Iterable[int] = ()) -> None:
         """Reads the ledger of a run directory; a missing ledger is empty.
 
         Args:
@@ -97,7 +97,7 @@ def _read(
 ) -> tuple[int, float]:
     """The number and its multiplier; `default` if the ledger has neither."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
         if default is not None and not {number, multiplier} & content.keys():
             return default
         count, z = content[number], content[multiplier]

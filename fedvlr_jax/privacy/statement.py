@@ -40,8 +40,10 @@ NOT_COVERED = (
     "the selected round, and the stop by --patience: they depend on the clients' validation items",
     "metrics, baselines and figures of this run, users.npz: measured on the clients' data",
     "a number that is not finite: training stops and names the client",
-    "private rows (heads, routers, item rows): they stay on the client; the checkpoints of this "
-    "simulation contain them",
+    (
+        "private rows (heads, routers, item rows): they stay on the client; the checkpoints of "
+        "this simulation contain them"
+    ),
     "other runs on the same data, with other flags or seeds: their epsilons add up",
 )
 
@@ -180,9 +182,12 @@ def lines(stated: Mapping[str, Any]) -> list[str]:
         f"  now, after {rounds['spent']} rounds: {_guarantee(stated, 'spent')}",
         f"  after {rounds['planned']} rounds: {_guarantee(stated, 'planned')}"
         + (f"; budget {target:g}" if target else ""),
-        f"  {stated['neighbouring']} ({stated['unit']}); sampling {sampler['name']}, "
-        f"q = {sampler['probability']:.4g} of {sampler['population']} users; noise multiplier "
-        f"{stated['noise_multiplier']:.4g}, clipping at {stated['clipping']['norm']:g}{adaptive}",
+        (
+            f"  {stated['neighbouring']} ({stated['unit']}); sampling {sampler['name']}, "
+            f"q = {sampler['probability']:.4g} of {sampler['population']} users; noise "
+            f"multiplier {stated['noise_multiplier']:.4g}, "
+            f"clipping at {stated['clipping']['norm']:g}{adaptive}"
+        ),
         f"  uploads are combined by --aggregation={stated['aggregation']}",
         f"  covered: {'; '.join(stated['covered'])}",
         f"  not reported: {stated['not_reported']}",

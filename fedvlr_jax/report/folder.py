@@ -188,8 +188,16 @@ def _curves(dataset: str, groups: Sequence[Group], label: str) -> str:
     return draw(title, paint, width=6.4, height=3.6 + 0.16 * len(drawn))
 
 
-def _band(curves: Sequence[Sequence[tuple[int, float]]]):
-    """The rounds, and the lowest, mean and highest value of the members that reached each round."""
+class _Band(NamedTuple):
+    """The values of the members that reached each round; lists of equal length."""
+
+    rounds: list[int]
+    low: list[float]
+    mean: list[float]
+    high: list[float]
+
+
+def _band(curves: Sequence[Sequence[tuple[int, float]]]) -> _Band:
     by_round: dict[int, list[float]] = {}
     for curve in curves:
         for round_number, value in curve:
@@ -197,7 +205,7 @@ def _band(curves: Sequence[Sequence[tuple[int, float]]]):
     rounds = sorted(by_round)
     values = [by_round[number] for number in rounds]
     low, high = ([pick(v) for v in values] for pick in (min, max))
-    return rounds, low, [float(np.mean(v)) for v in values], high
+    return _Band(rounds, low, [float(np.mean(v)) for v in values], high)
 
 
 def render_folder(

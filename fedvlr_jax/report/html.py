@@ -36,7 +36,7 @@ def render_report(
 
     Escapes every text of the arguments. The same arguments give the same text.
     """
-    page = (
+    return (
         environment()
         .get_template("report.html.j2")
         .render(
@@ -68,7 +68,6 @@ def render_report(
             summary=summary,
         )
     )
-    return page
 
 
 def environment() -> jinja2.Environment:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -424,7 +424,9 @@ def planted_scatter(
     return draw(f"Learned against planted weight of {view}", paint, width=3.6, height=3.2)
 
 
-def _series(metrics, value_of) -> tuple[list[int], list[float]]:
+def _series(
+    metrics: Sequence[Mapping[str, Any]], value_of: Callable[[Mapping[str, Any]], Any]
+) -> tuple[list[int], list[float]]:
     """The rounds and values of the lines with a value."""
     points = [(line["round"], value_of(line)) for line in metrics]
     points = [(r, v) for r, v in points if v is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich import progress as rich_progress
 from rich.console import Console, Group
@@ -32,7 +32,7 @@ class Progress:
         *,
         selection: Selection = OF_ALL,
         console: Console | None = None,
-    ):
+    ) -> None:
         """Args:
         total_rounds: maximum number of rounds.
         selection: the metric and slice that select the best round; shows numbers of this slice.
@@ -52,7 +52,7 @@ class Progress:
         )
         self._task = self._bar.add_task("", total=max(1, total_rounds), left="")
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self._console.is_interactive:
             self._live = Live(self._view(""), console=self._console, refresh_per_second=8)
             self._live.start()
@@ -100,7 +100,7 @@ class Progress:
         self._live.update(self._view(text), refresh=True)
 
     def remember(self, round: int, metrics: Mapping[str, Any]) -> None:
-        """Records an evaluation of an earlier session without showing it; it may be the best."""
+        """Records an evaluation of an earlier process without showing it; it may be the best."""
         value = self._selection.value(metrics)
         if value is not None:
             self._reached[round] = value

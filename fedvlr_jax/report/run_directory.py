@@ -44,7 +44,7 @@ class RunDirectory:
     from before the failing write stay whole.
     """
 
-    def __init__(self, path: Path, *, replaces: Callable[[], None] | None = None):
+    def __init__(self, path: Path, *, replaces: Callable[[], None] | None = None) -> None:
         """Use `create` or `open`; `replaces` runs once, before the first write."""
         self.path = path
         self._before_first_write = replaces

@@ -45,7 +45,9 @@ class Verdict(NamedTuple):
     limit: str = ""
 
 
-def headline(config: Mapping[str, Any], summary: Mapping[str, Any], users: Mapping) -> str:
+def headline(
+    config: Mapping[str, Any], summary: Mapping[str, Any], users: Mapping[str, np.ndarray]
+) -> str:
     """One paragraph: the measured users, the protocol, the selection and the standard error."""
     test, protocol = summary.get("test") or {}, str(summary.get("protocol", "not recorded"))
     items = (config.get("dataset") or {}).get("num_items")

@@ -70,7 +70,7 @@ class ChunkedRounds:
     clients: ChunkedClients
 
     @functools.cached_property
-    def _begin(self) -> Callable:
+    def _begin(self) -> Callable[..., Any]:
         """(server, histories and sampled of each bucket, features, rates) -> (the result of
         `open_round`, the cohorts, alpha [K])."""
         task, plan, mesh = self.setup.task, self.setup.plan, self.setup.mesh
@@ -84,7 +84,7 @@ class ChunkedRounds:
         return self.setup.compiled(begin)
 
     @functools.cached_property
-    def _train(self) -> Callable:
+    def _train(self) -> Callable[..., Any]:
         """(total, broadcast, cohort, alpha, rows, key) of a chunk -> (upload, rows, reports).
 
         The upload is the new total; with total None, it is the chunk's own `Uploads`.
@@ -105,7 +105,7 @@ class ChunkedRounds:
         return self.setup.compiled(train, donate_argnums=0)
 
     @functools.cached_property
-    def _finish(self) -> Callable:
+    def _finish(self) -> Callable[..., Any]:
         """(server, the result of `open_round`, uploads by bucket, alpha, reports, features, rates)
         -> (server, metrics)."""
         task, mesh = self.setup.task, self.setup.mesh

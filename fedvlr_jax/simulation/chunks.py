@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,11 +31,11 @@ class Chunk(NamedTuple):
 class ChunkRows:
     """The rows of a sequence of chunks, each gathered while the one before it is used."""
 
-    def __init__(self, store: ClientStore, chunks: Sequence[Chunk]):
+    def __init__(self, store: ClientStore, chunks: Sequence[Chunk]) -> None:
         self._store = store
         self._chunks: Iterator[Chunk] = iter(chunks)
         self._worker = ThreadPoolExecutor(1, "gather")
-        self._ahead: tuple[np.ndarray, Future] | None = None
+        self._ahead: tuple[np.ndarray, Future[Any]] | None = None
         self._committed = [np.zeros(0, np.int64)]
         self._look_ahead()
 

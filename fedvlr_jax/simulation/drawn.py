@@ -99,7 +99,7 @@ def _stored(leaf: np.ndarray, draw: Draw) -> dict[str, np.ndarray]:
 class DrawnRows:
     """A stored leaf [T, ...], whose rows are made when they are indexed."""
 
-    def __init__(self, stored: Mapping[str, Any], draw: Draw):
+    def __init__(self, stored: Mapping[str, Any], draw: Draw) -> None:
         self._mask, self._numbers, self._draw = stored["mask"], stored["numbers"], draw
         count = lambda part: np.unpackbits(self._mask[part], axis=1).sum(axis=1, dtype=np.int64)
         counts = [count(part) for part in in_parts(np.arange(self._mask.shape[0]))]
@@ -117,7 +117,7 @@ class DrawnRows:
         return rows
 
 
-def shapes(leaves: Mapping[str, Sequence], name: str) -> PyTree:
+def shapes(leaves: Mapping[str, Sequence[Any]], name: str) -> PyTree:
     """The shapes of the stored leaves of the packed state `name`, by leaf; {} without any.
 
     Args:

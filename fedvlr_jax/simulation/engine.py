@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Engine(Protocol):
         """The packed state, see `packing.py`; without item rows if not `with_rows`."""
         ...
 
-    def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:
+    def packed_shapes(self, leaves: Mapping[str, Sequence[Any]], name: str) -> PyTree:
         """As `packing.packed_shapes`, in the form that `unpack` takes."""
         ...
 

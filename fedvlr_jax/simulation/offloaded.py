@@ -125,9 +125,8 @@ class Offloaded:
     def _views(self) -> Callable[..., jax.Array]:
         return self.setup.compiled(functools.partial(views_of, self.setup.model))
 
-    def _by_chunk(self, function: Callable) -> Callable:
+    def _by_chunk(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """(shared, views, (rows, histories), lists of one chunk) -> the results of `function`."""
-
         parts = self.setup.num_parts // self.setup.num_devices
 
         def chunk_results(shared, views, inputs):
@@ -139,7 +138,7 @@ class Offloaded:
         return self.setup.compiled(on_each_device(chunk_results, self.setup.mesh))
 
     def _over_clients(
-        self, state: State, function: Callable, *lists: Sequence[ChunkLists]
+        self, state: State, function: Callable[..., Any], *lists: Sequence[ChunkLists]
     ) -> list[Any]:
         """`function` of `_by_chunk` for all clients.
 
@@ -167,7 +166,7 @@ class Offloaded:
         return results
 
     @functools.cached_property
-    def _ranks(self) -> Callable:
+    def _ranks(self) -> Callable[..., Any]:
         return self._by_chunk(make_ranks(self.setup.model))
 
     def rank(self, state: State, split: str) -> list[tuple[Ranks, np.ndarray]]:
@@ -186,7 +185,7 @@ class Offloaded:
         clients, rows = state.private.snapshot(without=() if with_rows else (ROWS,))
         return {"server": state.server, "clients": clients.astype(np.int32), "private": rows}
 
-    def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:
+    def packed_shapes(self, leaves: Mapping[str, Sequence[Any]], name: str) -> PyTree:
         """As `Engine.packed_shapes`; private rows are read only when they are used."""
         return packed_shapes(self.initial, leaves, name, RowsLater)
 

@@ -154,7 +154,7 @@ class OnDevice:
     def _on_devices(self, lists: Sequence[ChunkLists]) -> tuple[Pairs, ...]:
         return tuple(put(bucket.pairs, by_client(self.setup.mesh)) for bucket in lists)
 
-    def _over_buckets(self, function: Callable) -> Callable:
+    def _over_buckets(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function(shared, views, private, histories, *lists)` over the chunks of each bucket.
 
         Returns:
@@ -180,7 +180,7 @@ class OnDevice:
         return over_buckets
 
     @functools.cached_property
-    def evaluate_function(self) -> Callable:
+    def evaluate_function(self) -> Callable[..., Any]:
         """(state, histories, features, targets, masked) -> (Ranks, weights) per bucket, pure.
 
         Counts have one entry a place of the lists; `Evaluation.joined` puts them in order.
@@ -188,12 +188,12 @@ class OnDevice:
         return self._over_buckets(make_ranks(self.setup.model))
 
     @functools.cached_property
-    def evaluate(self) -> Callable:
+    def evaluate(self) -> Callable[..., Any]:
         """`evaluate_function`, compiled."""
         return self.setup.compiled(self.evaluate_function)
 
     @functools.cached_property
-    def _recommend(self) -> Callable:
+    def _recommend(self) -> Callable[..., Any]:
         def recommend(state, histories, features, masked, k):
             over_buckets = self._over_buckets(make_recommended(self.setup.model, k))
             return over_buckets(state, histories, features, masked)
@@ -226,7 +226,7 @@ class OnDevice:
             "private": in_user_order(self.setup.buckets, fetch(private)),
         }
 
-    def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:
+    def packed_shapes(self, leaves: Mapping[str, Sequence[Any]], name: str) -> PyTree:
         """As `Engine.packed_shapes`."""
         return packed_shapes(self.initial, leaves, name)
 

@@ -23,7 +23,7 @@ ROWS = "items"
 
 def packed_shapes(
     initial: InitialState,
-    leaves: Mapping[str, Sequence],
+    leaves: Mapping[str, Sequence[Any]],
     name: str,
     row_type: Callable[..., Any] = jax.ShapeDtypeStruct,
 ) -> PyTree:

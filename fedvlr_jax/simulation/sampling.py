@@ -139,8 +139,8 @@ class Sampling:
         for bucket, (clients, capacity) in enumerate(
             zip(self.buckets, self.capacities, strict=True)
         ):
-            capacity = padded(max(capacity, *(len(rows[bucket]) for rows in rounds)))
-            bucket_rows = np.full((places, capacity), padded(len(clients)), np.int32)
+            width = padded(max(capacity, *(len(rows[bucket]) for rows in rounds)))
+            bucket_rows = np.full((places, width), padded(len(clients)), np.int32)
             for line, rows in zip(bucket_rows, rounds, strict=False):
                 line[: len(rows[bucket])] = rows[bucket]
             schedule.append(bucket_rows)

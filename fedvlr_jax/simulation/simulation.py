@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -221,7 +222,7 @@ class Simulation:
         """
         return self.engine.pack(state, with_rows)
 
-    def packed_shapes(self, leaves: Mapping[str, Sequence], name: str) -> PyTree:
+    def packed_shapes(self, leaves: Mapping[str, Sequence[Any]], name: str) -> PyTree:
         """Shapes and dtypes of the packed state `name` of a checkpoint.
 
         Args:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def members_at_once(simulation: Simulation, num_members: int, left_bytes: float)
     return int(max(1, min(num_members, 1 + left // (4 * state))))
 
 
-def _map(function: Callable, at_once: int) -> Callable:
+def _map(function: Callable[..., Any], at_once: int) -> Callable[..., Any]:
     """`function` over the leading axis of its arguments, `at_once` of them side by side."""
     if at_once == 1:
         return lambda *arguments: jax.lax.map(lambda a: function(*a), arguments)
@@ -71,9 +72,9 @@ class Programs:
       at_once: members that are trained side by side.
     """
 
-    def __init__(self, simulation: Simulation, at_once: int = 1):
+    def __init__(self, simulation: Simulation, at_once: int = 1) -> None:
         self.simulation, self.at_once = simulation, at_once
-        self._advance: dict[int, Callable] = {}
+        self._advance: dict[int, Callable[..., Any]] = {}
         self._others: dict[int, Programs] = {}
 
     def side_by_side(self, at_once: int) -> Programs:
@@ -85,7 +86,7 @@ class Programs:
         return self._others[at_once]
 
     @functools.cached_property
-    def evaluate(self) -> Callable:
+    def evaluate(self) -> Callable[..., Any]:
         """The validation ranks and router weights of all members, by bucket."""
         engine, features = self.simulation.on_device, self.simulation.features
         histories, lists = engine.histories, engine.targets["valid"]
@@ -101,7 +102,7 @@ class Programs:
             self._advance[num_rounds] = self._compile(num_rounds)
         return self._advance[num_rounds](states, rates, schedule, active)
 
-    def _compile(self, num_rounds: int) -> Callable:
+    def _compile(self, num_rounds: int) -> Callable[..., Any]:
         engine, features = self.simulation.on_device, self.simulation.features
 
         def advance(state, rates, schedule, active):

@@ -7,6 +7,7 @@ that is resumed with more rounds drops it, with its selection: see `RunState.bef
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
@@ -27,7 +28,7 @@ def is_scheduled(config: Config, round_number: int) -> bool:
     return round_number % config.evaluation.eval_every == 0
 
 
-def _since_best(evaluations: Sequence[dict]) -> list[int]:
+def _since_best(evaluations: Sequence[dict[str, Any]]) -> list[int]:
     """For each evaluation, the number of evaluations since the best one: 0 for a new best one."""
     waited: list[int] = []
     for entry in evaluations:
@@ -36,7 +37,7 @@ def _since_best(evaluations: Sequence[dict]) -> list[int]:
     return waited
 
 
-def why_stopped(config: Config, evaluations: Sequence[dict]) -> str:
+def why_stopped(config: Config, evaluations: Sequence[dict[str, Any]]) -> str:
     """The `stopped` of a run with these evaluations, as if it was started once."""
     if not evaluations:
         return ""
@@ -47,13 +48,13 @@ def why_stopped(config: Config, evaluations: Sequence[dict]) -> str:
     return "rounds" if newest >= config.federation.rounds else ""
 
 
-def _was_end(config: Config, evaluations: Sequence[dict]) -> bool:
+def _was_end(config: Config, evaluations: Sequence[dict[str, Any]]) -> bool:
     """Whether the last evaluation was made only at the end of fewer rounds than --rounds."""
     newest = evaluations[-1]["round"] if evaluations else 0
     return newest < config.federation.rounds and not is_scheduled(config, newest)
 
 
-def position(config: Config, evaluations: Sequence[dict], finished: int) -> str:
+def position(config: Config, evaluations: Sequence[dict[str, Any]], finished: int) -> str:
     """The `stopped` of a saved run that is resumed with `config`; "" if it continues.
 
     Args:

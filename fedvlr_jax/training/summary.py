@@ -244,9 +244,8 @@ def summarise_baselines(
     results = evaluate(dataset, evaluation)
     flat = {}
     for name, entry in results.summary.items():
-        entry = dict(entry)
-        test = entry.pop("test", {})
-        flat[name] = {**test, **entry}
+        rest = {key: value for key, value in entry.items() if key != "test"}
+        flat[name] = {**entry.get("test", {}), **rest}
     users = {
         f"{name}: {metric}": values
         for name, ranks in results.ranks.items()

@@ -24,7 +24,7 @@ class Timing(NamedTuple):
 class Clock:
     """Seconds of the blocks of a run."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._began = time.perf_counter()
         self._blocks: list[tuple[int, float, float]] = []
 

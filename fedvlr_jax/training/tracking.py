@@ -65,7 +65,7 @@ class TensorBoard:
       InputError: tensorboardX is not installed.
     """
 
-    def __init__(self, folder: str | Path, views: tuple[str, ...] = ()):
+    def __init__(self, folder: str | Path, views: tuple[str, ...] = ()) -> None:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -109,7 +109,7 @@ class Lenient:
       note: called once, with one line that names the fault.
     """
 
-    def __init__(self, tracker: Tracker, name: str, note: Callable[[str], None]):
+    def __init__(self, tracker: Tracker, name: str, note: Callable[[str], None]) -> None:
         self._tracker: Tracker | None = tracker
         self._name, self._note = name, note
 

@@ -36,7 +36,7 @@ class AlteredUploads(Uploads):
         return self.honest.shape
 
     @property
-    def head(self) -> PyTree:  # type: ignore[override]
+    def head(self) -> PyTree:
         part = lambda own, forged: (
             trees.per_client(self.keep, own) * own
             + trees.per_client(self.share, own) * forged[None]

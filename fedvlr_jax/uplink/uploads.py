@@ -110,7 +110,7 @@ class Uploads(abc.ABC):
         """[K]: the inner product of each upload and `other`, over the views and the head."""
         clients = self.shape[0]
 
-        def step(carry: tuple, rows: jax.Array) -> tuple[tuple, None]:
+        def step(carry: tuple[Any, ...], rows: jax.Array) -> tuple[tuple[Any, ...], None]:
             total, start = carry
             place = start + jnp.arange(rows.shape[1])
             part = other.views.at[place].get(mode="fill", fill_value=0)
@@ -196,7 +196,7 @@ class Uploads(abc.ABC):
         head = jax.tree.map(lambda leaf: 0, self.head)
         return dataclasses.replace(self, head=head, scale=0, **axes)  # type: ignore[type-var]
 
-    def _over_blocks(self, step: Callable, carry: Any) -> tuple[Any, jax.Array]:
+    def _over_blocks(self, step: Callable[..., Any], carry: Any) -> tuple[Any, jax.Array]:
         """Scans `step(carry, rows [K, B, G, d])` over the items; rows beyond the last are 0."""
         clients, items, *rest = self.shape
         row_bytes = 4 * clients
@@ -379,12 +379,12 @@ class JoinedUploads(Uploads):
         return parts[0] if len(parts) == 1 else cls(parts=tuple(parts))
 
     @property
-    def scale(self) -> jax.Array:  # type: ignore[override]
+    def scale(self) -> jax.Array:
         of = lambda part: jnp.broadcast_to(part.scale, part.shape[:1])
         return jnp.concatenate([of(part) for part in self.parts])
 
     @property
-    def head(self) -> PyTree:  # type: ignore[override]
+    def head(self) -> PyTree:
         join = lambda *leaves: jnp.concatenate(leaves)
         return jax.tree.map(join, *[part.head for part in self.parts])
 

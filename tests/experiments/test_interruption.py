@@ -298,7 +298,7 @@ def test_out_of_memory_says_how_large_the_state_is(simulation, error):
 @pytest.mark.slow
 def test_memory_that_runs_out_after_the_check_is_one_line(simulation, whole, tmp_path, cache):
     """16 GB of rows are asked for at once where 12 GB, of which the libraries take some, exist."""
-    model = "--backbone=pfedrec --fusion=none --width=25600 --memory_budget_gb=1000".split()
+    model = ["--backbone=pfedrec", "--fusion=none", "--width=25600", "--memory_budget_gb=1000"]
     sizes = ["--synthetic_users=400", "--synthetic_items=400", f"--workdir={tmp_path / 'w'}"]
     command = [sys.executable, "-m", "experiments.train", *model, *sizes]
     limited = subprocess.run(

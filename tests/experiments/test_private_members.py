@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from fedvlr_jax.commands.shared import members
+from fedvlr_jax.commands.shared.faults import Interrupted
 from fedvlr_jax.commands.shared.members import make_members, train_together
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
@@ -96,7 +96,7 @@ def test_a_member_without_privacy_has_neither(dataset, tmp_path):
 def test_a_stopped_member_has_its_statement(simulation, tmp_path):
     asked = iter([False, True, True])
     stop = type("Stop", (), {"asked": property(lambda self: next(asked)), "name": "SIGTERM"})()
-    with pytest.raises(members.Interrupted):
+    with pytest.raises(Interrupted):
         train(config(tmp_path), simulation, stop=stop)
     for folder in sorted((tmp_path / "default").iterdir()):
         assert (folder / "config.json").exists()

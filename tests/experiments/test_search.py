@@ -8,10 +8,10 @@ import pytest
 
 from fedvlr_jax.commands import search as command
 from fedvlr_jax.commands.shared import loaded as loading
-from fedvlr_jax.commands.shared import members
 from fedvlr_jax.commands.shared import study as studies
 from fedvlr_jax.commands.shared.faults import Interrupted
 from fedvlr_jax.commands.shared.loaded import Loaded
+from fedvlr_jax.commands.shared.members import training
 from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
 from fedvlr_jax.commands.shared.space import parse_space, parse_spaces
 from fedvlr_jax.config import Config
@@ -218,7 +218,7 @@ def test_optuna_that_is_missing_is_one_line(monkeypatch):
 def flags(monkeypatch):
     values = {"sampler": "tpe", "space": SPACE, "search_seed": 0, "keep_best_model": True}
     values |= {"batch": 1, "members_at_once": 0}
-    for module in (command, members):
+    for module in (command, training):
         monkeypatch.setattr(module, "FLAGS", types.SimpleNamespace(**values))
 
 
@@ -267,9 +267,9 @@ def test_trials_of_a_batch_have_the_numbers_that_they_have_alone(flags, monkeypa
     """To the bit, also where the compiled shapes of a batch differ."""
     space = ["client_lr=log:0.1:10", "fusion=none,vbpr"]
     calls = []
-    train = members.train_together
+    train = training.train_together
     count = lambda part, *args, **kwargs: calls.append(len(part)) or train(part, *args, **kwargs)
-    monkeypatch.setattr(members, "train_together", count)
+    monkeypatch.setattr(training, "train_together", count)
 
     def lines(name, batch):
         base = make_base(tmp_path / name)

@@ -7,9 +7,14 @@ import types
 import pandas as pd
 import pytest
 
-from fedvlr_jax.commands.shared import members
 from fedvlr_jax.commands.shared.faults import Interrupted
-from fedvlr_jax.commands.shared.members import make_members, parse_over, parse_seeds
+from fedvlr_jax.commands.shared.members import (
+    folders,
+    make_members,
+    parse_over,
+    parse_seeds,
+    training,
+)
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import locked
@@ -195,13 +200,13 @@ def results(folder):
 
 def test_a_signal_loses_no_member_of_a_sweep(monkeypatch, tmp_path):
     """The sweep is stopped after the first blocks of rounds of its first and second program."""
-    monkeypatch.setattr(members, "FLAGS", types.SimpleNamespace(members_at_once=1))
+    monkeypatch.setattr(training, "FLAGS", types.SimpleNamespace(members_at_once=1))
     small = dict(synthetic_users=40, synthetic_items=60, width=8, rounds=4, eval_every=2)
 
     def train(name, calm):
-        monkeypatch.setattr(members, "StopRequest", lambda: Signal(calm))
+        monkeypatch.setattr(training, "StopRequest", lambda: Signal(calm))
         base = Config.from_flat(**small, workdir=str(tmp_path / name), baselines=False)
-        members.train_waiting(make_members(base, ["fusion=none,vbpr", "client_lr=1,0.1"], [0]))
+        training.train_waiting(make_members(base, ["fusion=none,vbpr", "client_lr=1,0.1"], [0]))
 
     train("whole", 10**9)
     for calm, saved in ((1, 2), (3, 2)):
@@ -212,9 +217,9 @@ def test_a_signal_loses_no_member_of_a_sweep(monkeypatch, tmp_path):
     assert list(results(tmp_path / "w")) == list(results(tmp_path / "whole"))
 
     # Finished members are not trained again, and each is read once.
-    read, members_read = members.read_results, []
+    read, members_read = folders.read_results, []
     counted = lambda run, note: members_read.append(run.path) or read(run, note)
-    monkeypatch.setattr(members, "read_results", counted)
-    monkeypatch.setattr(members, "train_together", None)
+    monkeypatch.setattr(folders, "read_results", counted)
+    monkeypatch.setattr(training, "train_together", None)
     train("w", 10**9)
     assert len(members_read) == len(set(members_read)) == 4

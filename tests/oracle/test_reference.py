@@ -201,11 +201,18 @@ def test_rules_by_hand():
     # Krum scores, with three neighbours: 17.25, 8.25, 7.25, 8.75, 13.25, 104.25.
     # Bulyan selects 1, 2, 3.5 and 4, and takes the two nearest to their median 2.75.
     expected = {
-        **{"float32": 4.6875, "int32": 4.6875, "fixed_mean": 19.5 / 6, "median": 2.75},
-        **{"trimmed_mean": 10.5 / 4, "krum": 2.0, "multi_krum": 10.5 / 5, "bulyan": 2.75},
+        "float32": 4.6875,
+        "int32": 4.6875,
+        "fixed_mean": 19.5 / 6,
+        "median": 2.75,
+        "trimmed_mean": 10.5 / 4,
+        "krum": 2.0,
+        "multi_krum": 10.5 / 5,
+        "bulyan": 2.75,
         # The median norm is 2.75. The first client did not touch the row, and the median norm of
         # the others is 3.5.
-        **{"norm_bound": (3 + 2 * 2.75 + 3 * 2.75) / 8, "row_median": 3.5 * 5 / 6},
+        "norm_bound": (3 + 2 * 2.75 + 3 * 2.75) / 8,
+        "row_median": 3.5 * 5 / 6,
     }
     assert found == pytest.approx(expected)
 

@@ -112,6 +112,9 @@ def test_counts_that_are_not_the_papers(tmp_path):
     assert not (tmp_path / "out").exists()
     prepared = prepare_preset("amazon-cards", tmp_path / "raw", tmp_path / "out", any_counts=True)
     assert prepared.manifest["paper"] == {
-        **{"name": "Cards", "users": 377, "items": 129, "interactions": 2429},
+        "name": "Cards",
+        "users": 377,
+        "items": 129,
+        "interactions": 2429,
         "asserted": False,
     }

@@ -1,7 +1,7 @@
 """Figures: the same bytes each time, legible text, nothing where there is nothing to draw."""
 
 import re
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest

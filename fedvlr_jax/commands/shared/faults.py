@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 
@@ -52,15 +52,16 @@ class StopRequest:
       name: name of the first signal, such as "SIGTERM"; empty before it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.name = ""
         self._insisted = False
 
     @property
     def asked(self) -> bool:
+        """Whether a signal has arrived."""
         return bool(self.name)
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Self:
         # Python runs a handler only between two instructions of the main thread, and a block of
         # compiled rounds can delay it for minutes. The interpreter writes the wakeup descriptor at
         # once, and another thread reads it. It is a socket, because Windows needs one.

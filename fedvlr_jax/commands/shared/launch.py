@@ -34,14 +34,14 @@ _DEFINE: dict[type, Callable[..., Any]] = {
 }
 
 
-def _groups() -> dict[str, Sequence[dataclasses.Field]]:
+def _groups() -> dict[str, Sequence[dataclasses.Field[Any]]]:
     return {
         group.name: dataclasses.fields(getattr(Config(), group.name))
         for group in dataclasses.fields(Config)
     }
 
 
-class _PathParser(flags.ArgumentParser):
+class _PathParser(flags.ArgumentParser[str]):
     syntactic_help = "a file or a folder"
 
     def parse(self, argument: str) -> str:
@@ -76,7 +76,7 @@ def define_config_flags(
                 flags.DEFINE_alias(alias, field.name, module_name="aliases")
 
 
-def _help(field: dataclasses.Field) -> str:
+def _help(field: dataclasses.Field[Any]) -> str:
     choices = field.metadata["choices"]
     text = field.metadata["help"]
     text += f" One of: {', '.join(choices)}." if choices else ""
@@ -117,7 +117,7 @@ def note_unused(*configs: Config, varied: Collection[str] = (), used: Collection
         _note(flag.line)
 
 
-def _is_given(flag: flags.Flag, preset: Mapping[str, str]) -> bool:
+def _is_given(flag: flags.Flag[Any], preset: Mapping[str, str]) -> bool:
     of_preset = flag.name in preset and flag.parser.parse(preset[flag.name]) == flag.value
     return flag.value != flag.default and not of_preset
 

@@ -21,7 +21,7 @@ class Loaded:
       datasets: those loaded so far, by `config.data`.
     """
 
-    def __init__(self, evaluate: Evaluate = evaluate_as_config):
+    def __init__(self, evaluate: Evaluate = evaluate_as_config) -> None:
         self._evaluate = evaluate
         self._summaries: dict[Any, BaselineSummary] = {}
         self.datasets: dict[DataConfig, Dataset] = {}

@@ -18,16 +18,16 @@ OUTPUT_LOST = 74
 
 
 class Output:
-    """A text stream that drops output that it cannot write.
+    r"""A text stream that drops output that it cannot write.
 
-    It writes characters that its encoding lacks as \\uXXXX. All other attributes are those of the
+    It writes characters that its encoding lacks as \uXXXX. All other attributes are those of the
     stream.
 
     Attributes:
       failure: the error of the last failed write; None if all writes succeeded.
     """
 
-    def __init__(self, stream: TextIO | None):
+    def __init__(self, stream: TextIO | None) -> None:
         """`stream`: None if it was closed when the process started."""
         self.failure: Exception | None = None
         self._closed = stream is None
@@ -36,6 +36,7 @@ class Output:
             self._stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
+        """Returns the number of characters of `text`, written or dropped."""
         try:
             if self._closed:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -45,10 +46,12 @@ class Output:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
+        """Writes each line."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
+        """Writes the buffer to the stream."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
@@ -56,9 +59,8 @@ class Output:
 
     def silence(self) -> None:
         """Discards the buffer, so that Python reports no error at exit."""
-        with contextlib.suppress(OSError, ValueError):
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), self._stream.fileno())
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -85,7 +87,7 @@ def output_survives() -> Iterator[None]:
     _occupy_standard_descriptors()
     before = sys.stdout, sys.stderr
     out, errors = Output(sys.stdout), Output(sys.stderr)
-    sys.stdout, sys.stderr = out, errors  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, errors
     try:
         yield
     except SystemExit as left:

@@ -51,7 +51,9 @@ def budget_note(asked: Config, simulation: Simulation) -> str:
 class Accounts:
     """The spent privacy budget of a run with --privacy. Does nothing without --privacy."""
 
-    def __init__(self, simulation: Simulation, directory: RunDirectory, checkpoints: Checkpoints):
+    def __init__(
+        self, simulation: Simulation, directory: RunDirectory, checkpoints: Checkpoints
+    ) -> None:
         """Reads the spent rounds from the directory, independent of the resumed checkpoint.
 
         Raises:

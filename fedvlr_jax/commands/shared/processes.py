@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -123,7 +123,9 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def only_first(context: Callable[[], contextlib.AbstractContextManager]):
+def only_first(
+    context: Callable[[], contextlib.AbstractContextManager[Any]],
+) -> contextlib.AbstractContextManager[Any]:
     """`context()` in the first process, nothing in the others."""
     return context() if is_first() else contextlib.nullcontext()
 

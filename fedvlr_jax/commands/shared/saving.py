@@ -44,7 +44,7 @@ class Saver:
     all call the same methods, and the clock of the first process decides.
     """
 
-    def __init__(self, simulation: Simulation, checkpoints: Checkpoints, run: RunState):
+    def __init__(self, simulation: Simulation, checkpoints: Checkpoints, run: RunState) -> None:
         self._simulation, self._checkpoints = simulation, checkpoints
         self._saved_at = _position(run)
         self._has_saved = False
@@ -103,11 +103,11 @@ def _meta(simulation: Simulation, run: RunState, flags: Mapping[str, Any]) -> di
     }
 
 
-def _lists(rounds: RoundMetrics | None) -> dict[str, list] | None:
+def _lists(rounds: RoundMetrics | None) -> dict[str, list[Any]] | None:
     return rounds and {name: x.tolist() for name, x in rounds._asdict().items()}
 
 
-def _round_metrics(lists: dict[str, list] | None) -> RoundMetrics | None:
+def _round_metrics(lists: dict[str, list[Any]] | None) -> RoundMetrics | None:
     """The inverse of `_lists`, with the same bits."""
     if lists is None:
         return None

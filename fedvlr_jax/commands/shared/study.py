@@ -104,7 +104,7 @@ class Study:
         budget: int = 0,
         prune: bool = True,
         first_pruned_round: int = 1,
-    ):
+    ) -> None:
         self._optuna, self.folder, self._space = optuna(), folder, space
         self._sampler, self._seed = sampler, seed
         self._trials, self._batch, self._budget = trials, batch, budget

@@ -49,7 +49,7 @@ def no_factors(
 
 def remember(factors: Factors, now: Factors, epoch: jax.Array) -> Factors:
     """`factors` with the terms of one epoch, `now`, which has no axis of epochs."""
-    return Factors(*(all.at[epoch].set(new) for all, new in zip(factors, now, strict=True)))
+    return Factors(*(stored.at[epoch].set(new) for stored, new in zip(factors, now, strict=True)))
 
 
 def corrected_pooled(

@@ -202,7 +202,7 @@ def no_past(clients: int, epochs: int, views: tuple[int, ...], dtype: jnp.dtype)
 def remember(past: Past, now: Past, epoch: jax.Array) -> Past:
     """`past` with the numbers of an epoch, `now`, which has no axis of epochs."""
     axes = 1, 1, 1, 2, 2
-    put = lambda all, new, axis: jax.lax.dynamic_update_index_in_dim(all, new, epoch, axis)
+    put = lambda stored, new, axis: jax.lax.dynamic_update_index_in_dim(stored, new, epoch, axis)
     return Past(*(put(*leaf) for leaf in zip(past, now, axes, strict=True)))
 
 
@@ -271,7 +271,9 @@ def moved_items(kinds: jax.Array, factors: Factors, past: Past) -> MovedItems:
     )
 
 
-def trained_items(views: jax.Array, table: jax.Array, moved: MovedItems, rate: jax.Array):
+def trained_items(
+    views: jax.Array, table: jax.Array, moved: MovedItems, rate: jax.Array
+) -> jax.Array:
     """The personal rows after the epochs [K, I, d], from the rows before them."""
     items = table
     # Unrolled, so that one pass over the table adds all terms of a row.

@@ -1,0 +1,60 @@
+"""The members of a comparison: runs that differ in seeds and flag values, each with a folder.
+
+- `choices.py`: the flag values and seeds of each member. `folders.py`: its folder.
+- `training.py`: trains members, together where one compiled program can. `tuning.py`: tunes a
+  choice with one seed.
+"""
+
+from fedvlr_jax.commands.shared.members.choices import (
+    Choice,
+    Member,
+    folder_of,
+    label_of,
+    make_member,
+    make_members,
+    note_unused_by,
+    parse_over,
+    parse_seeds,
+    parse_value,
+)
+from fedvlr_jax.commands.shared.members.folders import (
+    begin_directory,
+    check_member,
+    checkpoints_of,
+    complete,
+    finished_results,
+    keep_best_model,
+    leave_out,
+)
+from fedvlr_jax.commands.shared.members.training import (
+    Watch,
+    train_group,
+    train_together,
+    train_waiting,
+)
+from fedvlr_jax.commands.shared.members.tuning import tuned
+
+__all__ = [
+    "Choice",
+    "Member",
+    "Watch",
+    "begin_directory",
+    "check_member",
+    "checkpoints_of",
+    "complete",
+    "finished_results",
+    "folder_of",
+    "keep_best_model",
+    "label_of",
+    "leave_out",
+    "make_member",
+    "make_members",
+    "note_unused_by",
+    "parse_over",
+    "parse_seeds",
+    "parse_value",
+    "train_group",
+    "train_together",
+    "train_waiting",
+    "tuned",
+]

@@ -1,0 +1,285 @@
+"""Trains the members of a comparison.
+
+Members that differ only in seed, step size or decay train in one compiled program; other members
+train one after the other. Members with a finished run in their folder are skipped. A signal saves
+the members in training, and the same command continues them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from absl import flags
+
+from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest
+from fedvlr_jax.commands.shared.finished import (
+    write_results,
+)
+from fedvlr_jax.commands.shared.loaded import Loaded
+from fedvlr_jax.commands.shared.members.choices import Member
+from fedvlr_jax.commands.shared.members.folders import (
+    begin_directory,
+    check_member,
+    checkpoints_of,
+    complete,
+    leave_out,
+    saved_round,
+)
+from fedvlr_jax.commands.shared.members.say import say
+from fedvlr_jax.commands.shared.private import Accounts, kept_accounts
+from fedvlr_jax.commands.shared.runs import describe
+from fedvlr_jax.commands.shared.saving import load_run, save_run
+from fedvlr_jax.config import Config
+from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
+from fedvlr_jax.memory import check_fits, memory_budget
+from fedvlr_jax.report import Progress
+from fedvlr_jax.selection import SLICES
+from fedvlr_jax.simulation import Simulation, make_simulation
+from fedvlr_jax.training import RunState, Timing
+from fedvlr_jax.training.ensemble import (
+    ENDED,
+    NOT_FINITE,
+    Programs,
+    members_at_once,
+    members_in_memory,
+    train_members,
+)
+from fedvlr_jax.training.summary import BaselineSummary, summarise_run
+
+FLAGS = flags.FLAGS
+
+
+# The baselines for the config of a run.
+Baselines = Callable[[Config], BaselineSummary]
+
+
+def train_waiting(
+    members: Sequence[Member],
+    *,
+    selects: bool = True,
+    keep: bool = False,
+    evaluate: Evaluate = evaluate_as_config,
+) -> dict[Any, Dataset]:
+    """Trains the unfinished members. Returns their data sets, by `config.data`.
+
+    Args:
+      selects: the command selects by validation, so every data set needs a validation part.
+      keep: each finished member keeps a checkpoint; see `keep_best_model`.
+      evaluate: evaluates the baselines.
+
+    Raises:
+      InputError: a folder contains another run, or a data set lacks a validation part that
+        `selects` needs. Nothing was trained.
+      Interrupted: a signal stopped the command; the trained members are saved.
+    """
+    loaded = Loaded(evaluate)
+    for member in members:
+        dataset = loaded.dataset(member.config)
+        if selects and not len(dataset.valid):
+            raise InputError(
+                f"{dataset.name}: has no validation interaction, which selection needs; train "
+                "each setting with fedvlr train"
+            )
+    # Check all members before writing anything.
+    for member in members:
+        if not member.config.run.overwrite:
+            fingerprint = loaded.dataset(member.config).fingerprint
+            check_member(member.directory, member.config.flat, fingerprint)
+    waiting: dict[Config, list[Member]] = {}
+    for member in members:
+        if not _is_complete(member, loaded):
+            waiting.setdefault(member.program, []).append(member)
+    with StopRequest() as stop:
+        for group in waiting.values():
+            simulation = make_simulation(group[0].config, loaded.dataset(group[0].config))
+            train_group(group, Programs(simulation), loaded.baselines, stop, keep=keep)
+    return loaded.datasets
+
+
+def _is_complete(member: Member, loaded: Loaded) -> bool:
+    """Whether the member has finished. Adds missing results to its folder, as the flags ask."""
+    config = member.config
+    return not config.run.overwrite and complete(
+        member.directory,
+        config.flat,
+        functools.partial(describe, config, loaded.dataset(config)),
+        functools.partial(loaded.baselines, config),
+    )
+
+
+class Watch(Protocol):
+    """Called with members and their runs after each evaluation.
+
+    It returns the numbers of the members that end there; they leave no results.
+    """
+
+    def __call__(
+        self, members: Sequence[Member], runs: Sequence[RunState], /
+    ) -> Collection[int]: ...
+
+
+def _no_watch(members: Sequence[Member], runs: Sequence[RunState], /) -> Collection[int]:
+    return ()
+
+
+def train_group(
+    members: Sequence[Member],
+    programs: Programs,
+    baselines: Baselines,
+    stop: StopRequest,
+    watch: Watch = _no_watch,
+    *,
+    keep: bool = False,
+) -> None:
+    """Trains members of one program, as many together as fit in memory.
+
+    Args, Raises: as `train_together`, without the number of members side by side.
+    """
+    simulation = programs.simulation
+    alone = sum(check_fits(simulation, saves=False).values())
+    left = memory_budget(simulation.config).size - alone
+    size = members_in_memory(simulation, left)
+    by_round: dict[int | None, list[Member]] = {}
+    for member in members:
+        by_round.setdefault(saved_round(member), []).append(member)
+    for after, group in by_round.items():
+        for first in range(0, len(group), size):
+            part = group[first : first + size]
+            at_once = FLAGS.members_at_once or members_at_once(simulation, len(part), left)
+            train_together(
+                part, programs.side_by_side(at_once), after, baselines, stop, watch, keep=keep
+            )
+
+
+def train_together(
+    members: Sequence[Member],
+    programs: Programs,
+    saved_round: int | None,
+    baselines: Baselines,
+    stop: StopRequest,
+    watch: Watch = _no_watch,
+    *,
+    keep: bool = False,
+) -> None:
+    """Trains members of one program, and writes their run directories.
+
+    Args:
+      programs: of their simulation.
+      saved_round: all members continue after this round; None: they start.
+      keep: a finished member keeps a checkpoint.
+
+    Raises:
+      Interrupted: a signal arrived; the members are saved.
+    """
+    simulation, at_once = programs.simulation, programs.at_once
+    config = simulation.config
+    size = f"{at_once} at once, {simulation.state_bytes / 1e6:.0f} MB each"
+    after = "" if saved_round is None else f", continued after round {saved_round}"
+    say(f"{config.model.backbone} + {config.model.fusion}: {len(members)} members, {size}{after}")
+    runs = None
+    if saved_round is not None:
+        runs = [
+            _on_host(load_run(simulation, checkpoints_of(m.directory), saved_round))
+            for m in members
+        ]
+    accounts = [
+        Accounts.of_member(
+            simulation, m.directory, anew=saved_round is None and m.config.run.overwrite
+        )
+        for m in members
+    ]
+    with (
+        Progress(config.federation.rounds, selection=simulation.selection) as progress,
+        kept_accounts(accounts) as before_rounds,
+    ):
+        runs, timing = train_members(
+            simulation,
+            [m.config.run.seed for m in members],
+            [m.config.federation.rates for m in members],
+            runs=runs,
+            programs=programs,
+            on_evaluation=functools.partial(_show, progress),
+            ends=functools.partial(watch, members),
+            leave=lambda: stop.asked,
+            before_rounds=before_rounds,
+        )
+    for member, run in zip(members, runs, strict=True):
+        if not run.stopped:
+            _save(member, run, simulation)
+    stated = [account.stated for account in accounts]
+    _write_finished(members, runs, simulation, timing, baselines, keep, stated)
+    if stop.asked:
+        raise Interrupted(f"stopped by {stop.name}; the same command continues")
+
+
+def _on_host(run: RunState) -> RunState:
+    state, best_state = jax.device_get((run.state, run.best_state))
+    return run._replace(state=state, best_state=best_state)
+
+
+def _show(progress: Progress, runs: Sequence[RunState], rounds_per_s: float) -> None:
+    """Shows one line: the means over the members with an evaluation."""
+    entries = [run.evaluations[-1] for run in runs if run.evaluations]
+    if entries:
+        mean = _mean_validation([entry["valid"] for entry in entries])
+        losses = [e["loss"] for e in entries if e["loss"] is not None]
+        loss = float(np.mean(losses)) if losses else None
+        newest = max(entry["round"] for entry in entries)
+        progress.update(newest, loss, mean, None, rounds_per_s)
+
+
+def _mean_validation(averages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over members of HR@50 and NDCG@50, for each slice that all members have."""
+    names = ("hr@50", "ndcg@50")
+    of = lambda parts: {n: float(np.mean([p.get(n, 0.0) for p in parts])) for n in names}
+    slices = [name for name in SLICES if all(name in each for each in averages)]
+    return of(averages) | {name: of([each[name] for each in averages]) for name in slices}
+
+
+def _save(member: Member, run: RunState, simulation: Simulation) -> None:
+    """Saves a member that has not ended."""
+    begin_directory(member, run, simulation.dataset)
+    checkpoints = checkpoints_of(member.directory)
+    save_run(simulation, checkpoints, run, member.config.flat)
+    checkpoints.wait()
+
+
+def _write_finished(
+    members: Sequence[Member],
+    runs: Sequence[RunState],
+    simulation: Simulation,
+    timing: Timing,
+    baselines: Baselines,
+    keep: bool,
+    stated: Sequence[dict[str, Any] | None],
+) -> None:
+    """Writes the results of the finished members. Removes their checkpoints, unless `keep`.
+
+    Args:
+      stated: the privacy statement of each member; None without --privacy.
+    """
+    for member, run, privacy in zip(members, runs, stated, strict=True):
+        if run.stopped in ("", ENDED):
+            continue
+        if run.stopped == NOT_FINITE:
+            leave_out(member.directory, f"stopped at {NOT_FINITE}")
+            continue
+        config = member.config
+        found = baselines(config)
+        summary, users = summarise_run(
+            simulation, run, timing, seed=config.run.seed, baselines=found
+        )
+        if privacy is not None:
+            summary["privacy"] = privacy
+        write_results(begin_directory(member, run, simulation.dataset), summary, users)
+        checkpoints = checkpoints_of(member.directory)
+        checkpoints.clear()
+        if keep:
+            save_run(simulation, checkpoints, run, config.flat)
+            checkpoints.wait()
