@@ -1,8 +1,6 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import warnings
 
 # Before JAX starts: the tests compile hundreds of tiny programs once and run them once.
@@ -11,31 +9,13 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import jax
 import pytest
 
+from tests.programs import Programs, folder_of_programs, store_programs
+
 # Nothing relies on JAX to match types or ranks.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-def _keep_compiled_programs():
-    """Compiled programs stay between test runs, in a subfolder of the commands' cache.
-
-    Without such a folder, or if it cannot be written, nothing is stored.
-    """
-    # The runner of the mutations imports the package again for each of them, so not at the top.
-    from fedvlr_jax.cache import cache_folder
-    from fedvlr_jax.errors import InputError
-
-    try:
-        folder = cache_folder()
-    except (RuntimeError, OSError, InputError):
-        folder = ""
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "tests"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-_keep_compiled_programs()
+# Compiled programs stay between test runs.
+store_programs(folder_of_programs())
 
 ROOT = pathlib.Path(__file__).parents[1]
 DATA = pathlib.Path(os.environ.get("FEDVLR_DATA_ROOT", ROOT.parent / "shared" / "data"))
@@ -53,18 +33,27 @@ def _tuple(case):
     return case if isinstance(case, tuple) else (case,)
 
 
-def printed_json(module, *arguments, xla_flags=""):
-    """What `python -m module` prints, run with XLA_FLAGS of its own: they hold for a process."""
-    result = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": xla_flags},
-        capture_output=True,
-        text=True,
-        timeout=3600,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+@pytest.fixture(scope="session")
+def programs():
+    """Runs modules as programs; see `Programs.run`."""
+    server = Programs()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def printed_json(programs):
+    """printed_json("module", "argument"): what the program prints, run with XLA_FLAGS of its own.
+
+    They hold for a process.
+    """
+
+    def printed_json(module, *arguments, xla_flags=""):
+        result = programs.run(module, *arguments, XLA_FLAGS=xla_flags)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    return printed_json
 
 
 @pytest.fixture

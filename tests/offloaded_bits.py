@@ -18,14 +18,12 @@ from tests.bits import digest
 CASES = {
     "everyone": dict(backbone="pfedrec", upload="delta", chunk=9),
     "cohort": dict(
-        backbone="fcf", cohort=20, client_dropout=0.3, clip_norm=0.05, noise_multiplier=0.3
+        **dict(backbone="fcf", cohort=20, client_dropout=0.3, clip_norm=0.05, noise_multiplier=0.3),
+        **dict(init="spectral", init_router="history", views="table,text", loss="softmax"),
     ),
     "gathered": dict(backbone="fedrap", fusion="mlp", negatives="sampled", min_local_epochs=1),
     "factored": dict(backbone="fedrap", cohort=30, chunk=8),
     "catalogue": dict(backbone="fedncf", cohort=30, chunk=8),
-    "start": dict(
-        init="spectral", init_router="history", views="table,text", loss="softmax", cohort=20
-    ),
 }
 
 
@@ -44,9 +42,6 @@ def main():
     dataset = load_dataset("synthetic", data_root="", synthetic={"users": 50, "items": 60})
     results = {}
     with tempfile.TemporaryDirectory() as folder:
-        # What disk has compiled, host takes.
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         for name, choices in CASES.items():
             touched = None
             for store in ("disk", "host", "device"):

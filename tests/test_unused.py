@@ -294,13 +294,26 @@ def of_flags(root, **given):
     return trained(root, tuple(given.items()))
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "others"),
-    mostly_slow([case for case in IDLE if case[0] not in OUTSIDE], 25),
-)
-def test_a_flag_without_effect_changes_no_bit(own, name, value, others):
-    others = {"fusion": "none", **others} if "dataset" in others else others
-    assert of_flags(own, **others) == of_flags(own, **{**others, name: value})
+def idle_together():
+    """(flags, those without effect on it, all with other values) of each run of IDLE."""
+    runs = []
+    for name, value, others in IDLE:
+        if name in OUTSIDE:
+            continue
+        others = {"fusion": "none", **others} if "dataset" in others else others
+        same = [idle for run, idle in runs if run == others]
+        if not same:
+            runs.append((others, same := {}))
+            same = [same]
+        same[0][name] = value
+    return runs
+
+
+@pytest.mark.parametrize(("others", "idle"), mostly_slow(idle_together(), 8))
+def test_flags_without_effect_change_no_bit(own, others, idle):
+    given = {**others, **idle}
+    assert idle.keys() <= {flag.name for flag in unused(Config.from_flat(**given))}
+    assert of_flags(own, **others) == of_flags(own, **given)
 
 
 @pytest.mark.parametrize(

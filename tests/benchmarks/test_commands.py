@@ -1,38 +1,32 @@
 """Every benchmark runs to its table, at its smallest sizes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
 
+@pytest.fixture
+def benchmark(programs, tmp_path):
+    """benchmark("rounds", "--repeats=1"): its result, and the rows that it wrote in an empty
+    folder."""
 
-def benchmark(module, *arguments, folder):
-    """The command in `folder`; its result, and the rows that it wrote."""
-    result = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--json=rows.json"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FEDVLR_CACHE_DIR": ""},
-        capture_output=True,
-        text=True,
-        timeout=3600,
-    )
-    written = folder / "rows.json"
-    return result, json.loads(written.read_text()) if written.exists() else None
+    def benchmark(module, *arguments):
+        arguments = *arguments, "--json=rows.json"
+        result = programs.run(f"benchmarks.{module}", *arguments, cwd=tmp_path)
+        written = tmp_path / "rows.json"
+        return result, json.loads(written.read_text()) if written.exists() else None
+
+    return benchmark
 
 
 @pytest.mark.slow
-def test_rounds(tmp_path):
+def test_rounds(benchmark):
     result, written = benchmark(
         "rounds",
         "--datasets=synthetic:20:60",
         "--combinations=fcf+none,fedavg+mlp",
         "--rounds=1",
         "--repeats=1",
-        folder=tmp_path,
     )
     assert result.returncode == 0, result.stderr
     assert written["machine"]["flops_per_s"] > 0
@@ -46,37 +40,37 @@ def test_rounds(tmp_path):
 
 
 @pytest.mark.slow
-def test_peers(tmp_path):
-    result, rows = benchmark("peers", "--dataset=synthetic:20:60", "--repeats=1", folder=tmp_path)
+def test_peers(benchmark):
+    result, rows = benchmark("peers", "--dataset=synthetic:20:60", "--repeats=1")
     assert result.returncode == 0, result.stderr
     assert [row["negatives"] for row in rows] == ["sampled", "expected"]
     assert all(row[name] > 0 for row in rows for name in ("literal", "loop", "vmap", "simulation"))
 
 
 @pytest.mark.slow
-def test_clock(tmp_path):
+def test_clock(benchmark):
     arguments = ("--clients=200", "--items=60", "--cohort=5", "--rounds=2", "--fusion=none")
-    result, rows = benchmark("clock", *arguments, folder=tmp_path)
+    result, rows = benchmark("clock", *arguments)
     assert result.returncode == 0, result.stderr
     assert rows["plain"]["clients"] == 5 >= rows["clock"]["clients"] > 0
     assert all(row["cpu_seconds"] > 0 for row in rows.values())
 
 
 @pytest.mark.slow
-def test_scaling(tmp_path):
+def test_scaling(benchmark):
     result, rows = benchmark(
-        "scaling", "--clients=20,30", "--items=60", "--cohort=10", "--rounds=1", folder=tmp_path
+        "scaling", "--clients=20,30", "--items=60", "--cohort=10", "--rounds=1"
     )
     assert result.returncode == 0, result.stderr
     assert [(row["clients"], row["cohort"]) for row in rows] == [(20, 10), (30, 10)]
 
 
 @pytest.mark.slow
-def test_accelerator(tmp_path):
+def test_accelerator(benchmark, tmp_path):
     """From the repository's root, for it runs the reference of the tests."""
     page = tmp_path / "page.md"
     sizes = ["--datasets=nothing,synthetic:20:60", "--population=300:60", f"--page={page}"]
-    result, written = benchmark("accelerator", *sizes, folder=tmp_path)
+    result, written = benchmark("accelerator", *sizes)
     assert result.returncode == 0, result.stderr
     plans, rounds, population, checks, boundaries = written["parts"]
     assert [row["plan"] for row in plans["rows"]] == ["catalogue", "dense", "factored", "gathered"]
@@ -93,15 +87,15 @@ def test_accelerator(tmp_path):
 
 
 @pytest.mark.parametrize("size", ["synthetic:a:b", "synthetic:1:2:3", "KU:3", "synthetic:0"])
-def test_a_size_that_is_none(size, tmp_path):
-    result, written = benchmark("peers", f"--dataset={size}", folder=tmp_path)
+def test_a_size_that_is_none(benchmark, size):
+    result, written = benchmark("peers", f"--dataset={size}")
     assert result.returncode == 2 and written is None
     assert result.stderr.startswith("error: --dataset=") and result.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_prepare(tmp_path):
-    result, rows = benchmark("prepare", "--rows=3000", f"--folder={tmp_path}", folder=tmp_path)
+def test_prepare(benchmark, tmp_path):
+    result, rows = benchmark("prepare", "--rows=3000", f"--folder={tmp_path}")
     assert result.returncode == 0, result.stderr
     assert rows[0]["what"] == "polars" and rows[-1]["what"] == "prepare"
     assert all(row["rows"] == 3000 and row["peak_mb"] > 0 for row in rows)

@@ -3,6 +3,8 @@
 import ast
 import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from fedvlr_jax.commands.shared.processes import missing_variable
 from fedvlr_jax.config import Config, expanded
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.store import ClientStore
-from tests import conftest
+from tests import programs
 from tests.conftest import ROOT
 from tests.experiments.commands import SMALL, refused
 
@@ -75,7 +77,7 @@ def test_compiled_programs_are_kept_where_they_can_be(cached_in, tmp_path, capsy
 
 
 def test_the_tests_use_a_subfolder_of_the_same_folder(cached_in, tmp_path):
-    home, by = str(tmp_path), conftest._keep_compiled_programs
+    home, by = str(tmp_path), lambda: programs.store_programs(programs.folder_of_programs())
     assert cached_in(by, HOME=home) == f"{home}/.cache/fedvlr_jax/tests"
     assert cached_in(by, HOME=home, XDG_CACHE_HOME=f"{home}/c") == f"{home}/c/fedvlr_jax/tests"
     assert cached_in(by, HOME=home, FEDVLR_CACHE_DIR="") is None
@@ -121,10 +123,14 @@ def test_other_clusters_in_part():
     assert indexed.startswith("Kubernetes without JOB_COMPLETION_INDEX: ")
 
 
-def test_a_platform_that_is_not_there_is_one_line(run, monkeypatch):
+def test_a_platform_that_is_not_there_is_one_line(tmp_path, monkeypatch):
     assert missing_platform() == ""
+    environment = programs.environment_of(JAX_PLATFORMS="nonsense")
+    command = [sys.executable, "-m", "experiments.train", *SMALL, "--workdir=w"]
+    line = refused(
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    )
     monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
-    line = refused(run("train", *SMALL, "--workdir=w"))
     assert line.startswith("error: JAX_PLATFORMS=nonsense: ") and "set it to cpu" in line
 
     def no_plugin():

@@ -26,6 +26,7 @@ from fedvlr_jax.report import Progress, locked
 from fedvlr_jax.simulation import make_simulation
 from tests.conftest import ROOT
 from tests.experiments.commands import SMALL, refused
+from tests.programs import environment_of
 
 ROUNDS = 6
 CHOICES = (
@@ -296,7 +297,7 @@ def test_out_of_memory_says_how_large_the_state_is(simulation, error):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on address space")
 @pytest.mark.slow
-def test_memory_that_runs_out_after_the_check_is_one_line(simulation, whole, tmp_path, cache):
+def test_memory_that_runs_out_after_the_check_is_one_line(simulation, whole, tmp_path):
     """16 GB of rows are asked for at once where 12 GB, of which the libraries take some, exist."""
     model = ["--backbone=pfedrec", "--fusion=none", "--width=25600", "--memory_budget_gb=1000"]
     sizes = ["--synthetic_users=400", "--synthetic_items=400", f"--workdir={tmp_path / 'w'}"]
@@ -304,7 +305,7 @@ def test_memory_that_runs_out_after_the_check_is_one_line(simulation, whole, tmp
     limited = subprocess.run(
         ["sh", "-c", 'ulimit -v 12000000; exec "$@"', "sh", *command],
         # However many cores there are: an arena of addresses for each is none of the 12 GB.
-        env={**os.environ, "FEDVLR_CACHE_DIR": str(cache), "MALLOC_ARENA_MAX": "2"},
+        env=environment_of(MALLOC_ARENA_MAX="2"),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -368,12 +369,12 @@ def test_nohup_stays_in_force(monkeypatch):
     [(signal.SIGHUP, 1), pytest.param(signal.SIGINT, 50_000, marks=pytest.mark.slow)],
     ids=str,
 )
-def test_a_signal_saves_and_leaves_with_its_own_status(number, eval_every, tmp_path, cache):
+def test_a_signal_saves_and_leaves_with_its_own_status(number, eval_every, tmp_path):
     """However far the next evaluation is."""
     rounds = f"--rounds=50000 --eval_every={eval_every} --checkpoint_every=1 --patience=0".split()
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *SMALL, *rounds, f"--workdir={tmp_path}"],
-        env={**os.environ, "FEDVLR_CACHE_DIR": str(cache)},
+        env=environment_of(),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

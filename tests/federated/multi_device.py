@@ -30,6 +30,8 @@ CASES = {
         noise_multiplier=0.5,
     ),
 }
+# Also with fixed-point sums. The bits of these on any number of devices are in device_bits.py.
+FIXED_POINT = ("dense", "cohort")
 
 
 def main():
@@ -37,7 +39,7 @@ def main():
     results = {}
     for devices in map(int, sys.argv[1].split(",")):
         for name, choices in CASES.items():
-            for aggregation in ("float32", "int32"):
+            for aggregation in ("float32", "int32")[: 1 + (name in FIXED_POINT)]:
                 config = Config.from_flat(
                     width=8,
                     router_hidden=8,

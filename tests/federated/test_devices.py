@@ -8,9 +8,8 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.devices import GROUPS, _fixed_point, client_mesh
 from fedvlr_jax.settings import compiled
-from tests.conftest import printed_json
 from tests.federated import device_bits, moving_bits
-from tests.federated.multi_device import CASES
+from tests.federated.multi_device import CASES, FIXED_POINT
 
 DEVICES = (1, 8)
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
@@ -22,43 +21,53 @@ def close(loss, relative):
 
 
 @pytest.mark.slow
-def test_one_device_and_eight_train_the_same_federation():
+def test_one_device_and_eight_train_the_same_federation(printed_json):
     flags = f"{EIGHT_DEVICES} --xla_backend_optimization_level=0"
     numbers = ",".join(map(str, DEVICES))
     results = printed_json("tests.federated.multi_device", numbers, xla_flags=flags)
     for name in CASES:
-        for aggregation in ("float32", "int32"):
-            one, other = (results[f"{name} {aggregation} {devices}"] for devices in DEVICES)
-            # A single device is a mesh of one, or none.
-            assert (one["shards"], other["shards"]) == DEVICES
-            for a, b in zip(one["evaluations"], other["evaluations"], strict=True):
-                assert b["loss"] == close(a["loss"], 1e-5), name
-                assert b["valid"]["ndcg@50"] == pytest.approx(a["valid"]["ndcg@50"], rel=1e-5), name
-        plain, fixed = (results[f"{name} {a} 1"]["evaluations"] for a in ("float32", "int32"))
-        for a, b in zip(plain, fixed, strict=True):
-            assert b["loss"] == close(a["loss"], 1e-4), name
+        one, other = (results[f"{name} float32 {devices}"] for devices in DEVICES)
+        # A single device is a mesh of one, or none.
+        assert (one["shards"], other["shards"]) == DEVICES
+        for a, b in zip(one["evaluations"], other["evaluations"], strict=True):
+            assert b["loss"] == close(a["loss"], 1e-5), name
+            assert b["valid"]["ndcg@50"] == pytest.approx(a["valid"]["ndcg@50"], rel=1e-5), name
+    for name in FIXED_POINT:
+        for devices in DEVICES:
+            keys = (f"{name} {aggregation} {devices}" for aggregation in ("float32", "int32"))
+            plain, fixed = (results[key]["evaluations"] for key in keys)
+            for a, b in zip(plain, fixed, strict=True):
+                assert b["loss"] == close(a["loss"], 1e-4), name
 
 
-def assert_equal_bits(counts, names):
-    """The cases of `device_bits` have equal numbers on each number of devices."""
-    counts = ",".join(map(str, counts))
-    results = printed_json("tests.federated.device_bits", counts, *names, xla_flags=EIGHT_DEVICES)
-    differ = {
-        name: sorted(part for part in first if any(other[part] != first[part] for other in others))
-        for name, (first, *others) in results.items()
-    }
-    assert differ == {name: [] for name in names}
+@pytest.fixture
+def assert_equal_bits(printed_json):
+    """assert_equal_bits((1, 8), names): cases of `device_bits` on these numbers of devices."""
+
+    def assert_equal_bits(counts, names):
+        counts = ",".join(map(str, counts))
+        arguments = "tests.federated.device_bits", counts, *names
+        results = printed_json(*arguments, xla_flags=EIGHT_DEVICES)
+        differ = {
+            name: sorted(
+                part for part in first if any(other[part] != first[part] for other in others)
+            )
+            for name, (first, *others) in results.items()
+        }
+        assert differ == {name: [] for name in names}
+
+    return assert_equal_bits
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", device_bits.OTHERS)
-def test_any_number_of_devices_has_equal_bits(name):
-    assert_equal_bits((1, 2, 4, 8), [name])
+def test_any_number_of_devices_has_equal_bits(name, assert_equal_bits):
+    assert_equal_bits((1, 2, 4, 8) if name in device_bits.ON_EACH else (1, 8), [name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other", [2, 4, 8])
-def test_covered_choices_have_equal_bits(other):
+def test_covered_choices_have_equal_bits(other, assert_equal_bits):
     """Each federation of the cover on one device, and on one of the other numbers."""
     names = [name for name in device_bits.cases() if name not in device_bits.OTHERS]
     assert_equal_bits((1, other), names[(2, 4, 8).index(other) :: 3])
@@ -83,7 +92,7 @@ def test_fixed_point_sums_refuse_hostile_clients():
 
 
 @pytest.mark.slow
-def test_a_state_moves_from_one_to_four_devices_and_back(tmp_path):
+def test_a_state_moves_from_one_to_four_devices_and_back(tmp_path, printed_json):
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     results = printed_json("tests.federated.moving_bits", str(tmp_path), xla_flags=flags)
     assert results == {"shards": list(moving_bits.DEVICES), "restored": [True] * 4, "end": True}

@@ -15,7 +15,6 @@ from fedvlr_jax.fleet.asynchronous import AsynchronousParticipation, BufferRules
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import train
 from fedvlr_jax.training.summary import summarise_run
-from tests.conftest import printed_json
 
 
 def clock(cohort, buffer, max_staleness, durations, deadline=0.0, ends=None):
@@ -165,7 +164,7 @@ def assert_equal(one, other):
 
 
 @pytest.mark.slow
-def test_one_version_is_the_synchronous_round_to_the_bit():
+def test_one_version_is_the_synchronous_round_to_the_bit(printed_json):
     """In a process of its own: tests compile without optimization, and bits depend on that."""
     for name, same in printed_json("tests.fleet.buffered_bits").items():
         assert same, name
