@@ -15,7 +15,7 @@ from fedvlr_jax.commands import sweep
 from fedvlr_jax.commands.shared import members
 from fedvlr_jax.commands.shared.comparison import print_table, write_comparison
 from fedvlr_jax.commands.shared.members import keep_best_model, make_members, train_waiting
-from fedvlr_jax.commands.shared.page import Found, find_runs, groups_of
+from fedvlr_jax.commands.shared.page import Found, find_runs, folder_page, groups_of
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_once
@@ -281,3 +281,19 @@ def test_baselines_come_from_any_run_and_each_line_names_its_data(tmp_path, caps
 def test_members_are_chosen_by_one_metric():
     with pytest.raises(InputError, match="--over=select=ndcg@50,hr@50: one validation metric"):
         members.parse_over("select=ndcg@50,hr@50")
+
+
+@pytest.mark.parametrize("judged", ["all", "warm"])
+def test_columns_of_warm_targets_only_beside_cold_ones(judged, tmp_path):
+    line = {"choice": "a", "seeds": 1, "valid": 1.0, "select": "all_ndcg@50", "ci95": [1, 2]}
+    write_comparison([line | {"slice": judged}], tmp_path / "sweep", "title")
+    assert ("warm HR@50" in (tmp_path / "sweep.md").read_text()) == (judged == "warm")
+    heading, _, row = (tmp_path / "sweep.md").read_text().splitlines()[2:5]
+    assert heading.count("|") == row.count("|")
+
+
+def test_choices_have_one_name_on_the_page(tmp_path):
+    make_run(tmp_path / "dataset=a_b-fusion=mlp/seed0", 10.0)
+    page = folder_page(tmp_path, Table("t", ("c",), [], ""), [{"choice": "dataset=a/b fusion=mlp"}])
+    assert "dataset=a/b fusion=mlp has the best validation" in page
+    assert "dataset=a_b-fusion=mlp" not in page

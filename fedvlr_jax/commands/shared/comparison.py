@@ -262,6 +262,12 @@ def gain_cells(line: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _columns_shown(lines: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The indices of the HEADINGS to show: without cold targets, those of warm ones repeat all."""
+    warm = any(line["slice"] == "warm" for line in lines)
+    return [place for place, name in enumerate(HEADINGS) if warm or not name.startswith("warm")]
+
+
 def cells(line: Mapping[str, Any]) -> list[str]:
     """The cells of a choice, under HEADINGS. A line with a "dataset" has it before its name."""
     data = f"{line['dataset']}: " if "dataset" in line else ""
@@ -296,7 +302,11 @@ def write_comparison(
     missing = [label for label in labels if label not in finished]
     if missing:
         caption += f" Without a finished run: {', '.join(missing)}."
-    write_table(HEADINGS, [cells(line) for line in lines], lines, stem, title, caption, runs)
+    shown = _columns_shown(lines)
+    headings = [HEADINGS[place] for place in shown]
+    found = [cells(line) for line in lines]
+    rows = [[row[place] for place in shown] for row in found]
+    write_table(headings, rows, lines, stem, title, caption, runs)
 
 
 def write_table(
