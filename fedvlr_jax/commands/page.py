@@ -5,9 +5,11 @@
 Takes every run below the folder: those of fedvlr train, members of a sweep, trials of a search.
 Runs that differ only in their seed belong in folders choice/seed0, choice/seed1, as fedvlr sweep
 writes them; runs of such a folder that differ in more are choices of their own. Only runs of equal
-data, --protocol and --select are compared with each other. index.html shows the validation curves, the test results beside the baselines of the
-runs, the paired tests against the first choice of each data set, and the command of each choice.
-page.md, page.csv and page.json have the table.
+data, --protocol and --select are compared with each other.
+
+index.html shows the validation curves, the test results beside the baselines of the runs, the
+paired tests against the first choice of each data set, and the command of each choice. page.md,
+page.csv and page.json have the table.
 
 A run that cannot be read is named, and the others are on the page. A run that has not finished has
 its curve on the page, and no line in the table. Only the page and the table are written.

@@ -219,7 +219,7 @@ def data_of(folder):
 
 
 def test_only_runs_that_are_comparable_are_compared(tmp_path):
-    """Another protocol, metric or split has other numbers; permuted features have the same users."""
+    """Another protocol or metric has other numbers; permuted features have the same users."""
     features = {"fingerprint": "f" * 64}
     make_run(tmp_path / "a", 1.0, dataset=features)
     make_run(tmp_path / "b", 2.0, dataset={"fingerprint": "0" * 64}, permute_features=1)

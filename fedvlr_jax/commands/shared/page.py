@@ -35,7 +35,6 @@ class Found(NamedTuple):
     summary: dict[str, Any]
     metrics: list[dict[str, Any]]
 
-
     @property
     def flags(self) -> dict[str, Any]:
         return self.config["flags"]
@@ -192,9 +191,7 @@ def _read(path: Path) -> Found:
     return Found(path, config, summary, metrics)
 
 
-def _group(
-    choice: str, data: str, folder: Path, found: Sequence[Found], usual: Selection
-) -> Group:
+def _group(choice: str, data: str, folder: Path, found: Sequence[Found], usual: Selection) -> Group:
     finished = [of.summary for of in found if of.summary]
     curves = [_curve(of, usual) for of in found]
     ran = [of.summary.get("rounds_run") or _last_round(of.metrics) for of in found]
