@@ -122,7 +122,7 @@ def serve():
 
 
 def _import_all():
-    import fedvlr_jax.commands as commands
+    from fedvlr_jax import commands
 
     for name in LIBRARIES:
         importlib.import_module(name)

@@ -4,9 +4,12 @@
 
 Takes every run below the folder: those of fedvlr train, members of a sweep, trials of a search.
 Runs that differ only in their seed belong in folders choice/seed0, choice/seed1, as fedvlr sweep
-writes them. index.html shows the validation curves, the test results beside the baselines of the
-runs, the paired tests against the first choice of each data set, and the command of each choice.
-page.md, page.csv and page.json have the table.
+writes them; runs of such a folder that differ in more are choices of their own. Only runs of equal
+data, --protocol and --select are compared with each other.
+
+index.html shows the validation curves, the test results beside the baselines of the runs, the
+paired tests against the first choice of each data set, and the command of each choice. page.md,
+page.csv and page.json have the table.
 
 A run that cannot be read is named, and the others are on the page. A run that has not finished has
 its curve on the page, and no line in the table. Only the page and the table are written.
@@ -55,14 +58,14 @@ def main() -> None:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise InputError(f"--workdir={folder}: found {found}; give a folder of runs")
-    by_choice, unread = find_runs(folder)
-    finished, damaged = with_users(by_choice)
-    for line in (*unread, *damaged):
+    runs = find_runs(folder)
+    finished, damaged = with_users(runs.by_choice)
+    for line in (*runs.unread, *damaged):
         print(f"left out: {line}")
     if not finished:
         raise InputError(f"--workdir={folder}: no run below it has finished; give a folder of runs")
-    lines = table_of(finished)
-    write_comparison(lines, folder / "page", f"Runs below {folder}", by_choice)
+    lines = table_of(finished, runs.data)
+    write_comparison(lines, folder / "page", f"Runs below {folder}", runs.by_choice, runs)
 
 
 def with_users(
@@ -90,23 +93,29 @@ def with_users(
     return finished, damaged
 
 
-def table_of(finished: Mapping[str, Sequence[Finished]]) -> list[dict[str, Any]]:
+def table_of(
+    finished: Mapping[str, Sequence[Finished]], data: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """A line a choice and one a baseline, data set by data set.
 
     Each is tested against the first choice of its data set.
+
+    Args:
+      data: of each choice; choices of equal data are comparable.
     """
-    by_data: dict[str, dict[str, list[Finished]]] = {}
+    by_data: dict[str, dict[str, Sequence[Finished]]] = {}
     for choice, runs in finished.items():
-        for run in runs:
-            data = str((run.found.config.get("dataset") or {}).get("fingerprint"))
-            by_data.setdefault(data, {}).setdefault(choice, []).append(run)
+        by_data.setdefault(data[choice], {})[choice] = runs
     lines: list[dict[str, Any]] = []
-    for choices in by_data.values():
+    for name, choices in by_data.items():
         compared = [_choice(label, runs) for label, runs in choices.items()]
-        first = next(iter(choices.values()))[0]
-        found = compare_with_first(compared, _baselines(first))
+        # All runs with baselines have the same ones, as far as they were tuned alike.
+        everything = [run for runs in choices.values() for run in runs]
+        evaluated = [run for run in everything if run.found.summary.get("baselines")]
+        baselines = _baselines(evaluated[0]) if evaluated else []
+        found = compare_with_first(compared, baselines)
         if len(by_data) > 1:
-            found = [{"dataset": first.found.summary.get("dataset"), **line} for line in found]
+            found = [{"dataset": name, **line} for line in found]
         lines += found
     return lines
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from fedvlr_jax.errors import InputError
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
+    *(".tif", ".tiff", ".avif"),
+)
 
 
 def find_pictures(folder: Path, item_ids: Sequence[str], notes: list[str]) -> dict[int, Path]:
@@ -16,7 +19,8 @@ def find_pictures(folder: Path, item_ids: Sequence[str], notes: list[str]) -> di
 
     Args:
       item_ids: the original ids, in the order of the rows.
-      notes: the function appends a line about pictures whose name is not an id.
+      notes: the function appends a line about pictures whose name is not an id, and a line about
+        files that are named after an item but have another suffix.
 
     Raises:
       InputError: the folder does not exist, no name is an id, or an item has two pictures.
@@ -24,7 +28,8 @@ def find_pictures(folder: Path, item_ids: Sequence[str], notes: list[str]) -> di
     if not folder.is_dir():
         raise InputError(f"--images={folder}: no such folder")
     place = {str(item): i for i, item in enumerate(item_ids)}
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    everything = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in everything if path.suffix.lower() in _SUFFIXES]
     found: dict[int, Path] = {}
     others = 0
     for path in files:
@@ -45,21 +50,38 @@ def find_pictures(folder: Path, item_ids: Sequence[str], notes: list[str]) -> di
         )
     if others:
         notes.append(f"{folder.name}: {others} pictures belong to no item of the data set")
+    unread = [
+        path
+        for path in everything
+        if path.suffix.lower() not in _SUFFIXES and not {path.stem, path.name}.isdisjoint(place)
+    ]
+    if unread:
+        notes.append(
+            f"{folder.name}: {len(unread)} files named after an item are not read, such as "
+            f"{unread[0].name}; a picture ends in {', '.join(_SUFFIXES)}"
+        )
     return found
 
 
 def decode(paths: Mapping[int, Path], place: int) -> Any:
-    """The picture of an item, in RGB.
+    """The picture of an item as a viewer shows it, in RGB.
+
+    Turned by its EXIF orientation. Transparent parts are white. Of an animation, the first frame.
 
     Raises:
       InputError: the file is not a picture, or is truncated.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     path = paths[place]
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if not upright.has_transparency_data:
+                return upright.convert("RGB")
+            opaque = Image.new("RGBA", upright.size, "white")
+            opaque.alpha_composite(upright.convert("RGBA"))
+            return opaque.convert("RGB")
     except Exception as error:  # Decoders raise their own types.
         why = " ".join(str(error).split())[:200]
         raise InputError(

@@ -20,6 +20,9 @@ MOST_USERS = 300
 # Features fit the items if content-kNN exceeds its mean over permuted rows by at least this many
 # standard deviations.
 ALIGNED = 3.0
+# Seconds from 1970 to 1980 and to 2100. In these years, no number is a date in two units.
+_DATES = (315_532_800, 4_102_444_800)
+_UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 
 
 class Examination(NamedTuple):
@@ -62,6 +65,7 @@ def examine(dataset: Dataset, seed: int = 0) -> Examination:
         },
         "out_of_order": _out_of_order(dataset),
         "tied_in_time": _tied_in_time(dataset),
+        "entries_by_unit_of_time": _units_of_time(dataset),
         "features": features,
         "notes": list(dataset.notes),
     }
@@ -149,6 +153,39 @@ def _tied_in_time(dataset: Dataset) -> int | None:
     return len(np.unique(user[1:][tied]))
 
 
+def _units_of_time(dataset: Dataset) -> dict[str, int]:
+    """Unit -> the number of entries whose time is a date from 1980 to 2100 in this unit.
+
+    "none" counts the other entries.
+    """
+    parts = (dataset.train, dataset.valid, dataset.test)
+    time = np.concatenate([part.time for part in parts])
+    counted = {
+        unit: int(((time >= _DATES[0] * scale) & (time < _DATES[1] * scale)).sum())
+        for unit, scale in _UNITS.items()
+    }
+    counted["none"] = len(time) - sum(counted.values())
+    return {unit: count for unit, count in counted.items() if count}
+
+
+def _time_warnings(units: dict[str, int], num_entries: int) -> list[str]:
+    """A line if the times are in several units, or most of them are dates and some are not."""
+    dates = {unit: count for unit, count in units.items() if unit != "none"}
+    lines = []
+    if len(dates) > 1:
+        listed = ", ".join(f"{count} in {unit}" for unit, count in dates.items())
+        lines.append(
+            f"the time stamps look like dates in several units ({listed} since 1970): the order "
+            "in time is wrong; convert them to one unit"
+        )
+    if 0 < units.get("none", 0) < num_entries / 2:
+        lines.append(
+            f"{units['none']} of {num_entries} time stamps are no dates from 1980 to 2100, the "
+            "others are: are they missing values, such as 0 or -1?"
+        )
+    return lines
+
+
 def _warnings(facts: dict[str, Any]) -> list[str]:
     """One line for each likely mistake that `facts` show."""
     lines = []
@@ -178,6 +215,8 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
             f"{late} of {facts['users']} users have a held-out item older than their newest "
             "train item: training uses entries from after the test"
         )
+    num_entries = sum(facts[part] for part in ("train", "valid", "test"))
+    lines += _time_warnings(facts["entries_by_unit_of_time"], num_entries)
     if facts["tied_in_time"] and facts["split"] != "predefined":
         lines.append(
             f"{facts['tied_in_time']} of {facts['users']} users have entries of equal time in two "

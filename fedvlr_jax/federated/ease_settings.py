@@ -105,8 +105,9 @@ def ease_initialization(
     blended = False
     if tries_ials(dataset, width, ials):
         blend = blend_of(model, models[0], history)
-        blended = bool(ials) or 1 == _chosen(
-            [gains(best, chosen), _gains(blend, history, targets)], IALS_SURE
+        blended = (
+            bool(ials)
+            or _chosen([gains(best, chosen), _gains(blend, history, targets)], IALS_SURE) == 1
         )
     source = blend if blended else model
     vectors = source.vectors(history.weighted_matrix)

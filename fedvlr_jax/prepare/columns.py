@@ -60,8 +60,10 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("purchasetime", "purchasedate", "orderdate", "invoicedate", "tdat"),
     ),
 }
+# The known names of the column of each role.
+NAMES_OF = {role: tuple(name for line in lines for name in line) for role, lines in _NAMES.items()}
 # All known names of columns.
-KNOWN = frozenset(name for lines in _NAMES.values() for line in lines for name in line)
+KNOWN = frozenset(name for names in NAMES_OF.values() for name in names)
 _SAMPLE = 10_000
 _SMALLEST_TIME = 10**8
 _LARGEST_RATING = 100
@@ -230,7 +232,7 @@ def _from_values(
         first = (table.separator).join(values[0] for values in sample.values())
         raise InputError(
             f"{table.path}, row 1: found {shown(first)}, which has no known name of a column; "
-            f"columns {' and '.join(open_columns)} could each be the user: give "
+            f"columns {', '.join(open_columns)} could each be the user: give "
             f"--columns={_example(table, found)} with user and item in the right order, or "
             "--header=yes with --user=NAME and --item=NAME"
         )

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.columns import KNOWN, NAMES_OF
 from fedvlr_jax.prepare.opening import plain_name
+from fedvlr_jax.prepare.tables import plain_column, table_of
 
 # (name of the form, pattern of the file of interactions, name of the file of items). The first
 # pattern that a folder matches is used. The name of the items refers to groups of the pattern.
@@ -30,8 +32,13 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
-def find_interactions(given: Path) -> Path:
+def find_interactions(given: Path, notes: list[str]) -> Path:
     """The file of interactions: `given` itself, or the only one in the folder `given`.
+
+    Of several files without a usual name, the only one with a column of users and one of items.
+
+    Args:
+      notes: the function appends a line if it chose among several files.
 
     Raises:
       InputError: no file or several files could be the interactions.
@@ -56,7 +63,23 @@ def find_interactions(given: Path) -> Path:
             f"--input={given}: no file of interactions among {listed}; name it, "
             f"e.g. --input={given / 'FILE.csv'}"
         )
-    return _only(given, found)
+    named = [path for path in found if _names_both(path)] if len(found) > 1 else []
+    if len(named) == 1:
+        notes.append(
+            f"{named[0].name}: the interactions, because only this file of {given.name} has a "
+            "column of users and one of items"
+        )
+    return _only(given, named or found)
+
+
+def _names_both(path: Path) -> bool:
+    """Whether the file has a column with a known name of users, and one of items."""
+    try:
+        table = table_of(path, known=KNOWN)
+    except InputError:
+        return False
+    columns = {plain_column(column) for column in table.columns}
+    return not any(columns.isdisjoint(NAMES_OF[role]) for role in ("user", "item"))
 
 
 def _only(folder: Path, found: list[Path]) -> Path:
@@ -64,7 +87,7 @@ def _only(folder: Path, found: list[Path]) -> Path:
         names = ", ".join(path.name for path in found)[:200]
         raise InputError(
             f"--input={folder}: {names} could each be the interactions; name one, "
-            f"e.g. --input={found[0]}"
+            f"e.g. --input={found[0]}, or join them into one file if they are parts of one table"
         )
     return found[0]
 

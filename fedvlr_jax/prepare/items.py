@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedvlr_jax.data.files import fault
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.prepare.columns import NAMES_OF
 from fedvlr_jax.prepare.tables import Table, plain_column, small_rows, table_of
 
+# Names without "id", such as "movie", may be those of the title, so "id" comes before them.
 _IDS = (
-    *("parentasin", "asin", "itemid", "movieid", "productid", "businessid", "bookid", "gameid"),
-    *("newsid", "videoid", "trackid", "songid", "artistid", "recipeid", "goodsid", "animeid"),
-    *("item", "iid", "id", "isbn", "sku"),
+    *(name for name in NAMES_OF["item"] if name.endswith(("id", "asin"))),
+    "id",
+    *(name for name in NAMES_OF["item"] if not name.endswith(("id", "asin"))),
 )
-_TITLES = ("title", "movietitle", "gametitle", "booktitle", "newstitle", "name", "productname")
+_KINDS = ("item", "movie", "game", "book", "news", "product", "video", "track", "song", "artist")
+_TITLES = (
+    *("title", *(f"{kind}title" for kind in _KINDS), "headline", "originaltitle"),
+    *("name", *(f"{kind}name" for kind in _KINDS), "prodname", "businessname", "recipename"),
+)
 _IMAGES = ("images", "imageurlhighres", "imageurl", "imurl", "image")
 # The encoding of item files that are not UTF-8.
 _OLD_ENCODING = "latin-1"
@@ -25,7 +32,7 @@ class Item(NamedTuple):
     """One item.
 
     Attributes:
-      title: the title on one line; "" without a title.
+      title: the title on one line, with HTML entities decoded; "" without a title.
       image: the address of the first picture; "" without a picture.
     """
 
@@ -42,7 +49,8 @@ def read_items(
       id_column, title_column: names or positions (from 1); "" to find them. In a file without
         header, the first column is the id. The title is the second column of a MovieLens file, and
         the last column of other files (the English title in NineRec).
-      notes: the function appends lines about the columns and about repeated items.
+      notes: the function appends lines about the columns, about repeated items and about titles
+        with HTML entities.
 
     Raises:
       InputError: a column is missing, an id is empty, or a row has a wrong number of fields.
@@ -58,15 +66,20 @@ def read_items(
         )
     image = _find(table, _IMAGES, "")
     items: dict[str, Item] = {}
-    repeated = 0
+    repeated = decoded = 0
     for row, fields in small_rows(table, fallback=_OLD_ENCODING):
         key = _text(fields.get(identity))
         if not key:
             raise fault(path, row, identity, None, "the id of an item")
         repeated += key in items
-        items.setdefault(key, Item(_text(fields.get(title)), _first_address(fields.get(image))))
+        raw = _text(fields.get(title))
+        readable = _text(html.unescape(raw))
+        decoded += readable != raw
+        items.setdefault(key, Item(readable, _first_address(fields.get(image))))
     if repeated:
         notes.append(f"{path.name}: {repeated} rows repeat an item; the first row of each is used")
+    if decoded:
+        notes.append(f"{path.name}: {decoded} titles have HTML entities such as &amp;, now decoded")
     titles = f"titles from column {title}" if title else "no titles"
     unused = [column for column in table.columns if column not in (identity, title, image)]
     rest = f"; columns not used: {', '.join(unused)[:200]}" if unused else ""

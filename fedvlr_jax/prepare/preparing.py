@@ -142,9 +142,9 @@ def prepare(
         written.
     """
     options = options or Options()
-    interactions = forms.find_interactions(Path(source))
-    item_file = _item_file(interactions, options)
     notes: list[str] = []
+    interactions = forms.find_interactions(Path(source), notes)
+    item_file = _item_file(interactions, options)
     with (
         writing.whole_folder(Path(output), overwrite=overwrite) as folder,
         ThreadPoolExecutor(1) as pool,

@@ -179,13 +179,13 @@ def _curves(dataset: str, groups: Sequence[Group], label: str) -> str:
             if len(rounds) == 1:
                 axes.plot(rounds, mean, color=colour, marker="o")
             handles.append(
-                Line2D([], [], color=colour, linestyle=kind, label=textwrap.fill(labels[place], 38))
+                Line2D([], [], color=colour, linestyle=kind, label=textwrap.fill(labels[place], 60))
             )
         axes.set(title=shorten(title, 60), xlabel="round", ylabel=f"{label} (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        legend_below(axes, handles, columns=2)
+        legend_below(axes, handles, columns=1)
 
-    return draw(title, paint, width=6.4, height=3.6 + 0.16 * len(drawn))
+    return draw(title, paint, height=3.2 + 0.18 * len(drawn))
 
 
 class _Band(NamedTuple):

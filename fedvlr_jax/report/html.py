@@ -156,7 +156,7 @@ def _paired(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             cells = [
                 f"{found['difference']:+.2f}",
                 "–" if detectable is None else f"± {detectable:.2f}",
-                *(f"{found[name]:.2g}" for name in ("p_value", "p_mean", "p_holm")),
+                *(f"{found[name]:.2g}" for name in ("p_holm", "p_mean", "p_value")),
             ]
             rows.append({"name": method.name, "cells": cells})
     return rows

@@ -8,6 +8,7 @@ from PIL import Image
 
 from fedvlr_jax.data.titles import read_titles
 from fedvlr_jax.encoding import Settings, encode_pictures, encode_titles, encoder, features, rows
+from fedvlr_jax.encoding.pictures import decode
 from fedvlr_jax.errors import InputError
 from tests.prepare.forms import put
 
@@ -100,6 +101,41 @@ def test_pictures_that_cannot_be_used(model, tmp_path):
     picture(images / "a.jpg", (1, 1, 1))
     with pytest.raises(InputError, match="a second picture of item a"):
         encode(skip_bad=True)
+
+
+def decoded(image, path, **options):
+    """The colours of a picture that is saved and decoded, [height, width, 3]."""
+    image.save(path, **options)
+    return np.asarray(decode({0: path}, 0)).tolist()
+
+
+def test_a_picture_is_decoded_as_a_viewer_shows_it(tmp_path):
+    red, blue, white, grey = [255, 0, 0], [0, 0, 255], [255, 255, 255], [10, 10, 10]
+    upright = Image.fromarray(np.array([[red, blue]], np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # Show the picture turned by 90 degrees, clockwise.
+    assert decoded(upright, tmp_path / "t.png", exif=turned) == [[red], [blue]]
+    glass = Image.fromarray(np.array([[[0, 0, 0, 0], [*red, 255]]], np.uint8))
+    assert decoded(glass, tmp_path / "glass.png") == [[white, red]]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([0, 0, 0])
+    assert decoded(palette, tmp_path / "p.gif", transparency=0) == [[white]]
+    first, second = (Image.new("RGB", (1, 1), colour) for colour in ((10, 10, 10), (200, 200, 200)))
+    moving = {"save_all": True, "append_images": [second]}
+    assert decoded(first, tmp_path / "moving.gif", **moving) == [[grey]]
+
+
+def test_pictures_of_any_suffix_are_read_or_named(model, tmp_path):
+    settings, _ = model
+    images = tmp_path / "images"
+    for name in ("a.TIFF", "007.jfif"):
+        images.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(images / name, format="TIFF" if "a" in name else "JPEG")
+    put(images / "c.heic", "x")
+    put(images / "d", "x")
+    found = encode_pictures(tmp_path, IDS, images, settings._replace(modality="image"))
+    assert found.manifest["missing"] == 2
+    assert "images: 2 files named after an item are not read, such as c.heic" in found.notes[0]
 
 
 def test_rows_do_not_depend_on_the_batch_or_on_a_stop(tmp_path):

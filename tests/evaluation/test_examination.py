@@ -125,3 +125,28 @@ def test_items_that_never_occur_are_counted_and_named(dataset):
     found = examine(dataclasses.replace(dataset, **wider, features=features, item_ids=ids))
     assert found.facts["items_absent"] >= 100
     assert any("of 400 items never occur" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("times", "warning"),
+    [
+        ([1_500_000_000, 1_500_000_100], ""),
+        ([1, 2, 3], ""),
+        ([1_500_000_000, 1_500_000_100_000], "(1 in seconds, 1 in milliseconds since 1970)"),
+        ([0, 1_500_000_000, 1_500_000_100], "1 of 3 time stamps are no dates from 1980 to 2100"),
+    ],
+)
+def test_times_of_several_units_and_missing_times_are_noticed(dataset, times, warning):
+    part = lambda times: Interactions.from_pairs(
+        user=np.zeros(len(times), np.int64),
+        item=np.arange(len(times)),
+        time=np.array(times, np.int64),
+        num_users=1,
+        num_items=9,
+    )
+    train, rest = part(times), part([])
+    changed = dataclasses.replace(
+        dataset, train=train, valid=rest, test=rest, features={}, user_ids=np.array(["u"])
+    )
+    found = [line for line in examine(changed).warnings if "time stamps" in line]
+    assert len(found) == bool(warning) and warning in "".join(found)

@@ -7,25 +7,32 @@ import re
 import shutil
 import types
 
+import numpy as np
 import pytest
 
 from fedvlr_jax.commands import page as page_command
 from fedvlr_jax.commands import sweep
 from fedvlr_jax.commands.shared import members
-from fedvlr_jax.commands.shared.comparison import print_table
+from fedvlr_jax.commands.shared.comparison import print_table, write_comparison
 from fedvlr_jax.commands.shared.members import keep_best_model, make_members, train_waiting
-from fedvlr_jax.commands.shared.page import read_groups
+from fedvlr_jax.commands.shared.page import Found, find_runs, folder_page, groups_of
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_once
 from fedvlr_jax.report import RunDirectory
-from fedvlr_jax.report.folder import Group, Table, beside_baselines, render_folder
+from fedvlr_jax.report.folder import (
+    Group,
+    Table,
+    beside_baselines,
+    best_groups,
+    render_folder,
+)
 
 
-def make_run(folder, valid, *, finished=True, **flags):
+def make_run(folder, valid, *, finished=True, dataset=None, **flags):
     run = RunDirectory.create(folder, overwrite=False)
     flat = Config.from_flat(**flags).flat
-    run.write_config({"flags": flat, "dataset": {"name": "toy"}})
+    run.write_config({"flags": flat, "dataset": {"name": "toy", **(dataset or {})}})
     curve = [{"round": r, "valid": {"ndcg@50": valid * r / 4}} for r in (0, 2, 4)]
     run.write_metrics(curve)
     if finished:
@@ -46,7 +53,8 @@ def folder(tmp_path):
 
 
 def test_groups_are_choices_and_a_broken_member_is_named(folder):
-    groups, unread, label = read_groups(folder)
+    runs = find_runs(folder)
+    (groups, label), unread = groups_of(folder, runs), runs.unread
     found = {group.label: group for group in groups}
     assert set(found) == {"fusion=none", "fusion=mlp", "trial0003"}
     assert found["fusion=none"].mean == 11.0 and found["fusion=none"].rounds == 8
@@ -68,7 +76,8 @@ LINES = [
 
 
 def test_the_page_has_curves_differences_budgets_and_the_winner(folder):
-    groups, unread, label = read_groups(folder)
+    runs = find_runs(folder)
+    (groups, label), unread = groups_of(folder, runs), runs.unread
     table = Table("<b>title", ("choice", "x"), [("fusion=none", "1")], "caption")
     page = render_folder(table, LINES, groups, label=label, unread=unread, files=["sweep.md"])
     assert "<b>title" not in page and "&lt;b&gt;title" in page
@@ -184,7 +193,7 @@ def test_a_sweep_keeps_the_model_of_its_best_run(monkeypatch, tmp_path):
 
 
 def test_the_page_says_how_the_choice_stands_and_whether_users_differ(folder):
-    groups, _, label = read_groups(folder)
+    groups, label = groups_of(folder, find_runs(folder))
     chosen = {"choice": "fusion=mlp", "chosen": True, "slice": "warm", "warm_ndcg@50": 11.26}
     baseline = {"choice": "ease", "slice": "warm", "warm_ndcg@50": 9.04, "valid": 9.0}
     baseline |= {"baseline_of": {"title": "EASE", "trained": "centralized"}, "against": "other"}
@@ -203,3 +212,88 @@ def test_the_page_says_how_the_choice_stands_and_whether_users_differ(folder):
     assert "fusion=mlp has 11.3 %" in page
     assert "fusion=mlp: spread of fusion=mlp" in page and "spread of fusion=none" not in page
     assert "remain after Holm&#39;s correction at 5 %: 1 above and 0 below fusion=none." in page
+
+
+def data_of(folder):
+    return find_runs(folder).data
+
+
+def test_only_runs_that_are_comparable_are_compared(tmp_path):
+    """Another protocol or metric has other numbers; permuted features have the same users."""
+    features = {"fingerprint": "f" * 64}
+    make_run(tmp_path / "a", 1.0, dataset=features)
+    make_run(tmp_path / "b", 2.0, dataset={"fingerprint": "0" * 64}, permute_features=1)
+    assert set(data_of(tmp_path).values()) == {"toy"}
+    make_run(tmp_path / "c", 3.0, dataset=features, protocol="paper")
+    make_run(tmp_path / "d", 40.0, dataset=features, select="hr@50")
+    rule = "toy, protocol {}, select {}"
+    assert data_of(tmp_path) == {
+        "a": rule.format("strict", "auto"),
+        "b": rule.format("strict", "auto"),
+        "c": rule.format("paper", "auto"),
+        "d": rule.format("strict", "hr@50"),
+    }
+    groups, _ = groups_of(tmp_path, find_runs(tmp_path))
+    assert {group.label for group in best_groups(groups)} == {"b", "c", "d"}
+
+
+def test_data_that_changed_are_other_data(tmp_path):
+    for name in "ab":
+        make_run(tmp_path / name, 1.0, dataset={"fingerprint": name * 64})
+    assert data_of(tmp_path) == {n: f"toy, fingerprint {n * 12}" for n in "ab"}
+
+
+def test_seeds_that_differ_in_more_are_choices_of_their_own(tmp_path):
+    make_run(tmp_path / "x/seed0", 1.0)
+    make_run(tmp_path / "x/seed1", 2.0, seed=1, workdir="elsewhere", checkpoint_every=7)
+    make_run(tmp_path / "x/seed2", 9.0, seed=2, client_lr=0.5)
+    make_run(tmp_path / "x/seed3", 9.0, seed=3, rounds=7)
+    found = {choice: len(runs) for choice, runs in find_runs(tmp_path).by_choice.items()}
+    assert found == {"x": 2, "x/seed2": 1, "x/seed3": 1}
+
+
+def finished(path, gains, baselines=()):
+    """A finished run of four users, as `page.table_of` takes it."""
+    entry = {"ndcg@50": 1.0, "warm": {}, "cold": {}}
+    told = {"title": "Toy", "trained": "client", "content": False, "settings_tried": 1}
+    summary = {"valid": entry, "test": entry, "select": "all_ndcg@50"}
+    summary["baselines"] = {name: {**entry, **told, "valid": entry} for name in baselines}
+    users = {"ahead": np.arange(4), "tied": np.zeros(4), "judged: ndcg@50": np.array(gains)}
+    users |= {f"{name}: ndcg@50": np.zeros(4) for name in baselines}
+    return page_command.Finished(Found(path, {"flags": {}}, summary, []), users)
+
+
+def test_baselines_come_from_any_run_and_each_line_names_its_data(tmp_path, capsys):
+    runs = {
+        "KU/a": [finished(tmp_path, [0.1, 0.2, 0.3, 0.4])],
+        "KU/b": [finished(tmp_path, [0.2, 0.2, 0.4, 0.4], ["ease"])],
+        "ML/a": [finished(tmp_path, [0.1, 0.2, 0.3, 0.4])],
+    }
+    lines = page_command.table_of(runs, {name: name[:2] for name in runs})
+    assert [line["choice"] for line in lines] == ["KU/a", "KU/b", "ease", "ML/a"]
+    assert ["against" in line for line in lines] == [False, True, True, False]
+    write_comparison(lines, tmp_path / "page", "title", runs)
+    cells = [line.split(" | ")[0] for line in (tmp_path / "page.md").read_text().splitlines()]
+    assert "| KU: Toy [client]" in cells and "| ML: ML/a *" in cells
+    assert "page.md" in capsys.readouterr().out
+
+
+def test_members_are_chosen_by_one_metric():
+    with pytest.raises(InputError, match="--over=select=ndcg@50,hr@50: one validation metric"):
+        members.parse_over("select=ndcg@50,hr@50")
+
+
+@pytest.mark.parametrize("judged", ["all", "warm"])
+def test_columns_of_warm_targets_only_beside_cold_ones(judged, tmp_path):
+    line = {"choice": "a", "seeds": 1, "valid": 1.0, "select": "all_ndcg@50", "ci95": [1, 2]}
+    write_comparison([line | {"slice": judged}], tmp_path / "sweep", "title")
+    assert ("warm HR@50" in (tmp_path / "sweep.md").read_text()) == (judged == "warm")
+    heading, _, row = (tmp_path / "sweep.md").read_text().splitlines()[2:5]
+    assert heading.count("|") == row.count("|")
+
+
+def test_choices_have_one_name_on_the_page(tmp_path):
+    make_run(tmp_path / "dataset=a_b-fusion=mlp/seed0", 10.0)
+    page = folder_page(tmp_path, Table("t", ("c",), [], ""), [{"choice": "dataset=a/b fusion=mlp"}])
+    assert "dataset=a/b fusion=mlp has the best validation" in page
+    assert "dataset=a_b-fusion=mlp" not in page

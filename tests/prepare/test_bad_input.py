@@ -130,7 +130,7 @@ def test_columns_that_could_be_the_user(tmp_path):
     line = refused(tmp_path, "toy.csv", "user_id,USER_ID,item_id,timestamp\na,b,c,1\n")
     assert "columns user_id and USER_ID could both be the user" in line and "--user=" in line
     line = refused(tmp_path, "toy.csv", "a1,b2,3.0,1500000000\n")
-    assert "columns 1 and 2 could each be the user" in line
+    assert "columns 1, 2 could each be the user" in line
     assert "--columns=user,item,rating,time" in line
     line = refused(tmp_path, "toy.csv", "person,thing,when\na,b,c\n")
     assert "could each be the user" in line and "--header=yes" in line
@@ -263,8 +263,18 @@ def test_a_folder_with_several_or_none(tmp_path):
         prepare(tmp_path / "raw", tmp_path / "out")
     for name in ("a.csv", "b.csv"):
         put(tmp_path / "raw" / name, HEADER)
-    with pytest.raises(InputError, match=r"a\.csv, b\.csv could each be the interactions"):
+    put(tmp_path / "raw/c.csv", "customer_id,age\n1,2\n")
+    with pytest.raises(InputError, match=r"raw: a\.csv, b\.csv could each be the interactions"):
         prepare(tmp_path / "raw", tmp_path / "out")
+
+
+def test_the_only_file_with_users_and_items_is_the_interactions(tmp_path):
+    put(tmp_path / "raw/articles.csv", "article_id,prod_name\n01,Socks\n")
+    put(tmp_path / "raw/bought.csv", "t_dat,customer_id,article_id\n2020-01-31,u,01\n")
+    put(tmp_path / "raw/customers.csv", "customer_id,age\nu,20\n")
+    prepared = prepare(tmp_path / "raw", tmp_path / "out", Options(min_user_interactions=1))
+    assert prepared.steps[0][1:] == (1, 1, 1)
+    assert any(line.startswith("bought.csv: the interactions,") for line in prepared.notes)
 
 
 def test_columns_that_are_not_used_are_named(tmp_path):
@@ -274,6 +284,32 @@ def test_columns_that_are_not_used_are_named(tmp_path):
     notes: list[str] = []
     read_items(put(tmp_path / "items.csv", "item,title,image,plot\n1,One,x,y\n"), notes=notes)
     assert notes == ["items.csv: 1 items, titles from column title; columns not used: plot"]
+
+
+@pytest.mark.parametrize(
+    ("header", "identity", "title"),
+    [
+        ("article_id,prod_name,detail_desc", "article_id", "prod_name"),
+        ("app_id,title,win", "app_id", "title"),
+        ("business_id,name,stars", "business_id", "name"),
+        ("id,movie title,movie", "id", "movie title"),
+        ("isbn,book-title,author", "isbn", "book-title"),
+    ],
+)
+def test_the_columns_of_items_are_found(header, identity, title, tmp_path):
+    """Each name of the interactions' item is also one of the items' id; the header is no item."""
+    columns = header.split(",")
+    cells = ",".join(f"the {column}" for column in columns)
+    items = read_items(put(tmp_path / "i.csv", f"{header}\n{cells}\n"), notes=[])
+    assert {key: item.title for key, item in items.items()} == {f"the {identity}": f"the {title}"}
+
+
+def test_entities_in_titles_are_decoded(tmp_path):
+    notes: list[str] = []
+    path = put(tmp_path / "i.csv", "id,title\n1,Salt &amp; Pepper &#39;n&#39; more\n2,A & B\n")
+    items = read_items(path, notes=notes)
+    assert [item.title for item in items.values()] == ["Salt & Pepper 'n' more", "A & B"]
+    assert notes[0] == "i.csv: 1 titles have HTML entities such as &amp;, now decoded"
 
 
 @pytest.mark.parametrize("before", ["", "\n", "\n \n"])

@@ -15,7 +15,7 @@ from rich.table import Table as PrintedTable
 from rich.text import Text
 
 from fedvlr_jax.commands.shared.finished import validation
-from fedvlr_jax.commands.shared.page import PAGE, folder_page
+from fedvlr_jax.commands.shared.page import PAGE, FoundRuns, folder_page
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
@@ -262,10 +262,17 @@ def gain_cells(line: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _columns_shown(lines: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The indices of the HEADINGS to show: without cold targets, those of warm ones repeat all."""
+    warm = any(line["slice"] == "warm" for line in lines)
+    return [place for place, name in enumerate(HEADINGS) if warm or not name.startswith("warm")]
+
+
 def cells(line: Mapping[str, Any]) -> list[str]:
-    """The cells of a choice, under HEADINGS."""
+    """The cells of a choice, under HEADINGS. A line with a "dataset" has it before its name."""
+    data = f"{line['dataset']}: " if "dataset" in line else ""
     return [
-        name_cell(line),
+        data + name_cell(line),
         str(line["seeds"]),
         f"{line['valid']:.2f}",
         *metric_cells(line),
@@ -275,22 +282,31 @@ def cells(line: Mapping[str, Any]) -> list[str]:
 
 
 def write_comparison(
-    lines: list[dict[str, Any]], stem: Path, title: str, labels: Iterable[str] = ()
+    lines: list[dict[str, Any]],
+    stem: Path,
+    title: str,
+    labels: Iterable[str] = (),
+    runs: FoundRuns | None = None,
 ) -> None:
     """Prints the lines of `compare`, and writes them as `write_table` does.
 
     The caption names those of the `labels` that have no line.
     """
+    judged, rules = ({line[name]: None for line in lines} for name in ("slice", "select"))
     caption = (
         f"Test part, percent, mean ± sd over seeds; NDCG@10 and @20, interval and tests (NDCG@50) "
-        f"on {lines[0]['slice']} targets; * best on validation ({lines[0]['select']}). To compare "
+        f"on {' or '.join(judged)} targets; * best on validation ({', '.join(rules)}). To compare "
         f"a mean over seeds with a single run, use t. {ON_GAINS}"
     )
     finished = {line["choice"] for line in lines}
     missing = [label for label in labels if label not in finished]
     if missing:
         caption += f" Without a finished run: {', '.join(missing)}."
-    write_table(HEADINGS, [cells(line) for line in lines], lines, stem, title, caption)
+    shown = _columns_shown(lines)
+    headings = [HEADINGS[place] for place in shown]
+    found = [cells(line) for line in lines]
+    rows = [[row[place] for place in shown] for row in found]
+    write_table(headings, rows, lines, stem, title, caption, runs)
 
 
 def write_table(
@@ -300,10 +316,14 @@ def write_table(
     stem: Path,
     title: str,
     caption: str,
+    runs: FoundRuns | None = None,
 ) -> None:
     """Prints a table and writes it to stem.md, and its numbers to stem.json and stem.csv.
 
     index.html in the same folder shows the table and the runs below the folder.
+
+    Args:
+      runs: the runs below the folder; None: read them.
     """
     print_table(headings, rows, title, caption)
     markdown = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
@@ -312,7 +332,7 @@ def write_table(
     write_text(stem.with_suffix(".json"), json.dumps(lines, indent=2))
     write_text(stem.with_suffix(".csv"), pd.json_normalize(lines).to_csv(index=False))
     files = [f"{stem.name}{end}" for end in (".md", ".json", ".csv")]
-    page = folder_page(stem.parent, Table(title, headings, rows, caption), lines, files)
+    page = folder_page(stem.parent, Table(title, headings, rows, caption), lines, files, runs)
     write_text(stem.parent / PAGE, page)
     print(f"page: {stem.parent / PAGE}\ntable: {stem}.md, .json, .csv")
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fedvlr_jax.commands.shared.finished import validation
 from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
-from fedvlr_jax.config import Config
+from fedvlr_jax.config import RESUMABLE_FLAGS, Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.folder import Group, Run, Table, render_folder
@@ -19,15 +19,12 @@ from fedvlr_jax.selection import Selection, selection_of
 PAGE = "index.html"
 
 
-def folder_page(
-    folder: Path, table: Table, lines: Sequence[Mapping[str, Any]], files: Sequence[str] = ()
-) -> str:
-    """The page of the runs below `folder`, as HTML text.
-
-    The page names the runs that cannot be read, and shows all others.
-    """
-    groups, unread, label = read_groups(folder)
-    return render_folder(table, lines, groups, label=label, unread=unread, files=files)
+# Flags that runs of one choice may differ in.
+_OF_ONE_RUN = (RESUMABLE_FLAGS - {"rounds", "patience"}) | {"seed", "workdir"}
+# Results of runs that differ in one of these flags are not comparable.
+_OF_COMPARISON = ("synthetic_kind", "synthetic_seed", "protocol", "select")
+# Flags that change the fingerprint of the data, but neither the users nor their targets.
+_OF_TRAINING_DATA = ("recency", "permute_features")
 
 
 class Found(NamedTuple):
@@ -38,18 +35,83 @@ class Found(NamedTuple):
     summary: dict[str, Any]
     metrics: list[dict[str, Any]]
 
+    @property
+    def flags(self) -> dict[str, Any]:
+        return self.config["flags"]
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        return self.config.get("dataset") or {}
+
+    @property
+    def data_name(self) -> str:
+        return str(self.dataset.get("name", ""))
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.dataset.get("fingerprint", ""))[:12]
+
+    @property
+    def compared_by(self) -> dict[str, str]:
+        """The data, the protocol and the validation metric, by label.
+
+        Only runs with equal values are comparable.
+        """
+        counts = (self.dataset.get("interactions") or {}).values()
+        rules = {name: str(self.flags.get(name, "")) for name in _OF_COMPARISON}
+        return {
+            "": self.data_name,
+            "split": str(self.dataset.get("split", "")),
+            "interactions": " / ".join(map(str, counts)),
+            **rules,
+        }
+
+
+class FoundRuns(NamedTuple):
+    """The runs below a folder.
+
+    Attributes:
+      by_choice: the runs that differ only in their seed, by the folder that holds all seeds,
+        relative to the folder.
+      data: by choice, the name of its data set, and what else must be equal for a comparison if
+        it differs among the choices of this name, such as the protocol.
+      unread: one line for each run that cannot be read.
+    """
+
+    by_choice: dict[str, list[Found]]
+    data: dict[str, str]
+    unread: list[str]
+
+
+def folder_page(
+    folder: Path,
+    table: Table,
+    lines: Sequence[Mapping[str, Any]],
+    files: Sequence[str] = (),
+    runs: FoundRuns | None = None,
+) -> str:
+    """The page of the runs below `folder`, as HTML text.
+
+    The page names the runs that cannot be read, and shows all others.
+
+    Args:
+      runs: None: read them.
+    """
+    runs = runs or find_runs(folder)
+    groups, label = groups_of(folder, runs)
+    # Choices have the names of the table; those of folders have other separators.
+    labels = [str(line["choice"]) for line in lines]
+    names = {label.replace(" ", "-").replace("/", "_"): label for label in labels}
+    groups = [group._replace(label=names.get(group.label, group.label)) for group in groups]
+    return render_folder(table, lines, groups, label=label, unread=runs.unread, files=files)
+
 
 # Files that only a run leaves; without config.json nobody knows which run.
 _LEFT_BY_RUNS = (METRICS, SUMMARY, "checkpoints")
 
 
-def find_runs(folder: Path) -> tuple[dict[str, list[Found]], list[str]]:
-    """The runs below a folder, and one line for each that cannot be read.
-
-    Returns:
-      by_choice: by the folder that holds the runs of all seeds, relative to `folder`.
-      unread: the lines.
-    """
+def find_runs(folder: Path) -> FoundRuns:
+    """Reads the runs below a folder."""
     by_choice: dict[str, list[Found]] = {}
     unread = []
     names = (CONFIG, *_LEFT_BY_RUNS)
@@ -61,24 +123,55 @@ def find_runs(folder: Path) -> tuple[dict[str, list[Found]], list[str]]:
         except InputError as error:
             unread.append(str(error).removeprefix("--workdir="))
             continue
-        by_choice.setdefault((path.parent if seeded else path).as_posix(), []).append(found)
-    return by_choice, unread
+        choice = (path.parent if seeded else path).as_posix()
+        known = by_choice.get(choice)
+        if known and not _only_the_seed_differs(found, known[0]):
+            choice = path.as_posix()
+        by_choice.setdefault(choice, []).append(found)
+    return FoundRuns(by_choice, _names_of_data(by_choice), unread)
 
 
-def read_groups(folder: Path) -> tuple[list[Group], list[str], str]:
-    """The runs below a folder, grouped by choice.
+def _only_the_seed_differs(run: Found, other: Found) -> bool:
+    # Runs of another version may lack a flag.
+    shared = (run.flags.keys() & other.flags.keys()) - _OF_ONE_RUN
+    same = all(run.flags[name] == other.flags[name] for name in shared)
+    return same and run.compared_by == other.compared_by and run.fingerprint == other.fingerprint
 
-    Returns:
-      groups: by the folder that holds the runs of all seeds.
-      unread: one line for each run that cannot be read.
-      label: of the metric that the runs were selected by.
-    """
-    by_choice, unread = find_runs(folder)
-    finished = [found.summary for of in by_choice.values() for found in of if found.summary]
+
+def _names_of_data(by_choice: Mapping[str, Sequence[Found]]) -> dict[str, str]:
+    compared_by = {choice: found[0].compared_by for choice, found in by_choice.items()}
+    # The data of one name may have changed between two runs.
+    changed: dict[tuple[str, ...], set[str]] = {}
+    for run, *_ in by_choice.values():
+        changed.setdefault(_alike(run), set()).add(run.fingerprint)
+    for choice, (run, *_) in by_choice.items():
+        several = len(changed[_alike(run)]) > 1
+        compared_by[choice]["fingerprint"] = run.fingerprint if several else ""
+    names = {}
+    for choice, own in compared_by.items():
+        alike = [other for other in compared_by.values() if other[""] == own[""]]
+        telling = [n for n in own if n and len({other[n] for other in alike}) > 1]
+        names[choice] = ", ".join([own[""], *(f"{name} {own[name]}" for name in telling)])
+    return names
+
+
+def _alike(run: Found) -> tuple[str, ...]:
+    """Runs with equal values have equal fingerprints, unless the data have changed."""
+    of_data = (str(run.flags.get(name, "")) for name in _OF_TRAINING_DATA)
+    return (*run.compared_by.values(), *of_data)
+
+
+def groups_of(folder: Path, runs: FoundRuns) -> tuple[list[Group], str]:
+    """The choices below a folder, and the label of the metric that the runs were selected by."""
+    finished = [found.summary for of in runs.by_choice.values() for found in of if found.summary]
     # An unfinished run does not record the judged slice of its data set.
     usual = selection_of(finished[0] if finished else {})
-    groups = [_group(choice, folder, found, usual) for choice, found in by_choice.items()]
-    return groups, unread, usual.label
+    labels = {selection_of(summary).label for summary in finished}
+    groups = [
+        _group(choice, runs.data[choice], folder, found, usual)
+        for choice, found in runs.by_choice.items()
+    ]
+    return groups, usual.label if len(labels) < 2 else "value of --select"
 
 
 def _read(path: Path) -> Found:
@@ -98,14 +191,13 @@ def _read(path: Path) -> Found:
     return Found(path, config, summary, metrics)
 
 
-def _group(choice: str, folder: Path, found: Sequence[Found], usual: Selection) -> Group:
+def _group(choice: str, data: str, folder: Path, found: Sequence[Found], usual: Selection) -> Group:
     finished = [of.summary for of in found if of.summary]
     curves = [_curve(of, usual) for of in found]
     ran = [of.summary.get("rounds_run") or _last_round(of.metrics) for of in found]
-    dataset = str((found[0].config.get("dataset") or {}).get("name", ""))
     return Group(
-        label=choice.removeprefix(f"{dataset}/"),
-        dataset=dataset,
+        label=choice.removeprefix(f"{found[0].data_name}/"),
+        dataset=data,
         runs=[_run(folder, of) for of in found],
         curves=curves,
         valid=[validation(summary) for summary in finished],

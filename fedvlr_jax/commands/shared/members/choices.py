@@ -84,6 +84,11 @@ def parse_over(text: str) -> list[Choice]:
                 f"--over={text}: members need the same users; give one --{name}, and run one sweep "
                 "per value"
             )
+    if "select" in names:
+        raise InputError(
+            f"--over={text}: one validation metric chooses among all members; give one --select, "
+            "and run one sweep per value"
+        )
     rows = [value.split(":") for value in right.split(";" if ";" in right else ",")]
     wrong = [row for row in rows if len(row) != len(names)]
     if wrong:
