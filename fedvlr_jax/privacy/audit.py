@@ -147,7 +147,7 @@ def round_release(
     """The audited release of one round of an aggregator.
 
     The canary uploads one row of an item, `strength` times as long as the bound. All other clients
-    upload zeros for this item.
+    upload zeros for this item. With adaptive clipping the release also has the next bound.
 
     Args:
       weights: those of a `Reduce`. clients: K sampled clients, the canary last.
@@ -171,8 +171,13 @@ def round_release(
         factor, _ = uplink.weigh(uploads.norms() * bound, _Sampled(responded), state)  # type: ignore[arg-type]
         alpha = weights(jnp.ones(clients), responded)
         total = uploads.scaled(factor * bound).total(alpha)
-        noisy = noise.add(key, Upload(total.views, ()), alpha, bound)
-        return noisy.views.reshape(-1)
+        noisy = noise.add(key, Upload(total.views, ()), alpha, bound).views.reshape(-1)
+        if uplink.noisy_update is None:
+            return noisy
+        # The server publishes the next bound too. Its logarithm is linear in the noisy share.
+        own = jax.random.fold_in(key, 1)
+        after = uplink.next_state(own, state, factor < 1, responded)
+        return jnp.append(noisy, jnp.log(after / state))
 
     return release
 

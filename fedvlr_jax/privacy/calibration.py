@@ -91,8 +91,8 @@ def _target(config: Config) -> float:
 def upload_multiplier(config: Config, multiplier: float, clients: float) -> float:
     """The noise on the uploads themselves, in units of their bound.
 
-    With adaptive clipping a round also releases the share of unclipped uploads, with noise of
-    sigma_b = clients / 20 on the count. If the uploads have the multiplier
+    With adaptive clipping a round also releases the share of unclipped uploads. A client moves its
+    sum by 1/2, with noise of sigma_b = clients / 20. If the uploads have the multiplier
     (z^-2 - (2 sigma_b)^-2)^-1/2, both together are one Gaussian release of `multiplier` z
     (Andrew et al. 2021, Theorem 1).
 

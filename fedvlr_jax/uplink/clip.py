@@ -74,8 +74,10 @@ def private_adaptive_clip(
 ) -> UplinkTransform:
     """`adaptive_clip` whose share is noisy and has a fixed denominator.
 
-    b = (number of uploads within the bound + N(0, (deviation * clients)^2)) / clients, so that one
-    client moves b by at most 1 / clients, and the noise does not depend on who responds.
+    b = 1/2 + (sum over the responding clients of (1 if within the bound, else 0) - 1/2, plus
+    N(0, (deviation * clients)^2)) / clients. Adding or removing a client moves the sum by exactly
+    1/2, as in the accounting of Andrew et al.; a count of the clients within the bound would move
+    by 1. Without a response b is 1/2 and noise.
 
     Args:
       clients: that a round expects to respond.
@@ -84,8 +86,8 @@ def private_adaptive_clip(
     plain = adaptive_clip(bound, quantile, rate)
 
     def noisy_update(key, state, clipped, responded):
-        within = jnp.sum(responded & ~clipped).astype(jnp.float32) / clients
-        within += deviation * jax.random.normal(key)
+        votes = jnp.where(responded, jnp.where(clipped, -0.5, 0.5), 0.0)
+        within = 0.5 + jnp.sum(votes) / clients + deviation * jax.random.normal(key)
         return state * jnp.exp(-rate * (within - quantile))
 
     return plain._replace(noisy_update=noisy_update)

@@ -1,4 +1,4 @@
-"""The audit passes honest releases and flags six planted bugs."""
+"""The audit passes honest releases and flags seven planted bugs."""
 
 import dataclasses
 
@@ -11,6 +11,7 @@ from fedvlr_jax.commands.audit import audits, check
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.privacy import accounting
 from fedvlr_jax.privacy.audit import (
     audit,
@@ -71,6 +72,37 @@ def test_honest_rounds_pass_and_planted_bugs_do_not(name):
     assert found.refuted != name.startswith("honest"), found
     # The attack is not a weak one: it finds a part of what an honest round gives away.
     assert found.lower > 1.5
+
+
+ADAPTIVE_CLIENTS = 11
+
+
+def adaptive(counts):
+    """A round with adaptive clipping at z = 1. `counts` maps a client within the bound to what it
+    adds to the released sum, in place of 1/2."""
+    flags = dict(privacy="central", clip_norm=BOUND, clip_quantile=0.5, noise_multiplier=1.0)
+    aggregator = make_aggregator(Config.from_flat(**flags), ADAPTIVE_CLIENTS)
+    uplink = aggregator.uplink
+
+    def planted(key, state, clipped, responded):
+        more = jnp.sum(jnp.where(responded & ~clipped, counts - 0.5, 0.0)) / ADAPTIVE_CLIENTS
+        return uplink.noisy_update(key, state, clipped, responded) * jnp.exp(-0.2 * more)
+
+    return round_release(
+        uplink._replace(noisy_update=planted),
+        aggregator.reduce.weights,
+        aggregator.noise,
+        clients=ADAPTIVE_CLIENTS,
+        responding=ADAPTIVE_CLIENTS - 1,
+        strength=1.0,
+    )
+
+
+@pytest.mark.parametrize("counts", [0.5, 1.0])
+def test_a_share_that_one_client_moves_by_one_is_flagged(counts):
+    """sigma_b = 0.55: a move by 1 adds 0.55^-2 to the precision, where 1.1^-2 is claimed."""
+    found = audit(adaptive(counts), CLAIMED, DELTA, trials=60_000)
+    assert found.refuted == (counts == 1.0), found
 
 
 def sampled_rounds(sampler, *, population, cohort, rounds, multiplier):

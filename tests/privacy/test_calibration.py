@@ -197,14 +197,14 @@ def test_noise_on_every_row(flags, deviation):
 
 
 def test_the_noisy_share_moves_the_bound_with_a_fixed_denominator():
-    """b = 2 / 8 + .05 n, whoever responds: S exp(-.2 (b - .5))."""
+    """b = 1/2 + (1/2 + 1/2 - 1/2) / 8 + .05 n: S exp(-.2 (b - .5))."""
     transform = private_adaptive_clip(2.0, 0.5, clients=8.0, deviation=0.05)
     clipped = jnp.asarray([False, False, True, False])
     present = jnp.asarray([True, True, True, False])
     keys = jax.random.split(jax.random.key(0), 4000)
     move = jax.vmap(lambda key: transform.next_state(key, transform.init(), clipped, present))
     share = 0.5 - np.log(np.asarray(move(keys)) / 2.0) / 0.2
-    assert share.mean() == pytest.approx(0.25, abs=0.004)
+    assert share.mean() == pytest.approx(0.5625, abs=0.004)
     assert share.std() == pytest.approx(0.05, rel=0.05)
 
 

@@ -111,16 +111,30 @@ def test_the_private_share_has_a_fixed_denominator_and_noise():
     responded = jnp.asarray([True, True, True, False])
     clipped = jnp.asarray([True, False, False, False])
     state = transform.next_state(jax.random.key(0), jnp.asarray(2.0), clipped, responded)
-    # Two of the three who responded were within the bound: b = 2 / 8.
-    np.testing.assert_allclose(state, 2.0 * np.exp(-0.3 * (2 / 8 - 0.5)), rtol=1e-6)
+    # Two of the three who responded were within the bound: b = 1/2 + (1/2 + 1/2 - 1/2) / 8.
+    b = 0.5625
+    np.testing.assert_allclose(state, 2.0 * np.exp(-0.3 * (b - 0.5)), rtol=1e-6)
     noisy = private_adaptive_clip(2.0, 0.5, clients=8.0, deviation=0.1, rate=0.3)
     draw = lambda key: noisy.next_state(key, jnp.asarray(2.0), clipped, responded)
     states = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(1), 4000)), np.float64)
     share = 0.5 - np.log(states / 2.0) / 0.3
-    assert share.mean() == pytest.approx(2 / 8, abs=5 * 0.1 / np.sqrt(4000))
+    assert share.mean() == pytest.approx(b, abs=5 * 0.1 / np.sqrt(4000))
     assert share.std() == pytest.approx(0.1, rel=5 / np.sqrt(8000))
     # Normal: a uniform draw is never beyond two deviations.
-    assert 0.03 < np.mean(np.abs(share - 2 / 8) > 0.2) < 0.06
+    assert 0.03 < np.mean(np.abs(share - b) > 0.2) < 0.06
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_one_client_moves_the_private_share_by_a_half(clipped):
+    """The accounting has noise of clients / 20 beside a sensitivity of 1/2."""
+    transform = private_adaptive_clip(1.0, 0.5, clients=10.0, deviation=0.0, rate=1.0)
+    others = jnp.asarray([True, True, False, False])
+    flags = jnp.asarray([False, True, clipped, False])
+    count = lambda responded: -10 * np.log(
+        transform.next_state(jax.random.key(0), jnp.ones(()), flags, responded)
+    )
+    moved = count(others.at[2].set(True)) - count(others)
+    np.testing.assert_allclose(moved, -0.5 if clipped else 0.5, rtol=1e-5)
 
 
 def test_an_upload_that_is_zero_is_within_the_bound():
