@@ -51,11 +51,11 @@ def exchanges_of(
     items, width = model.num_items, model.width
     if init.init == "spectral" and config.privacy.privacy != "none":
         up = init.init_exchanges * min(width, items)
-        text = f"start spectral: {init.init_exchanges} exchanges with noise"
+        text = f"init spectral: {init.init_exchanges} exchanges with noise"
         found.append(Exchange(text, items * (up + width), up))
     elif init.init == "spectral":
         up = init.init_exchanges * min(width + OVERSAMPLING, dataset.num_users, items)
-        text = f"start spectral: counts, {init.init_exchanges} exchanges and a mean score"
+        text = f"init spectral: counts, {init.init_exchanges} exchanges and a mean score"
         # First the counts of the items, last the table from which a client computes its vector.
         found.append(Exchange(text, items * (1 + up + width), up))
     if init.init == "ease":
@@ -68,7 +68,7 @@ def exchanges_of(
         if initial is not None:
             chosen = f", content {initial.content:g}, normalization {initial.normalization:g}, "
             chosen += f"recency {initial.recency:g}"
-        text = f"start ease{chosen}: counts, {tried} x {init.init_exchanges} exchanges"
+        text = f"init ease{chosen}: counts, {tried} x {init.init_exchanges} exchanges"
         found.append(Exchange(f"{text} and a mean score", items * (1 + up + compared + width), up))
     if init.init_router == "history":
         up = EXCHANGES * (init.init_topics if "id" in sources_of(model.fusion.names) else 0)
