@@ -20,8 +20,7 @@ from fedvlr_jax.federated.server_optimizer import server_step
 from fedvlr_jax.models import Backbone
 from fedvlr_jax.settings import key_of, under_own_settings
 from fedvlr_jax.types import Cohort, Histories, PyTree, Rates
-from fedvlr_jax.uplink import Needs, Upload
-from fedvlr_jax.uplink.uploads import SlotUploads
+from fedvlr_jax.uplink import Needs, SlotUploads, Upload
 
 _ROWS, _CLIENTS, _ITEMS, _VIEWS = 7, 6, 5, 2
 

@@ -73,24 +73,24 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
     row = trees.num_bytes(simulation.initial.client_shapes)
     shared = trees.num_bytes(simulation.initial.server_shapes)
     views = 4 * model.num_items * len(model.fusion.names) * model.width
-    asked = config.federation.cohort or dataset.num_users
+    sampled = config.federation.cohort or dataset.num_users
     longest = int(dataset.train.counts.max())
-    chunk = chunk_bytes(simulation.task, simulation.plan, longest, asked)
+    chunk = chunk_bytes(simulation.task, simulation.plan, longest, sampled)
     # The clients' items with times, and the held-out items in the form of the evaluation.
     entries = sum(len(part) for part in (dataset.train, dataset.valid, dataset.test))
     data = 12 * entries + 24 * dataset.num_users
     held_out = simulation.engine.evaluation.held_out
     data += trees.num_bytes((simulation.features, simulation.setup.initialization, held_out))
     if isinstance(simulation.engine, OnDevice):
-        private, staged = dataset.num_users * row, asked * row
+        private, staged = dataset.num_users * row, sampled * row
         data += trees.num_bytes((simulation.engine.histories, simulation.engine.targets))
         evaluated = 0
     else:
         # The rows of a chunk before and after training, and the rows of the next chunk.
-        at_once = min(asked, chunk_size(simulation.task, simulation.plan, longest))
+        at_once = min(sampled, chunk_size(simulation.task, simulation.plan, longest))
         in_memory = config.run.store == "host"
         private = dataset.num_users * row if in_memory else 0
-        staged = 3 * at_once * row + (asked * row if in_memory else 0)
+        staged = 3 * at_once * row + (sampled * row if in_memory else 0)
         evaluated = EVALUATED_COPIES * min(dataset.num_users * row, EVALUATED_BYTES)
     scores = min(SCORE_BYTES, client_score_bytes(model) * dataset.num_users)
     # Two counts per target, and the scores of one block of targets.
@@ -136,8 +136,8 @@ def describe_plan(simulation: Simulation) -> str:
     """One line: the plan, the store, the chunk and the estimated memory."""
     parts, config = estimate(simulation), simulation.config
     counts = simulation.population.train.counts
-    asked = config.federation.cohort or simulation.population.num_users
-    at_once = min(asked, chunk_size(simulation.task, simulation.plan, int(counts.max())))
+    sampled = config.federation.cohort or simulation.population.num_users
+    at_once = min(sampled, chunk_size(simulation.task, simulation.plan, int(counts.max())))
     devices = simulation.setup.num_devices
     found = f" of {jax.device_count()}" if jax.device_count() > devices else ""
     listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())

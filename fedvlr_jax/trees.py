@@ -21,6 +21,11 @@ def per_client(flag: jax.Array, leaf: jax.Array) -> jax.Array:
     return flag.reshape(flag.shape + (1,) * (leaf.ndim - flag.ndim))
 
 
+def rows(tree: PyTree, index: Any) -> PyTree:
+    """leaf[index] of each leaf [K, ...]; `index` as NumPy takes one."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
 def select(flag: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
     """`on_true` where `flag` is True, else the unchanged bits of `on_false`.
 

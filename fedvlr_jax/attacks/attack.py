@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.types import PyTree
-from fedvlr_jax.uplink.altered import AlteredUploads
+from fedvlr_jax.uplink.altered_uploads import AlteredUploads
 from fedvlr_jax.uplink.uploads import Upload, Uploads
 
 

@@ -125,9 +125,9 @@ def client_uploads(
 
     def uploads(state: State, views: jax.Array | None):
         server = state.server
-        asked = [jnp.asarray(history.count) > 0 for history in histories]
+        sampled = [jnp.asarray(history.count) > 0 for history in histories]
         weight = simulation.model.backbone.weight
-        cohorts = make_cohorts(server, histories, asked, weight, task.config.federation)
+        cohorts = make_cohorts(server, histories, sampled, weight, task.config.federation)
         broadcast, _ = open_round(task, plan, server, simulation.features, rates)
         if views is not None:
             broadcast = make_broadcast(task, plan, views, server, rates)

@@ -57,8 +57,8 @@ class EvaluationConfig:
     @property
     def cutoffs(self) -> tuple[int, ...]:
         """The cut-offs of --ks, the headline and --select, ascending."""
-        asked = {int(k) for k in self.ks.split(",")}
-        return tuple(sorted({*asked, HEADLINE, self.selection.cutoff}))
+        given = {int(k) for k in self.ks.split(",")}
+        return tuple(sorted({*given, HEADLINE, self.selection.cutoff}))
 
     @property
     def selection(self) -> Selection:

@@ -79,10 +79,21 @@ def slice_capacities(config: Config, bucket_sizes: list[int]) -> list[int]:
     return [padded(size) for size in bucket_capacities(bucket_sizes, -(-buffer // versions))]
 
 
+class Slice(NamedTuple):
+    """Clients of one server step that trained on one version.
+
+    Attributes:
+      staleness: in server steps. rows: of each bucket, int64 [at most its capacity].
+    """
+
+    staleness: int
+    rows: list[np.ndarray]
+
+
 def slices_of(
     rows: Sequence[np.ndarray], staleness: Sequence[np.ndarray], capacities: Sequence[int]
-) -> list[tuple[int, list[np.ndarray]]]:
-    """(staleness, rows of each bucket) of each slice of one step; the first has staleness 0.
+) -> list[Slice]:
+    """The slices of one step, by ascending staleness; the first has staleness 0.
 
     Args:
       rows, staleness: one array per bucket, with an entry for each of its clients in the step.
@@ -94,13 +105,13 @@ def slices_of(
         needed = max(-(-len(r) // size) for r, size in zip(chosen, capacities, strict=True))
         for number in range(max(1, needed)):
             cut = lambda r, size, n=number: r[n * size : (n + 1) * size]
-            parts = [cut(r, size) for r, size in zip(chosen, capacities, strict=True)]
-            slices.append((value, parts))
+            own = [cut(r, size) for r, size in zip(chosen, capacities, strict=True)]
+            slices.append(Slice(value, own))
     return slices
 
 
 def pack_schedule(
-    steps: Sequence[list[tuple[int, list[np.ndarray]]]],
+    steps: Sequence[list[Slice]],
     capacities: Sequence[int],
     bucket_rows: Sequence[int],
     places: int,
@@ -124,9 +135,9 @@ def pack_schedule(
     ]
     staleness = np.zeros((places, count), np.int32)
     for step, slices in enumerate(steps):
-        for number, (value, parts) in enumerate(slices):
-            staleness[step, number] = value
-            for table, rows in zip(packed, parts, strict=True):
+        for number, one in enumerate(slices):
+            staleness[step, number] = one.staleness
+            for table, rows in zip(packed, one.rows, strict=True):
                 table[step, number, : len(rows)] = rows
     return (*(table.reshape(places, -1) for table in packed), staleness)
 

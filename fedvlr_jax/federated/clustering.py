@@ -21,25 +21,26 @@ RESTARTS = 8
 
 
 def spectral_groups(
-    rows: jax.Array, present: jax.Array, num_groups: int, key: jax.Array
+    rows: jax.Array, responded: jax.Array, num_groups: int, key: jax.Array
 ) -> jax.Array:
-    """int32 [K]: the group of each client; any number where a client is not present.
+    """int32 [K]: the group of each client; any number where a client did not respond.
 
     Args:
-      rows: the features of the clients [K, F]; only those of present clients are read.
-      present: bool [K].
+      rows: the features of the clients [K, F]; only those of clients that responded are read.
+      responded: bool [K].
       key: of the starts of k-means.
     """
-    points = spectral_embedding(standardised(rows, present), present, num_groups)
-    return k_means(points, present, num_groups, key)
+    points = spectral_embedding(standardised(rows, responded), responded, num_groups)
+    return k_means(points, responded, num_groups, key)
 
 
-def standardised(rows: jax.Array, present: jax.Array) -> jax.Array:
-    """The rows [K, F] with mean 0 and standard deviation 1 in each column, over present clients.
+def standardised(rows: jax.Array, responded: jax.Array) -> jax.Array:
+    """The rows [K, F] with mean 0 and standard deviation 1 in each column.
 
-    A constant column becomes 0, and so does the row of a client that is not present.
+    Mean and deviation are over the clients that responded. A constant column becomes 0, and so does
+    the row of a client that did not respond.
     """
-    mask = present.astype(rows.dtype)[:, None]
+    mask = responded.astype(rows.dtype)[:, None]
     count = jnp.maximum(jnp.sum(mask), 1.0)
     rows = jnp.where(mask > 0, rows, 0.0)
     centred = mask * (rows - jnp.sum(rows, axis=0, keepdims=True) / count)
@@ -47,14 +48,14 @@ def standardised(rows: jax.Array, present: jax.Array) -> jax.Array:
     return jnp.where(deviation > 0, centred / jnp.where(deviation > 0, deviation, 1.0), 0.0)
 
 
-def spectral_embedding(rows: jax.Array, present: jax.Array, size: int) -> jax.Array:
+def spectral_embedding(rows: jax.Array, responded: jax.Array, size: int) -> jax.Array:
     """[K, size]: the leading eigenvectors of D^(-1/2) W D^(-1/2), divided by the roots of D.
 
-    W_uv = exp(-|x_u - x_v|^2 / (2 m^2)) for u != v, where m is the median distance of two present
+    W_uv = exp(-|x_u - x_v|^2 / (2 m^2)) for u != v, where m is the median distance of two
     clients, and D has the row sums of W.
     """
     clients = rows.shape[0]
-    pair = present[:, None] & present[None, :] & ~jnp.eye(clients, dtype=bool)
+    pair = responded[:, None] & responded[None, :] & ~jnp.eye(clients, dtype=bool)
     square = squared_distances(rows @ rows.T)
     median = jnp.nanmedian(jnp.where(pair, jnp.sqrt(square), jnp.nan))
     scale = jnp.where(median > 0, 2 * jnp.square(median), 1.0)
@@ -63,18 +64,18 @@ def spectral_embedding(rows: jax.Array, present: jax.Array, size: int) -> jax.Ar
     root = jnp.sqrt(jnp.where(degree > 0, degree, 1.0))
     normalised = affinity / (root[:, None] * root[None, :])
     # No eigenvalue is below -1: the vectors of absent clients are never among the leading ones.
-    absent = jnp.diag(jnp.where(present, 0.0, -2.0).astype(rows.dtype))
+    absent = jnp.diag(jnp.where(responded, 0.0, -2.0).astype(rows.dtype))
     _, vectors = jnp.linalg.eigh(normalised + absent)
     return vectors[:, ::-1][:, :size] / root[:, None]
 
 
-def k_means(points: jax.Array, present: jax.Array, num_groups: int, key: jax.Array) -> jax.Array:
+def k_means(points: jax.Array, responded: jax.Array, num_groups: int, key: jax.Array) -> jax.Array:
     """int32 [K]: the groups of the best of RESTARTS runs of LLOYD_STEPS steps.
 
     A run starts with k-means++ (Arthur and Vassilvitskii 2007). A group that loses all its points
     keeps its centre.
     """
-    one = functools.partial(_one_run, points, present, num_groups)
+    one = functools.partial(_one_run, points, responded, num_groups)
     groups, spread = jax.vmap(one)(jax.random.split(key, RESTARTS))
     return groups[jnp.argmin(spread)]
 
@@ -84,14 +85,14 @@ def _to_centres(points: jax.Array, centres: jax.Array) -> jax.Array:
 
 
 def _one_run(
-    points: jax.Array, present: jax.Array, num_groups: int, key: jax.Array
+    points: jax.Array, responded: jax.Array, num_groups: int, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """(the groups [K], the sum of the squared distances to the centres [])."""
-    mask = present.astype(points.dtype)
+    mask = responded.astype(points.dtype)
 
     def plus_plus(number: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         centres, nearest = carry
-        chance = jnp.where(present, jnp.log(nearest + 1e-30), -jnp.inf)
+        chance = jnp.where(responded, jnp.log(nearest + 1e-30), -jnp.inf)
         chosen = points[jax.random.categorical(jax.random.fold_in(key, number), chance)]
         distance = jnp.sum(jnp.square(points - chosen[None, :]), axis=1)
         return centres.at[number].set(chosen), jnp.minimum(nearest, distance)
@@ -114,16 +115,16 @@ def _one_run(
     return group, jnp.sum(mask * jnp.min(distance, axis=1))
 
 
-def renumbered(group: jax.Array, before: jax.Array, present: jax.Array, count: int) -> jax.Array:
+def renumbered(group: jax.Array, before: jax.Array, responded: jax.Array, count: int) -> jax.Array:
     """The groups [K] with the numbers of earlier groups that share the most clients with them.
 
     The pair of a new and an earlier group with the largest overlap is matched first, then the next
     one among the rest. Ties go to the lowest numbers.
 
     Args:
-      group: int32 [K]. before: int32 [K], the earlier groups; -1 for none. present: bool [K].
+      group: int32 [K]. before: int32 [K], the earlier groups; -1 for none. responded: bool [K].
     """
-    new = (group[:, None] == jnp.arange(count)[None, :]) & present[:, None]
+    new = (group[:, None] == jnp.arange(count)[None, :]) & responded[:, None]
     old = before[:, None] == jnp.arange(count)[None, :]
     overlap = new.astype(jnp.int32).T @ old.astype(jnp.int32)
 

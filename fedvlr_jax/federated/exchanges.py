@@ -62,11 +62,11 @@ def exchanges_of(
         found.append(_ease_exchange(init, width, dataset, initial))
     if init.init == "spectral" and config.privacy.privacy != "none":
         up = init.init_exchanges * min(width, items)
-        text = f"start spectral: {init.init_exchanges} exchanges with noise"
+        text = f"init spectral: {init.init_exchanges} exchanges with noise"
         found.append(Exchange(text, items * (up + width), up))
     elif init.init == "spectral":
         up = init.init_exchanges * min(width + OVERSAMPLING, dataset.num_users, items)
-        text = f"start spectral: counts, {init.init_exchanges} exchanges and a mean score"
+        text = f"init spectral: counts, {init.init_exchanges} exchanges and a mean score"
         # First the counts of the items, last the table from which a client computes its vector.
         found.append(Exchange(text, items * (1 + up + width), up))
     if init.init_router == "history":
@@ -98,7 +98,7 @@ def _ease_exchange(
     if initial is not None:
         chosen = f", content {initial.content:g}, normalization {initial.normalization:g}, "
         chosen += f"recency {initial.recency:g}, iALS {initial.ials:d}"
-    return Exchange(f"start ease{chosen}: counts, {text} and a mean score", items * down, up, once)
+    return Exchange(f"init ease{chosen}: counts, {text} and a mean score", items * down, up, once)
 
 
 def bytes_before_training(

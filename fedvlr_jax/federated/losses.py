@@ -1,4 +1,4 @@
-"""The losses of local training, and their gradients with respect to the scores."""
+"""The losses of local training and their gradients by the scores; the penalty of an item row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from fedvlr_jax.data.cohorts import NegativePool
 from fedvlr_jax.federated.local import Task
 from fedvlr_jax.fusion.operators import softmax
+from fedvlr_jax.models import Penalty
 from fedvlr_jax.registry import LOSSES, Factories
+from fedvlr_jax.types import Array
 
 
 class Loss(NamedTuple):
@@ -75,3 +77,21 @@ def softmax_loss(pool: NegativePool) -> Loss:
         return count * softmax(scores + jnp.log(parts)) - positive
 
     return Loss(value, slope)
+
+
+def num_rows(count: Array, pool: NegativePool, num_negatives: int) -> jax.Array:
+    """int32: rows of a client's loss, positives and negatives; at least 1."""
+    has_negatives = count < pool.item.shape[0]
+    return jnp.maximum(count * jnp.where(has_negatives, 1 + num_negatives, 1), 1)
+
+
+def row_penalty(
+    penalty: Penalty, weights: jax.Array, sizes: jax.Array, common: jax.Array, personal: jax.Array
+) -> jax.Array:
+    """[R]: the penalty for ONE client's common vectors [R, d] and its personal rows [R, d].
+
+    Args:
+      weights: of the client's router [G]. sizes: the mean |F_g| of each row's views [R, G].
+    """
+    distance = jnp.mean(jnp.square(personal - common), axis=-1)
+    return penalty.l1 * (sizes @ weights) - penalty.repulsion * distance

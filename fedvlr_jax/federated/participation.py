@@ -14,7 +14,7 @@ from fedvlr_jax.types import Array, Cohort, Histories, ServerState
 from fedvlr_jax.uplink.ring import least_answers
 
 # Each use of randomness folds its own number into the key of the run.
-INIT, LOCAL, PRESENT, EPOCHS, NOISE, CLIP_SHARE, ATTACK, GROUP = range(8)
+INIT, LOCAL, RESPONSE, EPOCHS, NOISE, CLIP_SHARE, ATTACK, GROUP = range(8)
 # Folded into the key of a round's training, whose other numbers are those of clients.
 RING_NOISE = 2**31 - 1
 
@@ -102,7 +102,7 @@ def stays(
     key: jax.Array, round_number: jax.Array | int, client: Array, client_dropout: float
 ) -> jax.Array:
     """bool [K]: whether each client responds in a round that samples it."""
-    draw = lambda c: jax.random.uniform(stream(key, PRESENT, round_number, c))
+    draw = lambda c: jax.random.uniform(stream(key, RESPONSE, round_number, c))
     return jax.vmap(draw)(client) >= client_dropout
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.data.pairs import Pairs
 from fedvlr_jax.evaluation.ranking import Ranks, count_ahead
@@ -112,11 +113,11 @@ def make_recommended(model: Model, k: int) -> Callable[..., tuple[jax.Array, jax
 
 
 def chunk_bounds(size: int, chunk: int) -> np.ndarray:
-    """int64 [C + 1]: the first rows of the chunks of `map_chunks`, and `size`."""
+    """int64 [C + 1]: the first rows of the chunks of `over_chunks`, and `size`."""
     return np.append(np.arange(0, size, chunk), size)
 
 
-def map_chunks(function: Callable[..., Any], rows: PyTree, chunk: int, lists: PyTree) -> PyTree:
+def over_chunks(function: Callable[..., Any], rows: PyTree, chunk: int, lists: PyTree) -> PyTree:
     """`function(rows, lists)` over leading-axis chunks of `rows`, its results joined.
 
     Args:
@@ -128,19 +129,14 @@ def map_chunks(function: Callable[..., Any], rows: PyTree, chunk: int, lists: Py
     """
     size = jax.tree.leaves(rows)[0].shape[0]
     if size <= chunk:
-        return function(rows, list_of_chunk(lists, 0))
+        return function(rows, trees.rows(lists, 0))
     number = size // chunk
     whole = number * chunk
     split = lambda leaf: leaf[:whole].reshape(number, chunk, *leaf.shape[1:])
-    inputs = jax.tree.map(split, rows), jax.tree.map(lambda leaf: leaf[:number], lists)
+    inputs = jax.tree.map(split, rows), trees.rows(lists, slice(number))
     results = jax.lax.map(lambda chunk_inputs: function(*chunk_inputs), inputs)
     results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
     if whole == size:
         return results
-    rest = function(jax.tree.map(lambda leaf: leaf[whole:], rows), list_of_chunk(lists, number))
+    rest = function(trees.rows(rows, slice(whole, None)), trees.rows(lists, number))
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), results, rest)
-
-
-def list_of_chunk(lists: PyTree, chunk: int) -> PyTree:
-    """The lists of one chunk, leaves [...], out of those of all chunks, leaves [C, ...]."""
-    return jax.tree.map(lambda leaf: leaf[chunk], lists)

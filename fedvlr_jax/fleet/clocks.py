@@ -49,10 +49,10 @@ def expected_reports(config: Config, num_clients: int) -> float:
     federation, fleet = config.federation, config.fleet
     if fleet.buffer:
         return float(fleet.buffer)
-    asked: float = federation.cohort or num_clients
+    sampled: float = federation.cohort or num_clients
     if fleet.participation != "always":
-        asked = min(asked, make_availability(config, num_clients).share * num_clients)
-    return asked * (1 - federation.client_dropout)
+        sampled = min(sampled, make_availability(config, num_clients).share * num_clients)
+    return sampled * (1 - federation.client_dropout)
 
 
 def make_participation(config: Config, dataset: Dataset, work: Work) -> Participation | None:

@@ -20,9 +20,10 @@ It reads and writes these files; percentages are not rounded:
   "valid": S, options such as "l2"} or {"skipped": reason}}, "views": [G names], "router":
   {"mean": [G]} or null, "planted_spearman": {view: rho} or null, "timing": {"first_block_s",
   "round_s_median", "eval_s_median", "total_s"}, "peak_rss_mb", "costs": what
-  `costs.summarise_costs` returns; with a simulated clock "tiers": of `costs.metrics_by_tier`;
-  with hostile clients "attack": of `summary.summarise_attack`}; S is what
-  `evaluation.metrics.summarise` returns, in percent.
+  `training.costs.summarise_costs` returns; with a simulated clock "tiers": of
+  `training.costs.metrics_by_tier`; with hostile clients "attack": of
+  `training.summary.summarise_attack`}; S is what `evaluation.metrics.summarise` returns, in
+  percent.
 
   with --privacy also "privacy", the statement, as `privacy.statement` returns it.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from fedvlr_jax import trees
 from fedvlr_jax.types import PyTree
 
 
@@ -25,10 +26,10 @@ def in_user_order(buckets: Sequence[np.ndarray], rows: Sequence[PyTree]) -> PyTr
       rows: a pytree of host arrays a bucket, leaves [at least n_b, ...]; further rows are padding.
     """
     if len(buckets) == 1:
-        return jax.tree.map(lambda leaf: leaf[: len(buckets[0])], rows[0])
+        return trees.rows(rows[0], slice(len(buckets[0])))
     order = np.argsort(np.concatenate(buckets))
     real = [
-        jax.tree.map(lambda leaf: leaf[: len(users)], bucket_rows)  # noqa: B023
+        trees.rows(bucket_rows, slice(len(users)))
         for users, bucket_rows in zip(buckets, rows, strict=True)
     ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *real)

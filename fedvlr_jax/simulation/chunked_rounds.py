@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax import trees
 from fedvlr_jax.federated.chunking import make_write_back, zero_sum
 from fedvlr_jax.federated.devices import over_devices, padded
 from fedvlr_jax.federated.groups import regrouped
@@ -216,8 +217,7 @@ class ChunkedRounds:
                 kept += len(chunk.clients)
             # An absent client's row does not change, so it is not written.
             responded = np.flatnonzero(inside[0].responded)
-            new = jax.tree.map(lambda x: x[responded], jax.device_get(new))  # noqa: B023
-            store.stage(chunk.clients[responded], new)
+            store.stage(chunk.clients[responded], trees.rows(jax.device_get(new), responded))
             reports.append(jax.device_get(report))
         return BucketResult(
             [total] if sums else uploads,
@@ -234,4 +234,4 @@ def _split(inputs: PyTree, chunks: Sequence[Chunk]) -> list[PyTree]:
         return np.pad(leaf, beyond).reshape(count, size, *leaf.shape[1:])
 
     whole = jax.tree.map(cut, inputs)
-    return [jax.tree.map(lambda leaf: leaf[at], whole) for at in range(count)]  # noqa: B023
+    return [trees.rows(whole, at) for at in range(count)]

@@ -25,7 +25,7 @@ from fedvlr_jax.federated.scoring import (
     clients_at_once,
     make_ranks,
     make_recommended,
-    map_chunks,
+    over_chunks,
     views_of,
 )
 from fedvlr_jax.federated.store import ClientStore, in_parts
@@ -133,7 +133,7 @@ class Offloaded:
             rows, lists = inputs
             part_results = lambda rows, lists: function(shared, views, *rows, *lists)
             size = jax.tree.leaves(rows)[0].shape[0] // parts
-            return map_chunks(part_results, rows, size, lists)
+            return over_chunks(part_results, rows, size, lists)
 
         return self.setup.compiled(on_each_device(chunk_results, self.setup.mesh))
 
@@ -194,7 +194,7 @@ class Offloaded:
         state = self.init(None)
         clients = np.asarray(packed["clients"])
         for part in in_parts(np.arange(len(clients))):
-            rows = jax.tree.map(lambda leaf: leaf[part], packed["private"])  # noqa: B023
+            rows = trees.rows(packed["private"], part)
             state.private.stage(clients[part], rows)
             state.private.commit()
         return state._replace(server=packed["server"])

@@ -29,7 +29,7 @@ from fedvlr_jax.federated.scoring import (
     clients_at_once,
     make_ranks,
     make_recommended,
-    map_chunks,
+    over_chunks,
     views_of,
 )
 from fedvlr_jax.federated.store import in_parts
@@ -108,10 +108,10 @@ class OnDevice:
         state, metrics = self.run(
             state, self.histories, self.setup.features, rates, schedule, num_rounds, places
         )
-        metrics = jax.tree.map(lambda x: x[:num_rounds], fetch(metrics))
+        metrics = trees.rows(fetch(metrics), slice(num_rounds))
         if not metrics.finite.all():
             at = int(np.argmin(metrics.finite))
-            failed = jax.tree.map(lambda x: x[at], metrics)
+            failed = trees.rows(metrics, at)
             shapes = self.initial.client_shapes
             raise failed_round(config, first + at, failed, state, shapes)
         return state, metrics
@@ -165,7 +165,7 @@ class OnDevice:
         def bucket_results(chunk, shared, views, inputs):
             rows, lists = inputs
             chunk_results = lambda rows, lists: function(shared, views, *rows, *lists)
-            return map_chunks(chunk_results, rows, chunk, lists)
+            return over_chunks(chunk_results, rows, chunk, lists)
 
         def over_buckets(state, histories, features, *lists):
             shared = state.server.shared

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,6 @@ from fedvlr_jax.simulation.workload import (
 # the server 45 W at a PUE of 1.09 during a round (Yousefpour et al. 2023). The grid emits 436 g of
 # CO2e a kWh, the world's mean of 2022.
 CLIENT_W, NETWORK_WH_A_GB, SERVER_W, PUE, GRID_G_A_KWH = 3.0, 60.0, 45.0, 1.09, 436.0
-
 
 # Shares of a run's best validation NDCG@50, of which the summary says what they cost.
 SHARES_OF_BEST = (0.5, 0.9, 1.0)
@@ -69,6 +68,35 @@ def energy(client_s: float, transferred_bytes: float, server_s: float) -> dict[s
     }
     total = sum(parts.values())
     return {**parts, "total_wh": total, "co2e_g": GRID_G_A_KWH * total / 1000}
+
+
+class RoundCosts(NamedTuple):
+    """The costs of one round, or their sum over rounds.
+
+    Attributes:
+      sampled, responded: clients.
+      bytes_up, bytes_down: of all clients.
+      client_s: time of the clients, in s; wasted_s: the part of clients that did not report.
+      server_s: length of the round in simulated s.
+    """
+
+    sampled: float = 0
+    responded: float = 0
+    bytes_up: float = 0
+    bytes_down: float = 0
+    client_s: float = 0
+    wasted_s: float = 0
+    server_s: float = 0
+
+    @property
+    def transferred(self) -> float:
+        """Bytes in both directions."""
+        return self.bytes_down + self.bytes_up
+
+    @property
+    def energy(self) -> dict[str, float]:
+        """As the function `energy`."""
+        return energy(self.client_s, self.transferred, self.server_s)
 
 
 def client_bytes(simulation: Simulation) -> dict[str, Any]:
@@ -152,24 +180,23 @@ def summarise_costs(
     _, request = download_bytes(simulation.setup)
     took_part = np.zeros(simulation.population.num_users, np.int64)
     staleness: list[np.ndarray] = []
-    ledger, end = np.zeros((rounds + 1, 7)), np.zeros(rounds + 1)
-    ledger[0, 2], ledger[0, 6] = before[1].sum(), before[0] * len(before[1])
+    end = np.zeros(rounds + 1)
+    by_round = [RoundCosts(bytes_up=before[1].sum(), bytes_down=before[0] * len(before[1]))]
     for number in range(rounds):
         schedule = simulation.participation.round(seed, number)
         took_part[schedule.sampled[schedule.responded]] += 1
         if schedule.staleness is not None:
             staleness.append(schedule.staleness[schedule.responded])
-        ledger[number + 1] = _entry(schedule, down, up, request)
+        by_round.append(_costs_of_round(schedule, down, up, request))
         end[number + 1] = schedule.end_s
-    total = np.cumsum(ledger, axis=0)
-    sampled, responded, moved_up, busy, wasted, working, moved_down = total[-1]
-    wh = [energy(t[3], t[6] + t[2], t[5])["total_wh"] for t in total]
+    totals = [RoundCosts(*total) for total in np.cumsum(np.array(by_round, float), axis=0)]
+    total = totals[-1]
     curve = [
         {
             "round": entry["round"],
             "hours": end[entry["round"]] / 3600,
-            "bytes": total[entry["round"], 6] + total[entry["round"], 2],
-            "wh": wh[entry["round"]],
+            "bytes": totals[entry["round"]].transferred,
+            "wh": totals[entry["round"]].energy["total_wh"],
             "ndcg@50": judged_by(simulation.selection).value(entry["valid"]),
         }
         for entry in evaluations
@@ -181,15 +208,15 @@ def summarise_costs(
         ages = np.concatenate(staleness)
         costs |= {"mean_staleness": float(ages.mean()), "max_staleness": int(ages.max())}
     return costs | {
-        "sampled": int(sampled),
-        "responded": int(responded),
-        "dropped_share": 1 - responded / max(sampled, 1),
-        "bytes_down": moved_down,
-        "bytes_up": moved_up,
+        "sampled": int(total.sampled),
+        "responded": int(total.responded),
+        "dropped_share": 1 - total.responded / max(total.sampled, 1),
+        "bytes_down": total.bytes_down,
+        "bytes_up": total.bytes_up,
         "simulated_h": end[-1] / 3600,
-        "client_h": busy / 3600,
-        "wasted_share": wasted / max(busy, 1e-9),
-        "energy": energy(busy, moved_down + moved_up, working),
+        "client_h": total.client_s / 3600,
+        "wasted_share": total.wasted_s / max(total.client_s, 1e-9),
+        "energy": total.energy,
         "participation_gini": gini(took_part),
         "never_took_part": float(np.mean(took_part == 0)),
         "curve": curve,
@@ -197,23 +224,26 @@ def summarise_costs(
     }
 
 
-def _entry(
+def _costs_of_round(
     schedule: RoundSchedule, down: np.ndarray, up: np.ndarray, request: np.ndarray
-) -> list[float]:
-    """Sampled, responded, bytes up, busy s, wasted s, length in s, bytes down of one round.
+) -> RoundCosts:
+    """The costs of a simulated round.
 
-    A client that did not report has sent its request for rows only.
+    Args:
+      down, up: bytes of a client that reports [N]. request: bytes that a client sends before it
+        trains [N]; a client that does not report has sent only these.
     """
     responded = schedule.responded
-    return [
-        len(schedule.sampled),
-        responded.sum(),
-        up[schedule.sampled[responded]].sum() + request[schedule.sampled[~responded]].sum(),
-        schedule.busy_s.sum(),
-        schedule.busy_s[~responded].sum(),
-        schedule.end_s - schedule.start_s,
-        down[schedule.sampled].sum(),
-    ]
+    sent = up[schedule.sampled[responded]].sum() + request[schedule.sampled[~responded]].sum()
+    return RoundCosts(
+        sampled=len(schedule.sampled),
+        responded=responded.sum(),
+        bytes_up=sent,
+        bytes_down=down[schedule.sampled].sum(),
+        client_s=schedule.busy_s.sum(),
+        wasted_s=schedule.busy_s[~responded].sum(),
+        server_s=schedule.end_s - schedule.start_s,
+    )
 
 
 def metrics_by_tier(

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax import trees
 from fedvlr_jax.settings import under_own_settings
 from fedvlr_jax.simulation import Simulation, State
 from fedvlr_jax.training.loop import record
@@ -133,8 +134,8 @@ def _evaluated(
     after = []
     results = jax.device_get(programs.evaluate(states))
     for number, run in enumerate(runs):
-        rounds = _member(metrics, number)
-        ranks, _ = simulation.engine.evaluation.joined("valid", _member(results, number))
+        rounds = trees.rows(metrics, number)
+        ranks, _ = simulation.engine.evaluation.joined("valid", trees.rows(results, number))
         if run.stopped:
             after.append(run)
         elif ranks.finite.all() and (rounds is None or rounds.finite.all()):
@@ -224,13 +225,8 @@ def _reported(
     return [run._replace(stopped=ENDED) if n in ended else run for n, run in enumerate(runs)]
 
 
-def _member(tree: PyTree, number: int) -> PyTree:
-    """The part of one member, out of leaves [M, ...]."""
-    return jax.tree.map(lambda leaf: leaf[number], tree)
-
-
 def _on_host(states: State, number: int) -> State:
-    return jax.device_get(_member(states, number))
+    return jax.device_get(trees.rows(states, number))
 
 
 def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from fedvlr_jax.types import Array
 from fedvlr_jax.uplink.noise import Noise
-from fedvlr_jax.uplink.uploads import SlotUploads, Upload, Uploads
+from fedvlr_jax.uplink.slot_uploads import SlotUploads
+from fedvlr_jax.uplink.uploads import Upload, Uploads
 
 # Folded into a client's key of the round; its local epochs have the numbers below.
 ROUNDING = 1 << 30

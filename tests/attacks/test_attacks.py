@@ -9,7 +9,7 @@ from scipy import stats
 from fedvlr_jax.attacks import ATTACKS
 from fedvlr_jax.attacks.registry import AttackOptions
 from fedvlr_jax.attacks.targeted import popularity_enhancement, user_approximation
-from fedvlr_jax.uplink.uploads import SlotUploads
+from fedvlr_jax.uplink import SlotUploads
 
 CLIENTS, ITEMS, WIDTH, FIRST = 8, 12, 3, 5
 TARGETS = np.array([2, 9])

@@ -7,8 +7,7 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.uplink import Uploads
-from fedvlr_jax.uplink.uploads import LowRankUploads
+from fedvlr_jax.uplink import LowRankUploads, Uploads
 
 
 def step_of(config, dataset):

@@ -7,8 +7,9 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.local import Broadcast, client_keys
+from fedvlr_jax.federated.local import Broadcast
 from fedvlr_jax.federated.plans.slots import make_slots
+from fedvlr_jax.federated.plans.steps import client_keys
 from fedvlr_jax.federated.round import make_train
 from fedvlr_jax.fleet import SCHEMES, round_bytes
 from fedvlr_jax.fleet.transfer import Shape, parsed, serialised

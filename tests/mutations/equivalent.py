@@ -62,7 +62,7 @@ _BY_REASON: dict[str, list[tuple[str, str, str, int]]] = {
     ],
     "The scatter drops the place `size`.": [
         (
-            "fedvlr_jax/uplink/uploads.py",
+            "fedvlr_jax/uplink/slot_uploads.py",
             "place = jnp.where((place >= 0) & (place < size), place, size)",
             "place = jnp.where((place >= 0) & (place <= size), place, size)",
             0,
@@ -70,7 +70,7 @@ _BY_REASON: dict[str, list[tuple[str, str, str, int]]] = {
     ],
     "All parts have the same items, views and width.": [
         (
-            "fedvlr_jax/uplink/uploads.py",
+            "fedvlr_jax/uplink/joined_uploads.py",
             "return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])",
             "return (sum(part.shape[0] for part in self.parts), *self.parts[1].shape[1:])",
             0,

@@ -32,7 +32,7 @@ def agreement(**wanted):
 
 OPERATORS = "fedvlr_jax/fusion/operators.py"
 FUSION = "fedvlr_jax/fusion/fusion.py"
-LOCAL = "fedvlr_jax/federated/local.py"
+STEPS = "fedvlr_jax/federated/plans/steps.py"
 LOSS = "fedvlr_jax/federated/losses.py"
 GATHERED = "fedvlr_jax/federated/plans/gathered.py"
 DENSE = "fedvlr_jax/federated/plans/dense.py"
@@ -42,6 +42,8 @@ ROUND = "fedvlr_jax/federated/round.py"
 COHORTS = "fedvlr_jax/data/cohorts.py"
 SERVER_OPTIMIZER = "fedvlr_jax/federated/server_optimizer.py"
 UPLOADS = "fedvlr_jax/uplink/uploads.py"
+LOW_RANK_UPLOADS = "fedvlr_jax/uplink/low_rank_uploads.py"
+SLOT_UPLOADS = "fedvlr_jax/uplink/slot_uploads.py"
 CLIP = "fedvlr_jax/uplink/clip.py"
 TRANSFORM = "fedvlr_jax/uplink/transform.py"
 ADDED_NOISE = "fedvlr_jax/uplink/noise.py"
@@ -279,14 +281,14 @@ BACKBONES = [
     ),
     Mutation(
         "FedRAP sums squares in place of averaging",
-        LOCAL,
+        LOSS,
         "distance = jnp.mean(jnp.square(personal - common), axis=-1)",
         "distance = jnp.sum(jnp.square(personal - common), axis=-1)",
         agreement(backbone="fedrap", plan="gathered"),
     ),
     Mutation(
         "FedRAP's sparsity ignores the router",
-        LOCAL,
+        LOSS,
         "penalty.l1 * (sizes @ weights)",
         "penalty.l1 * jnp.mean(sizes, axis=-1)",
         agreement(backbone="fedrap", plan="gathered", fusion="bilevel"),
@@ -338,7 +340,7 @@ LOSSES = [
     ),
     Mutation(
         "the mean is over the positives alone",
-        LOCAL,
+        LOSS,
         "return jnp.maximum(count * jnp.where(has_negatives, 1 + num_negatives, 1), 1)",
         "return jnp.maximum(count, 1)",
         agreement(fusion="bilevel"),
@@ -401,7 +403,7 @@ LOSSES = [
     ),
     Mutation(
         "the same negatives in every epoch",
-        LOCAL,
+        STEPS,
         "jax.random.fold_in(jax.random.fold_in(key, c), a)",
         "jax.random.fold_in(key, c)",
         NEGATIVES,
@@ -446,14 +448,14 @@ LOCAL_EPOCHS = [
     ),
     Mutation(
         "the views are clipped without the head",
-        UPLOADS,
+        SLOT_UPLOADS,
         "trees.squared_norms((self.rows_of_views, self.head), self.shape[0])",
         "trees.squared_norms(self.rows_of_views, self.shape[0])",
         agreement(backbone="fedncf", clip_norm=0.04),
     ),
     Mutation(
         "the dense plan clips the views without the head",
-        UPLOADS,
+        LOW_RANK_UPLOADS,
         "return square + trees.squared_norms(self.head, len(square))",
         "return square",
         TEST_UPLOADS,
@@ -467,14 +469,14 @@ LOCAL_EPOCHS = [
     ),
     Mutation(
         "the router moves by the head's step",
-        LOCAL,
+        STEPS,
         '"router": rates.router_lr,',
         '"router": rates.client_lr,',
         agreement(plan="gathered", fusion="bilevel"),
     ),
     Mutation(
         "the head grows in place of decaying",
-        LOCAL,
+        STEPS,
         'trees.axpy(rates.client_decay, trained["head"], gradient["head"])',
         'trees.axpy(-rates.client_decay, trained["head"], gradient["head"])',
         agreement(plan="gathered", client_decay=0.2),
@@ -516,7 +518,7 @@ LOCAL_EPOCHS = [
     ),
     Mutation(
         "the dense plan forgets the pull of the pooled history",
-        UPLOADS,
+        LOW_RANK_UPLOADS,
         'views += self.product("ki,kg->ig", self.positive, weight[:, None] * self.pull)',
         'views += 0 * self.product("ki,kg->ig", self.positive, weight[:, None] * self.pull)',
         agreement(plan="dense", fusion="bilevel"),
@@ -769,7 +771,7 @@ AGGREGATORS = [
     ),
     Mutation(
         "inner products of low rank without the head",
-        UPLOADS,
+        LOW_RANK_UPLOADS,
         "return self.view_products() + head_products(self.scaled_head())",
         "return self.view_products()",
         TEST_UPLOADS,
@@ -836,8 +838,8 @@ PARTICIPANTS = [
     Mutation(
         "a client answers in every round or in none",
         PARTICIPATION,
-        "stream(key, PRESENT, round_number, c)",
-        "stream(key, PRESENT, 0, c)",
+        "stream(key, RESPONSE, round_number, c)",
+        "stream(key, RESPONSE, 0, c)",
         TEST_PARTICIPATION,
     ),
 ]

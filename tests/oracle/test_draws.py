@@ -6,8 +6,8 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
-from fedvlr_jax.federated.local import client_keys
 from fedvlr_jax.federated.plans.slots import make_slots
+from fedvlr_jax.federated.plans.steps import client_keys
 from fedvlr_jax.simulation import make_simulation
 
 ITEMS, WIDTH = 500, 16

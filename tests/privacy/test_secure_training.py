@@ -20,8 +20,8 @@ from fedvlr_jax.privacy.secure_sum import Quantiser, cost, neighbours_for, secur
 from fedvlr_jax.privacy.statement import lines, statement
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training.costs import secure_sum_costs
+from fedvlr_jax.uplink import SlotUploads, Upload
 from fedvlr_jax.uplink.ring import Ring, client_draws, discrete_gaussian, ring_sum, to_ring
-from fedvlr_jax.uplink.uploads import SlotUploads, Upload
 
 USERS = 60
 SECURE = {"aggregation": "secure"}

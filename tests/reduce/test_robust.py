@@ -9,7 +9,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.reduce.registry import RuleOptions
 from fedvlr_jax.reduce.robust import bulyan, finite_only, norm_bound, row_median
-from fedvlr_jax.uplink.uploads import Needs, SlotUploads
+from fedvlr_jax.uplink import Needs, SlotUploads
 
 CLIENTS, ITEMS, WIDTH = 9, 4, 2
 PRESENT = np.arange(CLIENTS) != 3

@@ -14,7 +14,7 @@ from fedvlr_jax.reduce.gram import geometric_median, krum_scores, multi_krum, sq
 from fedvlr_jax.reduce.mean import fixed_denominator_mean, weighted_mean
 from fedvlr_jax.reduce.registry import RuleOptions
 from fedvlr_jax.reduce.shares import share_of
-from fedvlr_jax.uplink.uploads import SlotUploads
+from fedvlr_jax.uplink import SlotUploads
 
 ITEMS, WIDTH = 3, 2
 PRESENT = np.array([True, True, False, True, True, True, True])

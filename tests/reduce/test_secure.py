@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.reduce.registry import REDUCTIONS, RuleOptions
+from fedvlr_jax.uplink import Needs, SlotUploads, Upload
 from fedvlr_jax.uplink.ring import Ring
-from fedvlr_jax.uplink.uploads import Needs, SlotUploads, Upload
 
 RESPONDED = np.array([True, False, True, True])
 

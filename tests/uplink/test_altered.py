@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedvlr_jax.uplink.altered import AlteredUploads
-from fedvlr_jax.uplink.uploads import JoinedUploads, LowRankUploads, SlotUploads, Upload
+from fedvlr_jax.uplink import JoinedUploads, LowRankUploads, SlotUploads, Upload
+from fedvlr_jax.uplink.altered_uploads import AlteredUploads
 
 CLIENTS, ITEMS, VIEWS, WIDTH = 5, 7, 2, 3
 

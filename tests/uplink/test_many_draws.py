@@ -15,6 +15,8 @@ from scipy import stats
 from fedvlr_jax.types import Cohort, Histories
 from fedvlr_jax.uplink import (
     JoinedUploads,
+    LowRankUploads,
+    SlotUploads,
     Upload,
     band_coefficients,
     banded_noise,
@@ -22,7 +24,6 @@ from fedvlr_jax.uplink import (
     client_noise,
     fixed_clip,
 )
-from fedvlr_jax.uplink.uploads import LowRankUploads, SlotUploads
 
 CASES, CLIENTS = 10_000, 1_000
 ITEMS, VIEWS, WIDTH, EPOCHS, SLOTS = 7, 2, 3, 4, 4

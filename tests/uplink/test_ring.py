@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedvlr_jax.uplink import ring
+from fedvlr_jax.uplink import SlotUploads, Upload, ring
 from fedvlr_jax.uplink.ring import Ring, client_draws, discrete_gaussian, ring_sum, to_ring
-from fedvlr_jax.uplink.uploads import SlotUploads, Upload
 
 CLIENTS, ITEMS = 4, 3
 

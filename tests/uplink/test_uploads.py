@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedvlr_jax.uplink import JoinedUploads, uploads
-from fedvlr_jax.uplink.uploads import LowRankUploads, Needs, SlotUploads, Upload
+from fedvlr_jax.uplink import JoinedUploads, LowRankUploads, Needs, SlotUploads, Upload, uploads
 
 CLIENTS, ITEMS, VIEWS, WIDTH, EPOCHS, SLOTS = 5, 7, 2, 3, 4, 4
 PRODUCT = functools.partial(jnp.einsum, precision="highest")

@@ -26,20 +26,12 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import expected_negatives, multi_hot
-from fedvlr_jax.federated.local import (
-    Broadcast,
-    LocalResult,
-    LocalUpdate,
-    Task,
-    local_result,
-    num_rows,
-    sgd_step,
-    views_stay,
-)
-from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task
+from fedvlr_jax.federated.losses import Loss, make_loss, num_rows
 from fedvlr_jax.federated.model import likeness
 from fedvlr_jax.federated.plans.plan import Plan
 from fedvlr_jax.federated.plans.routing import Routers, Routing, make_routing
+from fedvlr_jax.federated.plans.steps import local_result, sgd_step, views_stay
 from fedvlr_jax.federated.popular import Popular, popular_term
 from fedvlr_jax.models.backbone import Embedding
 from fedvlr_jax.types import Cohort, PyTree, Rates

@@ -7,7 +7,7 @@ views, over the A epochs, has rank A + 1:
 
     sum_a r_a (x) q_a  +  h (x) sum_a p_a,        h the multi-hot history.
 
-A client's upload is therefore never built (`uplink.uploads.LowRankUploads`): the cohort's
+A client's upload is therefore never built (`uplink.LowRankUploads`): the cohort's
 weighted sum is one matrix product. The same factors describe the copy of the views that a client
 moves (upload=delta) and the item rows that it tunes; they correct the scores by a term of rank A.
 """
@@ -24,17 +24,8 @@ import jax.numpy as jnp
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives, multi_hot
 from fedvlr_jax.federated.groups import Teacher, teacher_of, with_teacher
-from fedvlr_jax.federated.local import (
-    Broadcast,
-    LocalResult,
-    LocalUpdate,
-    Task,
-    client_keys,
-    local_result,
-    num_rows,
-    once_a_client,
-)
-from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task
+from fedvlr_jax.federated.losses import Loss, make_loss, num_rows
 from fedvlr_jax.federated.matmul_precision import make_product
 from fedvlr_jax.federated.plans.dense_factors import (
     Factors,
@@ -47,8 +38,9 @@ from fedvlr_jax.federated.plans.dense_factors import (
 )
 from fedvlr_jax.federated.plans.plan import Plan
 from fedvlr_jax.federated.plans.routing import Routers, Routing, make_routing
+from fedvlr_jax.federated.plans.steps import client_keys, local_result, once_a_client
 from fedvlr_jax.types import Cohort, PyTree, Rates
-from fedvlr_jax.uplink.uploads import LowRankUploads, Needs
+from fedvlr_jax.uplink import LowRankUploads, Needs
 
 
 def fits_dense(task: Task) -> bool:

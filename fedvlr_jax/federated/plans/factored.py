@@ -29,17 +29,8 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import expected_negatives, multi_hot
-from fedvlr_jax.federated.local import (
-    Broadcast,
-    LocalResult,
-    LocalUpdate,
-    Task,
-    local_result,
-    num_rows,
-    once_a_client,
-    views_stay,
-)
-from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task
+from fedvlr_jax.federated.losses import Loss, make_loss, num_rows
 from fedvlr_jax.federated.plans.factored_rows import (
     Factors,
     Past,
@@ -59,6 +50,7 @@ from fedvlr_jax.federated.plans.factored_rows import (
 )
 from fedvlr_jax.federated.plans.plan import Plan
 from fedvlr_jax.federated.plans.routing import Routers, Routing, make_routing
+from fedvlr_jax.federated.plans.steps import local_result, once_a_client, views_stay
 from fedvlr_jax.models import Penalty
 from fedvlr_jax.types import Cohort, PyTree, Rates
 from fedvlr_jax.uplink import Needs, Upload

@@ -13,24 +13,15 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.federated.groups import Teacher, teacher_of, with_teacher
-from fedvlr_jax.federated.local import (
-    Broadcast,
-    LocalResult,
-    LocalUpdate,
-    Task,
-    client_keys,
-    local_result,
-    num_rows,
-    row_penalty,
-    sgd_step,
-)
-from fedvlr_jax.federated.losses import Loss, make_loss
+from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task
+from fedvlr_jax.federated.losses import Loss, make_loss, num_rows, row_penalty
 from fedvlr_jax.federated.model import likeness
 from fedvlr_jax.federated.plans.plan import Plan
 from fedvlr_jax.federated.plans.slots import Slots, make_slots, num_slots
+from fedvlr_jax.federated.plans.steps import client_keys, local_result, sgd_step
 from fedvlr_jax.federated.popular import popular_term
 from fedvlr_jax.types import Array, Cohort, PyTree
-from fedvlr_jax.uplink.uploads import Needs, SlotUploads
+from fedvlr_jax.uplink import Needs, SlotUploads
 
 
 class Method(NamedTuple):
