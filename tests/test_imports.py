@@ -42,7 +42,7 @@ LEVELS = {
     "ensemble": 10,
     "summary": 10,
     "recommended": 10,
-    "tracking": 1,
+    "tracking": 10,
     "contracts": 10,
     "commands": 11,
     "__main__": 12,
