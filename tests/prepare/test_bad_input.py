@@ -167,7 +167,7 @@ def test_no_time(tmp_path):
     prepare(tmp_path / "raw/toy.csv", tmp_path / "data/out", options)
     rows = (tmp_path / "data/out/inter.csv").read_text().splitlines()
     assert rows == ["userID,itemID,timestamp", "0,0,0", "0,1,1", "0,2,2"]
-    with pytest.raises(InputError, match="--time=lines for the order .* or --time=random"):
+    with pytest.raises(InputError, match=r"--time=lines for the order .* or --time=random"):
         Options(time="none")
 
 

@@ -84,7 +84,7 @@ def test_global_time_drops_users_without_train():
     kept, part = splitting.split_rows(many, "global-time")
     assert set(kept.user.tolist()) == {0} and len(part) == 10
     late = rows(*((user, i, 1, 10 * user + i) for user in range(9) for i in range(5)))
-    with pytest.raises(InputError, match="the 1 users .* the test part is empty"):
+    with pytest.raises(InputError, match=r"the 1 users .* the test part is empty"):
         splitting.split_rows(late, "global-time")
 
 
