@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import Progress
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.training.tracking import Lenient, TensorBoard, scalars_of
+from fedvlr_jax.training.tracking import Lenient, TensorBoard, evaluation_callback, scalars_of
 
 SMALL = dict(width=8, router_hidden=8, eval_every=2, baselines=False)
 
@@ -43,6 +44,19 @@ def test_a_run_in_two_starts(tmp_path):
     assert histogram.num == 40 and 0 < histogram.min <= histogram.max < 1
     options = events.Tensors("options/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| width | 8 |" in options
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_the_callback_of_train_tells_every_evaluation(routed):
+    """`train` calls it with the run and the rounds per second."""
+    told = []
+    tracker = types.SimpleNamespace(evaluation=lambda *given: told.append(given))
+    fusion = types.SimpleNamespace(set_logits=print if routed else None)
+    model = types.SimpleNamespace(fusion=fusion)
+    simulation = types.SimpleNamespace(model=model, router_weights=lambda state: f"of {state}")
+    run = types.SimpleNamespace(evaluations=({"round": 0}, {"round": 5}), state="state")
+    evaluation_callback(tracker, simulation)(run, 1.5)
+    assert told == [({"round": 5}, "of state" if routed else None)]
 
 
 def test_scalars_of_an_entry():

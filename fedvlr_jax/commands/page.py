@@ -37,7 +37,7 @@ from fedvlr_jax.commands.shared.page import Found, find_runs
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.results import judged_slice
-from fedvlr_jax.report.run_directory import USERS
+from fedvlr_jax.report.run_directory import CONFIG, REPORT, USERS
 
 FLAGS = flags.FLAGS
 # The array of users.npz that the tests compare.
@@ -63,7 +63,10 @@ def main() -> None:
     for line in (*runs.unread, *damaged):
         print(f"left out: {line}")
     if not finished:
-        raise InputError(f"--workdir={folder}: no run below it has finished; give a folder of runs")
+        own = f"it is one run, with {folder / REPORT}; " if (folder / CONFIG).is_file() else ""
+        raise InputError(
+            f"--workdir={folder}: no run below it has finished; {own}give a folder of runs"
+        )
     lines = table_of(finished, runs.data)
     write_comparison(lines, folder / "page", f"Runs below {folder}", runs.by_choice, runs)
 

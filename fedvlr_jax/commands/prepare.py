@@ -27,6 +27,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.examination import examine
 from fedvlr_jax.prepare import Options, Prepared, prepare, prepare_preset
+from fedvlr_jax.prepare.preparing import RANDOM
 
 FLAGS = flags.FLAGS
 
@@ -67,8 +68,11 @@ def main() -> None:
     for name in ("input", "output"):
         if not FLAGS[name].value:
             raise InputError(f"--{name}: empty; give a path, e.g. --input=ml-1m --output=data/ml1m")
-    if FLAGS["seed"].present and not FLAGS.max_users:
-        raise InputError("--seed: does nothing without --max_users; give that too, or neither")
+    if FLAGS["seed"].present and not FLAGS.max_users and FLAGS.time != RANDOM:
+        raise InputError(
+            "--seed: does nothing without --max_users or --time=random; give one of them, or no "
+            "--seed"
+        )
     output = Path(FLAGS.output)
     console = Console(width=None if Console().is_terminal else 120)
     if FLAGS.preset:

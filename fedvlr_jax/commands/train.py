@@ -54,7 +54,7 @@ from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.training import RunState, Timing, new_run, position, taken_up, train
 from fedvlr_jax.training.recommended import recommended_titles
 from fedvlr_jax.training.summary import summarise_baselines, summarise_run
-from fedvlr_jax.training.tracking import Lenient, TensorBoard, Tracker
+from fedvlr_jax.training.tracking import Lenient, TensorBoard, Tracker, evaluation_callback
 
 FLAGS = flags.FLAGS
 
@@ -344,8 +344,7 @@ def train_and_save(
 ) -> tuple[RunState, Timing]:
     """Trains to the end, or until `leave`. The returned run is saved."""
     saver = Saver(simulation, checkpoints, run)
-    # With several processes every process would have to compute the router weights.
-    routed = simulation.model.fusion.set_logits is not None and jax.process_count() == 1
+    tell = None if tracker is None else evaluation_callback(tracker, simulation)
     for entry in run.evaluations:
         progress.remember(entry["round"], entry["valid"])
 
@@ -353,8 +352,8 @@ def train_and_save(
         entry = run.evaluations[-1]
         if is_first():
             directory.append_metrics(entry)
-        if tracker is not None:
-            tracker.evaluation(entry, simulation.router_weights(run.state) if routed else None)
+        if tell is not None:
+            tell(run, rounds_per_s)
         progress.update(entry["round"], entry["loss"], entry["valid"], run.best_round, rounds_per_s)
 
     try:

@@ -131,5 +131,5 @@ def _right_time(found: str, time_format: TimeFormat) -> str:
         return f"a whole number; for this date give {options}"
     return (
         "a whole number; for dates give their format, such as --time_format=%Y-%m-%d; --time=lines "
-        "takes the order of the lines, --time=none no time"
+        "takes the order of the lines, --time=random draws an order"
     )

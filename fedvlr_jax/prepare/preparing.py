@@ -25,8 +25,8 @@ from fedvlr_jax.prepare.rows import Rows
 from fedvlr_jax.prepare.tables import Table, plain_column, table_of
 from fedvlr_jax.sealing import file_sha256
 
-# The value of --time that uses the order of the lines as times.
-LINES = "lines"
+# Values of --time: the order of the lines, and a random order.
+LINES, RANDOM = "lines", "random"
 # Texts that programs write for missing values.
 _MISSING = ("nan", "NaN", "null", "NULL", "None", "NA", "N/A", "<NA>")
 
@@ -37,7 +37,7 @@ class Options:
 
     Attributes:
       user, item, rating, time: names or positions (from 1) of columns; "" to find them; "none" for
-        no rating or time; "lines" to use the order of the lines as times.
+        no rating. For the time, "lines" uses the order of the lines, and "random" draws an order.
       columns: the roles of all columns in order; "" to find them. See `choose_columns`.
       separator, header: see `table_of`.
       time_format, time_decimals: see `TimeFormat`.
@@ -46,7 +46,7 @@ class Options:
       duplicates: the row to keep of equal (user, item) pairs, see `without_repeats`.
       min_rating: the lowest rating to keep; None: keep all.
       max_users: the number of users to draw; 0: keep all.
-      seed: the seed of that draw.
+      seed: the seed of that draw, and of a random order.
       min_user_interactions, min_item_interactions: the minimum counts of the k-core.
       split: the split column to write, see `split_rows`; "none": the loader splits.
       recipe: "mmrec" applies MMRec's preprocessing, see `mmrec_recipe`.
@@ -81,6 +81,11 @@ class Options:
         for name in ("max_users", "min_user_interactions", "min_item_interactions"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name}={getattr(self, name)}: give a number of at least 0")
+        if self.time == UNUSED:
+            raise InputError(
+                "--time=none: no split is possible without an order; give --time=lines for the "
+                "order of the lines, or --time=random to draw one"
+            )
         if not 0 <= self.time_decimals <= 9:
             raise InputError(f"--time_decimals={self.time_decimals}: give a number from 0 to 9")
         if self.time_format and self.time_decimals:
@@ -210,15 +215,14 @@ def _read(
     given = {role: getattr(options, role) for role in ROLES}
     known = KNOWN | {plain_column(name) for name in given.values() if name}
     table = table_of(path, known=known, separator=options.separator, header=options.header)
-    by_line = given["time"] == LINES
-    if by_line:
+    if options.time in (LINES, RANDOM):
         given["time"] = UNUSED
     columns = choose_columns(table, given=given, order=options.columns, item_ids=items, notes=notes)
-    if not columns.time and options.time not in (LINES, UNUSED):
+    if not columns.time and given["time"] != UNUSED:
         raise InputError(
             f"{path}, row 1: no column is known to be the time; the columns are "
             f"{', '.join(table.columns)[:200]}; name it with --time=NAME, or give --time=lines to "
-            "take the order of the lines, or --time=none"
+            "take the order of the lines, or --time=random to draw an order"
         )
     unused = [column for column in table.columns if column not in columns]
     if unused:
@@ -226,8 +230,11 @@ def _read(
     rows = read_interactions(table, columns, _time_format(table, columns, options, notes))
     for role, ids in (("user", rows.user_ids), ("item", rows.item_ids)):
         notes += _doubtful_ids(role, ids)
-    if by_line:
+    if options.time == LINES:
         rows = dataclasses.replace(rows, time=np.arange(len(rows), dtype=np.int64))
+    if options.time == RANDOM:
+        order = np.random.default_rng(options.seed).permutation(len(rows))
+        rows = dataclasses.replace(rows, time=order)
     return rows, columns._asdict()
 
 

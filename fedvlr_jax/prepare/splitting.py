@@ -42,7 +42,15 @@ def split_rows(rows: Rows, split: str) -> tuple[Rows, np.ndarray | None]:
     trained = np.zeros(len(rows.user_ids), bool)
     trained[rows.user[part == splits.TRAIN]] = True
     keep = gather(trained, rows.user)
-    return rows.only(keep), part[keep]
+    kept = part[keep]
+    empty = [name for number, name in enumerate(splits.PART_NAMES) if not (kept == number).any()]
+    if empty:
+        without = np.count_nonzero((rows.user_counts > 0) & ~trained)
+        raise InputError(
+            f"--split={split}: without the {without} users who have no train interaction, the "
+            f"{empty[0]} part is empty; give --split=leave-one-out"
+        )
+    return rows.only(keep), kept
 
 
 def mmrec_recipe(rows: Rows) -> Rows:

@@ -1,7 +1,6 @@
 """Runs in the tools that people watch training with: TensorBoard, or one of your own.
 
-A tracker is told of every evaluation of a run. Give `evaluation` to `training.train`, and any other
-tool is a few lines:
+A tracker is told of every evaluation of a run. A tool is a class of three methods:
 
     class Wandb:
         def begin(self, flags, first_round):
@@ -12,6 +11,14 @@ tool is a few lines:
 
         def end(self, summary):
             wandb.summary.update(scalars_of(summary))
+
+`evaluation_callback` connects it to `training.train`:
+
+    tracker = Wandb()
+    tracker.begin(simulation.config.flat, 0)
+    run, timing = train(simulation, on_evaluation=evaluation_callback(tracker, simulation))
+    summary, users = summarise_run(simulation, run, timing)
+    tracker.end(summary)
 """
 
 from __future__ import annotations
@@ -20,9 +27,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.simulation import Simulation
+from fedvlr_jax.training import RunState
 
 
 class Tracker(Protocol):
@@ -33,10 +43,27 @@ class Tracker(Protocol):
 
     def evaluation(self, entry: Mapping[str, Any], weights: np.ndarray | None = None) -> None:
         """`entry`: as `training.RunState.evaluations` has it; `weights`: float32 [N, G], those
-        of the clients' routers."""
+        of the clients' routers, None without routers."""
 
     def end(self, summary: Mapping[str, Any]) -> None:
         """`summary`: as summary.json has it."""
+
+
+def evaluation_callback(
+    tracker: Tracker, simulation: Simulation
+) -> Callable[[RunState, float], None]:
+    """The `on_evaluation` of `training.train` that tells the tracker of every evaluation.
+
+    In a run of several processes the tracker gets no router weights, because every process would
+    have to compute them.
+    """
+    routed = simulation.model.fusion.set_logits is not None and jax.process_count() == 1
+
+    def tell(run: RunState, rounds_per_s: float) -> None:
+        weights = simulation.router_weights(run.state) if routed else None
+        tracker.evaluation(run.evaluations[-1], weights)
+
+    return tell
 
 
 def scalars_of(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

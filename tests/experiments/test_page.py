@@ -143,6 +143,12 @@ def test_a_page_of_no_runs_is_one_line(found, monkeypatch, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_page_of_one_run_names_its_report(monkeypatch, tmp_path):
+    make_run(tmp_path / "w", 1.0)
+    with pytest.raises(InputError, match=r"it is one run, with .*w/report\.html; give a folder"):
+        page_of(monkeypatch, tmp_path / "w")
+
+
 def test_an_ablation_names_its_method():
     lines = [{"choice": "the method"}, {**LINES[1], "choice": "control", "against": "control"}]
     page = render_folder(Table("t", ("c",), [], ""), lines, [], label="NDCG@50")

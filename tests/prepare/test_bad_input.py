@@ -11,6 +11,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import Options, prepare
 from fedvlr_jax.prepare.items import read_items
 from tests.prepare.forms import put
+from tests.prepare.test_forms import table
 
 HEADER = "user_id,item_id,rating,timestamp\n"
 GOOD = "u1,i1,5,100\nu1,i2,4,200\n"
@@ -166,6 +167,22 @@ def test_no_time(tmp_path):
     prepare(tmp_path / "raw/toy.csv", tmp_path / "data/out", options)
     rows = (tmp_path / "data/out/inter.csv").read_text().splitlines()
     assert rows == ["userID,itemID,timestamp", "0,0,0", "0,1,1", "0,2,2"]
+    with pytest.raises(InputError, match=r"--time=lines for the order .* or --time=random"):
+        Options(time="none")
+
+
+def test_a_random_order(tmp_path):
+    """A file that is sorted by item would give every user the same last item."""
+    raw = put(tmp_path / "toy.csv", "user,item\n" + "".join(f"u,{i}\n" for i in range(50)))
+
+    def times(name, seed):
+        options = Options(time="random", seed=seed, min_user_interactions=1)
+        prepare(raw, tmp_path / name, options)
+        return [int(row["timestamp"]) for row in table(tmp_path / name / "inter.csv")]
+
+    first = times("a", 0)
+    assert sorted(first) == list(range(50)) and first != sorted(first)
+    assert times("b", 0) == first != times("c", 1)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import filtering, splitting
 from fedvlr_jax.prepare import rows as module
 from fedvlr_jax.prepare.rows import Rows
@@ -82,6 +83,9 @@ def test_global_time_drops_users_without_train():
     many = rows(*((0, i, 1, i) for i in range(10)), (1, 0, 1, 11))
     kept, part = splitting.split_rows(many, "global-time")
     assert set(kept.user.tolist()) == {0} and len(part) == 10
+    late = rows(*((user, i, 1, 10 * user + i) for user in range(9) for i in range(5)))
+    with pytest.raises(InputError, match=r"the 1 users .* the test part is empty"):
+        splitting.split_rows(late, "global-time")
 
 
 def test_the_recipe_repeats_rows_at_a_quantile():

@@ -38,7 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "time",
         "",
-        _COLUMN.format("time") + " 'lines': the order of the lines. 'none': no time stamps.",
+        _COLUMN.format("time") + " 'lines': the order of the lines. 'random': a random order.",
     )
     flags.DEFINE_string(
         "columns",
@@ -85,7 +85,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_float("min_rating", None, "Drops interactions with a lower rating.")
     flags.DEFINE_integer("max_users", 0, "Number of users to draw at random. 0: all users.")
-    flags.DEFINE_integer("seed", 0, "Seed of the draw of --max_users.")
+    flags.DEFINE_integer("seed", 0, "Seed of the draws of --max_users and --time=random.")
     flags.DEFINE_integer(
         "min_user_interactions",
         5,
