@@ -190,8 +190,8 @@ def summarise_costs(
         "client_h": busy / 3600,
         "wasted_share": wasted / max(busy, 1e-9),
         "energy": energy(busy, moved_down + moved_up, working),
-        "participation_gini": gini(took_part),
-        "never_took_part": float(np.mean(took_part == 0)),
+        "participation_gini": gini(took_part[: simulation.dataset.num_users]),
+        "never_took_part": float(np.mean(took_part[: simulation.dataset.num_users] == 0)),
         "curve": curve,
         "reached": reached,
     }

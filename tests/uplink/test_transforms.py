@@ -130,8 +130,8 @@ def test_one_client_moves_the_private_share_by_a_half(clipped):
     transform = private_adaptive_clip(1.0, 0.5, clients=10.0, deviation=0.0, rate=1.0)
     others = jnp.asarray([True, True, False, False])
     flags = jnp.asarray([False, True, clipped, False])
-    count = lambda responded: -10 * np.log(
-        transform.next_state(jax.random.key(0), jnp.ones(()), flags, responded)
+    count = lambda responded: (
+        -10 * np.log(transform.next_state(jax.random.key(0), jnp.ones(()), flags, responded))
     )
     moved = count(others.at[2].set(True)) - count(others)
     np.testing.assert_allclose(moved, -0.5 if clipped else 0.5, rtol=1e-5)
