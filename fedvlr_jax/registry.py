@@ -204,7 +204,7 @@ ATTACKS = {
     "sign_flip": Choice(".attacks.statistics:sign_flip", "minus the trained upload"),
     "scaling": Choice(".attacks.statistics:scaling", "the trained upload times a factor"),
     "label_flip": Choice(
-        ".attacks.statistics:honest", "trained on the least popular items as positives"
+        ".attacks.statistics:honest", "trained on items outside a plausible history as positives"
     ),
     "not_a_number": Choice(".attacks.statistics:not_a_number", "uploads that are not finite"),
     "alie": Choice(".attacks.statistics:alie", "a little is enough"),

@@ -106,8 +106,8 @@ class RoundMetrics(NamedTuple):
     """The metrics of a round.
 
     Attributes:
-      loss: float32 [], mean of the responded clients' losses, each at its first epoch.
-      participants: int32 [], clients that responded.
+      loss: float32 [], mean of the participants' losses, each at its first epoch.
+      participants: int32 [], honest clients that responded.
       clipped: float32 [], share of the participants whose upload was clipped.
       finite: bool [], False if a number of the round was not finite; its results, and
         those of all later rounds of the block, were then discarded.

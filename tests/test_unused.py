@@ -9,10 +9,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from fedvlr_jax.commands.flags import sweep, train
+from fedvlr_jax.commands.flags import sweep, table2, train
 from fedvlr_jax.commands.shared import launch
 from fedvlr_jax.commands.shared.members import make_members, note_unused_by
 from fedvlr_jax.commands.shared.runs import describe, load
+from fedvlr_jax.commands.table2 import GRID, LOCAL_GRID, with_given
 from fedvlr_jax.config import Config, unused
 from fedvlr_jax.config.unused import (
     ACTS,
@@ -253,6 +254,34 @@ def test_a_sweep_names_flags_without_effect_on_all_members(printed, arguments, e
         note_unused_by(make_members(base, flags.FLAGS.over, [0, 1]))
 
     assert len(printed(sweep.define_flags, ["--init=random", *arguments], note)) == expected
+
+
+@pytest.mark.parametrize("value", ["65", "0"])
+def test_a_given_flag_that_over_sets_is_named(printed, value):
+    """Also if it is given its default, which counts as given here."""
+
+    def note():
+        members = make_members(launch.config_from_flags(workdir="x"), flags.FLAGS.over, [0])
+        launch.note_overruled({name for m in members for name, _ in m.choice}, by="over")
+
+    over = "--over=cohort=50,100"
+    assert printed(sweep.define_flags, [over, "--fusion=none"], note) == []
+    assert printed(sweep.define_flags, [over, f"--cohort={value}"], note) == [
+        f"note: --cohort={value} has no effect: --over sets it"
+    ]
+
+
+def test_table2_does_not_tune_a_given_flag(printed):
+    found = []
+
+    def grids():
+        base = launch.config_from_flags()
+        found.extend(with_given(grid, base) for grid in (GRID, LOCAL_GRID))
+
+    printed(table2.define_flags, ["--preset=paper", "--server_decay=10", "--client_lr=2"], grids)
+    # 10 is the default; the preset is not given by the command line.
+    assert found[0] == {**GRID, "server_decay": (10.0,)}
+    assert found[1] == {**LOCAL_GRID, "client_lr": (2.0,)}
 
 
 def test_config_json_has_the_flags_without_effect():

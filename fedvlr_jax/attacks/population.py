@@ -99,7 +99,7 @@ def with_hostile(config: AttackConfig, dataset: Dataset, hostile: Hostile) -> Da
         else np.concatenate([train.weight, np.ones(lengths.sum(), train.weight.dtype)]),
     )
     names = np.array([f"hostile-{number}" for number in range(hostile.size)])
-    larger = dataclasses.replace(
+    return dataclasses.replace(
         dataset,
         train=extended,
         valid=_without_items(dataset.valid, hostile.size),
@@ -107,9 +107,6 @@ def with_hostile(config: AttackConfig, dataset: Dataset, hostile: Hostile) -> Da
         user_ids=np.concatenate([np.asarray(dataset.user_ids, np.str_), names]),
         planted=None,
     )
-    # A run's data are those of the honest users: flags determine the rest.
-    larger.__dict__["fingerprint"] = dataset.fingerprint
-    return larger
 
 
 def _without_items(part: Interactions, count: int) -> Interactions:

@@ -18,7 +18,7 @@ class AttackOptions(NamedTuple):
 
     Attributes:
       first: the first hostile client. clients: the population, hostile clients included.
-      strength: --attack_strength.
+      strength: --attack_strength. seed: --attack_seed.
       targets: int [T], the items to promote.
       public: int [2, P], user and item of the public interactions.
     """
@@ -26,6 +26,7 @@ class AttackOptions(NamedTuple):
     first: int
     clients: int
     strength: float
+    seed: int
     targets: np.ndarray
     public: np.ndarray
 
@@ -39,6 +40,7 @@ def make_attack(config: AttackConfig, hostile: Hostile) -> Attack:
         first=hostile.first,
         clients=hostile.first + hostile.size,
         strength=config.attack_strength,
+        seed=config.attack_seed,
         targets=hostile.targets,
         public=hostile.public,
     )

@@ -38,12 +38,12 @@ def liked_gradient(queries: jax.Array, targets: jax.Array) -> jax.Array:
     return -left @ queries
 
 
-def imagined(targets: np.ndarray, strength: float, first: int, *, hard: bool) -> Attack:
+def imagined(targets: np.ndarray, strength: float, first: int, seed: int, *, hard: bool) -> Attack:
     """A-ra, or A-hum where `hard` (Rong et al. 2022, "Poisoning deep learning based recommender
     model in federated learning scenarios").
 
-    Ten users are drawn from N(0, 0.01^2) once; the gradient raises their scores of the targets.
-    A-hum first lowers these scores by 30 gradient steps on the users.
+    Ten users are drawn from N(0, 0.01^2) once, from `seed`; the gradient raises their scores of the
+    targets. A-hum first lowers these scores by 30 gradient steps on the users.
     """
     rows = jnp.asarray(targets, jnp.int32)
 
@@ -51,7 +51,7 @@ def imagined(targets: np.ndarray, strength: float, first: int, *, hard: bool) ->
         wanted = _flat(seen.views)[rows]
         # The key does not depend on the round: the users stay the same.
         queries = 0.01 * jax.random.normal(
-            key_of(7), (IMAGINED_USERS, wanted.shape[1]), wanted.dtype
+            key_of(seed), (IMAGINED_USERS, wanted.shape[1]), wanted.dtype
         )
         if hard:
 
@@ -64,14 +64,14 @@ def imagined(targets: np.ndarray, strength: float, first: int, *, hard: bool) ->
     return Attack(no_memory, forge, first)
 
 
-def a_ra(targets: np.ndarray, strength: float, first: int) -> Attack:
+def a_ra(targets: np.ndarray, strength: float, first: int, seed: int) -> Attack:
     """A-ra; see `imagined`."""
-    return imagined(targets, strength, first, hard=False)
+    return imagined(targets, strength, first, seed, hard=False)
 
 
-def a_hum(targets: np.ndarray, strength: float, first: int) -> Attack:
+def a_hum(targets: np.ndarray, strength: float, first: int, seed: int) -> Attack:
     """A-hum; see `imagined`."""
-    return imagined(targets, strength, first, hard=True)
+    return imagined(targets, strength, first, seed, hard=True)
 
 
 def fedrec(public: np.ndarray, targets: np.ndarray, strength: float, first: int) -> Attack:

@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_overruled
 from fedvlr_jax.commands.shared.members import (
     Member,
     make_members,
@@ -112,6 +112,7 @@ def main() -> None:
             raise InputError("--deadline_s=0: hours need a simulated clock; give a deadline")
     with locked(base.workdir):
         note_unused_by(members)
+        note_overruled({name for member in members for name, _ in member.choice}, by="over")
         dataset = train_waiting(members)[base.data]
         groups = read_groups(members)
         if not groups:

@@ -57,6 +57,7 @@ from fedvlr_jax.privacy.attacks import (
     positives_by_sign,
     score_of,
 )
+from fedvlr_jax.privacy.calibration import resolved
 from fedvlr_jax.privacy.ring import ring_of
 from fedvlr_jax.privacy.secure_sum import Quantiser
 from fedvlr_jax.privacy.statement import best_epsilon, statement
@@ -242,6 +243,17 @@ def _by_features(
     return np.stack([positives_by_inversion(rows) for rows in seen]), victims
 
 
+def stated_of(config: Config, dataset: Dataset, defence: Defence) -> dict[str, Any] | None:
+    """The privacy statement after all rounds with a defence; None if it has none.
+
+    Raises:
+      InputError: there is no statement for these flags.
+    """
+    private = config.flat | ({"privacy": defence.privacy} if defence.privacy else {})
+    given = resolved(Config.from_flat(**private), dataset.num_users)
+    return statement(given, dataset.num_users, config.federation.rounds)
+
+
 def line(base: Config, dataset: Dataset, defence: Defence, feature_scale: float) -> dict[str, Any]:
     """One line of the table."""
     config = base.changed(**defence.flags).resolved
@@ -254,8 +266,7 @@ def line(base: Config, dataset: Dataset, defence: Defence, feature_scale: float)
     simulation = dataclasses.replace(simulation, setup=setup)
     ranks = simulation.evaluate(state, "test")
     test = averages(ranks.ahead, ranks.tied, dataset, "test", config.evaluation.cutoffs)
-    private = config.flat | ({"privacy": defence.privacy} if defence.privacy else {})
-    stated = statement(Config.from_flat(**private), dataset.num_users, config.federation.rounds)
+    stated = stated_of(config, dataset, defence)
     return {
         "defence": defence.name,
         **on_histories(simulation, defence, feature_scale),
@@ -309,10 +320,14 @@ def main() -> None:
     lines = []
     for content, config in contents.items():
         bound, plain = clip_bound(config, dataset)
+        found = defences(bound, FLAGS.multiplier)
+        # Every defence is refused before any is trained.
+        for each in found:
+            stated_of(plain.changed(**each.flags).resolved, dataset, each)
         lines += [
             {"content": content, "clip_norm": bound}
             | line(plain, dataset, each, FLAGS.feature_scale)
-            for each in defences(bound, FLAGS.multiplier)
+            for each in found
         ]
     write_lines(lines, base, dataset, folder)
 

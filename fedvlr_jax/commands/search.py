@@ -34,7 +34,7 @@ from absl import flags
 from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.faults import StopRequest
 from fedvlr_jax.commands.shared.finished import validation
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_overruled, note_unused
 from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.members import (
     Member,
@@ -91,6 +91,7 @@ def main() -> None:
     dataset = loaded.dataset(base)
     varied = {name for dimension in space for name in dimension.name.split(":")}
     note_unused(*configs_of(space, base), varied=varied)
+    note_overruled(varied, by="space")
     if not len(dataset.valid):
         raise InputError(f"{dataset.name}: no validation interaction to choose by")
     names = ("space", "sampler", "search_seed", "batch")

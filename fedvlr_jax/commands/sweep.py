@@ -27,7 +27,7 @@ from pathlib import Path
 from absl import flags
 
 from fedvlr_jax.commands.shared.comparison import compare, read_baselines, write_comparison
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.launch import config_from_flags, note_overruled
 from fedvlr_jax.commands.shared.members import (
     Member,
     keep_best_model,
@@ -53,6 +53,7 @@ def main() -> None:
     evaluate = evaluate_once()
     with locked(base.workdir):
         note_unused_by(members)
+        note_overruled({name for member in members for name, _ in member.choice}, by="over")
         datasets = train_waiting(members, keep=FLAGS.keep_best_model, evaluate=evaluate)
         _compare(base, members, datasets[members[0].config.data], evaluate)
 

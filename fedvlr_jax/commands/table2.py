@@ -6,7 +6,8 @@ A method is BACKBONE+FUSION, BACKBONE+FUSION+local (no server step), fedavg+FUSI
 tuned item rows, and five groups of clients), or a centralized model (vbpr, bm3, mgcn, pgl).
 --methods selects methods. The command tunes each method: it tries nine settings with the first
 seed, selects one on validation (--select), and trains it with all seeds. Flags of fedvlr train set
-the rest. The baselines, with nine settings each, are in the same table.
+the rest. A flag of the table below that is given keeps its value and is not tuned, so these methods
+have fewer settings. The baselines, with nine settings each, are in the same table.
 
 | methods | tuned |
 |---|---|
@@ -56,7 +57,7 @@ from fedvlr_jax.commands.shared.comparison import (
     write_table,
     write_text,
 )
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
+from fedvlr_jax.commands.shared.launch import config_from_flags, is_given, note_unused
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,
@@ -120,6 +121,11 @@ def settings_of(grid: Grid) -> list[Choice]:
     return [tuple(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
+def with_given(grid: Grid, base: Config) -> Grid:
+    """`grid` with the value of `base` alone for each flag that the command line gives."""
+    return {name: (base.flat[name],) if is_given(name) else grid[name] for name in grid}
+
+
 def run_method(
     method: Method, base: Config, dataset: Dataset, seeds: list[int]
 ) -> tuple[Compared | None, list[dict[str, Any]]]:
@@ -129,7 +135,7 @@ def run_method(
     if method.flags:
         make = lambda choice, seed: make_member(base, choice, seed)
         local = base.federation.server_optimizer == "none"
-        choices = settings_of(LOCAL_GRID if local else GRID)
+        choices = settings_of(with_given(LOCAL_GRID if local else GRID, base))
         members: list[Member]
         members, tried = tuned(choices, seeds, make, train_waiting)
         folders = [member.directory for member in members]
@@ -206,6 +212,9 @@ def main() -> None:
     # The baselines are evaluated once per data set, not once per run.
     base = config_from_flags(baselines=False)
     folder = required_workdir(base, "runs/table2")
+    for flag in {**GRID, **LOCAL_GRID}:
+        if is_given(flag):
+            Console().print(f"--{flag} is given, so it is not tuned", highlight=False)
     names = [name.strip() for name in base.data.dataset.split(",")]
     federated = [dict(method.flags) for method in methods if method.flags]
     note_unused(

@@ -38,7 +38,9 @@ class AttackConfig:
         "number of standard deviations.",
     )
     attack_seed: int = choice(
-        0, "Seed of the targets, the hostile histories and the public interactions."
+        0,
+        "Seed of the targets, the hostile histories, the public interactions, and the imagined "
+        "users of a_ra and a_hum.",
     )
 
     def __post_init__(self) -> None:

@@ -164,6 +164,12 @@ def _check_private(config: Config) -> None:
         raise InputError(
             f"--privacy={privacy.privacy}: the ledger cannot account for {smaller}; give 0"
         )
+    if federation.matmul_precision != "float32":
+        raise InputError(
+            f"--matmul_precision={federation.matmul_precision}: rounds the sum of the uploads, but "
+            f"--privacy={privacy.privacy} needs uploads as long as their clipped norms; give "
+            "float32"
+        )
     if config.fleet.has_clock:
         raise InputError(
             f"--privacy={privacy.privacy}: the ledger cannot account for the sampling of a "

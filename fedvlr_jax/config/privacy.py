@@ -22,7 +22,7 @@ class PrivacyConfig:
         "server adds the noise once to the sum; local: each client adds noise to its own upload; "
         "distributed: each client adds a share of discrete noise inside a secure sum. All but "
         "none state (epsilon, delta) and keep a ledger, each run of a sweep its own. The epsilons "
-        "of runs on the same data add up.",
+        "of runs on the same data with different seeds add up.",
         PRIVACY_NAMES,
     )
     target_epsilon: float = choice(

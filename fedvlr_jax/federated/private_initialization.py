@@ -29,8 +29,14 @@ from scipy import sparse
 
 from fedvlr_jax.data.dataset import Interactions
 
-# Folded into the seed, so that the noise of the exchanges is independent of all other draws.
+# The spawn key of the noise, which no other generator of the run has. A second word of entropy
+# would not do: (seed, round) is the entropy of the cohort of a round.
 _NOISE = 0x5EC7
+
+
+def noise_generator(seed: int) -> np.random.Generator:
+    """The generator of the noise of all exchanges; equal for equal seeds."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_NOISE,)))
 
 
 def answers(histories: sparse.csr_array, basis: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
@@ -76,7 +82,7 @@ def private_spectral_initialization(
     """
     histories = train.matrix.astype(np.float64)
     size = train.num_items, min(width, train.num_items)
-    draws = np.random.default_rng((seed, _NOISE))
+    draws = noise_generator(seed)
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal(size))[0]
     for _ in range(exchanges - 1):
         basis = np.linalg.qr(noisy_sum(histories, basis, multiplier, draws))[0]

@@ -172,20 +172,25 @@ def close_round(
     server_leaf = trees.bad_leaf(server_numbers(*after))
     bad_leaf = jnp.where(bad[worst], reports.bad_leaf[worst], server_leaf)
     finite = bad_leaf < 0
-    participants = jnp.sum(reports.responded)
+    counted, losses = reports.responded, reports.loss
+    if attack is not None:
+        # The metrics are those of the honest clients.
+        counted &= reports.client < attack.first
+        losses = jnp.where(counted, losses, 0.0)
+    participants = jnp.sum(counted)
     divisor = jnp.maximum(participants, 1)
-    loss = compiled_alone(server.round >= 0, jnp.sum, on_every_device(reports.loss, mesh))
+    loss = compiled_alone(server.round >= 0, jnp.sum, on_every_device(losses, mesh))
     metrics = RoundMetrics(
         loss=loss / divisor.astype(loss.dtype),
         participants=participants,
-        clipped=jnp.sum(reports.responded & reports.clipped) / divisor,
+        clipped=jnp.sum(counted & reports.clipped) / divisor,
         finite=finite,
         bad_client=jnp.where(bad[worst], reports.client[worst], -1),
         bad_leaf=bad_leaf,
     )
     share_key = stream(server.key, CLIP_SHARE, server.round)
     uplink_state = uplink.next_state(share_key, server.uplink, reports.clipped, reports.responded)
-    steps = finite if noise.always else finite & (participants > 0)
+    steps = finite if noise.always else finite & jnp.any(reports.responded)
     names = "shared", "optimizer", "uplink", "attack", "noise"
     new = dict(zip(names, (*after, uplink_state, memory, noise_state), strict=True))
     chosen = trees.select(steps, new, {name: getattr(server, name) for name in names})

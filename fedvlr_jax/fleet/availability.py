@@ -247,11 +247,21 @@ def from_trace(trace: str, num_clients: int) -> Availability:
     """Sessions from the CSV file `trace` with the columns client, start, end; times in s from 0.
 
     Clients are numbered from 0, in the order of the data set. After its last end, the trace starts
-    again.
+    again. A file that has not changed is read once, for the clock and for its expected reports.
 
     Raises:
       InputError: a row is invalid, or a client has no session. The message names it.
     """
+    path = Path(trace)
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+    return _from_unchanged_trace(trace, num_clients, stamp)
+
+
+@functools.lru_cache(maxsize=2)
+def _from_unchanged_trace(
+    trace: str, num_clients: int, stamp: tuple[int, int] | None
+) -> Availability:
+    """`from_trace`; `stamp` is the time and the size of the file."""
     table = _read_trace(Path(trace), num_clients)
     client, start, end = (table[name].to_numpy() for name in ("client", "start", "end"))
     order = np.lexsort((start, client))

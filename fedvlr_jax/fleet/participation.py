@@ -161,7 +161,8 @@ class SimulatedParticipation:
         finish = start + self.duration_s(seed, sampled, number)
         deadline = start + self._rules.deadline_s if self._rules.deadline_s else np.inf
         done = (finish <= until) & (finish <= deadline)
-        wanted = self._rules.cohort or len(sampled)
+        # If fewer clients are available than it wants, the server waits for those that it asked.
+        wanted = min(self._rules.cohort or len(sampled), len(sampled))
         if done.sum() >= wanted:
             # The sort is stable, so of equal times the lower client number comes first.
             first = np.argsort(np.where(done, finish, np.inf), kind="stable")[:wanted]

@@ -44,7 +44,15 @@ NOT_COVERED = (
         "private rows (heads, routers, item rows): they stay on the client; the checkpoints of "
         "this simulation contain them"
     ),
-    "other runs on the same data, with other flags or seeds: their epsilons add up",
+    "other runs on the same data with other seeds: their epsilons add up",
+    (
+        "other runs on the same data with the same seed: they draw the same cohorts and the same "
+        "noise, so the difference of two releases can reveal the uploads"
+    ),
+    (
+        "the random numbers: they follow from the seed, which config.json has, and noise in "
+        "floating point is only approximately Gaussian; a deployment needs a secure sampler"
+    ),
 )
 
 

@@ -7,7 +7,7 @@ import functools
 import jax
 import numpy as np
 
-from fedvlr_jax.config import FederationConfig
+from fedvlr_jax.config import FederationConfig, PrivacyConfig
 from fedvlr_jax.federated.participation import local_epochs_of
 from fedvlr_jax.federated.plans.slots import num_slots
 from fedvlr_jax.fleet import Hardware, make_hardware, round_bytes
@@ -40,16 +40,22 @@ def upload_shape(setup: Setup) -> Shape:
 def touched_rows(setup: Setup) -> np.ndarray:
     """int64 [N]: the rows of each client's upload that may not be zero.
 
-    An upper bound: repeated draws of a negative count each time. Noise is on every row. With
-    --upload_rows a client sends that many rows, because the residual has rows that it did not
+    An upper bound: repeated draws of a negative count each time. Noise of clients is on every row.
+    With --upload_rows a client sends that many rows, because the residual has rows that it did not
     touch.
     """
     dataset = setup.population
     if rows := setup.config.fleet.upload_rows:
         return np.full(dataset.num_users, rows)
-    if setup.config.privacy.noise_multiplier:
+    if _noise_of_clients(setup.config.privacy):
         return np.full(dataset.num_users, setup.model.num_items)
     return _trained_rows(setup)
+
+
+def _noise_of_clients(privacy: PrivacyConfig) -> bool:
+    """Whether the clients add noise to their uploads; the server's noise is not sent."""
+    by_flag = privacy.privacy == "none" and privacy.noise == "client"
+    return privacy.noise_multiplier > 0 and (by_flag or privacy.privacy in ("local", "distributed"))
 
 
 def _trained_rows(setup: Setup) -> np.ndarray:
@@ -84,7 +90,10 @@ def hardware_of(setup: Setup) -> Hardware:
 
 
 def work_of(setup: Setup) -> Work:
-    """The bytes of each client in one round, its rows in an epoch, and its number of epochs."""
+    """The bytes of each client in one round, its rows in an epoch, and its number of epochs.
+
+    Expected negatives count as many rows as sampled ones, whose mean over all draws they are.
+    """
     federation = setup.config.federation
     rows = setup.population.train.counts * (1 + federation.num_negatives)
     down, request = download_bytes(setup)

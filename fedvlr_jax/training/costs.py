@@ -217,8 +217,8 @@ def summarise_costs(
         "client_h": total.client_s / 3600,
         "wasted_share": total.wasted_s / max(total.client_s, 1e-9),
         "energy": total.energy,
-        "participation_gini": gini(took_part),
-        "never_took_part": float(np.mean(took_part == 0)),
+        "participation_gini": gini(took_part[: simulation.dataset.num_users]),
+        "never_took_part": float(np.mean(took_part[: simulation.dataset.num_users] == 0)),
         "curve": curve,
         "reached": reached,
     }

@@ -34,9 +34,9 @@ def views(seed=1):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(ITEMS, 1, WIDTH)), jnp.float32)
 
 
-def make(name, strength=1.0):
+def make(name, strength=1.0, seed=0):
     public = np.array([[0, 0, 1, 3], [4, 5, 4, 7]])
-    return ATTACKS[name](AttackOptions(FIRST, CLIENTS, strength, TARGETS, public))
+    return ATTACKS[name](AttackOptions(FIRST, CLIENTS, strength, seed, TARGETS, public))
 
 
 def sent(attack, memory=None, responded=PRESENT, shown=None):
@@ -116,6 +116,13 @@ def test_imagined_users_move_the_targets_alone(name):
     found, _ = sent(make(name))
     rows = found[HOSTILE, : ITEMS * WIDTH].reshape(2, ITEMS, WIDTH)
     assert set(np.flatnonzero(np.abs(rows[0]).sum(axis=1))) == set(TARGETS)
+
+
+@pytest.mark.parametrize("name", ["a_ra", "a_hum"])
+def test_imagined_users_follow_the_seed(name):
+    one, again, other = (sent(make(name, seed=seed))[0] for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other)[HOSTILE].max() > 1e-3
 
 
 def test_pieck_knows_popular_items_from_the_second_broadcast_on():

@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from fedvlr_jax.training.costs import gini, summarise_costs
 
 from fedvlr_jax.attacks import plan_hostile, with_hostile
 from fedvlr_jax.config import AttackConfig, Config
@@ -72,7 +73,28 @@ def test_the_population_keeps_the_contract_and_its_honest_part():
     for user in range(40, 44):
         assert set(hostile.targets) <= set(larger.train.of(user))
         assert not len(larger.test.of(user)) and not len(larger.valid.of(user))
-    assert larger.fingerprint == dataset().fingerprint
+
+
+def test_the_metrics_of_a_round_are_those_of_the_honest_clients():
+    """Before the first step honest clients train as without hostile ones."""
+    alone = make_simulation(small(clip_norm=0.05), dataset())
+    _, plain = alone.run_rounds(alone.init(), 1)
+    simulation = make_simulation(small(clip_norm=0.05, attack="label_flip"), dataset())
+    _, attacked = simulation.run_rounds(simulation.init(), 1)
+    assert attacked.participants[0] == plain.participants[0] == 40
+    np.testing.assert_allclose(attacked.loss[0], plain.loss[0], rtol=1e-5)
+    assert attacked.clipped[0] == plain.clipped[0] > 0
+
+
+def test_the_gini_of_participation_is_that_of_the_honest_clients():
+    simulation = make_simulation(small(attack="honest", deadline_s=60.0, cohort=5), dataset())
+    count = np.zeros(48)
+    for number in range(4):
+        schedule = simulation.participation.round(0, number)
+        count[schedule.sampled[schedule.responded]] += 1
+    costs = summarise_costs(simulation, 0, 4, [])
+    assert count[40:].any() and costs["participation_gini"] == gini(count[:40])
+    assert costs["never_took_part"] == np.mean(count[:40] == 0)
 
 
 def test_label_flip_trains_on_what_the_history_is_not():

@@ -12,6 +12,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.federated.private_initialization import (
     answers,
+    noise_generator,
     noisy_sum,
     own_scale,
     private_spectral_initialization,
@@ -31,6 +32,14 @@ def train_of(matrix):
     user, item = np.nonzero(matrix)
     sizes = dict(num_users=matrix.shape[0], num_items=matrix.shape[1])
     return Interactions.from_pairs(user=user, item=item, **sizes)
+
+
+def test_the_noise_of_the_exchanges_is_no_other_draw_of_the_run():
+    """(seed, number) is the entropy of the cohort of a round, with any number."""
+    first = lambda generator: generator.integers(2**63, size=4).tolist()
+    drawn = [first(np.random.default_rng((3, number))) for number in (0, 1, 0x5EC7)]
+    assert first(noise_generator(3)) not in [*drawn, first(np.random.default_rng(3))]
+    assert first(noise_generator(3)) == first(noise_generator(3)) != first(noise_generator(4))
 
 
 @pytest.mark.parametrize("seed", range(10))

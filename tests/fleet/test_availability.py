@@ -106,6 +106,17 @@ def test_a_trace_by_hand(tmp_path):
     np.testing.assert_array_equal(ask(86.0), [90, 100, 86])
 
 
+def test_a_trace_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    """The clock and the expected reports need it; each seed of a comparison too."""
+    path, reads = trace(tmp_path, "client,start,end\n0,0,10\n1,0,40\n"), []
+    read = availability.pd.read_csv
+    monkeypatch.setattr(availability.pd, "read_csv", lambda p: (reads.append(p), read(p))[1])
+    assert from_trace(path, 2).share == from_trace(path, 2).share == pytest.approx(50 / 80)
+    assert len(reads) == 1
+    trace(tmp_path, "client,start,end\n0,0,10\n1,0,10\n")
+    assert from_trace(path, 2).share == 1 and len(reads) == 2
+
+
 @pytest.mark.parametrize(
     "text, piece",
     [

@@ -52,6 +52,19 @@ def test_a_deadline_by_hand():
     assert (first.start_s, first.end_s) == (0, 10) and rounds.round(0, 1).start_s == 10
 
 
+@pytest.mark.parametrize(("left", "end"), [(np.inf, 3.0), (2.5, 10.0)])
+def test_a_round_with_fewer_clients_than_it_wants_by_hand(left, end):
+    """Three of five are available, four are wanted: it ends with the last of the three, or at the
+    deadline if the session of one ends before it reports."""
+    ends = np.array([np.inf, -1.0, left, -1.0, np.inf])
+    sessions = Availability(lambda seed, clients, time: time + ends[clients], 0.6)
+    rounds = timeline(5, sessions, cohort=4, deadline=10.0, duration=[1, 9, 3, 20, 2])
+    first = rounds.round(0, 0)
+    np.testing.assert_array_equal(first.sampled, [0, 2, 4])
+    np.testing.assert_array_equal(first.responded, [True, left > 3, True])
+    assert (first.start_s, first.end_s) == (0, end)
+
+
 def test_over_selection_by_hand():
     """Two uploads end the round of four that are sampled; the others worked until then."""
     rounds = timeline(4, always(), cohort=2, over=2.0, duration=[4, 1, 3, 8])

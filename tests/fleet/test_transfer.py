@@ -98,6 +98,20 @@ def small(**choices):
     return make_simulation(Config.from_flat(**{**plain, **choices}), dataset)
 
 
+@pytest.mark.parametrize(
+    ("flags", "every"),
+    [
+        ({"noise": "client"}, True),
+        ({"noise": "central"}, False),
+        ({"privacy": "local"}, True),
+        ({"privacy": "central"}, False),
+    ],
+)
+def test_noise_of_clients_is_on_every_row_and_that_of_the_server_is_not_sent(flags, every):
+    simulation = small(clip_norm=0.1, noise_multiplier=1.0, **flags)
+    assert (touched_rows(simulation.setup) == 60).all() == every
+
+
 def test_a_client_downloads_the_rows_that_it_asks_for():
     simulation = small(download_rows="touched", backbone="fedavg")
     setup, counts = simulation.setup, simulation.dataset.train.counts

@@ -10,6 +10,7 @@ from fedvlr_jax.commands.privacy import (
     defences,
     line,
     on_histories,
+    stated_of,
     with_contents,
 )
 from fedvlr_jax.config import Config
@@ -173,6 +174,15 @@ def test_the_bound_is_given_or_the_median_norm(dataset):
     bound, plain = clip_bound(Config.from_flat(**BASE), dataset)
     simulation = make_simulation(plain, dataset)
     assert bound == np.median(client_uploads(simulation, simulation.init())[1])
+
+
+@pytest.mark.parametrize("name", ["local noise", "central noise", "distributed noise"])
+def test_a_delta_of_a_share_of_the_users_is_refused_before_training(name, dataset):
+    base = Config.from_flat(**(BASE | {"target_delta": 0.5}))
+    config = base.changed(**DEFENCES[name].flags).resolved
+    with pytest.raises(InputError, match=r"--target_delta=0\.5: permits to"):
+        stated_of(config, dataset, DEFENCES[name])
+    assert stated_of(base.resolved, dataset, DEFENCES["clipping"]) is None
 
 
 def test_a_line_of_the_table(dataset):

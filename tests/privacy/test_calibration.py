@@ -105,6 +105,7 @@ REFUSED = [
         "--clip_quantile=0.5: with 10 clients a round, it needs .* below 1",
     ),
     ({"target_epsilon": 1.0}, "--target_epsilon=1.0: needs --privacy"),
+    (CENTRAL | {"matmul_precision": "bf16"}, "--matmul_precision=bf16: rounds the sum of the"),
     (LOCAL | {"noise_bands": 4}, "--noise_bands=4: needs --privacy=central"),
     (
         CENTRAL | {"noise_bands": 4, "clip_quantile": 0.5},

@@ -117,6 +117,23 @@ def note_unused(*configs: Config, varied: Collection[str] = (), used: Collection
         _note(flag.line)
 
 
+def is_given(name: str) -> bool:
+    """Whether the command line itself sets the flag `name`, to whatever value."""
+    preset = _preset_values(sys.argv)
+    flag = FLAGS[name]
+    of_preset = name in preset and flag.parser.parse(preset[name]) == flag.value
+    return bool(flag.present) and not of_preset
+
+
+def note_overruled(names: Collection[str], by: str) -> None:
+    """Prints one line for each given flag among `names`, whose values the flag `by` replaces."""
+    for name in sorted(names):
+        if name in FLAGS and is_given(name):
+            value = FLAGS[name].value
+            value = str(value).lower() if isinstance(value, bool) else value
+            _note(f"--{name}={value} has no effect: --{by} sets it")
+
+
 def _is_given(flag: flags.Flag[Any], preset: Mapping[str, str]) -> bool:
     of_preset = flag.name in preset and flag.parser.parse(preset[flag.name]) == flag.value
     return flag.value != flag.default and not of_preset
