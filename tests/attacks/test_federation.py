@@ -6,7 +6,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-from fedvlr_jax.training.costs import gini, summarise_costs
 
 from fedvlr_jax.attacks import plan_hostile, with_hostile
 from fedvlr_jax.config import AttackConfig, Config
@@ -18,6 +17,7 @@ from fedvlr_jax.evaluation.metrics import slices
 from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import train
+from fedvlr_jax.training.costs import gini, summarise_costs
 from fedvlr_jax.training.summary import summarise_run
 from tests.conftest import mostly_slow
 
