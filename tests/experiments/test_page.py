@@ -174,7 +174,7 @@ def test_printed_tables_fit_80_columns(capsys):
 
 def test_a_sweep_keeps_the_model_of_its_best_run(monkeypatch, tmp_path):
     values = dict(members_at_once=1, keep_best_model=True, seeds="0,1")
-    monkeypatch.setattr(members, "FLAGS", types.SimpleNamespace(**values))
+    monkeypatch.setattr(members.training, "FLAGS", types.SimpleNamespace(**values))
     monkeypatch.setattr(sweep, "FLAGS", types.SimpleNamespace(**values))
     small = dict(synthetic_users=40, synthetic_items=60, width=8, rounds=2, eval_every=2)
     base = Config.from_flat(

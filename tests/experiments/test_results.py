@@ -65,7 +65,7 @@ def test_the_commands_of_a_page_are_those_of_its_places(tmp_path):
 def test_a_command_that_fails_ends_the_page_with_its_status(tmp_path, monkeypatch, capsys):
     started = []
 
-    def fake(command):
+    def fake(command, check):
         started.append(command)
         return subprocess.CompletedProcess(command, 75 if command[-1].endswith("/fails") else 0)
 
