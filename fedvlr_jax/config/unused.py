@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Condition(NamedTuple):
-    """What a flag needs.
+    """The condition under which a flag acts.
 
     Attributes:
       holds: whether a config meets it; `auto` has been resolved there.
@@ -125,7 +125,7 @@ _TRANSFERS = Condition(
 _BASELINES = Condition(lambda c: c.evaluation.baselines, "the baselines are not evaluated")
 _DISK = Condition(lambda c: c.run.store == "disk", "--store={store} writes no files")
 
-# Flag -> what it needs to act.
+# Flag -> the condition under which it acts.
 ACTS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("data_root", "duplicates"), (_READ,)),
     **dict.fromkeys(

@@ -39,7 +39,7 @@ class Found(NamedTuple):
     metrics: list[dict[str, Any]]
 
 
-# Files that only a run leaves; without config.json nobody knows which run.
+# Files that only a run writes; without config.json the run is unknown.
 _LEFT_BY_RUNS = (METRICS, SUMMARY, "checkpoints")
 
 

@@ -12,10 +12,11 @@ So in epoch a, with A_c = prod_{b<a} (1 + lr k_c) and r_b = e_b / A_c, A_c as it
 
     P_i = A_c (P0_i - lr sum_{b<a} r_b,i theta_b + sum_g B_c,g F_g,i)
 
-with numbers A and B a kind; rows outside the pool stay as they are. An epoch reads the table in two
-products, P0 theta and its transpose. The table is written once, in place, after the round is known
-to be finite (`write_back_factored`). The cohort's upload is a few numbers in the same bases and the
-signs of the views; the penalty's gradient by a router follows from sums over the rows of a kind.
+with one A and one B for each kind; rows outside the pool stay as they are. An epoch reads the table
+in two products, P0 theta and its transpose. The table is written once, in place, after the round is
+known to be finite (`write_back_factored`). The cohort's upload is a few numbers in the same bases
+and the signs of the views; the penalty's gradient by a router follows from sums over the rows of a
+kind.
 `factored_rows.py` has these factors.
 """
 
@@ -83,7 +84,7 @@ class Clients(NamedTuple):
       penalty: of the round.
       alpha: weights of the clients in the sum [K].
       table: the personal rows before the round [K, I, d]; known: sums over them.
-      head: the broadcast head, once a client [K, ...].
+      head: the broadcast head, repeated for each client [K, ...].
       views: [I, G * d]. pooled: the pooled histories over them [K, G * d].
       positive: multi-hot histories [K, I]; negative: the expected negatives [K, I].
       rows: rows of the loss [K]. share: of a row of each kind in it, over d [2, K].

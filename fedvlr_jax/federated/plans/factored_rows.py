@@ -46,7 +46,7 @@ class ViewCache(NamedTuple):
     """Functions of the views F [I, G, d] that all chunks of a round read.
 
     Attributes:
-      in_pool: the rows of the pool, 0 elsewhere, as the rows of a table lie [G, I * d].
+      in_pool: the rows of the pool, 0 elsewhere, in the layout of a table's rows [G, I * d].
       products: <F_h,i, F_g,i> [I, G, G]. size: |F_g,i| [I, G]. largest: of all |F_g| [G].
     """
 
@@ -210,7 +210,7 @@ def spread(kinds: jax.Array, numbers: jax.Array, outside: Any) -> jax.Array:
     """[K, I]: the number of each row's kind; `outside` for rows of neither kind.
 
     Args:
-      kinds: as `Rows.kinds`. numbers: [2, K], or [2, K, I] with a number a row.
+      kinds: as `Rows.kinds`. numbers: [2, K], or [2, K, I] with one number per row.
     """
     first, second = numbers[..., None] if numbers.ndim == 2 else numbers
     return jnp.where(kinds[0] > 0, first, jnp.where(kinds[1] > 0, second, outside))
