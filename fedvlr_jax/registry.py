@@ -41,10 +41,23 @@ class Rule(Choice):
     Attributes:
       sums: whether it sums the uploads with weights that are known before training.
       withstands: the share of hostile clients that it must stay below; 1: it has no such bound.
+      takes_share: whether its factory takes --byzantine_share.
     """
 
     sums: bool = False
     withstands: float = 0.5
+    takes_share: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgery(Choice):
+    """An attack.
+
+    Attributes:
+      takes_strength: whether its factory takes --attack_strength.
+    """
+
+    takes_strength: bool = True
 
 
 class Objects(Mapping[str, Any]):
@@ -173,10 +186,13 @@ RULES = {
     "trimmed_mean": Rule(
         ".reduce.coordinates:trimmed_mean",
         "of each coordinate, the mean without the lowest and highest values",
+        takes_share=True,
     ),
-    "krum": Rule(".reduce.gram:krum", "the upload with the nearest neighbours"),
+    "krum": Rule(".reduce.gram:krum", "the upload with the nearest neighbours", takes_share=True),
     "multi_krum": Rule(
-        ".reduce.gram:multi_krum", "the mean of the uploads with the nearest neighbours"
+        ".reduce.gram:multi_krum",
+        "the mean of the uploads with the nearest neighbours",
+        takes_share=True,
     ),
     "geometric_median": Rule(".reduce.gram:geometric_median", "RFA"),
     "norm_bound": Rule(
@@ -188,9 +204,12 @@ RULES = {
         ".reduce.robust:bulyan",
         "Krum, then per coordinate the mean near the median",
         withstands=0.25,
+        takes_share=True,
     ),
     "row_median": Rule(
-        ".reduce.robust:row_median", "per item, the median over the clients that touched it"
+        ".reduce.robust:row_median",
+        "per item, the median over the clients that touched it",
+        takes_share=True,
     ),
     "secure": Rule(
         ".reduce.secure:secure_mean",
@@ -200,23 +219,29 @@ RULES = {
 
 # Factories of an `Attack`, over the fields of `attacks.AttackOptions`.
 ATTACKS = {
-    "honest": Choice(".attacks.statistics:honest", "clients are added, but do not attack"),
-    "sign_flip": Choice(".attacks.statistics:sign_flip", "minus the trained upload"),
-    "scaling": Choice(".attacks.statistics:scaling", "the trained upload times a factor"),
-    "label_flip": Choice(
-        ".attacks.statistics:honest", "trained on items outside a plausible history as positives"
+    "honest": Forgery(
+        ".attacks.statistics:honest", "clients are added, but do not attack", takes_strength=False
     ),
-    "not_a_number": Choice(".attacks.statistics:not_a_number", "uploads that are not finite"),
-    "alie": Choice(".attacks.statistics:alie", "a little is enough"),
-    "ipm": Choice(".attacks.statistics:ipm", "inner product manipulation"),
-    "ua_fedrec": Choice(".attacks.statistics:ua_fedrec", "UA-FedRec"),
-    "spattack": Choice(".attacks.statistics:spattack", "Spattack"),
-    "cluster": Choice(".attacks.statistics:cluster", "ClusterAttack"),
-    "a_ra": Choice(".attacks.targeted:a_ra", "A-ra, for the target items"),
-    "a_hum": Choice(".attacks.targeted:a_hum", "A-hum, for the target items"),
-    "fedrec": Choice(".attacks.targeted:fedrec", "FedRecAttack, for the target items"),
-    "pieck_ipe": Choice(".attacks.targeted:pieck_ipe", "PIECK-IPE, for the target items"),
-    "pieck_uea": Choice(".attacks.targeted:pieck_uea", "PIECK-UEA, for the target items"),
+    "sign_flip": Forgery(".attacks.statistics:sign_flip", "minus the trained upload"),
+    "scaling": Forgery(".attacks.statistics:scaling", "the trained upload times a factor"),
+    "label_flip": Forgery(
+        ".attacks.statistics:honest",
+        "trained on items outside a plausible history as positives",
+        takes_strength=False,
+    ),
+    "not_a_number": Forgery(
+        ".attacks.statistics:not_a_number", "uploads that are not finite", takes_strength=False
+    ),
+    "alie": Forgery(".attacks.statistics:alie", "a little is enough", takes_strength=False),
+    "ipm": Forgery(".attacks.statistics:ipm", "inner product manipulation"),
+    "ua_fedrec": Forgery(".attacks.statistics:ua_fedrec", "UA-FedRec"),
+    "spattack": Forgery(".attacks.statistics:spattack", "Spattack"),
+    "cluster": Forgery(".attacks.statistics:cluster", "ClusterAttack"),
+    "a_ra": Forgery(".attacks.targeted:a_ra", "A-ra, for the target items"),
+    "a_hum": Forgery(".attacks.targeted:a_hum", "A-hum, for the target items"),
+    "fedrec": Forgery(".attacks.targeted:fedrec", "FedRecAttack, for the target items"),
+    "pieck_ipe": Forgery(".attacks.targeted:pieck_ipe", "PIECK-IPE, for the target items"),
+    "pieck_uea": Forgery(".attacks.targeted:pieck_uea", "PIECK-UEA, for the target items"),
 }
 
 # Factories of an `Availability`, over the fields of `fleet.availability.AvailabilityOptions`.

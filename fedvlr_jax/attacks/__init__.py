@@ -1,4 +1,4 @@
-"""Hostile clients: who they are, what they know, and what they upload."""
+"""Hostile clients: their place in the population, their knowledge and their uploads."""
 
 from fedvlr_jax.attacks.attack import Attack, Seen
 from fedvlr_jax.attacks.population import Hostile, plan_hostile, with_hostile

@@ -14,7 +14,7 @@ from fedvlr_jax.config import AttackConfig
 
 
 class AttackOptions(NamedTuple):
-    """What the flags and the population say to an attack.
+    """The options of an attack, from the flags and the population.
 
     Attributes:
       first: the first hostile client. clients: the population, hostile clients included.

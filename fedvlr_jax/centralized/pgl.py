@@ -85,7 +85,7 @@ def pgl(
     image_share: float = 0.1,
     dropout_rate: float = 0.2,
 ) -> CentralizedModel:
-    """Trains on a principal subgraph, drawn anew each epoch; recommends on the whole graph.
+    """Trains on a principal subgraph, drawn in each epoch; recommends on the whole graph.
 
     x_i = [normalised W_m f_m + b_m for each modality m], no id; x_u free, [N, M d]
     u, i = LightGCN(x_u, x_i) on the principal subgraph in training, else on the whole graph

@@ -36,7 +36,7 @@ class Checkpoints:
     """The checkpoints of one run, newest last.
 
     Args:
-      directory: where they lie; made at the first save.
+      directory: their folder; the first save creates it.
       keep: how many of the newest are kept.
       keep_best: how many more are kept for their score, the highest first.
 

@@ -59,7 +59,7 @@ def blocks_of(name: str, kind: Sequence[Any], most: float) -> list[Block]:
 
 
 class Layout(NamedTuple):
-    """Where the leaves of a checkpoint lie, without those that are the same as another.
+    """The places of the leaves of a checkpoint, without those that are the same as another.
 
     Attributes:
       offset: where each small leaf begins in the packed bytes.

@@ -22,7 +22,8 @@ from scipy import stats
 
 from fedvlr_jax.commands.shared.launch import config_from_flags
 from fedvlr_jax.commands.shared.runs import load
-from fedvlr_jax.data.synthetic import BACKGROUND, FAVOURITE, SOURCES, Catalogue
+from fedvlr_jax.data.clusters import BACKGROUND, FAVOURITE, Catalogue
+from fedvlr_jax.data.synthetic_parts import SOURCES
 from fedvlr_jax.evaluation.metrics import activity_groups
 
 PRIOR = 0.5  # The planted weights are Dirichlet(1/2, 1/2, 1/2).

@@ -194,7 +194,7 @@ class FederationConfig:
             )
 
     def _check_secure(self) -> None:
-        """Refuses what a secure sum cannot be, and its flags without it."""
+        """Refuses values that a secure sum does not support, and its flags without it."""
         check_range(self, "secure_bound", 0)
         check_range(self, "secure_levels", 0)
         if self.aggregation not in ("auto", "secure"):

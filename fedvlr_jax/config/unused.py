@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedvlr_jax.config.automatic import automatic_values
+from fedvlr_jax.registry import ATTACKS, RULES
 
 if TYPE_CHECKING:
     from fedvlr_jax.config import Config
 
 
 class Condition(NamedTuple):
-    """What a flag needs.
+    """The condition under which a flag acts.
 
     Attributes:
       holds: whether a config meets it; `auto` has been resolved there.
@@ -45,9 +46,11 @@ class Unused(NamedTuple):
 
 
 # Rules whose result depends on --byzantine_share.
-RULES_WITH_SHARE = ("trimmed_mean", "krum", "multi_krum", "bulyan", "row_median")
+RULES_WITH_SHARE = tuple(name for name, rule in RULES.items() if rule.takes_share)
 # Attacks whose uploads do not depend on --attack_strength.
-ATTACKS_WITHOUT_STRENGTH = ("honest", "label_flip", "not_a_number", "alie")
+ATTACKS_WITHOUT_STRENGTH = tuple(
+    name for name, attack in ATTACKS.items() if not attack.takes_strength
+)
 
 
 def _views(config: Config) -> set[str]:
@@ -125,7 +128,7 @@ _TRANSFERS = Condition(
 _BASELINES = Condition(lambda c: c.evaluation.baselines, "the baselines are not evaluated")
 _DISK = Condition(lambda c: c.run.store == "disk", "--store={store} writes no files")
 
-# Flag -> what it needs to act.
+# Flag -> the condition under which it acts.
 ACTS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("data_root", "duplicates"), (_READ,)),
     **dict.fromkeys(

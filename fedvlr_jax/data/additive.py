@@ -4,7 +4,7 @@ Every item has a latent vector for each of id, text and image. The text and imag
 noisy projections of the latent vectors. A user has a vector and a weight for each source. The
 score of an item is the weighted sum of the inner products. The history is drawn without
 replacement, with probabilities proportional to popularity times exp(score). The data thus have
-personal weights over the sources like `synthetic`, but no mixture of clusters.
+personal weights over the sources like those of `clusters.py`, but no mixture of clusters.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fedvlr_jax.data.clusters import Catalogue
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.synthetic import (
+from fedvlr_jax.data.synthetic_parts import (
     SOURCES,
-    Catalogue,
     concatenate,
     history_lengths,
     normals,

@@ -22,14 +22,14 @@ from fedvlr_jax.federated.subspace import OVERSAMPLING
 
 
 class Exchange(NamedTuple):
-    """What the server and each client send each other before the first round.
+    """The messages between the server and each client before the first round.
 
     Attributes:
       text: the steps, for the start of a run.
       down: float32 numbers to each client.
       up: float32 numbers from a client, for each item of its history.
       once: float32 numbers from a client beside those.
-      more: what goes down beside them, for the start of a run.
+      more: further content to the client, for the start of a run.
     """
 
     text: str

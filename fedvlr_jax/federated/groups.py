@@ -224,7 +224,7 @@ def scoring_heads(task: Task, broadcast: Broadcast, upload: Uploads) -> jax.Arra
 
 def mean_tables(task: Task, broadcast: Broadcast, upload: Uploads, share: jax.Array) -> jax.Array:
     """[G, I, d]: the mean item tables of the clients, weighted by share [G, K]."""
-    # One vector an item: the fusions that groups support have one view.
+    # One vector per item: the fusions that groups support have one view.
     means = jax.lax.map(lambda weight: upload.total(weight).views[:, 0, :], share)
     return broadcast.views[None, :, 0, :] - _table_step(task, broadcast) * means
 

@@ -53,7 +53,7 @@ class LocalResult(NamedTuple):
     Attributes:
       private: their private rows after the round, or the input of `plan.Plan.write_back`, leaves
         [K, ...]. The rows of an absent client are never read.
-      uploads: one a client; or, from a plan that gives sums only, the sum weighted by alpha.
+      uploads: one per client; or, from a plan that gives sums only, the sum weighted by alpha.
       loss: float32 [K], each client's loss in its first epoch (0 where absent).
       bad_leaf: int32 [K], the first leaf of the client's `ClientNumbers` that is not finite,
         or -1.

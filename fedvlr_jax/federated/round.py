@@ -214,7 +214,7 @@ def join_buckets(uploads: Sequence[Upload | Uploads]) -> Upload | Uploads:
 def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction:
     """The round function: (server, private rows, cohorts, features, rates) -> one round on.
 
-    `private` and `cohorts` are tuples of equal length, one entry a bucket of clients. With a
+    `private` and `cohorts` are tuples of equal length, one entry per bucket of clients. With a
     mesh, their clients are spread over it, and the server's state is on every device.
 
     Guarantees: an absent client's private rows are unchanged to the bit; no private leaf

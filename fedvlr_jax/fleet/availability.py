@@ -57,7 +57,7 @@ def always() -> Availability:
 
 
 def uniform(available_share: float) -> Availability:
-    """Each client is available with probability `available_share`, drawn anew at each time."""
+    """Each client is available with probability `available_share`, drawn at each time."""
 
     def until(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
         # Rounds may be shorter than a second, so the draw depends on all bits of the time.
@@ -281,7 +281,7 @@ def _from_unchanged_trace(
             f"is {missing[0]}; give each client at least one"
         )
     period = float(end.max())
-    # One sorted array over all clients: client c's starts lie in [2 c period, 2 c period + period).
+    # One sorted array over all clients: client c's starts are in [2 c period, 2 c period + period).
     key = 2 * client * period + start
     share = float((end - start).sum() / (period * num_clients))
 

@@ -56,7 +56,7 @@ def expected_reports(config: Config, num_clients: int) -> float:
 
 
 def make_participation(config: Config, dataset: Dataset, work: Work) -> Participation | None:
-    """What the flags say; None without a clock: the compiled round draws who takes part itself.
+    """The simulated clock of the flags; None without one: the compiled round draws the clients.
 
     Raises:
       InputError: flags that do not go together, or a trace that cannot be used.

@@ -37,7 +37,7 @@ def positives_by_sign(upload: np.ndarray) -> np.ndarray:
     """bool [I]: the positives that follow from the signs of an upload's item rows [I, d].
 
     The gradient of the row of a positive is -a theta, that of a negative +b theta, with a and b
-    above 0 and theta the client's vector. The rows therefore lie on one line, and the positives on
+    above 0 and theta the client's vector. The rows are therefore on one line, and the positives on
     one side of 0. The line is the first right singular vector. The side with fewer rows is the
     history, because there are several negatives per positive.
     """

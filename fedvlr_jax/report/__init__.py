@@ -10,7 +10,7 @@ It reads and writes these files; percentages are not rounded:
   "interactions": {"train": n, "valid": n, "test": n}, "features": {modality: width}, "split",
   "notes": [text, ...]}}
 
-`metrics.jsonl`, one line an evaluation
+`metrics.jsonl`, one line per evaluation
   {"round", "loss", "participants", "clipped": means over the rounds since the evaluation
   before, "valid": {"hr@50", "ndcg@50", "warm": {...}, ...}, "best_round"}
 
@@ -19,8 +19,8 @@ It reads and writes these files; percentages are not rounded:
   "stopped": "patience" | "rounds", "valid": S, "test": S, "baselines": {name: {test S's keys,
   "valid": S, options such as "l2"} or {"skipped": reason}}, "views": [G names], "router":
   {"mean": [G]} or null, "planted_spearman": {view: rho} or null, "timing": {"first_block_s",
-  "round_s_median", "eval_s_median", "total_s"}, "peak_rss_mb", "costs": what
-  `training.costs.summarise_costs` returns; with a simulated clock "tiers": of
+  "round_s_median", "eval_s_median", "total_s"}, "peak_rss_mb", "costs": the
+  result of `training.costs.summarise_costs`; with a simulated clock "tiers": of
   `training.costs.metrics_by_tier`; with hostile clients "attack": of
   `training.summary.summarise_attack`}; S is what `evaluation.metrics.summarise` returns, in
   percent.

@@ -125,7 +125,7 @@ def _remaining(compared: Sequence[Mapping[str, Any]]) -> str:
 
 
 def beside_baselines(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence a data set: the chosen line beside the baseline that validation chooses."""
+    """One sentence per data set: the chosen line beside the baseline that validation chooses."""
     found = []
     for chosen in (line for line in lines if line.get("chosen")):
         data = chosen.get("dataset")

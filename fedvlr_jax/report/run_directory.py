@@ -413,7 +413,7 @@ def _parse_object(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _uneven(arrays: Mapping[str, np.ndarray]) -> str:
-    """What is wrong with the arrays' first axes, or an empty text."""
+    """The fault of the arrays' first axes; "" for none."""
     for name, value in arrays.items():
         if value.ndim == 0:
             return f"{name} has no axis of users"

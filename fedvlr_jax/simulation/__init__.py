@@ -3,7 +3,7 @@
 - `simulation.py`: `Simulation`, the functions that a user calls, and `make_simulation`.
 - `setup.py`: data, model, plan and buckets. `state.py`: the state, and how it begins.
 - `sampling.py`: which clients each round samples. `workload.py`: the bytes and rows of each.
-- `engine.py`: the protocol of an engine, which knows where private rows lie.
+- `engine.py`: the protocol of an engine, which holds the private rows.
   `on_device.py` with `rounds.py`: on the devices. `offloaded.py` with `chunked_rounds.py` and
   `chunks.py`: in host memory or in files.
 - `remaking.py`, `drawn.py`: private rows that a checkpoint need not hold.

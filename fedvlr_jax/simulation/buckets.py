@@ -23,7 +23,7 @@ def in_user_order(buckets: Sequence[np.ndarray], rows: Sequence[PyTree]) -> PyTr
     """The rows of all buckets, leaves [N, ...] by user.
 
     Args:
-      rows: a pytree of host arrays a bucket, leaves [at least n_b, ...]; further rows are padding.
+      rows: per bucket a pytree of host arrays, leaves [at least n_b, ...]; more rows are padding.
     """
     if len(buckets) == 1:
         return trees.rows(rows[0], slice(len(buckets[0])))

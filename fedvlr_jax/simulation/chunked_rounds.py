@@ -54,7 +54,7 @@ class BucketResult(NamedTuple):
     """The results of the chunks of one `BucketCohort`.
 
     Attributes:
-      uploads: the sum over the chunks, one `Upload`; or one `Uploads` a chunk, [K] together.
+      uploads: the sum over the chunks, one `Upload`; or one `Uploads` per chunk, [K] together.
       reports: (loss, clipped, bad_leaf), NumPy [K] each.
     """
 

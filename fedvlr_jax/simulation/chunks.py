@@ -1,4 +1,4 @@
-"""Chunks of clients whose private rows lie in a `ClientStore`, and how their rows are gathered."""
+"""Chunks of clients with private rows in a `ClientStore`, and how their rows are gathered."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def leave_out(initial: InitialState, packed: PyTree) -> PyTree:
 def _stored(leaf: np.ndarray, draw: Draw) -> dict[str, np.ndarray]:
     size = leaf.size // len(leaf)
     mask = np.empty((len(leaf), -(-size // 8)), np.uint8)
-    # An array of this save is compacted in place: what is written never passes what is read.
+    # An array of this save is compacted in place: writing never overtakes reading.
     own = leaf.flags.owndata and leaf.flags.writeable and leaf.flags.c_contiguous
     numbers = leaf if own else np.empty(leaf.shape, leaf.dtype)
     end = 0

@@ -1,4 +1,4 @@
-"""Where the clients' private rows lie, and how rounds and rankings run there."""
+"""The protocol of an engine: it holds the clients' private rows, and runs rounds and rankings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedvlr_jax.types import PyTree, RoundMetrics
 
 
 class Engine(Protocol):
-    """The part of a simulation that knows where private rows lie. See `Simulation` for the rest.
+    """The part of a simulation that holds the private rows. See `Simulation` for the rest.
 
     Both engines compute the same bits.
     """

@@ -24,8 +24,8 @@ class HeldOut(NamedTuple):
     """One split of the data set, as the chunks of clients of each bucket rank it.
 
     Attributes:
-      targets: the items to rank, a `ChunkLists` a bucket.
-      masked: the items that are no candidates beside the histories, a `ChunkLists` a bucket.
+      targets: the items to rank, a `ChunkLists` per bucket.
+      masked: further items that are no candidates, a `ChunkLists` per bucket.
     """
 
     targets: tuple[ChunkLists, ...]
@@ -73,7 +73,7 @@ class Evaluation:
         return {split: HeldOut(targets, masked) for split, targets, masked in splits}
 
     def lists(self, *parts: Interactions) -> list[list[ChunkLists]]:
-        """The lists of the chunks of each bucket, one `ChunkLists` a part."""
+        """The lists of the chunks of each bucket, one `ChunkLists` per part."""
         return [chunk_lists(parts, *bucket) for bucket in self.chunks]
 
     def owned(self) -> list[ChunkLists]:
@@ -87,7 +87,7 @@ class Evaluation:
 
         Args:
           split: "valid" or "test".
-          results: a bucket each, host arrays: `Ranks` with counts [C, Q] as the lists lie and
+          results: one entry per bucket, host arrays: `Ranks` with counts [C, Q] as in the lists and
             `finite` [R], and the router's weights [R, G].
 
         Returns:

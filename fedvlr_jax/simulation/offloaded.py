@@ -1,4 +1,4 @@
-"""The engine whose clients' private rows lie off the devices, in a `ClientStore`.
+"""The engine whose private rows are in a `ClientStore`, in host memory or in files.
 
 The devices hold the server's state and a few chunks of clients, whatever the population; the
 numbers are those of the engine that holds every client.

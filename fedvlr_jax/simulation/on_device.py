@@ -47,7 +47,7 @@ from fedvlr_jax.types import Histories, PyTree, RoundMetrics
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OnDevice:
-    """An `Engine` with `State.private` on the devices, a stacked pytree a bucket.
+    """An `Engine` with `State.private` on the devices, a stacked pytree per bucket.
 
     Attributes:
       histories: of each bucket, [padded n_b, ...]; rows of no client up to a multiple of GROUPS.
@@ -220,7 +220,7 @@ class OnDevice:
             for bucket in state.private
         )
         return {
-            # Fetched, because one process alone cannot read arrays that lie in all of them.
+            # Fetched, because one process cannot read arrays that are spread over all processes.
             "server": fetch(state.server),
             "clients": np.arange(self.setup.population.num_users, dtype=np.int32),
             "private": in_user_order(self.setup.buckets, fetch(private)),

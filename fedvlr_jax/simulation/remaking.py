@@ -1,4 +1,4 @@
-"""A checkpoint holds what makes private rows, where that is less than the rows.
+"""A checkpoint holds the input of private rows in place of the rows, where it is smaller.
 
 Numbers that training has not moved are drawn again: see `drawn.py`.
 
@@ -39,7 +39,7 @@ def makes_rows_again(simulation: Simulation) -> bool:
 def run_rounds(
     simulation: Simulation, state: State, num_rounds: int
 ) -> tuple[State, RoundMetrics, PyTree]:
-    """`Simulation.run_rounds`, and what makes the item rows of the new state.
+    """`Simulation.run_rounds`, and the input from which the item rows of the new state follow.
 
     Returns:
       The state and the metrics, with the same bits; and the packed state before the last round
@@ -88,7 +88,7 @@ def _to_check(packed: PyTree) -> PyTree:
 
 
 def unpack(simulation: Simulation, packed: PyTree) -> State:
-    """The state that `pack` packed; what it left out is made again.
+    """The state that `pack` packed; the parts that it left out are computed again.
 
     Raises:
       InputError: the round that makes the rows gives other heads or routers here, or other

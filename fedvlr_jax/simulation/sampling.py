@@ -126,7 +126,7 @@ class Sampling:
             client.
 
         Returns:
-          int32 [places, K_b] a bucket, the number of rows of the bucket where there is no
+          int32 [places, K_b] per bucket, the number of rows of the bucket where there is no
           client; None where every client is sampled. If a bucket exceeds its static capacity,
           K_b grows and the round recompiles. With --buffer, as `buffered.pack_schedule` returns.
         """

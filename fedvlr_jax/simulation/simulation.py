@@ -50,7 +50,7 @@ class Simulation:
       setup: data, model, plan and buckets.
       initial: the state before the first round, and the shapes of a state.
       sampling: which clients each round samples.
-      engine: where the clients' private rows lie (--store), and how rounds run there.
+      engine: the place of the clients' private rows (--store), and the rounds that run there.
     """
 
     setup: Setup
@@ -123,7 +123,7 @@ class Simulation:
         """The engine of --store=device, with its pure functions of arrays on the devices.
 
         Raises:
-          InputError: the private rows lie elsewhere.
+          InputError: the private rows are elsewhere.
         """
         if not isinstance(self.engine, OnDevice):
             raise InputError(

@@ -28,8 +28,8 @@ class State(NamedTuple):
     """A whole simulation: the server's state, and the private rows of every client.
 
     Attributes:
-      server: what the server knows, with the number of finished rounds.
-      private: on the devices, one stacked pytree a bucket of clients (`Setup.buckets`), leaves
+      server: the server's state, with the number of finished rounds.
+      private: on the devices, one stacked pytree per bucket of clients (`Setup.buckets`), leaves
         [padded n_b, ...]; with --store=host or disk, a `ClientStore`.
     """
 

@@ -24,12 +24,12 @@ from fedvlr_jax.simulation.workload import (
     work_of,
 )
 
-# Assumptions of the estimate. A phone that trains or transfers takes 3 W, the network 60 Wh a GB,
+# Assumptions of the estimate. A phone that trains or transfers takes 3 W, the network 60 Wh per GB,
 # the server 45 W at a PUE of 1.09 during a round (Yousefpour et al. 2023). The grid emits 436 g of
-# CO2e a kWh, the world's mean of 2022.
+# CO2e per kWh, the world's mean of 2022.
 CLIENT_W, NETWORK_WH_A_GB, SERVER_W, PUE, GRID_G_A_KWH = 3.0, 60.0, 45.0, 1.09, 436.0
 
-# Shares of a run's best validation NDCG@50, of which the summary says what they cost.
+# Shares of a run's best validation NDCG@50; the summary has the cost of each.
 SHARES_OF_BEST = (0.5, 0.9, 1.0)
 
 

@@ -234,7 +234,7 @@ def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def _schedules(simulation: Simulation, seeds: Sequence[int], first: int, num_rounds: int) -> PyTree:
-    """The schedules of the members' rounds, int32 [M, num_rounds, K_b] a bucket, padded to the
+    """The schedules of the members' rounds, int32 [M, num_rounds, K_b] per bucket, padded to the
     widest member; None where every client is sampled."""
     sampling = simulation.sampling
     schedules = [sampling.schedule(seed, first, num_rounds, num_rounds) for seed in seeds]

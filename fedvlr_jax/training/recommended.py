@@ -1,4 +1,4 @@
-"""A few users of a finished run: what they had, what is recommended, how they weigh the views."""
+"""A few users of a finished run: their histories, recommendations and weights of the views."""
 
 from __future__ import annotations
 

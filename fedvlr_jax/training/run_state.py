@@ -15,7 +15,7 @@ class RunState(NamedTuple):
 
     Attributes:
       state: after the newest round. best_state: after `best_round`.
-      evaluations: one entry an evaluation, the first of round 0: "round" (rounds finished),
+      evaluations: one entry per evaluation, the first of round 0: "round" (rounds finished),
         "loss" (mean over the participants of the block of rounds before it; None without any),
         "participants" (mean over the rounds), "clipped" (share of the participants),
         "valid" (averages in percent, with "warm" and "cold"), "best_round" (as below, at the
@@ -28,7 +28,7 @@ class RunState(NamedTuple):
         --eval_every; else None. A run that is resumed with more rounds continues from it. It
         shares `state` with this run, and `best_state` is `state` itself if the last evaluation
         selected it: a run holds two states at most.
-      before, best_before: what makes the item rows of `state` and `best_state`, as
+      before, best_before: the input from which the item rows of `state` and `best_state` follow, as
         `simulation.remaking` returns it; None if a save needs the rows.
     """
 

@@ -31,7 +31,7 @@ from fedvlr_jax.training.timing import Timing
 
 
 class BaselineSummary(NamedTuple):
-    """What `summarise_baselines` found.
+    """The result of `summarise_baselines`.
 
     Attributes:
       summary: each baseline's test summary, with its validation summary under "valid".
@@ -155,7 +155,7 @@ def paired_with_baselines(
 
 
 def router_spread(weights: np.ndarray) -> dict[str, Any]:
-    """How far the clients' weights [N, G] lie from uniform and from each other.
+    """The distances of the clients' weights [N, G] from uniform and from each other.
 
     Returns:
       {"from_uniform", "from_mean": mean over clients of the total variation distance, in [0, 1],

@@ -1,6 +1,6 @@
 """Runs in the tools that people watch training with: TensorBoard, or one of your own.
 
-A tracker is told of every evaluation of a run. A tool is a class of three methods:
+A tracker receives every evaluation of a run. A tool is a class of three methods:
 
     class Wandb:
         def begin(self, flags, first_round):
@@ -36,7 +36,7 @@ from fedvlr_jax.training import RunState
 
 
 class Tracker(Protocol):
-    """What is told of a run, in this order."""
+    """Receives a run, in this order."""
 
     def begin(self, flags: Mapping[str, Any], first_round: int) -> None:
         """`flags`: as config.json has them; `first_round`: 0, or where the run continues."""
@@ -81,11 +81,11 @@ def scalars_of(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 class TensorBoard:
     """Writes scalars, histograms of router weights and the options of a run as event files.
 
-    A run that continues replaces what was written of later rounds. Tags are the names of
+    A run that continues replaces the events of later rounds. Tags are the names of
     metrics.jsonl with _ for @: "valid/ndcg_50".
 
     Args:
-      folder: where the event files lie; made when missing.
+      folder: the folder of the event files; created if it is missing.
       views: the names of the views, for the histograms.
 
     Raises:
@@ -129,7 +129,7 @@ class TensorBoard:
 
 
 class Lenient:
-    """A tracker that is told no more after its first fault; the run goes on.
+    """A tracker that receives nothing after its first fault; the run continues.
 
     Args:
       name: of the tracker, for the note, such as "--tensorboard=FOLDER".

@@ -19,7 +19,7 @@ class AlteredUploads(Uploads):
 
     Attributes:
       honest: the uploads that the clients trained.
-      keep: [K], 1 where the client sends what it trained.
+      keep: [K], 1 for a client that sends its trained upload.
       forged: one upload without a client axis, views [I, G, d].
       share: [K], how much of `forged` the client sends.
       scale: [K].

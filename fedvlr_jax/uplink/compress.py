@@ -30,7 +30,7 @@ def low_rank(rank: int, noise: Noise) -> Noise:
 
     Args:
       rank: numbers that are sent for each item; at most G * d.
-      noise: what is added to the sum, before the projection.
+      noise: added to the sum, before the projection.
     """
 
     def add(key: jax.Array, upload: Upload, weight: jax.Array, bound: float | jax.Array) -> Upload:
@@ -49,7 +49,7 @@ def shared_basis(key: jax.Array, size: int, rank: int) -> jax.Array:
 
 
 class Compression(NamedTuple):
-    """What each client does to the views of its upload, after clipping; the head is sent whole.
+    """The compression of the views of each upload, after clipping; the head is sent whole.
 
     Attributes:
       bits: of a number, 2 to 16; 0: float32.
@@ -62,10 +62,10 @@ class Compression(NamedTuple):
     def sent(
         self, key: jax.Array, client: Array, uploads: Uploads, residual: jax.Array | None
     ) -> tuple[Uploads, jax.Array | None]:
-        """What the server receives, and the residuals after the round.
+        """The received uploads, and the residuals after the round.
 
         With error feedback (Seide et al. 2014; Stich et al. 2018) a client adds its residual to the
-        views, and keeps as the next one what it did not send: sent + next = views + residual.
+        views. The part that it does not send is the next residual: sent + next = views + residual.
 
         Args:
           key: of the local training of the round. client: int32 [K].

@@ -1,4 +1,4 @@
-"""The uploads of the dense plan: a few factors a client."""
+"""The uploads of the dense plan: a few factors per client."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from fedvlr_jax.types import PyTree
 
 
 class Noise(NamedTuple):
-    """Noise on what the rule made of the uploads.
+    """Noise on the combined upload.
 
     Attributes:
       add: (key, upload, weight [K], bound []) -> the noisy upload. `weight` is what each client
@@ -91,7 +91,7 @@ def add_gaussian(key: jax.Array, tree: PyTree, deviation: jax.Array) -> PyTree:
     """`tree` plus independent Gaussian noise of this standard deviation on every number."""
     leaves, structure = jax.tree.flatten(tree)
     noise = jax.tree.leaves(gaussian_like(key, tree))
-    # Apart from what is around it, or the last bits would differ between device layouts.
+    # A barrier, because fusion with other operations gives other last bits on other device layouts.
     noise, leaves, deviation = jax.lax.optimization_barrier((noise, leaves, deviation))
     noisy = [leaf + deviation * each for leaf, each in zip(leaves, noise, strict=True)]
     return jax.tree.unflatten(structure, noisy)

@@ -144,5 +144,5 @@ def _table(deviation: float) -> _Table:
         accept[low], other[low] = share[low], high
         share[high] -= 1 - share[low]
         (small if share[high] < 1 else large).append(high)
-    # With `other` the place itself, the threshold of what is left over does not matter.
+    # The remaining places have themselves as `other`, so their threshold does not matter.
     return _Table(np.minimum(accept * 2.0**32, 2.0**32 - 1).astype(np.uint32), other)

@@ -1,4 +1,4 @@
-"""What happens to each upload before the rule combines them: a factor for each client.
+"""Transforms of the uploads before the rule combines them: a factor for each client.
 
 An `UplinkTransform` is a NamedTuple of pure functions, as an optax transformation is. Its
 state is part of `ServerState`: the server broadcasts it, checkpoints hold it, and seeds are

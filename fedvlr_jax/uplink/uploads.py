@@ -1,8 +1,8 @@
 """The uploads of a cohort, in the form in which a plan has them.
 
 A plan of local training does not return a sum. It returns an `Uploads`, which has one upload
-for each client, and which the aggregation rule asks for sums, norms, inner products or slices.
-What a rule may ask is a `Needs`; what a plan can answer is one too.
+for each client. The aggregation rule computes sums, norms, inner products or slices of it. `Needs`
+says which of these a rule uses, and which a plan supports.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BLOCK_BYTES = 1 << 26
 
 
 class Needs(enum.IntEnum):
-    """What a rule asks of a cohort's uploads. Each includes those before it.
+    """The operations on a cohort's uploads that a rule uses. Each includes those before it.
 
     SUM: their sum, by weights that are known before training.
     NORMS: the joint L2 norm of each, before the sum.
@@ -37,7 +37,7 @@ class Needs(enum.IntEnum):
 
 
 class Upload(NamedTuple):
-    """The gradients of what was broadcast, or differences from it.
+    """The gradients by the broadcast arrays, or the differences from them.
 
     Attributes:
       views: float32 [I, G, d]. head: as the shared head.

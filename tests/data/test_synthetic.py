@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedvlr_jax.data import additive, load_dataset, splits, synthetic
+from fedvlr_jax.data import additive, clusters, load_dataset, splits, synthetic
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import baselines_of, rank, scores_of
 from fedvlr_jax.evaluation.metrics import user_metrics
@@ -88,7 +88,7 @@ def test_the_id_factor_is_learnable_from_co_occurrence_only(data):
 
 def test_the_data_do_not_depend_on_the_chunk(monkeypatch):
     whole = synthetic.generate(users=97, items=60, seed=5)
-    monkeypatch.setattr(synthetic, "_SLOTS_A_CHUNK", 101)
+    monkeypatch.setattr(clusters, "_SLOTS_A_CHUNK", 101)
     chunked = synthetic.generate(users=97, items=60, seed=5)
     assert whole.fingerprint == chunked.fingerprint
     assert np.array_equal(whole.train.time, chunked.train.time)

@@ -1,1 +1,1 @@
-"""What the commands share: flags, runs and their directories, members, processes, faults."""
+"""Shared by the commands: flags, runs and their directories, members, processes, faults."""

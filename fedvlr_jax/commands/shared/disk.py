@@ -1,4 +1,4 @@
-"""What a run writes, estimated before it begins."""
+"""The bytes that a run writes, estimated before it begins."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from fedvlr_jax.training.summary import BaselineSummary, summarise_baselines
 
 
 class Loaded:
-    """What runs of one command share.
+    """The data sets and baselines that the runs of one command share.
 
     Args:
       evaluate: evaluates the baselines.

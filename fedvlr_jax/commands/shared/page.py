@@ -106,7 +106,7 @@ def folder_page(
     return render_folder(table, lines, groups, label=label, unread=runs.unread, files=files)
 
 
-# Files that only a run leaves; without config.json nobody knows which run.
+# Files that only a run writes; without config.json the run is unknown.
 _LEFT_BY_RUNS = (METRICS, SUMMARY, "checkpoints")
 
 

@@ -149,7 +149,7 @@ def _with_same(packed: PyTree, others: Mapping[str, Any]) -> PyTree:
 def load_state(
     simulation: Simulation, checkpoints: Checkpoints, round_number: int, part: str
 ) -> tuple[State, PyTree]:
-    """One state of a whole checkpoint, and what makes its item rows; None if they are saved.
+    """One state of a whole checkpoint, and the input of its item rows; None if they are saved.
 
     Args:
       part: its name in the tree, such as "best".

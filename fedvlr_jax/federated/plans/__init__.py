@@ -1,4 +1,4 @@
-"""The plans: ways to execute local epochs that give the same numbers, one a file."""
+"""The plans: ways to execute local epochs that give the same numbers, one per file."""
 
 from fedvlr_jax.federated.plans.choice import PLANS, choose_plan
 from fedvlr_jax.federated.plans.chunk_size import chunk_bytes, chunk_size, client_bytes

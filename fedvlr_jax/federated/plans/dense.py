@@ -99,8 +99,8 @@ class Clients(NamedTuple):
       views: [I, G * d]. pooled: the pooled histories over them [K, G * d].
       positive: multi-hot histories [K, I]; expected: the expected negatives [K, I].
       rows: rows of the loss [K, 1]. length: of the history, at least 1 [K, 1].
-      keys: [K, A], one a client and epoch.
-      head: the broadcast head, once a client [K, ...].
+      keys: [K, A], one per client and epoch.
+      head: the broadcast head, repeated for each client [K, ...].
       teacher: with --groups, the preferences of each client's group [K, I]; else None.
     """
 

@@ -12,10 +12,11 @@ So in epoch a, with A_c = prod_{b<a} (1 + lr k_c) and r_b = e_b / A_c, A_c as it
 
     P_i = A_c (P0_i - lr sum_{b<a} r_b,i theta_b + sum_g B_c,g F_g,i)
 
-with numbers A and B a kind; rows outside the pool stay as they are. An epoch reads the table in two
-products, P0 theta and its transpose. The table is written once, in place, after the round is known
-to be finite (`write_back_factored`). The cohort's upload is a few numbers in the same bases and the
-signs of the views; the penalty's gradient by a router follows from sums over the rows of a kind.
+with one A and one B for each kind; rows outside the pool stay as they are. An epoch reads the table
+in two products, P0 theta and its transpose. The table is written once, in place, after the round is
+known to be finite (`write_back_factored`). The cohort's upload is a few numbers in the same bases
+and the signs of the views; the penalty's gradient by a router follows from sums over the rows of a
+kind.
 `factored_rows.py` has these factors.
 """
 
@@ -34,6 +35,7 @@ from fedvlr_jax.federated.losses import Loss, make_loss, num_rows
 from fedvlr_jax.federated.plans.factored_rows import (
     Factors,
     Past,
+    Pull,
     Rows,
     bound_of_items,
     factored_view_cache,
@@ -83,7 +85,7 @@ class Clients(NamedTuple):
       penalty: of the round.
       alpha: weights of the clients in the sum [K].
       table: the personal rows before the round [K, I, d]; known: sums over them.
-      head: the broadcast head, once a client [K, ...].
+      head: the broadcast head, repeated for each client [K, ...].
       views: [I, G * d]. pooled: the pooled histories over them [K, G * d].
       positive: multi-hot histories [K, I]; negative: the expected negatives [K, I].
       rows: rows of the loss [K]. share: of a row of each kind in it, over d [2, K].
@@ -104,13 +106,19 @@ class Clients(NamedTuple):
     share: jax.Array
 
 
-class Pull(NamedTuple):
-    """The weights of the penalty in an epoch, k and l of the module's docstring [2, K, 1], and
-    `common`: as `Factors.inner`, of the common rows."""
+class Gradients(NamedTuple):
+    """The gradients of an epoch.
 
-    repulsion: jax.Array
-    l1: jax.Array
-    common: jax.Array
+    Attributes:
+      met: sum over the kind's rows of e_i <theta, F_g,i> [2, K, G].
+      vector, weights: by the head's vector [K, d], and by the router's weights [2, K, G].
+      pull: of the penalty.
+    """
+
+    met: jax.Array
+    vector: jax.Array
+    weights: jax.Array
+    pull: Pull
 
 
 class Scored(NamedTuple):
@@ -268,9 +276,8 @@ def _score(
 
 def _gradients(
     clients: Clients, carry: Carry, scored: Scored, repulsion: jax.Array, l1: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, Pull]:
-    """(met of `move` [2, K, G], the gradients by the head's vector [K, d] and by the weights
-    [2, K, G], the penalty's pull)."""
+) -> Gradients:
+    """The gradients of an epoch; `repulsion` and `l1` as in `Pull`."""
     known, past, rate = clients.known, carry.past, clients.rates.item_lr
     vector, weights, mixed, grown, _, residual = scored
     # sum over the kind's rows of e_i F_g,i [2, K, G, d].
@@ -285,21 +292,14 @@ def _gradients(
     grad_vector -= rate * jnp.einsum("ka,kad->kd", overlap, past.vector)
     common = jnp.einsum("kh,ckhg->ckg", weights, known.views_inner)
     grad_weights = met + repulsion * (carry.factors.inner - common) + l1 * known.size
-    return met, grad_vector, grad_weights, Pull(repulsion, l1, common)
+    return Gradients(met, grad_vector, grad_weights, Pull(repulsion, l1, common))
 
 
 def _loss(method: Method, clients: Clients, carry: Carry, scored: Scored, pull: Pull) -> jax.Array:
     """[K]: each client's loss with its rows before the round."""
     entropy = method.loss.value(scored.scores, clients.positive, clients.negative)
-    penalty = penalties(
-        clients.known,
-        clients.table,
-        carry.factors.inner,
-        pull.common,
-        scored.weights,
-        pull.repulsion,
-        pull.l1,
-    )
+    inner = carry.factors.inner
+    penalty = penalties(clients.known, clients.table, inner, scored.weights, pull)
     return entropy / clients.rows + jnp.sum(penalty, axis=0)
 
 
@@ -328,7 +328,7 @@ def _epoch_step(
 
     counted = jnp.where(active, alpha, 0.0)
     uploaded = counted[:, None] * weights
-    after = move(carry.factors, met, pull.common, weights, uploaded, repulsion, l1, rates.item_lr)
+    after = move(carry.factors, met, weights, uploaded, pull, rates.item_lr)
     now = Past(
         residual=residual / spread(clients.known.kinds, after.table, 1.0),
         vector=scored.vector,

@@ -31,6 +31,15 @@ class Factors(NamedTuple):
     sign_count: jax.Array
 
 
+class Pull(NamedTuple):
+    """The weights of the penalty in an epoch, k and l of `factored.py` [2, K, 1], and
+    `common`: as `Factors.inner`, of the common rows."""
+
+    repulsion: jax.Array
+    l1: jax.Array
+    common: jax.Array
+
+
 class Past(NamedTuple):
     """By epoch, E of them: r [K, E, I], theta [K, E, d], alpha w [K, E, G], and `Factors.table`
     [2, K, E] and `Factors.table_count` [2, K, E, G] as they are after it."""
@@ -46,7 +55,7 @@ class ViewCache(NamedTuple):
     """Functions of the views F [I, G, d] that all chunks of a round read.
 
     Attributes:
-      in_pool: the rows of the pool, 0 elsewhere, as the rows of a table lie [G, I * d].
+      in_pool: the rows of the pool, 0 elsewhere, in the layout of a table's rows [G, I * d].
       products: <F_h,i, F_g,i> [I, G, G]. size: |F_g,i| [I, G]. largest: of all |F_g| [G].
     """
 
@@ -138,20 +147,18 @@ def first_factors(inner: jax.Array) -> Factors:
 def move(
     factors: Factors,
     met: jax.Array,
-    common: jax.Array,
     weights: jax.Array,
     uploaded: jax.Array,
-    repulsion: jax.Array,
-    l1: jax.Array,
+    pull: Pull,
     rate: jax.Array,
 ) -> Factors:
     """The factors after one more epoch.
 
     Args:
       met: sum over the kind's rows of e_i <theta, F_g,i> [2, K, G].
-      common: as `Factors.inner`, of the common rows.
-      weights, uploaded: w and alpha w [K, G]; repulsion, l1: k and l [2, K, 1].
+      weights, uploaded: w and alpha w [K, G].
     """
+    repulsion, l1, common = pull
     weights, uploaded = weights[None], uploaded[None]
     grow = 1 + rate * repulsion
     table = grow[..., 0] * factors.table
@@ -171,15 +178,14 @@ def penalties(
     rows: Rows,
     table: jax.Array,
     inner: jax.Array,
-    common: jax.Array,
     weights: jax.Array,
-    repulsion: jax.Array,
-    l1: jax.Array,
+    pull: Pull,
 ) -> jax.Array:
     """[2, K]: the penalty's part of the loss for the personal rows `table` [K, I, d].
 
     The other arguments are as in `Factors` and `move`.
     """
+    repulsion, l1, common = pull
     weights = weights[None]
     distance = jnp.einsum("cki,ki->ck", rows.kinds, jnp.sum(jnp.square(table), axis=-1))
     distance += jnp.sum(weights * (common - 2 * inner), axis=2)
@@ -210,7 +216,7 @@ def spread(kinds: jax.Array, numbers: jax.Array, outside: Any) -> jax.Array:
     """[K, I]: the number of each row's kind; `outside` for rows of neither kind.
 
     Args:
-      kinds: as `Rows.kinds`. numbers: [2, K], or [2, K, I] with a number a row.
+      kinds: as `Rows.kinds`. numbers: [2, K], or [2, K, I] with one number per row.
     """
     first, second = numbers[..., None] if numbers.ndim == 2 else numbers
     return jnp.where(kinds[0] > 0, first, jnp.where(kinds[1] > 0, second, outside))

@@ -67,7 +67,7 @@ def sgd_step(
 
 
 def client_keys(key: jax.Array, client: Array, epochs: int) -> jax.Array:
-    """Typed keys [K, A], one a client and local epoch; they do not depend on a client's row."""
+    """Typed keys [K, A], one per client and local epoch; they do not depend on a client's row."""
     one = lambda c: jax.vmap(lambda a: jax.random.fold_in(jax.random.fold_in(key, c), a))(
         jnp.arange(epochs)
     )

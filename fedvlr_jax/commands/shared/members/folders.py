@@ -1,4 +1,4 @@
-"""The folder of a member: what it holds, and whether it belongs to these flags and data."""
+"""The folder of a member: its content, and whether it belongs to these flags and data."""
 
 from __future__ import annotations
 
