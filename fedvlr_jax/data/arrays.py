@@ -150,9 +150,7 @@ def _column(label: str, values: Any) -> np.ndarray:
 
     Whole floats become whole numbers: pandas makes floats of whole numbers beside missing values.
     """
-    column = np.asarray(values)
-    if column.ndim != 1:
-        raise InputError(f"{label}: has the shape {column.shape}, expected one dimension")
+    column = _one_dimension(label, values)
     missing = np.asarray(pd.isna(column))
     if missing.any():
         raise InputError(f"{label}[{int(missing.argmax())}]: found a missing value, expected an id")
@@ -165,6 +163,13 @@ def _column(label: str, values: Any) -> np.ndarray:
             f"{label}[{place}]: found {shown(column[place])}, expected a text or a whole number"
         )
     return column.astype(np.int64)
+
+
+def _one_dimension(label: str, values: Any) -> np.ndarray:
+    column = np.asarray(values)
+    if column.ndim != 1:
+        raise InputError(f"{label}: has the shape {column.shape}, expected one dimension")
+    return column
 
 
 def _whole(column: np.ndarray) -> np.ndarray:
@@ -183,7 +188,8 @@ def _check_distinct(label: str, ids: np.ndarray) -> None:
 
 def _feature(modality: str, values: Any) -> np.ndarray:
     try:
-        feature = np.ascontiguousarray(values, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            feature = np.ascontiguousarray(values, np.float32)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"features[{modality!r}]: not an array of numbers ({error}); titles become rows by "
@@ -242,13 +248,19 @@ def _times(values: Any) -> np.ndarray:
     """int64 [n]; refuses numbers that are not whole, and never rounds."""
     if isinstance(getattr(values, "dtype", None), pd.DatetimeTZDtype):
         values = pd.Series(values).dt.tz_convert(None)
-    column = np.asarray(values)
+    column = _one_dimension("time", values)
     if column.dtype.kind == "M":
         missing = np.isnat(column)
         if missing.any():
             raise InputError(f"time[{int(missing.argmax())}]: found a missing time")
         return column.astype(np.int64)
     if column.dtype.kind in "iu":
+        wrong = column > np.iinfo(np.int64).max
+        if wrong.any():
+            place = int(wrong.argmax())
+            raise InputError(
+                f"time[{place}]: found {shown(column[place])}, expected a number below 2**63"
+            )
         return column.astype(np.int64)
     if column.dtype.kind != "f":
         raise InputError(
@@ -263,7 +275,7 @@ def _times(values: Any) -> np.ndarray:
 
 
 def _parts(values: Any) -> np.ndarray:
-    column = np.asarray(values)
+    column = _one_dimension("part", values)
     known = np.isin(column, (splits.TRAIN, splits.VALID, splits.TEST))
     if not known.all():
         wrong = int(np.argmin(known))

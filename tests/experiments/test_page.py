@@ -243,6 +243,25 @@ def test_only_runs_that_are_comparable_are_compared(tmp_path):
     assert {group.label for group in best_groups(groups)} == {"b", "c", "d"}
 
 
+@pytest.mark.parametrize(
+    ("rules", "label"),
+    [
+        (["warm_ndcg@50", "warm_ndcg@50"], "NDCG@50 of the warm targets"),
+        (["warm_ndcg@50", "all_ndcg@50"], "NDCG@50"),
+        (["all_hr@50", "all_ndcg@50"], "value of --select"),
+    ],
+)
+def test_the_label_holds_for_all_runs(rules, label, tmp_path):
+    for name, rule in enumerate(rules):
+        make_run(tmp_path / str(name), 1.0)
+        path = tmp_path / str(name) / "summary.json"
+        summary = json.loads(path.read_text())
+        parts = {"hr@50": 1.0, "ndcg@50": 1.0}
+        summary |= {"select": rule, "valid": {**parts, "warm": parts}}
+        path.write_text(json.dumps(summary))
+    assert groups_of(tmp_path, find_runs(tmp_path))[1] == label
+
+
 def test_data_that_changed_are_other_data(tmp_path):
     for name in "ab":
         make_run(tmp_path / name, 1.0, dataset={"fingerprint": name * 64})
@@ -254,8 +273,15 @@ def test_seeds_that_differ_in_more_are_choices_of_their_own(tmp_path):
     make_run(tmp_path / "x/seed1", 2.0, seed=1, workdir="elsewhere", checkpoint_every=7)
     make_run(tmp_path / "x/seed2", 9.0, seed=2, client_lr=0.5)
     make_run(tmp_path / "x/seed3", 9.0, seed=3, rounds=7)
+    for seed in (0, 1):
+        data = {"fingerprint": f"{seed}" * 64}
+        make_run(tmp_path / f"permuted/seed{seed}", 1.0, dataset=data, permute_features=1 + seed)
+        make_run(tmp_path / f"changed/seed{seed}", 1.0, dataset=data)
     found = {choice: len(runs) for choice, runs in find_runs(tmp_path).by_choice.items()}
-    assert found == {"x": 2, "x/seed2": 1, "x/seed3": 1}
+    assert found == {
+        **{"x": 2, "x/seed2": 1, "x/seed3": 1, "permuted": 2},
+        **{"changed": 1, "changed/seed1": 1},
+    }
 
 
 def finished(path, gains, baselines=()):

@@ -19,8 +19,8 @@ from fedvlr_jax.selection import Selection, selection_of
 PAGE = "index.html"
 
 
-# Flags that runs of one choice may differ in.
-_OF_ONE_RUN = (RESUMABLE_FLAGS - {"rounds", "patience"}) | {"seed", "workdir"}
+# Flags that runs of one choice may differ in. With permuted features, each seed has its own.
+_OF_ONE_RUN = (RESUMABLE_FLAGS - {"rounds", "patience"}) | {"seed", "workdir", "permute_features"}
 # Results of runs that differ in one of these flags are not comparable.
 _OF_COMPARISON = ("synthetic_kind", "synthetic_seed", "protocol", "select")
 # Flags that change the fingerprint of the data, but neither the users nor their targets.
@@ -135,7 +135,8 @@ def _only_the_seed_differs(run: Found, other: Found) -> bool:
     # Runs of another version may lack a flag.
     shared = (run.flags.keys() & other.flags.keys()) - _OF_ONE_RUN
     same = all(run.flags[name] == other.flags[name] for name in shared)
-    return same and run.compared_by == other.compared_by and run.fingerprint == other.fingerprint
+    changed = _alike(run) == _alike(other) and run.fingerprint != other.fingerprint
+    return same and run.compared_by == other.compared_by and not changed
 
 
 def _names_of_data(by_choice: Mapping[str, Sequence[Found]]) -> dict[str, str]:
@@ -166,12 +167,19 @@ def groups_of(folder: Path, runs: FoundRuns) -> tuple[list[Group], str]:
     finished = [found.summary for of in runs.by_choice.values() for found in of if found.summary]
     # An unfinished run does not record the judged slice of its data set.
     usual = selection_of(finished[0] if finished else {})
-    labels = {selection_of(summary).label for summary in finished}
     groups = [
         _group(choice, runs.data[choice], folder, found, usual)
         for choice, found in runs.by_choice.items()
     ]
-    return groups, usual.label if len(labels) < 2 else "value of --select"
+    return groups, _common_label([selection_of(summary) for summary in finished] or [usual])
+
+
+def _common_label(selections: Sequence[Selection]) -> str:
+    """The label of all selections, without the slice of the targets if that differs."""
+    for found in (selections, [selection._replace(slice="auto") for selection in selections]):
+        if len(set(found)) == 1:
+            return found[0].label
+    return "value of --select"
 
 
 def _read(path: Path) -> Found:
