@@ -112,7 +112,8 @@ CASES = {
     ),
     "byzantine_share": (
         *(0.3, {"aggregation": "trimmed_mean"}),
-        [{"aggregation": r} for r in ("float32", "median", "geometric_median", "norm_bound")],
+        [{"aggregation": r} for r in ("float32", "median", "geometric_median", "norm_bound")]
+        + [{"aggregation": "trimmed_mean", **NO_STEP}],
     ),
     "init_topics": (2, HISTORY, [{}, {**HISTORY, **RANDOM, "views": "text,image"}]),
     "init_sharpness": (2.0, HISTORY, [{}, {**HISTORY, "views": "table"}]),

@@ -144,7 +144,7 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("server_lr_items", "server_decay"), (_SERVER_STEP,)),
     "server_lr_fusion": (_OPERATORS, _SERVER_STEP),
     "server_lr_head": (_SHARED_HEAD, _SERVER_STEP),
-    "byzantine_share": (_SHARE,),
+    "byzantine_share": (_SHARE, _SERVER_STEP),
     "init_topics": (_HISTORY_ROUTER, _TOPICS),
     "init_sharpness": (_HISTORY_ROUTER, _MODALITIES),
     **dict.fromkeys(("init_exchanges", "init_score"), (_CLOSED_FORM,)),

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.federated.participation import make_cohort, sampled_clients, seed_of
+from fedvlr_jax.federated.model import make_model
+from fedvlr_jax.federated.participation import (
+    INIT,
+    make_cohort,
+    sampled_clients,
+    seed_of,
+    stream,
+)
 from fedvlr_jax.types import Histories
 
 
@@ -29,6 +36,29 @@ def test_who_answers_and_for_how_long():
     assert np.mean(cohort.responded == later.responded) == pytest.approx(0.58, abs=0.015)
     none = make_cohort(key, 0, histories, jnp.zeros(n, bool), "equal", config)
     assert not np.any(none.responded)
+
+
+@pytest.mark.parametrize("backbone", ["fcf", "fedavg", "fedncf"])
+def test_first_clients_draw_no_number_of_the_server(backbone):
+    """The server splits the key of its draws, and the first keys of a split are those of clients 0,
+    1 and 2. Each of them splits its key again, so no number is drawn twice."""
+    config = Config.from_flat(backbone=backbone, fusion="bilevel", init="random", width=8)
+    model = make_model(config.resolved, 40, {"text": 6})
+    key = stream(jax.random.key(0), INIT)
+    client = lambda number: stream(jax.random.key(0), INIT, number)
+    data = lambda keys: [jax.random.key_data(k).tolist() for k in keys]
+    assert data(jax.random.split(key, 3)) == data(map(client, range(3)))
+    drawn = lambda tree: [
+        np.ravel(x) for x in jax.tree.leaves(tree) if np.ptp(x) > 0 and x.size > 7
+    ]
+    shared = drawn(model.init_shared(key))
+    own = [x for number in range(4) for x in drawn(model.init_private(client(number)))]
+    assert shared and own
+    for one in shared:
+        for other in own:
+            size = min(len(one), len(other))
+            # Not even up to a scale: 8 independent numbers correlate so with a chance of 1e-9.
+            assert abs(np.corrcoef(one[:size], other[:size])[0, 1]) < 0.999
 
 
 def test_a_cohort_is_a_uniform_draw():
