@@ -21,6 +21,8 @@ from fedvlr_jax.evaluation.baselines import evaluate_once
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.folder import Group, Table, beside_baselines, render_folder
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def make_run(folder, valid, *, finished=True, **flags):
     run = RunDirectory.create(folder, overwrite=False)
