@@ -11,10 +11,10 @@ demo: $(STAMP)
 	$(RUN) -m experiments.train --rounds=20 --workdir=runs/demo --overwrite
 
 test: $(STAMP)
-	$(RUN) -m pytest -n auto -m "not slow"
+	$(RUN) -m pytest -n auto --dist=worksteal -m "not slow"
 
 test-all: $(STAMP)
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest -n auto --dist=worksteal
 
 mutation: $(STAMP)
 	$(RUN) -m tests.mutations.systematic

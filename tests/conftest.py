@@ -21,6 +21,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 DATA = pathlib.Path(os.environ.get("FEDVLR_DATA_ROOT", ROOT.parent / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first, so that no worker waits at the end for the test of another."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def mostly_slow(cases, every):
     """One case of each `every` is for `make test`; the others are marked slow."""
     return [
@@ -54,6 +59,15 @@ def printed_json(programs):
         return json.loads(result.stdout)
 
     return printed_json
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Figures are built but not drawn: for runs whose pages nobody looks at."""
+    empty = lambda figure, file, **options: file.write('<svg viewBox="0 0 1 1"></svg>')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", empty)
+        yield
 
 
 @pytest.fixture

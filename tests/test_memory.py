@@ -120,6 +120,7 @@ def printed_by(code: str, *arguments: str) -> float:
 
 
 @pytest.mark.parametrize("store", ["device", "disk"])
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_estimate_bounds_a_real_process_that_saves_and_goes_on(store, tmp_path):
     for rounds in "12":

@@ -18,6 +18,7 @@ def dataset():
     return load_dataset("synthetic", data_root="", synthetic={"users": 50, "items": 60})
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_stores_and_blocks_of_rounds_change_no_bit(printed_json):
     # Optimised, as programs are not in these tests: it is those bits that matter.

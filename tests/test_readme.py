@@ -38,6 +38,7 @@ def test_make_targets(line):
     subprocess.run([*line.split(), "-n"], cwd=ROOT, check=True, capture_output=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_commands(folder, programs):
     """In the README's order, for a later one may use what an earlier one wrote."""

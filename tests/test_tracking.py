@@ -16,6 +16,8 @@ from fedvlr_jax.report import Progress
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training.tracking import Lenient, TensorBoard, evaluation_callback, scalars_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SMALL = dict(width=8, router_hidden=8, eval_every=2, baselines=False)
 
 

@@ -39,6 +39,7 @@ def test_rounds(benchmark):
         assert row["round_s"] > 0 and row["flops"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_peers(benchmark):
     result, rows = benchmark("peers", "--dataset=synthetic:20:60", "--repeats=1")
@@ -65,6 +66,7 @@ def test_scaling(benchmark):
     assert [(row["clients"], row["cohort"]) for row in rows] == [(20, 10), (30, 10)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_accelerator(benchmark, tmp_path):
     """From the repository's root, for it runs the reference of the tests."""

@@ -83,19 +83,27 @@ PROBED = (
 )
 
 
+PLAIN = Config.from_flat(
+    init="random", width=4, router_hidden=3, views="id,text", server_optimizer="sgd"
+)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset):
+    """(the packed state after a round of PLAIN, its gradient norm)."""
+    simulation = make_simulation(PLAIN, dataset)
+    state, _ = simulation.run_rounds(simulation.init(), 1)
+    return simulation.pack(state), make_gradient_norm(simulation)(state)
+
+
 @pytest.mark.parametrize("others", mostly_slow(PROBED, 5), ids=str)
-def test_the_gradient_norm_does_not_depend_on_how_uploads_are_combined(others, dataset):
-    plain = Config.from_flat(
-        init="random", width=4, router_hidden=3, views="id,text", server_optimizer="sgd"
-    )
-    first = make_simulation(plain, dataset)
-    state, _ = first.run_rounds(first.init(), 1)
-    other = make_simulation(plain.changed(**others), dataset)
+def test_the_gradient_norm_does_not_depend_on_how_uploads_are_combined(others, dataset, trained):
+    packed, expected = trained
+    other = make_simulation(PLAIN.changed(**others), dataset)
     # The same parameters, in the rows and with the server of the other training.
-    packed = first.pack(state)
-    server = other.init().server._replace(shared=state.server.shared, round=state.server.round)
+    given = packed["server"]
+    server = other.init().server._replace(shared=given.shared, round=given.round)
     moved = other.unpack({**packed, "server": server})
-    expected = make_gradient_norm(first)(state)
     assert make_gradient_norm(other)(moved) == pytest.approx(expected, rel=1e-5)
 
 

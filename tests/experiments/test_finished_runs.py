@@ -18,6 +18,8 @@ from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.offloaded import Offloaded
 from tests.experiments.test_interruption import at, go, result
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # Rounds 0, 2 and 4 are evaluated.
 FLAGS = {"rounds": 4, "eval_every": 2, "cohort": 0, "client_dropout": 0.0}
 # What the synthetic data of the fixture are called on the command line.

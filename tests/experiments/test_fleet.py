@@ -44,6 +44,7 @@ def test_a_line_by_hand():
     assert row_of(missed)[-3:] == ["-", "-", "-"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_compares_synchronous_and_buffered_rounds(run, tmp_path):
     arguments = [*SMALL, "--cohort=20", "--over=buffer=0,10", "--workdir=w"]

@@ -28,6 +28,8 @@ from tests.conftest import ROOT
 from tests.experiments.commands import SMALL, refused
 from tests.programs import environment_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROUNDS = 6
 CHOICES = (
     dict(synthetic_users=40, synthetic_items=60, width=8, router_hidden=8, local_epochs=2)

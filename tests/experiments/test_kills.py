@@ -18,6 +18,8 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.simulation import make_simulation
 from tests.experiments.test_interruption import go, result
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 KILLS, ROUNDS = 20, 6
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
 PLAIN = dict(fusion="none", width=4, local_epochs=2, rounds=ROUNDS, eval_every=2, baselines=False)
@@ -84,6 +86,7 @@ def dataset():
 
 
 @pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.long
 @pytest.mark.slow
 def test_twenty_kills_cost_no_bit(kind, dataset, tmp_path):
     folder, kept = tmp_path / "w", {}

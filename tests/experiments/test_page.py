@@ -28,6 +28,8 @@ from fedvlr_jax.report.folder import (
     render_folder,
 )
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def make_run(folder, valid, *, finished=True, dataset=None, **flags):
     run = RunDirectory.create(folder, overwrite=False)

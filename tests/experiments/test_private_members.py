@@ -14,6 +14,8 @@ from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training.ensemble import Programs
 from fedvlr_jax.training.summary import BaselineSummary
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 GOING = types.SimpleNamespace(asked=False, name="")
 
 

@@ -18,6 +18,8 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import Progress
 from fedvlr_jax.simulation import Simulation, make_simulation
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 USERS, ROUNDS = 60, 20
 
 

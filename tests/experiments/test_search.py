@@ -18,6 +18,8 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 pytest.importorskip("optuna")
 SIZES = dict(synthetic_users=40, synthetic_items=60, width=8, rounds=4, eval_every=2)
 SPACE = ["client_lr=log:0.1:10", "fusion=none"]

@@ -20,6 +20,8 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import locked
 from tests.experiments.commands import SMALL, refused
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_values_have_their_flags_types():
     single = lambda text: [pair for (pair,) in parse_over(text)]
@@ -86,6 +88,7 @@ def test_members_with_other_rates_share_a_program():
     assert len({m.directory for m in members}) == 8
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_sweep_compares_and_is_not_repeated(run, tmp_path):
     arguments = [*SMALL, "--seeds=0,1", "--over=fusion=none,bilevel", "--workdir=w"]

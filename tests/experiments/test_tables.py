@@ -44,6 +44,7 @@ def test_budgets_are_equal(dataset):
     assert budgets == {9}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_table2_compares_every_method_with_its_references(run, tmp_path):
     methods = "vbpr,fcf+none,fcf+vbpr"
@@ -124,6 +125,7 @@ def test_controls_are_what_they_are_called(dataset):
     assert second.config.data.permute_features == 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_claims_are_compared_with_their_controls(run, tmp_path):
     arguments = ("--rounds=2", "--seeds=0,1", "--claims=content,personal", "--workdir=w")

@@ -20,6 +20,7 @@ def close(loss, relative):
     return None if loss is None else pytest.approx(loss, rel=relative)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_one_device_and_eight_train_the_same_federation(printed_json):
     flags = f"{EIGHT_DEVICES} --xla_backend_optimization_level=0"
@@ -59,12 +60,14 @@ def assert_equal_bits(printed_json):
     return assert_equal_bits
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", device_bits.OTHERS)
 def test_any_number_of_devices_has_equal_bits(name, assert_equal_bits):
     assert_equal_bits((1, 2, 4, 8) if name in device_bits.ON_EACH else (1, 8), [name])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("other", [2, 4, 8])
 def test_covered_choices_have_equal_bits(other, assert_equal_bits):

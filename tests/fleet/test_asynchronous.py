@@ -163,6 +163,7 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_one_version_is_the_synchronous_round_to_the_bit(printed_json):
     """In a process of its own: tests compile without optimization, and bits depend on that."""

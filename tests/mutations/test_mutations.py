@@ -28,6 +28,7 @@ def test_there_are_many_and_each_has_a_name():
     assert len(names) >= 60 and max(names.values()) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_required_ones_are_found():
     """The same tests run without a fault in the same call of pytest."""
