@@ -5,7 +5,8 @@
 The method is --backbone with --fusion=bilevel and the other flags as given. Each of --claims
 compares the method with controls that use the same seeds and flags:
 - content: only the mapped ID (the same map without content); permuted feature rows;
-- personal: one mixture of the same views for all clients; frozen uniform routers;
+- personal: one mixture of the same views for all clients; frozen uniform routers; with
+  --init_router=history also frozen routers at the mean of the clients' estimates;
 - federation: local-only training (no server step); the centralized model VBPR, which sees all
   histories and the same features (tuned over nine settings);
 - levels: server fusion alone; client refinement alone; neither;
@@ -90,15 +91,19 @@ def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, C
     without = lambda name: ",".join(view for view in views if view != name)
     # A closed-form init uses the data of all clients, so local-only training cannot have it.
     local = (("server_optimizer", "none"), ("init", "random"), ("init_router", "uniform"))
+    personal: dict[str, Choice] = {
+        "one shared mixture": (("fusion", "shared"), ("init_router", "uniform")),
+        "frozen uniform routers": (*METHOD, ("router_lr", 0.0), ("init_router", "uniform")),
+    }
+    if base.init.init_router == "history":
+        # Better than uniform weights for every client alike, so not a personal gain.
+        personal["frozen mean routers"] = (*METHOD, ("router_lr", 0.0), ("init_router", "mean"))
     return {
         "content": {
             "the ID alone": (*METHOD, ("views", identity), *no_content),
             "permuted feature rows": (*METHOD, ("permute_features", 1)),
         },
-        "personal": {
-            "one shared mixture": (("fusion", "shared"), ("init_router", "uniform")),
-            "frozen uniform routers": (*METHOD, ("router_lr", 0.0), ("init_router", "uniform")),
-        },
+        "personal": personal,
         "federation": {"local only": (*METHOD, *local), TWIN: ()},
         "levels": {
             # The server's operators learn; the client weights stay uniform.

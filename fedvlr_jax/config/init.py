@@ -9,7 +9,7 @@ from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
 
 INIT_NAMES = ("auto", "random", "spectral", "ease")
-INIT_ROUTER_NAMES = ("uniform", "history")
+INIT_ROUTER_NAMES = ("uniform", "history", "mean")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,16 +30,18 @@ class InitConfig:
         "uniform",
         "Initial weights of the routers. uniform: equal weights; history: weights that each "
         "client estimates from its own history, in closed form, or by federated exchanges if the "
-        "ID is among the views. history needs fusion=bilevel with the views id, table or "
-        "modalities.",
+        "ID is among the views; mean: the mean of these weights over all clients, for every "
+        "client, which is the control of history. Both need fusion=bilevel with the views id, "
+        "table or modalities.",
         INIT_ROUTER_NAMES,
     )
     init_topics: int = choice(
-        64, "init_router=history: number of latent topics of items that model the ID."
+        64, "init_router=history, mean: number of latent topics of items that model the ID."
     )
     init_sharpness: float = choice(
         12.0,
-        "init_router=history: inverse temperature of the similarity of two items in a modality.",
+        "init_router=history, mean: inverse temperature of the similarity of two items in a "
+        "modality.",
     )
     init_exchanges: int = choice(
         8, "init=spectral, ease: number of exchanges with all clients to compute one table."

@@ -102,7 +102,8 @@ _FREE_NOISE = Condition(
 _PRIVACY = Condition(lambda c: c.privacy.privacy != "none", "there is no --privacy")
 _NOISE = Condition(lambda c: c.privacy.noise_multiplier > 0, "there is no --noise_multiplier")
 _HISTORY_ROUTER = Condition(
-    lambda c: c.init.init_router == "history", "--init_router={init_router} does not use it"
+    lambda c: c.init.init_router in ("history", "mean"),
+    "--init_router={init_router} does not use it",
 )
 _TOPICS = Condition(
     lambda c: bool(_views(c) & {"auto", "id", "table"}), "the ID is not among --views={views}"

@@ -69,11 +69,12 @@ def exchanges_of(
         text = f"init spectral: counts, {init.init_exchanges} exchanges and a mean score"
         # First the counts of the items, last the table from which a client computes its vector.
         found.append(Exchange(text, items * (1 + up + width), up))
-    if init.init_router == "history":
+    if init.init_router != "uniform":
         up = EXCHANGES * (init.init_topics if "id" in sources_of(model.fusion.names) else 0)
-        text = f"routers by history: counts{f' and {EXCHANGES} exchanges' * (up > 0)}"
+        text = f"routers by {init.init_router}: counts{f' and {EXCHANGES} exchanges' * (up > 0)}"
         more = "; to it the features of its items and the catalogue's mean likeness to each"
-        found.append(Exchange(text, items * (1 + up), up, more=more))
+        mean = len(model.fusion.names) if init.init_router == "mean" else 0
+        found.append(Exchange(text, items * (1 + up) + mean, up, mean, more))
     return found
 
 
@@ -106,7 +107,7 @@ def bytes_before_training(
 ) -> tuple[float, np.ndarray]:
     """(bytes to each client, bytes from each client, float64 [N]) of all exchanges.
 
-    The features that --init_router=history sends are not counted.
+    The features that --init_router sends are not counted.
     """
     found = exchanges_of(config, model, dataset)
     up = sum(exchange.up for exchange in found) * dataset.train.counts

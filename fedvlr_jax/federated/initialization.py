@@ -76,7 +76,7 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
         return None
     _check(config, model, dataset)
     weights, clients = np.full((1, len(names)), 1 / len(names)), {}
-    if init.init_router == "history":
+    if init.init_router != "uniform":
         weights = _router_weights(config, names, dataset)
         clients["logits"] = np.log(weights).astype(np.float32)
     if init.init == "random":
@@ -187,8 +187,10 @@ def sources_of(views: Sequence[str]) -> list[str]:
 
 
 def _router_weights(config: Config, views: Sequence[str], dataset: Dataset) -> np.ndarray:
-    """float64 [N, G]: each client's weights estimated from its history; views of one source share
-    its weight."""
+    """float64 [N, G]: each client's weights estimated from its history, or their mean.
+
+    Views of one source share its weight.
+    """
     source_of = sources_of(views)
     sources = ["id"] * ("id" in source_of)
     sources += [name for name in dataset.features if name in source_of]
@@ -198,6 +200,8 @@ def _router_weights(config: Config, views: Sequence[str], dataset: Dataset) -> n
         sharpness=config.init.init_sharpness,
         topics=config.init.init_topics if "id" in sources else 0,
     )
+    if config.init.init_router == "mean":
+        found = np.tile(np.mean(found, axis=0), (len(found), 1))
     sharing = [source_of.count(name) for name in source_of]
     return found[:, [sources.index(name) for name in source_of]] / sharing
 
@@ -272,10 +276,10 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
             f"--recency={config.data.recency}; give one of them"
         )
     sources = {"id", "table", *dataset.features}
-    if init.init_router == "history" and (fusion.set_logits is None or {*fusion.names} - sources):
+    if init.init_router != "uniform" and (fusion.set_logits is None or {*fusion.names} - sources):
         raise InputError(
-            f"--init_router=history: {hidden_by}has no router over single sources; use bilevel "
-            f"with views among {', '.join(sorted(sources))}"
+            f"--init_router={init.init_router}: {hidden_by}has no router over single sources; use "
+            f"bilevel with views among {', '.join(sorted(sources))}"
         )
 
 

@@ -281,8 +281,12 @@ def test_seeds_that_differ_in_more_are_choices_of_their_own(tmp_path):
         make_run(tmp_path / f"changed/seed{seed}", 1.0, dataset=data)
     found = {choice: len(runs) for choice, runs in find_runs(tmp_path).by_choice.items()}
     assert found == {
-        **{"x": 2, "x/seed2": 1, "x/seed3": 1, "permuted": 2},
-        **{"changed": 1, "changed/seed1": 1},
+        "x": 2,
+        "x/seed2": 1,
+        "x/seed3": 1,
+        "permuted": 2,
+        "changed": 1,
+        "changed/seed1": 1,
     }
 
 

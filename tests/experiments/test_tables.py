@@ -121,6 +121,10 @@ def test_controls_are_what_they_are_called(dataset):
     assert dict(of_claim["federation"]["local only"])["init"] == "random"
     with pytest.raises(InputError, match="no item features"):
         controls(base, ())
+    assert "frozen mean routers" not in found
+    by_history = controls(Config.from_flat(init="random", init_router="history"), ("text",))
+    mean = dict(by_history["personal"]["frozen mean routers"])
+    assert mean == {"fusion": "bilevel", "router_lr": 0.0, "init_router": "mean"}
     second = make_member(base, "permuted", (("permute_features", 1),), 1)
     assert second.config.data.permute_features == 2
 

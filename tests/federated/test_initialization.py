@@ -122,6 +122,21 @@ def test_routers_begin_with_what_the_histories_say(backbone, dataset):
     np.testing.assert_allclose(weights, found[:, [1, 0, 2]], atol=1e-6)
 
 
+def test_the_mean_of_the_routers_is_the_same_for_every_client(dataset):
+    weights = []
+    for name in ("history", "mean"):
+        config = Config.from_flat(width=WIDTH, views="text,image,id", init_router=name)
+        simulation = make_simulation(config, dataset)
+        weights.append(simulation.router_weights(simulation.init()))
+        (exchange,) = exchanges_of(config, simulation.model, dataset)
+        assert (exchange.once, f"routers by {name}" in exchange.text) == (
+            3 * (name == "mean"),
+            True,
+        )
+    assert np.ptp(weights[0], axis=0).min() > 0.01
+    np.testing.assert_allclose(weights[1], np.tile(weights[0].mean(axis=0), (50, 1)), atol=1e-6)
+
+
 def test_views_of_the_same_source_share_its_weight(dataset):
     choices = dict(width=WIDTH, init_router="history", init_topics=5)
     views = lambda names: make_simulation(Config.from_flat(views=names, **choices), dataset)
