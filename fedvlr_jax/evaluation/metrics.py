@@ -150,15 +150,24 @@ def _several_targets(groups: _TieGroups, count: np.ndarray, k: int) -> dict[str,
     }
 
 
-def _sums_over_ranks(groups: _TieGroups, inside: int) -> tuple[np.ndarray, ...]:
-    """Sums over the first `inside` ranks r of each group, float64 [G] each.
+class _RankSums(NamedTuple):
+    """Sums over some ranks r of each tie group, float64 [G] each.
 
-    Returns:
-      discounted: sum of 1 / log2(1 + r).
-      precision: sum of the expected precision at r, given a target at r.
-      reciprocal: sum of P(the group's first target is at r) / r.
-      chance: sum of P(the group's first target is at r).
+    Attributes:
+      discounted: of 1 / log2(1 + r).
+      precision: of the expected precision at r, given a target at r.
+      reciprocal: of P(the group's first target is at r) / r.
+      chance: of P(the group's first target is at r).
     """
+
+    discounted: np.ndarray
+    precision: np.ndarray
+    reciprocal: np.ndarray
+    chance: np.ndarray
+
+
+def _sums_over_ranks(groups: _TieGroups, inside: int) -> _RankSums:
+    """The sums over the first `inside` ranks of each group."""
     members, targets = groups.size[:, None], groups.targets[:, None]
     place = np.arange(1, inside + 1)[None, :]
     rank = groups.start[:, None] + place
@@ -167,7 +176,7 @@ def _sums_over_ranks(groups: _TieGroups, inside: int) -> tuple[np.ndarray, ...]:
     left = members - place
     ways = _log_choose(np.maximum(left, targets - 1), targets - 1)
     chance = np.where(left >= targets - 1, np.exp(ways - _log_choose(members, targets)), 0.0)
-    return (
+    return _RankSums(
         np.sum(1 / np.log2(1 + rank), axis=1),
         np.sum((groups.above[:, None] + 1 + others) / rank, axis=1),
         np.sum(chance / rank, axis=1),
