@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -240,4 +241,12 @@ def test_a_modality_called_like_a_view_is_refused(name, dataset):
 def test_a_value_of_another_type_is_refused(choice):
     with pytest.raises(InputError, match=rf"--{next(iter(choice))}=.*: give a value of type"):
         Config.from_flat(**choice)
-    assert Config.from_flat(rounds=np.int32(3), client_lr=np.float32(1)).federation.rounds == 3
+    flat = Config.from_flat(rounds=np.int32(3), client_lr=np.float32(1)).flat
+    assert json.loads(json.dumps(flat)) == Config.from_flat(rounds=3, client_lr=1.0).flat
+
+
+def test_an_unknown_option_is_named_with_those_alike():
+    with pytest.raises(InputError, match=r"unknown option roundz; did you mean rounds\b"):
+        Config.from_flat(roundz=3)
+    with pytest.raises(InputError, match="unknown option xyzzy; known are aggregation, attack"):
+        Config.from_flat(xyzzy=3)

@@ -9,6 +9,7 @@ Each file holds one group of fields. `Config` holds the groups and checks their 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from typing import Any
 
 from fedvlr_jax.config.aliases import ALIASES, with_current_names
@@ -160,9 +161,15 @@ class Config:
             names = {field.name for field in dataclasses.fields(kind)}
             groups[group.name] = kind(**{n: values.pop(n) for n in names & values.keys()})
         if values:
-            known = ", ".join(sorted(cls().flat))
-            raise InputError(f"unknown option {', '.join(sorted(values))}; known are {known}")
+            raise InputError(_unknown(sorted(values), sorted(cls().flat)))
         return cls(**groups)
+
+
+def _unknown(names: list[str], known: list[str]) -> str:
+    """The message for unknown names: names that are alike, else all of them."""
+    alike = [match for name in names for match in difflib.get_close_matches(name, known, 2)]
+    rest = f"did you mean {' or '.join(alike)}?" if alike else f"known are {', '.join(known)}"
+    return f"unknown option {', '.join(names)}; {rest}"
 
 
 RESUMABLE_FLAGS = frozenset(

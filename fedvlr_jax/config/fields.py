@@ -66,6 +66,9 @@ def check_fields(group: Any) -> None:
         kind = type(field.default)
         if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
             raise InputError(f"--{field.name}={value!r}: give a value of type {kind.__name__}")
+        if type(value) not in _KINDS:
+            # A number of NumPy cannot be written as JSON.
+            object.__setattr__(group, field.name, kind(value))
         if field.metadata["choices"]:
             check_choice(field.name, value, field.metadata["choices"])
         if field.metadata["path"]:
