@@ -144,11 +144,13 @@ def close_round(
       The server's state after the round, and the round's metrics.
     """
     uplink, reduce, noise, make_optimizer, attack, _ = task.aggregator
-    memory = server.attack
+    memory, counted, losses = server.attack, reports.responded, reports.loss
     if attack is not None:
         key = stream(server.key, ATTACK, server.round)
         seen = reports.client, reports.responded, views, server.round, key, memory
         upload, memory = compiled_alone(server.round >= 0, attack.replace, upload, *seen)
+        counted &= reports.client < attack.first  # The metrics are those of honest clients.
+        losses = jnp.where(counted, losses, 0.0)
 
     def step(upload, alpha, responded, pull_back, shared, states, rates):
         optimizer_state, uplink_state, noise_state = states
@@ -172,11 +174,6 @@ def close_round(
     server_leaf = trees.bad_leaf(server_numbers(*after))
     bad_leaf = jnp.where(bad[worst], reports.bad_leaf[worst], server_leaf)
     finite = bad_leaf < 0
-    counted, losses = reports.responded, reports.loss
-    if attack is not None:
-        # The metrics are those of the honest clients.
-        counted &= reports.client < attack.first
-        losses = jnp.where(counted, losses, 0.0)
     participants = jnp.sum(counted)
     divisor = jnp.maximum(participants, 1)
     loss = compiled_alone(server.round >= 0, jnp.sum, on_every_device(losses, mesh))

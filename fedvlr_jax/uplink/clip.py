@@ -87,7 +87,8 @@ def private_adaptive_clip(
 
     def noisy_update(key, state, clipped, responded):
         votes = jnp.where(responded, jnp.where(clipped, -0.5, 0.5), 0.0)
-        within = 0.5 + jnp.sum(votes) / clients + deviation * jax.random.normal(key)
+        within = 0.5 + jnp.sum(votes) / clients
+        within += deviation * jax.random.normal(key)
         return state * jnp.exp(-rate * (within - quantile))
 
     return plain._replace(noisy_update=noisy_update)
