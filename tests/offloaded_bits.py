@@ -18,12 +18,14 @@ from tests.bits import digest
 CASES = {
     "everyone": dict(backbone="pfedrec", upload="delta", chunk=9),
     "cohort": dict(
-        **dict(backbone="fcf", cohort=20, client_dropout=0.3, clip_norm=0.05, noise_multiplier=0.3),
-        **dict(init="spectral", init_router="history", views="table,text", loss="softmax"),
+        backbone="fcf", cohort=20, client_dropout=0.3, clip_norm=0.05, noise_multiplier=0.3
     ),
     "gathered": dict(backbone="fedrap", fusion="mlp", negatives="sampled", min_local_epochs=1),
     "factored": dict(backbone="fedrap", cohort=30, chunk=8),
     "catalogue": dict(backbone="fedncf", cohort=30, chunk=8),
+    "start": dict(
+        init="spectral", init_router="history", views="table,text", loss="softmax", cohort=20
+    ),
 }
 
 
