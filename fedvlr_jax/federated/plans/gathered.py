@@ -36,6 +36,21 @@ class Method(NamedTuple):
         return self.task.config.federation.upload == "delta"
 
 
+class Inputs(NamedTuple):
+    """The inputs of clients, [K, ...], or of ONE client.
+
+    Attributes:
+      count: int32, the items of the history. The others are as in `Cohort` and `Client`.
+    """
+
+    private: PyTree
+    slots: Slots
+    count: Array
+    responded: jax.Array
+    local_epochs: jax.Array
+    teacher: Teacher | None
+
+
 class Client(NamedTuple):
     """ONE client: the inputs that no epoch changes.
 
@@ -93,9 +108,8 @@ def _update(
     slots = jax.vmap(functools.partial(make_slots, task))(histories, keys)
     train = functools.partial(_train_client, method, broadcast)
     teacher = teacher_of(broadcast.groups, histories.client)
-    trained, grad_views, grad_head, loss = jax.vmap(train)(
-        private, slots, histories.count, cohort.responded, cohort.local_epochs, teacher
-    )
+    inputs = Inputs(private, slots, histories.count, cohort.responded, cohort.local_epochs, teacher)
+    trained, grad_views, grad_head, loss = jax.vmap(train)(inputs)
     uploads = SlotUploads(
         item=slots.item,
         rows_of_views=grad_views,
@@ -107,20 +121,10 @@ def _update(
     return local_result(cohort, trained, uploads, loss)
 
 
-def _train_client(
-    method: Method,
-    broadcast: Broadcast,
-    private: PyTree,
-    slots: Slots,
-    count: Array,
-    responded: jax.Array,
-    local_epochs: jax.Array,
-    teacher: Teacher | None,
-) -> Carry:
+def _train_client(method: Method, broadcast: Broadcast, inputs: Inputs) -> Carry:
     """ONE client's local epochs; its "items" in the result are the whole rows [I, d]."""
-    client = _make_client(
-        method, broadcast, private, slots, count, responded, local_epochs, teacher
-    )
+    private, slots, responded = inputs.private, inputs.slots, inputs.responded
+    client = _make_client(method, broadcast, inputs)
     trained = {"head": private["head"], "router": private["router"]}
     if client.personal is not None:
         trained["items"] = client.personal
@@ -139,17 +143,9 @@ def _train_client(
     return end._replace(trained={**end.trained, "items": items})
 
 
-def _make_client(
-    method: Method,
-    broadcast: Broadcast,
-    private: PyTree,
-    slots: Slots,
-    count: Array,
-    responded: jax.Array,
-    local_epochs: jax.Array,
-    teacher: Teacher | None,
-) -> Client:
+def _make_client(method: Method, broadcast: Broadcast, inputs: Inputs) -> Client:
     task, kind = method.task, broadcast.views.dtype
+    private, slots, count, responded, local_epochs, teacher = inputs
     rows = num_rows(count, task.pool, task.config.federation.num_negatives)
     own_rows = lambda table: table.at[slots.item].get(mode="fill", fill_value=0)
     if teacher is not None:
