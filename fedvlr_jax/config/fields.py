@@ -63,7 +63,7 @@ def check_fields(group: Any) -> None:
     """Checks the type of every field and, if it has choices, that the value is one of them."""
     for field in dataclasses.fields(group):
         value: Any = getattr(group, field.name)
-        kind = type(field.default)
+        kind: Any = type(field.default)
         if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
             raise InputError(f"--{field.name}={value!r}: give a value of type {kind.__name__}")
         if type(value) not in _KINDS:

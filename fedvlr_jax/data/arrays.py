@@ -255,9 +255,9 @@ def _times(values: Any) -> np.ndarray:
             raise InputError(f"time[{int(missing.argmax())}]: found a missing time")
         return column.astype(np.int64)
     if column.dtype.kind in "iu":
-        wrong = column > np.iinfo(np.int64).max
-        if wrong.any():
-            place = int(wrong.argmax())
+        too_large = column > np.iinfo(np.int64).max
+        if too_large.any():
+            place = int(too_large.argmax())
             raise InputError(
                 f"time[{place}]: found {shown(column[place])}, expected a number below 2**63"
             )
