@@ -40,12 +40,12 @@ class Inputs(NamedTuple):
     """The inputs of clients, [K, ...], or of ONE client.
 
     Attributes:
-      count: int32, the items of the history. The others are as in `Cohort` and `Client`.
+      length: int32, of the history. The others are as in `Cohort` and `Client`.
     """
 
     private: PyTree
     slots: Slots
-    count: Array
+    length: Array
     responded: jax.Array
     local_epochs: jax.Array
     teacher: Teacher | None
