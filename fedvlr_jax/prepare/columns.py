@@ -65,7 +65,8 @@ NAMES_OF = {role: tuple(name for line in lines for name in line) for role, lines
 # All known names of columns.
 KNOWN = frozenset(name for names in NAMES_OF.values() for name in names)
 _SAMPLE = 10_000
-_SMALLEST_TIME = 10**8
+# Seconds from 1970 to 1980. Smaller numbers may be ids, such as those of Steam users.
+_SMALLEST_TIME = 315_532_800
 _LARGEST_RATING = 100
 _MOST_RATINGS = 21
 

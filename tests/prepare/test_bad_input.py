@@ -130,6 +130,8 @@ def test_columns_that_could_be_the_user(tmp_path):
     assert "columns user_id and reviewer_id could both be the user" in line and "--user=" in line
     line = refused(tmp_path, "toy.csv", "user_id,USER_ID,item_id,timestamp\na,b,c,1\n")
     assert "columns user_id and USER_ID could both be the user" in line and "--user=" in line
+    line = refused(tmp_path, "toy.csv", "151603712,Skyrim,3.0\n151603713,Portal,4.0\n")
+    assert "columns 1, 2 could each be the user: give --columns=user,item,rating with" in line
     line = refused(tmp_path, "toy.csv", "a1,b2,3.0,1500000000\n")
     assert "columns 1, 2 could each be the user" in line
     assert "--columns=user,item,rating,time" in line
