@@ -123,7 +123,7 @@ def printed_by(code: str, *arguments: str) -> float:
 @pytest.mark.long
 @pytest.mark.slow
 def test_the_estimate_bounds_a_real_process_that_saves_and_goes_on(store, tmp_path):
-    for rounds in "12":
+    for rounds in "24":
         assert 0.5 < printed_by(PEAK, str(tmp_path / "w"), rounds, store) < 1.15
 
 
