@@ -70,6 +70,23 @@ def test_a_public_name_says_what_it_takes_has_and_raises(name):
         assert not inspect.isfunction(function) or function.__doc__
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"config": {"rounds": 3}}, "config: found dict, expected fedvlr_jax.Config"),
+        ({"dataset": "KU"}, "dataset: found str, expected fedvlr_jax.Dataset"),
+        ({"backbone": "fcf"}, "backbone: found str, expected fedvlr_jax.Backbone"),
+        ({"fusion": "none"}, "fusion: found str, expected fedvlr_jax.Fusion"),
+        ({"aggregator": "krum"}, "aggregator: found str, expected fedvlr_jax.Aggregator"),
+    ],
+)
+def test_an_argument_of_another_type_is_one_line(given, found):
+    dataset = fj.Dataset.from_arrays(user=[0, 0, 0], item=[0, 1, 2])
+    arguments = {"config": fj.Config(), "dataset": dataset, **given}
+    with pytest.raises(fj.InputError, match=f"^{found}$"):
+        fj.make_simulation(**arguments)
+
+
 def test_importing_the_package_loads_no_jax():
     code = (
         "import sys, fedvlr_jax as fj; (fj.Config, fj.InputError, fj.NonFiniteError); "

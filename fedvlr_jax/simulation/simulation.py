@@ -240,6 +240,12 @@ class Simulation:
         return self.engine.unpack(packed)
 
 
+def _check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        found = type(value).__name__
+        raise InputError(f"{name}: found {found}, expected fedvlr_jax.{kind.__name__}")
+
+
 @under_own_settings
 def make_simulation(
     config: Config,
@@ -266,8 +272,17 @@ def make_simulation(
       first called.
 
     Raises:
-      InputError: choices that do not fit the data set.
+      InputError: choices that do not fit the data set, or an argument of another type.
     """
+    _check_type("config", config, Config)
+    _check_type("dataset", dataset, Dataset)
+    for name, part, kind in (
+        ("backbone", backbone, Backbone),
+        ("fusion", fusion, Fusion),
+        ("aggregator", aggregator, Aggregator),
+    ):
+        if part is not None:
+            _check_type(name, part, kind)
     setup = make_setup(
         config,
         dataset,
