@@ -87,8 +87,8 @@ _BY_REASON: dict[str, list[tuple[str, str, str, int]]] = {
     "The law of the noise is symmetric.": [
         (
             "fedvlr_jax/uplink/clip.py",
-            "within = 0.5 + jnp.sum(votes) / clients + deviation * jax.random.normal(key)",
-            "within = 0.5 + jnp.sum(votes) / clients - deviation * jax.random.normal(key)",
+            "within += deviation * jax.random.normal(key)",
+            "within -= deviation * jax.random.normal(key)",
             0,
         ),
         (
