@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-# Upper bound on the bytes of factors that one chunk of least squares problems gathers.
+# Upper bound on the bytes of one chunk of least squares problems: gathered factors and systems.
 CHUNK_BYTES = 1 << 25
 # Number of entries of a row in one product. With more entries, BLAS starts threads for each small
 # product; on a busy machine they take several times as long as the product.
@@ -45,11 +45,11 @@ def least_squares(
 def _rows_that_fit(lengths: np.ndarray, width: int) -> int:
     """The number of rows in the next chunk, at least 1, for ascending `lengths`.
 
-    The padded rows fit in CHUNK_BYTES. The longest row has at most twice the length of the
-    shortest.
+    The padded rows and the systems fit in CHUNK_BYTES. The longest row has at most twice the
+    length of the shortest.
     """
     lengths = lengths[lengths <= 2 * lengths[0]]
-    taken = 8 * width * lengths * np.arange(1, len(lengths) + 1)
+    taken = 8 * width * (lengths + width) * np.arange(1, len(lengths) + 1)
     return max(1, int(np.searchsorted(taken, CHUNK_BYTES, side="right")))
 
 

@@ -131,4 +131,4 @@ def test_the_estimate_bounds_a_real_process_that_saves_and_goes_on(store, tmp_pa
 def test_the_peak_is_not_that_of_the_parent():
     held = np.ones(2**27)  # 1.07 GB, more than a process needs that imports and ends.
     code = "from fedvlr_jax.machine import peak_rss_mb; print(peak_rss_mb())"
-    assert 50 < printed_by(code) < held.nbytes / 1e6 / 1.5
+    assert 5 < printed_by(code) < held.nbytes / 1e6 / 1.5

@@ -24,7 +24,7 @@ from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.federated.ease import Autoencoder, autoencoder
-from fedvlr_jax.federated.ials import Blend, item_vectors
+from fedvlr_jax.federated.ials import Blend, item_vectors, num_factors
 
 CONTENTS = (0.0, 0.25, 1.0, 4.0)
 NORMALIZATIONS = (0.0, 0.25)
@@ -118,8 +118,9 @@ def ease_initialization(
 def blend_of(selected: Autoencoder, first: Autoencoder, history: Interactions) -> Blend:
     """As wide as `selected`; iALS begins with the largest directions of `first`."""
     width = selected.directions.shape[1]
-    factors = item_vectors(history, first.truncated(width // 4).balanced)
-    return Blend.of(selected.truncated(width - width // 4), factors, history.weighted_matrix)
+    columns = num_factors(history, width)
+    factors = item_vectors(history, first.truncated(columns).balanced)
+    return Blend.of(selected.truncated(width - columns), factors, history.weighted_matrix)
 
 
 def tries_ials(dataset: Dataset, width: int, ials: bool | None) -> bool:

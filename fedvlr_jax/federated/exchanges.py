@@ -9,7 +9,7 @@ import numpy as np
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.federated.ease_settings import tried_models, tries_ials
-from fedvlr_jax.federated.ials import SWEEPS, uploaded_numbers
+from fedvlr_jax.federated.ials import SWEEPS, num_factors, uploaded_numbers
 from fedvlr_jax.federated.initialization import (
     Initialization,
     given_ials,
@@ -91,9 +91,10 @@ def _ease_exchange(
     down = 1 + up + compared + width
     text = f"{tried} x {init.init_exchanges} exchanges"
     if tries_ials(dataset, width, given_ials(init)):
-        of_item, once = uploaded_numbers(width // 4)
+        columns = num_factors(dataset.train, width)
+        of_item, once = uploaded_numbers(columns)
         up += of_item
-        down += SWEEPS * (width // 4) + (width if init.init_ials == -1 else 0)
+        down += SWEEPS * columns + (width if init.init_ials == -1 else 0)
         text += f", {SWEEPS} sweeps of iALS"
     chosen = ""
     if initial is not None:

@@ -32,6 +32,11 @@ ALPHA = 20.0
 SWEEPS = 3
 
 
+def num_factors(train: Interactions, width: int) -> int:
+    """The columns of a table of `width` that iALS has in a blend: a quarter, at most the rank."""
+    return min(width // 4, train.num_users, train.num_items)
+
+
 def item_vectors(train: Interactions, initial: np.ndarray) -> np.ndarray:
     """float64 [I, d]: q after SWEEPS sweeps from `initial`; 0 for items without an interaction."""
     histories, items = train.matrix, initial
@@ -92,6 +97,8 @@ def client_vectors(histories: sparse.csr_array, factors: np.ndarray) -> np.ndarr
 
 def score_deviation(vectors: np.ndarray, items: np.ndarray) -> float:
     """The root of the mean over clients of the variance over items of the scores; 1 if it is 0."""
+    used = items.any(axis=0)  # Not the columns beyond the rank of a wide table.
+    vectors, items = vectors[:, used], items[:, used]
     centred = items - np.mean(items, axis=0)
     covariance = centred.T @ centred / len(items)
     return float(np.sqrt(np.mean(np.sum((vectors @ covariance) * vectors, axis=1)))) or 1.0

@@ -9,7 +9,7 @@ from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.federated import ease_settings as module
 from fedvlr_jax.federated.ease import autoencoder
 from fedvlr_jax.federated.ease_settings import blend_of, ease_initialization
-from fedvlr_jax.federated.ials import Blend, item_vectors, uploaded_numbers
+from fedvlr_jax.federated.ials import Blend, item_vectors, num_factors, uploaded_numbers
 
 USERS, ITEMS = 25, 18
 GIVEN = dict(content=0.0, normalization=0.0, recency=0.0, ridge=2.0, exchanges=50)
@@ -152,3 +152,5 @@ def test_the_blend_is_as_wide_as_the_autoencoder(dataset):
     )
     blend = blend_of(model, model, dataset.train)
     assert blend.autoencoder.directions.shape == (ITEMS, 8) and blend.factors.shape == (ITEMS, 2)
+    # A wide table: not more factors than items, or one system takes more than the table.
+    assert num_factors(dataset.train, 4 * ITEMS + 40) == ITEMS

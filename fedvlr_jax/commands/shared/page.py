@@ -100,7 +100,7 @@ def folder_page(
     runs = runs or find_runs(folder)
     groups, label = groups_of(folder, runs)
     # Choices have the names of the table; those of folders have other separators.
-    labels = [str(line["choice"]) for line in lines]
+    labels = [str(line["choice"]) for line in lines if "choice" in line]
     names = {label.replace(" ", "-").replace("/", "_"): label for label in labels}
     groups = [group._replace(label=names.get(group.label, group.label)) for group in groups]
     return render_folder(table, lines, groups, label=label, unread=runs.unread, files=files)
