@@ -45,6 +45,7 @@ __all__ = [
     "DUPLICATE_NAMES",
     "FUSION_NAMES",
     "RESUMABLE_FLAGS",
+    "RESUMABLE_WHEN_FINISHED",
     "SPLIT_NAMES",
     "SYNTHETIC_KINDS",
     "AttackConfig",
@@ -178,3 +179,5 @@ RESUMABLE_FLAGS = frozenset(
     for field in dataclasses.fields(getattr(Config(), group.name))
     if field.metadata["resumable"]
 )
+# A finished run of a folder of runs is not continued, so its length must be equal too.
+RESUMABLE_WHEN_FINISHED = RESUMABLE_FLAGS - {"rounds", "patience"}

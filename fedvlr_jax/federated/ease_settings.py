@@ -177,9 +177,11 @@ def _gains(model: Autoencoder | Blend, history: Interactions, targets: Interacti
     weights, own, items = history.weighted_matrix, history.matrix, model.items
     holders = np.flatnonzero(targets.counts)
     ahead, tied = np.zeros((2, len(targets)), np.int64)
+    vectors = model.vectors(weights[holders])
     step = max(1, SCORES_AT_ONCE // targets.num_items)
-    for clients in np.split(holders, np.arange(step, len(holders), step)):
-        scores = (model.vectors(weights[clients]) @ items.T).astype(np.float32)
+    for first in range(0, len(holders), step):
+        clients = holders[first : first + step]
+        scores = (vectors[first : first + step] @ items.T).astype(np.float32)
         scores[own[clients].toarray() > 0] = np.nan
         for row, client in zip(scores, clients, strict=True):
             places = slice(targets.indptr[client], targets.indptr[client + 1])

@@ -23,6 +23,7 @@ from fedvlr_jax.federated.ease_settings import (
 )
 from fedvlr_jax.federated.exchanges import bytes_before_training, exchanges_of
 from fedvlr_jax.simulation import make_simulation
+from tests.federated.random_data import random_dataset
 
 USERS, ITEMS = 40, 30
 OPTIONS = dict(ridge=2.0, exchanges=200)
@@ -32,29 +33,9 @@ ALONE = dict(**OPTIONS, ials=False)
 @pytest.fixture(scope="module")
 def dataset():
     """Random histories with times; the last two items are in nobody's train part."""
-    rng = np.random.default_rng(3)
-    user, item = np.nonzero(rng.random((USERS, ITEMS - 2)) < 0.3)
-    part = rng.permutation(len(user)) % 8
-    part[np.unique(user, return_index=True)[1]] = 7  # Everyone has a train item.
-    pairs = lambda chosen: Interactions.from_pairs(
-        user=user[chosen],
-        item=item[chosen],
-        time=rng.permutation(len(user))[chosen],
-        num_users=USERS,
-        num_items=ITEMS,
-    )
-    features = {name: rng.standard_normal((ITEMS, 4)).astype(np.float32) for name in ("a", "b")}
-    features["b"][-1] = 0.0
-    return Dataset(
-        name="random",
-        train=pairs(part > 1),
-        valid=pairs(part == 1),
-        test=pairs(part == 0),
-        features=features,
-        user_ids=np.arange(USERS).astype(str),
-        item_ids=np.arange(ITEMS).astype(str),
-        split="predefined",
-    )
+    data = random_dataset(3, USERS, ITEMS, unseen=2, share=0.3, parts=8, features=("a", "b"))
+    data.features["b"][-1] = 0.0
+    return data
 
 
 def unit_rows(rows):

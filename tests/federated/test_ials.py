@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.federated import ease_settings as module
 from fedvlr_jax.federated.ease import autoencoder
 from fedvlr_jax.federated.ease_settings import blend_of, ease_initialization
 from fedvlr_jax.federated.ials import Blend, item_vectors, num_factors, uploaded_numbers
+from tests.federated.random_data import random_dataset
 
 USERS, ITEMS = 25, 18
 GIVEN = dict(content=0.0, normalization=0.0, recency=0.0, ridge=2.0, exchanges=50)
@@ -18,27 +19,7 @@ GIVEN = dict(content=0.0, normalization=0.0, recency=0.0, ridge=2.0, exchanges=5
 @pytest.fixture(scope="module")
 def dataset():
     """Random histories with times; nobody has the last item."""
-    rng = np.random.default_rng(1)
-    user, item = np.nonzero(rng.random((USERS, ITEMS - 1)) < 0.4)
-    part = rng.permutation(len(user)) % 6
-    part[np.unique(user, return_index=True)[1]] = 5  # Everyone has a train item.
-    pairs = lambda chosen: Interactions.from_pairs(
-        user=user[chosen],
-        item=item[chosen],
-        time=rng.permutation(len(user))[chosen],
-        num_users=USERS,
-        num_items=ITEMS,
-    )
-    return Dataset(
-        name="random",
-        train=pairs(part > 1),
-        valid=pairs(part == 1),
-        test=pairs(part == 0),
-        features={},
-        user_ids=np.arange(USERS).astype(str),
-        item_ids=np.arange(ITEMS).astype(str),
-        split="predefined",
-    )
+    return random_dataset(1, USERS, ITEMS, unseen=1, share=0.4, parts=6)
 
 
 def client_vector(history, weights, items):

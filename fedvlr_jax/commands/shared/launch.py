@@ -111,7 +111,7 @@ def note_unused(*configs: Config, varied: Collection[str] = (), used: Collection
         name
         for fields in _groups().values()
         for name in (field.name for field in fields)
-        if name in varied or (name in FLAGS and _is_given(FLAGS[name], preset))
+        if name in varied or (name in FLAGS and _is_changed(FLAGS[name], preset))
     ]
     for flag in unused_by_all(configs, [name for name in given if name not in used]):
         _note(flag.line)
@@ -121,8 +121,7 @@ def is_given(name: str) -> bool:
     """Whether the command line itself sets the flag `name`, to whatever value."""
     preset = _preset_values(sys.argv)
     flag = FLAGS[name]
-    of_preset = name in preset and flag.parser.parse(preset[name]) == flag.value
-    return bool(flag.present) and not of_preset
+    return bool(flag.present) and not _is_of_preset(flag, preset)
 
 
 def note_overruled(names: Collection[str], by: str) -> None:
@@ -134,9 +133,13 @@ def note_overruled(names: Collection[str], by: str) -> None:
             _note(f"--{name}={value} has no effect: --{by} sets it")
 
 
-def _is_given(flag: flags.Flag[Any], preset: Mapping[str, str]) -> bool:
-    of_preset = flag.name in preset and flag.parser.parse(preset[flag.name]) == flag.value
-    return flag.value != flag.default and not of_preset
+def _is_changed(flag: flags.Flag[Any], preset: Mapping[str, str]) -> bool:
+    """Whether the command line gives the flag another value than its default and the preset's."""
+    return flag.value != flag.default and not _is_of_preset(flag, preset)
+
+
+def _is_of_preset(flag: flags.Flag[Any], preset: Mapping[str, str]) -> bool:
+    return flag.name in preset and flag.parser.parse(preset[flag.name]) == flag.value
 
 
 def _preset_values(arguments: Sequence[str]) -> dict[str, str]:

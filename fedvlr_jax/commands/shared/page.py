@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fedvlr_jax.commands.shared.finished import validation
 from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
-from fedvlr_jax.config import RESUMABLE_FLAGS, Config
+from fedvlr_jax.config import RESUMABLE_WHEN_FINISHED, Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.folder import Group, Run, Table, render_folder
@@ -20,7 +20,7 @@ PAGE = "index.html"
 
 
 # Flags that runs of one choice may differ in. With permuted features, each seed has its own.
-_OF_ONE_RUN = (RESUMABLE_FLAGS - {"rounds", "patience"}) | {"seed", "workdir", "permute_features"}
+_MAY_DIFFER = RESUMABLE_WHEN_FINISHED | {"seed", "workdir", "permute_features"}
 # Results of runs that differ in one of these flags are not comparable.
 _OF_COMPARISON = ("synthetic_kind", "synthetic_seed", "protocol", "select")
 # Flags that change the fingerprint of the data, but neither the users nor their targets.
@@ -101,7 +101,7 @@ def folder_page(
     groups, label = groups_of(folder, runs)
     # Choices have the names of the table; those of folders have other separators.
     labels = [str(line["choice"]) for line in lines if "choice" in line]
-    names = {label.replace(" ", "-").replace("/", "_"): label for label in labels}
+    names = {own.replace(" ", "-").replace("/", "_"): own for own in labels}
     groups = [group._replace(label=names.get(group.label, group.label)) for group in groups]
     return render_folder(table, lines, groups, label=label, unread=runs.unread, files=files)
 
@@ -133,7 +133,7 @@ def find_runs(folder: Path) -> FoundRuns:
 
 def _only_the_seed_differs(run: Found, other: Found) -> bool:
     # Runs of another version may lack a flag.
-    shared = (run.flags.keys() & other.flags.keys()) - _OF_ONE_RUN
+    shared = (run.flags.keys() & other.flags.keys()) - _MAY_DIFFER
     same = all(run.flags[name] == other.flags[name] for name in shared)
     changed = _alike(run) == _alike(other) and run.fingerprint != other.fingerprint
     return same and run.compared_by == other.compared_by and not changed

@@ -19,7 +19,7 @@ from filelock import FileLock
 from fedvlr_jax.commands.shared.members import Choice
 from fedvlr_jax.commands.shared.runs import check_same
 from fedvlr_jax.commands.shared.space import Dimension
-from fedvlr_jax.config import RESUMABLE_FLAGS
+from fedvlr_jax.config import RESUMABLE_WHEN_FINISHED
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import locked
 
@@ -29,7 +29,7 @@ FIRST_AT_RANDOM, FIRST_WHOLE = 10, 3
 # The states of a told trial, as tables name them.
 FINISHED, PRUNED, DIVERGED, REFUSED = "finished", "pruned", "diverged", "refused"
 # Flags that may change from one start to the next: they change no trial's numbers.
-FREE = RESUMABLE_FLAGS - {"rounds", "patience"}
+FREE = RESUMABLE_WHEN_FINISHED
 
 
 class Asked(NamedTuple):

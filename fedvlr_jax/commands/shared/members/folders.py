@@ -16,7 +16,7 @@ from fedvlr_jax.commands.shared.finished import (
 from fedvlr_jax.commands.shared.members.choices import Member
 from fedvlr_jax.commands.shared.members.say import say
 from fedvlr_jax.commands.shared.runs import check_same, describe
-from fedvlr_jax.config import RESUMABLE_FLAGS
+from fedvlr_jax.config import RESUMABLE_WHEN_FINISHED
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.training import RunState
@@ -32,12 +32,11 @@ def check_member(directory: Path, flags: Mapping[str, Any], fingerprint: str) ->
     if not (directory / "config.json").exists():
         return
     saved = RunDirectory.open(directory).read_config()
-    # A finished member is not continued, so its --rounds and --patience must be equal too.
     check_same(
         str(directory),
         (saved["flags"], saved["dataset"]["fingerprint"]),
         (flags, fingerprint),
-        RESUMABLE_FLAGS - {"rounds", "patience"},
+        RESUMABLE_WHEN_FINISHED,
     )
 
 
