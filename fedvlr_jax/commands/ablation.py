@@ -6,7 +6,8 @@ The method is --backbone with --fusion=bilevel and the other flags as given. Eac
 compares the method with controls that use the same seeds and flags:
 - content: only the mapped ID (the same map without content); permuted feature rows;
 - personal: one mixture of the same views for all clients; frozen uniform routers; with
-  --init_router=history also frozen routers at the mean of the clients' estimates;
+  --init_router=history also frozen routers at the mean of the clients' estimates and, on
+  synthetic data, at the planted weights;
 - federation: local-only training (no server step); the centralized model VBPR, which sees all
   histories and the same features (tuned over nine settings);
 - levels: server fusion alone; client refinement alone; neither;
@@ -70,8 +71,13 @@ METHOD: Choice = (("fusion", "bilevel"),)
 TWIN = "centralized twin (VBPR)"
 
 
-def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, Choice]]:
+def controls(
+    base: Config, modalities: tuple[str, ...], planted: bool = False
+) -> dict[str, dict[str, Choice]]:
     """{claim: {control: the flags that differ from `base`}}; the centralized control has none.
+
+    Args:
+      planted: the data set has planted weights.
 
     Raises:
       InputError: the data set has no modality.
@@ -98,6 +104,10 @@ def controls(base: Config, modalities: tuple[str, ...]) -> dict[str, dict[str, C
     if base.init.init_router == "history":
         # Better than uniform weights for every client alike, so not a personal gain.
         personal["frozen mean routers"] = (*METHOD, ("router_lr", 0.0), ("init_router", "mean"))
+        if planted:
+            # No estimate knows these weights: what they gain bounds what an estimate can gain.
+            true = (*METHOD, ("router_lr", 0.0), ("init_router", "planted"))
+            personal["frozen planted routers"] = true
     return {
         "content": {
             "the ID alone": (*METHOD, ("views", identity), *no_content),
@@ -188,7 +198,7 @@ def main() -> None:
     base = config_from_flags(fusion="bilevel", baselines=False)
     folder = required_workdir(base, "runs/ablation")
     dataset = load(base)
-    of_claim = controls(base, tuple(dataset.features))
+    of_claim = controls(base, tuple(dataset.features), dataset.planted is not None)
     chosen: dict[str, Choice] = {"the method": METHOD}
     for claim in claims:
         chosen |= of_claim[claim]

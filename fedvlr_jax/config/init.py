@@ -9,7 +9,7 @@ from fedvlr_jax.config.fields import check_fields, check_range, choice
 from fedvlr_jax.errors import InputError
 
 INIT_NAMES = ("auto", "random", "spectral", "ease")
-INIT_ROUTER_NAMES = ("uniform", "history", "mean")
+INIT_ROUTER_NAMES = ("uniform", "history", "mean", "planted")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,9 @@ class InitConfig:
         "Initial weights of the routers. uniform: equal weights; history: weights that each "
         "client estimates from its own history, in closed form, or by federated exchanges if the "
         "ID is among the views; mean: the mean of these weights over all clients, for every "
-        "client, which is the control of history. Both need fusion=bilevel with the views id, "
-        "table or modalities.",
+        "client, which is the control of history; planted: the weights that the generator of "
+        "synthetic data drew for each user, the best that an estimate could be. All but uniform "
+        "need fusion=bilevel with the views id, table or modalities.",
         INIT_ROUTER_NAMES,
     )
     init_topics: int = choice(

@@ -69,7 +69,7 @@ def exchanges_of(
         text = f"init spectral: counts, {init.init_exchanges} exchanges and a mean score"
         # First the counts of the items, last the table from which a client computes its vector.
         found.append(Exchange(text, items * (1 + up + width), up))
-    if init.init_router != "uniform":
+    if init.init_router in ("history", "mean"):
         up = EXCHANGES * (init.init_topics if "id" in sources_of(model.fusion.names) else 0)
         text = f"routers by {init.init_router}: counts{f' and {EXCHANGES} exchanges' * (up > 0)}"
         more = "; to it the features of its items and the catalogue's mean likeness to each"

@@ -17,7 +17,8 @@ history: the sums must be secure ones. All clients take part, whatever --cohort 
 --client_dropout.
 
 A router can begin with weights estimated from the client's history (`preferences.py`), whether or
-not training begins with the table.
+not training begins with the table. On synthetic data it can begin with the weights that the
+generator drew, which no client knows: a reference for every estimate.
 
 Here the sums are taken in float64 on the host; they are the same for every seed. Under central
 privacy they have noise, which depends on the seed; see `private_initialization.py`.
@@ -41,6 +42,10 @@ from fedvlr_jax.federated.private_initialization import (
     private_spectral_initialization,
 )
 from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
+
+# The smallest planted weight of a router. The logarithm of some drawn weights is so small that the
+# router would not move.
+LEAST_PLANTED = 1e-3
 
 
 class Initialization(NamedTuple):
@@ -187,23 +192,43 @@ def sources_of(views: Sequence[str]) -> list[str]:
 
 
 def _router_weights(config: Config, views: Sequence[str], dataset: Dataset) -> np.ndarray:
-    """float64 [N, G]: each client's weights estimated from its history, or their mean.
+    """float64 [N, G]: each client's weights by --init_router.
 
     Views of one source share its weight.
     """
     source_of = sources_of(views)
     sources = ["id"] * ("id" in source_of)
     sources += [name for name in dataset.features if name in source_of]
-    found = preferences(
-        dataset.train,
-        [dataset.features[name] for name in sources if name != "id"],
-        sharpness=config.init.init_sharpness,
-        topics=config.init.init_topics if "id" in sources else 0,
-    )
+    if config.init.init_router == "planted":
+        found = _planted_weights(dataset, sources)
+    else:
+        found = preferences(
+            dataset.train,
+            [dataset.features[name] for name in sources if name != "id"],
+            sharpness=config.init.init_sharpness,
+            topics=config.init.init_topics if "id" in sources else 0,
+        )
     if config.init.init_router == "mean":
         found = np.tile(np.mean(found, axis=0), (len(found), 1))
     sharing = [source_of.count(name) for name in source_of]
     return found[:, [sources.index(name) for name in source_of]] / sharing
+
+
+def _planted_weights(dataset: Dataset, sources: Sequence[str]) -> np.ndarray:
+    """float64 [N, S]: the generator's weights of these sources, each client's sum to one.
+
+    Raises:
+      InputError: the data set has none.
+    """
+    if dataset.planted is None:
+        raise InputError(
+            f"--init_router=planted: {dataset.name} has no planted weights; those that have are "
+            "--dataset=synthetic with --synthetic_kind=planted or additive"
+        )
+    known = ("id", *dataset.features)
+    chosen = dataset.planted[:, [known.index(name) for name in sources]].astype(np.float64)
+    chosen = np.maximum(chosen, LEAST_PLANTED)
+    return chosen / chosen.sum(axis=1, keepdims=True)
 
 
 def spectral_initialization(
@@ -243,16 +268,8 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
     init, fusion = config.init, model.fusion
     closed = init.init != "random"
     given = f"--init={init.init}" if closed else f"--init_router={init.init_router}"
-    private = _check_private(config, given)
-    if config.federation.aggregation not in ("float32", "int32") and not private:
-        raise InputError(
-            f"{given}: its exchanges are plain sums, so it does not support "
-            f"--aggregation={config.federation.aggregation}; give --init=random"
-        )
-    if config.federation.server_optimizer == "none":
-        raise InputError(
-            f"{given}: learns from all clients, which --server_optimizer=none excludes"
-        )
+    if closed or init.init_router != "planted":
+        _check_exchanges(config, given)
     hidden_by = f"--fusion={config.model.fusion} " + f"--views={config.model.views} " * (
         config.model.fusion in ("shared", "bilevel")
     )
@@ -280,6 +297,20 @@ def _check(config: Config, model: Model, dataset: Dataset) -> None:
         raise InputError(
             f"--init_router={init.init_router}: {hidden_by}has no router over single sources; use "
             f"bilevel with views among {', '.join(sorted(sources))}"
+        )
+
+
+def _check_exchanges(config: Config, given: str) -> None:
+    """Raises InputError if the federation does not allow exchanges with all clients."""
+    private = _check_private(config, given)
+    if config.federation.aggregation not in ("float32", "int32") and not private:
+        raise InputError(
+            f"{given}: its exchanges are plain sums, so it does not support "
+            f"--aggregation={config.federation.aggregation}; give --init=random"
+        )
+    if config.federation.server_optimizer == "none":
+        raise InputError(
+            f"{given}: learns from all clients, which --server_optimizer=none excludes"
         )
 
 

@@ -125,6 +125,10 @@ def test_controls_are_what_they_are_called(dataset):
     by_history = controls(Config.from_flat(init="random", init_router="history"), ("text",))
     mean = dict(by_history["personal"]["frozen mean routers"])
     assert mean == {"fusion": "bilevel", "router_lr": 0.0, "init_router": "mean"}
+    assert "frozen planted routers" not in by_history["personal"]
+    own = Config.from_flat(init="random", init_router="history")
+    planted = dict(controls(own, ("text",), planted=True)["personal"]["frozen planted routers"])
+    assert planted == {"fusion": "bilevel", "router_lr": 0.0, "init_router": "planted"}
     second = make_member(base, "permuted", (("permute_features", 1),), 1)
     assert second.config.data.permute_features == 2
 

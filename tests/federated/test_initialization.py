@@ -1,5 +1,7 @@
 """The closed-form start: against a plain SVD, as a model scores it, and where it is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -135,6 +137,22 @@ def test_the_mean_of_the_routers_is_the_same_for_every_client(dataset):
         )
     assert np.ptp(weights[0], axis=0).min() > 0.01
     np.testing.assert_allclose(weights[1], np.tile(weights[0].mean(axis=0), (50, 1)), atol=1e-6)
+
+
+def test_routers_can_begin_with_the_planted_weights(dataset):
+    config = Config.from_flat(width=WIDTH, views="image,id,text", init_router="planted")
+    simulation = make_simulation(config, dataset)
+    weights = simulation.router_weights(simulation.init())
+    assert exchanges_of(config, simulation.model, dataset) == []
+    truth = dataset.planted[:, [2, 0, 1]]
+    likely = truth.min(axis=1) > 0.01
+    assert likely.sum() > 10
+    np.testing.assert_allclose(weights[likely], truth[likely], atol=1e-5)
+    # A weight below a thousandth counts as one.
+    assert truth.min() < 1e-3 < weights.min() * 1.01
+    equal = dataclasses.replace(dataset, planted=None)
+    with pytest.raises(InputError, match="synthetic has no planted weights"):
+        make_simulation(config, equal).init()
 
 
 def test_views_of_the_same_source_share_its_weight(dataset):
