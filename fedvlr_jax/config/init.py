@@ -32,8 +32,8 @@ class InitConfig:
         "client estimates from its own history, in closed form, or by federated exchanges if the "
         "ID is among the views; mean: the mean of these weights over all clients, for every "
         "client, which is the control of history; planted: the weights that the generator of "
-        "synthetic data drew for each user, the best that an estimate could be. All but uniform "
-        "need fusion=bilevel with the views id, table or modalities.",
+        "synthetic data drew for each user, as a perfect estimate would have them. All but "
+        "uniform need fusion=bilevel with the views id, table or modalities.",
         INIT_ROUTER_NAMES,
     )
     init_topics: int = choice(
