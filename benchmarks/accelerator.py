@@ -41,7 +41,7 @@ from fedvlr_jax.config.federation import PRECISION_NAMES
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated import devices
-from fedvlr_jax.report.run_directory import replace_file
+from fedvlr_jax.report.atomic_files import replace_file
 from fedvlr_jax.settings import SETTINGS
 from fedvlr_jax.simulation import make_simulation
 

@@ -62,7 +62,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.model import identity_view
 from fedvlr_jax.fusion.operators import OPERATORS
 from fedvlr_jax.report import locked
-from fedvlr_jax.report.plots import interval_bars
+from fedvlr_jax.report.study_plots import interval_bars
 
 FLAGS = flags.FLAGS
 

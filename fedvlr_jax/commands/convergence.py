@@ -37,7 +37,7 @@ from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.reduce.mean import normalised_weights
-from fedvlr_jax.report.plots import loglog_lines
+from fedvlr_jax.report.study_plots import loglog_lines
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation import Simulation, State, make_simulation
 from fedvlr_jax.types import Rates

@@ -32,7 +32,8 @@ from fedvlr_jax.commands.shared.runs import required_workdir
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import activity_groups
 from fedvlr_jax.report import RunDirectory, locked
-from fedvlr_jax.report.plots import activity_bars, router_by_activity, router_strip
+from fedvlr_jax.report.plots import activity_bars
+from fedvlr_jax.report.router_plots import router_by_activity, router_strip
 
 FLAGS = flags.FLAGS
 

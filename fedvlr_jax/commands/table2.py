@@ -71,7 +71,7 @@ from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import locked
-from fedvlr_jax.report.plots import interval_bars
+from fedvlr_jax.report.study_plots import interval_bars
 
 FLAGS = flags.FLAGS
 
