@@ -40,7 +40,7 @@ from fedvlr_jax.privacy.audit import (
     secure_release,
 )
 from fedvlr_jax.privacy.release import release_of
-from fedvlr_jax.privacy.ring import secure_cohort
+from fedvlr_jax.privacy.secure_rounds import secure_cohort
 from fedvlr_jax.simulation import Simulation, make_simulation
 
 FLAGS = flags.FLAGS

@@ -58,14 +58,14 @@ from fedvlr_jax.privacy.attacks import (
     score_of,
 )
 from fedvlr_jax.privacy.calibration import resolved
-from fedvlr_jax.privacy.ring import ring_of
-from fedvlr_jax.privacy.secure_sum import Quantiser
+from fedvlr_jax.privacy.secure_rounds import ring_of
 from fedvlr_jax.privacy.statement import best_epsilon, statement
-from fedvlr_jax.report.plots import attack_bars
+from fedvlr_jax.report.study_plots import attack_bars
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation import Simulation, State, make_simulation
 from fedvlr_jax.simulation.buckets import in_user_order
 from fedvlr_jax.uplink import Needs, Uploads
+from fedvlr_jax.uplink.ring import from_ring, to_ring
 
 FLAGS = flags.FLAGS
 # Clients whose features the server manipulates, one after the other.
@@ -215,8 +215,7 @@ def _as_sent(simulation: Simulation, views: np.ndarray) -> np.ndarray:
     if config.federation.aggregation != "secure":
         return views
     ring = ring_of(config, simulation.dataset.num_users)
-    quantiser = Quantiser(ring.bound, 2 * ring.levels)
-    return quantiser.to_values(quantiser.to_ring(views)).astype(np.float32)
+    return np.asarray(from_ring(ring, to_ring(ring, jnp.asarray(views))))
 
 
 def _by_features(

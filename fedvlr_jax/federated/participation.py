@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.config import FederationConfig
+from fedvlr_jax.privacy.secure_rounds import least_answers
 from fedvlr_jax.types import Array, Cohort, Histories, ServerState
-from fedvlr_jax.uplink.ring import least_answers
 
 # Each use of randomness folds its own number into the key of the run.
 INIT, LOCAL, RESPONSE, EPOCHS, NOISE, CLIP_SHARE, ATTACK, GROUP = range(8)
