@@ -45,10 +45,11 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
-from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
+from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.federated.round import make_broadcast, open_round
 from fedvlr_jax.federated.scoring import views_of
+from fedvlr_jax.federated.streams import LOCAL, stream
 from fedvlr_jax.privacy.attacks import (
     ShadowClient,
     membership_auc,

@@ -30,13 +30,7 @@ from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
 from fedvlr_jax.federated.devices import by_client, compiled_alone, constrain, over_devices, padded
 from fedvlr_jax.federated.local import Task
-from fedvlr_jax.federated.participation import (
-    LOCAL,
-    NOISE,
-    bucket_capacities,
-    make_cohorts,
-    stream,
-)
+from fedvlr_jax.federated.participation import bucket_capacities, make_cohorts
 from fedvlr_jax.federated.plans import chunk_size
 from fedvlr_jax.federated.round import (
     Reports,
@@ -46,6 +40,7 @@ from fedvlr_jax.federated.round import (
     make_train,
     open_round,
 )
+from fedvlr_jax.federated.streams import LOCAL, NOISE, stream
 from fedvlr_jax.types import Cohort, Histories, PyTree, Rates, RoundMetrics, ServerState
 from fedvlr_jax.uplink import Upload
 

@@ -26,10 +26,10 @@ from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.devices import compiled_alone, on_every_device, over_devices
 from fedvlr_jax.federated.groups import preferences, regrouped
 from fedvlr_jax.federated.local import Broadcast, Task
-from fedvlr_jax.federated.participation import ATTACK, CLIP_SHARE, LOCAL, NOISE, RING_NOISE, stream
 from fedvlr_jax.federated.plans import PLANS, chunk_size
 from fedvlr_jax.federated.popular import announced
 from fedvlr_jax.federated.server_optimizer import server_step
+from fedvlr_jax.federated.streams import ATTACK, CLIP_SHARE, LOCAL, NOISE, RING_NOISE, stream
 from fedvlr_jax.federated.trained import TrainCohort, Trained
 from fedvlr_jax.types import Array, Cohort, PyTree, Rates, RoundMetrics, ServerState
 from fedvlr_jax.uplink import JoinedUploads, Needs, Upload, Uploads

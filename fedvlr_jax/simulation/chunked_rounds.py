@@ -20,7 +20,7 @@ from fedvlr_jax.federated.chunking import make_write_back, zero_sum
 from fedvlr_jax.federated.devices import over_devices, padded
 from fedvlr_jax.federated.groups import regrouped
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
+from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans import chunk_size
 from fedvlr_jax.federated.round import (
     Reports,
@@ -31,6 +31,7 @@ from fedvlr_jax.federated.round import (
     open_round,
 )
 from fedvlr_jax.federated.store import ClientStore
+from fedvlr_jax.federated.streams import LOCAL, stream
 from fedvlr_jax.simulation.chunks import Chunk, ChunkedClients, ChunkRows
 from fedvlr_jax.simulation.sampling import Sampling
 from fedvlr_jax.simulation.setup import Setup

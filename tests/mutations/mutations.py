@@ -802,7 +802,7 @@ PARTICIPANTS = [
     ),
     Mutation(
         "the clock counts all local epochs",
-        "fedvlr_jax/fleet/participation.py",
+        "fedvlr_jax/fleet/work.py",
         "rows = work.rows[clients] * work.local_epochs(seed, clients, version)",
         "rows = work.rows[clients] * 5",
         ("tests/fleet/test_participation.py::test_fewer_local_epochs_take_less_time",),
@@ -860,7 +860,8 @@ SECRETS = "fedvlr_jax/privacy/secure_sum.py"
 ROBUST = "fedvlr_jax/reduce/robust.py"
 ATTACK = "fedvlr_jax/attacks/attack.py"
 STATISTICS = "fedvlr_jax/attacks/statistics.py"
-CLOCK = "fedvlr_jax/fleet/participation.py"
+CLOCK = "fedvlr_jax/fleet/synchronous.py"
+CLIENT_WORK = "fedvlr_jax/fleet/work.py"
 BUFFERED = "fedvlr_jax/federated/buffered.py"
 
 
@@ -986,7 +987,7 @@ FLEET = [
     ),
     Mutation(
         "uploads go at the speed of downloads",
-        CLOCK,
+        CLIENT_WORK,
         "work.bytes_up[clients] / up",
         "work.bytes_up[clients] / down",
         clock("a_duration_by_hand"),
