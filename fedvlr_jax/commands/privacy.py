@@ -37,9 +37,9 @@ import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.flags.privacy import CONTENTS
-from fedvlr_jax.commands.shared.comparison import write_table, write_text
 from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.commands.shared.tables import write_table, write_text
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
@@ -61,6 +61,7 @@ from fedvlr_jax.privacy.attacks import (
 from fedvlr_jax.privacy.calibration import resolved
 from fedvlr_jax.privacy.secure_rounds import ring_of
 from fedvlr_jax.privacy.statement import best_epsilon, statement
+from fedvlr_jax.report.folder import Table
 from fedvlr_jax.report.study_plots import attack_bars
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation import Simulation, State, make_simulation
@@ -354,7 +355,9 @@ def write_lines(lines: list[dict[str, Any]], base: Config, dataset: Dataset, fol
         f"length {FLAGS.feature_scale:g}; F1 of the histories, AUC of membership; delta "
         f"{base.privacy.target_delta:g}. Local and central epsilons are not comparable."
     )
-    write_table(headings, rows, lines, folder / "attacks", f"{dataset.name}: attacks", caption)
+    write_table(
+        Table(f"{dataset.name}: attacks", headings, rows, caption), lines, folder / "attacks"
+    )
     bars = [
         (
             f"{e['defence']}, {e['content']}",

@@ -26,7 +26,8 @@ from pathlib import Path
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.comparison import compare, read_baselines, write_comparison
+from fedvlr_jax.commands.shared.comparison import compare, read_baselines
+from fedvlr_jax.commands.shared.comparison_table import write_comparison
 from fedvlr_jax.commands.shared.launch import config_from_flags, note_overruled
 from fedvlr_jax.commands.shared.members import (
     Member,
