@@ -34,7 +34,9 @@ from absl import flags
 
 from benchmarks.datasets import named_dataset
 from benchmarks.rounds import ceilings, measure
-from fedvlr_jax.commands.shared.launch import define_path, launch, one_line
+from fedvlr_jax.commands.shared.config_flags import define_path
+from fedvlr_jax.commands.shared.launch import launch
+from fedvlr_jax.commands.shared.messages import one_line
 from fedvlr_jax.commands.shared.runs import describe_code
 from fedvlr_jax.config import DATA_ROOT, Config
 from fedvlr_jax.config.federation import PRECISION_NAMES

@@ -37,7 +37,7 @@ from fedvlr_jax.commands import centralized
 from fedvlr_jax.commands.flags.ablation import CLAIMS
 from fedvlr_jax.commands.shared.comparison import Compared, correct, gain, read_choice
 from fedvlr_jax.commands.shared.comparison_table import ON_GAINS, TESTS, gain_cells, metric_cells
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.config_flags import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,

@@ -24,7 +24,7 @@ from typing import Any
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.commands.shared.tables import write_table
 from fedvlr_jax.config import Config

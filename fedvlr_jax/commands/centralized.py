@@ -35,8 +35,8 @@ from fedvlr_jax.centralized import (
 )
 from fedvlr_jax.commands.shared.comparison import compare
 from fedvlr_jax.commands.shared.comparison_table import write_comparison
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.finished import validation, write_results
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.members import (
     Choice,
     check_member,

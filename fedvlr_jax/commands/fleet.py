@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_overruled
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_overruled
 from fedvlr_jax.commands.shared.members import (
     Member,
     make_members,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.config_flags import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     make_member,
     note_unused_by,

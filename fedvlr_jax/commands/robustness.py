@@ -33,7 +33,7 @@ import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.flags.robustness import ATTACKS, CLIENT_TERMS, DEFENSES
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.config_flags import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,

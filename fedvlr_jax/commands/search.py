@@ -31,9 +31,9 @@ from typing import NamedTuple
 
 from absl import flags
 
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_overruled, note_unused
 from fedvlr_jax.commands.shared.faults import StopRequest
 from fedvlr_jax.commands.shared.finished import validation
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_overruled, note_unused
 from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.members import (
     Member,

@@ -57,7 +57,7 @@ from fedvlr_jax.commands.shared.comparison_table import (
     metric_cells,
     name_cell,
 )
-from fedvlr_jax.commands.shared.launch import config_from_flags, is_given, note_unused
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, is_given, note_unused
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,

@@ -28,7 +28,7 @@ from typing import Any
 
 import jax
 
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load, required_workdir
 from fedvlr_jax.commands.shared.tables import write_table
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
