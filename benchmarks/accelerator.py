@@ -34,14 +34,16 @@ from absl import flags
 
 from benchmarks.datasets import named_dataset
 from benchmarks.rounds import ceilings, measure
-from fedvlr_jax.commands.shared.launch import define_path, launch, one_line
+from fedvlr_jax.commands.shared.config_flags import define_path
+from fedvlr_jax.commands.shared.launch import launch
+from fedvlr_jax.commands.shared.messages import one_line
 from fedvlr_jax.commands.shared.runs import describe_code
 from fedvlr_jax.config import DATA_ROOT, Config
 from fedvlr_jax.config.federation import PRECISION_NAMES
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated import devices
-from fedvlr_jax.report.run_directory import replace_file
+from fedvlr_jax.report.atomic_files import replace_file
 from fedvlr_jax.settings import SETTINGS
 from fedvlr_jax.simulation import make_simulation
 

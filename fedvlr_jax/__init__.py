@@ -31,8 +31,10 @@ _HOMES = {
     "Needs": "fedvlr_jax.uplink",
     "Noise": "fedvlr_jax.uplink",
     "NonFiniteError": "fedvlr_jax.errors",
+    "Participation": "fedvlr_jax.fleet",
     "Penalty": "fedvlr_jax.models",
     "Reduce": "fedvlr_jax.reduce",
+    "RoundSchedule": "fedvlr_jax.fleet",
     "RunState": "fedvlr_jax.training",
     "Simulation": "fedvlr_jax.simulation",
     "State": "fedvlr_jax.simulation",
@@ -61,8 +63,10 @@ __all__ = [
     "Needs",
     "Noise",
     "NonFiniteError",
+    "Participation",
     "Penalty",
     "Reduce",
+    "RoundSchedule",
     "RunState",
     "Simulation",
     "State",
@@ -85,6 +89,7 @@ if TYPE_CHECKING:
     from fedvlr_jax.data import Dataset, Interactions, load_dataset
     from fedvlr_jax.errors import InputError, NonFiniteError
     from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
+    from fedvlr_jax.fleet import Participation, RoundSchedule
     from fedvlr_jax.fusion import Fusion
     from fedvlr_jax.models import Backbone, Embedding, Linear, Penalty
     from fedvlr_jax.reduce import Reduce

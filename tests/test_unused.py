@@ -10,7 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from fedvlr_jax.commands.flags import sweep, table2, train
-from fedvlr_jax.commands.shared import launch
+from fedvlr_jax.commands.shared import config_flags
 from fedvlr_jax.commands.shared.members import make_members, note_unused_by
 from fedvlr_jax.commands.shared.runs import describe, load
 from fedvlr_jax.commands.table2 import GRID, LOCAL_GRID, with_given
@@ -211,7 +211,7 @@ def printed(capsys, monkeypatch):
         try:
             monkeypatch.setattr(sys, "argv", ["train", *arguments])
             with flagsaver.flagsaver():
-                flags.FLAGS([launch._with_preset(argument) for argument in sys.argv])
+                flags.FLAGS([config_flags.with_preset(argument) for argument in sys.argv])
                 function()
         finally:
             flags.FLAGS.remove_flag_values(sorted(own))
@@ -235,7 +235,7 @@ def printed(capsys, monkeypatch):
     ],
 )
 def test_train_names_the_given_flags(printed, arguments, expected):
-    note = lambda: launch.note_unused(launch.config_from_flags())
+    note = lambda: config_flags.note_unused(config_flags.config_from_flags())
     assert printed(train.define_flags, arguments, note) == expected
 
 
@@ -251,7 +251,7 @@ def test_train_names_the_given_flags(printed, arguments, expected):
 )
 def test_a_sweep_names_flags_without_effect_on_all_members(printed, arguments, expected):
     def note():
-        base = launch.config_from_flags(workdir="x")
+        base = config_flags.config_from_flags(workdir="x")
         note_unused_by(make_members(base, flags.FLAGS.over, [0, 1]))
 
     assert len(printed(sweep.define_flags, ["--init=random", *arguments], note)) == expected
@@ -262,8 +262,8 @@ def test_a_given_flag_that_over_sets_is_named(printed, value):
     """Also if it is given its default, which counts as given here."""
 
     def note():
-        members = make_members(launch.config_from_flags(workdir="x"), flags.FLAGS.over, [0])
-        launch.note_overruled({name for m in members for name, _ in m.choice}, by="over")
+        members = make_members(config_flags.config_from_flags(workdir="x"), flags.FLAGS.over, [0])
+        config_flags.note_overruled({name for m in members for name, _ in m.choice}, by="over")
 
     over = "--over=cohort=50,100"
     assert printed(sweep.define_flags, [over, "--fusion=none"], note) == []
@@ -276,7 +276,7 @@ def test_table2_does_not_tune_a_given_flag(printed):
     found = []
 
     def grids():
-        base = launch.config_from_flags()
+        base = config_flags.config_from_flags()
         found.extend(with_given(grid, base) for grid in (GRID, LOCAL_GRID))
 
     printed(table2.define_flags, ["--preset=paper", "--server_decay=10", "--client_lr=2"], grids)
@@ -357,6 +357,6 @@ def test_a_flag_with_effect_changes_the_run(own, name, value, others):
 @pytest.mark.parametrize("path", sorted((ROOT / "fedvlr_jax/presets").glob("*.flags")), ids=str)
 def test_presets_are_read_as_flags(path):
     lines = [x for x in path.read_text().splitlines() if x and not x.startswith("#")]
-    values = launch._preset_values([f"--preset={path.stem}"])
+    values = config_flags._preset_values([f"--preset={path.stem}"])
     assert [f"--{name}={value}" for name, value in values.items()] == lines
     assert why_unused(Config(), "seed") == ""

@@ -36,19 +36,9 @@ from rich.console import Console
 from fedvlr_jax.centralized import CentralizedConfig
 from fedvlr_jax.commands import centralized
 from fedvlr_jax.commands.flags.ablation import CLAIMS
-from fedvlr_jax.commands.shared.comparison import (
-    ON_GAINS,
-    TESTS,
-    Compared,
-    correct,
-    gain,
-    gain_cells,
-    metric_cells,
-    read_choice,
-    write_table,
-    write_text,
-)
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.comparison import Compared, correct, gain, read_choice
+from fedvlr_jax.commands.shared.comparison_table import ON_GAINS, TESTS, gain_cells, metric_cells
+from fedvlr_jax.commands.shared.config_flags import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,
@@ -57,13 +47,15 @@ from fedvlr_jax.commands.shared.members import (
     train_waiting,
 )
 from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.commands.shared.tables import write_table, write_text
 from fedvlr_jax.config import Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.model import identity_view
 from fedvlr_jax.fusion.operators import OPERATORS
 from fedvlr_jax.report import locked
-from fedvlr_jax.report.plots import interval_bars
+from fedvlr_jax.report.folder import Table
+from fedvlr_jax.report.study_plots import interval_bars
 
 FLAGS = flags.FLAGS
 
@@ -217,7 +209,7 @@ def main() -> None:
             + f" Without a finished run: {', '.join(missing)}." * bool(missing)
         )
         rows = [cells(line) for line in lines]
-        write_table(HEADINGS, rows, lines, folder / "ablation", title, caption)
+        write_table(Table(title, HEADINGS, rows, caption), lines, folder / "ablation")
         judged = lines[0]["slice"]
         bars = [(line["choice"], line[f"{judged}_ndcg@50"], line["ci95"]) for line in lines]
         figure = interval_bars(f"{title}: {judged} NDCG@50", bars)

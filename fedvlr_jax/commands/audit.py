@@ -24,9 +24,9 @@ from typing import Any
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.comparison import write_table
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.commands.shared.tables import write_table
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.privacy.audit import (
@@ -40,7 +40,8 @@ from fedvlr_jax.privacy.audit import (
     secure_release,
 )
 from fedvlr_jax.privacy.release import release_of
-from fedvlr_jax.privacy.ring import secure_cohort
+from fedvlr_jax.privacy.secure_rounds import secure_cohort
+from fedvlr_jax.report.folder import Table
 from fedvlr_jax.simulation import Simulation, make_simulation
 
 FLAGS = flags.FLAGS
@@ -139,6 +140,8 @@ def main() -> None:
         f"{FLAGS.trials} trials each, confidence {FLAGS.confidence:g}; a bound below the claim "
         "proves nothing"
     )
-    write_table(headings, rows, lines, folder / "audit", "audit of the claimed epsilon", caption)
+    write_table(
+        Table("audit of the claimed epsilon", headings, rows, caption), lines, folder / "audit"
+    )
     if any(line["refuted"] for line in lines):
         sys.exit(1)

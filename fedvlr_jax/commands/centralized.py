@@ -33,9 +33,10 @@ from fedvlr_jax.centralized import (
     Trainer,
     make_centralized,
 )
-from fedvlr_jax.commands.shared.comparison import compare, write_comparison, write_text
+from fedvlr_jax.commands.shared.comparison import compare
+from fedvlr_jax.commands.shared.comparison_table import write_comparison
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.finished import validation, write_results
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.members import (
     Choice,
     check_member,
@@ -46,6 +47,7 @@ from fedvlr_jax.commands.shared.members import (
     tuned,
 )
 from fedvlr_jax.commands.shared.runs import describe, load, required_workdir
+from fedvlr_jax.commands.shared.tables import write_text
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError

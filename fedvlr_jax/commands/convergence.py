@@ -27,17 +27,14 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from fedvlr_jax.commands.shared.comparison import write_table, write_text
-from fedvlr_jax.commands.shared.launch import (
-    config_from_flags,
-    note_unused,
-    whole_numbers,
-)
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused, whole_numbers
 from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.commands.shared.tables import write_table, write_text
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.reduce.mean import normalised_weights
-from fedvlr_jax.report.plots import loglog_lines
+from fedvlr_jax.report.folder import Table
+from fedvlr_jax.report.study_plots import loglog_lines
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation import Simulation, State, make_simulation
 from fedvlr_jax.types import Rates
@@ -176,7 +173,7 @@ def main() -> None:
     stem = folder / "convergence"
     title = f"{base.model.backbone} + {base.model.fusion}: mean squared gradient norm over T rounds"
     caption = "Gradient over all parameters, shared and private; slope in log-log scale."
-    write_table(headings, rows, lines, stem, title, caption)
+    write_table(Table(title, headings, rows, caption), lines, stem)
     curves = {
         (f"{line['clients']:,} clients", f"A = {line['local_epochs']}"): line["mean_squared_norm"]
         for line in lines

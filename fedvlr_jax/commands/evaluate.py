@@ -30,7 +30,7 @@ from rich.table import Table
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.flags.evaluate import OF_MACHINE
-from fedvlr_jax.commands.shared.launch import note_unused
+from fedvlr_jax.commands.shared.config_flags import note_unused
 from fedvlr_jax.commands.shared.runs import load, titles_of
 from fedvlr_jax.commands.shared.saving import load_state
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config

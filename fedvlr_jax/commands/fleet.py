@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.shared.comparison import write_table, write_text
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_overruled
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_overruled
 from fedvlr_jax.commands.shared.members import (
     Member,
     make_members,
@@ -33,9 +32,11 @@ from fedvlr_jax.commands.shared.members import (
     train_waiting,
 )
 from fedvlr_jax.commands.shared.runs import required_workdir
+from fedvlr_jax.commands.shared.tables import write_table, write_text
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.report.costs import COST_AXES, compared_curves
+from fedvlr_jax.report.folder import Table
 from fedvlr_jax.selection import selection_of
 from fedvlr_jax.training.costs import first_reaching, judged_by
 
@@ -128,6 +129,6 @@ def main() -> None:
             f"Means over seeds. Level: validation NDCG@50 of {level:.2f} %. Energy is an estimate."
         )
         rows = [row_of(line) for line in lines]
-        write_table(HEADINGS, rows, lines, Path(folder) / "fleet", title, caption)
+        write_table(Table(title, HEADINGS, rows, caption), lines, Path(folder) / "fleet")
         for name, figure in compared_curves({k: v[0] for k, v in curves.items()}).items():
             write_text(Path(folder) / f"fleet-{name}.svg", figure)

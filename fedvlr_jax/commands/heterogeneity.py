@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.shared.comparison import write_table, write_text
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.config_flags import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     make_member,
     note_unused_by,
@@ -29,10 +28,13 @@ from fedvlr_jax.commands.shared.members import (
     train_waiting,
 )
 from fedvlr_jax.commands.shared.runs import required_workdir
+from fedvlr_jax.commands.shared.tables import write_table, write_text
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import activity_groups
 from fedvlr_jax.report import RunDirectory, locked
-from fedvlr_jax.report.plots import activity_bars, router_by_activity, router_strip
+from fedvlr_jax.report.folder import Table
+from fedvlr_jax.report.plots import activity_bars
+from fedvlr_jax.report.router_plots import router_by_activity, router_strip
 
 FLAGS = flags.FLAGS
 
@@ -91,7 +93,7 @@ def main() -> None:
     ]
     title = f"{base.model.backbone} + bilevel on {dataset.name}, {len(runs)} seeds"
     caption = "Router weights: mean ± sd over clients; test metrics in percent."
-    write_table(headings, rows, lines, folder / "heterogeneity", title, caption)
+    write_table(Table(title, headings, rows, caption), lines, folder / "heterogeneity")
     groups = [line["group"] for line in lines]
     activity = {line["group"]: line for line in lines if line["ndcg@50"] is not None}
     figures = {

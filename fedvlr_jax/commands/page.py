@@ -31,8 +31,8 @@ from fedvlr_jax.commands.shared.comparison import (
     compare_with_first,
     compared_runs,
     different_runs,
-    write_comparison,
 )
+from fedvlr_jax.commands.shared.comparison_table import write_comparison
 from fedvlr_jax.commands.shared.page import Found, find_runs
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory

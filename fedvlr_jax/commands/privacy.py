@@ -37,18 +37,19 @@ import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.flags.privacy import CONTENTS
-from fedvlr_jax.commands.shared.comparison import write_table, write_text
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.commands.shared.tables import write_table, write_text
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
-from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
+from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.federated.round import make_broadcast, open_round
 from fedvlr_jax.federated.scoring import views_of
+from fedvlr_jax.federated.streams import LOCAL, stream
 from fedvlr_jax.privacy.attacks import (
     ShadowClient,
     membership_auc,
@@ -58,14 +59,15 @@ from fedvlr_jax.privacy.attacks import (
     score_of,
 )
 from fedvlr_jax.privacy.calibration import resolved
-from fedvlr_jax.privacy.ring import ring_of
-from fedvlr_jax.privacy.secure_sum import Quantiser
+from fedvlr_jax.privacy.secure_rounds import ring_of
 from fedvlr_jax.privacy.statement import best_epsilon, statement
-from fedvlr_jax.report.plots import attack_bars
+from fedvlr_jax.report.folder import Table
+from fedvlr_jax.report.study_plots import attack_bars
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.simulation import Simulation, State, make_simulation
 from fedvlr_jax.simulation.buckets import in_user_order
 from fedvlr_jax.uplink import Needs, Uploads
+from fedvlr_jax.uplink.ring import from_ring, to_ring
 
 FLAGS = flags.FLAGS
 # Clients whose features the server manipulates, one after the other.
@@ -215,8 +217,7 @@ def _as_sent(simulation: Simulation, views: np.ndarray) -> np.ndarray:
     if config.federation.aggregation != "secure":
         return views
     ring = ring_of(config, simulation.dataset.num_users)
-    quantiser = Quantiser(ring.bound, 2 * ring.levels)
-    return quantiser.to_values(quantiser.to_ring(views)).astype(np.float32)
+    return np.asarray(from_ring(ring, to_ring(ring, jnp.asarray(views))))
 
 
 def _by_features(
@@ -354,7 +355,9 @@ def write_lines(lines: list[dict[str, Any]], base: Config, dataset: Dataset, fol
         f"length {FLAGS.feature_scale:g}; F1 of the histories, AUC of membership; delta "
         f"{base.privacy.target_delta:g}. Local and central epsilons are not comparable."
     )
-    write_table(headings, rows, lines, folder / "attacks", f"{dataset.name}: attacks", caption)
+    write_table(
+        Table(f"{dataset.name}: attacks", headings, rows, caption), lines, folder / "attacks"
+    )
     bars = [
         (
             f"{e['defence']}, {e['content']}",

@@ -33,8 +33,7 @@ import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.flags.robustness import ATTACKS, CLIENT_TERMS, DEFENSES
-from fedvlr_jax.commands.shared.comparison import write_table, write_text
-from fedvlr_jax.commands.shared.launch import config_from_flags
+from fedvlr_jax.commands.shared.config_flags import config_from_flags
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,
@@ -44,9 +43,11 @@ from fedvlr_jax.commands.shared.members import (
     train_waiting,
 )
 from fedvlr_jax.commands.shared.runs import required_workdir
+from fedvlr_jax.commands.shared.tables import write_table, write_text
 from fedvlr_jax.config import Config, DefenseConfig, check_choice
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, locked
+from fedvlr_jax.report.folder import Table
 from fedvlr_jax.report.heat import heat_table
 from fedvlr_jax.selection import Selection, selection_of
 
@@ -202,5 +203,5 @@ def main() -> None:
             f"{len(cells) - len(lines)} of {len(cells)} combinations diverged."
         )
         rows = [row_of(line) for line in lines]
-        write_table(HEADINGS, rows, lines, folder / "robustness", title, caption)
+        write_table(Table(title, HEADINGS, rows, caption), lines, folder / "robustness")
         write_plots(lines, folder)

@@ -31,10 +31,9 @@ from typing import NamedTuple
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.comparison import write_table, write_text
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_overruled, note_unused
 from fedvlr_jax.commands.shared.faults import StopRequest
 from fedvlr_jax.commands.shared.finished import validation
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_overruled, note_unused
 from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.members import (
     Member,
@@ -59,10 +58,12 @@ from fedvlr_jax.commands.shared.study import (
     Study,
     Told,
 )
+from fedvlr_jax.commands.shared.tables import write_table, write_text
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import check_fits
 from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.report.folder import Table
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.training import RunState
 from fedvlr_jax.training.ensemble import Programs
@@ -278,7 +279,7 @@ def write_search(told: Sequence[Told], base: Config, folder: Path) -> None:
         f"trials, {spent:,} rounds."
     )
     title = f"Search by {FLAGS.sampler}, protocol {base.evaluation.protocol}"
-    write_table(HEADINGS, rows, lines, folder / "search", title, caption)
+    write_table(Table(title, HEADINGS, rows, caption), lines, folder / "search")
     command = wrapped(_command(best, folder))
     table = (folder / "search.md").read_text(encoding="utf-8")
     write_text(folder / "search.md", f"{table}\nThe best trial by itself:\n\n```\n{command}\n```\n")

@@ -26,8 +26,9 @@ from pathlib import Path
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.comparison import compare, read_baselines, write_comparison
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_overruled
+from fedvlr_jax.commands.shared.comparison import compare, read_baselines
+from fedvlr_jax.commands.shared.comparison_table import write_comparison
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_overruled
 from fedvlr_jax.commands.shared.members import (
     Member,
     keep_best_model,

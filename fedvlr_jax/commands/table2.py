@@ -44,20 +44,20 @@ from rich.console import Console
 from fedvlr_jax.centralized import CENTRALIZED, CentralizedConfig
 from fedvlr_jax.commands import centralized
 from fedvlr_jax.commands.shared.comparison import (
-    ON_GAINS,
-    TESTS,
     Compared,
     correct,
     gain,
+    read_baselines,
+    read_choice,
+)
+from fedvlr_jax.commands.shared.comparison_table import (
+    ON_GAINS,
+    TESTS,
     gain_cells,
     metric_cells,
     name_cell,
-    read_baselines,
-    read_choice,
-    write_table,
-    write_text,
 )
-from fedvlr_jax.commands.shared.launch import config_from_flags, is_given, note_unused
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, is_given, note_unused
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,
@@ -67,11 +67,13 @@ from fedvlr_jax.commands.shared.members import (
     tuned,
 )
 from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.commands.shared.tables import write_table, write_text
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import locked
-from fedvlr_jax.report.plots import interval_bars
+from fedvlr_jax.report.folder import Table
+from fedvlr_jax.report.study_plots import interval_bars
 
 FLAGS = flags.FLAGS
 
@@ -240,4 +242,4 @@ def main() -> None:
                 f"targets if a data set has cold ones, else of all. {ON_GAINS}"
             )
             rows = [cells(line) for line in lines]
-            write_table(HEADINGS, rows, lines, folder / "table2", "Table 2", caption)
+            write_table(Table("Table 2", HEADINGS, rows, caption), lines, folder / "table2")

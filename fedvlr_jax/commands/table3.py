@@ -28,14 +28,15 @@ from typing import Any
 
 import jax
 
-from fedvlr_jax.commands.shared.comparison import write_table
-from fedvlr_jax.commands.shared.launch import config_from_flags, note_unused
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.runs import load, required_workdir
+from fedvlr_jax.commands.shared.tables import write_table
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.federated.model import identity_view
 from fedvlr_jax.fleet import SCHEMES
 from fedvlr_jax.fusion import view_names
+from fedvlr_jax.report.folder import Table
 from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.workload import touched_rows
@@ -101,4 +102,4 @@ def main() -> None:
     title = f"{dataset.name}: one client, one round"
     views = view_names(base.model.views, dataset.features, identity_view(base))
     caption = f"{dataset.num_items} items, width {base.model.width}, views {', '.join(views)}."
-    write_table(headings, rows, lines, folder / "table3", title, caption)
+    write_table(Table(title, headings, rows, caption), lines, folder / "table3")

@@ -1,23 +1,19 @@
-"""Loads a data set by its name."""
+"""Loads a data set by its name: a folder in the layout of MMRec, or the generator."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.data import mmrec, synthetic
+from fedvlr_jax.data import mmrec
 from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.synthetic import generate
 from fedvlr_jax.errors import InputError
-
-LOADERS: dict[str, Callable[..., Dataset]] = {
-    "mmrec": mmrec.load,
-    "synthetic": synthetic.generate,
-}
 
 
 def load_dataset(
@@ -85,7 +81,7 @@ def _load(
                 f"data set {name!r} takes no synthetic options, found {sorted(synthetic)}; "
                 "use them with the data set 'synthetic'"
             )
-        return LOADERS["mmrec"](data_root, name, split=split, duplicates=duplicates)
+        return mmrec.load(data_root, name, split=split, duplicates=duplicates)
     folder = Path(data_root) / "synthetic"
     if str(data_root) and folder.is_dir():
         raise InputError(
@@ -97,8 +93,8 @@ def _load(
             f"split: found {split!r}, but the data set 'synthetic' has only 'leave-one-out'"
         )
     options = dict(synthetic or {})
-    known = list(inspect.signature(LOADERS["synthetic"]).parameters)
+    known = list(inspect.signature(generate).parameters)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InputError(f"synthetic: unknown option {unknown[0]!r}; options are {known}")
-    return LOADERS["synthetic"](**options)
+    return generate(**options)

@@ -62,6 +62,24 @@ class Settings(NamedTuple):
     overwrite: bool = False
 
 
+class _Inputs(NamedTuple):
+    """The titles or pictures of a data set.
+
+    Attributes:
+      items: the text or picture of every item, decoded when it is read.
+      present: the numbers of the items that have one; the others get the mean row.
+      source: SHA-256 (hex) of all of them.
+      described: their entries of the manifest.
+      notes: one line for each kind of input that was left out.
+    """
+
+    items: Any
+    present: list[int]
+    source: str
+    described: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
 def encode_titles(
     folder: Path,
     titles: Sequence[str],
@@ -92,6 +110,7 @@ def encode_titles(
         raise InputError(f"{folder / 'items.csv'}: no item has a title; give --titles=FILE")
     described = {"prompt": prompt, "missing_title": missing_title}
     source = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    inputs = _Inputs(texts, present, source, described)
     if settings.encoder == "hashing":
         target = _target(folder, settings)
         rows = hashed_rows([texts[place] for place in present], settings.width)
@@ -99,9 +118,9 @@ def encode_titles(
         present = np.array(present)[~empty].tolist()
         if not present:
             raise InputError(f"{folder / 'items.csv'}: no title has a word; give --titles=FILE")
-        model = _hashing_described(rows.shape[1])
-        return _write(target, rows[~empty], present, len(texts), {**described, **model}, source, ())
-    return _encode(folder, settings, "text", texts, present, described, source, progress, ())
+        inputs = inputs._replace(present=present)
+        return _write(target, rows[~empty], inputs, _hashing_described(rows.shape[1]))
+    return _encode(folder, settings, "text", inputs, progress)
 
 
 def encode_pictures(
@@ -135,8 +154,9 @@ def encode_pictures(
             raise InputError(f"--images={images}: none of the {len(files)} pictures can be decoded")
     sizes = [(files[place].name, files[place].stat().st_size) for place in present]
     source = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
-    read = _Pictures(files, len(item_ids))
-    return _encode(folder, settings, "image", read, present, {}, source, progress, tuple(notes))
+    pictures = _Pictures(files, len(item_ids))
+    inputs = _Inputs(pictures, present, source, {}, tuple(notes))
+    return _encode(folder, settings, "image", inputs, progress)
 
 
 class _Pictures:
@@ -168,15 +188,7 @@ def _hashing_described(width: int) -> dict[str, Any]:
 
 
 def _encode(
-    folder: Path,
-    settings: Settings,
-    kind: str,
-    items: Any,
-    present: list[int],
-    described: dict[str, Any],
-    source: str,
-    progress: Progress,
-    notes: tuple[str, ...],
+    folder: Path, settings: Settings, kind: str, inputs: _Inputs, progress: Progress
 ) -> Features:
     """Encodes with a model from a folder of weights, and writes the features."""
     target = _target(folder, settings)
@@ -187,18 +199,18 @@ def _encode(
         for path in sorted(weights.rglob("*"))
         if path.is_file()
     }
-    described = {**described, **encoder.description, "weights": files, "device": settings.device}
+    model = {**encoder.description, "weights": files, "device": settings.device}
     partial = folder / f".{settings.modality}_features.partial"
     rows = encode_rows(
         encoder,
-        present,
-        items.__getitem__,
+        inputs.present,
+        inputs.items.__getitem__,
         batch_size=settings.batch_size or batch_size_by_memory(),
         partial=partial,
-        key=key_of([described, source, present]),
+        key=key_of([{**inputs.described, **model}, inputs.source, inputs.present]),
         progress=progress,
     )
-    features = _write(target, rows, present, len(items), described, source, notes)
+    features = _write(target, rows, inputs, model)
     for path in partial.iterdir():
         path.unlink()
     partial.rmdir()
@@ -221,16 +233,13 @@ def _target(folder: Path, settings: Settings) -> Path:
     return target
 
 
-def _write(
-    target: Path,
-    rows: np.ndarray,
-    present: Sequence[int],
-    count: int,
-    described: dict[str, Any],
-    source: str,
-    notes: tuple[str, ...],
-) -> Features:
-    """Writes the array and its manifest; missing items get the mean row."""
+def _write(target: Path, rows: np.ndarray, inputs: _Inputs, model: dict[str, Any]) -> Features:
+    """Writes the array and its manifest; missing items get the mean row.
+
+    Args:
+      rows: float32 [len(present), width]. model: the encoder's entries of the manifest.
+    """
+    present, count = inputs.present, len(inputs.items)
     wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(wrong):
         raise InputError(
@@ -238,15 +247,16 @@ def _write(
             f"{present[wrong[0]]}"
         )
     whole = np.tile(rows.mean(axis=0, dtype=np.float64).astype(np.float32), (count, 1))
-    whole[list(present)] = rows
+    whole[present] = rows
     manifest = {
-        **described,
+        **inputs.described,
+        **model,
         "items": count,
         "width": whole.shape[1],
         "missing": count - len(present),
-        "source": source,
+        "source": inputs.source,
         "fedvlr_jax": __version__,
-        "notes": list(notes),
+        "notes": list(inputs.notes),
     }
     unfinished = target.with_name(f".{target.name}")
     with unfinished.open("wb") as file:
@@ -255,4 +265,4 @@ def _write(
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
     target.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     unfinished.replace(target)
-    return Features(whole, target, manifest, notes)
+    return Features(whole, target, manifest, inputs.notes)

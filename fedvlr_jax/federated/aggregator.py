@@ -17,7 +17,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.federated.server_optimizer import server_optimizer
 from fedvlr_jax.fleet.clocks import expected_reports
 from fedvlr_jax.privacy.mechanism import private_parts
-from fedvlr_jax.privacy.ring import ring_of
+from fedvlr_jax.privacy.secure_rounds import ring_of
 from fedvlr_jax.reduce import REDUCTIONS, Reduce
 from fedvlr_jax.reduce.mean import of_whole_uploads
 from fedvlr_jax.reduce.registry import RuleOptions

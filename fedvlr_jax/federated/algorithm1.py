@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives
 from fedvlr_jax.federated.local import Task
 from fedvlr_jax.federated.losses import num_rows, row_penalty
-from fedvlr_jax.federated.participation import LOCAL, stream
 from fedvlr_jax.federated.server_optimizer import server_optimizer, server_step
+from fedvlr_jax.federated.streams import LOCAL, stream
 from fedvlr_jax.settings import compiled
 from fedvlr_jax.types import Array, Cohort, Histories, PyTree, Rates, ServerState
 

@@ -30,13 +30,7 @@ from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
 from fedvlr_jax.federated.devices import by_client, compiled_alone, constrain, over_devices, padded
 from fedvlr_jax.federated.local import Task
-from fedvlr_jax.federated.participation import (
-    LOCAL,
-    NOISE,
-    bucket_capacities,
-    make_cohorts,
-    stream,
-)
+from fedvlr_jax.federated.participation import bucket_capacities, make_cohorts
 from fedvlr_jax.federated.plans import chunk_size
 from fedvlr_jax.federated.round import (
     Reports,
@@ -46,6 +40,7 @@ from fedvlr_jax.federated.round import (
     make_train,
     open_round,
 )
+from fedvlr_jax.federated.streams import LOCAL, NOISE, stream
 from fedvlr_jax.types import Cohort, Histories, PyTree, Rates, RoundMetrics, ServerState
 from fedvlr_jax.uplink import Upload
 
@@ -347,14 +342,15 @@ def make_buffered_round(
             step = functools.partial(stale, server, clients, staleness, features, rates)
             progress = jax.lax.fori_loop(1, _last_slice(sampled, count) + 1, step, progress)
 
-        broadcast, pull_back = open_round(task, plan, server, features, rates)
+        opened = open_round(task, plan, server, features, rates)
         cut = _slice((clients, progress.private), 0, count, mesh)
-        result = train_slice(server, broadcast, *cut)
+        result = train_slice(server, opened.broadcast, *cut)
         progress, upload = progress.with_clients(result, 0, count), result.upload
         if count > 1:
             earlier = progress.gradient
             upload = upload._replace(head=jax.tree.map(jnp.add, upload.head, earlier.head))
-            pull_back = jax.tree_util.Partial(_with_earlier, pull_back, earlier)
+            pull_back = jax.tree_util.Partial(_with_earlier, opened.pull_back, earlier)
+            opened = opened._replace(pull_back=pull_back)
         reports = Reports(
             client=jnp.concatenate([history.client for history in histories]),
             responded=jnp.concatenate([cohort.responded for cohort in cohorts]),
@@ -362,9 +358,7 @@ def make_buffered_round(
             clipped=jnp.concatenate(progress.clipped),
             bad_leaf=jnp.concatenate(progress.bad_leaf),
         )
-        after, metrics = close_round(
-            task, server, pull_back, broadcast.views, upload, result.alpha, reports, rates, mesh
-        )
+        after, metrics = close_round(task, server, opened, upload, result.alpha, reports, mesh)
         return after, trees.select(metrics.finite, progress.private, private), metrics
 
     return round_fn

@@ -44,7 +44,7 @@ from fedvlr_jax.federated.clustering import renumbered, spectral_groups
 from fedvlr_jax.federated.devices import compiled_alone, on_every_device
 from fedvlr_jax.federated.local import Broadcast, Task
 from fedvlr_jax.federated.losses import Loss
-from fedvlr_jax.federated.participation import GROUP, stream
+from fedvlr_jax.federated.streams import GROUP, stream
 from fedvlr_jax.fusion.group_network import GroupNetwork
 from fedvlr_jax.types import PyTree, ServerState
 from fedvlr_jax.uplink import Uploads

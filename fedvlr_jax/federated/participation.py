@@ -10,25 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.config import FederationConfig
+from fedvlr_jax.federated.streams import EPOCHS, RESPONSE, stream
+from fedvlr_jax.privacy.secure_rounds import least_answers
 from fedvlr_jax.types import Array, Cohort, Histories, ServerState
-from fedvlr_jax.uplink.ring import least_answers
-
-# Each use of randomness folds its own number into the key of the run.
-INIT, LOCAL, RESPONSE, EPOCHS, NOISE, CLIP_SHARE, ATTACK, GROUP = range(8)
-# Folded into the key of a round's training, whose other numbers are those of clients.
-RING_NOISE = 2**31 - 1
-
-
-def stream(key: jax.Array, purpose: int, *numbers: jax.Array | int) -> jax.Array:
-    """The key of one purpose at (round, client, ...), independent of every other."""
-    for number in (purpose, *numbers):
-        key = jax.random.fold_in(key, number)
-    return key
-
-
-def seed_of(key: jax.Array) -> int:
-    """The seed of a run's key: the last word of the key that `settings.key_of` makes of it."""
-    return int(jax.device_get(jax.random.key_data(key))[-1])
 
 
 def _sampler(seed: int, round_number: int) -> np.random.Generator:

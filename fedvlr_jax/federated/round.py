@@ -26,10 +26,10 @@ from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.devices import compiled_alone, on_every_device, over_devices
 from fedvlr_jax.federated.groups import preferences, regrouped
 from fedvlr_jax.federated.local import Broadcast, Task
-from fedvlr_jax.federated.participation import ATTACK, CLIP_SHARE, LOCAL, NOISE, RING_NOISE, stream
 from fedvlr_jax.federated.plans import PLANS, chunk_size
 from fedvlr_jax.federated.popular import announced
 from fedvlr_jax.federated.server_optimizer import server_step
+from fedvlr_jax.federated.streams import ATTACK, CLIP_SHARE, LOCAL, NOISE, RING_NOISE, stream
 from fedvlr_jax.federated.trained import TrainCohort, Trained
 from fedvlr_jax.types import Array, Cohort, PyTree, Rates, RoundMetrics, ServerState
 from fedvlr_jax.uplink import JoinedUploads, Needs, Upload, Uploads
@@ -50,6 +50,18 @@ class Reports(NamedTuple):
     bad_leaf: Array
 
 
+class Opened(NamedTuple):
+    """An opened round.
+
+    Attributes:
+      pull_back: the pull-back of a gradient by the views through the operators: [I, G, d] -> (the
+        gradient by the ID table, that by the operators).
+    """
+
+    broadcast: Broadcast
+    pull_back: Callable[[jax.Array], tuple[PyTree, PyTree]]
+
+
 def make_broadcast(
     task: Task, plan: str, views: jax.Array, server: ServerState, rates: Rates
 ) -> Broadcast:
@@ -63,15 +75,14 @@ def make_broadcast(
 
 def open_round(
     task: Task, plan: str, server: ServerState, features: Mapping[str, jax.Array], rates: Rates
-) -> tuple[Broadcast, Callable[[jax.Array], tuple[PyTree, PyTree]]]:
-    """(the server's broadcast, the pull-back of a gradient by the views through the operators:
-    [I, G, d] -> (the gradient by the ID table, that by the operators))."""
+) -> Opened:
+    """The server computes the views of all items, and broadcasts them."""
     shared = server.shared
     forward = lambda *inputs: jax.vjp(
         lambda items, gamma: task.model.fusion.views(gamma, items, features), *inputs
     )
     views, pull_back = compiled_alone(server.round >= 0, forward, shared["items"], shared["fusion"])
-    return make_broadcast(task, plan, views, server, rates), pull_back
+    return Opened(make_broadcast(task, plan, views, server, rates), pull_back)
 
 
 def make_train(task: Task, plan: str) -> TrainCohort:
@@ -122,12 +133,10 @@ def client_weights(task: Task, cohorts: Sequence[Cohort], mesh: Mesh | None) -> 
 def close_round(
     task: Task,
     server: ServerState,
-    pull_back: Callable[[jax.Array], tuple[PyTree, PyTree]],
-    views: jax.Array,
+    opened: Opened,
     upload: Upload | Uploads,
     alpha: jax.Array,
     reports: Reports,
-    rates: Rates,
     mesh: Mesh | None,
 ) -> tuple[ServerState, RoundMetrics]:
     """The server's step on the sum of the uploads, or on the result of the rule.
@@ -136,7 +145,6 @@ def close_round(
     and there is no gradient (but see `Noise.always`). If a number is not finite, nothing changes.
 
     Args:
-      pull_back: of `open_round`. views: the broadcast views [I, G, d].
       upload: the sum, or for a rule that needs all of them the uploads, [K] clients in the order
         of `alpha` and `reports`.
 
@@ -144,6 +152,7 @@ def close_round(
       The server's state after the round, and the round's metrics.
     """
     uplink, reduce, noise, make_optimizer, attack, _ = task.aggregator
+    views, rates = opened.broadcast.views, opened.broadcast.rates
     memory, counted, losses = server.attack, reports.responded, reports.loss
     if attack is not None:
         key = stream(server.key, ATTACK, server.round)
@@ -166,7 +175,7 @@ def close_round(
         return server_step(make_optimizer(rates), gradient, optimizer_state, shared), noise_state
 
     states = server.optimizer, server.uplink, server.noise
-    operands = upload, alpha, reports.responded, pull_back, server.shared, states, rates
+    operands = upload, alpha, reports.responded, opened.pull_back, server.shared, states, rates
     after, noise_state = compiled_alone(server.round >= 0, step, *operands)
 
     bad = reports.responded & (reports.bad_leaf >= 0)
@@ -223,7 +232,8 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
     chunked = lambda cohort: map_chunks(train, at_once(cohort), reduce.sum_type)
 
     def round_fn(server, private, cohorts, features, rates):
-        broadcast, pull_back = open_round(task, plan, server, features, rates)
+        opened = open_round(task, plan, server, features, rates)
+        broadcast = opened.broadcast
         key = stream(server.key, LOCAL, server.round)
         alpha = client_weights(task, cohorts, mesh)
 
@@ -243,9 +253,7 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
             clipped=join(lambda result: result.clipped, results),
             bad_leaf=join(lambda result: result.bad_leaf, results),
         )
-        new_server, metrics = close_round(
-            task, server, pull_back, broadcast.views, upload, alpha, reports, rates, mesh
-        )
+        new_server, metrics = close_round(task, server, opened, upload, alpha, reports, mesh)
         new_server = regrouped(task, server, new_server, broadcast, upload, reports, features, mesh)
         new_private = tuple(
             make_write_back(plan, at_once(cohort), mesh)(

@@ -10,14 +10,9 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.fleet.asynchronous import AsynchronousParticipation, BufferRules
 from fedvlr_jax.fleet.availability import AVAILABILITIES, Availability, AvailabilityOptions
 from fedvlr_jax.fleet.hardware import Hardware, make_hardware
-from fedvlr_jax.fleet.participation import (
-    Participation,
-    Rules,
-    SimulatedParticipation,
-    Work,
-    available_clients,
-    duration_s,
-)
+from fedvlr_jax.fleet.participation import Participation, available_clients
+from fedvlr_jax.fleet.synchronous import Rules, SynchronousParticipation
+from fedvlr_jax.fleet.work import Work, duration_s
 
 # 200,000 clients have about 20 MB of sessions a day.
 MOST_KEPT_CLIENTS = 200_000
@@ -82,7 +77,7 @@ def make_participation(config: Config, dataset: Dataset, work: Work) -> Particip
     hardware = make_hardware(dataset.train.counts, fleet.speed_activity_correlation)
     if fleet.buffer:
         return _asynchronous(config, dataset.num_users, availability, hardware, work)
-    return SimulatedParticipation(
+    return SynchronousParticipation(
         dataset.num_users,
         availability,
         hardware,

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.report.run_directory import LEDGER, replace_file
+from fedvlr_jax.report.atomic_files import replace_file
+from fedvlr_jax.report.run_directory import LEDGER
 
 
 class Ledger:

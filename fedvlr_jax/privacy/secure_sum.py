@@ -36,32 +36,6 @@ class Aborted(ArithmeticError):
     """The sum cannot be unmasked; no client's upload was revealed."""
 
 
-class Quantiser(NamedTuple):
-    """Rounds real numbers in [-clip, clip] to whole numbers in [-levels / 2, levels / 2]."""
-
-    clip: float
-    levels: int
-
-    def check(self, clients: int) -> None:
-        """Raises InputError if the sum of this number of clients may overflow the ring."""
-        if clients * (self.levels // 2) >= 2**31:
-            most = (2**31 - 1) // (self.levels // 2)
-            raise InputError(
-                f"a secure sum of {clients} clients with {self.levels} levels overflows 32 bits; "
-                f"give at most {most} clients, or fewer levels"
-            )
-
-    def to_ring(self, values: np.ndarray) -> np.ndarray:
-        """uint32, rounded toward 0, so that no upload becomes longer. Clips larger values."""
-        most = self.levels // 2
-        scaled = np.clip(values * (most / self.clip), -most, most)
-        return np.trunc(scaled).astype(np.int64).astype(np.uint32)
-
-    def to_values(self, total: np.ndarray) -> np.ndarray:
-        """float64: the real value of a sum in the ring."""
-        return total.astype(np.int32) * (self.clip / (self.levels // 2))
-
-
 class Cost(NamedTuple):
     """The bytes that the protocol sends for each client, and its rounds of messages."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.privacy.release import Release, release_of
-from fedvlr_jax.privacy.ring import ring_of, secure_cohort
+from fedvlr_jax.privacy.secure_rounds import ring_of, secure_cohort
 
 TRUST = {
     "central": "central: the server sees every upload, and adds the noise to their sum",

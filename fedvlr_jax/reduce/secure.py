@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.reduce.rule import Reduce
-from fedvlr_jax.uplink.ring import Ring, ring_sum
+from fedvlr_jax.uplink.ring import Ring, from_ring, ring_sum
 from fedvlr_jax.uplink.uploads import Needs, Upload
 
 
@@ -21,8 +21,7 @@ def secure_mean(ring: Ring) -> Reduce:
 
     def decode(total: Upload, responded: jax.Array) -> Upload:
         count = jnp.maximum(jnp.sum(responded), 1)
-        step = ring.bound / ring.levels
-        return jax.tree.map(lambda x: x.astype(float) * step / count.astype(float), total)
+        return jax.tree.map(lambda x: from_ring(ring, x) / count.astype(float), total)
 
     return Reduce(
         needs=Needs.NORMS,

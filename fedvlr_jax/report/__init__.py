@@ -49,9 +49,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fedvlr_jax.report.atomic_files import replace_file, replacing
 from fedvlr_jax.report.progress import Progress
-from fedvlr_jax.report.run_directory import RunDirectory, locked, replace_file, replacing
+from fedvlr_jax.report.run_directory import RunDirectory
 from fedvlr_jax.report.tables import markdown_table, print_summary, summary_table
+from fedvlr_jax.report.workdir import locked
 
 if TYPE_CHECKING:
     from fedvlr_jax.report.html import render_report

@@ -9,7 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
 
-from fedvlr_jax.report.plots import legend_below, telling
+from fedvlr_jax.report.axes import legend_below
+from fedvlr_jax.report.labels import telling
 from fedvlr_jax.report.svg import draw, series_colour
 
 # The axis of a cost is logarithmic where runs differ by more than this ratio.

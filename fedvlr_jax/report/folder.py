@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from fedvlr_jax.report.axes import LINE_KINDS, legend_below
 from fedvlr_jax.report.html import environment, figures
-from fedvlr_jax.report.plots import LINE_KINDS, legend_below, shorten, telling
+from fedvlr_jax.report.labels import shorten, telling
 from fedvlr_jax.report.svg import draw, series_colour
 
 # Maximum number of lines in a figure: the number of colours.

@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from fedvlr_jax.report import plots, results, tables
+from fedvlr_jax.report import plots, results, router_plots, tables
 from fedvlr_jax.report import verdict as verdicts
 from fedvlr_jax.report.costs import cost_curves, cost_rows
 
@@ -182,16 +182,16 @@ def _router(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> dict
     """Figures and means of the clients' weights; None without a router."""
     views = [str(view) for view in summary.get("views") or []]
     groups = list((summary.get("test") or {}).get("activity") or {})
-    strip = plots.router_strip(users, views)
+    strip = router_plots.router_strip(users, views)
     if strip is None:
         return None
     weights = np.asarray(users["router_weights"], np.float64)
     leading = np.bincount(weights.argmax(axis=1), minlength=len(views)) / len(weights)
     spearman = summary.get("planted_spearman") or {}
-    scatters = [plots.planted_scatter(users, views, v, spearman.get(v)) for v in views]
+    scatters = [router_plots.planted_scatter(users, views, v, spearman.get(v)) for v in views]
     rows = zip(views, weights.mean(axis=0), weights.std(axis=0), leading, strict=True)
     return {
-        "figures": figures([strip, plots.router_by_activity(users, views, groups)]),
+        "figures": figures([strip, router_plots.router_by_activity(users, views, groups)]),
         "scatters": figures(scatters),
         "rows": [
             {"view": v, "mean": f"{m:.3f}", "sd": f"{s:.3f}", "leading": f"{100 * top:.0f} %"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 METRIC_LABELS = {"hr@50": "HR@50", "ndcg@50": "NDCG@50"}
 SLICE_LABELS = {"all": "all targets", "warm": "warm targets", "cold": "cold targets"}
 # A mean over fewer users is too uncertain; their group joins a neighbour or is left out.
@@ -106,6 +108,12 @@ def merged_groups(users: Mapping[str, int]) -> dict[str, list[str]]:
 def _span(names: list[str]) -> str:
     low, last = names[0].rstrip("+").split("-")[0], names[-1]
     return f"{low}+" if last.endswith("+") else f"{low}-{last.split('-')[1]}"
+
+
+def in_group(length: np.ndarray, name: str) -> np.ndarray:
+    """bool [N]: whether each history length is in the activity group "low-high" or "low+"."""
+    low, _, high = name.rstrip("+").partition("-")
+    return (length >= int(low)) & (length <= (float(high) if high else np.inf))
 
 
 def methods(summary: Mapping[str, Any]) -> list[Method]:

@@ -20,7 +20,7 @@ from fedvlr_jax.federated.chunking import make_write_back, zero_sum
 from fedvlr_jax.federated.devices import over_devices, padded
 from fedvlr_jax.federated.groups import regrouped
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.participation import LOCAL, make_cohorts, stream
+from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans import chunk_size
 from fedvlr_jax.federated.round import (
     Reports,
@@ -31,6 +31,7 @@ from fedvlr_jax.federated.round import (
     open_round,
 )
 from fedvlr_jax.federated.store import ClientStore
+from fedvlr_jax.federated.streams import LOCAL, stream
 from fedvlr_jax.simulation.chunks import Chunk, ChunkedClients, ChunkRows
 from fedvlr_jax.simulation.sampling import Sampling
 from fedvlr_jax.simulation.setup import Setup
@@ -72,8 +73,8 @@ class ChunkedRounds:
 
     @functools.cached_property
     def _begin(self) -> Callable[..., Any]:
-        """(server, histories and sampled of each bucket, features, rates) -> (the result of
-        `open_round`, the cohorts, alpha [K])."""
+        """(server, histories and sampled of each bucket, features, rates) -> (the `Opened` round,
+        the cohorts, alpha [K])."""
         task, plan, mesh = self.setup.task, self.setup.plan, self.setup.mesh
         weight, federation = task.model.backbone.weight, task.config.federation
 
@@ -107,16 +108,14 @@ class ChunkedRounds:
 
     @functools.cached_property
     def _finish(self) -> Callable[..., Any]:
-        """(server, the result of `open_round`, uploads by bucket, alpha, reports, features, rates)
-        -> (server, metrics)."""
+        """(server, the `Opened` round, uploads by bucket, alpha, reports, features) -> (server,
+        metrics)."""
         task, mesh = self.setup.task, self.setup.mesh
 
-        def finish(server, opened, uploads, alpha, reports, features, rates):
-            broadcast, pull_back = opened
-            upload, views = join_buckets(uploads), broadcast.views
-            after, metrics = close_round(
-                task, server, pull_back, views, upload, alpha, reports, rates, mesh
-            )
+        def finish(server, opened, uploads, alpha, reports, features):
+            upload = join_buckets(uploads)
+            after, metrics = close_round(task, server, opened, upload, alpha, reports, mesh)
+            broadcast = opened.broadcast
             after = regrouped(task, server, after, broadcast, upload, reports, features, mesh)
             return after, metrics
 
@@ -162,14 +161,13 @@ class ChunkedRounds:
         )
         sampled = tuple(cohort.clients < num_clients for cohort in cohorts)
         opened, drawn, alpha = self._begin(server, histories, sampled, setup.features, rates)
-        broadcast, _ = opened
         drawn, weights = jax.device_get((drawn, alpha))
         uploads: list[Upload | Uploads] = []
         reports, start = [], 0
         for cohort, bucket_cohort in zip(drawn, cohorts, strict=True):
             own = weights[start : start + len(bucket_cohort.clients)]
             start += len(own)
-            inputs = broadcast, cohort, own, server.key
+            inputs = opened.broadcast, cohort, own, server.key
             result = self._train_bucket(inputs, store, bucket_cohort, rows)
             uploads += result.uploads
             reports.append(result.reports)
@@ -182,7 +180,7 @@ class ChunkedRounds:
             clipped=clipped,
             bad_leaf=bad_leaf,
         )
-        operands = tuple(uploads), alpha, heard, setup.features, rates
+        operands = tuple(uploads), alpha, heard, setup.features
         server, metrics = self._finish(server, opened, *operands)
         return server, jax.device_get(metrics)
 

@@ -20,7 +20,6 @@ from fedvlr_jax.checkpointing import RowsLater
 from fedvlr_jax.data.pairs import ChunkLists, Pairs
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.devices import on_each_device
-from fedvlr_jax.federated.participation import seed_of
 from fedvlr_jax.federated.scoring import (
     clients_at_once,
     make_ranks,
@@ -29,6 +28,7 @@ from fedvlr_jax.federated.scoring import (
     views_of,
 )
 from fedvlr_jax.federated.store import ClientStore, in_parts
+from fedvlr_jax.federated.streams import seed_of
 from fedvlr_jax.simulation.chunked_rounds import ChunkedRounds
 from fedvlr_jax.simulation.chunks import Chunk, ChunkedClients, ChunkRows
 from fedvlr_jax.simulation.evaluation import BucketChunks, Evaluation

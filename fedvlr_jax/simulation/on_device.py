@@ -23,7 +23,6 @@ from fedvlr_jax.federated.devices import (
     padded,
     put,
 )
-from fedvlr_jax.federated.participation import seed_of
 from fedvlr_jax.federated.scoring import (
     chunk_bounds,
     clients_at_once,
@@ -33,6 +32,7 @@ from fedvlr_jax.federated.scoring import (
     views_of,
 )
 from fedvlr_jax.federated.store import in_parts
+from fedvlr_jax.federated.streams import seed_of
 from fedvlr_jax.settings import shapes_of
 from fedvlr_jax.simulation.buckets import in_user_order, place_of
 from fedvlr_jax.simulation.evaluation import BucketChunks, Evaluation

@@ -14,8 +14,8 @@ import numpy as np
 from fedvlr_jax.federated.buffered import first_versions
 from fedvlr_jax.federated.devices import by_client, on_all
 from fedvlr_jax.federated.groups import groups_memory
-from fedvlr_jax.federated.participation import INIT, stream
 from fedvlr_jax.federated.popular import popular_memory
+from fedvlr_jax.federated.streams import INIT, stream
 from fedvlr_jax.settings import key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.workload import views_shape

@@ -11,9 +11,9 @@ from fedvlr_jax.config import FederationConfig, PrivacyConfig
 from fedvlr_jax.federated.participation import local_epochs_of
 from fedvlr_jax.federated.plans.slots import num_slots
 from fedvlr_jax.fleet import Hardware, make_hardware, round_bytes
-from fedvlr_jax.fleet.participation import LocalEpochs, Work
 from fedvlr_jax.fleet.transfer import INDEX_BYTES, VALUE_BYTES, Shape
-from fedvlr_jax.privacy.ring import secure_cost
+from fedvlr_jax.fleet.work import LocalEpochs, Work
+from fedvlr_jax.privacy.secure_rounds import secure_cost
 from fedvlr_jax.settings import compiled, key_of, shapes_of
 from fedvlr_jax.simulation.setup import Setup
 

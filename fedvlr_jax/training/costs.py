@@ -12,7 +12,7 @@ from fedvlr_jax.federated.exchanges import bytes_before_training
 from fedvlr_jax.federated.participation import stays
 from fedvlr_jax.fleet import SCHEMES, RoundSchedule, round_bytes
 from fedvlr_jax.fleet.hardware import TIERS
-from fedvlr_jax.privacy.ring import secure_cohort, secure_cost
+from fedvlr_jax.privacy.secure_rounds import secure_cohort, secure_cost
 from fedvlr_jax.selection import Selection
 from fedvlr_jax.settings import compiled, key_of
 from fedvlr_jax.simulation import Simulation

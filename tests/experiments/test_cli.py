@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from fedvlr_jax.commands import cli
-from fedvlr_jax.commands.shared import launch
+from fedvlr_jax.commands.shared import config_flags
 from fedvlr_jax.errors import InputError
 from tests.conftest import ROOT
 from tests.experiments.commands import SMALL
@@ -83,12 +83,12 @@ def test_an_unknown_command_is_one_line(monkeypatch, capsys):
 
 
 def test_a_preset_by_its_name():
-    (preset,) = {launch._with_preset("--preset=closed")}
+    (preset,) = {config_flags.with_preset("--preset=closed")}
     assert preset.startswith("--flagfile=") and preset.endswith("closed.flags")
-    assert launch._with_preset("--rounds=3") == "--rounds=3"
+    assert config_flags.with_preset("--rounds=3") == "--rounds=3"
     for wrong in ("--preset=magic", "--preset", "--preset="):
         with pytest.raises(InputError, match="no such preset; give one of closed, ku"):
-            launch._with_preset(wrong)
+            config_flags.with_preset(wrong)
 
 
 @pytest.mark.slow
@@ -120,4 +120,4 @@ def test_a_wheel_trains_in_another_folder(tmp_path):
 
 def test_a_group_of_flags_that_does_not_exist():
     with pytest.raises(ValueError, match="no such group of flags: start"):
-        launch.define_config_flags("data", "start")
+        config_flags.define_config_flags("data", "start")

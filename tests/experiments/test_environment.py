@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands.shared import launch
+from fedvlr_jax.commands.shared import config_flags, launch
 from fedvlr_jax.commands.shared.faults import missing_platform
 from fedvlr_jax.commands.shared.processes import missing_variable
 from fedvlr_jax.config import Config, expanded
@@ -29,7 +29,7 @@ def test_paths_begin_at_home(monkeypatch):
     config = Config.from_flat(workdir="~/runs", data_root="~", store_dir="./~")
     assert config.run.workdir == "/home/someone/runs" and config.data.data_root == "/home/someone"
     assert config.run.store_dir == "./~"
-    assert launch._PathParser().parse("~/x.csv") == "/home/someone/x.csv"
+    assert config_flags._PathParser().parse("~/x.csv") == "/home/someone/x.csv"
     assert expanded("") == "" and expanded("a~") == "a~"
 
 
@@ -40,7 +40,9 @@ def test_a_home_that_is_not_known_is_named():
 
 
 def test_every_flag_of_a_path_is_one():
-    fields = {f.name for group in launch._groups().values() for f in group if f.metadata["path"]}
+    fields = {
+        f.name for group in config_flags.flag_groups().values() for f in group if f.metadata["path"]
+    }
     assert fields == {"workdir", "data_root", "store_dir", "trace"}
     for path in [*ROOT.glob("fedvlr_jax/commands/*.py"), *ROOT.glob("benchmarks/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

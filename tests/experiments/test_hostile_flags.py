@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedvlr_jax.commands.shared import launch
+from fedvlr_jax.commands.shared import config_flags, messages
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from tests.data.test_hostile_files import fuzz
@@ -33,7 +33,7 @@ WORDS = [
 def defined():
     """The flags of the configuration, as long as this module's tests run."""
     before = set(flags.FLAGS)
-    launch.define_config_flags()
+    config_flags.define_config_flags()
     own = set(flags.FLAGS) - before
     yield
     flags.FLAGS.remove_flag_values(sorted(own))
@@ -44,9 +44,9 @@ def parsed(arguments):
     with flagsaver.flagsaver():
         try:
             rest = flags.FLAGS(["train", *arguments])
-            return launch.config_from_flags() if len(rest) == 1 else None
+            return config_flags.config_from_flags() if len(rest) == 1 else None
         except (flags.Error, InputError, OSError, UnicodeError) as error:
-            line = launch.one_line(error)
+            line = messages.one_line(error)
             assert line and line.isprintable()
             return None
 

@@ -13,9 +13,10 @@ import pytest
 from fedvlr_jax.commands import page as page_command
 from fedvlr_jax.commands import sweep
 from fedvlr_jax.commands.shared import members
-from fedvlr_jax.commands.shared.comparison import print_table, write_comparison
+from fedvlr_jax.commands.shared.comparison_table import write_comparison
 from fedvlr_jax.commands.shared.members import keep_best_model, make_members, train_waiting
 from fedvlr_jax.commands.shared.page import Found, find_runs, folder_page, groups_of
+from fedvlr_jax.commands.shared.tables import print_table
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_once
@@ -167,7 +168,7 @@ def test_many_choices_are_not_all_drawn():
 def test_printed_tables_fit_80_columns(capsys):
     headings = ("choice", *(f"metric number {n}" for n in range(9)))
     rows = [(f"a choice with a name that is rather long {n}", *["1.23 ± 0.45"] * 9) for n in (1, 2)]
-    print_table(headings, rows, "title", "caption " * 30)
+    print_table(Table("title", headings, rows, "caption " * 30))
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert all(f"metric number {n}" in printed for n in range(9))

@@ -7,13 +7,8 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.federated.model import make_model
-from fedvlr_jax.federated.participation import (
-    INIT,
-    make_cohort,
-    sampled_clients,
-    seed_of,
-    stream,
-)
+from fedvlr_jax.federated.participation import make_cohort, sampled_clients
+from fedvlr_jax.federated.streams import INIT, seed_of, stream
 from fedvlr_jax.types import Histories
 
 

@@ -13,13 +13,9 @@ from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.federated.participation import make_cohort
 from fedvlr_jax.fleet import Availability, always, diurnal, make_hardware, uniform
 from fedvlr_jax.fleet.clocks import expected_reports
-from fedvlr_jax.fleet.participation import (
-    RoundSchedule,
-    Rules,
-    SimulatedParticipation,
-    Work,
-    duration_s,
-)
+from fedvlr_jax.fleet.participation import RoundSchedule
+from fedvlr_jax.fleet.synchronous import Rules, SynchronousParticipation
+from fedvlr_jax.fleet.work import Work, duration_s
 from fedvlr_jax.settings import key_of
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.workload import hardware_of, work_of
@@ -31,7 +27,7 @@ from fedvlr_jax.training.summary import summarise_run
 def timeline(clients, availability, cohort=0, over=1.0, deadline=0.0, duration=None):
     work = Work(np.full(clients, 1000.0), np.full(clients, 1000.0), np.full(clients, 50))
     hardware = make_hardware(np.arange(1, clients + 1), 0.0)
-    found = SimulatedParticipation(
+    found = SynchronousParticipation(
         clients, availability, hardware, work, Rules(cohort, over, deadline)
     )
     if duration is not None:

@@ -132,19 +132,19 @@ _BY_REASON: dict[str, list[tuple[str, str, str, int]]] = {
     ],
     "A longer table holds the same law.": [
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "REACH = 12",
             "REACH = 13",
             0,
         ),
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "size = 1 << math.ceil(math.log2(2 * REACH * deviation + 2))",
             "size = 1 << math.ceil(math.log2(3 * REACH * deviation + 2))",
             0,
         ),
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "size = 1 << math.ceil(math.log2(2 * REACH * deviation + 2))",
             "size = 1 << math.ceil(math.log2(2 * REACH * deviation + 3))",
             0,
@@ -160,7 +160,7 @@ _BY_REASON: dict[str, list[tuple[str, str, str, int]]] = {
     ],
     "Other draws of the same law.": [
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "bits = jax.random.bits(key, (2, *shape), jnp.uint32)",
             "bits = jax.random.bits(key, (3, *shape), jnp.uint32)",
             0,
@@ -168,7 +168,7 @@ _BY_REASON: dict[str, list[tuple[str, str, str, int]]] = {
     ],
     "Differs for one draw in 2^32.": [
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "place = jnp.where(bits[1] <= accept[place], place, other[place])",
             "place = jnp.where(bits[1] < accept[place], place, other[place])",
             0,
@@ -176,19 +176,19 @@ _BY_REASON: dict[str, list[tuple[str, str, str, int]]] = {
     ],
     "A place with share 1 fills itself, in whichever list it is.": [
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "small = [int(i) for i in np.flatnonzero(share < 1)]",
             "small = [int(i) for i in np.flatnonzero(share <= 1)]",
             0,
         ),
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "large = [int(i) for i in np.flatnonzero(share >= 1)]",
             "large = [int(i) for i in np.flatnonzero(share > 1)]",
             0,
         ),
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "(small if share[high] < 1 else large).append(high)",
             "(small if share[high] <= 1 else large).append(high)",
             0,
@@ -196,31 +196,31 @@ _BY_REASON: dict[str, list[tuple[str, str, str, int]]] = {
     ],
     "Places that are left over have themselves as `other`: their threshold does not matter.": [
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "accept = np.ones(size)",
             "accept = np.zeros(size)",
             0,
         ),
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "return _Table(np.minimum(accept * 2.0**32, 2.0**32 - 1).astype(np.uint32), other)",
             "return _Table(np.minimum(accept * 2.0**32, 4.0**32 - 1).astype(np.uint32), other)",
             0,
         ),
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "return _Table(np.minimum(accept * 2.0**32, 2.0**32 - 1).astype(np.uint32), other)",
             "return _Table(np.minimum(accept * 2.0**32, 2.0**33 - 1).astype(np.uint32), other)",
             0,
         ),
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "return _Table(np.minimum(accept * 2.0**32, 2.0**32 - 1).astype(np.uint32), other)",
             "return _Table(np.minimum(accept * 2.0**32, 2.0**32 + 1).astype(np.uint32), other)",
             0,
         ),
         (
-            "fedvlr_jax/uplink/ring.py",
+            "fedvlr_jax/uplink/discrete_gaussian.py",
             "return _Table(np.minimum(accept * 2.0**32, 2.0**32 - 1).astype(np.uint32), other)",
             "return _Table(np.minimum(accept * 2.0**32, 2.0**32 - 0).astype(np.uint32), other)",
             0,

@@ -802,7 +802,7 @@ PARTICIPANTS = [
     ),
     Mutation(
         "the clock counts all local epochs",
-        "fedvlr_jax/fleet/participation.py",
+        "fedvlr_jax/fleet/work.py",
         "rows = work.rows[clients] * work.local_epochs(seed, clients, version)",
         "rows = work.rows[clients] * 5",
         ("tests/fleet/test_participation.py::test_fewer_local_epochs_take_less_time",),
@@ -849,16 +849,19 @@ STALE = ("tests/fleet/test_asynchronous.py::test_a_stale_step_by_synchronous_rou
 QUANTISED = ("tests/uplink/test_compress.py::test_quantised_rows_by_hand",)
 NOT_SENT = ("tests/uplink/test_compress.py::test_a_client_keeps_what_it_did_not_send",)
 TEST_RING = ("tests/uplink/test_ring.py",)
+TEST_GAUSSIAN = ("tests/uplink/test_discrete_gaussian.py",)
 TEST_ROBUST = ("tests/reduce/test_robust.py",)
 SECURE_SUM = ("tests/privacy/test_secure_sum.py::test_the_sum_is_exact_whoever_drops_out",)
 COMPRESS = "fedvlr_jax/uplink/compress.py"
 RING = "fedvlr_jax/uplink/ring.py"
-PRIVATE_RING = "fedvlr_jax/privacy/ring.py"
+DISCRETE_GAUSSIAN = "fedvlr_jax/uplink/discrete_gaussian.py"
+SECURE_ROUNDS = "fedvlr_jax/privacy/secure_rounds.py"
 SECRETS = "fedvlr_jax/privacy/secure_sum.py"
 ROBUST = "fedvlr_jax/reduce/robust.py"
 ATTACK = "fedvlr_jax/attacks/attack.py"
 STATISTICS = "fedvlr_jax/attacks/statistics.py"
-CLOCK = "fedvlr_jax/fleet/participation.py"
+CLOCK = "fedvlr_jax/fleet/synchronous.py"
+CLIENT_WORK = "fedvlr_jax/fleet/work.py"
 BUFFERED = "fedvlr_jax/federated/buffered.py"
 
 
@@ -984,7 +987,7 @@ FLEET = [
     ),
     Mutation(
         "uploads go at the speed of downloads",
-        CLOCK,
+        CLIENT_WORK,
         "work.bytes_up[clients] / up",
         "work.bytes_up[clients] / down",
         clock("a_duration_by_hand"),
@@ -1043,7 +1046,7 @@ SECURE_ROUNDS = [
     ),
     Mutation(
         "the sum of a full cohort leaves the ring",
-        PRIVATE_RING,
+        SECURE_ROUNDS,
         "room = (2**31 - 1) /",
         "room = (2**33 - 1) /",
         secure("the_noise_of_the_clients_that_are_counted_on_is_central_noise")
@@ -1051,14 +1054,14 @@ SECURE_ROUNDS = [
     ),
     Mutation(
         "each client adds the noise of all",
-        PRIVATE_RING,
+        SECURE_ROUNDS,
         "privacy.noise_multiplier * privacy.clip_norm / bound / math.sqrt(cohort.shares)",
         "privacy.noise_multiplier * privacy.clip_norm / bound",
         secure("the_noise_of_the_clients_that_are_counted_on_is_central_noise"),
     ),
     Mutation(
         "all clients count as honest",
-        PRIVATE_RING,
+        SECURE_ROUNDS,
         "math.floor(config.privacy.honest_share * least + 1e-6)",
         "least",
         secure("the_noise_of_the_clients_that_are_counted_on_is_central_noise"),
@@ -1079,17 +1082,17 @@ SECURE_ROUNDS = [
     ),
     Mutation(
         "discrete noise of half the deviation",
-        RING,
+        DISCRETE_GAUSSIAN,
         "np.exp(-0.5 * np.square(value / deviation))",
         "np.exp(-2 * np.square(value / deviation))",
-        TEST_RING,
+        TEST_GAUSSIAN,
     ),
     Mutation(
         "discrete noise is one level to the right",
-        RING,
+        DISCRETE_GAUSSIAN,
         "return place - np.int32(len(table.accept) // 2)",
         "return place - np.int32(len(table.accept) // 2 - 1)",
-        TEST_RING,
+        TEST_GAUSSIAN,
     ),
 ]
 

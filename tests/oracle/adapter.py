@@ -14,10 +14,11 @@ import numpy as np
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import draw_negatives
 from fedvlr_jax.data.dataset import Dataset, Interactions
-from fedvlr_jax.federated.participation import LOCAL, NOISE, RING_NOISE, make_cohorts, stream
+from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans.steps import client_keys
 from fedvlr_jax.federated.server_optimizer import server_optimizer
-from fedvlr_jax.privacy.ring import ring_of
+from fedvlr_jax.federated.streams import LOCAL, NOISE, RING_NOISE, stream
+from fedvlr_jax.privacy.secure_rounds import ring_of
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.buckets import in_user_order
 from fedvlr_jax.uplink import Upload

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,14 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.privacy import accounting
 from fedvlr_jax.privacy.release import Release, release_of
-from fedvlr_jax.privacy.ring import ring_of, secure_cohort
-from fedvlr_jax.privacy.secure_sum import Quantiser, cost, neighbours_for, secure_sum
+from fedvlr_jax.privacy.secure_rounds import least_answers, ring_of, secure_cohort
+from fedvlr_jax.privacy.secure_sum import cost, neighbours_for, secure_sum
 from fedvlr_jax.privacy.statement import lines, statement
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training.costs import secure_sum_costs
 from fedvlr_jax.uplink import SlotUploads, Upload
-from fedvlr_jax.uplink.ring import Ring, client_draws, discrete_gaussian, ring_sum, to_ring
+from fedvlr_jax.uplink.discrete_gaussian import discrete_gaussian
+from fedvlr_jax.uplink.ring import Ring, client_draws, ring_sum, to_ring
 
 USERS = 60
 SECURE = {"aggregation": "secure"}
@@ -68,7 +70,8 @@ def test_the_ring_sum_is_what_the_masked_protocol_gives(scale):
     )
     rows = given.rows()
     each = np.stack([flat(jax.tree.map(lambda x: x[u], rows)) for u in range(40)])  # noqa: B023
-    sent = Quantiser(8.0, 2**21).to_ring(each)
+    levels = np.clip(each * (2**20 / 8.0), -(2**20), 2**20)
+    sent = np.trunc(levels).astype(np.int64).astype(np.uint32)
     expected = secure_sum(sent, neighbours=32, threshold=17, dropped=dropped)
     np.testing.assert_array_equal(flat(total).astype(np.uint32), expected)
     over = (np.abs(each) > 8.0).any(axis=1) & (alpha > 0)
@@ -289,3 +292,15 @@ def test_auto_chooses_the_rule_that_privacy_needs(flags, rule):
     chosen = config(**flags)
     assert chosen.federation.aggregation == chosen.flat["aggregation"] == rule
     assert Config.from_flat(**chosen.flat) == chosen
+
+
+@pytest.mark.parametrize("threshold", ["0", "0.001", "0.5", "0.67", "0.9", "1"])
+def test_the_least_number_of_answers_is_the_share_rounded_up(threshold):
+    sampled = np.array([0, 1, 7, 20, 999, 1000, 1001, 123_457], np.int32)
+    expected = [math.ceil(Fraction(threshold) * int(n)) for n in sampled]
+    assert least_answers(float(threshold), sampled).tolist() == expected
+
+
+def test_a_threshold_is_rounded_up_to_thousandths():
+    assert least_answers(0.0004, 1000) == 1
+    assert least_answers(0.6661, 1000) == 667

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from fedvlr_jax.report import plots
+from fedvlr_jax.report import axes, labels, plots, router_plots, study_plots
 
 VIEWS = ["id", "text", "image"]
 GROUPS = ["0-10", "11-20", "21-50", "51-100", "101-200", "201-500", "501+"]
@@ -20,11 +20,11 @@ def all_figures(run: dict) -> dict[str, str]:
         "methods": plots.method_bars(summary, "hr@50"),
         "activity": plots.activity_bars(summary, users),
         "users": plots.user_distribution(users),
-        "strip": plots.router_strip(users, VIEWS),
-        "router": plots.router_by_activity(users, VIEWS, GROUPS),
-        "planted": plots.planted_scatter(users, VIEWS, "text", 0.78),
-        "intervals": plots.interval_bars("NDCG@50", [("fcf", 30.0, (28.0, 32.5))]),
-        "slopes": plots.loglog_lines("norm", [1, 2, 4], {("10", "A = 5"): [0.4, 0.2, 0.1]}),
+        "strip": router_plots.router_strip(users, VIEWS),
+        "router": router_plots.router_by_activity(users, VIEWS, GROUPS),
+        "planted": router_plots.planted_scatter(users, VIEWS, "text", 0.78),
+        "intervals": study_plots.interval_bars("NDCG@50", [("fcf", 30.0, (28.0, 32.5))]),
+        "slopes": study_plots.loglog_lines("norm", [1, 2, 4], {("10", "A = 5"): [0.4, 0.2, 0.1]}),
     }
 
 
@@ -85,17 +85,19 @@ def test_nothing_to_draw_is_none(run):
     assert plots.activity_bars({"test": empty | {"activity": {"0-10": empty}}}, {}) is None
     assert plots.user_distribution({}) is None
     assert plots.user_distribution({"ndcg@50": np.full(9, 0.5)}) is None
-    assert plots.router_strip({}, VIEWS) is None
-    assert plots.router_strip(run["users"], ["id", "text"]) is None
-    assert plots.router_by_activity(run["users"], VIEWS, []) is None
-    assert plots.router_by_activity(run["users"], VIEWS, ["600+"]) is None
+    assert router_plots.router_strip({}, VIEWS) is None
+    assert router_plots.router_strip(run["users"], ["id", "text"]) is None
+    assert router_plots.router_by_activity(run["users"], VIEWS, []) is None
+    assert router_plots.router_by_activity(run["users"], VIEWS, ["600+"]) is None
     del run["users"]["planted"]
-    assert plots.planted_scatter(run["users"], VIEWS, "id", 0.5) is None
+    assert router_plots.planted_scatter(run["users"], VIEWS, "id", 0.5) is None
 
 
 def test_nothing_is_planted_for_a_fused_view(run):
     run["users"]["planted"][:, 1] = np.nan
-    drawn = [plots.planted_scatter(run["users"], VIEWS, view, None) is not None for view in VIEWS]
+    drawn = [
+        router_plots.planted_scatter(run["users"], VIEWS, view, None) is not None for view in VIEWS
+    ]
     assert drawn == [True, False, True]
 
 
@@ -128,13 +130,13 @@ def test_any_number_of_clients_and_views(clients, views):
     }
     names = [f"view {g}" for g in range(views)]
     for svg in (
-        plots.router_strip(users, names),
-        plots.router_by_activity(users, names, GROUPS),
-        plots.planted_scatter(users, names, "view 0", None),
+        router_plots.router_strip(users, names),
+        router_plots.router_by_activity(users, names, GROUPS),
+        router_plots.planted_scatter(users, names, "view 0", None),
     ):
         assert len(svg) < 300_000
-    if clients > plots.MOST_CLIENTS_DRAWN:
-        assert "(400 of 30,000 drawn)" in "".join(texts(plots.router_strip(users, names)))
+    if clients > router_plots.MOST_CLIENTS_DRAWN:
+        assert "(400 of 30,000 drawn)" in "".join(texts(router_plots.router_strip(users, names)))
 
 
 def test_names_are_text_not_mathematics_or_markup(run):
@@ -148,7 +150,7 @@ def test_groups_of_few_users_are_joined_in_both_figures(run):
     users = run["users"]
     for svg in (
         plots.activity_bars(run["summary"], users),
-        plots.router_by_activity(users, VIEWS, GROUPS),
+        router_plots.router_by_activity(users, VIEWS, GROUPS),
     ):
         # 7, 2 and 1 users of 51-100, 101-200 and 201-500.
         named = [text for text in texts(svg) if re.fullmatch(r"\d+-\d+", text)]
@@ -160,7 +162,7 @@ def test_a_bar_of_joined_groups_is_the_mean_over_their_users(run):
     drawn = lambda title, paint: paint(found[-1]) or "drawn"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "draw", drawn)
-        patch.setattr(plots, "_group_ticks", lambda axes, users: None)
+        patch.setattr(plots, "group_ticks", lambda axes, users: None)
         patch.setattr(plots, "legend_below", lambda axes: None)
         found.append(Recorded())
         plots.activity_bars(run["summary"], run["users"])
@@ -210,8 +212,8 @@ class Recorded:
 
 
 def test_no_colour_is_both_a_slice_and_a_view():
-    views = {plots.view_colour(place) for place in range(5)}
-    assert len(views) == 5 and not views & set(plots.SLICE_COLOURS.values())
+    views = {axes.view_colour(place) for place in range(5)}
+    assert len(views) == 5 and not views & set(axes.SLICE_COLOURS.values())
 
 
 def test_labels_of_choices_have_what_differs():
@@ -219,6 +221,6 @@ def test_labels_of_choices_have_what_differs():
         "cohort=50-rate=0.1-init_user_power=1e-05",
         "cohort=65-rate=0.1-init_user_power=1e-05",
     ]
-    assert plots.telling(folders) == ["cohort=50", "cohort=65"]
-    assert plots.telling(["a=1 b=2", "a=1 b=2 c=x-y"]) == ["a=1 b=2", "a=1 b=2 c=x-y"]
-    assert plots.telling(["default"]) == ["default"] and plots.telling(["", ""]) == ["", ""]
+    assert labels.telling(folders) == ["cohort=50", "cohort=65"]
+    assert labels.telling(["a=1 b=2", "a=1 b=2 c=x-y"]) == ["a=1 b=2", "a=1 b=2 c=x-y"]
+    assert labels.telling(["default"]) == ["default"] and labels.telling(["", ""]) == ["", ""]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.report import run_directory
-from fedvlr_jax.report.run_directory import LOCK, RunDirectory, locked
+from fedvlr_jax.report import atomic_files, run_directory, workdir
+from fedvlr_jax.report.run_directory import RunDirectory
+from fedvlr_jax.report.workdir import LOCK, locked
 
 
 def refused(pattern: str):
@@ -129,7 +130,7 @@ def test_a_line_that_the_disk_takes_half_of_is_taken_back(finished, monkeypatch)
         def write(self, line):
             return super().write(line[:7])
 
-    monkeypatch.setattr(run_directory, "_opened", lambda path: HalfFull(path, "r+"))
+    monkeypatch.setattr(atomic_files, "opened", lambda path: HalfFull(path, "r+"))
     with refused("only a part of a line"):
         finished.append_metrics({"round": 15, "loss": 0.3})
     assert (finished.path / "metrics.jsonl").read_text().count("\n") == 2
@@ -288,6 +289,6 @@ def test_a_lock_that_was_removed_is_not_held(tmp_path, monkeypatch):
         (tmp_path / "w" / LOCK).touch()
         return True
 
-    monkeypatch.setattr(run_directory, "lock_descriptor", replaced)
+    monkeypatch.setattr(workdir, "lock_descriptor", replaced)
     with refused("another process holds it"), locked(tmp_path / "w"):
         pass

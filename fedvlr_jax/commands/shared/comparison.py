@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table as PrintedTable
-from rich.text import Text
 
 from fedvlr_jax.commands.shared.finished import validation
-from fedvlr_jax.commands.shared.page import PAGE, FoundRuns, folder_page
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.selection import judged_slice
 from fedvlr_jax.evaluation.significance import bootstrap_interval, holm, paired_test
 from fedvlr_jax.privacy.statement import best_epsilon
-from fedvlr_jax.report import RunDirectory, replace_file
-from fedvlr_jax.report.folder import Table
+from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.selection import selection_of
 
 # Baselines that these tables omit. The report of each run has them.
@@ -77,13 +68,6 @@ def _test_ranks(users: Mapping[str, np.ndarray], dataset: Dataset) -> tuple[np.n
         real = np.arange(ahead.shape[1]) < dataset.test.counts[:, None]
         ahead, tied = ahead[real], tied[real]
     return ahead, tied
-
-
-# Note below every table of gains.
-ON_GAINS = (
-    "Gains: ± is the difference that the t-test detects in 80 % of repetitions; Holm is the p of "
-    "t, corrected over the gains of the table. Runs with equal ranks count as one."
-)
 
 
 def different_runs(ranks: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[int]:
@@ -200,194 +184,3 @@ def compare_with_first(
         compared.line.update(gain(compared, choices[0]))
     correct([compared.line for compared in (*choices[1:], *baselines)])
     return [compared.line for compared in (*choices, *baselines)]
-
-
-# Heading of the second cell of gain_cells; see `significance.PairedTest`.
-TESTS = "p: Wilcoxon / t / Holm"
-
-HEADINGS = (
-    "choice",
-    "seeds",
-    "validation",
-    "HR@50",
-    "NDCG@50",
-    "warm HR@50",
-    "warm NDCG@50",
-    "NDCG@10",
-    "NDCG@20",
-    "95% CI",
-    "against first",
-    TESTS,
-)
-
-
-def mean_cell(line: Mapping[str, Any], name: str) -> str:
-    """E.g. "23.10 ± 0.72", with one seed "23.10"; a dash if the line lacks the number."""
-    if name not in line:
-        return "-"
-    spread = f" ± {line[f'{name}_sd']:.2f}" if line["seeds"] > 1 else ""
-    return f"{line[name]:.2f}{spread}"
-
-
-def metric_cells(line: Mapping[str, Any]) -> list[str]:
-    """HR@50 and NDCG@50 of all and of warm targets, then NDCG@10 and @20 of the judged slice."""
-    names = ("all_hr@50", "all_ndcg@50", "warm_hr@50", "warm_ndcg@50")
-    judged = (f"{line['slice']}_ndcg@{k}" for k in (10, 20))
-    return [mean_cell(line, name) for name in (*names, *judged)]
-
-
-def name_cell(line: Mapping[str, Any]) -> str:
-    """The choice, with * if validation chose it, and with the epsilon of a private run.
-
-    A baseline has its full name and its kind.
-    """
-    if (kind := line.get("baseline_of")) is None:
-        private = f" (epsilon {line['epsilon']:.4g})" if line.get("epsilon") else ""
-        return line["choice"] + private + (" *" if line.get("chosen") else "")
-    content = ", content-aware" if kind["content"] else ""
-    tried = f", {kind['settings_tried']} settings" if kind["settings_tried"] > 1 else ""
-    return f"{kind['title']} [{kind['trained']}{content}{tried}]"
-
-
-def gain_cells(line: Mapping[str, Any]) -> list[str]:
-    """Two cells of `gain`: the gain with the detectable difference, and the p of the tests.
-
-    Dashes if the line has no gain.
-    """
-    if "gain" not in line:
-        return ["-", "-"]
-    return [
-        f"{line['gain']:+.2f} ± {line['detectable']:.2f} ({line['gain_relative']:+.0f}%)",
-        f"{line['p_value']:.2g} / {line['p_mean']:.2g} / {line['p_holm']:.2g}",
-    ]
-
-
-def _columns_shown(lines: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The indices of the HEADINGS to show: without cold targets, those of warm ones repeat all."""
-    warm = any(line["slice"] == "warm" for line in lines)
-    return [place for place, name in enumerate(HEADINGS) if warm or not name.startswith("warm")]
-
-
-def cells(line: Mapping[str, Any]) -> list[str]:
-    """The cells of a choice, under HEADINGS. A line with a "dataset" has it before its name."""
-    data = f"{line['dataset']}: " if "dataset" in line else ""
-    return [
-        data + name_cell(line),
-        str(line["seeds"]),
-        f"{line['valid']:.2f}",
-        *metric_cells(line),
-        "{:.2f}–{:.2f}".format(*line["ci95"]),
-        *gain_cells(line),
-    ]
-
-
-def write_comparison(
-    lines: list[dict[str, Any]],
-    stem: Path,
-    title: str,
-    labels: Iterable[str] = (),
-    runs: FoundRuns | None = None,
-) -> None:
-    """Prints the lines of `compare`, and writes them as `write_table` does.
-
-    The caption names those of the `labels` that have no line.
-    """
-    judged, rules = ({line[name]: None for line in lines} for name in ("slice", "select"))
-    caption = (
-        f"Test part, percent, mean ± sd over seeds; NDCG@10 and @20, interval and tests (NDCG@50) "
-        f"on {' or '.join(judged)} targets; * best on validation ({', '.join(rules)}). To compare "
-        f"a mean over seeds with a single run, use t. {ON_GAINS}"
-    )
-    finished = {line["choice"] for line in lines}
-    missing = [label for label in labels if label not in finished]
-    if missing:
-        caption += f" Without a finished run: {', '.join(missing)}."
-    shown = _columns_shown(lines)
-    headings = [HEADINGS[place] for place in shown]
-    found = [cells(line) for line in lines]
-    rows = [[row[place] for place in shown] for row in found]
-    write_table(headings, rows, lines, stem, title, caption, runs)
-
-
-def write_table(
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    lines: list[dict[str, Any]],
-    stem: Path,
-    title: str,
-    caption: str,
-    runs: FoundRuns | None = None,
-) -> None:
-    """Prints a table and writes it to stem.md, and its numbers to stem.json and stem.csv.
-
-    index.html in the same folder shows the table and the runs below the folder.
-
-    Args:
-      runs: the runs below the folder; None: read them.
-    """
-    print_table(headings, rows, title, caption)
-    markdown = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
-    markdown.insert(1, "|---" * len(headings) + "|")
-    write_text(stem.with_suffix(".md"), f"{title}\n\n" + "\n".join(markdown) + f"\n\n{caption}\n")
-    write_text(stem.with_suffix(".json"), json.dumps(lines, indent=2))
-    write_text(stem.with_suffix(".csv"), pd.json_normalize(lines).to_csv(index=False))
-    files = [f"{stem.name}{end}" for end in (".md", ".json", ".csv")]
-    page = folder_page(stem.parent, Table(title, headings, rows, caption), lines, files, runs)
-    write_text(stem.parent / PAGE, page)
-    print(f"page: {stem.parent / PAGE}\ntable: {stem}.md, .json, .csv")
-
-
-# Width without a terminal.
-PRINTED_WIDTH = 80
-# Maximum width of the first column, which every part of a broken table repeats. Folds longer names.
-NAME_WIDTH = 28
-
-
-def print_table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], title: str, caption: str
-) -> None:
-    """Prints a table at the width of the terminal, or of 80 columns.
-
-    It breaks a wider table between columns. Each part repeats the first column.
-    """
-    console = Console()
-    width = console.width if console.is_terminal else PRINTED_WIDTH
-    console = Console(width=width)
-    console.print(title, style="italic", markup=False, highlight=False)
-    for columns in _column_parts(headings, rows, width):
-        table = PrintedTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for place in (0, *columns):
-            justify: Any = "right" if place else "left"
-            most = None if place else NAME_WIDTH
-            table.add_column(headings[place], justify=justify, max_width=most, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(row[place]) for place in (0, *columns)))
-        console.print(table)
-    console.print(caption, markup=False, highlight=False)
-
-
-def _column_parts(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
-) -> list[list[int]]:
-    """The indices of the columns of each part, in order, without the first column."""
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    # Two spaces separate columns.
-    first = min(widths[0], NAME_WIDTH)
-    parts: list[list[int]] = [[]]
-    used = first
-    for place, wide in enumerate(widths[1:], 1):
-        if parts[-1] and used + wide + 2 > width:
-            parts.append([])
-            used = first
-        parts[-1].append(place)
-        used += wide + 2
-    return parts
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes the whole file or nothing. Raises InputError if the file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text.encode())
-    except OSError as error:
-        raise InputError(f"--workdir: {path} cannot be written: {error.strerror}") from None

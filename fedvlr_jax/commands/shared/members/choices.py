@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedvlr_jax.commands.shared.launch import note_unused
+from fedvlr_jax.commands.shared.config_flags import note_unused
 from fedvlr_jax.commands.shared.member_flags import OF_ONE_RUN
 from fedvlr_jax.commands.shared.members.say import say
 from fedvlr_jax.config import ALIASES, Config, DataConfig

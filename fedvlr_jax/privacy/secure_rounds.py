@@ -1,16 +1,17 @@
-"""The ring of a run's secure sums: levels, bound, and the noise of each client."""
+"""The rounds of --aggregation=secure: their clients, the ring of their sums, and their cost."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.fleet.transfer import Shape
 from fedvlr_jax.privacy.release import places_of
 from fedvlr_jax.privacy.secure_sum import Cost, cost, neighbours_for
-from fedvlr_jax.uplink.ring import LEAST_DEVIATION, MOST_DEVIATION, MOST_LEVELS, Ring, least_answers
+from fedvlr_jax.uplink.discrete_gaussian import LEAST_DEVIATION, MOST_DEVIATION
+from fedvlr_jax.uplink.ring import MOST_LEVELS, Ring
 
 # The bound on one number if neither --secure_bound nor --clip_norm gives one.
 DEFAULT_BOUND = 8.0
@@ -18,6 +19,15 @@ DEFAULT_BOUND = 8.0
 AIMED_DEVIATION = 1024.0
 # Room for the noise of the sum, in its standard deviations.
 NOISE_REACH = 10
+
+
+def least_answers(threshold: float, sampled: Any) -> Any:
+    """The number of `sampled` clients, an int or an int32 array, that must respond to a secure sum.
+
+    The threshold is rounded up to thousandths, so that the comparison is one of integers.
+    """
+    thousandths = math.ceil(1000 * threshold - 1e-6)
+    return thousandths * (sampled // 1000) + (thousandths * (sampled % 1000) + 999) // 1000
 
 
 class SecureCohort(NamedTuple):

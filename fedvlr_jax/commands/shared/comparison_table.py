@@ -1,0 +1,123 @@
+"""The table of a comparison: the cells of its lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedvlr_jax.commands.shared.page import FoundRuns
+from fedvlr_jax.commands.shared.tables import write_table
+from fedvlr_jax.report.folder import Table
+
+# Note below every table of gains.
+ON_GAINS = (
+    "Gains: ± is the difference that the t-test detects in 80 % of repetitions; Holm is the p of "
+    "t, corrected over the gains of the table. Runs with equal ranks count as one."
+)
+
+# Heading of the second cell of gain_cells; see `significance.PairedTest`.
+TESTS = "p: Wilcoxon / t / Holm"
+
+HEADINGS = (
+    "choice",
+    "seeds",
+    "validation",
+    "HR@50",
+    "NDCG@50",
+    "warm HR@50",
+    "warm NDCG@50",
+    "NDCG@10",
+    "NDCG@20",
+    "95% CI",
+    "against first",
+    TESTS,
+)
+
+
+def mean_cell(line: Mapping[str, Any], name: str) -> str:
+    """E.g. "23.10 ± 0.72", with one seed "23.10"; a dash if the line lacks the number."""
+    if name not in line:
+        return "-"
+    spread = f" ± {line[f'{name}_sd']:.2f}" if line["seeds"] > 1 else ""
+    return f"{line[name]:.2f}{spread}"
+
+
+def metric_cells(line: Mapping[str, Any]) -> list[str]:
+    """HR@50 and NDCG@50 of all and of warm targets, then NDCG@10 and @20 of the judged slice."""
+    names = ("all_hr@50", "all_ndcg@50", "warm_hr@50", "warm_ndcg@50")
+    judged = (f"{line['slice']}_ndcg@{k}" for k in (10, 20))
+    return [mean_cell(line, name) for name in (*names, *judged)]
+
+
+def name_cell(line: Mapping[str, Any]) -> str:
+    """The choice, with * if validation chose it, and with the epsilon of a private run.
+
+    A baseline has its full name and its kind.
+    """
+    if (kind := line.get("baseline_of")) is None:
+        private = f" (epsilon {line['epsilon']:.4g})" if line.get("epsilon") else ""
+        return line["choice"] + private + (" *" if line.get("chosen") else "")
+    content = ", content-aware" if kind["content"] else ""
+    tried = f", {kind['settings_tried']} settings" if kind["settings_tried"] > 1 else ""
+    return f"{kind['title']} [{kind['trained']}{content}{tried}]"
+
+
+def gain_cells(line: Mapping[str, Any]) -> list[str]:
+    """Two cells of `gain`: the gain with the detectable difference, and the p of the tests.
+
+    Dashes if the line has no gain.
+    """
+    if "gain" not in line:
+        return ["-", "-"]
+    return [
+        f"{line['gain']:+.2f} ± {line['detectable']:.2f} ({line['gain_relative']:+.0f}%)",
+        f"{line['p_value']:.2g} / {line['p_mean']:.2g} / {line['p_holm']:.2g}",
+    ]
+
+
+def _columns_shown(lines: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The indices of the HEADINGS to show: without cold targets, those of warm ones repeat all."""
+    warm = any(line["slice"] == "warm" for line in lines)
+    return [place for place, name in enumerate(HEADINGS) if warm or not name.startswith("warm")]
+
+
+def cells(line: Mapping[str, Any]) -> list[str]:
+    """The cells of a choice, under HEADINGS. A line with a "dataset" has it before its name."""
+    data = f"{line['dataset']}: " if "dataset" in line else ""
+    return [
+        data + name_cell(line),
+        str(line["seeds"]),
+        f"{line['valid']:.2f}",
+        *metric_cells(line),
+        "{:.2f}–{:.2f}".format(*line["ci95"]),
+        *gain_cells(line),
+    ]
+
+
+def write_comparison(
+    lines: list[dict[str, Any]],
+    stem: Path,
+    title: str,
+    labels: Iterable[str] = (),
+    runs: FoundRuns | None = None,
+) -> None:
+    """Prints the lines of `compare`, and writes them as `write_table` does.
+
+    The caption names those of the `labels` that have no line.
+    """
+    judged, rules = ({line[name]: None for line in lines} for name in ("slice", "select"))
+    caption = (
+        f"Test part, percent, mean ± sd over seeds; NDCG@10 and @20, interval and tests (NDCG@50) "
+        f"on {' or '.join(judged)} targets; * best on validation ({', '.join(rules)}). To compare "
+        f"a mean over seeds with a single run, use t. {ON_GAINS}"
+    )
+    finished = {line["choice"] for line in lines}
+    missing = [label for label in labels if label not in finished]
+    if missing:
+        caption += f" Without a finished run: {', '.join(missing)}."
+    shown = _columns_shown(lines)
+    headings = [HEADINGS[place] for place in shown]
+    found = [cells(line) for line in lines]
+    rows = [[row[place] for place in shown] for row in found]
+    write_table(Table(title, headings, rows, caption), lines, stem, runs)

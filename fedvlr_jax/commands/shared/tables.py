@@ -1,0 +1,98 @@
+"""Prints a table, and writes it with its numbers and the page of its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as PrintedTable
+from rich.text import Text
+
+from fedvlr_jax.commands.shared.page import PAGE, FoundRuns, folder_page
+from fedvlr_jax.errors import InputError
+from fedvlr_jax.report import replace_file
+from fedvlr_jax.report.folder import Table
+
+
+def write_table(
+    table: Table, lines: list[dict[str, Any]], stem: Path, runs: FoundRuns | None = None
+) -> None:
+    """Prints a table and writes it to stem.md, and its numbers to stem.json and stem.csv.
+
+    index.html in the same folder shows the table and the runs below the folder.
+
+    Args:
+      lines: the numbers of the table, one dict per row.
+      runs: the runs below the folder; None: read them.
+    """
+    print_table(table)
+    title, headings, rows, caption = table
+    markdown = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
+    markdown.insert(1, "|---" * len(headings) + "|")
+    write_text(stem.with_suffix(".md"), f"{title}\n\n" + "\n".join(markdown) + f"\n\n{caption}\n")
+    write_text(stem.with_suffix(".json"), json.dumps(lines, indent=2))
+    write_text(stem.with_suffix(".csv"), pd.json_normalize(lines).to_csv(index=False))
+    files = [f"{stem.name}{end}" for end in (".md", ".json", ".csv")]
+    page = folder_page(stem.parent, table, lines, files, runs)
+    write_text(stem.parent / PAGE, page)
+    print(f"page: {stem.parent / PAGE}\ntable: {stem}.md, .json, .csv")
+
+
+# Width without a terminal.
+PRINTED_WIDTH = 80
+# Maximum width of the first column, which every part of a broken table repeats. Folds longer names.
+NAME_WIDTH = 28
+
+
+def print_table(table: Table) -> None:
+    """Prints a table at the width of the terminal, or of 80 columns.
+
+    It breaks a wider table between columns. Each part repeats the first column.
+    """
+    console = Console()
+    width = console.width if console.is_terminal else PRINTED_WIDTH
+    console = Console(width=width)
+    title, headings, rows, caption = table
+    console.print(title, style="italic", markup=False, highlight=False)
+    for columns in _column_parts(headings, rows, width):
+        printed = PrintedTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for place in (0, *columns):
+            justify: Any = "right" if place else "left"
+            most = None if place else NAME_WIDTH
+            printed.add_column(headings[place], justify=justify, max_width=most, overflow="fold")
+        for row in rows:
+            printed.add_row(*(Text(row[place]) for place in (0, *columns)))
+        console.print(printed)
+    console.print(caption, markup=False, highlight=False)
+
+
+def _column_parts(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> list[list[int]]:
+    """The indices of the columns of each part, in order, without the first column."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    # Two spaces separate columns.
+    first = min(widths[0], NAME_WIDTH)
+    parts: list[list[int]] = [[]]
+    used = first
+    for place, wide in enumerate(widths[1:], 1):
+        if parts[-1] and used + wide + 2 > width:
+            parts.append([])
+            used = first
+        parts[-1].append(place)
+        used += wide + 2
+    return parts
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes the whole file or nothing. Raises InputError if the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, text.encode())
+    except OSError as error:
+        raise InputError(f"--workdir: {path} cannot be written: {error.strerror}") from None
