@@ -114,7 +114,7 @@ def fedrec(public: np.ndarray, targets: np.ndarray, strength: float, first: int)
         queries = estimate(vectors)
         scores = queries @ vectors.T
         others = scores.at[:, rows].set(-jnp.inf)
-        best, items = jax.lax.top_k(others, LIST_LENGTH)
+        best, items = jax.lax.top_k(others, min(LIST_LENGTH, len(vectors) - len(rows)))
         behind = best[:, -1:] - scores[:, rows]
         pull = jnp.where(behind >= 0, 1.0, jnp.exp(jnp.minimum(behind, 0.0)))
         gradient = jnp.zeros_like(vectors).at[rows].add(-pull.T @ queries)
@@ -159,7 +159,7 @@ def pieck(
         change = jnp.sqrt(jnp.sum(jnp.square(vectors - memory["last"]), axis=1))
         known = memory["seen"] > 0
         moved = memory["moved"] + jnp.where(known, change, 0.0)
-        _, popular = jax.lax.top_k(moved.at[rows].set(-1.0), POPULAR_ITEMS)
+        _, popular = jax.lax.top_k(moved.at[rows].set(-1.0), min(POPULAR_ITEMS, len(moved)))
         gradient = loss_gradient(vectors[rows], vectors[popular])
         keep, common = _forged_rows(seen, rows, gradient, strength)
         assert common is not None

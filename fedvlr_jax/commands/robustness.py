@@ -127,7 +127,9 @@ def with_defense(
 
 
 def wilson(share: float, count: float) -> list[float]:
-    """The 95 % interval of a share of `count` users (Wilson 1927)."""
+    """The 95 % interval of a share of `count` users (Wilson 1927); 0 to 1 without users."""
+    if not count:
+        return [0.0, 1.0]
     z = 1.959964
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     spread = math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))

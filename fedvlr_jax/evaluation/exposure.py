@@ -22,8 +22,8 @@ def exposure(
     validation. The result is the mean over targets. Random recommendations give about K / I.
 
     Args:
-      recommended: int [N, k], best first, k >= max(ks), without the user's train and validation
-        items.
+      recommended: int [N, k], best first, k >= max(ks) or all items, without the user's train and
+        validation items.
       targets: int [T], the items that the attack promotes.
       ks: the cut-offs.
 

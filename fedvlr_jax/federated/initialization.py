@@ -79,7 +79,7 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
     init, names, train = config.init, model.fusion.names, dataset.train
     if init.init == "random" and init.init_router == "uniform":
         return None
-    _check(config, model, dataset)
+    check_initialization(config, model, dataset)
     weights, clients = np.full((1, len(names)), 1 / len(names)), {}
     if init.init_router != "uniform":
         weights = _router_weights(config, names, dataset)
@@ -263,10 +263,12 @@ def spectral_initialization(
     return np.pad(items, missing), np.pad((own @ directions) * kept, missing)
 
 
-def _check(config: Config, model: Model, dataset: Dataset) -> None:
+def check_initialization(config: Config, model: Model, dataset: Dataset) -> None:
     """Raises InputError if the model or the federation does not allow the initialization."""
     init, fusion = config.init, model.fusion
     closed = init.init != "random"
+    if not closed and init.init_router == "uniform":
+        return
     given = f"--init={init.init}" if closed else f"--init_router={init.init_router}"
     if closed or init.init_router != "planted":
         _check_exchanges(config, given)

@@ -13,7 +13,8 @@
 from __future__ import annotations
 
 from fedvlr_jax.errors import NonFiniteError
+from fedvlr_jax.simulation.setup import check_setup
 from fedvlr_jax.simulation.simulation import Simulation, make_simulation
 from fedvlr_jax.simulation.state import State
 
-__all__ = ["NonFiniteError", "Simulation", "State", "make_simulation"]
+__all__ = ["NonFiniteError", "Simulation", "State", "check_setup", "make_simulation"]

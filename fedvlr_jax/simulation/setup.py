@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,16 +18,21 @@ from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
 from fedvlr_jax.federated.devices import GROUPS, client_mesh, on_all, put
-from fedvlr_jax.federated.initialization import Initialization, make_initialization
+from fedvlr_jax.federated.initialization import (
+    Initialization,
+    check_initialization,
+    make_initialization,
+)
 from fedvlr_jax.federated.local import Task
 from fedvlr_jax.federated.matmul_precision import check_precision
 from fedvlr_jax.federated.model import Model, make_model
 from fedvlr_jax.federated.plans import choose_plan
-from fedvlr_jax.fleet.participation import Participation
+from fedvlr_jax.fleet import make_participation
+from fedvlr_jax.fleet.participation import Participation, Work
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
 from fedvlr_jax.privacy.calibration import resolved
-from fedvlr_jax.settings import compiled, key_of, shapes_of
+from fedvlr_jax.settings import compiled, key_of, shapes_of, under_own_settings
 
 # Rows of one client's loss are counted in int32.
 MOST_ROWS = 2**31 - 1
@@ -104,6 +109,54 @@ def make_setup(
     Raises:
       InputError: choices that do not fit the data set.
     """
+    parts = _make_parts(config, dataset, backbone, fusion, aggregator, participation)
+    config, population = parts.config, parts.population
+    mesh = client_mesh(config.run.devices, exact=parts.aggregator.reduce.exact)
+    train = population.train
+    initialization = make_initialization(config, parts.model, population)
+    if initialization is not None and initialization.recency:
+        train = train.weighted_by_recency(float(initialization.recency))
+    task = parts.task(weighted=train.weight is not None)
+    plan, buckets = _plan_and_buckets(task, population.train)
+    return Setup(
+        config=config,
+        dataset=dataset,
+        population=population,
+        task=task,
+        buckets=tuple(buckets),
+        features=put(dict(dataset.features), on_all(mesh)),
+        plan=plan,
+        initialization=initialization,
+        train=train,
+        mesh=mesh,
+        hostile=parts.hostile,
+    )
+
+
+class _Parts(NamedTuple):
+    """The parts of a `Setup` that take no time; its attributes describe them."""
+
+    config: Config
+    population: Dataset
+    hostile: Hostile | None
+    model: Model
+    aggregator: Aggregator
+
+    def task(self, *, weighted: bool) -> Task:
+        """The inputs of a plan; `weighted`: whether the histories have weights."""
+        pool = negative_pool(self.population.train, self.config.evaluation.negative_pool)
+        return Task(self.model, self.config, pool, self.aggregator, weighted=weighted)
+
+
+def _make_parts(
+    config: Config,
+    dataset: Dataset,
+    backbone: Backbone | None = None,
+    fusion: Fusion | None = None,
+    aggregator: Aggregator | None = None,
+    participation: Participation | None = None,
+) -> _Parts:
+    """The parts of `make_setup`, which has the same arguments and errors."""
     config = resolved_auto(config, own_model=backbone is not None or fusion is not None)
     hostile, population = None, dataset
     if config.attack.attack != "none":
@@ -118,27 +171,26 @@ def make_setup(
         aggregator = make_aggregator(config, population.num_users, expected)
     if hostile is not None:
         aggregator = aggregator.attacked(make_attack(config.attack, hostile))
-    mesh = client_mesh(config.run.devices, exact=aggregator.reduce.exact)
-    train = population.train
-    pool = negative_pool(train, config.evaluation.negative_pool)
-    initialization = make_initialization(config, model, population)
-    if initialization is not None and initialization.recency:
-        train = train.weighted_by_recency(float(initialization.recency))
-    task = Task(model, config, pool, aggregator, weighted=train.weight is not None)
-    plan, buckets = _plan_and_buckets(task, population.train)
-    return Setup(
-        config=config,
-        dataset=dataset,
-        population=population,
-        task=task,
-        buckets=tuple(buckets),
-        features=put(dict(dataset.features), on_all(mesh)),
-        plan=plan,
-        initialization=initialization,
-        train=train,
-        mesh=mesh,
-        hostile=hostile,
-    )
+    return _Parts(config, population, hostile, model, aggregator)
+
+
+@under_own_settings
+def check_setup(config: Config, dataset: Dataset) -> None:
+    """Refuses choices that `make_simulation` refuses. It computes no initialization.
+
+    It takes little time, so a command can check all its runs before it trains the first one.
+
+    Raises:
+      InputError: choices that do not fit each other or the data set.
+    """
+    parts = _make_parts(config, dataset)
+    config, population = parts.config, parts.population
+    check_initialization(config, parts.model, population)
+    weighted = population.train.weight is not None
+    _plan_and_buckets(parts.task(weighted=weighted), population.train)
+    if config.fleet.has_clock:
+        nothing = np.zeros(population.num_users)
+        make_participation(config, population, Work(nothing, nothing, nothing))
 
 
 def _check(config: Config, dataset: Dataset, model: Model, *, own_parts: bool) -> None:

@@ -184,10 +184,10 @@ def summarise_attack(simulation: Simulation, run: RunState) -> dict[str, Any]:
     """
     hostile, dataset, config = simulation.hostile, simulation.dataset, simulation.config
     assert hostile is not None
-    ks = [k for k in (5, 10, 20) if k <= dataset.num_items]
+    ks = (5, 10, 20)
 
     def exposure_at(state: State) -> dict[str, Any]:
-        recommended, _ = simulation.recommend(state, max(ks))
+        recommended, _ = simulation.recommend(state, min(max(ks), dataset.num_items))
         return exposure(recommended, hostile.targets, dataset, ks)
 
     test = simulation.evaluate(run.state, "test")

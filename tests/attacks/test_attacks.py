@@ -35,7 +35,7 @@ def views(seed=1):
 
 
 def make(name, strength=1.0, seed=0):
-    public = np.array([[0, 0, 1, 3], [4, 5, 4, 7]])
+    public = np.array([[0, 0, 1, 3], [4, 5, 4, 7 % ITEMS]])
     return ATTACKS[name](AttackOptions(FIRST, CLIENTS, strength, seed, TARGETS, public))
 
 
@@ -134,6 +134,17 @@ def test_pieck_knows_popular_items_from_the_second_broadcast_on():
     assert set(np.argsort(np.asarray(memory["moved"]))[-2:]) == {4, 7}
     rows = found[HOSTILE, : ITEMS * WIDTH].reshape(2, ITEMS, WIDTH)
     assert set(np.flatnonzero(np.abs(rows[0]).sum(axis=1))) == set(TARGETS)
+
+
+@pytest.mark.parametrize("name", ["fedrec", "pieck_ipe", "pieck_uea"])
+def test_fewer_items_than_the_lists_of_an_attack(name, monkeypatch):
+    monkeypatch.setitem(globals(), "ITEMS", 6)
+    monkeypatch.setitem(globals(), "TARGETS", np.array([2, 5]))
+    attack, memory = make(name), None
+    for seed in (1, 2):
+        found, memory = sent(attack, memory, shown=views(seed))
+        assert np.isfinite(found).all()
+    assert np.abs(found[HOSTILE] - trained()[HOSTILE]).max() > 0.1
 
 
 def test_the_losses_of_pieck_by_numbers():

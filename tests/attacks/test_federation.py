@@ -10,6 +10,7 @@ import pytest
 from fedvlr_jax.attacks import plan_hostile, with_hostile
 from fedvlr_jax.config import AttackConfig, Config
 from fedvlr_jax.contracts import check_dataset
+from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.exposure import exposure
@@ -128,6 +129,8 @@ def test_exposure_by_hand():
     assert found["users"] == len(others)
     assert found["er@1"] == pytest.approx(1 / len(others))
     assert found["er@3"] == pytest.approx(2 / len(others))
+    # A list of all items there are is as long as any cut-off.
+    assert exposure(recommended, [target], data, [20])["er@20"] == found["er@3"]
 
 
 @pytest.mark.parametrize("name", ["pieck_uea", "fedrec"])
@@ -178,6 +181,16 @@ def test_hostile_histories_change_no_slice_and_no_baseline():
     for part in ("valid", "test"):
         assert count(found[0], part) == count(found[1], part)
     assert found[0]["baselines"] == found[1]["baselines"] != {}
+
+
+def test_a_catalogue_shorter_than_the_lists_has_every_exposure():
+    rows = np.arange(12)[:, None] + np.arange(4)[None, :]
+    few = Dataset.from_arrays(user=np.repeat(np.arange(12), 4), item=rows.ravel() % 15)
+    simulation = make_simulation(small(attack="sign_flip", width=4), few)
+    attack = summarise_run(simulation, *train(simulation))[0]["attack"]
+    # All 15 items are in a list of 20, so every user who can be shown the target is shown it.
+    assert 0.0 <= attack["er@5"] <= attack["er@10"] <= 1.0
+    assert attack["er@20"] == 1.0
 
 
 @pytest.mark.parametrize("name", mostly_slow(["fedrec", "pieck_uea", "pieck_ipe"], 3))

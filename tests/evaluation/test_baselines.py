@@ -311,6 +311,38 @@ def test_pure_svd_is_the_best_approximation_of_its_rank():
     np.testing.assert_allclose(scores(data, "puresvd", rank=4), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "train",
+    [
+        [[0, 1, 2]],
+        [[0], [0], [0]],
+        [[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2]],
+        [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1]],
+    ],
+    ids=["one user", "one item", "equal users", "two kinds of users"],
+)
+def test_factors_of_a_train_part_of_low_rank(train):
+    """Two is at least the rank of each train part, so PureSVD gives the train part itself."""
+    items = max(max(row) for row in train) + 1
+    data = dataset(train, [[]] * len(train), [[]] * len(train), items)
+    np.testing.assert_allclose(scores(data, "puresvd", rank=2), dense(data.train), atol=1e-9)
+    assert np.isfinite(scores(data, "ials")).all()
+
+
+def test_a_modality_of_equal_rows_knows_nothing():
+    random = random_dataset(12, 20)
+    equal = {"text": np.full((20, 3), 7, np.float32), "image": np.zeros((20, 2), np.float32)}
+    data = dataclasses.replace(random, features=equal)
+    for whitening in (0.0, 0.5, 1.0):
+        assert not scores(data, "content_knn_all", whitening=whitening).any()
+    mixed = dataclasses.replace(random, features={**equal, "image": random.features["image"]})
+    np.testing.assert_allclose(
+        scores(mixed, "content_knn_all", whitening=0.5),
+        scores(random, "content_knn_image", whitening=0.5),
+        atol=1e-12,
+    )
+
+
 def test_least_squares_against_a_dense_solve():
     rng = np.random.default_rng(0)
     factors = rng.normal(size=(300, 5))

@@ -1,9 +1,11 @@
 """What finished runs say of their test targets, as this version and earlier ones wrote them."""
 
+import json
+
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands.shared.comparison import read_choice
+from fedvlr_jax.commands.shared.comparison import Compared, gain, read_choice, write_table
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.evaluation.baselines import baselines_of, rank, scores_of
 from fedvlr_jax.report import RunDirectory
@@ -59,3 +61,21 @@ def test_runs_of_earlier_versions_compare_as_they_did(dataset, tmp_path):
     assert new.line == old.line
     # The judged targets are the warm ones: item 2 of user 1 is one, items 3, 4 and 5 are cold.
     assert np.isnan(new.ndcg).tolist() == [True, False, True]
+
+
+def test_the_json_of_a_table_has_no_number_that_json_lacks(tmp_path):
+    """One user, and a reference of 0: no detectable difference, an infinite relative gain."""
+    one = Compared({"choice": "a"}, np.array([0.5]))
+    none = Compared({"choice": "b"}, np.array([0.0]))
+    line = {**one.line, **gain(one, none), "nested": {"by_seed": [1.0, np.nan]}}
+    assert np.isinf(line["gain_relative"]) and np.isnan(line["detectable"])
+    write_table(("choice",), [["a"]], [line], tmp_path / "table", "title", "caption")
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = (tmp_path / "table.json").read_text()
+    (found,) = json.loads(text, parse_constant=refuse)
+    assert found["gain"] == 50.0
+    assert found["gain_relative"] is None and found["detectable"] is None
+    assert found["nested"]["by_seed"] == [1.0, None]

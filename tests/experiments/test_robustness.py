@@ -29,6 +29,8 @@ def test_the_interval_by_wilsons_numbers():
     # 10 of 50: the 95 % interval of the method is 0.112 to 0.330.
     assert wilson(0.2, 50) == pytest.approx([0.1124, 0.3304], abs=1e-4)
     assert wilson(0.0, 100)[0] == 0.0 and wilson(1.0, 100)[1] == 1.0
+    # Every user has every target: nobody is counted, so nothing is known.
+    assert wilson(0.0, 0.0) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,31 @@ def results(folder):
         yield path.parent.name, path.name, summary["valid"], summary["test"], lines
 
 
+@pytest.mark.parametrize(
+    ("over", "named"),
+    [
+        ("cohort=5,500", "cohort=500: --cohort=500: the data set has 40 users"),
+        ("views=id;id,sound", "'sound' is not a view"),
+        ("init=random,spectral", "has no private vector"),
+        ("plan=auto,dense", "--plan=dense: cannot train"),
+        ("over_selection=1,3", "asks for more than the 40 clients"),
+        ("upload_rank=0,9999", "a row of the views has"),
+    ],
+)
+def test_every_member_is_checked_before_one_is_trained(monkeypatch, tmp_path, over, named):
+    monkeypatch.setattr(training, "train_group", None)
+    small = dict(synthetic_users=40, synthetic_items=60, width=8, baselines=False, init="random")
+    own = {
+        "init=random,spectral": dict(backbone="fedavg"),
+        "plan=auto,dense": dict(history_weight=1.0),
+        "over_selection=1,3": dict(cohort=20),
+    }
+    base = Config.from_flat(**small | own.get(over, {}), workdir=str(tmp_path / "w"))
+    with pytest.raises(InputError, match=named):
+        training.train_waiting(make_members(base, [over], [0]))
+    assert not (tmp_path / "w").exists()
+
+
 def test_a_signal_loses_no_member_of_a_sweep(monkeypatch, tmp_path):
     """The sweep is stopped after the first blocks of rounds of its first and second program."""
     monkeypatch.setattr(training, "FLAGS", types.SimpleNamespace(members_at_once=1))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,21 @@ def write_table(
     markdown = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
     markdown.insert(1, "|---" * len(headings) + "|")
     write_text(stem.with_suffix(".md"), f"{title}\n\n" + "\n".join(markdown) + f"\n\n{caption}\n")
-    write_text(stem.with_suffix(".json"), json.dumps(lines, indent=2))
+    write_text(stem.with_suffix(".json"), json.dumps(_strict(lines), indent=2, allow_nan=False))
     write_text(stem.with_suffix(".csv"), pd.json_normalize(lines).to_csv(index=False))
     files = [f"{stem.name}{end}" for end in (".md", ".json", ".csv")]
     page = folder_page(stem.parent, table, lines, files, runs)
     write_text(stem.parent / PAGE, page)
     print(f"page: {stem.parent / PAGE}\ntable: {stem}.md, .json, .csv")
+
+
+def _strict(value: Any) -> Any:
+    """The same value with None for numbers that are not finite; JSON has none."""
+    if isinstance(value, Mapping):
+        return {key: _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # Width without a terminal.

@@ -12,17 +12,26 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines.model import Model
 from fedvlr_jax.least_squares import least_squares
 
+# Singular values below this share of the largest one are zero up to rounding.
+NO_VALUE = 1e-8
+
 
 def _right_vectors(train: sparse.csr_array, rank: int) -> np.ndarray:
     """float64 [I, r]: the leading right singular vectors, scaled by their values, largest first.
 
-    r is `rank`, but at most min(train.shape) - 1. The row of an item without interactions is
-    exactly 0.
+    r is `rank`, but at most min(train.shape) - 1 (1 for a single user or item) and at most the rank
+    of the matrix: the directions of zero singular values are rounding noise. The row of an item
+    without interactions is exactly 0.
     """
-    rank = min(rank, min(train.shape) - 1)
-    start = np.random.default_rng(0).random(min(train.shape))
-    left, _, _ = svds(train, k=rank, v0=start)
-    return (train.T @ left)[:, ::-1]
+    smallest = min(train.shape)
+    if smallest == 1:
+        left = np.linalg.svd(train.toarray(), full_matrices=False)[0]
+    else:
+        start = np.random.default_rng(0).random(smallest)
+        left, _, _ = svds(train, k=min(rank, smallest - 1), v0=start)
+    scaled = (train.T @ left)[:, ::-1]
+    values = np.linalg.norm(scaled, axis=0)
+    return scaled[:, values > NO_VALUE * values.max()]
 
 
 def pure_svd(dataset: Dataset) -> Callable[..., Model]:

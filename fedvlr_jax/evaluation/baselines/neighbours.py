@@ -57,7 +57,8 @@ def _partly_whitened(rows: np.ndarray) -> Callable[[float], np.ndarray]:
     """Returns a function power -> unit rows [I, d], with each principal axis divided by s^power.
 
     s is the standard deviation along the axis. The rows are centred first; a row equal to the mean
-    becomes 0. Axes without variance are dropped. Power 0 gives the centred rows, up to a rotation.
+    becomes 0. Axes without variance are dropped: if all rows are equal, d is 0. Power 0 gives the
+    centred rows, up to a rotation.
     """
     unit = centred_unit_rows(rows)
     values, axes = np.linalg.eigh(unit.T @ unit)
@@ -65,7 +66,7 @@ def _partly_whitened(rows: np.ndarray) -> Callable[[float], np.ndarray]:
     rotated, deviation = unit @ axes[:, kept], np.sqrt(values[kept])
 
     def whiten(power: float) -> np.ndarray:
-        scaled = rotated * (deviation / deviation.max()) ** -power
+        scaled = rotated * (deviation / deviation.max(initial=0.0)) ** -power
         length = np.linalg.norm(scaled, axis=1, keepdims=True)
         return scaled / np.where(length > 0, length, 1.0)
 

@@ -40,7 +40,7 @@ from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config
 from fedvlr_jax.memory import check_fits, memory_budget
 from fedvlr_jax.report import Progress
 from fedvlr_jax.selection import SLICES
-from fedvlr_jax.simulation import Simulation, make_simulation
+from fedvlr_jax.simulation import Simulation, check_setup, make_simulation
 from fedvlr_jax.training import RunState, Timing
 from fedvlr_jax.training.ensemble import (
     ENDED,
@@ -74,8 +74,8 @@ def train_waiting(
       evaluate: evaluates the baselines.
 
     Raises:
-      InputError: a folder contains another run, or a data set lacks a validation part that
-        `selects` needs. Nothing was trained.
+      InputError: a folder contains another run, a data set lacks a validation part that `selects`
+        needs, or a member has choices that do not fit. Nothing was trained.
       Interrupted: a signal stopped the command; the trained members are saved.
     """
     loaded = Loaded(evaluate)
@@ -95,11 +95,21 @@ def train_waiting(
     for member in members:
         if not _is_complete(member, loaded):
             waiting.setdefault(member.program, []).append(member)
+    # Otherwise a member that is refused would end the command after others have trained.
+    for group in waiting.values():
+        _check_setup(group[0], loaded.dataset(group[0].config))
     with StopRequest() as stop:
         for group in waiting.values():
             simulation = make_simulation(group[0].config, loaded.dataset(group[0].config))
             train_group(group, Programs(simulation), loaded.baselines, stop, keep=keep)
     return loaded.datasets
+
+
+def _check_setup(member: Member, dataset: Dataset) -> None:
+    try:
+        check_setup(member.config, dataset)
+    except InputError as error:
+        raise InputError(f"{member.label}: {error}") from None
 
 
 def _is_complete(member: Member, loaded: Loaded) -> bool:
