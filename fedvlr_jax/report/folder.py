@@ -59,7 +59,7 @@ class Group(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A comparison as `commands.shared.comparison.write_table` prints it."""
+    """A comparison as `commands.shared.tables.write_table` prints it."""
 
     title: str
     headings: Sequence[str]

@@ -28,7 +28,8 @@ from fedvlr_jax.federated.matmul_precision import check_precision
 from fedvlr_jax.federated.model import Model, make_model
 from fedvlr_jax.federated.plans import choose_plan
 from fedvlr_jax.fleet import make_participation
-from fedvlr_jax.fleet.participation import Participation, Work
+from fedvlr_jax.fleet.participation import Participation
+from fedvlr_jax.fleet.work import Work
 from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
 from fedvlr_jax.privacy.calibration import resolved

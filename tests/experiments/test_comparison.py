@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands.shared.comparison import Compared, gain, read_choice, write_table
+from fedvlr_jax.commands.shared.comparison import Compared, gain, read_choice
+from fedvlr_jax.commands.shared.tables import write_table
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.evaluation.baselines import baselines_of, rank, scores_of
 from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.report.folder import Table
 from fedvlr_jax.training.summary import summarise_ranks
 
 
@@ -69,7 +71,8 @@ def test_the_json_of_a_table_has_no_number_that_json_lacks(tmp_path):
     none = Compared({"choice": "b"}, np.array([0.0]))
     line = {**one.line, **gain(one, none), "nested": {"by_seed": [1.0, np.nan]}}
     assert np.isinf(line["gain_relative"]) and np.isnan(line["detectable"])
-    write_table(("choice",), [["a"]], [line], tmp_path / "table", "title", "caption")
+    table = Table("title", ("choice",), [["a"]], "caption")
+    write_table(table, [line], tmp_path / "table")
 
     def refuse(constant):
         raise AssertionError(constant)
