@@ -55,7 +55,7 @@ def render_report(
             curves=_curves(summary, metrics),
             bars=figures(plots.method_bars(summary, metric) for metric in results.METRIC_LABELS),
             activity=figures([plots.activity_bars(summary, users), plots.user_distribution(users)]),
-            router=_router(summary, users),
+            router=_router(config, summary, users),
             recommended=_recommended(summary),
             privacy=_privacy(summary),
             dataset=_dataset_rows(config, summary),
@@ -178,7 +178,9 @@ def _curves(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) ->
     return figures([*validation, *training, *cost_curves(summary)])
 
 
-def _router(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+def _router(
+    config: Mapping[str, Any], summary: Mapping[str, Any], users: Mapping[str, np.ndarray]
+) -> dict[str, Any] | None:
     """Figures and means of the clients' weights; None without a router."""
     views = [str(view) for view in summary.get("views") or []]
     groups = list((summary.get("test") or {}).get("activity") or {})
@@ -193,6 +195,7 @@ def _router(summary: Mapping[str, Any], users: Mapping[str, np.ndarray]) -> dict
     return {
         "figures": figures([strip, router_plots.router_by_activity(users, views, groups)]),
         "scatters": figures(scatters),
+        "begins_planted": (config.get("flags") or {}).get("init_router") == "planted",
         "rows": [
             {"view": v, "mean": f"{m:.3f}", "sd": f"{s:.3f}", "leading": f"{100 * top:.0f} %"}
             for v, m, s, top in rows
