@@ -37,6 +37,7 @@ from fedvlr_jax.commands.shared.finished import validation
 from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.members import (
     Member,
+    MemberOptions,
     Watch,
     begin_directory,
     check_member,
@@ -179,8 +180,8 @@ def train_trials(
     ended: set[Path] = set()
     if waiting:
         watch = _watch(study, trials, programs.simulation, ended)
-        keep = FLAGS.keep_best_model
-        train_group(waiting, programs, loaded.baselines, stop, watch, keep=keep)
+        options = MemberOptions(loaded.baselines, stop, watch, FLAGS.keep_best_model)
+        train_group(waiting, programs, options)
     for asked, member in trials:
         if member.directory not in ended:
             _tell(study, asked, member)
