@@ -67,12 +67,12 @@ def client_mesh(num_devices: int, *, exact: bool = False) -> Mesh | None:
     return jax.make_mesh((wanted,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:wanted])
 
 
-def by_client(mesh: Mesh | None) -> jax.sharding.Sharding | None:
+def client_sharding(mesh: Mesh | None) -> jax.sharding.Sharding | None:
     """Leaves cut along their leading client axis."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def on_all(mesh: Mesh | None) -> jax.sharding.Sharding | None:
+def replicated_sharding(mesh: Mesh | None) -> jax.sharding.Sharding | None:
     """Leaves that every device holds."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
@@ -103,7 +103,7 @@ def agreed(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
 
 
-def on_each_device(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
+def map_devices(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
     """`function(whole, whole, rows)`, with rows and results divided over the mesh."""
     if mesh is None:
         return function
@@ -118,7 +118,7 @@ def constrain(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
     return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
 
-def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Inside a compiled function: copies the tree's whole arrays to every device before any use.
 
     A sum over clients then has the same terms in the same order on each device, for any number of
@@ -126,7 +126,7 @@ def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """
     if mesh is None:
         return tree
-    everywhere = on_all(mesh)
+    everywhere = replicated_sharding(mesh)
     return constrain(jax.lax.optimization_barrier(constrain(tree, everywhere)), everywhere)
 
 

@@ -41,7 +41,7 @@ import optax
 from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.federated.clustering import renumbered, spectral_groups
-from fedvlr_jax.federated.devices import compiled_alone, on_every_device
+from fedvlr_jax.federated.devices import compiled_alone, replicate
 from fedvlr_jax.federated.local import Broadcast, Task
 from fedvlr_jax.federated.losses import Loss
 from fedvlr_jax.federated.streams import GROUP, stream
@@ -166,7 +166,7 @@ def regrouped(
     """
     if not before.groups:
         return after
-    reports = on_every_device(reports, mesh)
+    reports = replicate(reports, mesh)
     key = stream(before.key, GROUP, before.round)
     step = lambda *operands: _next_memory(task, *operands)
     operands = before.groups, broadcast, upload, reports, features, key

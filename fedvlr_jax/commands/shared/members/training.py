@@ -187,7 +187,7 @@ def train_together(
         ]
     accounts = [
         Accounts.of_member(
-            simulation, m.directory, anew=saved_round is None and m.config.run.overwrite
+            simulation, m.directory, replaces=saved_round is None and m.config.run.overwrite
         )
         for m in members
     ]
