@@ -57,6 +57,7 @@ from fedvlr_jax.commands.shared.study import (
     REFUSED,
     Asked,
     Study,
+    StudyOptions,
     Told,
 )
 from fedvlr_jax.commands.shared.tables import write_table, write_text
@@ -98,11 +99,7 @@ def main() -> None:
         raise InputError(f"{dataset.name}: no validation interaction to choose by")
     names = ("space", "sampler", "search_seed", "batch")
     own = {name: getattr(FLAGS, name) for name in names}
-    study = Study(
-        folder,
-        space,
-        {**base.flat, **own},
-        dataset.fingerprint,
+    options = StudyOptions(
         sampler=FLAGS.sampler,
         seed=FLAGS.search_seed,
         trials=FLAGS.trials,
@@ -111,6 +108,7 @@ def main() -> None:
         prune=FLAGS.prune,
         first_pruned_round=max(1, base.federation.rounds // 4),
     )
+    study = Study(folder, space, {**base.flat, **own}, dataset.fingerprint, options)
     with StopRequest() as stop:
         search(study, base, loaded, stop)
     write_search(study.told(), base, folder)
