@@ -28,7 +28,7 @@ from fedvlr_jax.commands.shared.members.folders import (
     saved_round,
 )
 from fedvlr_jax.commands.shared.members.say import say
-from fedvlr_jax.commands.shared.private import Accounts, kept_accounts
+from fedvlr_jax.commands.shared.privacy_accounts import Accounts, kept_accounts
 from fedvlr_jax.commands.shared.runs import describe
 from fedvlr_jax.commands.shared.saving import load_run, save_run
 from fedvlr_jax.config import Config
