@@ -30,7 +30,6 @@ from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
 from fedvlr_jax.federated.devices import (
     client_sharding,
-    compiled_alone,
     constrain,
     over_devices,
     padded,
@@ -46,6 +45,7 @@ from fedvlr_jax.federated.round import (
     make_train,
     open_round,
 )
+from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.federated.streams import LOCAL, NOISE, stream
 from fedvlr_jax.types import Cohort, Histories, PyTree, Rates, RoundMetrics, ServerState
 from fedvlr_jax.uplink import Upload

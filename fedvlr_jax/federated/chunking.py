@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fedvlr_jax import trees
-from fedvlr_jax.federated.devices import compiled_alone, map_devices
+from fedvlr_jax.federated.devices import map_devices
 from fedvlr_jax.federated.local import Broadcast
 from fedvlr_jax.federated.plans import PLANS
+from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.federated.trained import TrainCohort, Trained, join_chunks
 from fedvlr_jax.types import Cohort, PyTree
 from fedvlr_jax.uplink import Upload

@@ -19,7 +19,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fedvlr_jax import trees
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.matmul_precision import full_precision
 from fedvlr_jax.federated.trained import TrainCohort, Trained, client_axes
 from fedvlr_jax.settings import PRNG, under_own_settings
 from fedvlr_jax.types import Cohort, PyTree
@@ -128,42 +127,6 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
         return tree
     everywhere = replicated_sharding(mesh)
     return constrain(jax.lax.optimization_barrier(constrain(tree, everywhere)), everywhere)
-
-
-# By backend: "branch" (the default, a conditional) or "barrier". A barrier is cheaper on backends
-# whose conditional synchronises with the host, but XLA's CPU compiler fuses across it.
-# benchmarks.accelerator measures both.
-BOUNDARY: dict[str, str] = {}
-
-
-def compiled_alone(always: jax.Array, function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
-    """function(*operands), compiled separately: its bits do not depend on the code around it.
-
-    Matrix products are in full precision, on every device.
-
-    Depending on fusion, a compiler rounds a product and a sum once or twice, so the same
-    mathematics in another program may differ in its last bits. A branch that is always taken stops
-    fusion: the compiler treats its inside in the same way in a scan over rounds and in a call per
-    chunk. See BOUNDARY.
-
-    Args:
-      always: bool [], True, in a form that the compiler cannot know.
-    """
-    if BOUNDARY.get(jax.default_backend()) == "barrier":
-        with full_precision():
-            return jax.lax.optimization_barrier(function(*jax.lax.optimization_barrier(operands)))
-    structure: list[Any] = []
-
-    def flat_function(*operands: PyTree) -> list[jax.Array]:
-        with full_precision():
-            leaves, tree = jax.tree.flatten(function(*operands))
-        structure[:] = [tree]
-        return leaves
-
-    shapes = jax.eval_shape(flat_function, *operands)
-    nothing = lambda *_: [jnp.zeros(x.shape, x.dtype) for x in shapes]
-    leaves = jax.lax.cond(always, flat_function, nothing, *operands)
-    return jax.tree.unflatten(structure[0], leaves)
 
 
 def _fixed_point(largest: jax.Array) -> jax.Array:

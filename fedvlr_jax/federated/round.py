@@ -23,11 +23,12 @@ from jax.sharding import Mesh
 
 from fedvlr_jax import trees
 from fedvlr_jax.federated.chunking import make_write_back, map_chunks
-from fedvlr_jax.federated.devices import compiled_alone, over_devices, replicate
+from fedvlr_jax.federated.devices import over_devices, replicate
 from fedvlr_jax.federated.groups import preferences, regrouped
 from fedvlr_jax.federated.local import Broadcast, Task
 from fedvlr_jax.federated.plans import PLANS, chunk_size
 from fedvlr_jax.federated.popular import announced
+from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.federated.server_optimizer import server_step
 from fedvlr_jax.federated.streams import ATTACK, CLIP_SHARE, LOCAL, NOISE, RING_NOISE, stream
 from fedvlr_jax.federated.trained import TrainCohort, Trained
