@@ -12,7 +12,7 @@ starts. If a part fails, the page reports it and the other parts run:
 4. Whether two runs give the same bits, whether JAX reuses the donated state, and how many score
    arrays [clients, items] a round holds.
 5. The boundary between the parts of a round as a branch and as a barrier: see
-   `devices.compiled_alone`.
+   `separate_compilation.compiled_alone`.
 
 It also runs on a CPU; give smaller sizes there.
 """
@@ -42,7 +42,7 @@ from fedvlr_jax.config import DATA_ROOT, Config
 from fedvlr_jax.config.federation import PRECISION_NAMES
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated import devices
+from fedvlr_jax.federated import separate_compilation
 from fedvlr_jax.report.atomic_files import replace_file
 from fedvlr_jax.settings import SETTINGS
 from fedvlr_jax.simulation import make_simulation
@@ -159,10 +159,10 @@ def time_boundaries(dataset: Dataset) -> Iterator[Row]:
     seconds: dict[str, list[float]] = {name: [] for name in BOUNDARIES}
     states: dict[str, Any] = {}
     backend = jax.default_backend()
-    before = devices.BOUNDARY.get(backend)
+    before = separate_compilation.BOUNDARY.get(backend)
     try:
         for name in BOUNDARIES:
-            devices.BOUNDARY[backend] = name
+            separate_compilation.BOUNDARY[backend] = name
             simulations[name] = make_simulation(config, dataset)
             states[name], _ = simulations[name].run_rounds(simulations[name].init(), 5)
         for _ in range(7):
@@ -171,9 +171,9 @@ def time_boundaries(dataset: Dataset) -> Iterator[Row]:
                 states[name], _ = simulations[name].run_rounds(states[name], 5)
                 seconds[name].append((time.perf_counter() - began) / 5)
     finally:
-        devices.BOUNDARY.pop(backend)
+        separate_compilation.BOUNDARY.pop(backend)
         if before is not None:
-            devices.BOUNDARY[backend] = before
+            separate_compilation.BOUNDARY[backend] = before
     leaf = lambda name: np.asarray(states[name].server.shared["items"]).tobytes()
     same = leaf(BOUNDARIES[0]) == leaf(BOUNDARIES[1])
     for name in BOUNDARIES:

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "fedvlr_jax"
@@ -97,3 +98,16 @@ def test_imports_go_downwards():
 def test_every_room_has_a_level():
     rooms = {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
     assert rooms == set(LEVELS)
+
+
+def test_the_architecture_page_names_every_room():
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`([a-z_]+)(?:\.py|/)`", page))
+    assert set(LEVELS) - {"__main__"} <= named
+
+
+def test_the_architecture_page_names_every_file_of_the_round():
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    (section,) = re.findall(r"## The room of the round\n(.*?)\n## ", page, re.S)
+    files = {path.name for path in (PACKAGE / "federated").glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"`(\w+\.py)`", section)) == files

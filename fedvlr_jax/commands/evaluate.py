@@ -17,13 +17,10 @@ that of the run, or disk if the run does not fit into the memory of this machine
 
 from __future__ import annotations
 
-import codecs
-import csv
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
@@ -31,20 +28,18 @@ from rich.table import Table
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.flags.evaluate import OF_MACHINE
 from fedvlr_jax.commands.shared.config_flags import note_unused
-from fedvlr_jax.commands.shared.runs import load, titles_of
+from fedvlr_jax.commands.shared.exporting import export
+from fedvlr_jax.commands.shared.runs import load
 from fedvlr_jax.commands.shared.saving import load_state
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.memory import estimate, gigabytes, memory_budget
-from fedvlr_jax.report import RunDirectory, replacing
+from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.simulation import Simulation, State, make_simulation
 
 FLAGS = flags.FLAGS
-
-# Number of places beyond --k that an export ranks, to replace items that it leaves out.
-MOST_SPARE_PLACES = 10_000
 
 
 def config_here(workdir: str, **given: Any) -> Config:
@@ -80,7 +75,7 @@ def make_here(config: Config, dataset: Dataset, *, store_given: bool) -> Simulat
     return make_simulation(dataclasses.replace(config, run=run), dataset)
 
 
-def load_run(workdir: str, **given: Any) -> tuple[Simulation, State, int]:
+def load_best(workdir: str, **given: Any) -> tuple[Simulation, State, int]:
     """(the simulation of a run, its best state, the round of that state).
 
     Args:
@@ -115,67 +110,13 @@ def load_run(workdir: str, **given: Any) -> tuple[Simulation, State, int]:
     return simulation, best, meta["best_round"]
 
 
-def listed(
-    items: np.ndarray, scores: np.ndarray, cold: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(places int [at most k], tie bool [same]) of one user's list, best first.
-
-    Args:
-      items, scores: [m] of one user, best first; a place without a candidate has score -inf.
-      cold: bool [num_items], items without a train interaction. The list leaves out cold items
-        that tie with another cold item.
-    """
-    size = int(np.isfinite(scores).sum())
-    items, scores = items[:size], scores[:size]
-    tie = np.zeros(size, bool)
-    if size:
-        equal = scores[1:] == scores[:-1]
-        tie[1:] |= equal
-        tie[:-1] |= equal
-    # Number of cold candidates per score: two or more with one score have no order.
-    _, group, count = np.unique(scores[cold[items]], return_inverse=True, return_counts=True)
-    left_out = np.zeros(size, bool)
-    left_out[cold[items]] = count[group] > 1
-    places = np.flatnonzero(~left_out)[:k]
-    return places, tie[places]
-
-
-def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
-    """Writes at most k items of every user as CSV, with titles if the data set has them.
-
-    `listed` says which items are left out; a list may therefore have fewer than k items.
-    """
-    dataset = simulation.dataset
-    titles = titles_of(simulation.config, dataset)
-    cold = dataset.train.item_counts == 0
-    # Extra places for items that are left out, and one to detect a tie at the end.
-    places = min(dataset.num_items, k + min(int(cold.sum()), MOST_SPARE_PLACES) + 1)
-    items, scores = simulation.recommend(state, places)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            writer = csv.writer(codecs.getwriter("utf-8")(file))
-            writer.writerow(
-                ["user", "rank", "item", "score", "tie", *([] if titles is None else ["title"])]
-            )
-            for user in range(dataset.num_users):
-                chosen = zip(*listed(items[user], scores[user], cold, k), strict=True)
-                for number, (place, tie) in enumerate(chosen, 1):
-                    item = dataset.item_ids[items[user, place]]
-                    score = f"{scores[user, place]:.6g}"
-                    title = [] if titles is None else [titles[items[user, place]]]
-                    writer.writerow([dataset.user_ids[user], number, item, score, int(tie), *title])
-    except OSError as error:
-        raise InputError(f"--export={path}: cannot be written: {error.strerror}") from error
-
-
 def main() -> None:
     if not FLAGS.workdir:
         raise InputError("--workdir: empty; give the directory of a run")
     if FLAGS.k < 1:
         raise InputError(f"--k={FLAGS.k}: give at least 1")
     given = {name: FLAGS[name].value for name in ("data_root", *OF_MACHINE)}
-    simulation, state, best_round = load_run(FLAGS.workdir, **given)
+    simulation, state, best_round = load_best(FLAGS.workdir, **given)
     note_unused(simulation.config)
     if FLAGS.export:
         simulation.check_places(FLAGS.k)

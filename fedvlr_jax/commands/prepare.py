@@ -27,7 +27,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.examination import examine
 from fedvlr_jax.prepare import Options, Prepared, prepare, prepare_preset
-from fedvlr_jax.prepare.preparing import RANDOM
+from fedvlr_jax.prepare.options import RANDOM
 
 FLAGS = flags.FLAGS
 

@@ -37,6 +37,7 @@ from fedvlr_jax.commands.shared.finished import validation
 from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.members import (
     Member,
+    MemberOptions,
     Watch,
     begin_directory,
     check_member,
@@ -56,6 +57,7 @@ from fedvlr_jax.commands.shared.study import (
     REFUSED,
     Asked,
     Study,
+    StudyOptions,
     Told,
 )
 from fedvlr_jax.commands.shared.tables import write_table, write_text
@@ -97,11 +99,7 @@ def main() -> None:
         raise InputError(f"{dataset.name}: no validation interaction to choose by")
     names = ("space", "sampler", "search_seed", "batch")
     own = {name: getattr(FLAGS, name) for name in names}
-    study = Study(
-        folder,
-        space,
-        {**base.flat, **own},
-        dataset.fingerprint,
+    options = StudyOptions(
         sampler=FLAGS.sampler,
         seed=FLAGS.search_seed,
         trials=FLAGS.trials,
@@ -110,6 +108,7 @@ def main() -> None:
         prune=FLAGS.prune,
         first_pruned_round=max(1, base.federation.rounds // 4),
     )
+    study = Study(folder, space, {**base.flat, **own}, dataset.fingerprint, options)
     with StopRequest() as stop:
         search(study, base, loaded, stop)
     write_search(study.told(), base, folder)
@@ -179,8 +178,8 @@ def train_trials(
     ended: set[Path] = set()
     if waiting:
         watch = _watch(study, trials, programs.simulation, ended)
-        keep = FLAGS.keep_best_model
-        train_group(waiting, programs, loaded.baselines, stop, watch, keep=keep)
+        options = MemberOptions(loaded.baselines, stop, watch, FLAGS.keep_best_model)
+        train_group(waiting, programs, options)
     for asked, member in trials:
         if member.directory not in ended:
             _tell(study, asked, member)

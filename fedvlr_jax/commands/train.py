@@ -23,7 +23,7 @@ from absl import flags
 from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.shared.experiment import run_experiment
 from fedvlr_jax.commands.shared.faults import StopRequest, memory_explained
-from fedvlr_jax.commands.shared.private import budget_note, with_held_noise
+from fedvlr_jax.commands.shared.privacy_accounts import budget_note, with_held_noise
 from fedvlr_jax.commands.shared.processes import any_process, is_first, join_processes
 from fedvlr_jax.commands.shared.runs import load
 from fedvlr_jax.errors import InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fedvlr_jax.data.files import shown
+from fedvlr_jax.data.faults import shown
 from fedvlr_jax.errors import InputError
 
 _FEATURE_FILE = re.compile(r"(?P<modality>.+)_(features|feat)\.npy")

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from fedvlr_jax.data.division import Rows
-from fedvlr_jax.data.files import Table, fault, read_table, shown
+from fedvlr_jax.data.faults import fault, shown
+from fedvlr_jax.data.tables import Table, read_table
 from fedvlr_jax.errors import InputError
 
 _SPLIT_COLUMNS = ("split_label", "x_label")

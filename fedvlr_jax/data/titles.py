@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedvlr_jax.data.files import fault, read_table, shown
+from fedvlr_jax.data.faults import fault, shown
+from fedvlr_jax.data.tables import read_table
 from fedvlr_jax.errors import InputError
 
 

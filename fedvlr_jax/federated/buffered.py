@@ -28,7 +28,12 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
-from fedvlr_jax.federated.devices import by_client, compiled_alone, constrain, over_devices, padded
+from fedvlr_jax.federated.devices import (
+    client_sharding,
+    constrain,
+    over_devices,
+    padded,
+)
 from fedvlr_jax.federated.local import Task
 from fedvlr_jax.federated.participation import bucket_capacities, make_cohorts
 from fedvlr_jax.federated.plans import chunk_size
@@ -40,6 +45,7 @@ from fedvlr_jax.federated.round import (
     make_train,
     open_round,
 )
+from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.federated.streams import LOCAL, NOISE, stream
 from fedvlr_jax.types import Cohort, Histories, PyTree, Rates, RoundMetrics, ServerState
 from fedvlr_jax.uplink import Upload
@@ -158,9 +164,9 @@ class Gradient(NamedTuple):
 def _with_earlier(
     pull_back: Callable[..., Any], earlier: Gradient, views: jax.Array
 ) -> tuple[PyTree, PyTree]:
-    by_items, by_fusion = pull_back(views)
+    grad_items, grad_fusion = pull_back(views)
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
-    return add(by_items, earlier.items), add(by_fusion, earlier.fusion)
+    return add(grad_items, earlier.items), add(grad_fusion, earlier.fusion)
 
 
 class SliceResult(NamedTuple):
@@ -251,7 +257,7 @@ def _slice(tree: PyTree, number: Any, count: int, mesh: Mesh | None) -> PyTree:
         size = leaf.shape[0] // count
         return jax.lax.dynamic_slice_in_dim(leaf, number * size, size)
 
-    return constrain(jax.tree.map(cut, tree), by_client(mesh))
+    return constrain(jax.tree.map(cut, tree), client_sharding(mesh))
 
 
 def _last_slice(sampled: tuple[jax.Array, ...], count: int) -> jax.Array:
@@ -386,7 +392,7 @@ def make_buffered_step(task: Task, plan: str, mesh: Mesh | None, weight: str) ->
         chosen, sampled = gather_sampled(histories, rows, ok)
         own = tuple(gather_rows(bucket, row) for bucket, row in zip(private, rows, strict=True))
         clients = own, chosen, sampled
-        clients = constrain(clients, by_client(mesh))
+        clients = constrain(clients, client_sharding(mesh))
         after, new, metrics = round_fn(server, *clients, staleness, features, rates)
         stored = scatter_rows(private, new, rows)
         return _remembered(after, num_versions, ok), stored, metrics

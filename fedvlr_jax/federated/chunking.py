@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fedvlr_jax import trees
-from fedvlr_jax.federated.devices import compiled_alone, on_each_device
+from fedvlr_jax.federated.devices import map_devices
 from fedvlr_jax.federated.local import Broadcast
 from fedvlr_jax.federated.plans import PLANS
+from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.federated.trained import TrainCohort, Trained, join_chunks
 from fedvlr_jax.types import Cohort, PyTree
 from fedvlr_jax.uplink import Upload
@@ -97,5 +98,5 @@ def make_write_back(plan: str, chunk: int, mesh: Mesh | None) -> Callable[..., P
 
         return jax.lax.fori_loop(0, num_chunks, step, rows)
 
-    run = on_each_device(in_place, mesh)
+    run = map_devices(in_place, mesh)
     return lambda broadcast, moved, rows, keep: run(broadcast, (), (moved, rows, keep))

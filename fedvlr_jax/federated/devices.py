@@ -19,7 +19,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fedvlr_jax import trees
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.federated.matmul_precision import full_precision
 from fedvlr_jax.federated.trained import TrainCohort, Trained, client_axes
 from fedvlr_jax.settings import PRNG, under_own_settings
 from fedvlr_jax.types import Cohort, PyTree
@@ -67,12 +66,12 @@ def client_mesh(num_devices: int, *, exact: bool = False) -> Mesh | None:
     return jax.make_mesh((wanted,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:wanted])
 
 
-def by_client(mesh: Mesh | None) -> jax.sharding.Sharding | None:
+def client_sharding(mesh: Mesh | None) -> jax.sharding.Sharding | None:
     """Leaves cut along their leading client axis."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def on_all(mesh: Mesh | None) -> jax.sharding.Sharding | None:
+def replicated_sharding(mesh: Mesh | None) -> jax.sharding.Sharding | None:
     """Leaves that every device holds."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
@@ -103,7 +102,7 @@ def agreed(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
 
 
-def on_each_device(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
+def map_devices(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
     """`function(whole, whole, rows)`, with rows and results divided over the mesh."""
     if mesh is None:
         return function
@@ -118,7 +117,7 @@ def constrain(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
     return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
 
-def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Inside a compiled function: copies the tree's whole arrays to every device before any use.
 
     A sum over clients then has the same terms in the same order on each device, for any number of
@@ -126,44 +125,8 @@ def on_every_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """
     if mesh is None:
         return tree
-    everywhere = on_all(mesh)
+    everywhere = replicated_sharding(mesh)
     return constrain(jax.lax.optimization_barrier(constrain(tree, everywhere)), everywhere)
-
-
-# By backend: "branch" (the default, a conditional) or "barrier". A barrier is cheaper on backends
-# whose conditional synchronises with the host, but XLA's CPU compiler fuses across it.
-# benchmarks.accelerator measures both.
-BOUNDARY: dict[str, str] = {}
-
-
-def compiled_alone(always: jax.Array, function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
-    """function(*operands), compiled separately: its bits do not depend on the code around it.
-
-    Matrix products are in full precision, on every device.
-
-    Depending on fusion, a compiler rounds a product and a sum once or twice, so the same
-    mathematics in another program may differ in its last bits. A branch that is always taken stops
-    fusion: the compiler treats its inside in the same way in a scan over rounds and in a call per
-    chunk. See BOUNDARY.
-
-    Args:
-      always: bool [], True, in a form that the compiler cannot know.
-    """
-    if BOUNDARY.get(jax.default_backend()) == "barrier":
-        with full_precision():
-            return jax.lax.optimization_barrier(function(*jax.lax.optimization_barrier(operands)))
-    structure: list[Any] = []
-
-    def flat_function(*operands: PyTree) -> list[jax.Array]:
-        with full_precision():
-            leaves, tree = jax.tree.flatten(function(*operands))
-        structure[:] = [tree]
-        return leaves
-
-    shapes = jax.eval_shape(flat_function, *operands)
-    nothing = lambda *_: [jnp.zeros(x.shape, x.dtype) for x in shapes]
-    leaves = jax.lax.cond(always, flat_function, nothing, *operands)
-    return jax.tree.unflatten(structure[0], leaves)
 
 
 def _fixed_point(largest: jax.Array) -> jax.Array:

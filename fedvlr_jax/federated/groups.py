@@ -41,9 +41,10 @@ import optax
 from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.federated.clustering import renumbered, spectral_groups
-from fedvlr_jax.federated.devices import compiled_alone, on_every_device
+from fedvlr_jax.federated.devices import replicate
 from fedvlr_jax.federated.local import Broadcast, Task
 from fedvlr_jax.federated.losses import Loss
+from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.federated.streams import GROUP, stream
 from fedvlr_jax.fusion.group_network import GroupNetwork
 from fedvlr_jax.types import PyTree, ServerState
@@ -166,7 +167,7 @@ def regrouped(
     """
     if not before.groups:
         return after
-    reports = on_every_device(reports, mesh)
+    reports = replicate(reports, mesh)
     key = stream(before.key, GROUP, before.round)
     step = lambda *operands: _next_memory(task, *operands)
     operands = before.groups, broadcast, upload, reports, features, key

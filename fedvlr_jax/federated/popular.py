@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.federated.devices import compiled_alone
 from fedvlr_jax.federated.local import Task
+from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.types import PyTree, ServerState
 
 

@@ -23,11 +23,12 @@ from jax.sharding import Mesh
 
 from fedvlr_jax import trees
 from fedvlr_jax.federated.chunking import make_write_back, map_chunks
-from fedvlr_jax.federated.devices import compiled_alone, on_every_device, over_devices
+from fedvlr_jax.federated.devices import over_devices, replicate
 from fedvlr_jax.federated.groups import preferences, regrouped
 from fedvlr_jax.federated.local import Broadcast, Task
 from fedvlr_jax.federated.plans import PLANS, chunk_size
 from fedvlr_jax.federated.popular import announced
+from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.federated.server_optimizer import server_step
 from fedvlr_jax.federated.streams import ATTACK, CLIP_SHARE, LOCAL, NOISE, RING_NOISE, stream
 from fedvlr_jax.federated.trained import TrainCohort, Trained
@@ -127,7 +128,7 @@ def client_weights(task: Task, cohorts: Sequence[Cohort], mesh: Mesh | None) -> 
     """alpha [K] over all cohorts, the same to the bit on any number of devices."""
     responded = jnp.concatenate([cohort.responded for cohort in cohorts])
     weight = jnp.concatenate([cohort.weight for cohort in cohorts])
-    return on_every_device(task.aggregator.reduce.weights(weight, responded), mesh)
+    return replicate(task.aggregator.reduce.weights(weight, responded), mesh)
 
 
 def close_round(
@@ -185,7 +186,7 @@ def close_round(
     finite = bad_leaf < 0
     participants = jnp.sum(counted)
     divisor = jnp.maximum(participants, 1)
-    loss = compiled_alone(server.round >= 0, jnp.sum, on_every_device(losses, mesh))
+    loss = compiled_alone(server.round >= 0, jnp.sum, replicate(losses, mesh))
     metrics = RoundMetrics(
         loss=loss / divisor.astype(loss.dtype),
         participants=participants,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from fedvlr_jax.data.files import fault
+from fedvlr_jax.data.faults import fault
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.columns import Columns
 from fedvlr_jax.prepare.dates import iso_format, likely_formats

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from fedvlr_jax.data.files import shown
+from fedvlr_jax.data.faults import shown
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.dates import iso_format
 from fedvlr_jax.prepare.sources import blocks

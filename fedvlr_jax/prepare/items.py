@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedvlr_jax.data.files import fault
+from fedvlr_jax.data.faults import fault
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.columns import NAMES_OF
 from fedvlr_jax.prepare.tables import Table, plain_column, small_rows, table_of

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import zstandard
 
-from fedvlr_jax.data.files import UTF16, binary_format
+from fedvlr_jax.data.text_files import UTF16, binary_format
 from fedvlr_jax.errors import InputError
 
 _COMPRESSIONS = re.compile(r"\.(gz|bz2|xz|zst|zip)$", re.IGNORECASE)

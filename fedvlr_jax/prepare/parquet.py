@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from fedvlr_jax.data.files import fault
+from fedvlr_jax.data.faults import fault
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.cells import TimeFormat, by_role, cell_fault, wrong_cells
 from fedvlr_jax.prepare.columns import Columns

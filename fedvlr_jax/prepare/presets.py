@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.opening import plain_name
-from fedvlr_jax.prepare.preparing import Options, Prepared, prepare
+from fedvlr_jax.prepare.options import Options
+from fedvlr_jax.prepare.preparing import Prepared, prepare
 
 
 class Preset(NamedTuple):

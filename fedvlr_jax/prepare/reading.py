@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import polars as pl
 
-from fedvlr_jax.data.files import fault
+from fedvlr_jax.data.faults import fault
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.cells import READ_ERRORS, TimeFormat, by_role, cell_fault, wrong_cells
 from fedvlr_jax.prepare.columns import ROLES, Columns

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.data.files import check_text
+from fedvlr_jax.data.text_files import check_text
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.opening import open_plain, read
 

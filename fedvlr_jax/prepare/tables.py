@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from fedvlr_jax.data.files import shown
+from fedvlr_jax.data.faults import shown
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.opening import is_parquet, plain_name
 from fedvlr_jax.prepare.sources import read_start, read_text

@@ -14,7 +14,7 @@ import numpy as np
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.federated.chunking import even_chunks
-from fedvlr_jax.federated.devices import by_client, padded, put
+from fedvlr_jax.federated.devices import client_sharding, padded, put
 from fedvlr_jax.federated.store import ClientStore
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.state import InitialState
@@ -103,7 +103,7 @@ class ChunkedClients:
         self, rows: PyTree, fresh: np.ndarray, key: jax.Array, clients: np.ndarray
     ) -> PyTree:
         """The rows [K, ...] of `clients` [K] on the devices, initial ones where `fresh` [K]."""
-        rows = put(rows, by_client(self.setup.mesh))
+        rows = put(rows, client_sharding(self.setup.mesh))
         if not fresh.any():
             return rows
         given = None

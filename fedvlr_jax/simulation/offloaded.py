@@ -19,7 +19,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.checkpointing import RowsLater
 from fedvlr_jax.data.pairs import ChunkLists, Pairs
 from fedvlr_jax.evaluation.ranking import Ranks
-from fedvlr_jax.federated.devices import on_each_device
+from fedvlr_jax.federated.devices import map_devices
 from fedvlr_jax.federated.scoring import (
     clients_at_once,
     make_ranks,
@@ -135,7 +135,7 @@ class Offloaded:
             size = jax.tree.leaves(rows)[0].shape[0] // parts
             return over_chunks(part_results, rows, size, lists)
 
-        return self.setup.compiled(on_each_device(chunk_results, self.setup.mesh))
+        return self.setup.compiled(map_devices(chunk_results, self.setup.mesh))
 
     def _over_clients(
         self, state: State, function: Callable[..., Any], *lists: Sequence[ChunkLists]

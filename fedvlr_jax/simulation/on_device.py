@@ -16,12 +16,12 @@ from fedvlr_jax.data.pairs import ChunkLists, Pairs
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.devices import (
     GROUPS,
-    by_client,
+    client_sharding,
     fetch,
-    on_all,
-    on_each_device,
+    map_devices,
     padded,
     put,
+    replicated_sharding,
 )
 from fedvlr_jax.federated.scoring import (
     chunk_bounds,
@@ -78,7 +78,7 @@ class OnDevice:
         for users in self.setup.buckets:
             missing = padded(len(users)) - len(users)
             rows = np.pad(table[users], ((0, missing), (0, 0)))
-            buckets.append(put(rows, by_client(self.setup.mesh)))
+            buckets.append(put(rows, client_sharding(self.setup.mesh)))
         return tuple(buckets)
 
     @property
@@ -152,7 +152,7 @@ class OnDevice:
         }
 
     def _on_devices(self, lists: Sequence[ChunkLists]) -> tuple[Pairs, ...]:
-        return tuple(put(bucket.pairs, by_client(self.setup.mesh)) for bucket in lists)
+        return tuple(put(bucket.pairs, client_sharding(self.setup.mesh)) for bucket in lists)
 
     def _over_buckets(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function(shared, views, private, histories, *lists)` over the chunks of each bucket.
@@ -172,7 +172,7 @@ class OnDevice:
             views = views_of(self.setup.model, shared, features)
             rows = zip(state.private, histories, strict=True)
             buckets = zip(chunks, rows, zip(*lists, strict=True), strict=True)
-            spread = lambda chunk: on_each_device(
+            spread = lambda chunk: map_devices(
                 functools.partial(bucket_results, chunk), self.setup.mesh
             )
             return tuple(spread(chunk)(shared, views, inputs) for chunk, *inputs in buckets)
@@ -251,13 +251,13 @@ class OnDevice:
                 rows = np.asarray(value) if isinstance(value, jax.Array) else value
                 for part in in_parts(chosen):
                     whole[place_row[clients[part]]] = rows[part]
-                leaves[i] = put(whole, by_client(self.setup.mesh))
+                leaves[i] = put(whole, client_sharding(self.setup.mesh))
         private = tuple(jax.tree.unflatten(structure, leaves) for leaves in buckets)
-        return State(put(packed["server"], on_all(self.setup.mesh)), private)
+        return State(put(packed["server"], replicated_sharding(self.setup.mesh)), private)
 
 
 def make_on_device(setup: Setup, initial: InitialState, sampling: Sampling) -> OnDevice:
     """The engine of --store=device, with the histories put on the devices."""
     histories = (pad_histories(setup.train, b, size=padded(len(b))) for b in setup.buckets)
-    on_devices = tuple(put(history, by_client(setup.mesh)) for history in histories)
+    on_devices = tuple(put(history, client_sharding(setup.mesh)) for history in histories)
     return OnDevice(setup, initial, sampling, on_devices)

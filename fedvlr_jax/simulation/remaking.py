@@ -14,7 +14,7 @@ import numpy as np
 
 from fedvlr_jax import trees
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.devices import on_all, put
+from fedvlr_jax.federated.devices import put, replicated_sharding
 from fedvlr_jax.federated.store import in_parts
 from fedvlr_jax.simulation import drawn
 from fedvlr_jax.simulation.packing import ROWS
@@ -100,7 +100,7 @@ def unpack(simulation: Simulation, packed: PyTree) -> State:
         return simulation.unpack(_with_zero_rows(simulation, packed))
     state, _ = simulation.run_rounds(simulation.unpack(_with_zero_rows(simulation, before)), 1)
     _check_same(packed["private"], simulation.pack(state, with_rows=False)["private"])
-    return state._replace(server=put(packed["server"], on_all(simulation.setup.mesh)))
+    return state._replace(server=put(packed["server"], replicated_sharding(simulation.setup.mesh)))
 
 
 def _with_zero_rows(simulation: Simulation, packed: PyTree) -> PyTree:

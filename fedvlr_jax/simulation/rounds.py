@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from fedvlr_jax import trees
 from fedvlr_jax.federated.buffered import make_buffered_step
 from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
-from fedvlr_jax.federated.devices import by_client, constrain
+from fedvlr_jax.federated.devices import client_sharding, constrain
 from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.round import RoundFunction, make_round
 from fedvlr_jax.simulation.setup import Setup
@@ -115,7 +115,7 @@ def _round_of_cohort(
     The rows are gathered, trained and scattered back; those beyond the bucket are padding.
     """
     histories, features, rates = population
-    spread = by_client(setup.mesh)
+    spread = client_sharding(setup.mesh)
     chosen, sampled = gather_sampled(histories, rows, ok)
     cohorts = constrain(_cohorts(setup, state.server, chosen, sampled), spread)
     private = tuple(

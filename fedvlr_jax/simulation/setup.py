@@ -17,7 +17,7 @@ from fedvlr_jax.data.cohorts import bucket_clients, negative_pool
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
-from fedvlr_jax.federated.devices import GROUPS, client_mesh, on_all, put
+from fedvlr_jax.federated.devices import GROUPS, client_mesh, put, replicated_sharding
 from fedvlr_jax.federated.initialization import (
     Initialization,
     check_initialization,
@@ -125,7 +125,7 @@ def make_setup(
         population=population,
         task=task,
         buckets=tuple(buckets),
-        features=put(dict(dataset.features), on_all(mesh)),
+        features=put(dict(dataset.features), replicated_sharding(mesh)),
         plan=plan,
         initialization=initialization,
         train=train,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.federated.buffered import first_versions
-from fedvlr_jax.federated.devices import by_client, on_all
+from fedvlr_jax.federated.devices import client_sharding, replicated_sharding
 from fedvlr_jax.federated.groups import groups_memory
 from fedvlr_jax.federated.popular import popular_memory
 from fedvlr_jax.federated.streams import INIT, stream
@@ -89,7 +89,7 @@ class InitialState:
                 ),
             )
 
-        return self.setup.compiled(init, out_shardings=on_all(self.setup.mesh))
+        return self.setup.compiled(init, out_shardings=replicated_sharding(self.setup.mesh))
 
     @functools.cached_property
     def init_private(self) -> Callable[..., tuple[PyTree, ...]]:
@@ -112,7 +112,7 @@ class InitialState:
                     bucket_rows["router"] = router
             return buckets
 
-        return self.setup.compiled(init, out_shardings=by_client(self.setup.mesh))
+        return self.setup.compiled(init, out_shardings=client_sharding(self.setup.mesh))
 
     @functools.cached_property
     def draw_leaf(self) -> Callable[..., jax.Array]:

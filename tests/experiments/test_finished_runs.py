@@ -184,17 +184,17 @@ def test_evaluate_takes_what_this_machine_has(moved):
     given = evaluate.config_here(str(moved), devices=1, store="host", store_dir=None).run
     assert (given.devices, given.store, given.store_dir) == (1, "host", "")
     users = RunDirectory.open(moved).read_users()
-    simulation, state, _ = evaluate.load_run(str(moved))
+    simulation, state, _ = evaluate.load_best(str(moved))
     ranks = simulation.evaluate(state, "test")
     np.testing.assert_array_equal(ranks.ahead, users["ahead"])
     np.testing.assert_array_equal(ranks.tied, users["tied"])
 
 
 def test_evaluate_keeps_rows_on_the_disk_where_they_do_not_fit(folder, capsys):
-    streamed, _, _ = evaluate.load_run(str(folder), memory_budget_gb=0.1)
+    streamed, _, _ = evaluate.load_best(str(folder), memory_budget_gb=0.1)
     assert isinstance(streamed.engine, Offloaded)
     assert "uses --store=disk: --store=device needs about" in capsys.readouterr().out
-    told, _, _ = evaluate.load_run(str(folder), memory_budget_gb=0.1, store="device")
+    told, _, _ = evaluate.load_best(str(folder), memory_budget_gb=0.1, store="device")
     assert not isinstance(told.engine, Offloaded)
 
 
@@ -203,7 +203,7 @@ def test_evaluate_names_the_flag_for_data_that_have_moved(folder):
     config["flags"] |= {"dataset": "mine", "data_root": "/nowhere/data"}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"--data_root=/nowhere/data: no such folder; give"):
-        evaluate.load_run(str(folder))
+        evaluate.load_best(str(folder))
 
 
 def test_a_run_of_another_machine_goes_on_here(simulation, moved, tmp_path):

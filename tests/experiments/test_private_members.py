@@ -6,7 +6,7 @@ import types
 import pytest
 
 from fedvlr_jax.commands.shared.faults import Interrupted
-from fedvlr_jax.commands.shared.members import make_members, train_together
+from fedvlr_jax.commands.shared.members import MemberOptions, make_members, train_together
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
@@ -39,7 +39,8 @@ def config(workdir, **flags):
 def train(base, simulation, seeds=(0, 1), **given):
     group = make_members(base, [], seeds)
     baselines = lambda config: BaselineSummary({}, {})
-    train_together(group, Programs(simulation), None, baselines, given.pop("stop", GOING), **given)
+    options = MemberOptions(baselines, given.pop("stop", GOING), **given)
+    train_together(group, Programs(simulation), None, options)
     return [member.directory for member in group]
 
 

@@ -103,7 +103,8 @@ def make_study(folder, **changes):
     options = dict(sampler="tpe", seed=0, trials=5, budget=0, batch=1) | changes
     settings = {**base.flat, "space": SPACE}
     settings |= {name: options[name] for name in ("sampler", "batch")}
-    return studies.Study(folder, parse_spaces(SPACE, base), settings, "data", **options)
+    given = studies.StudyOptions(**options)
+    return studies.Study(folder, parse_spaces(SPACE, base), settings, "data", given)
 
 
 def told_by(study, count, value=1.0):
@@ -277,8 +278,8 @@ def test_trials_of_a_batch_have_the_numbers_that_they_have_alone(flags, monkeypa
         base = make_base(tmp_path / name)
         settings = {**base.flat, "batch": batch}
         found = parse_spaces(space, base)
-        options = dict(sampler="random", seed=0, trials=4, batch=batch, prune=False)
-        study = studies.Study(tmp_path / name, found, settings, "data", **options)
+        options = studies.StudyOptions("random", seed=0, trials=4, batch=batch, prune=False)
+        study = studies.Study(tmp_path / name, found, settings, "data", options)
         command.search(study, base, Loaded(), Signal(10**9))
         read = lambda told: (tmp_path / name / told.folder / "metrics.jsonl").read_bytes()
         return [(told.choice, told.valid, read(told)) for told in study.told()]

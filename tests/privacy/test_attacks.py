@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from fedvlr_jax.commands.privacy import (
-    client_uploads,
-    clip_bound,
-    defences,
-    line,
-    on_histories,
-    stated_of,
-    with_contents,
-)
+from fedvlr_jax.commands.privacy import clip_bound, defences, line, stated_of, with_contents
+from fedvlr_jax.commands.shared.curious_server import client_uploads, on_histories
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

@@ -18,7 +18,7 @@ from fedvlr_jax.commands.shared.finished import (
     write_results,
 )
 from fedvlr_jax.commands.shared.introduction import introduce
-from fedvlr_jax.commands.shared.private import Accounts
+from fedvlr_jax.commands.shared.privacy_accounts import Accounts
 from fedvlr_jax.commands.shared.processes import is_first, only_first, wait_for_all
 from fedvlr_jax.commands.shared.resuming import open_run, resume, stopped_at
 from fedvlr_jax.commands.shared.runs import describe, titles_of

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,27 @@ def optuna() -> Any:
     return optuna
 
 
+class StudyOptions(NamedTuple):
+    """How trials are drawn and ended.
+
+    Attributes:
+      sampler: "tpe" or "random"; seed: of its draws.
+      trials: how many are asked, over all processes and starts.
+      batch: how many are drawn together: the k-th batch has the trials k * batch and following.
+      budget: no trial begins once so many rounds are trained; 0: no limit.
+      prune: end a trial that is below the median of the earlier ones at the same round.
+      first_pruned_round: no trial ends before it.
+    """
+
+    sampler: str
+    seed: int
+    trials: int
+    batch: int = 1
+    budget: int = 0
+    prune: bool = True
+    first_pruned_round: int = 1
+
+
 class Study:
     """The trials below one folder.
 
@@ -75,12 +97,6 @@ class Study:
       folder: of the search; made when missing.
       settings: what every process and every start must agree on, by flag name.
       fingerprint: of the data.
-      sampler: "tpe" or "random"; seed: of its draws.
-      trials: how many are asked, over all processes and starts.
-      batch: how many are drawn together: the k-th batch has the trials k * batch and following.
-      budget: no trial begins once so many rounds are trained; 0: no limit.
-      prune: end a trial that is below the median of the earlier ones at the same round.
-      first_pruned_round: no trial ends before it.
 
     The values of a trial depend on the seed, its number and the trials told before, so that a
     search that was stopped draws what an undisturbed one draws. The trials of one batch are drawn
@@ -96,24 +112,16 @@ class Study:
         space: Sequence[Dimension],
         settings: Mapping[str, Any],
         fingerprint: str,
-        *,
-        sampler: str,
-        seed: int,
-        trials: int,
-        batch: int = 1,
-        budget: int = 0,
-        prune: bool = True,
-        first_pruned_round: int = 1,
+        options: StudyOptions,
     ) -> None:
         self._optuna, self.folder, self._space = optuna(), folder, space
-        self._sampler, self._seed = sampler, seed
-        self._trials, self._batch, self._budget = trials, batch, budget
+        self._options = options
         self._rounds_of_a_trial = int(settings["rounds"])
         self._pruner = (
             self._optuna.pruners.MedianPruner(
-                n_startup_trials=FIRST_WHOLE, n_warmup_steps=first_pruned_round
+                n_startup_trials=FIRST_WHOLE, n_warmup_steps=options.first_pruned_round
             )
-            if prune
+            if options.prune
             else self._optuna.pruners.NopPruner()
         )
         try:
@@ -162,13 +170,15 @@ class Study:
         Abandoned trials come first, then new ones up to the end of their batch. The folders are
         held until `tell` or `leave`.
         """
+        trials, batch = self._options.trials, self._options.batch
+        budget = self._options.budget or math.inf
         with self._lock:
             known = self._known()
             asked = self._abandoned(known)
             places, spent = len(known), self._spent(known)
-            while places < self._trials and not (self._budget and spent >= self._budget):
+            while places < trials and spent < budget:
                 # A process that is stopped while it draws leaves a batch that is not whole.
-                if places % self._batch == 0 and asked:
+                if places % batch == 0 and asked:
                     break
                 asked.append(self._begun(places))
                 places, spent = places + 1, spent + self._rounds_of_a_trial
@@ -178,7 +188,7 @@ class Study:
         running = self._optuna.trial.TrialState.RUNNING
         asked: list[Asked] = []
         for frozen in known:
-            if len(asked) == self._batch:
+            if len(asked) == self._options.batch:
                 break
             if frozen.state == running and (held := self._free(frozen)) is not None:
                 asked.append(self._again(frozen, held))
@@ -220,15 +230,15 @@ class Study:
         return Asked(trial, choice, folder, held)
 
     def _sampler_of(self, place: int) -> Any:
-        seed = (1_000_003 * self._seed + place) % 2**32
-        if self._sampler == "random":
+        seed = (1_000_003 * self._options.seed + place) % 2**32
+        if self._options.sampler == "random":
             return self._optuna.samplers.RandomSampler(seed=seed)
         with warnings.catch_warnings():
             # Whether the option is experimental depends on Optuna's version.
             warnings.simplefilter("ignore")
             return self._optuna.samplers.TPESampler(
                 seed=seed,
-                n_startup_trials=min(FIRST_AT_RANDOM, max(2, self._trials // 3)),
+                n_startup_trials=min(FIRST_AT_RANDOM, max(2, self._options.trials // 3)),
                 constant_liar=True,
             )
 

@@ -27,6 +27,7 @@ from fedvlr_jax.commands.shared.members.folders import (
     leave_out,
 )
 from fedvlr_jax.commands.shared.members.training import (
+    MemberOptions,
     Watch,
     train_group,
     train_together,
@@ -37,6 +38,7 @@ from fedvlr_jax.commands.shared.members.tuning import tuned
 __all__ = [
     "Choice",
     "Member",
+    "MemberOptions",
     "Watch",
     "begin_directory",
     "check_member",

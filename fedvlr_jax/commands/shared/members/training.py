@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest
-from fedvlr_jax.commands.shared.finished import (
-    write_results,
-)
+from fedvlr_jax.commands.shared.finished import write_results
 from fedvlr_jax.commands.shared.loaded import Loaded
 from fedvlr_jax.commands.shared.members.choices import Member
 from fedvlr_jax.commands.shared.members.folders import (
@@ -30,7 +28,7 @@ from fedvlr_jax.commands.shared.members.folders import (
     saved_round,
 )
 from fedvlr_jax.commands.shared.members.say import say
-from fedvlr_jax.commands.shared.private import Accounts, kept_accounts
+from fedvlr_jax.commands.shared.privacy_accounts import Accounts, kept_accounts
 from fedvlr_jax.commands.shared.runs import describe
 from fedvlr_jax.commands.shared.saving import load_run, save_run
 from fedvlr_jax.config import Config
@@ -57,6 +55,37 @@ FLAGS = flags.FLAGS
 
 # The baselines for the config of a run.
 Baselines = Callable[[Config], BaselineSummary]
+
+
+class Watch(Protocol):
+    """Called with members and their runs after each evaluation.
+
+    It returns the numbers of the members that end there; they leave no results.
+    """
+
+    def __call__(
+        self, members: Sequence[Member], runs: Sequence[RunState], /
+    ) -> Collection[int]: ...
+
+
+def _no_watch(members: Sequence[Member], runs: Sequence[RunState], /) -> Collection[int]:
+    return ()
+
+
+class MemberOptions(NamedTuple):
+    """How a command trains its members.
+
+    Attributes:
+      baselines: evaluates the baselines of a finished member.
+      stop: whether a signal has arrived.
+      watch: may end members after an evaluation.
+      keep: a finished member keeps a checkpoint.
+    """
+
+    baselines: Baselines
+    stop: StopRequest
+    watch: Watch = _no_watch
+    keep: bool = False
 
 
 def train_waiting(
@@ -101,7 +130,8 @@ def train_waiting(
     with StopRequest() as stop:
         for group in waiting.values():
             simulation = make_simulation(group[0].config, loaded.dataset(group[0].config))
-            train_group(group, Programs(simulation), loaded.baselines, stop, keep=keep)
+            options = MemberOptions(loaded.baselines, stop, keep=keep)
+            train_group(group, Programs(simulation), options)
     return loaded.datasets
 
 
@@ -123,30 +153,7 @@ def _is_complete(member: Member, loaded: Loaded) -> bool:
     )
 
 
-class Watch(Protocol):
-    """Called with members and their runs after each evaluation.
-
-    It returns the numbers of the members that end there; they leave no results.
-    """
-
-    def __call__(
-        self, members: Sequence[Member], runs: Sequence[RunState], /
-    ) -> Collection[int]: ...
-
-
-def _no_watch(members: Sequence[Member], runs: Sequence[RunState], /) -> Collection[int]:
-    return ()
-
-
-def train_group(
-    members: Sequence[Member],
-    programs: Programs,
-    baselines: Baselines,
-    stop: StopRequest,
-    watch: Watch = _no_watch,
-    *,
-    keep: bool = False,
-) -> None:
+def train_group(members: Sequence[Member], programs: Programs, options: MemberOptions) -> None:
     """Trains members of one program, as many together as fit in memory.
 
     Args, Raises: as `train_together`, without the number of members side by side.
@@ -162,27 +169,17 @@ def train_group(
         for first in range(0, len(group), size):
             part = group[first : first + size]
             at_once = FLAGS.members_at_once or members_at_once(simulation, len(part), left)
-            train_together(
-                part, programs.side_by_side(at_once), after, baselines, stop, watch, keep=keep
-            )
+            train_together(part, programs.side_by_side(at_once), after, options)
 
 
 def train_together(
-    members: Sequence[Member],
-    programs: Programs,
-    saved_round: int | None,
-    baselines: Baselines,
-    stop: StopRequest,
-    watch: Watch = _no_watch,
-    *,
-    keep: bool = False,
+    members: Sequence[Member], programs: Programs, saved_round: int | None, options: MemberOptions
 ) -> None:
     """Trains members of one program, and writes their run directories.
 
     Args:
       programs: of their simulation.
       saved_round: all members continue after this round; None: they start.
-      keep: a finished member keeps a checkpoint.
 
     Raises:
       Interrupted: a signal arrived; the members are saved.
@@ -200,7 +197,7 @@ def train_together(
         ]
     accounts = [
         Accounts.of_member(
-            simulation, m.directory, anew=saved_round is None and m.config.run.overwrite
+            simulation, m.directory, replaces=saved_round is None and m.config.run.overwrite
         )
         for m in members
     ]
@@ -215,17 +212,17 @@ def train_together(
             runs=runs,
             programs=programs,
             on_evaluation=functools.partial(_show, progress),
-            ends=functools.partial(watch, members),
-            leave=lambda: stop.asked,
+            ends=functools.partial(options.watch, members),
+            leave=lambda: options.stop.asked,
             before_rounds=before_rounds,
         )
     for member, run in zip(members, runs, strict=True):
         if not run.stopped:
             _save(member, run, simulation)
-    stated = [account.stated for account in accounts]
-    _write_finished(members, runs, simulation, timing, baselines, keep, stated)
-    if stop.asked:
-        raise Interrupted(f"stopped by {stop.name}; the same command continues")
+    for member, run, account in zip(members, runs, accounts, strict=True):
+        _write_if_finished(member, run, simulation, timing, account.stated, options)
+    if options.stop.asked:
+        raise Interrupted(f"stopped by {options.stop.name}; the same command continues")
 
 
 def _on_host(run: RunState) -> RunState:
@@ -260,36 +257,33 @@ def _save(member: Member, run: RunState, simulation: Simulation) -> None:
     checkpoints.wait()
 
 
-def _write_finished(
-    members: Sequence[Member],
-    runs: Sequence[RunState],
+def _write_if_finished(
+    member: Member,
+    run: RunState,
     simulation: Simulation,
     timing: Timing,
-    baselines: Baselines,
-    keep: bool,
-    stated: Sequence[dict[str, Any] | None],
+    stated: dict[str, Any] | None,
+    options: MemberOptions,
 ) -> None:
-    """Writes the results of the finished members. Removes their checkpoints, unless `keep`.
+    """Writes the results of a finished member. Removes its checkpoints, unless `options.keep`.
 
     Args:
-      stated: the privacy statement of each member; None without --privacy.
+      stated: its privacy statement; None without --privacy.
     """
-    for member, run, privacy in zip(members, runs, stated, strict=True):
-        if run.stopped in ("", ENDED):
-            continue
-        if run.stopped == NOT_FINITE:
-            leave_out(member.directory, f"stopped at {NOT_FINITE}")
-            continue
-        config = member.config
-        found = baselines(config)
-        summary, users = summarise_run(
-            simulation, run, timing, seed=config.run.seed, baselines=found
-        )
-        if privacy is not None:
-            summary["privacy"] = privacy
-        write_results(begin_directory(member, run, simulation.dataset), summary, users)
-        checkpoints = checkpoints_of(member.directory)
-        checkpoints.clear()
-        if keep:
-            save_run(simulation, checkpoints, run, config.flat)
-            checkpoints.wait()
+    if run.stopped in ("", ENDED):
+        return
+    if run.stopped == NOT_FINITE:
+        leave_out(member.directory, f"stopped at {NOT_FINITE}")
+        return
+    config = member.config
+    summary, users = summarise_run(
+        simulation, run, timing, seed=config.run.seed, baselines=options.baselines(config)
+    )
+    if stated is not None:
+        summary["privacy"] = stated
+    write_results(begin_directory(member, run, simulation.dataset), summary, users)
+    checkpoints = checkpoints_of(member.directory)
+    checkpoints.clear()
+    if options.keep:
+        save_run(simulation, checkpoints, run, config.flat)
+        checkpoints.wait()

@@ -73,17 +73,17 @@ class Accounts:
         return statement(self._config, self._num_users, spent)
 
     @classmethod
-    def of_member(cls, simulation: Simulation, folder: Path, *, anew: bool) -> Accounts:
+    def of_member(cls, simulation: Simulation, folder: Path, *, replaces: bool) -> Accounts:
         """The accounts of a member, whose run directory is written after its training.
 
         Args:
-          anew: an earlier run in the folder is replaced, with its ledger.
+          replaces: whether the member replaces an earlier run in the folder, with its ledger.
 
         Raises:
           InputError: as `Accounts`; or the folder cannot be written.
         """
         try:
-            for name in PRIVATE_FILES if anew else ():
+            for name in PRIVATE_FILES if replaces else ():
                 (folder / name).unlink(missing_ok=True)
             if simulation.config.privacy.privacy != "none":
                 folder.mkdir(parents=True, exist_ok=True)
