@@ -30,7 +30,7 @@ from rich.table import Table
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.flags.evaluate import OF_MACHINE
-from fedvlr_jax.commands.shared.launch import note_unused
+from fedvlr_jax.commands.shared.launch import note_no_effect, note_unused
 from fedvlr_jax.commands.shared.runs import load, titles_of
 from fedvlr_jax.commands.shared.saving import load_state
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config
@@ -169,6 +169,12 @@ def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
         raise InputError(f"--export={path}: cannot be written: {error.strerror}") from error
 
 
+def note_unused_k() -> None:
+    """Prints a line for a given --k without --export."""
+    if not FLAGS.export:
+        note_no_effect(("k",), "there is no --export")
+
+
 def main() -> None:
     if not FLAGS.workdir:
         raise InputError("--workdir: empty; give the directory of a run")
@@ -177,6 +183,7 @@ def main() -> None:
     given = {name: FLAGS[name].value for name in ("data_root", *OF_MACHINE)}
     simulation, state, best_round = load_run(FLAGS.workdir, **given)
     note_unused(simulation.config)
+    note_unused_k()
     if FLAGS.export:
         simulation.check_places(FLAGS.k)
     options = simulation.config.evaluation

@@ -27,6 +27,8 @@ from fedvlr_jax.sealing import file_sha256
 
 # Values of --time: the order of the lines, and a random order.
 LINES, RANDOM = "lines", "random"
+# Kinds of tables without separator and header line.
+KINDS = {"jsonl": "JSON lines", "parquet": "a Parquet file"}
 # Texts that programs write for missing values.
 _MISSING = ("nan", "NaN", "null", "NULL", "None", "NA", "N/A", "<NA>")
 
@@ -92,6 +94,12 @@ class Options:
             raise InputError(
                 "--time_decimals: needs times that are numbers, but --time_format is given"
             )
+        for name in ("time_format", "time_decimals"):
+            if getattr(self, name) and self.time in (LINES, RANDOM):
+                raise InputError(
+                    f"--{name}: does nothing with --time={self.time}, which reads no times; leave "
+                    "one of them out"
+                )
         if self.min_rating is not None and not np.isfinite(self.min_rating):
             raise InputError(f"--min_rating={self.min_rating}: give a finite number")
 
@@ -215,6 +223,12 @@ def _read(
     given = {role: getattr(options, role) for role in ROLES}
     known = KNOWN | {plain_column(name) for name in given.values() if name}
     table = table_of(path, known=known, separator=options.separator, header=options.header)
+    for name, value in (("separator", options.separator), ("header", options.header)):
+        if table.kind != "delimited" and value not in ("", "auto"):
+            raise InputError(
+                f"--{name}={value}: does nothing for {path.name}, which is {KINDS[table.kind]}; "
+                "leave it out"
+            )
     if options.time in (LINES, RANDOM):
         given["time"] = UNUSED
     columns = choose_columns(table, given=given, order=options.columns, item_ids=items, notes=notes)
