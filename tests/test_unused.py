@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from fedvlr_jax.commands.evaluate import note_unused_k
+from fedvlr_jax.commands.evaluate import note_unused_k, places
 from fedvlr_jax.commands.flags import evaluate, robustness, sweep, table2, train
 from fedvlr_jax.commands.robustness import note_unused_terms
 from fedvlr_jax.commands.shared import launch
@@ -294,6 +294,16 @@ def test_evaluate_names_a_length_of_lists_that_it_does_not_write(printed):
     assert printed(evaluate.define_flags, ["--k=5"], note_unused_k) == [
         "note: --k=5 has no effect: there is no --export"
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "small", "large"), [([], 18, 50), (["--k=40"], 40, 40), (["--k=50"], 50, 50)]
+)
+def test_the_default_length_of_lists_fits_a_small_catalogue(printed, arguments, small, large):
+    def check():
+        assert (places(18), places(300)) == (small, large)
+
+    printed(evaluate.define_flags, arguments, check)
 
 
 def test_table2_does_not_tune_a_given_flag(printed):

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.flags.evaluate import OF_MACHINE
-from fedvlr_jax.commands.shared.launch import note_no_effect, note_unused
+from fedvlr_jax.commands.shared.launch import is_given, note_no_effect, note_unused
 from fedvlr_jax.commands.shared.runs import load, titles_of
 from fedvlr_jax.commands.shared.saving import load_state
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config
@@ -169,6 +169,11 @@ def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
         raise InputError(f"--export={path}: cannot be written: {error.strerror}") from error
 
 
+def places(num_items: int) -> int:
+    """--k; its default is at most the number of items."""
+    return int(FLAGS.k) if is_given("k") else min(FLAGS.k, num_items)
+
+
 def note_unused_k() -> None:
     """Prints a line for a given --k without --export."""
     if not FLAGS.export:
@@ -184,8 +189,9 @@ def main() -> None:
     simulation, state, best_round = load_run(FLAGS.workdir, **given)
     note_unused(simulation.config)
     note_unused_k()
+    k = places(simulation.dataset.num_items)
     if FLAGS.export:
-        simulation.check_places(FLAGS.k)
+        simulation.check_places(k)
     options = simulation.config.evaluation
     table = Table(title=f"{FLAGS.workdir}: round {best_round}, percent")
     table.add_column("part")
@@ -202,6 +208,6 @@ def main() -> None:
         rounds = simulation.config.federation.rounds
         Console().print(f"the run has not finished: its flags allow up to {rounds} rounds")
     if FLAGS.export:
-        export(simulation, state, FLAGS.k, Path(FLAGS.export))
+        export(simulation, state, k, Path(FLAGS.export))
         users = simulation.dataset.num_users
-        print(f"wrote {FLAGS.export}: the best {FLAGS.k} items of {users} users")
+        print(f"wrote {FLAGS.export}: the best {k} items of {users} users")
