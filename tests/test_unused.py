@@ -9,7 +9,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from fedvlr_jax.commands.flags import sweep, table2, train
+from fedvlr_jax.commands.evaluate import note_unused_k, places
+from fedvlr_jax.commands.flags import evaluate, robustness, sweep, table2, train
+from fedvlr_jax.commands.robustness import note_unused_terms
 from fedvlr_jax.commands.shared import config_flags
 from fedvlr_jax.commands.shared.members import make_members, note_unused_by
 from fedvlr_jax.commands.shared.runs import describe, load
@@ -270,6 +272,38 @@ def test_a_given_flag_that_over_sets_is_named(printed, value):
     assert printed(sweep.define_flags, [over, f"--cohort={value}"], note) == [
         f"note: --cohort={value} has no effect: --over sets it"
     ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "given", "named"),
+    [
+        ("median", [], 0),
+        ("median,krum", ["--defense_similarity=0.5", "--defense_items=5"], 2),
+        ("median,client_terms", ["--defense_similarity=0.5"], 0),
+    ],
+)
+def test_robustness_names_terms_that_no_rule_uses(printed, rules, given, named):
+    arguments = [f"--rules={rules}", *given]
+    lines = printed(robustness.define_flags, arguments, note_unused_terms)
+    assert len(lines) == named
+    assert all(f"has no effect: --rules={rules} does not name" in line for line in lines)
+
+
+def test_evaluate_names_a_length_of_lists_that_it_does_not_write(printed):
+    assert printed(evaluate.define_flags, ["--k=5", "--export=x.csv"], note_unused_k) == []
+    assert printed(evaluate.define_flags, ["--k=5"], note_unused_k) == [
+        "note: --k=5 has no effect: there is no --export"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "small", "large"), [([], 18, 50), (["--k=40"], 40, 40), (["--k=50"], 50, 50)]
+)
+def test_the_default_length_of_lists_fits_a_small_catalogue(printed, arguments, small, large):
+    def check():
+        assert (places(18), places(300)) == (small, large)
+
+    printed(evaluate.define_flags, arguments, check)
 
 
 def test_table2_does_not_tune_a_given_flag(printed):

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.flags.evaluate import OF_MACHINE
-from fedvlr_jax.commands.shared.config_flags import note_unused
+from fedvlr_jax.commands.shared.config_flags import is_given, note_no_effect, note_unused
 from fedvlr_jax.commands.shared.exporting import export
 from fedvlr_jax.commands.shared.runs import load
 from fedvlr_jax.commands.shared.saving import load_state
@@ -110,6 +110,17 @@ def load_best(workdir: str, **given: Any) -> tuple[Simulation, State, int]:
     return simulation, best, meta["best_round"]
 
 
+def places(num_items: int) -> int:
+    """--k; its default is at most the number of items."""
+    return int(FLAGS.k) if is_given("k") else min(FLAGS.k, num_items)
+
+
+def note_unused_k() -> None:
+    """Prints a line for a given --k without --export."""
+    if not FLAGS.export:
+        note_no_effect(("k",), "there is no --export")
+
+
 def main() -> None:
     if not FLAGS.workdir:
         raise InputError("--workdir: empty; give the directory of a run")
@@ -118,8 +129,10 @@ def main() -> None:
     given = {name: FLAGS[name].value for name in ("data_root", *OF_MACHINE)}
     simulation, state, best_round = load_best(FLAGS.workdir, **given)
     note_unused(simulation.config)
+    note_unused_k()
+    k = places(simulation.dataset.num_items)
     if FLAGS.export:
-        simulation.check_places(FLAGS.k)
+        simulation.check_places(k)
     options = simulation.config.evaluation
     table = Table(title=f"{FLAGS.workdir}: round {best_round}, percent")
     table.add_column("part")
@@ -136,6 +149,6 @@ def main() -> None:
         rounds = simulation.config.federation.rounds
         Console().print(f"the run has not finished: its flags allow up to {rounds} rounds")
     if FLAGS.export:
-        export(simulation, state, FLAGS.k, Path(FLAGS.export))
+        export(simulation, state, k, Path(FLAGS.export))
         users = simulation.dataset.num_users
-        print(f"wrote {FLAGS.export}: the best {FLAGS.k} items of {users} users")
+        print(f"wrote {FLAGS.export}: the best {k} items of {users} users")

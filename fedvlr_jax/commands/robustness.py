@@ -33,7 +33,7 @@ import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.flags.robustness import ATTACKS, CLIENT_TERMS, DEFENSES
-from fedvlr_jax.commands.shared.config_flags import config_from_flags
+from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_no_effect
 from fedvlr_jax.commands.shared.members import (
     Choice,
     Member,
@@ -126,6 +126,13 @@ def with_defense(
     return dataclasses.replace(base, defense=none), tuple(own.items())
 
 
+def note_unused_terms() -> None:
+    """Prints one line for each given --defense_* if no rule uses them."""
+    if CLIENT_TERMS not in FLAGS.rules.split(","):
+        terms = [field.name for field in dataclasses.fields(DefenseConfig)]
+        note_no_effect(terms, f"--rules={FLAGS.rules} does not name {CLIENT_TERMS}")
+
+
 def wilson(share: float, count: float) -> list[float]:
     """The 95 % interval of a share of `count` users (Wilson 1927); 0 to 1 without users."""
     if not count:
@@ -194,6 +201,7 @@ def main() -> None:
     with locked(base.workdir):
         members = [m for cell in cells for m in cell]
         note_unused_by(members)
+        note_unused_terms()
         dataset = train_waiting(members, selects=False)[base.data]
         lines = [line for cell in cells if (line := line_of(cell)) is not None]
         if not lines:

@@ -170,9 +170,8 @@ def train_trials(
     waiting = []
     for asked, member in trials:
         print(f"{asked.folder.name}: {member.label}")
-        check_member(
-            member.directory, member.config.flat, loaded.dataset(member.config).fingerprint
-        )
+        fingerprint = loaded.dataset(member.config).fingerprint
+        check_member(member.directory, member.config.flat, fingerprint, can_overwrite=False)
         if finished_results(member.directory) is None:
             waiting.append(member)
     ended: set[Path] = set()

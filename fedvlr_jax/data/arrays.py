@@ -13,6 +13,7 @@ from fedvlr_jax.data import splits
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.division import Division, Rows, divide, interactions_of
 from fedvlr_jax.data.faults import shown
+from fedvlr_jax.data.files import FEATURE_RANGE, usable_features
 from fedvlr_jax.errors import InputError
 
 SPLITS = ("leave-one-out", "global-time", "predefined")
@@ -200,9 +201,13 @@ def _feature(modality: str, values: Any) -> np.ndarray:
             f"features[{modality!r}]: has the shape {feature.shape}, expected (items, width) and "
             "a name other than 'id'"
         )
-    wrong = np.flatnonzero(~np.isfinite(feature).all(axis=1))
+    wrong = np.argwhere(~usable_features(feature))
     if len(wrong):
-        raise InputError(f"features[{modality!r}][{wrong[0]}]: is not finite, expected numbers")
+        row, column = map(int, wrong[0])
+        raise InputError(
+            f"features[{modality!r}][{row}]: found {feature[row, column]:g}, expected "
+            f"{FEATURE_RANGE}"
+        )
     return feature
 
 

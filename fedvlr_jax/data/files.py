@@ -21,7 +21,8 @@ def read_feature(path: Path) -> np.ndarray:
     """Reads a .npy file as float32 [rows, width].
 
     Raises:
-      InputError: the file is not a finite float array of two dimensions.
+      InputError: the file is not a float array of two dimensions, or has a number outside
+        FEATURE_RANGE.
     """
     if not path.is_file():
         raise InputError(f"{path}: not a file; expected a .npy file")
@@ -35,11 +36,21 @@ def read_feature(path: Path) -> np.ndarray:
     raw = raw.reshape(shape, order="F" if fortran else "C")
     with np.errstate(over="ignore", invalid="ignore"):
         feature = np.ascontiguousarray(raw, np.float32)
-    finite = np.isfinite(feature)
-    if not finite.all():
-        row, column = (int(index) for index in np.argwhere(~finite)[0])
-        raise fault(path, row, str(column), str(raw[row, column]), "a finite float32 number")
+    usable = usable_features(feature)
+    if not usable.all():
+        row, column = (int(index) for index in np.argwhere(~usable)[0])
+        raise fault(path, row, str(column), str(raw[row, column]), FEATURE_RANGE)
     return feature
+
+
+# Squares of larger features, summed over a row, exceed float32.
+LARGEST_FEATURE = 1e15
+FEATURE_RANGE = f"a finite number from -{LARGEST_FEATURE:g} to {LARGEST_FEATURE:g}"
+
+
+def usable_features(feature: np.ndarray) -> np.ndarray:
+    """bool, in the shape of `feature`: the numbers in FEATURE_RANGE."""
+    return (feature >= -LARGEST_FEATURE) & (feature <= LARGEST_FEATURE)
 
 
 def _read_npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -42,7 +42,8 @@ class PairedTest(NamedTuple):
       relative_difference: `mean_difference` over the mean of B; infinite if only the mean of B is
         zero, NaN if both means are.
       p_value: of the two-sided Wilcoxon signed-rank test.
-      p_mean: of the two-sided paired t-test.
+      p_mean: of the two-sided paired t-test; of the exact test of random signs if all differences
+        are equal, where t is infinite.
       users: the number of users in both.
       detectable: the mean difference that the t-test detects at level 5 % with power 80 %, for
         this number of users and this variance. NaN for fewer than two users. A result that is not
@@ -102,8 +103,10 @@ def paired_test(a: np.ndarray, b: np.ndarray) -> PairedTest:
         p_value = float(stats.wilcoxon(difference).pvalue)
         if np.ptp(difference) > 0:
             p_mean = float(stats.ttest_1samp(difference, 0.0).pvalue)
-        elif len(difference) > 1:
-            p_mean = 0.0
+        else:
+            # Without a spread t is infinite for any number of users. This is the exact test: of
+            # the 2^n equally likely choices of signs, two are as far from zero.
+            p_mean = 2.0 ** (1 - len(difference))
     base = float(b.mean()) if len(b) else float("nan")
     mean = float(difference.mean()) if len(b) else float("nan")
     with np.errstate(divide="ignore", invalid="ignore"):

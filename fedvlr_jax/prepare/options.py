@@ -76,5 +76,11 @@ class Options:
             raise InputError(
                 "--time_decimals: needs times that are numbers, but --time_format is given"
             )
+        for name in ("time_format", "time_decimals"):
+            if getattr(self, name) and self.time in (LINES, RANDOM):
+                raise InputError(
+                    f"--{name}: does nothing with --time={self.time}, which reads no times; leave "
+                    "one of them out"
+                )
         if self.min_rating is not None and not np.isfinite(self.min_rating):
             raise InputError(f"--min_rating={self.min_rating}: give a finite number")

@@ -24,6 +24,8 @@ from fedvlr_jax.prepare.rows import Rows
 from fedvlr_jax.prepare.tables import Table, plain_column, table_of
 from fedvlr_jax.sealing import file_sha256
 
+# Kinds of tables without separator and header line.
+KINDS = {"jsonl": "JSON lines", "parquet": "a Parquet file"}
 # Texts that programs write for missing values.
 _MISSING = ("nan", "NaN", "null", "NULL", "None", "NA", "N/A", "<NA>")
 
@@ -147,6 +149,12 @@ def _read(
     given = {role: getattr(options, role) for role in ROLES}
     known = KNOWN | {plain_column(name) for name in given.values() if name}
     table = table_of(path, known=known, separator=options.separator, header=options.header)
+    for name, value in (("separator", options.separator), ("header", options.header)):
+        if table.kind != "delimited" and value not in ("", "auto"):
+            raise InputError(
+                f"--{name}={value}: does nothing for {path.name}, which is {KINDS[table.kind]}; "
+                "leave it out"
+            )
     if options.time in (LINES, RANDOM):
         given["time"] = UNUSED
     columns = choose_columns(table, given=given, order=options.columns, item_ids=items, notes=notes)

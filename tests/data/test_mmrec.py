@@ -425,6 +425,10 @@ BAD_FILES = {
         ["text_features.npy", "second file"],
     ),
     "modality id": ({"id_feat__npy": npy(GOOD)}, ["id_feat.npy", "'id'"]),
+    "huge feature": (
+        {"text_feat__npy": npy(np.nan_to_num(HOLE, nan=1e30))},
+        ["text_feat.npy, row 2, column 1", "1e+30", "to 1e+15"],
+    ),
     "NaN feature": ({"text_feat__npy": npy(HOLE)}, ["text_feat.npy, row 2, column 1", "nan"]),
     "overflowing feature": ({"text_feat__npy": npy(HUGE)}, ["row 1, column 1", "1e+300"]),
     "integer features": ({"text_feat__npy": npy(GOOD.astype(int))}, ["text_feat.npy", "int64"]),

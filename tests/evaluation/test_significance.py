@@ -111,7 +111,10 @@ def test_the_test_of_the_mean_by_hand():
     # Three values with mean 2 and standard deviation 1: t = 2 sqrt(3), two degrees of freedom.
     result = paired_test(np.array([1.0, 2.0, 3.0]), np.zeros(3))
     assert result.p_mean == pytest.approx(1 - 2 * math.sqrt(3) / math.sqrt(14))
-    assert paired_test(np.full(4, 0.5), np.zeros(4)).p_mean == 0
+    # Equal differences have no spread: two of the 2^4 choices of signs are as far from zero.
+    assert paired_test(np.full(4, 0.5), np.zeros(4)).p_mean == 2 / 16
+    assert paired_test(np.full(2, 0.5), np.zeros(2)).p_mean == 0.5
+    assert paired_test(np.full(30, 0.5), np.zeros(30)).p_mean < 1e-8
     assert paired_test(np.array([0.5]), np.array([0.1])).p_mean == 1
 
 

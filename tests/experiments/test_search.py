@@ -201,7 +201,9 @@ def test_another_batch_is_another_search(tmp_path):
 
 def test_a_folder_of_another_search_is_refused(tmp_path):
     make_study(tmp_path)
-    with pytest.raises(InputError, match="--sampler was 'tpe', is 'random'"):
+    # A search has no --overwrite.
+    refused = "--sampler was 'tpe', is 'random'; give another directory or the same flags$"
+    with pytest.raises(InputError, match=refused):
         make_study(tmp_path, sampler="random")
     (tmp_path / studies.JOURNAL).write_text("not a journal\n")
     with pytest.raises(InputError, match=r"search\.journal: damaged"):

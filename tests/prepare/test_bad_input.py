@@ -156,10 +156,21 @@ def test_columns_that_could_be_the_user(tmp_path):
         ({"min_item_interactions": 3}, "no row remains; a user has at most 2 interactions"),
         ({"split": "leave-one-out"}, "--min_user_interactions=3"),
         ({"split": "global-time"}, "--split=global-time"),
+        ({"time": "lines", "time_format": "%Y"}, "--time_format: does nothing with --time=lines"),
+        ({"time": "random", "time_decimals": 3}, "--time_decimals: does nothing with --time=ra"),
     ],
 )
 def test_options_that_do_not_fit(options, found, tmp_path):
     assert found in refused(tmp_path, "toy.csv", HEADER + GOOD, **options)
+
+
+@pytest.mark.parametrize(("name", "value"), [("separator", ";"), ("header", "no")])
+def test_options_of_delimited_text(name, value, tmp_path):
+    line = '{"user_id": "u", "item_id": "i", "timestamp": 1}\n'
+    found = refused(tmp_path, "toy.jsonl", line, **{name: value})
+    assert (
+        found == f"--{name}={value}: does nothing for toy.jsonl, which is JSON lines; leave it out"
+    )
 
 
 def test_no_time(tmp_path):

@@ -24,4 +24,4 @@ def define_flags() -> None:
     for name in OF_MACHINE:
         FLAGS.set_default(name, None)
     define_path("export", "", "CSV file for the best items of every user.")
-    flags.DEFINE_integer("k", 50, "Number of exported items per user.")
+    flags.DEFINE_integer("k", 50, "Number of exported items per user. Default: at most all.")

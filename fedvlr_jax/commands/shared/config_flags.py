@@ -118,11 +118,16 @@ def is_given(name: str) -> bool:
 
 def note_overruled(names: Collection[str], by: str) -> None:
     """Prints one line for each given flag among `names`, whose values the flag `by` replaces."""
+    note_no_effect(names, f"--{by} sets it")
+
+
+def note_no_effect(names: Collection[str], why: str) -> None:
+    """Prints one line for each given flag among `names`, which have no effect in this call."""
     for name in sorted(names):
         if name in FLAGS and is_given(name):
             value = FLAGS[name].value
             value = str(value).lower() if isinstance(value, bool) else value
-            note(f"--{name}={value} has no effect: --{by} sets it")
+            note(f"--{name}={value} has no effect: {why}")
 
 
 def _is_changed(flag: flags.Flag[Any], preset: Mapping[str, str]) -> bool:

@@ -75,6 +75,8 @@ def check_same(
     saved: tuple[Mapping[str, Any], str | None],
     now: tuple[Mapping[str, Any], str],
     free: Collection[str] = RESUMABLE_FLAGS,
+    *,
+    can_overwrite: bool = True,
 ) -> None:
     """Refuses to resume a run that has other flags or data, and names the differences.
 
@@ -82,6 +84,7 @@ def check_same(
       where: the place of the run, for the message.
       saved, now: (flags, fingerprint of the data) of the saved run and of this call.
       free: flags that may differ.
+      can_overwrite: whether the command has --overwrite, which the message then names.
 
     Raises:
       InputError: other flags differ, or the data do.
@@ -96,10 +99,10 @@ def check_same(
     if was_data != data:
         differing.append("the data have changed")
     if differing:
-        raise InputError(
-            f"{where}: holds another run: {'; '.join(differing)}; give another directory, the same "
-            "flags, or --overwrite"
-        )
+        remedy = "another directory or the same flags"
+        if can_overwrite:
+            remedy = "another directory, the same flags, or --overwrite"
+        raise InputError(f"{where}: holds another run: {'; '.join(differing)}; give {remedy}")
 
 
 def _commit() -> str:

@@ -162,7 +162,8 @@ class Study:
         where = f"--workdir={self.folder}"
         # Earlier versions drew one trial at a time.
         was = {"batch": 1, **saved["settings"]}
-        check_same(where, (was, saved["fingerprint"]), (now, fingerprint), FREE)
+        held = was, saved["fingerprint"]
+        check_same(where, held, (now, fingerprint), FREE, can_overwrite=False)
 
     def ask(self) -> list[Asked]:
         """At most a batch of trials that no process trains; empty once all have been asked.

@@ -23,8 +23,13 @@ from fedvlr_jax.training import RunState
 from fedvlr_jax.training.summary import BaselineSummary
 
 
-def check_member(directory: Path, flags: Mapping[str, Any], fingerprint: str) -> None:
+def check_member(
+    directory: Path, flags: Mapping[str, Any], fingerprint: str, *, can_overwrite: bool = True
+) -> None:
     """Checks that the directory contains no run, or the run of these flags and data.
+
+    Args:
+      can_overwrite: as of `check_same`.
 
     Raises:
       InputError: it contains another run, finished or not. The message names the differences.
@@ -37,6 +42,7 @@ def check_member(directory: Path, flags: Mapping[str, Any], fingerprint: str) ->
         (saved["flags"], saved["dataset"]["fingerprint"]),
         (flags, fingerprint),
         RESUMABLE_WHEN_FINISHED,
+        can_overwrite=can_overwrite,
     )
 
 
