@@ -51,7 +51,8 @@ WIDTH = 128
 FEWEST = 4  # Items that a user of a derived data set needs.
 MOST_USERS = 400  # Of a derived data set, except the halves of the users.
 RECENCY = 0.5  # Of the baselines "<name>_recent".
-SIZES = ((300, 300, 20), (400, 900, 12), (250, 500, 50))  # Users, items, mean history.
+# Users, items, mean history.
+SIZES = ((300, 300, 20), (400, 900, 12), (250, 500, 50), (3000, 600, 20))
 # A difference that counts as significant, in standard errors of the paired difference over users.
 SIGNIFICANT = 2.0
 BEST = {"valid": "the best on validation", "test": "the best on test"}
@@ -171,10 +172,10 @@ def compared(dataset: Dataset) -> dict[str, Any]:
     """One data set: the closed form, and its difference from each baseline.
 
     Returns:
-      {"dataset", "users", "items", "slice", the selected "content", "normalization", "recency",
-      "ials", "valid" and "test": NDCG@50 in percent, "baselines": {name: {"valid", "test",
-      "difference": the mean over users of ours minus theirs on test, "error": its standard
-      error}}}.
+      {"dataset", "users", "items", "slice", the selected "content", "normalization", "recency" and
+      "ials" (parts and l2, or nothing), "valid" and "test": NDCG@50 in percent, "baselines": {name:
+      {"valid", "test", "difference": the mean over users of ours minus theirs on test, "error": its
+      standard error}}}.
     """
     selection = resolve_selection(parse_selection("auto"), dataset)
     weighted = dataset
@@ -214,10 +215,8 @@ def compared(dataset: Dataset) -> dict[str, Any]:
         "users": dataset.num_users,
         "items": dataset.num_items,
         "slice": selection.slice,
-        **{
-            key: float(getattr(found, key))
-            for key in ("content", "normalization", "recency", "ials")
-        },
+        **{key: float(getattr(found, key)) for key in ("content", "normalization", "recency")},
+        "ials": list(found.ials or ()),
         **{part: float(np.mean(gains)) for part, gains in ours.items()},
         "baselines": baselines,
     }
@@ -301,7 +300,7 @@ def main() -> None:
         print(
             f"{row['dataset']}: {row['test']:.1f}; {best[0]} {best[1]['test']:.1f}; content "
             f"{row['content']:g}, normalization {row['normalization']:g}, recency "
-            f"{row['recency']:g}, iALS {row['ials']:g}",
+            f"{row['recency']:g}, iALS {row['ials']}",
             flush=True,
         )
         if path is not None:

@@ -75,8 +75,9 @@ class InitConfig:
     init_ials: int = choice(
         -1,
         "init=ease: 1: the initial scores are the mean of those of the autoencoder and of implicit "
-        "alternating least squares, which has a quarter of --width. 0: the autoencoder alone. -1: "
-        "selected on validation.",
+        "alternating least squares, which has a quarter or a half of --width, as selected on "
+        "validation; without validation a quarter. 0: the autoencoder alone. -1: selected on "
+        "validation.",
     )
     init_noise_multiplier: float = choice(
         0.0,

@@ -7,8 +7,8 @@ splits are small, and of many settings one is always ahead by chance.
 
 First the content weight is chosen for the normalization v = 0, then recency, then the content
 weight again if recency is above 0. Next, the pairs of content weight and v = 1/4 must be ahead of
-that choice; `ease.py` explains these settings. Last, the blend with iALS must be ahead: three
-quarters of the columns have the autoencoder, one quarter has iALS, see `ials.py`.
+that choice; `ease.py` explains these settings. Last, the best blend with iALS must be ahead of the
+autoencoder alone: iALS has a quarter or a half of the columns, see `ials.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.federated.ease import Autoencoder, autoencoder
-from fedvlr_jax.federated.ials import Blend, item_vectors, num_factors
+from fedvlr_jax.federated.ials import SETTINGS, Blend, Setting, item_vectors, num_factors
 
 CONTENTS = (0.0, 0.25, 1.0, 4.0)
 NORMALIZATIONS = (0.0, 0.25)
@@ -47,7 +47,7 @@ class Ease(NamedTuple):
     Attributes:
       items: float64 [I, d]. vectors: float64 [N, d].
       content, normalization, recency: c, v, and the exponent by which the histories are weighted.
-      ials: whether the scores are the mean with those of iALS.
+      ials: the setting of iALS, if the scores are the mean with its scores; else None.
     """
 
     items: np.ndarray
@@ -55,7 +55,7 @@ class Ease(NamedTuple):
     content: float
     normalization: float
     recency: float
-    ials: bool
+    ials: Setting | None
 
 
 def ease_initialization(
@@ -72,9 +72,11 @@ def ease_initialization(
     """The items' table and the clients' vectors.
 
     Args:
-      content, normalization, recency, ials: see the module's docstring; None to choose on the
+      content, normalization, recency: see the module's docstring; None to choose on the
         validation split. A history that has weights already keeps them; `recency` must then be 0
-        or None. `ials` needs a width of at least 4.
+        or None.
+      ials: whether the scores are the mean with those of iALS; None to choose on the validation
+        split, which also chooses the setting. True needs a width of at least 4.
     """
     train, rows = dataset.train, [centred_unit_rows(x) for x in dataset.features.values()]
     settings = tried_models(dataset, content, normalization)
@@ -102,32 +104,37 @@ def ease_initialization(
         best = select(plain, chosen)
     best = select([best, *range(len(plain), len(models))], chosen)
     history, model = histories[chosen], models[best]
-    blended = False
-    if tries_ials(dataset, width, ials):
-        blend = blend_of(model, models[0], history)
-        blended = (
-            bool(ials)
-            or _chosen([gains(best, chosen), _gains(blend, history, targets)], IALS_SURE) == 1
-        )
-    source = blend if blended else model
+    sources: list[tuple[Setting | None, Autoencoder | Blend]] = [] if ials else [(None, model)]
+    sources += [
+        (setting, blend_of(model, models[0], history, setting))
+        for setting in tried_ials(dataset, width, ials)
+    ]
+    number = 0
+    if len(sources) > 1:
+        number = _chosen([_gains(each, history, targets) for _, each in sources], IALS_SURE)
+    taken, source = sources[number]
     vectors = source.vectors(history.weighted_matrix)
     selected_v, selected_c = settings[best]
-    return Ease(source.items, vectors, selected_c, selected_v, recencies[chosen], blended)
+    return Ease(source.items, vectors, selected_c, selected_v, recencies[chosen], taken)
 
 
-def blend_of(selected: Autoencoder, first: Autoencoder, history: Interactions) -> Blend:
+def blend_of(
+    selected: Autoencoder, first: Autoencoder, history: Interactions, setting: Setting
+) -> Blend:
     """As wide as `selected`; iALS begins with the largest directions of `first`."""
     width = selected.directions.shape[1]
-    columns = num_factors(history, width)
-    factors = item_vectors(history, first.truncated(columns).balanced)
-    return Blend.of(selected.truncated(width - columns), factors, history.weighted_matrix)
+    columns = num_factors(history, width, setting.parts)
+    factors = item_vectors(history, first.truncated(columns).balanced, setting.l2)
+    remaining = selected.truncated(width - columns)
+    return Blend.of(remaining, factors, setting.l2, history.weighted_matrix)
 
 
-def tries_ials(dataset: Dataset, width: int, ials: bool | None) -> bool:
-    """Whether a blend is computed: it is asked for, or validation can choose it."""
+def tried_ials(dataset: Dataset, width: int, ials: bool | None) -> Sequence[Setting]:
+    """The settings whose blends are computed: one is asked for, or validation can choose them."""
+    judged = len(_ranking(dataset)) > 0
     if ials is None:
-        return width >= 4 and len(_ranking(dataset)) > 0
-    return ials
+        return SETTINGS if judged and width >= 4 else ()
+    return (SETTINGS if judged else SETTINGS[:1]) if ials else ()
 
 
 def tried_models(

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.federated.ease_settings import tried_models, tries_ials
+from fedvlr_jax.federated.ease_settings import tried_ials, tried_models
 from fedvlr_jax.federated.ials import SWEEPS, num_factors, uploaded_numbers
 from fedvlr_jax.federated.initialization import (
     Initialization,
@@ -90,16 +90,22 @@ def _ease_exchange(
     compared = tried * (width + 1) if tried > 1 else 0
     down = 1 + up + compared + width
     text = f"{tried} x {init.init_exchanges} exchanges"
-    if tries_ials(dataset, width, given_ials(init)):
-        columns = num_factors(dataset.train, width)
-        of_item, once = uploaded_numbers(columns)
-        up += of_item
-        down += SWEEPS * columns + (width if init.init_ials == -1 else 0)
-        text += f", {SWEEPS} sweeps of iALS"
+    blends = tried_ials(dataset, width, given_ials(init))
+    for setting in blends:
+        columns = num_factors(dataset.train, width, setting.parts)
+        of_item, more = uploaded_numbers(columns)
+        up, once = up + of_item, once + more
+        down += SWEEPS * columns
+    if blends:
+        # Clients compare the blends on validation.
+        down += len(blends) * width if len(blends) > 1 else 0
+        text += f", {len(blends)} x {SWEEPS} sweeps of iALS"
     chosen = ""
     if initial is not None:
         chosen = f", content {initial.content:g}, normalization {initial.normalization:g}, "
-        chosen += f"recency {initial.recency:g}, iALS {initial.ials:d}"
+        chosen += f"recency {initial.recency:g}"
+        columns, l2 = initial.ials
+        chosen += f", iALS in {columns:g} columns with l2 {l2:g}" if columns else ", no iALS"
     return Exchange(f"init ease{chosen}: counts, {text} and a mean score", items * down, up, once)
 
 

@@ -27,22 +27,32 @@ from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.federated.ease import Autoencoder
 from fedvlr_jax.least_squares import least_squares
 
-L2 = 30.0
 ALPHA = 20.0
 SWEEPS = 3
 
 
-def num_factors(train: Interactions, width: int) -> int:
-    """The columns of a table of `width` that iALS has in a blend: a quarter, at most the rank."""
-    return min(width // 4, train.num_users, train.num_items)
+class Setting(NamedTuple):
+    """What iALS has in a blend: one of `parts` equal parts of the columns, and l2."""
+
+    parts: int
+    l2: float
 
 
-def item_vectors(train: Interactions, initial: np.ndarray) -> np.ndarray:
+# Validation chooses among them. Dense histories of many clients bear more factors.
+SETTINGS = (Setting(4, 30.0), Setting(2, 30.0), Setting(2, 100.0))
+
+
+def num_factors(train: Interactions, width: int, parts: int) -> int:
+    """The columns of a table of `width` that iALS has in a blend; at most the rank."""
+    return min(width // parts, train.num_users, train.num_items)
+
+
+def item_vectors(train: Interactions, initial: np.ndarray, l2: float) -> np.ndarray:
     """float64 [I, d]: q after SWEEPS sweeps from `initial`; 0 for items without an interaction."""
     histories, items = train.matrix, initial
     by_item = sparse.csr_array(histories.T)
     for _ in range(SWEEPS):
-        items = client_vectors(by_item, client_vectors(histories, items))
+        items = client_vectors(by_item, client_vectors(histories, items, l2), l2)
     return items
 
 
@@ -58,23 +68,25 @@ class Blend(NamedTuple):
     Attributes:
       autoencoder: with d_1 directions.
       factors: float64 [I, d_2], q.
+      l2: of the clients' problem.
       deviations: of the scores of each.
     """
 
     autoencoder: Autoencoder
     factors: np.ndarray
+    l2: float
     deviations: tuple[float, float]
 
     @classmethod
     def of(
-        cls, autoencoder: Autoencoder, factors: np.ndarray, histories: sparse.csr_array
+        cls, autoencoder: Autoencoder, factors: np.ndarray, l2: float, histories: sparse.csr_array
     ) -> Blend:
         """With the deviations of the scores of all histories."""
         deviations = (
             score_deviation(autoencoder.vectors(histories), autoencoder.items),
-            score_deviation(client_vectors(histories, factors), factors),
+            score_deviation(client_vectors(histories, factors, l2), factors),
         )
-        return cls(autoencoder, factors, deviations)
+        return cls(autoencoder, factors, l2, deviations)
 
     @property
     def items(self) -> np.ndarray:
@@ -84,15 +96,16 @@ class Blend(NamedTuple):
 
     def vectors(self, histories: sparse.csr_array) -> np.ndarray:
         """float64 [C, d_1 + d_2] of each history (float64 CSR [C, I], the weights of its items)."""
-        parts = (self.autoencoder.vectors(histories), client_vectors(histories, self.factors))
+        own = client_vectors(histories, self.factors, self.l2)
+        parts = (self.autoencoder.vectors(histories), own)
         sizes = (_size(self.autoencoder.items), _size(self.factors))
         scales = np.divide(sizes, self.deviations)
         return np.hstack([rows * scale for rows, scale in zip(parts, scales, strict=True)])
 
 
-def client_vectors(histories: sparse.csr_array, factors: np.ndarray) -> np.ndarray:
+def client_vectors(histories: sparse.csr_array, factors: np.ndarray, l2: float) -> np.ndarray:
     """float64 [C, d]: p of each history, given all q."""
-    return least_squares(histories, factors, l2=L2, alpha=ALPHA)
+    return least_squares(histories, factors, l2=l2, alpha=ALPHA)
 
 
 def score_deviation(vectors: np.ndarray, items: np.ndarray) -> float:

@@ -35,6 +35,7 @@ from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.ease_settings import Ease, ease_initialization
+from fedvlr_jax.federated.ials import num_factors
 from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import preferences
 from fedvlr_jax.federated.private_initialization import (
@@ -59,7 +60,7 @@ class Initialization(NamedTuple):
       recency: float64 [], the exponent that weighs the histories in training; 0 for no weights.
       content: float64 [], the weight of the features; 0 where none are used.
       normalization: float64 [], see `ease.py`.
-      ials: bool [], whether the scores are the mean with those of iALS, see `ials.py`.
+      ials: float64 [2], the columns of iALS and its l2, see `ials.py`; zeros without iALS.
     """
 
     items: np.ndarray | None
@@ -67,7 +68,7 @@ class Initialization(NamedTuple):
     recency: np.float64 = np.float64(0)
     content: np.float64 = np.float64(0)
     normalization: np.float64 = np.float64(0)
-    ials: np.bool_ = np.bool_(False)
+    ials: np.ndarray = np.zeros(2)
 
 
 def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initialization | None:
@@ -87,10 +88,12 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
     if init.init == "random":
         return Initialization(None, clients)
     content = normalization = recency = 0.0
-    ials = False
+    ials = np.zeros(2)
     private = config.privacy.privacy != "none"
     if init.init == "ease":
-        items, vectors, content, normalization, recency, ials = _ease(init, model.width, dataset)
+        items, vectors, content, normalization, recency, blended = _ease(init, model.width, dataset)
+        if blended is not None:
+            ials = np.array([num_factors(train, model.width, blended.parts), blended.l2])
     elif private:
         items, vectors = private_spectral_initialization(
             train,
@@ -134,7 +137,7 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
         np.float64(recency),
         np.float64(content),
         np.float64(normalization),
-        np.bool_(ials),
+        ials,
     )
 
 
