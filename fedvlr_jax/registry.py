@@ -252,7 +252,7 @@ AVAILABILITIES = {
         "each with probability --available_share, drawn in each round",
     ),
     "diurnal": Choice(
-        ".fleet.availability:diurnal", "in sessions by day and night, as in a published trace"
+        ".fleet.sessions:diurnal", "in sessions by day and night, as in a published trace"
     ),
-    "trace": Choice(".fleet.availability:from_trace", "in the sessions of --trace"),
+    "trace": Choice(".fleet.traces:from_trace", "in the sessions of --trace"),
 }
