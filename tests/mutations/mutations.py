@@ -87,7 +87,7 @@ def rules(test):
 
 
 def training(test):
-    return (f"tests/test_training.py::test_{test}",)
+    return (f"tests/training/test_training.py::test_{test}",)
 
 
 NOISE = ("tests/oracle/test_draws.py::test_noise_has_the_law_of_every_client_adding_its_own",)
@@ -97,7 +97,7 @@ KRUM = (
     *rules("krum_takes_the_upload_with_the_nearest_neighbours"),
     *rules("multi_krum_averages_the_best"),
 )
-STORES = ("tests/test_offloaded.py::test_store",)
+STORES = ("tests/simulation/test_offloaded.py::test_store",)
 
 VIEWS_AND_ROUTING = [
     Mutation(
@@ -1510,7 +1510,7 @@ STARTS_AND_STATES = [
         "fedvlr_jax/training/ensemble.py",
         "jnp.asarray(x, jnp.float32), *rates)",
         "jnp.asarray(x[:1] * len(x), jnp.float32), *rates)",
-        ("tests/test_ensemble.py::test_each_member_has_its_own_rates",),
+        ("tests/training/test_ensemble.py::test_each_member_has_its_own_rates",),
     ),
 ]
 
