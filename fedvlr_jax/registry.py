@@ -110,13 +110,13 @@ BACKBONES = {
 
 # Factories of a `Fusion`, over the fields of `fusion.FusionOptions`.
 FUSIONS = {
-    "none": Choice(".fusion.fusion:none", "the ID row alone"),
-    "vbpr": Choice(".fusion.fusion:vbpr", "the ID row plus the features by one shared projection"),
-    "mlp": Choice(".fusion.fusion:mlp", "one shared MLP over the ID and the features"),
+    "none": Choice(".fusion.fusions:none", "the ID row alone"),
+    "vbpr": Choice(".fusion.fusions:vbpr", "the ID row plus the features by one shared projection"),
+    "mlp": Choice(".fusion.fusions:mlp", "one shared MLP over the ID and the features"),
     "shared": Choice(
-        ".fusion.fusion:shared", "one learned mixture for all clients, a control for bilevel"
+        ".fusion.fusions:shared", "one learned mixture for all clients, a control for bilevel"
     ),
-    "bilevel": Choice(".fusion.fusion:bilevel", "each client's private router weighs the views"),
+    "bilevel": Choice(".fusion.fusions:bilevel", "each client's private router weighs the views"),
 }
 
 # Flax modules over the tokens of all items.
@@ -252,7 +252,7 @@ AVAILABILITIES = {
         "each with probability --available_share, drawn in each round",
     ),
     "diurnal": Choice(
-        ".fleet.availability:diurnal", "in sessions by day and night, as in a published trace"
+        ".fleet.sessions:diurnal", "in sessions by day and night, as in a published trace"
     ),
-    "trace": Choice(".fleet.availability:from_trace", "in the sessions of --trace"),
+    "trace": Choice(".fleet.traces:from_trace", "in the sessions of --trace"),
 }

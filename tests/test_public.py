@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fedvlr_jax as fj
-from examples import own_backbone, own_dataset, own_rule
+from examples import own_backbone, own_clock, own_dataset, own_rule
 from fedvlr_jax.config import ModelConfig
 from fedvlr_jax.federated.server_optimizer import SERVER_OPTIMIZERS
 from fedvlr_jax.models import BACKBONES
@@ -96,7 +96,10 @@ def test_importing_the_package_loads_no_jax():
     assert done.stdout.split() == ["False", fj.__version__]
 
 
-@pytest.mark.parametrize("example", [own_rule, own_backbone, own_dataset], ids=lambda e: e.__name__)
+EXAMPLES = (own_rule, own_backbone, own_dataset, own_clock)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.__name__)
 @pytest.mark.slow
 def test_an_example_runs(example, capsys):
     assert np.isfinite(example.main(rounds=2))

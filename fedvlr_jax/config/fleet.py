@@ -73,7 +73,6 @@ class FleetConfig:
         "0: clients upload the whole gradient. Above 0: clients multiply the gradient of each "
         "item by a basis of this many columns, which all clients of a round share (CoLR).",
     )
-
     upload_bits: int = choice(
         0,
         "0: uploads are float32. 2 to 16: clients round each number of the views' gradient at "

@@ -20,22 +20,15 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from fedvlr_jax import trees
 from fedvlr_jax.config import Config
-from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
-from fedvlr_jax.federated.devices import (
-    client_sharding,
-    constrain,
-    over_devices,
-    padded,
-)
+from fedvlr_jax.federated.devices import client_sharding, constrain, over_devices
 from fedvlr_jax.federated.local import Task
-from fedvlr_jax.federated.participation import bucket_capacities, make_cohorts
+from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans import chunk_size
 from fedvlr_jax.federated.round import (
     Reports,
@@ -66,91 +59,6 @@ def first_versions(config: Config, shared: PyTree, uplink: PyTree) -> PyTree:
 def staleness_weight(staleness: jax.Array) -> jax.Array:
     """float32: (1 + s)^(-1/2) for s server steps; exactly 1 for s = 0."""
     return 1.0 / jnp.sqrt(1.0 + staleness.astype(jnp.float32))
-
-
-def slice_capacities(config: Config, bucket_sizes: list[int]) -> list[int]:
-    """The number of clients of each bucket in one slice, a multiple of GROUPS.
-
-    If the clients of a step have one version, one slice has them all: without staleness, or if at
-    most as many clients train at a time as a step takes. Otherwise a step has clients of about
-    cohort / buffer versions, and a slice is smaller by this factor.
-    """
-    buffer, cohort = config.fleet.buffer, config.federation.cohort
-    versions = max(1, cohort // buffer) if config.fleet.max_staleness else 1
-    return [padded(size) for size in bucket_capacities(bucket_sizes, -(-buffer // versions))]
-
-
-class Slice(NamedTuple):
-    """Clients of one server step that trained on one version.
-
-    Attributes:
-      staleness: in server steps. rows: of each bucket, int64 [at most its capacity].
-    """
-
-    staleness: int
-    rows: list[np.ndarray]
-
-
-def slices_of(
-    rows: Sequence[np.ndarray], staleness: Sequence[np.ndarray], capacities: Sequence[int]
-) -> list[Slice]:
-    """The slices of one step, by ascending staleness; the first has staleness 0.
-
-    Args:
-      rows, staleness: one array per bucket, with an entry for each of its clients in the step.
-    """
-    slices = []
-    found = {0}.union(*(set(values.tolist()) for values in staleness))
-    for value in sorted(found):
-        chosen = [r[s == value] for r, s in zip(rows, staleness, strict=True)]
-        needed = max(-(-len(r) // size) for r, size in zip(chosen, capacities, strict=True))
-        for number in range(max(1, needed)):
-            cut = lambda r, size, n=number: r[n * size : (n + 1) * size]
-            own = [cut(r, size) for r, size in zip(chosen, capacities, strict=True)]
-            slices.append(Slice(value, own))
-    return slices
-
-
-def pack_schedule(
-    steps: Sequence[list[Slice]],
-    capacities: Sequence[int],
-    bucket_rows: Sequence[int],
-    places: int,
-) -> tuple[np.ndarray, ...]:
-    """The schedule of several steps, in the form that the compiled step reads.
-
-    Args:
-      steps: one result of `slices_of` per step.
-      bucket_rows: for each bucket, the row number of padding.
-      places: at least the number of steps.
-
-    Returns:
-      For each bucket int32 [places, J * capacity], slice after slice; and the staleness of the
-      slices, int32 [places, J]. J is a power of 2, which limits the number of compiled programs.
-    """
-    most = max(len(slices) for slices in steps)
-    count = 1 << (most - 1).bit_length()
-    packed = [
-        np.full((places, count, size), padding, np.int32)
-        for size, padding in zip(capacities, bucket_rows, strict=True)
-    ]
-    staleness = np.zeros((places, count), np.int32)
-    for step, slices in enumerate(steps):
-        for number, one in enumerate(slices):
-            staleness[step, number] = one.staleness
-            for table, rows in zip(packed, one.rows, strict=True):
-                table[step, number, : len(rows)] = rows
-    return (*(table.reshape(places, -1) for table in packed), staleness)
-
-
-def check_staleness(staleness: np.ndarray, most: int) -> None:
-    """Raises InputError for an upload of a version that the server does not keep."""
-    if len(staleness) and not 0 <= staleness.min() <= staleness.max() <= most:
-        worst = staleness[np.argmax(np.abs(staleness - most / 2))]
-        raise InputError(
-            f"participation: an upload has staleness {worst}; in this round the server has the "
-            f"versions of staleness 0 to {most} (--max_staleness)"
-        )
 
 
 class Gradient(NamedTuple):
@@ -382,7 +290,8 @@ def make_buffered_step(task: Task, plan: str, mesh: Mesh | None, weight: str) ->
     """(server, private rows of each bucket, histories, features, rates, schedule of the step, ok)
     -> (server, private, metrics): `make_buffered_round` on the clients that the schedule names.
 
-    The schedule is one row of each array of `pack_schedule`. If not `ok`, no client is sampled.
+    The schedule is one row of each array of `slices.pack_schedule`. If not `ok`, no client is
+    sampled.
     """
     round_fn = make_buffered_round(task, plan, mesh, weight)
     num_versions = task.config.fleet.max_staleness + 1

@@ -154,13 +154,13 @@ def close_round(
     """
     uplink, reduce, noise, make_optimizer, attack, _ = task.aggregator
     views, rates = opened.broadcast.views, opened.broadcast.rates
-    memory, counted, losses = server.attack, reports.responded, reports.loss
+    memory, honest = server.attack, reports.responded
     if attack is not None:
         key = stream(server.key, ATTACK, server.round)
         seen = reports.client, reports.responded, views, server.round, key, memory
         upload, memory = compiled_alone(server.round >= 0, attack.replace, upload, *seen)
-        counted &= reports.client < attack.first  # The metrics are those of honest clients.
-        losses = jnp.where(counted, losses, 0.0)
+        honest &= reports.client < attack.first
+        reports = reports._replace(loss=jnp.where(honest, reports.loss, 0.0))
 
     def step(upload, alpha, responded, pull_back, shared, states, rates):
         optimizer_state, uplink_state, noise_state = states
@@ -179,22 +179,8 @@ def close_round(
     operands = upload, alpha, reports.responded, opened.pull_back, server.shared, states, rates
     after, noise_state = compiled_alone(server.round >= 0, step, *operands)
 
-    bad = reports.responded & (reports.bad_leaf >= 0)
-    worst = jnp.argmax(bad)
-    server_leaf = trees.bad_leaf(server_numbers(*after))
-    bad_leaf = jnp.where(bad[worst], reports.bad_leaf[worst], server_leaf)
-    finite = bad_leaf < 0
-    participants = jnp.sum(counted)
-    divisor = jnp.maximum(participants, 1)
-    loss = compiled_alone(server.round >= 0, jnp.sum, replicate(losses, mesh))
-    metrics = RoundMetrics(
-        loss=loss / divisor.astype(loss.dtype),
-        participants=participants,
-        clipped=jnp.sum(counted & reports.clipped) / divisor,
-        finite=finite,
-        bad_client=jnp.where(bad[worst], reports.client[worst], -1),
-        bad_leaf=bad_leaf,
-    )
+    metrics = _metrics(server.round, after, reports, honest, mesh)
+    finite = metrics.finite
     share_key = stream(server.key, CLIP_SHARE, server.round)
     uplink_state = uplink.next_state(share_key, server.uplink, reports.clipped, reports.responded)
     steps = finite if noise.always else finite & jnp.any(reports.responded)
@@ -204,6 +190,37 @@ def close_round(
     popular = trees.select(finite, announced(server, views)[1], server.popular)
     number = server.round + finite.astype(jnp.int32)
     return server._replace(round=number, popular=popular, **chosen), metrics
+
+
+def _metrics(
+    round_number: jax.Array,
+    after: tuple[PyTree, PyTree],
+    reports: Reports,
+    honest: jax.Array,
+    mesh: Mesh | None,
+) -> RoundMetrics:
+    """The metrics of a round.
+
+    Args:
+      after: the server's arrays after its step, as `server_numbers` takes them.
+      honest: bool [K], the clients that the metrics are about: they responded, and are honest.
+    """
+    bad = reports.responded & (reports.bad_leaf >= 0)
+    worst = jnp.argmax(bad)
+    server_leaf = trees.bad_leaf(server_numbers(*after))
+    bad_leaf = jnp.where(bad[worst], reports.bad_leaf[worst], server_leaf)
+    finite = bad_leaf < 0
+    participants = jnp.sum(honest)
+    divisor = jnp.maximum(participants, 1)
+    loss = compiled_alone(round_number >= 0, jnp.sum, replicate(reports.loss, mesh))
+    return RoundMetrics(
+        loss=loss / divisor.astype(loss.dtype),
+        participants=participants,
+        clipped=jnp.sum(honest & reports.clipped) / divisor,
+        finite=finite,
+        bad_client=jnp.where(bad[worst], reports.client[worst], -1),
+        bad_leaf=bad_leaf,
+    )
 
 
 def server_numbers(shared: PyTree, optimizer: PyTree) -> PyTree:

@@ -8,12 +8,6 @@ import functools
 import numpy as np
 
 from fedvlr_jax.config import Config, FederationConfig
-from fedvlr_jax.federated.buffered import (
-    check_staleness,
-    pack_schedule,
-    slice_capacities,
-    slices_of,
-)
 from fedvlr_jax.federated.devices import padded
 from fedvlr_jax.federated.participation import (
     banded_clients,
@@ -21,6 +15,12 @@ from fedvlr_jax.federated.participation import (
     poisson_capacities,
     poisson_clients,
     sampled_clients,
+)
+from fedvlr_jax.federated.slices import (
+    check_staleness,
+    pack_schedule,
+    slice_capacities,
+    slices_of,
 )
 from fedvlr_jax.fleet import Participation
 from fedvlr_jax.privacy.release import places_of
@@ -128,7 +128,7 @@ class Sampling:
         Returns:
           int32 [places, K_b] per bucket, the number of rows of the bucket where there is no
           client; None where every client is sampled. If a bucket exceeds its static capacity,
-          K_b grows and the round recompiles. With --buffer, as `buffered.pack_schedule` returns.
+          K_b grows and the round recompiles. With --buffer, as `slices.pack_schedule` returns.
         """
         if self.config.fleet.buffer:
             return self._buffered_schedule(seed, first, num_rounds, places)
@@ -149,7 +149,7 @@ class Sampling:
     def _buffered_schedule(
         self, seed: int, first: int, num_rounds: int, places: int
     ) -> tuple[np.ndarray, ...]:
-        """The schedule of server steps with stale uploads; see `buffered.pack_schedule`."""
+        """The schedule of server steps with stale uploads; see `slices.pack_schedule`."""
         assert self.participation is not None
         capacities = slice_capacities(self.config, [len(clients) for clients in self.buckets])
         steps = []

@@ -9,7 +9,7 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.buffered import pack_schedule, slices_of
+from fedvlr_jax.federated.slices import pack_schedule, slices_of
 from fedvlr_jax.fleet import RoundSchedule
 from fedvlr_jax.fleet.asynchronous import AsynchronousParticipation, BufferRules
 from fedvlr_jax.simulation import make_simulation

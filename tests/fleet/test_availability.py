@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.fleet import availability, diurnal, draws, from_trace, uniform
+from fedvlr_jax.fleet import diurnal, draws, from_trace, sessions, traces, uniform
 
 CLIENTS = np.arange(10_000)
 DAYS = range(2, 9)
@@ -14,8 +14,8 @@ DAYS = range(2, 9)
 @pytest.fixture(scope="module")
 def merged():
     """(client, begin, end) of the sessions that begin within a week, joined where they overlap."""
-    habits = availability.habits(0, CLIENTS)
-    parts = [availability.sessions(0, CLIENTS, day, habits) for day in range(DAYS[-1] + 2)]
+    habits = sessions.habits(0, CLIENTS)
+    parts = [sessions.sessions(0, CLIENTS, day, habits) for day in range(DAYS[-1] + 2)]
     place, begin, end = (np.concatenate(x) for x in zip(*parts, strict=True))
     order = np.lexsort((begin, place))
     place, begin, end = place[order], begin[order], end[order]
@@ -30,12 +30,12 @@ def merged():
 
 
 def test_share_that_is_never_eligible():
-    never = int((availability.habits(0, CLIENTS).share == 0).sum())
+    never = int((sessions.habits(0, CLIENTS).share == 0).sum())
     assert stats.binomtest(never, len(CLIENTS), 0.296).pvalue > 0.01
 
 
 def test_share_of_time_of_the_others_and_of_all():
-    share = availability.habits(0, CLIENTS).share
+    share = sessions.habits(0, CLIENTS).share
     assert stats.kstest(share[share > 0], stats.beta(0.55, 5.18).cdf).pvalue > 0.01
     times = np.arange(DAYS[0] * 86400, (DAYS[-1] + 1) * 86400, 3 * 3600.0)
     measured = np.mean([np.mean(diurnal().until(0, CLIENTS, t) > t) for t in times])
@@ -44,7 +44,7 @@ def test_share_of_time_of_the_others_and_of_all():
 
 
 def test_sessions_a_day(merged):
-    able = availability.habits(0, CLIENTS).share > 0
+    able = sessions.habits(0, CLIENTS).share > 0
     a_day = np.bincount(merged[0], minlength=len(CLIENTS))[able] / len(DAYS)
     found = np.quantile(a_day, [0.1, 0.5, 0.9])
     # A week counts in sevenths.
@@ -64,7 +64,7 @@ def test_hours(merged):
     assert weight[3:6].max() == weight.max() and weight[11:16].min() == weight.min()
     assert abs(weight.max() / weight.min() - 1.46 / 0.69) < 0.2
     hours = np.linspace(0, 24, 2401)
-    assert availability.hour_weights(hours[:-1]).mean() == pytest.approx(1, abs=0.01)
+    assert sessions.hour_weights(hours[:-1]).mean() == pytest.approx(1, abs=0.01)
 
 
 def test_an_answer_depends_on_seed_client_and_time_alone():
@@ -109,8 +109,8 @@ def test_a_trace_by_hand(tmp_path):
 def test_a_trace_is_read_once_until_it_changes(tmp_path, monkeypatch):
     """The clock and the expected reports need it; each seed of a comparison too."""
     path, reads = trace(tmp_path, "client,start,end\n0,0,10\n1,0,40\n"), []
-    read = availability.pd.read_csv
-    monkeypatch.setattr(availability.pd, "read_csv", lambda p: (reads.append(p), read(p))[1])
+    read = traces.pd.read_csv
+    monkeypatch.setattr(traces.pd, "read_csv", lambda p: (reads.append(p), read(p))[1])
     assert from_trace(path, 2).share == from_trace(path, 2).share == pytest.approx(50 / 80)
     assert len(reads) == 1
     trace(tmp_path, "client,start,end\n0,0,10\n1,0,10\n")
@@ -138,9 +138,9 @@ def test_bad_traces(tmp_path, text, piece):
 @pytest.mark.parametrize("time", [0.0, 10.0, 86400.0, 3 * 86400 + 12345.6, 5 * 86400 - 1.0])
 def test_who_is_there_by_all_sessions_of_two_days(time):
     """The clock finds the same clients, whether it keeps all sessions or looks at few of them."""
-    habits, end = availability.habits(3, CLIENTS), np.full(len(CLIENTS), time)
+    habits, end = sessions.habits(3, CLIENTS), np.full(len(CLIENTS), time)
     for day in (int(time // 86400) - 1, int(time // 86400)):
-        place, begin, finish = availability.sessions(3, CLIENTS, day, habits)
+        place, begin, finish = sessions.sessions(3, CLIENTS, day, habits)
         now = (begin <= time) & (finish > time)
         np.maximum.at(end, place[now], finish[now])
     some = np.arange(0, len(CLIENTS), 3)

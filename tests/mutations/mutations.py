@@ -31,7 +31,7 @@ def agreement(**wanted):
 
 
 OPERATORS = "fedvlr_jax/fusion/operators.py"
-FUSION = "fedvlr_jax/fusion/fusion.py"
+FUSION_MODULES = "fedvlr_jax/fusion/modules.py"
 STEPS = "fedvlr_jax/federated/plans/steps.py"
 LOSS = "fedvlr_jax/federated/losses.py"
 GATHERED = "fedvlr_jax/federated/plans/gathered.py"
@@ -87,7 +87,7 @@ def rules(test):
 
 
 def training(test):
-    return (f"tests/test_training.py::test_{test}",)
+    return (f"tests/training/test_training.py::test_{test}",)
 
 
 NOISE = ("tests/oracle/test_draws.py::test_noise_has_the_law_of_every_client_adding_its_own",)
@@ -97,7 +97,7 @@ KRUM = (
     *rules("krum_takes_the_upload_with_the_nearest_neighbours"),
     *rules("multi_krum_averages_the_best"),
 )
-STORES = ("tests/test_offloaded.py::test_store",)
+STORES = ("tests/simulation/test_offloaded.py::test_store",)
 
 VIEWS_AND_ROUTING = [
     Mutation(
@@ -160,21 +160,21 @@ VIEWS_AND_ROUTING = [
     ),
     Mutation(
         "vbpr multiplies in place of adding",
-        FUSION,
+        FUSION_MODULES,
         "return (items + projected)[:, None, :]",
         "return (items * projected)[:, None, :]",
         agreement(view="vbpr"),
     ),
     Mutation(
         "the table view is the mapped ID",
-        FUSION,
+        FUSION_MODULES,
         'known = {"table": items, **tokens}',
         'known = {"table": tokens["id"], **tokens}',
         agreement(view="table"),
     ),
     Mutation(
         "router without ReLU",
-        FUSION,
+        FUSION_MODULES,
         "return softmax(self.last(nn.relu(x)))",
         "return softmax(self.last(x))",
         agreement(fusion="bilevel"),
@@ -182,14 +182,14 @@ VIEWS_AND_ROUTING = [
     ),
     Mutation(
         "router with sigmoids",
-        FUSION,
+        FUSION_MODULES,
         "return softmax(self.last(nn.relu(x)))",
         "return nn.sigmoid(self.last(nn.relu(x)))",
         agreement(fusion="bilevel"),
     ),
     Mutation(
         "routers begin at random",
-        FUSION,
+        FUSION_MODULES,
         "nn.Dense(self.num_views, kernel_init=nn.initializers.zeros)",
         "nn.Dense(self.num_views)",
         DRAWN_START,
@@ -1517,7 +1517,7 @@ STARTS_AND_STATES = [
         "fedvlr_jax/training/ensemble.py",
         "jnp.asarray(x, jnp.float32), *rates)",
         "jnp.asarray(x[:1] * len(x), jnp.float32), *rates)",
-        ("tests/test_ensemble.py::test_each_member_has_its_own_rates",),
+        ("tests/training/test_ensemble.py::test_each_member_has_its_own_rates",),
     ),
 ]
 

@@ -10,7 +10,7 @@ from fedvlr_jax.checkpointing import Checkpoints, SavedRows, layout
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.federated.store import ClientStore
-from tests.offloaded_bits import CASES, digest, rows_of, simulate
+from tests.simulation.offloaded_bits import CASES, digest, rows_of, simulate
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def dataset():
 @pytest.mark.slow
 def test_stores_and_blocks_of_rounds_change_no_bit(printed_json):
     # Optimised, as programs are not in these tests: it is those bits that matter.
-    digests = printed_json("tests.offloaded_bits")
+    digests = printed_json("tests.simulation.offloaded_bits")
     for name in CASES:
         assert digests[f"{name} host"] == digests[f"{name} device"], name
         assert digests[f"{name} disk"] == digests[f"{name} device"], name

@@ -12,7 +12,7 @@ from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import drawn, make_simulation, remaking
 from fedvlr_jax.training import RunState
-from tests.offloaded_bits import digest
+from tests.simulation.offloaded_bits import digest
 
 SMALL = dict(width=8, router_hidden=8, local_epochs=1, rounds=3, select="all_ndcg@50")
 CASES = {

@@ -14,7 +14,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation, remaking
 from fedvlr_jax.training import new_run
 from fedvlr_jax.trees import num_bytes
-from tests.offloaded_bits import digest
+from tests.simulation.offloaded_bits import digest
 
 SMALL = {"backbone": "pfedrec", "fusion": "mlp", "width": 8, "local_epochs": 2}
 
