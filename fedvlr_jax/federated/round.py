@@ -196,7 +196,7 @@ def _metrics(
     round_number: jax.Array,
     after: tuple[PyTree, PyTree],
     reports: Reports,
-    honest: jax.Array,
+    honest: Array,
     mesh: Mesh | None,
 ) -> RoundMetrics:
     """The metrics of a round.

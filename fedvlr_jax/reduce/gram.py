@@ -9,10 +9,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fedvlr_jax.reduce.coordinates import middle
 from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.reduce.rule import Reduce
 from fedvlr_jax.reduce.shares import share_of
+from fedvlr_jax.uplink.clip import clip_factors
 from fedvlr_jax.uplink.uploads import Needs
+
+# Longest upload that enters the geometric median, as a multiple of the median norm.
+FARTHEST = 100.0
 
 
 def squared_distances(products: jax.Array) -> jax.Array:
@@ -70,6 +75,10 @@ def geometric_median(iterations: int = 10, smoothing: float = 1e-6) -> Reduce:
 
     RFA (Pillutla et al. 2022): the smoothed Weiszfeld algorithm, started at the weighted mean.
 
+    The server first clips each upload to FARTHEST times the median norm. Otherwise one hostile
+    client could set the start and the smoothing by the length of its upload, and a limited number
+    of steps would end far from the honest uploads.
+
     Args:
       iterations: the number of Weiszfeld steps.
       smoothing: the lower bound of a distance, as a fraction of the largest norm of an upload.
@@ -78,6 +87,9 @@ def geometric_median(iterations: int = 10, smoothing: float = 1e-6) -> Reduce:
     def of_cohort(uploads, alpha, responded):
         products = uploads.products()
         products = jnp.where(responded[:, None] & responded[None, :], products, 0.0)
+        norms = jnp.sqrt(jnp.maximum(jnp.diagonal(products), 0.0))
+        factor = clip_factors(norms, FARTHEST * middle(norms[:, None], responded)[0])
+        products = factor[:, None] * factor[None, :] * products
         square = jnp.diagonal(products)
         least = smoothing * jnp.sqrt(jnp.max(square, initial=0.0)) + 1e-30
 
@@ -87,6 +99,6 @@ def geometric_median(iterations: int = 10, smoothing: float = 1e-6) -> Reduce:
             weight = alpha / jnp.maximum(distance, least)
             return weight / jnp.maximum(jnp.sum(weight), 1e-30)
 
-        return uploads.total(jax.lax.fori_loop(0, iterations, step, alpha))
+        return uploads.total(factor * jax.lax.fori_loop(0, iterations, step, alpha))
 
     return Reduce(Needs.WHOLE, normalised_weights, of_cohort)

@@ -54,9 +54,12 @@ class AlteredUploads(Uploads):
         return self.honest.inner(self.forged)
 
     def squared_norms(self) -> jax.Array:
+        # The forged upload may not be finite; it must not reach the norms of the honest ones.
+        only_forged = lambda values: jnp.where(self.share != 0, values, 0.0)
         own = jnp.square(self.honest.norms())
-        crossed = 2 * self.keep * self.share * self._crossed()
-        return jnp.square(self.keep) * own + crossed + jnp.square(self.share) * self._forged()
+        crossed = only_forged(2 * self.keep * self.share * self._crossed())
+        forged = only_forged(jnp.square(self.share) * self._forged())
+        return jnp.square(self.keep) * own + crossed + forged
 
     def products(self) -> jax.Array:
         outer = lambda left, right: left[:, None] * right[None, :]
@@ -77,9 +80,15 @@ class AlteredUploads(Uploads):
 
     def masked(self, kept: jax.Array) -> Uploads:
         zero = lambda values: jnp.where(kept, values, 0.0)
-        honest = self.honest.masked(kept)
+        share = zero(self.share)
+        # A share of 0 would leave a number that is not finite as it is.
+        sent = jnp.any(share != 0)
         return dataclasses.replace(
-            self, honest=honest, keep=zero(self.keep), share=zero(self.share)
+            self,
+            honest=self.honest.masked(kept),
+            keep=zero(self.keep),
+            forged=jax.tree.map(lambda x: jnp.where(sent, x, jnp.zeros_like(x)), self.forged),
+            share=share,
         )
 
     def _forged(self) -> jax.Array:

@@ -9,6 +9,9 @@ from scipy import stats
 from fedvlr_jax.attacks import ATTACKS
 from fedvlr_jax.attacks.registry import AttackOptions
 from fedvlr_jax.attacks.targeted import popularity_enhancement, user_approximation
+from fedvlr_jax.reduce import REDUCTIONS
+from fedvlr_jax.reduce.registry import RuleOptions
+from fedvlr_jax.reduce.robust import finite_only
 from fedvlr_jax.uplink import SlotUploads
 
 CLIENTS, ITEMS, WIDTH, FIRST = 8, 12, 3, 5
@@ -134,6 +137,25 @@ def test_pieck_knows_popular_items_from_the_second_broadcast_on():
     assert set(np.argsort(np.asarray(memory["moved"]))[-2:]) == {4, 7}
     rows = found[HOSTILE, : ITEMS * WIDTH].reshape(2, ITEMS, WIDTH)
     assert set(np.flatnonzero(np.abs(rows[0]).sum(axis=1))) == set(TARGETS)
+
+
+@pytest.mark.parametrize("rule", ["float32", "median", "krum", "geometric_median", "norm_bound"])
+@pytest.mark.parametrize("strength", [1e25, 1e39])
+@pytest.mark.parametrize("name", ["ipm", "a_ra"])
+def test_a_forged_upload_beyond_float32_leaves_the_honest_ones(name, strength, rule):
+    """1e25 overflows in the square of the norm, 1e39 in the upload itself."""
+    attack, shown = make(name, strength), views()
+    seen = jnp.arange(CLIENTS), jnp.asarray(PRESENT), shown, jnp.asarray(3), jax.random.key(0)
+    given, _ = attack.replace(uploads(), *seen, attack.init(shown.shape))
+    plain = REDUCTIONS[rule](RuleOptions(expected=4.0, byzantine_share=0.1))
+    checked, alpha = finite_only(plain), jnp.full(CLIENTS, 1 / CLIENTS)
+    found = checked.combine(given, alpha, jnp.asarray(PRESENT))
+    honest = jnp.asarray(PRESENT & (np.arange(CLIENTS) < FIRST))
+    own = uploads().masked(honest)
+    weight = plain.weights(alpha, honest)
+    expected = plain.combine(own, weight, honest) if plain.combine else own.total(weight)
+    np.testing.assert_allclose(found.views, expected.views, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.head["bias"], expected.head["bias"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["fedrec", "pieck_ipe", "pieck_uea"])

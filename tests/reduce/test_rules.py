@@ -201,6 +201,28 @@ def test_the_geometric_median_takes_ten_steps_whatever_the_size_of_uploads(size)
     np.testing.assert_allclose(found.views[0, 0], expected, rtol=2e-4)
 
 
+@pytest.mark.parametrize("size", [1e3, 1e9, 1e17])
+def test_the_length_of_one_upload_does_not_move_the_geometric_median(size):
+    """Ten uploads, one hostile: it pulls in its direction only, however long it is."""
+    values = np.random.default_rng(5).normal(size=(10, ITEMS, 1, WIDTH)).astype(np.float32)
+    hostile = values[3] / np.linalg.norm(values[3])
+
+    def found(length):
+        values[3] = length * hostile
+        given = SlotUploads(
+            item=np.tile(np.arange(ITEMS, dtype=np.int32), (10, 1)),
+            rows_of_views=values,
+            head={},
+            scale=1.0,
+            num_items=ITEMS,
+            whole=True,
+        )
+        everyone = jnp.ones(10, bool)
+        return geometric_median().combine(given, jnp.full(10, 0.1), everyone).views
+
+    np.testing.assert_allclose(found(size), found(200.0), atol=0.02)
+
+
 def test_the_geometric_median_of_zeros_is_zero():
     given, _ = uploads()
     zeros = given.scaled(jnp.ones(7)).masked(jnp.zeros(7, bool))
