@@ -38,12 +38,11 @@ from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.algorithm1 import examples_of, train_client
-from fedvlr_jax.federated.local import Broadcast
+from fedvlr_jax.federated.local import Broadcast, LocalInput
 from fedvlr_jax.federated.participation import make_cohort
 from fedvlr_jax.federated.round import make_train
 from fedvlr_jax.federated.trained import Trained
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.types import Array, Cohort, PyTree
 
 FLAGS = flags.FLAGS
 
@@ -52,13 +51,11 @@ class ClientInputs(NamedTuple):
     """One round of all clients in one bucket.
 
     Attributes:
-      cohort, alpha, private: of all N clients. train: the compiled local epochs of a chunk.
+      clients: all N clients. train: the compiled local epochs of a chunk.
     """
 
     broadcast: Broadcast
-    cohort: Cohort
-    alpha: Array
-    private: PyTree
+    clients: LocalInput
     key: jax.Array
     train: Callable[..., Trained]
 
@@ -77,9 +74,9 @@ def client_inputs(config: Config, dataset: Dataset) -> ClientInputs:
     views = model.fusion.views(shared["fusion"], shared["items"], simulation.features)
     broadcast = Broadcast(views, shared["head"], jnp.int32(0), config.federation.rates)
     private = jax.vmap(lambda c: model.init_private(jax.random.fold_in(key, c)))(histories.client)
-    alpha = cohort.weight / jnp.sum(cohort.weight)
+    alpha = jnp.asarray(cohort.weight / jnp.sum(cohort.weight))
     train = jax.jit(make_train(simulation.task, "gathered"))
-    return ClientInputs(broadcast, cohort, alpha, private, key, train)
+    return ClientInputs(broadcast, LocalInput(cohort, alpha, private), key, train)
 
 
 def time_literal(config: Config, dataset: Dataset, repeats: int) -> float:
@@ -115,15 +112,15 @@ def time_literal(config: Config, dataset: Dataset, repeats: int) -> float:
 
 def time_loop(config: Config, dataset: Dataset, repeats: int) -> float:
     """Median seconds of one pass over all clients, one compiled call each."""
-    broadcast, cohort, alpha, private, key, update = client_inputs(config, dataset)
-    one = lambda tree, u: jax.tree.map(lambda leaf: leaf[u : u + 1], tree)
-    clients = [(one(cohort, u), alpha[u : u + 1], one(private, u)) for u in range(len(alpha))]
+    broadcast, everybody, key, train = client_inputs(config, dataset)
+    one = lambda u: jax.tree.map(lambda leaf: leaf[u : u + 1], everybody)
+    clients = [one(u) for u in range(len(everybody.alpha))]
     add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
 
     def everyone():
         total = None
-        for parts in clients:
-            result = update(broadcast, *parts, key)
+        for client in clients:
+            result = train(broadcast, client, key)
             total = result.upload if total is None else add(total, result.upload)
         return total
 
@@ -133,8 +130,8 @@ def time_loop(config: Config, dataset: Dataset, repeats: int) -> float:
 
 def time_vmap(config: Config, dataset: Dataset, repeats: int) -> float:
     """Median seconds of all clients in one vmap padded to the longest history."""
-    broadcast, cohort, alpha, private, key, update = client_inputs(config, dataset)
-    call = lambda: update(broadcast, cohort, alpha, private, key)
+    broadcast, clients, key, train = client_inputs(config, dataset)
+    call = lambda: train(broadcast, clients, key)
     jax.block_until_ready(call())
     return median_seconds(call, repeats)
 

@@ -14,6 +14,7 @@ from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.local import LocalInput
 from fedvlr_jax.federated.participation import make_cohort
 from fedvlr_jax.federated.plans import choose_plan
 from fedvlr_jax.federated.round import make_broadcast, make_train
@@ -153,7 +154,8 @@ def test_upload_holds_nothing_private(backbone, fusion, dataset):
     )
     train = make_train(simulation.task, simulation.plan)
     alpha = jnp.ones(len(history.count))
-    result = jax.eval_shape(train, broadcast, cohort, alpha, state.private[0], key)
+    clients = LocalInput(cohort, alpha, state.private[0])
+    result = jax.eval_shape(train, broadcast, clients, key)
     received = Upload(broadcast.views, broadcast.head)
     assert jax.tree.structure(result.upload) == jax.tree.structure(received)
     assert [x.shape for x in jax.tree.leaves(result.upload)] == [

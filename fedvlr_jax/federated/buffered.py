@@ -27,7 +27,7 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
 from fedvlr_jax.federated.devices import client_sharding, constrain, over_devices
-from fedvlr_jax.federated.local import Task
+from fedvlr_jax.federated.local import LocalInput, Task
 from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans import chunk_size
 from fedvlr_jax.federated.round import (
@@ -106,7 +106,7 @@ def _make_slice(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callab
         for cohort, own, rows in zip(cohorts, alpha, private, strict=True):
             at_once = chunk_size(task, plan, cohort.histories.item.shape[1])
             run = over_devices(map_chunks(train, at_once), mesh, exact=reduce.exact)
-            result = run(broadcast, cohort, own, rows, key)
+            result = run(broadcast, LocalInput(cohort, own, rows), key)
             write_back = make_write_back(plan, at_once, mesh)
             after.append(write_back(broadcast, result.private, rows, cohort.responded))
             results.append(result)

@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 
 from fedvlr_jax import trees
 from fedvlr_jax.federated.devices import map_devices
-from fedvlr_jax.federated.local import Broadcast
+from fedvlr_jax.federated.local import Broadcast, LocalInput
 from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.federated.trained import TrainCohort, Trained, join_chunks
-from fedvlr_jax.types import Cohort, PyTree
+from fedvlr_jax.types import PyTree
 from fedvlr_jax.uplink import Upload
 
 
@@ -39,12 +39,10 @@ def zero_sum(broadcast: Broadcast, sum_type: type | None) -> Upload:
 def map_chunks(train: TrainCohort, chunk: int, sum_type: type | None = None) -> TrainCohort:
     """`train` on at most `chunk` clients at a time; adds up the sums of uploads."""
 
-    def chunked(
-        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
-    ) -> Trained:
-        num_clients = alpha.shape[0]
+    def chunked(broadcast: Broadcast, clients: LocalInput, key: jax.Array) -> Trained:
+        num_clients = clients.alpha.shape[0]
         if num_clients <= chunk:
-            return train(broadcast, cohort, alpha, private, key)
+            return train(broadcast, clients, key)
         num_chunks, size = even_chunks(num_clients, chunk)
         # Padding rows are absent clients.
         missing = num_chunks * size - num_clients
@@ -54,15 +52,15 @@ def map_chunks(train: TrainCohort, chunk: int, sum_type: type | None = None) -> 
                 leaf = jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
             return leaf.reshape(num_chunks, size, *leaf.shape[1:])
 
-        def step(total: Upload, inputs: tuple[Cohort, jax.Array, PyTree]) -> tuple[Upload, Trained]:
-            result = train(broadcast, *inputs, key)
+        def step(total: Upload, chunk_clients: LocalInput) -> tuple[Upload, Trained]:
+            result = train(broadcast, chunk_clients, key)
             if isinstance(result.upload, Upload):
                 total = jax.tree.map(jnp.add, total, result.upload)
                 result = result._replace(upload=())
             return total, result
 
         zeros = zero_sum(broadcast, sum_type)
-        total, results = jax.lax.scan(step, zeros, jax.tree.map(split, (cohort, alpha, private)))
+        total, results = jax.lax.scan(step, zeros, jax.tree.map(split, clients))
         return join_chunks(results, num_clients, total)
 
     return chunked

@@ -18,10 +18,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fedvlr_jax import trees
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.local import Broadcast
+from fedvlr_jax.federated.local import Broadcast, LocalInput
 from fedvlr_jax.federated.trained import TrainCohort, Trained, client_axes
 from fedvlr_jax.settings import PRNG, under_own_settings
-from fedvlr_jax.types import Cohort, PyTree
+from fedvlr_jax.types import PyTree
 from fedvlr_jax.uplink import Upload
 
 AXIS = "clients"
@@ -148,16 +148,10 @@ def _in_groups(train: TrainCohort, groups: int) -> TrainCohort:
     rounding error is at most 2**-27 of that entry.
     """
 
-    def grouped(
-        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
-    ) -> Trained:
+    def grouped(broadcast: Broadcast, clients: LocalInput, key: jax.Array) -> Trained:
         split = lambda leaf: leaf.reshape(groups, -1, *leaf.shape[1:])
-
-        def one(inputs: tuple[Cohort, jax.Array, PyTree]) -> Trained:
-            clients, weights, rows = inputs
-            return train(broadcast, clients, weights, rows, key)
-
-        results = jax.lax.map(one, jax.tree.map(split, (cohort, alpha, private)))
+        train_group = lambda group: train(broadcast, group, key)
+        results = jax.lax.map(train_group, jax.tree.map(split, clients))
 
         def total(uploads: jax.Array) -> jax.Array:
             scale = _fixed_point(jax.lax.pmax(jnp.max(jnp.abs(uploads)), AXIS))
@@ -186,13 +180,10 @@ def over_devices(train: TrainCohort, mesh: Mesh | None, *, exact: bool) -> Train
     if mesh is None:
         return train
 
-    def local(
-        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
-    ) -> Trained:
+    def local(broadcast: Broadcast, clients: LocalInput, key: jax.Array) -> Trained:
         if exact:
-            run = _in_groups(train, GROUPS // mesh.size)
-            return run(broadcast, cohort, alpha, private, key)
-        result = train(broadcast, cohort, alpha, private, key)
+            return _in_groups(train, GROUPS // mesh.size)(broadcast, clients, key)
+        result = train(broadcast, clients, key)
         if isinstance(result.upload, Upload):
             total = jax.tree.map(lambda leaf: jax.lax.psum(leaf, AXIS), result.upload)
             result = result._replace(upload=total)
@@ -206,7 +197,7 @@ def over_devices(train: TrainCohort, mesh: Mesh | None, *, exact: bool) -> Train
         return jax.shard_map(
             local,
             mesh=mesh,
-            in_specs=(whole, cut, cut, cut, whole),
+            in_specs=(whole, cut, whole),
             out_specs=jax.tree.map(spec, client_axes(shapes)),
             check_vma=False,
         )(*inputs)

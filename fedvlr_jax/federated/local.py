@@ -47,6 +47,19 @@ class ClientNumbers(NamedTuple):
     items: PyTree = None
 
 
+class LocalInput(NamedTuple):
+    """The inputs of the local epochs of a chunk of K clients; all leaves are [K, ...].
+
+    Attributes:
+      alpha: the clients' weights in the sum of the uploads, [K].
+      private: their private rows before the round.
+    """
+
+    cohort: Cohort
+    alpha: jax.Array
+    private: PyTree
+
+
 class LocalResult(NamedTuple):
     """The result of the local epochs of a chunk of K clients.
 
@@ -65,8 +78,8 @@ class LocalResult(NamedTuple):
     bad_leaf: jax.Array
 
 
-# (broadcast, cohort, alpha [K], private, key) -> LocalResult
-LocalUpdate = Callable[[Broadcast, Cohort, jax.Array, PyTree, jax.Array], LocalResult]
+# (broadcast, clients, key) -> LocalResult
+LocalUpdate = Callable[[Broadcast, LocalInput, jax.Array], LocalResult]
 # (broadcast, `LocalResult.private`, private rows before the round) -> private rows after it
 WriteBack = Callable[[Broadcast, PyTree, PyTree], PyTree]
 

@@ -25,7 +25,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.devices import over_devices, replicate
 from fedvlr_jax.federated.groups import preferences, regrouped
-from fedvlr_jax.federated.local import Broadcast, Task
+from fedvlr_jax.federated.local import Broadcast, LocalInput, Task
 from fedvlr_jax.federated.plans import PLANS, chunk_size
 from fedvlr_jax.federated.popular import announced
 from fedvlr_jax.federated.separate_compilation import compiled_alone
@@ -91,9 +91,8 @@ def make_train(task: Task, plan: str) -> TrainCohort:
     update, (uplink, reduce, *_) = PLANS[plan].make_update(task), task.aggregator
     compress = task.aggregator.compress
 
-    def train(
-        broadcast: Broadcast, cohort: Cohort, alpha: jax.Array, private: PyTree, key: jax.Array
-    ) -> Trained:
+    def train(broadcast: Broadcast, clients: LocalInput, key: jax.Array) -> Trained:
+        cohort, alpha, private = clients
         known = uplink.needs == Needs.SUM
         if known:
             # A factor that does not depend on a norm joins the weight, so any plan can apply it.
@@ -101,7 +100,7 @@ def make_train(task: Task, plan: str) -> TrainCohort:
             alpha = factor * alpha
         private = dict(private)
         residual = private.pop("residual", None)
-        result = update(broadcast, cohort, alpha, private, key)
+        result = update(broadcast, LocalInput(cohort, alpha, private), key)
         trained, uploads = result.private, result.uploads
         if isinstance(uploads, Uploads):
             if not known:
@@ -259,7 +258,8 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
         for cohort, rows in zip(cohorts, private, strict=True):
             size = cohort.responded.shape[0]
             run = over_devices(chunked(cohort), mesh, exact=reduce.exact)
-            results.append(run(broadcast, cohort, alpha[start : start + size], rows, key))
+            clients = LocalInput(cohort, alpha[start : start + size], rows)
+            results.append(run(broadcast, clients, key))
             start += size
 
         upload = join_buckets([result.upload for result in results])

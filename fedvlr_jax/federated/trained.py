@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.federated.local import Broadcast
-from fedvlr_jax.types import Cohort, PyTree
+from fedvlr_jax.federated.local import Broadcast, LocalInput
+from fedvlr_jax.types import PyTree
 from fedvlr_jax.uplink import Upload, Uploads
 
 
@@ -32,8 +32,8 @@ class Trained(NamedTuple):
     bad_leaf: jax.Array
 
 
-# (broadcast, cohort, alpha [K], private, key) -> Trained
-TrainCohort = Callable[[Broadcast, Cohort, jax.Array, PyTree, jax.Array], Trained]
+# (broadcast, clients, key) -> Trained
+TrainCohort = Callable[[Broadcast, LocalInput, jax.Array], Trained]
 
 
 def client_axes(trained: Trained) -> Trained:

@@ -19,7 +19,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.federated.chunking import make_write_back, zero_sum
 from fedvlr_jax.federated.devices import over_devices, padded
 from fedvlr_jax.federated.groups import regrouped
-from fedvlr_jax.federated.local import Broadcast
+from fedvlr_jax.federated.local import Broadcast, LocalInput
 from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans import chunk_size
 from fedvlr_jax.federated.round import (
@@ -87,15 +87,16 @@ class ChunkedRounds:
 
     @functools.cached_property
     def _train(self) -> Callable[..., Any]:
-        """(total, broadcast, cohort, alpha, rows, key) of a chunk -> (upload, rows, reports).
+        """(total, broadcast, clients, key) of a chunk -> (upload, rows, reports).
 
         The upload is the new total; with total None, it is the chunk's own `Uploads`.
         """
         task, plan, mesh = self.setup.task, self.setup.plan, self.setup.mesh
         run = over_devices(make_train(task, plan), mesh, exact=task.aggregator.reduce.exact)
 
-        def train(total, broadcast, cohort, alpha, rows, key):
-            result = run(broadcast, cohort, alpha, rows, stream(key, LOCAL, broadcast.round))
+        def train(total, broadcast, clients, key):
+            cohort, alpha, rows = clients
+            result = run(broadcast, clients, stream(key, LOCAL, broadcast.round))
             upload = result.upload
             if total is not None:
                 upload = jax.tree.map(jnp.add, total, upload)
@@ -203,10 +204,11 @@ class ChunkedRounds:
             total = zero_sum(broadcast, self.setup.task.aggregator.reduce.sum_type)
         uploads: list[Upload | Uploads] = []
         reports, kept = [], 0
-        for inside, chunk in zip(_split((cohort, alpha), chunks), chunks, strict=True):
+        for (own, weights), chunk in zip(_split((cohort, alpha), chunks), chunks, strict=True):
             old, fresh = next(rows)
             old = self.clients.on_devices(old, fresh, key, chunk.clients)
-            upload, new, report = self._train(total, broadcast, *inside, old, key)
+            clients = LocalInput(own, weights, old)
+            upload, new, report = self._train(total, broadcast, clients, key)
             if sums:
                 total = upload
             elif kept < capacity:
@@ -214,7 +216,7 @@ class ChunkedRounds:
                 uploads.append(upload.first(capacity - kept))
                 kept += len(chunk.clients)
             # An absent client's row does not change, so it is not written.
-            responded = np.flatnonzero(inside[0].responded)
+            responded = np.flatnonzero(own.responded)
             store.stage(chunk.clients[responded], trees.rows(jax.device_get(new), responded))
             reports.append(jax.device_get(report))
         return BucketResult(

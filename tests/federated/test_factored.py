@@ -10,6 +10,7 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.federated.chunking import make_write_back
+from fedvlr_jax.federated.local import LocalInput
 from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.federated.plans.factored_rows import bound_of_items, trained_items
 from fedvlr_jax.federated.round import make_broadcast
@@ -30,7 +31,8 @@ def trained_clients(num_clients, item_lr=0.5, **choices):
     broadcast = make_broadcast(task, "factored", views, server, rates)
     cohort = dataclasses.replace(cohort, responded=np.ones(num_clients, bool))
     update = jax.jit(PLANS["factored"].make_update(task))
-    result = update(broadcast, cohort, jnp.ones(num_clients), private, server.key)
+    clients = LocalInput(cohort, jnp.ones(num_clients), private)
+    result = update(broadcast, clients, server.key)
     return broadcast, result, private
 
 

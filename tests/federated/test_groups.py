@@ -24,6 +24,7 @@ from fedvlr_jax.federated.groups import (
     scoring_heads,
     teacher_of,
 )
+from fedvlr_jax.federated.local import LocalInput
 from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.federated.round import make_broadcast, make_round
 from fedvlr_jax.fusion.group_network import GroupNetwork
@@ -309,7 +310,7 @@ def test_with_tuned_rows_the_server_knows_the_table_of_a_client(plan):
     views = task.model.fusion.views(server.shared["fusion"], server.shared["items"], features)
     broadcast = make_broadcast(task, plan, views, server, task.config.federation.rates)
     update = jax.jit(PLANS[plan].make_update(task))
-    result = update(broadcast, cohort, jnp.ones(3), private, jax.random.key(1))
+    result = update(broadcast, LocalInput(cohort, jnp.ones(3), private), jax.random.key(1))
     own = np.asarray(views)[:, 0, :] + np.asarray(result.private["items"])
     found = mean_tables(task, broadcast, result.uploads, jnp.eye(3))
     np.testing.assert_allclose(found, own, rtol=1e-7, atol=1e-9)

@@ -10,7 +10,7 @@ from fedvlr_jax.data.cohorts import negative_pool, pad_histories
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import make_aggregator
-from fedvlr_jax.federated.local import Broadcast, Task
+from fedvlr_jax.federated.local import Broadcast, LocalInput, Task
 from fedvlr_jax.federated.model import make_model
 from fedvlr_jax.federated.plans import choose_plan
 from fedvlr_jax.federated.plans.dense import fits_dense
@@ -61,7 +61,7 @@ def test_an_item_is_no_part_of_its_own_history(plan):
     broadcast = Broadcast(ITEMS[:, None, :], {}, jnp.zeros((), jnp.int32), rates)
     private = {"head": HEAD, "router": {}}
     train = make_train(task, plan)
-    result = train(broadcast, cohort, jnp.ones(1), private, jax.random.key(0))
+    result = train(broadcast, LocalInput(cohort, jnp.ones(1), private), jax.random.key(0))
     # Of items 0 and 1 each meets half of the other alone: 2 <(1, 0), (1, 2)> / 2 = 1. Item 2
     # meets both and stands for two negatives; the mean is over four rows.
     positive, negative = 0.5 + 0.25 + 1, 0.5 + 0.25 + 2 * 2

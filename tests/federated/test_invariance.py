@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.federated.chunking import map_chunks
-from fedvlr_jax.federated.local import Broadcast
+from fedvlr_jax.federated.local import Broadcast, LocalInput
 from fedvlr_jax.federated.round import make_broadcast, make_round, make_train
 from fedvlr_jax.types import Cohort
 from tests.conftest import mostly_slow
@@ -80,7 +80,7 @@ def test_chunks_change_nothing(case):
     for plan in plans_of(task):
         broadcast = make_broadcast(task, plan, views, server, rates)
         train = make_train(task, plan)
-        inputs = broadcast, cohort, alpha, private, server.key
+        inputs = broadcast, LocalInput(cohort, alpha, private), server.key
         # Four clients in chunks of at most three: two even chunks; in chunks of one: four.
         whole = jax.jit(train)(*inputs)
         assert_close(jax.jit(map_chunks(train, 3))(*inputs), whole, 1e-9)
@@ -109,8 +109,9 @@ def test_expected_negatives_are_the_mean_of_sampled_ones():
     broadcast = Broadcast(views, server.shared["head"], server.round, federation.rates)
     alpha = jnp.asarray(cohort.weight) * cohort.responded
     train = make_train(expected, "dense")
-    result = train(broadcast, cohort, alpha, private, server.key)
-    one = lambda key: make_train(sampled, "dense")(broadcast, cohort, alpha, private, key)
+    clients = LocalInput(cohort, alpha, private)
+    result = train(broadcast, clients, server.key)
+    one = lambda key: make_train(sampled, "dense")(broadcast, clients, key)
     each = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=500))(
         jax.random.split(jax.random.key(1), draws)
     )

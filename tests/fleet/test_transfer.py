@@ -7,7 +7,7 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.local import Broadcast
+from fedvlr_jax.federated.local import Broadcast, LocalInput
 from fedvlr_jax.federated.plans.slots import make_slots
 from fedvlr_jax.federated.plans.steps import client_keys
 from fedvlr_jax.federated.round import make_train
@@ -165,9 +165,7 @@ def test_training_reads_no_other_row(choices):
     found = [
         train_on(
             Broadcast(rows, server.shared["head"], server.round, rates),
-            cohort,
-            alpha,
-            private,
+            LocalInput(cohort, alpha, private),
             server.key,
         )
         for rows in (views, views.at[others].set(np.nan))

@@ -12,6 +12,7 @@ import numpy as np
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator
+from fedvlr_jax.federated.local import LocalInput
 from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.federated.round import make_broadcast, open_round
@@ -78,7 +79,7 @@ def client_uploads(
         key, found = stream(server.key, LOCAL, server.round), []
         for cohort, rows in zip(cohorts, state.private, strict=True):
             alpha = jnp.ones(cohort.responded.shape)
-            sent = update(broadcast, cohort, alpha, rows, key).uploads
+            sent = update(broadcast, LocalInput(cohort, alpha, rows), key).uploads
             assert isinstance(sent, Uploads)
             factor, _ = uplink.weigh(sent.norms(), cohort, server.uplink)
             clipped = sent.scaled(factor).block(jnp.zeros((), jnp.int32), sent.shape[1])

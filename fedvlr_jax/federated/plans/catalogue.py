@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import expected_negatives, multi_hot
-from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task
+from fedvlr_jax.federated.local import Broadcast, LocalInput, LocalResult, LocalUpdate, Task
 from fedvlr_jax.federated.losses import Loss, make_loss, num_rows
 from fedvlr_jax.federated.model import likeness
 from fedvlr_jax.federated.plans.plan import Plan
@@ -118,15 +118,9 @@ def make_catalogue_update(task: Task) -> LocalUpdate:
     return functools.partial(_update, Method(task, routing, embedding, make_loss(task)))
 
 
-def _update(
-    method: Method,
-    broadcast: Broadcast,
-    cohort: Cohort,
-    alpha: jax.Array,
-    private: PyTree,
-    key: jax.Array,
-) -> LocalResult:
+def _update(method: Method, broadcast: Broadcast, local: LocalInput, key: jax.Array) -> LocalResult:
     """A `LocalUpdate`; it draws nothing."""
+    cohort, alpha, private = local
     clients = _make_clients(method, broadcast, cohort, alpha)
     pooled, rates = clients.pooled, clients.rates
     embed = functools.partial(_embed, method)

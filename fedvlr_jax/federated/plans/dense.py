@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import draw_negatives, expected_negatives, multi_hot
 from fedvlr_jax.federated.groups import Teacher, teacher_of, with_teacher
-from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task
+from fedvlr_jax.federated.local import Broadcast, LocalInput, LocalResult, LocalUpdate, Task
 from fedvlr_jax.federated.losses import Loss, make_loss, num_rows
 from fedvlr_jax.federated.matmul_precision import make_product
 from fedvlr_jax.federated.plans.dense_factors import (
@@ -126,15 +126,9 @@ def make_dense_update(task: Task) -> LocalUpdate:
     return functools.partial(_update, Method(task, routing, make_loss(task), product))
 
 
-def _update(
-    method: Method,
-    broadcast: Broadcast,
-    cohort: Cohort,
-    alpha: jax.Array,
-    private: PyTree,
-    key: jax.Array,
-) -> LocalResult:
+def _update(method: Method, broadcast: Broadcast, local: LocalInput, key: jax.Array) -> LocalResult:
     """A `LocalUpdate`; alpha is left to the uplink."""
+    cohort, _, private = local
     epochs, rates = method.task.config.federation.local_epochs, broadcast.rates
     clients = _make_clients(method, broadcast, cohort, key)
     num_clients, pooled, views = len(clients.positive), clients.pooled, clients.views

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import expected_negatives, multi_hot
-from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task
+from fedvlr_jax.federated.local import Broadcast, LocalInput, LocalResult, LocalUpdate, Task
 from fedvlr_jax.federated.losses import Loss, make_loss, num_rows
 from fedvlr_jax.federated.plans.factored_rows import (
     Factors,
@@ -163,15 +163,9 @@ def make_factored_update(task: Task) -> LocalUpdate:
     return functools.partial(_update, Method(task, routing, make_loss(task)))
 
 
-def _update(
-    method: Method,
-    broadcast: Broadcast,
-    cohort: Cohort,
-    alpha: jax.Array,
-    private: PyTree,
-    key: jax.Array,
-) -> LocalResult:
+def _update(method: Method, broadcast: Broadcast, local: LocalInput, key: jax.Array) -> LocalResult:
     """A `LocalUpdate`; it draws nothing."""
+    cohort, alpha, private = local
     epochs, member = method.task.config.federation.local_epochs, method.task.pool.member
     views, rates, routing = broadcast.views, broadcast.rates, method.routing
     clients, length = _make_clients(method, broadcast, cohort, alpha, private["items"])

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.federated.groups import Teacher, teacher_of, with_teacher
-from fedvlr_jax.federated.local import Broadcast, LocalResult, LocalUpdate, Task
+from fedvlr_jax.federated.local import Broadcast, LocalInput, LocalResult, LocalUpdate, Task
 from fedvlr_jax.federated.losses import Loss, make_loss, num_rows, row_penalty
 from fedvlr_jax.federated.model import likeness
 from fedvlr_jax.federated.plans.plan import Plan
 from fedvlr_jax.federated.plans.slots import Slots, make_slots, num_slots
 from fedvlr_jax.federated.plans.steps import client_keys, local_result, sgd_step
 from fedvlr_jax.federated.popular import popular_term
-from fedvlr_jax.types import Array, Cohort, PyTree
+from fedvlr_jax.types import Array, PyTree
 from fedvlr_jax.uplink import Needs, SlotUploads
 
 
@@ -93,15 +93,9 @@ def make_gathered_update(task: Task) -> LocalUpdate:
     return functools.partial(_update, Method(task, make_loss(task)))
 
 
-def _update(
-    method: Method,
-    broadcast: Broadcast,
-    cohort: Cohort,
-    alpha: jax.Array,
-    private: PyTree,
-    key: jax.Array,
-) -> LocalResult:
+def _update(method: Method, broadcast: Broadcast, local: LocalInput, key: jax.Array) -> LocalResult:
     """A `LocalUpdate`; alpha is left to the uplink."""
+    cohort, _, private = local
     task, histories = method.task, cohort.histories
     config, num_items = task.config.federation, task.model.num_items
     keys = client_keys(key, histories.client, config.local_epochs)
