@@ -54,6 +54,7 @@ from fedvlr_jax.commands.shared.comparison_table import (
     ON_GAINS,
     TESTS,
     gain_cells,
+    interval_cell,
     metric_cells,
     name_cell,
 )
@@ -202,7 +203,7 @@ def cells(line: Mapping[str, Any]) -> list[str]:
         str(line["seeds"]),
         f"{line['valid']:.2f}",
         *metric_cells(line),
-        "{:.2f}–{:.2f}".format(*line["ci95"]),
+        interval_cell(line),
         *gain_cells(line.get("vanilla", {})),
         *gain_cells(line.get("baseline", {})),
     ]

@@ -86,11 +86,13 @@ def _ease_exchange(
     settings = init.init_content, init.init_normalization
     tried = len(tried_models(dataset, *map(given_or_none, settings)))
     up, once = tried * init.init_exchanges * min(width + OVERSAMPLING, items), 0
-    # Clients compare the models on validation: a table and a column each, beside the counts.
-    compared = tried * (width + 1) if tried > 1 else 0
+    blends = tried_ials(dataset, width, given_ials(init))
+    # Clients compare the models on validation, and the blends with iALS where these are not given:
+    # a table and a column each, beside the counts.
+    compares = tried > 1 or (blends and init.init_ials == -1)
+    compared = tried * (width + 1) if compares else 0
     down = 1 + up + compared + width
     text = f"{tried} x {init.init_exchanges} exchanges"
-    blends = tried_ials(dataset, width, given_ials(init))
     for setting in blends:
         columns = num_factors(dataset.train, width, setting.parts)
         of_item, more = uploaded_numbers(columns)

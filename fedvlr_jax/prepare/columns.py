@@ -102,6 +102,9 @@ def choose_columns(
     Raises:
       InputError: no column or several columns could be the user or the item.
     """
+    named = order or (given["user"] and given["item"])
+    if not named and (hint := _of_lists(table)):
+        raise InputError(f"{table.path}, row 1: {hint}")
     if table.kind == "delimited" and len(table.columns) == 1:
         raise InputError(
             f"{table.path}, row 1: found {shown(first_line(table.path))}, a line of one field; "
@@ -127,6 +130,28 @@ def choose_columns(
             roles = " and ".join(f"--{r}" for r in ROLES if found[r] == column)
             raise InputError(f"{roles}: both are column {column} of {table.path.name}; name two")
     return Columns(**{role: found[role] for role in ROLES})
+
+
+# A line with more whole numbers than this, between blanks, is a user and a list of items.
+_MOST_NUMBERS = 4
+_WRITE_PAIRS = (
+    "write one line for each interaction first; docs/data.md, 'Lines with several items', has the "
+    "command"
+)
+
+
+def _of_lists(table: Table) -> str:
+    """The remedy for a file whose lines have several items; "" for other files."""
+    if table.kind != "delimited" or table.header:
+        return ""
+    line = first_line(table.path)
+    numbers = line.split()
+    if len(numbers) > _MOST_NUMBERS and all(map(str.isdecimal, numbers)) and "\t" not in line:
+        return f"found {shown(line)}, a user and its items, as LightGCN writes them; {_WRITE_PAIRS}"
+    last = line.split("\t")[-1].split()
+    if line.count("\t") == 4 and last and all(name.endswith(("-0", "-1")) for name in last):
+        return f"found the impressions of MIND in column 5; {_WRITE_PAIRS}"
+    return ""
 
 
 def _listed(table: Table) -> str:

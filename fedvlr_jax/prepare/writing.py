@@ -22,6 +22,8 @@ from fedvlr_jax.prepare.items import Item
 from fedvlr_jax.prepare.rows import Rows
 
 MANIFEST = "manifest.json"
+# The files of a prepared folder.
+WRITTEN = (MANIFEST, "inter.csv", "u_id_mapping.csv", "i_id_mapping.csv", "items.csv")
 _SLICE_ROWS = 1 << 21
 
 
@@ -30,7 +32,8 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary folder and renames it to `target` if the block ends without error.
 
     Args:
-      overwrite: replace an existing folder; it must have a manifest of an earlier call.
+      overwrite: replace an existing folder; it must have a manifest of an earlier call, and no
+        file of others.
 
     Raises:
       InputError: `target` exists and may not be replaced, or cannot be written.
@@ -42,6 +45,12 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
             raise InputError(
                 f"--output={target}: has no {MANIFEST}, so prepare did not write it; give another "
                 "folder"
+            )
+        if others := sorted({path.name for path in target.iterdir()} - set(WRITTEN)):
+            raise InputError(
+                f"--output={target}: --overwrite would delete {', '.join(others)[:200]}, which "
+                "prepare did not write; features may not fit the new items; move or delete them "
+                "first"
             )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

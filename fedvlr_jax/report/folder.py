@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -78,11 +79,14 @@ def best_groups(groups: Sequence[Group]) -> list[Group]:
 
 
 def differences(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each paired comparison among the lines of a table, with "of" and "against"."""
+    """A row for each paired comparison among the lines of a table, with "of" and "against".
+
+    Omits comparisons without a user who has a target in both.
+    """
     rows = []
     for line in lines:
         for found in (line, line.get("vanilla"), line.get("baseline")):
-            if found and "gain" in found and "p_holm" in found:
+            if found and "p_holm" in found and math.isfinite(found.get("gain", math.nan)):
                 of = (line.get("baseline_of") or {}).get("title", line["choice"])
                 if found["against"] == of:
                     # An ablation compares its method, the first line, with each control.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.commands.shared.comparison import Compared, gain, read_choice
+from fedvlr_jax.commands.shared.comparison_table import gain_cells, interval_cell
 from fedvlr_jax.commands.shared.tables import write_table
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.evaluation.baselines import baselines_of, rank, scores_of
@@ -82,3 +83,15 @@ def test_the_json_of_a_table_has_no_number_that_json_lacks(tmp_path):
     assert found["gain"] == 50.0
     assert found["gain_relative"] is None and found["detectable"] is None
     assert found["nested"]["by_seed"] == [1.0, None]
+
+
+def test_cells_have_no_number_that_is_unknown():
+    nothing = {"p_value": 1.0, "p_mean": 1.0, "p_holm": 1.0}
+    unknown = dict.fromkeys(("gain", "detectable", "gain_relative"), np.nan)
+    assert gain_cells({}) == gain_cells(nothing | unknown) == ["-", "-"]
+    one_user = nothing | {"gain": 2.5, "detectable": np.nan, "gain_relative": np.inf}
+    assert gain_cells(one_user) == ["+2.50", "1 / 1 / 1"]
+    known = nothing | {"gain": -2.5, "detectable": 1.0, "gain_relative": -12.0}
+    assert gain_cells(known) == ["-2.50 ± 1.00 (-12%)", "1 / 1 / 1"]
+    assert interval_cell({"ci95": [np.nan, np.nan]}) == "-"
+    assert interval_cell({"ci95": [20.1, 24.3]}) == "20.10–24.30"

@@ -94,6 +94,18 @@ def test_the_page_has_curves_differences_budgets_and_the_winner(folder):
     assert "<script" not in page
 
 
+def test_the_page_leaves_out_differences_that_nobody_measured(folder):
+    runs = find_runs(folder)
+    groups, label = groups_of(folder, runs)
+    table = Table("title", ("choice", "x"), [("fusion=none", "1")], "caption")
+    nobody = LINES[1] | {"gain": float("nan"), "detectable": float("nan")}
+    one_user = LINES[1] | {"detectable": float("nan")}
+    lines = [LINES[0], nobody, one_user]
+    page = render_folder(table, lines, groups, label=label)
+    assert "1 of 1 paired differences" in page and "nan" not in page
+    assert '<td class="number">–</td>' in page
+
+
 def page_of(monkeypatch, folder):
     values = types.SimpleNamespace(workdir=str(folder))
     monkeypatch.setattr(page_command, "FLAGS", values)

@@ -22,6 +22,7 @@ from fedvlr_jax.federated.ease_settings import (
     tried_recencies,
 )
 from fedvlr_jax.federated.exchanges import bytes_before_training, exchanges_of
+from fedvlr_jax.federated.model import make_model
 from fedvlr_jax.simulation import make_simulation
 from tests.federated.random_data import random_dataset
 
@@ -315,6 +316,17 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
     down, up = bytes_before_training(config, simulation.model, synthetic)
     assert down == 4 * exchange.down
     np.testing.assert_array_equal(up, 4 * (synthetic.train.counts * exchange.up + 21))
+
+
+@pytest.mark.parametrize(("ials", "compared"), [(-1, (5 + 1) + 3 * 5), (0, 0), (1, 3 * 5)])
+def test_what_is_sent_to_be_compared_with_the_blends(synthetic, ials, compared):
+    """Beside the counts, 2 x 37 columns and 5 of the final table: what clients compare, and 3 x 5
+    of iALS with 1, 2 and 2 columns."""
+    given = dict(init_content=0.0, init_normalization=0.0, init_ials=ials, init_exchanges=2)
+    config = Config.from_flat(width=5, init="ease", fusion="none", **given)
+    model = make_model(config.resolved, synthetic.num_items, {"text": 2})
+    (exchange,) = exchanges_of(config, model, synthetic)
+    assert exchange.down == 60 * (1 + 2 * 37 + 5 + compared + 15 * (ials != 0))
 
 
 @pytest.mark.parametrize("content", [0.0, 1.0])

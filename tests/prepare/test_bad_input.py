@@ -10,6 +10,7 @@ import pytest
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import Options, prepare
 from fedvlr_jax.prepare.items import read_items
+from tests.conftest import ROOT
 from tests.prepare.forms import put
 from tests.prepare.test_forms import table
 
@@ -171,6 +172,30 @@ def test_options_of_delimited_text(name, value, tmp_path):
     assert (
         found == f"--{name}={value}: does nothing for toy.jsonl, which is JSON lines; leave it out"
     )
+
+
+MIND = "1\tU7\t11/11/2019 9:05:58 AM\tN1 N2\tN3-1 N4-0\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "found"),
+    [
+        ("0 3 4 5 6\n1 2 9\n", {}, "'0 3 4 5 6', a user and its items, as LightGCN"),
+        ("0 3 4 5 6\n1 2 9\n", {"separator": "space"}, "a user and its items, as LightGCN"),
+        (MIND, {}, "found the impressions of MIND in column 5"),
+    ],
+)
+def test_lines_with_several_items(content, options, found, tmp_path):
+    line = refused(tmp_path, "toy.txt", content, **options)
+    assert found in line and "docs/data.md, 'Lines with several items', has the command" in line
+    assert "### Lines with several items" in (ROOT / "docs/data.md").read_text()
+
+
+def test_a_table_of_five_numbers_whose_columns_are_named(tmp_path):
+    raw = put(tmp_path / "toy.txt", "1 2 9 5 100\n1 3 9 4 200\n1 4 9 4 300\n")
+    options = Options(separator="space", columns="user,item,-,rating,time", min_user_interactions=1)
+    prepare(raw, tmp_path / "out", options)
+    assert [row["timestamp"] for row in table(tmp_path / "out/inter.csv")] == ["100", "200", "300"]
 
 
 def test_no_time(tmp_path):

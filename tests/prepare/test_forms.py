@@ -159,3 +159,16 @@ def test_overwrite(tmp_path):
     prepare(tmp_path / "raw", tmp_path / "out", Options(min_rating=2), overwrite=True)
     assert json.loads((tmp_path / "out/manifest.json").read_text())["options"]["min_rating"] == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out", "raw"]
+
+
+def test_overwrite_deletes_no_file_of_others(tmp_path):
+    forms.put(
+        tmp_path / "raw/toy.csv", "user,item,time\n" + "".join(f"u,{i},{i}\n" for i in range(6))
+    )
+    prepare(tmp_path / "raw", tmp_path / "out")
+    features = forms.put(tmp_path / "out/text_features.npy", "rows of a model that took hours")
+    with pytest.raises(InputError, match=r"would delete text_features\.npy, which prepare did not"):
+        prepare(tmp_path / "raw", tmp_path / "out", overwrite=True)
+    assert features.read_text().startswith("rows") and not list(tmp_path.glob(".out*"))
+    features.unlink()
+    prepare(tmp_path / "raw", tmp_path / "out", overwrite=True)

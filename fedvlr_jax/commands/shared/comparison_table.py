@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,23 @@ def name_cell(line: Mapping[str, Any]) -> str:
 def gain_cells(line: Mapping[str, Any]) -> list[str]:
     """Two cells of `gain`: the gain with the detectable difference, and the p of the tests.
 
-    Dashes if the line has no gain.
+    Dashes if the line has no gain, or no user has a target in both.
     """
-    if "gain" not in line:
+    if "gain" not in line or not math.isfinite(line["gain"]):
         return ["-", "-"]
+    power, relative = line["detectable"], line["gain_relative"]
     return [
-        f"{line['gain']:+.2f} ± {line['detectable']:.2f} ({line['gain_relative']:+.0f}%)",
+        f"{line['gain']:+.2f}"
+        + (f" ± {power:.2f}" if math.isfinite(power) else "")
+        + (f" ({relative:+.0f}%)" if math.isfinite(relative) else ""),
         f"{line['p_value']:.2g} / {line['p_mean']:.2g} / {line['p_holm']:.2g}",
     ]
+
+
+def interval_cell(line: Mapping[str, Any]) -> str:
+    """E.g. "20.10–24.30"; a dash if no user has a target."""
+    low, high = line["ci95"]
+    return f"{low:.2f}–{high:.2f}" if math.isfinite(low) else "-"
 
 
 def _columns_shown(lines: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -90,7 +100,7 @@ def cells(line: Mapping[str, Any]) -> list[str]:
         str(line["seeds"]),
         f"{line['valid']:.2f}",
         *metric_cells(line),
-        "{:.2f}–{:.2f}".format(*line["ci95"]),
+        interval_cell(line),
         *gain_cells(line),
     ]
 
