@@ -5,6 +5,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
+# Python keeps the modules that it compiles, which each process of the tests imports.
+test test-all mutation: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-all mutation lint docs notebooks bench clean
 
 demo: $(STAMP)

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import pathlib
@@ -5,6 +6,10 @@ import warnings
 
 # Before JAX starts: the tests compile hundreds of tiny programs once and run them once.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Before NumPy starts: matrices are small, and threads that wait for a part of one use a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 import jax
 import pytest
@@ -24,6 +29,14 @@ DATA = pathlib.Path(os.environ.get("FEDVLR_DATA_ROOT", ROOT.parent / "shared" / 
 def pytest_collection_modifyitems(items):
     """The longest first, so that no worker waits at the end for the test of another."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish():
+    """What the imports made stays to the end, so later collections of garbage leave it out."""
+    gc.collect()
+    gc.freeze()
+    # Tracing allocates millions of small objects, few of them in cycles.
+    gc.set_threshold(50_000, 20, 50)
 
 
 def mostly_slow(cases, every):

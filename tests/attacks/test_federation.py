@@ -42,12 +42,12 @@ def after(config, rounds=2):
 
 @pytest.mark.parametrize("rule", sorted(set(REDUCTIONS) - {"secure", "int32"}))
 def test_nan_uploads_never_enter_the_state(rule):
-    _, state = after(small(attack="not_a_number", aggregation=rule))
-    _, clean = after(small(attack="honest", aggregation=rule))
+    simulation, state = after(small(attack="not_a_number", aggregation=rule))
     for leaf in jax.tree.leaves((state.server.shared, state.server.optimizer, state.private)):
         assert np.isfinite(leaf).all()
-    moved = lambda s: np.abs(s.server.shared["items"]).sum()
-    assert moved(state) != moved(clean)
+    # The honest uploads have moved it.
+    start = simulation.init().server.shared["items"]
+    assert np.abs(state.server.shared["items"] - start).max() > 1e-3
     assert int(state.server.round) == 2
 
 

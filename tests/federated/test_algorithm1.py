@@ -21,7 +21,7 @@ PRINTED = dict(upload="gradient", loss="bce", clip_norm=0.0, history_weight=0.0)
         ("fedncf", "mlp", "sampled"),
         ("pfedrec", "none", "expected"),
         ("fedrap", "bilevel", "expected"),
-        ("fedrap", "mlp", "sampled"),
+        pytest.param("fedrap", "mlp", "sampled", marks=pytest.mark.slow),
     ],
 )
 def test_every_plan_is_algorithm_1(backbone, fusion, negatives):

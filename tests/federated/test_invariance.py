@@ -108,7 +108,7 @@ def test_expected_negatives_are_the_mean_of_sampled_ones():
     views = sampled.model.fusion.views(server.shared["fusion"], server.shared["items"], features)
     broadcast = Broadcast(views, server.shared["head"], server.round, federation.rates)
     alpha = jnp.asarray(cohort.weight) * cohort.responded
-    train = make_train(expected, "dense")
+    train = jax.jit(make_train(expected, "dense"))
     clients = LocalInput(cohort, alpha, private)
     result = train(broadcast, clients, server.key)
     one = lambda key: make_train(sampled, "dense")(broadcast, clients, key)

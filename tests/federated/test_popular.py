@@ -175,10 +175,15 @@ def test_without_the_defence_nothing_is_remembered():
     assert server.popular == () and announced(server, jnp.zeros((4, 1, 2))) == (None, ())
 
 
+@pytest.fixture(scope="module")
+def after_four_rounds():
+    simulation = make_simulation(config_of(), small_data())
+    return simulation.run_rounds(simulation.init(0), 4)[0]
+
+
 @pytest.mark.parametrize("choices", [{}, dict(store="host")])
-def test_a_run_in_two_parts(choices):
-    whole = make_simulation(config_of(), small_data())
-    expected, _ = whole.run_rounds(whole.init(0), 4)
+def test_a_run_in_two_parts(choices, after_four_rounds):
+    expected = after_four_rounds
     other = make_simulation(config_of(**choices), small_data())
     state, _ = other.run_rounds(other.init(0), 1)
     state, _ = other.run_rounds(other.unpack(other.pack(state)), 3)

@@ -248,12 +248,13 @@ def test_a_stale_step_by_synchronous_rounds(kind):
 
 
 def test_a_divided_run_is_a_whole_one_to_the_bit():
-    config = small(buffer=5, cohort=15, max_staleness=4, participation="uniform", fusion="none")
-    _, packed, metrics = after(config, 6)
+    buffered = dict(buffer=5, cohort=15, max_staleness=4, participation="uniform")
+    # Up to six rounds are one program.
+    config = small(eval_every=6, fusion="none", **buffered)
+    whole, packed, metrics = after(config, 6)
     assert (metrics.participants == 5).all()
-    first = make_simulation(config, dataset())
-    state, _ = first.run_rounds(first.init(), 2)
-    kept = first.pack(state)
+    state, _ = whole.run_rounds(whole.init(), 2)
+    kept = whole.pack(state)
     again = make_simulation(config, dataset())
     other, _ = again.run_rounds(again.unpack(kept), 4)
     other = again.pack(other)

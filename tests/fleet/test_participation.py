@@ -254,12 +254,13 @@ def test_the_plain_clock_changes_nothing_of_what_is_learnt():
 
 
 def test_a_divided_run_is_a_whole_one_to_the_bit():
-    config = small(participation="uniform", available_share=0.4, cohort=12, over_selection=1.5)
-    whole, parts = make_simulation(config, dataset()), make_simulation(config, dataset())
+    sampled = dict(participation="uniform", available_share=0.4, cohort=12, over_selection=1.5)
+    # Up to four rounds are one program.
+    config = small(eval_every=4, **sampled)
+    whole, again = make_simulation(config, dataset()), make_simulation(config, dataset())
     one, _ = whole.run_rounds(whole.init(), 4)
-    first, _ = parts.run_rounds(parts.init(), 1)
-    packed = parts.pack(first)
-    again = make_simulation(config, dataset())
+    first, _ = whole.run_rounds(whole.init(), 1)
+    packed = whole.pack(first)
     other, _ = again.run_rounds(again.unpack(packed), 3)
     for a, b in zip(
         jax.tree.leaves(whole.pack(one)["server"].shared),

@@ -160,7 +160,7 @@ def test_training_reads_no_other_row(choices):
     asked = np.asarray(make_slots(task, one(cohort.histories), keys[0]).item)
     others = np.setdiff1d(np.arange(task.model.num_items), asked)
     assert len(others)
-    train_on = make_train(task, "gathered")
+    train_on = jax.jit(make_train(task, "gathered"))
     rates, alpha = task.config.federation.rates, np.ones(1)
     found = [
         train_on(
