@@ -12,6 +12,7 @@ from fedvlr_jax import sealing
 from fedvlr_jax.checkpointing import Checkpoints, RowsLater, SavedRows, layout, reading
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.sealing import Damaged
+from tests.conftest import mostly_slow
 
 TREE = {
     "best": {
@@ -51,7 +52,7 @@ def three(tmp_path_factory, packing):
     return saved(tmp_path_factory.mktemp("three") / "checkpoints", keep=3)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", mostly_slow(range(5), 2))
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_no_damage_is_silent(kind, seed, three, tmp_path):
     outcome = damage_once(three.directory, tmp_path, kind, random.Random(seed))

@@ -1,5 +1,7 @@
 """Checkpoints without the numbers that training has not moved: to the bit with them again."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -42,16 +44,31 @@ def simulate(dataset, **flags):
     return make_simulation(Config.from_flat(**{**SMALL, "init": "random", **flags}), dataset)
 
 
+def copy(state):
+    return jax.tree.map(lambda leaf: leaf.copy(), state)
+
+
 def run_of(simulation, best_round=1, rounds=3):
     """A run after some rounds, with the best state after `best_round`."""
     state, best = simulation.init(), None
-    copy = lambda state: jax.tree.map(lambda leaf: leaf.copy(), state)
     for number in range(rounds + 1):
         if number == best_round:
             best = copy(state)
         if number < rounds:
             state, _ = simulation.run_rounds(state, 1)
     return RunState(state, best, best_round, (), None, "")
+
+
+@pytest.fixture(scope="module")
+def finished(dataset):
+    """finished("host"): the simulation of a case and its run, only to be read."""
+
+    @functools.cache
+    def finished(name):
+        simulation = simulate(dataset, **CASES[name])
+        return simulation, run_of(simulation)
+
+    return finished
 
 
 def saved(simulation, folder, run):
@@ -66,16 +83,15 @@ def packed(simulation, run):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_is_loaded_to_the_bit(name, dataset, tmp_path):
-    simulation = simulate(dataset, **CASES[name])
-    run = run_of(simulation)
+def test_a_run_is_loaded_to_the_bit(name, finished, tmp_path):
+    simulation, run = finished(name)
     checkpoints = saved(simulation, tmp_path, run)
     leaves = checkpoints.read_meta(3)["leaves"]
     assert drawn.shapes(leaves, "state") and drawn.shapes(leaves, "best")
     loaded = load_run(simulation, checkpoints, 3)
     assert digest(packed(simulation, loaded)) == digest(packed(simulation, run))
     # It continues as the run would have.
-    states = [simulation.run_rounds(one.state, 1)[0] for one in (loaded, run)]
+    states = [simulation.run_rounds(one, 1)[0] for one in (loaded.state, copy(run.state))]
     assert digest(simulation.pack(states[0])) == digest(simulation.pack(states[1]))
 
 
@@ -113,8 +129,8 @@ def numbers_in(checkpoints, state):
     return size("drawn"), size("private")
 
 
-def test_only_clients_that_took_part_take_space(dataset, tmp_path):
-    simulation = simulate(dataset, **CASES["item rows"])
+def test_only_clients_that_took_part_take_space(finished, tmp_path):
+    simulation, _ = finished("item rows")
     checkpoints = saved(simulation, tmp_path, run_of(simulation, best_round=0))
     assert numbers_in(checkpoints, "best") == (0, 0)
     moved, whole = numbers_in(checkpoints, "state")
@@ -123,9 +139,9 @@ def test_only_clients_that_took_part_take_space(dataset, tmp_path):
     assert whole == 0 and 8 * a_client <= moved <= 24 * a_client
 
 
-def test_untrained_routers_take_no_space(dataset, tmp_path):
-    simulation = simulate(dataset, **CASES["frozen"])
-    checkpoints = saved(simulation, tmp_path, run_of(simulation))
+def test_untrained_routers_take_no_space(finished, tmp_path):
+    simulation, run = finished("frozen")
+    checkpoints = saved(simulation, tmp_path, run)
     leaves = checkpoints.read_meta(3)["leaves"]
     kernels = [leaves[f"{state}.drawn.router.first.kernel.numbers"] for state in ("state", "best")]
     assert kernels == [[[0], "float32"]] * 2
@@ -133,9 +149,9 @@ def test_untrained_routers_take_no_space(dataset, tmp_path):
     assert masks == [[[30, 0], "uint8"]] * 2
 
 
-def test_best_and_last_share_equal_leaves(dataset, tmp_path):
-    simulation = simulate(dataset, **CASES["frozen"])
-    meta = saved(simulation, tmp_path, run_of(simulation)).read_meta(3)
+def test_best_and_last_share_equal_leaves(finished, tmp_path):
+    simulation, run = finished("frozen")
+    meta = saved(simulation, tmp_path, run).read_meta(3)
     kernel = "drawn.router.first.kernel.witness"
     assert meta["same_as"][f"state.{kernel}"] == f"best.{kernel}"
     assert meta["same_as"]["state.clients"] == "best.clients"
@@ -164,18 +180,17 @@ def test_a_leaf_that_has_moved_is_stored_as_it_is(dataset, tmp_path):
     assert "state.private.head.vector" in leaves and not drawn.shapes(leaves, "state")
 
 
-def test_other_draws_are_refused(dataset):
-    simulation = simulate(dataset, **CASES["cohort"])
-    tree = remaking.pack(simulation, run_of(simulation).state, None)
+def test_other_draws_are_refused(finished):
+    simulation, run = finished("cohort")
+    tree = remaking.pack(simulation, run.state, None)
     stored = tree[drawn.DRAWN]["router.first.kernel"]
     stored["witness"] = stored["witness"] + np.float32(0.01)
     with pytest.raises(InputError, match=r"other ones are drawn here; use the version"):
         remaking.unpack(simulation, tree)
 
 
-def test_rows_are_made_in_any_order_from_blocks(dataset, tmp_path):
-    simulation = simulate(dataset, **CASES["item rows"])
-    run = run_of(simulation)
+def test_rows_are_made_in_any_order_from_blocks(finished, tmp_path):
+    simulation, run = finished("item rows")
     checkpoints = saved(simulation, tmp_path, run)
     leaves = checkpoints.read_meta(3)["leaves"]
     like = {**simulation.packed_shapes(leaves, "state"), "drawn": drawn.shapes(leaves, "state")}
@@ -188,8 +203,8 @@ def test_rows_are_made_in_any_order_from_blocks(dataset, tmp_path):
     np.testing.assert_array_equal(rows[order], whole[order])
 
 
-def test_negative_zero_is_not_zero(dataset):
-    simulation = simulate(dataset, **CASES["item rows"])
+def test_negative_zero_is_not_zero(finished):
+    simulation, _ = finished("item rows")
     tree = simulation.pack(simulation.init())
     tree["private"]["items"] = np.full_like(tree["private"]["items"], -0.0)
     left = drawn.leave_out(simulation.initial, tree)

@@ -1,5 +1,7 @@
 """Checkpoints of tuned item rows: without the rows, and to the bit with them again."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -24,9 +26,17 @@ def dataset():
     return load_dataset("synthetic", data_root="", synthetic={"users": 30, "items": 50})
 
 
-def simulate(dataset, rounds=5, **flags):
-    values = {**SMALL, "rounds": rounds, "eval_every": 2, "select": "all_ndcg@50", **flags}
-    return make_simulation(Config.from_flat(**values), dataset)
+@pytest.fixture(scope="module")
+def simulate(dataset):
+    """simulate(store="host"): the simulation of these flags, made and compiled once."""
+
+    make = functools.cache(lambda config: make_simulation(config, dataset))
+
+    def simulate(rounds=5, **flags):
+        values = {**SMALL, "rounds": rounds, "eval_every": 2, "select": "all_ndcg@50", **flags}
+        return make(Config.from_flat(**values))
+
+    return simulate
 
 
 def saved(simulation, folder, run=None):
@@ -56,8 +66,8 @@ def states_of(run):
 
 
 @pytest.mark.parametrize("store", ["device", "host"])
-def test_rows_are_made_again_to_the_bit(store, dataset, tmp_path):
-    simulation = simulate(dataset, store=store)
+def test_rows_are_made_again_to_the_bit(store, simulate, tmp_path):
+    simulation = simulate(store=store)
     run, checkpoints = saved(simulation, tmp_path)
     assert rows_in(checkpoints) == []
     loaded = load_run(simulation, checkpoints, 5)
@@ -65,7 +75,7 @@ def test_rows_are_made_again_to_the_bit(store, dataset, tmp_path):
     assert digest(packed(simulation, loaded)) == digest(packed(simulation, run))
     assert np.any(simulation.pack(loaded.best_state)["private"]["items"])
     # Programs of these tests are not optimised, and stores agree to the bit only if they are.
-    other = simulate(dataset, store="host" if store == "device" else "device")
+    other = simulate(store="host" if store == "device" else "device")
     moved, _ = load_state(other, checkpoints, 5, "best")
     rows = [
         s.pack(x)["private"]["items"] for s, x in ((other, moved), (simulation, run.best_state))
@@ -73,18 +83,18 @@ def test_rows_are_made_again_to_the_bit(store, dataset, tmp_path):
     np.testing.assert_allclose(*rows, rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_that_was_loaded_is_saved_again_without_its_rows(dataset, tmp_path):
-    simulation = simulate(dataset)
+def test_a_run_that_was_loaded_is_saved_again_without_its_rows(simulate, tmp_path):
+    simulation = simulate()
     _, checkpoints = saved(simulation, tmp_path / "once")
-    longer = simulate(dataset, rounds=6)
+    longer = simulate(rounds=6)
     expected, _ = saved(longer, tmp_path / "longer")
     again, second = saved(longer, tmp_path / "twice", load_run(simulation, checkpoints, 5))
     assert rows_in(second) == []
     assert digest(packed(longer, again)) == digest(packed(longer, expected))
 
 
-def test_rows_that_do_not_follow_from_the_last_round_are_saved(dataset, tmp_path):
-    simulation = simulate(dataset, client_dropout=0.3)
+def test_rows_that_do_not_follow_from_the_last_round_are_saved(simulate, tmp_path):
+    simulation = simulate(client_dropout=0.3)
     run, checkpoints = saved(simulation, tmp_path)
     assert rows_in(checkpoints) == ["best.private.items", "state.private.items"]
     loaded = load_run(simulation, checkpoints, 5)
@@ -92,8 +102,8 @@ def test_rows_that_do_not_follow_from_the_last_round_are_saved(dataset, tmp_path
 
 
 @pytest.mark.parametrize("backbone", ["pfedrec", "fedrap"])
-def test_no_rows_are_saved_before_the_first_round(backbone, dataset, tmp_path):
-    simulation = simulate(dataset, backbone=backbone)
+def test_no_rows_are_saved_before_the_first_round(backbone, simulate, tmp_path):
+    simulation = simulate(backbone=backbone)
     state = simulation.init()
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(0, {"state": remaking.pack(simulation, state, None)}, {})
@@ -104,8 +114,8 @@ def test_no_rows_are_saved_before_the_first_round(backbone, dataset, tmp_path):
     assert digest(simulation.pack(loaded)) == digest(simulation.pack(state))
 
 
-def test_a_round_that_gives_other_heads_is_refused(dataset):
-    simulation = simulate(dataset)
+def test_a_round_that_gives_other_heads_is_refused(simulate):
+    simulation = simulate()
     state, _, before = remaking.run_rounds(simulation, simulation.init(), 2)
     tree = remaking.pack(simulation, state, before)
     tree["private"]["head"] = jax.tree.map(lambda leaf: leaf + 1.0, tree["private"]["head"])
@@ -113,17 +123,17 @@ def test_a_round_that_gives_other_heads_is_refused(dataset):
         remaking.unpack(simulation, tree)
 
 
-def test_the_bytes_of_a_save_are_those_of_its_leaves(dataset, tmp_path):
+def test_the_bytes_of_a_save_are_those_of_its_leaves(simulate, tmp_path):
     for flags in ({}, {"client_dropout": 0.3}, {"store": "host"}):
-        simulation = simulate(dataset, **flags)
+        simulation = simulate(**flags)
         state, _, before = remaking.run_rounds(simulation, simulation.init(), 2)
         tree = remaking.pack(simulation, state, before)
         assert num_bytes(tree) == pytest.approx(sum(remaking.saved_bytes(simulation)), rel=0.05)
 
 
 @pytest.mark.parametrize("flags", [{}, {"client_dropout": 0.3}])
-def test_a_run_says_what_it_writes(flags, dataset, tmp_path):
-    simulation = simulate(dataset, keep_checkpoints=1, **flags)
+def test_a_run_says_what_it_writes(flags, simulate, tmp_path):
+    simulation = simulate(keep_checkpoints=1, **flags)
     saved(simulation, tmp_path)
     files = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
     found = disk.written(simulation)
