@@ -37,15 +37,15 @@ def automatic_values(config: Config) -> dict[str, Any]:
     return {"init": _automatic_init(config), **tuned._asdict()}
 
 
-def resolved(config: Config, *, own_model: bool = False) -> Config:
+def resolved(config: Config, *, own_part: bool = False) -> Config:
     """`config` with a value for --init=auto, and for the options that depend on --init.
 
     Args:
-      own_model: a backbone or a fusion was made elsewhere. Then auto is random.
+      own_part: a backbone, a fusion or a clock was made elsewhere. Then auto is random.
     """
     init = config.init.init
     if init == "auto":
-        init = "random" if own_model else _automatic_init(config)
+        init = "random" if own_part else _automatic_init(config)
     tuned = _tuned(init)
     model, federation = config.model, config.federation
     loss = tuned.loss if federation.loss == "auto" else federation.loss

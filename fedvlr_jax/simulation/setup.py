@@ -158,7 +158,8 @@ def _make_parts(
     participation: Participation | None = None,
 ) -> _Parts:
     """The parts of `make_setup`, which has the same arguments and errors."""
-    config = resolved_auto(config, own_model=backbone is not None or fusion is not None)
+    own_part = not (backbone is None and fusion is None and participation is None)
+    config = resolved_auto(config, own_part=own_part)
     hostile, population = None, dataset
     if config.attack.attack != "none":
         hostile = plan_hostile(config.attack, dataset)

@@ -211,6 +211,14 @@ class Given:
         return RoundSchedule(sampled, sampled % 7 != 0, np.ones(len(sampled)), time, time + 1)
 
 
+def test_a_clock_made_elsewhere_begins_from_random_values():
+    """The closed form needs all clients, and such a clock may never ask all."""
+    config = small(init="auto")
+    assert config.resolved.init.init == "ease"
+    simulation = make_simulation(config, dataset(), participation=Given([3, 7]))
+    assert simulation.config.init.init == "random" and simulation.setup.initialization is None
+
+
 @pytest.mark.parametrize("store", ["device", "host"])
 def test_clients_that_do_not_report_keep_every_bit(store):
     given = Given([3, 7, 14, 20, 41], [0, 7])
