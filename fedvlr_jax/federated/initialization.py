@@ -34,7 +34,7 @@ import numpy as np
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.ease_settings import Ease, ease_initialization
+from fedvlr_jax.federated.ease_settings import Ease, ease_initialization, tried_models
 from fedvlr_jax.federated.ials import num_factors
 from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import preferences
@@ -43,10 +43,13 @@ from fedvlr_jax.federated.private_initialization import (
     private_spectral_initialization,
 )
 from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
+from fedvlr_jax.machine import memory_limit
 
 # The smallest planted weight of a router. The logarithm of some drawn weights is so small that the
 # router would not move.
 LEAST_PLANTED = 1e-3
+# Arrays of the subspace iteration that exist at once, one row for each item and for each client.
+ITEM_BASES, CLIENT_BASES = 5, 2
 
 
 class Initialization(NamedTuple):
@@ -297,11 +300,33 @@ def check_initialization(config: Config, model: Model, dataset: Dataset) -> None
             f"--init_recency={init.init_recency}: the histories are weighted already, by "
             f"--recency={config.data.recency}; give one of them"
         )
+    if closed:
+        _check_memory(config, model, dataset)
     sources = {"id", "table", *dataset.features}
     if init.init_router != "uniform" and (fusion.set_logits is None or {*fusion.names} - sources):
         raise InputError(
             f"--init_router={init.init_router}: {hidden_by}has no router over single sources; use "
             f"bilevel with views among {', '.join(sorted(sources))}"
+        )
+
+
+def _check_memory(config: Config, model: Model, dataset: Dataset) -> None:
+    """Raises InputError if the host cannot hold the arrays of a closed form."""
+    init, limit = config.init, memory_limit()
+    tables = 1
+    if init.init == "ease":
+        settings = init.init_content, init.init_normalization
+        tables = len(tried_models(dataset, *map(given_or_none, settings)))
+    basis = model.width + OVERSAMPLING
+    numbers = dataset.num_items * (tables * model.width + ITEM_BASES * basis)
+    numbers += dataset.num_users * CLIENT_BASES * basis
+    numbers += dataset.num_items * sum(rows.shape[1] for rows in dataset.features.values())
+    allowed = 1e9 * config.run.memory_budget_gb or limit.size
+    if 8 * numbers > allowed:
+        raise InputError(
+            f"--init={init.init}: needs about {8e-9 * numbers:.3g} GB with {dataset.num_items} "
+            f"items and --width={model.width}, of {1e-9 * allowed:.3g} GB; give a smaller --width, "
+            "or --init=random"
         )
 
 
