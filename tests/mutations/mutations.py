@@ -437,14 +437,14 @@ LOCAL_EPOCHS = [
         GATHERED,
         "moving=broadcast.rates.delta_lr if method.delta else 0.0",
         "moving=-broadcast.rates.delta_lr if method.delta else 0.0",
-        agreement(upload="delta", plan="gathered"),
+        agreement(upload="delta", plan="gathered", server_optimizer="momentum", clip_norm=0.0),
     ),
     Mutation(
         "a difference is uploaded as a gradient",
         GATHERED,
         "scale=broadcast.rates.delta_lr if method.delta else 1.0",
         "scale=1.0",
-        agreement(upload="delta", plan="gathered"),
+        agreement(upload="delta", plan="gathered", server_optimizer="momentum", clip_norm=0.0),
     ),
     Mutation(
         "the views are clipped without the head",
