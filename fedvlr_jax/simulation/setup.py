@@ -96,21 +96,22 @@ class Setup:
         return compiled(function, as_written=self.exact, **options)
 
 
-def make_setup(
-    config: Config,
-    dataset: Dataset,
-    *,
-    backbone: Backbone | None = None,
-    fusion: Fusion | None = None,
-    aggregator: Aggregator | None = None,
-    participation: Participation | None = None,
-) -> Setup:
-    """The setup of `make_simulation`, which has the same arguments.
+class OwnParts(NamedTuple):
+    """The arguments of `make_simulation` that were made elsewhere; None for what the flags name."""
+
+    backbone: Backbone | None = None
+    fusion: Fusion | None = None
+    aggregator: Aggregator | None = None
+    participation: Participation | None = None
+
+
+def make_setup(config: Config, dataset: Dataset, own: OwnParts) -> Setup:
+    """The setup of `make_simulation`.
 
     Raises:
       InputError: choices that do not fit the data set.
     """
-    parts = _make_parts(config, dataset, backbone, fusion, aggregator, participation)
+    parts = _make_parts(config, dataset, own)
     config, population = parts.config, parts.population
     mesh = client_mesh(config.run.devices, exact=parts.aggregator.reduce.exact)
     train = population.train
@@ -149,15 +150,9 @@ class _Parts(NamedTuple):
         return Task(self.model, self.config, pool, self.aggregator, weighted=weighted)
 
 
-def _make_parts(
-    config: Config,
-    dataset: Dataset,
-    backbone: Backbone | None = None,
-    fusion: Fusion | None = None,
-    aggregator: Aggregator | None = None,
-    participation: Participation | None = None,
-) -> _Parts:
+def _make_parts(config: Config, dataset: Dataset, own: OwnParts) -> _Parts:
     """The parts of `make_setup`, which has the same arguments and errors."""
+    backbone, fusion, aggregator, participation = own
     own_part = not (backbone is None and fusion is None and participation is None)
     config = resolved_auto(config, own_part=own_part)
     hostile, population = None, dataset
@@ -185,7 +180,7 @@ def check_setup(config: Config, dataset: Dataset) -> None:
     Raises:
       InputError: choices that do not fit each other or the data set.
     """
-    parts = _make_parts(config, dataset)
+    parts = _make_parts(config, dataset, OwnParts())
     config, population = parts.config, parts.population
     check_initialization(config, parts.model, population)
     weighted = population.train.weight is not None

@@ -36,7 +36,7 @@ from fedvlr_jax.simulation.engine import Engine
 from fedvlr_jax.simulation.offloaded import make_offloaded
 from fedvlr_jax.simulation.on_device import OnDevice, make_on_device
 from fedvlr_jax.simulation.sampling import Sampling
-from fedvlr_jax.simulation.setup import Setup, make_setup
+from fedvlr_jax.simulation.setup import OwnParts, Setup, make_setup
 from fedvlr_jax.simulation.state import InitialState, State
 from fedvlr_jax.simulation.workload import work_of
 from fedvlr_jax.types import PyTree, RoundMetrics
@@ -283,14 +283,7 @@ def make_simulation(
     ):
         if part is not None:
             _check_type(name, part, kind)
-    setup = make_setup(
-        config,
-        dataset,
-        backbone=backbone,
-        fusion=fusion,
-        aggregator=aggregator,
-        participation=participation,
-    )
+    setup = make_setup(config, dataset, OwnParts(backbone, fusion, aggregator, participation))
     config = setup.config
     if participation is None and config.fleet.has_clock:
         participation = make_participation(config, setup.population, work_of(setup))
