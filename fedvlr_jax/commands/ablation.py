@@ -97,7 +97,7 @@ def controls(
         # Better than uniform weights for every client alike, so not a personal gain.
         personal["frozen mean routers"] = (*METHOD, ("router_lr", 0.0), ("init_router", "mean"))
         if planted:
-            # No estimate knows these weights: what they gain bounds what an estimate can gain.
+            # The weights that a perfect estimate would have. They need not be the best ones.
             true = (*METHOD, ("router_lr", 0.0), ("init_router", "planted"))
             personal["frozen planted routers"] = true
     return {

@@ -111,7 +111,11 @@ def ease_initialization(
     ]
     number = 0
     if len(sources) > 1:
-        number = _chosen([_gains(each, history, targets) for _, each in sources], IALS_SURE)
+        found = [
+            gains(best, chosen) if each is model else _gains(each, history, targets)
+            for _, each in sources
+        ]
+        number = _chosen(found, IALS_SURE)
     taken, source = sources[number]
     vectors = source.vectors(history.weighted_matrix)
     selected_v, selected_c = settings[best]
@@ -131,7 +135,7 @@ def blend_of(
 
 def tried_ials(dataset: Dataset, width: int, ials: bool | None) -> Sequence[Setting]:
     """The settings whose blends are computed: one is asked for, or validation can choose them."""
-    judged = len(_ranking(dataset)) > 0
+    judged = _is_judged(dataset)
     if ials is None:
         return SETTINGS if judged and width >= 4 else ()
     return (SETTINGS if judged else SETTINGS[:1]) if ials else ()
@@ -141,7 +145,7 @@ def tried_models(
     dataset: Dataset, content: float | None, normalization: float | None
 ) -> list[tuple[float, float]]:
     """The pairs (normalization, content weight) that validation chooses among, plainest first."""
-    judged = len(_ranking(dataset)) > 0
+    judged = _is_judged(dataset)
     normalizations = NORMALIZATIONS if judged else NORMALIZATIONS[:1]
     contents = CONTENTS if judged else (UNSEEN_CONTENT,)
     if not dataset.features:
@@ -158,9 +162,14 @@ def tried_recencies(dataset: Dataset, recency: float | None) -> tuple[float, ...
     train = dataset.train
     if recency is not None:
         return (recency,)
-    if train.weight is not None or not len(_ranking(dataset)) or np.ptp(train.time) == 0:
+    if train.weight is not None or not _is_judged(dataset) or np.ptp(train.time) == 0:
         return (0.0,)
     return RECENCIES
+
+
+def _is_judged(dataset: Dataset) -> bool:
+    """Whether `_ranking` has an item."""
+    return bool(np.any(dataset.train.item_counts[dataset.valid.item] > 0))
 
 
 def _ranking(dataset: Dataset) -> Interactions:

@@ -98,9 +98,9 @@ def _ease_exchange(
         of_item, more = uploaded_numbers(columns)
         up, once = up + of_item, once + more
         down += SWEEPS * columns
+    if len(blends) > 1:
+        down += len(blends) * width  # Clients compare them on validation.
     if blends:
-        # Clients compare the blends on validation.
-        down += len(blends) * width if len(blends) > 1 else 0
         text += f", {len(blends)} x {SWEEPS} sweeps of iALS"
     chosen = ""
     if initial is not None:

@@ -220,6 +220,15 @@ def _router_weights(config: Config, views: Sequence[str], dataset: Dataset) -> n
     return found[:, [sources.index(name) for name in source_of]] / sharing
 
 
+def planted_columns(dataset: Dataset, sources: Sequence[str]) -> np.ndarray:
+    """float32 [N, S]: the generator's weights of these sources; NaN for a source that it lacks."""
+    planted, known = dataset.planted, ("id", *dataset.features)
+    assert planted is not None
+    nothing = np.full(len(planted), np.nan, np.float32)
+    columns = [planted[:, known.index(name)] if name in known else nothing for name in sources]
+    return np.stack(columns, axis=1)
+
+
 def _planted_weights(dataset: Dataset, sources: Sequence[str]) -> np.ndarray:
     """float64 [N, S]: the generator's weights of these sources, each client's sum to one.
 
@@ -231,9 +240,7 @@ def _planted_weights(dataset: Dataset, sources: Sequence[str]) -> np.ndarray:
             f"--init_router=planted: {dataset.name} has no planted weights; those that have are "
             "--dataset=synthetic with --synthetic_kind=planted or additive"
         )
-    known = ("id", *dataset.features)
-    chosen = dataset.planted[:, [known.index(name) for name in sources]].astype(np.float64)
-    chosen = np.maximum(chosen, LEAST_PLANTED)
+    chosen = np.maximum(planted_columns(dataset, sources).astype(np.float64), LEAST_PLANTED)
     return chosen / chosen.sum(axis=1, keepdims=True)
 
 

@@ -21,7 +21,7 @@ from fedvlr_jax.evaluation.metrics import (
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import judged_slice
 from fedvlr_jax.evaluation.significance import holm, paired_test
-from fedvlr_jax.federated.initialization import sources_of
+from fedvlr_jax.federated.initialization import planted_columns, sources_of
 from fedvlr_jax.machine import peak_rss_mb
 from fedvlr_jax.privacy.statement import statement
 from fedvlr_jax.simulation import Simulation, State
@@ -102,7 +102,7 @@ def summarise_run(
         if dataset.planted is not None:
             from scipy import stats  # The import takes most of a second.
 
-            planted = _planted_by_view(simulation)
+            planted = planted_columns(dataset, sources_of(simulation.model.fusion.names))
             users["planted"] = planted
             summary["planted_spearman"] = {
                 name: float(stats.spearmanr(planted[:, g], weights[:, g]).statistic)
@@ -276,18 +276,3 @@ def _router_means(weights: np.ndarray, history_length: np.ndarray) -> dict[str, 
         if chosen.any()
     }
     return {"mean": weights.mean(axis=0).tolist(), "by_activity": groups}
-
-
-def _planted_by_view(simulation: Simulation) -> np.ndarray:
-    """float32 [N, G]: the planted weight of each view; NaN for fused views. The view `table` has
-    the weight of the ID.
-    """
-    planted = simulation.dataset.planted
-    assert planted is not None
-    sources = ("id", *simulation.dataset.features)
-    nothing = np.full(len(planted), np.nan, np.float32)
-    columns = [
-        planted[:, sources.index(name)] if name in sources else nothing
-        for name in sources_of(simulation.model.fusion.names)
-    ]
-    return np.stack(columns, axis=1)
