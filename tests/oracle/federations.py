@@ -166,7 +166,8 @@ def essential():
 
     def holds(choices):
         backbone, plan = choices["backbone"], choices["plan"]
-        views = [("view", view) for view in views_of(choices)]
+        # Attention over one token does not depend on its scale: with features there are more.
+        views = [("view", view, choices["modalities"] != ()) for view in views_of(choices)]
         weights = (backbone, choices["received"] == "plain")
         return {*choices.items(), *views, weights, (backbone, plan, choices["history_weight"])}
 
