@@ -23,9 +23,12 @@ class Mutation(NamedTuple):
 
 
 def agreement(**wanted):
-    """The comparison with the reference in `make test`, for federations of these choices."""
+    """The comparison with the reference in `make test`, for all its federations of these choices.
+
+    Some of them cannot show a fault: a clip or a server without a step hides the scale of uploads.
+    """
     test = "tests/oracle/test_agreement.py::test_rounds_scores_and_ranks"
-    numbers = numbers_with(among=essential(), **wanted)
+    numbers = numbers_with(count=None, among=essential(), **wanted)
     assert numbers, f"no federation of `make test` with {wanted}"
     return tuple(f"{test}[{number}]" for number in numbers)
 
@@ -437,14 +440,14 @@ LOCAL_EPOCHS = [
         GATHERED,
         "moving=broadcast.rates.delta_lr if method.delta else 0.0",
         "moving=-broadcast.rates.delta_lr if method.delta else 0.0",
-        agreement(upload="delta", plan="gathered", server_optimizer="momentum", clip_norm=0.0),
+        agreement(upload="delta", plan="gathered"),
     ),
     Mutation(
         "a difference is uploaded as a gradient",
         GATHERED,
         "scale=broadcast.rates.delta_lr if method.delta else 1.0",
         "scale=1.0",
-        agreement(upload="delta", plan="gathered", server_optimizer="momentum", clip_norm=0.0),
+        agreement(upload="delta", plan="gathered"),
     ),
     Mutation(
         "the views are clipped without the head",

@@ -192,7 +192,7 @@ def cover(holds, numbers=()):
 
 
 def numbers_with(count=3, among=None, **wanted):
-    """At most `count` numbers whose federations have the choices `wanted`.
+    """At most `count` (None: all) numbers whose federations have the choices `wanted`.
 
     A federation has a `view` if the view is among its operators or modalities, or is its fusion.
 
