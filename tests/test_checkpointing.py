@@ -153,14 +153,16 @@ def test_what_stands_in_two_places_is_stored_once_and_loaded_twice(tmp_path):
 def test_rows_are_read_block_by_block(tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "SMALL_BYTES", 0)
     monkeypatch.setattr(layout, "BLOCK_BYTES", 100)
-    rows = np.arange(70.0, dtype=np.float32).reshape(10, 7)
-    best = {"clients": np.arange(0, 20, 2, dtype=np.int32), "private": {"head": rows}}
+    rows = np.arange(77.0, dtype=np.float32).reshape(11, 7)
+    best = {"clients": np.arange(0, 22, 2, dtype=np.int32), "private": {"head": rows}}
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {"best": best}, {})
     checkpoints.wait()
-    # A row takes 28 bytes: three a block, in four blocks.
+    # A row takes 28 bytes: three a block, in four blocks, of which the last has two.
     stored = [path.name for path in (checkpoints.path(1) / "state").rglob("*@*")]
     assert sorted(stored) == [f"best.private.head@{start}" for start in (0, 3, 6, 9)]
+    blocks = layout.blocks_of("head", (rows.shape, "float32"), 100)
+    assert [(block.start, block.stop) for block in blocks] == [(0, 3), (3, 6), (6, 9), (9, 11)]
 
     read = []
     load = reading.load_stored
@@ -175,6 +177,7 @@ def test_rows_are_read_block_by_block(tmp_path, monkeypatch):
     read.clear()
     np.testing.assert_array_equal(checkpoints.load_clients(1, [18, 0])["head"], rows[[9, 0]])
     assert sorted(read) == ["best.clients", "best.private.head@0", "best.private.head@9"]
+    np.testing.assert_array_equal(later[9:], rows[9:])
     whole = checkpoints.load(1, {"best": {"private": {"head": rows}}})
     np.testing.assert_array_equal(whole["best"]["private"]["head"], rows)
 

@@ -197,6 +197,9 @@ def test_the_mask_of_validation_and_of_test(toy):
     assert rank(constant, toy, "valid", "train+valid").tied[0] == 2
     assert rank(constant, toy, "test", "train").tied[0] == 2
     assert rank(constant, toy, "test", "train+valid").tied[0] == 1
+    # The other validation item of a user is a candidate: 5 - 1 - 1 items tie with each of the two.
+    two = dataset([[0]], [[2, 3]], [[4]], 5)
+    assert rank(scorer(two, "random"), two, "valid", "train+valid").tied.tolist() == [3, 3]
 
 
 def test_an_unknown_mask_is_named(toy):

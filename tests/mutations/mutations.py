@@ -538,7 +538,7 @@ LOCAL_EPOCHS = [
         ROUND,
         "broadcast, result.private, rows, cohort.responded & metrics.finite",
         "broadcast, result.private, rows, (cohort.weight > -1) & metrics.finite",
-        agreement(client_dropout=0.35, backbone="pfedrec"),
+        agreement(client_dropout=0.35),
     ),
 ]
 

@@ -88,6 +88,19 @@ def test_an_absent_client_is_not_read():
         ring_sum(Ring(8.0, 100), u, alpha, client, jax.random.key(0))[0] for u in (given, broken)
     ]
     np.testing.assert_array_equal(flat(found[0]), flat(found[1]))
+    # Nor does it add noise: only the six others do.
+    present = np.delete(np.arange(7), 2)
+    rows = dataclasses.replace(
+        given,
+        item=given.item[present],
+        rows_of_views=given.rows_of_views[present],
+        head=jax.tree.map(lambda leaf: leaf[present], given.head),
+    )
+    totals = [
+        ring_sum(Ring(8.0, 100, 50.0), *some, jax.random.key(0))[0]
+        for some in ((given, alpha, client), (rows, alpha[present], client[present]))
+    ]
+    np.testing.assert_array_equal(flat(totals[0]), flat(totals[1]))
 
 
 def test_rounding_makes_no_upload_longer():
