@@ -34,10 +34,10 @@ from absl import flags
 
 from benchmarks.datasets import named_dataset
 from benchmarks.rounds import ceilings, measure
-from fedvlr_jax.commands.shared.config_flags import define_path
-from fedvlr_jax.commands.shared.launch import launch
-from fedvlr_jax.commands.shared.messages import one_line
-from fedvlr_jax.commands.shared.runs import describe_code
+from fedvlr_jax.commands.launching.config_flags import define_path
+from fedvlr_jax.commands.launching.launch import launch
+from fedvlr_jax.commands.launching.messages import one_line
+from fedvlr_jax.commands.one_run.runs import describe_code
 from fedvlr_jax.config import DATA_ROOT, Config
 from fedvlr_jax.config.federation import PRECISION_NAMES
 from fedvlr_jax.data.dataset import Dataset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedvlr_jax.commands.shared.config_flags import whole_numbers
+from fedvlr_jax.commands.launching.config_flags import whole_numbers
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

@@ -31,8 +31,8 @@ from rich.table import Table
 
 from benchmarks.datasets import named_dataset
 from benchmarks.rounds import median_seconds
-from fedvlr_jax.commands.shared.config_flags import define_config_flags, define_path
-from fedvlr_jax.commands.shared.launch import launch
+from fedvlr_jax.commands.launching.config_flags import define_config_flags, define_path
+from fedvlr_jax.commands.launching.launch import launch
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Dataset

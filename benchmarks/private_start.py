@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.shared.launch import launch
+from fedvlr_jax.commands.launching.launch import launch
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

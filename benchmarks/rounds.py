@@ -30,8 +30,8 @@ from rich.table import Table
 from benchmarks.counting import product_flops
 from benchmarks.datasets import named_dataset
 from fedvlr_jax import trees
-from fedvlr_jax.commands.shared.config_flags import define_config_flags, define_path
-from fedvlr_jax.commands.shared.launch import launch
+from fedvlr_jax.commands.launching.config_flags import define_config_flags, define_path
+from fedvlr_jax.commands.launching.launch import launch
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError

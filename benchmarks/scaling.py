@@ -23,8 +23,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from fedvlr_jax.commands.shared.config_flags import define_path, whole_numbers
-from fedvlr_jax.commands.shared.launch import launch
+from fedvlr_jax.commands.launching.config_flags import define_path, whole_numbers
+from fedvlr_jax.commands.launching.launch import launch
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

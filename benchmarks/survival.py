@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.commands.shared.config_flags import define_config_flags, define_path
-from fedvlr_jax.commands.shared.launch import launch
-from fedvlr_jax.commands.shared.saving import Saver
+from fedvlr_jax.commands.launching.config_flags import define_config_flags, define_path
+from fedvlr_jax.commands.launching.launch import launch
+from fedvlr_jax.commands.one_run.saving import Saver
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.simulation import Simulation, make_simulation

@@ -31,8 +31,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from fedvlr_jax.commands.shared.config_flags import define_config_flags, define_path
-from fedvlr_jax.commands.shared.launch import launch
+from fedvlr_jax.commands.launching.config_flags import define_config_flags, define_path
+from fedvlr_jax.commands.launching.launch import launch
 from fedvlr_jax.config import SYNTHETIC_KINDS, InitConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.registry import load_dataset

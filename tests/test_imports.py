@@ -42,6 +42,15 @@ LEVELS = {
     "commands": 11,
     "__main__": 12,
 }
+# The same for the rooms within `commands/`; the commands themselves may import all of them.
+COMMAND_LEVELS = {
+    "launching": 0,
+    "flags": 1,
+    "one_run": 1,
+    "members": 2,
+    "tables": 3,
+    "searching": 3,
+}
 ONLY_IN = {
     "orbax": {"checkpointing"},
     "flax": {"models", "fusion"},
@@ -93,6 +102,20 @@ def test_imports_go_downwards():
             ):
                 lower = LEVELS[parts[1]] < LEVELS[room(path)]
                 assert lower or parts[1] == room(path), f"{path} imports {name}"
+
+
+def test_imports_within_the_commands_go_downwards():
+    commands = PACKAGE / "commands"
+    rooms = {path.name for path in commands.iterdir() if path.is_dir()} - {"__pycache__"}
+    assert rooms == set(COMMAND_LEVELS)
+    for path in commands.glob("*/*.py"):
+        own = path.parent.name
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[:2] != ["fedvlr_jax", "commands"] or parts[2] == own:
+                continue
+            lower = COMMAND_LEVELS.get(parts[2], 9) < COMMAND_LEVELS[own]
+            assert lower, f"{path} imports {name}"
 
 
 def test_every_room_has_a_level():

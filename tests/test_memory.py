@@ -92,7 +92,7 @@ def test_a_rule_that_keeps_all_uploads_is_counted(dataset):
 
 PEAK = """
 import sys
-from fedvlr_jax.commands.shared.experiment import run_experiment
+from fedvlr_jax.commands.one_run.experiment import run_experiment
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset

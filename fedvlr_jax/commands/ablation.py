@@ -36,18 +36,18 @@ from rich.console import Console
 from fedvlr_jax.centralized import CentralizedConfig
 from fedvlr_jax.commands import centralized
 from fedvlr_jax.commands.flags.ablation import CLAIMS
-from fedvlr_jax.commands.shared.comparison import Compared, correct, gain, read_choice
-from fedvlr_jax.commands.shared.comparison_table import ON_GAINS, TESTS, gain_cells, metric_cells
-from fedvlr_jax.commands.shared.config_flags import config_from_flags
-from fedvlr_jax.commands.shared.members import (
+from fedvlr_jax.commands.launching.config_flags import config_from_flags
+from fedvlr_jax.commands.members import (
     Choice,
     Member,
     note_unused_by,
     parse_seeds,
     train_waiting,
 )
-from fedvlr_jax.commands.shared.runs import load, required_workdir
-from fedvlr_jax.commands.shared.tables import write_table, write_text
+from fedvlr_jax.commands.one_run.runs import load, required_workdir
+from fedvlr_jax.commands.tables.comparison import Compared, correct, gain, read_choice
+from fedvlr_jax.commands.tables.comparison_table import ON_GAINS, TESTS, gain_cells, metric_cells
+from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.config import Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError

@@ -24,9 +24,9 @@ from typing import Any
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
-from fedvlr_jax.commands.shared.runs import load, required_workdir
-from fedvlr_jax.commands.shared.tables import write_table
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused
+from fedvlr_jax.commands.one_run.runs import load, required_workdir
+from fedvlr_jax.commands.tables.tables import write_table
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.privacy.audit import (

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from fedvlr_jax.commands.shared.config_flags import config_from_flags
-from fedvlr_jax.commands.shared.runs import load
+from fedvlr_jax.commands.launching.config_flags import config_from_flags
+from fedvlr_jax.commands.one_run.runs import load
 from fedvlr_jax.data.clusters import BACKGROUND, FAVOURITE, Catalogue
 from fedvlr_jax.data.synthetic_parts import SOURCES
 from fedvlr_jax.evaluation.metrics import activity_groups

@@ -33,11 +33,8 @@ from fedvlr_jax.centralized import (
     Trainer,
     make_centralized,
 )
-from fedvlr_jax.commands.shared.comparison import compare
-from fedvlr_jax.commands.shared.comparison_table import write_comparison
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
-from fedvlr_jax.commands.shared.finished import validation, write_results
-from fedvlr_jax.commands.shared.members import (
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused
+from fedvlr_jax.commands.members import (
     Choice,
     check_member,
     complete,
@@ -46,8 +43,11 @@ from fedvlr_jax.commands.shared.members import (
     parse_seeds,
     tuned,
 )
-from fedvlr_jax.commands.shared.runs import describe, load, required_workdir
-from fedvlr_jax.commands.shared.tables import write_text
+from fedvlr_jax.commands.one_run.finished import validation, write_results
+from fedvlr_jax.commands.one_run.runs import describe, load, required_workdir
+from fedvlr_jax.commands.tables.comparison import compare
+from fedvlr_jax.commands.tables.comparison_table import write_comparison
+from fedvlr_jax.commands.tables.tables import write_text
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError

@@ -42,7 +42,7 @@ def run(name: str) -> None:
 
     The module that does the work, and JAX with it, loads after the command line is parsed.
     """
-    from fedvlr_jax.commands.shared.launch import launch
+    from fedvlr_jax.commands.launching.launch import launch
 
     if name in FIRST_ARGUMENT and len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         sys.argv[1] = f"--{FIRST_ARGUMENT[name]}={sys.argv[1]}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 import fedvlr_jax
-from fedvlr_jax.commands.shared.launch import COMMANDS_PACKAGE
+from fedvlr_jax.commands.launching.launch import COMMANDS_PACKAGE
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 

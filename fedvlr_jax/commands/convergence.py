@@ -27,9 +27,9 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused, whole_numbers
-from fedvlr_jax.commands.shared.runs import load, required_workdir
-from fedvlr_jax.commands.shared.tables import write_table, write_text
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused, whole_numbers
+from fedvlr_jax.commands.one_run.runs import load, required_workdir
+from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.reduce.mean import normalised_weights

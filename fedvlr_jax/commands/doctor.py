@@ -88,7 +88,7 @@ def _version(name: str, required: bool = False) -> str:
 def _devices() -> str:
     import jax
 
-    from fedvlr_jax.commands.shared.faults import missing_platform
+    from fedvlr_jax.commands.launching.faults import missing_platform
 
     if reason := missing_platform():
         raise Fault(reason)

@@ -27,10 +27,10 @@ from rich.table import Table
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.flags.evaluate import OF_MACHINE
-from fedvlr_jax.commands.shared.config_flags import is_given, note_no_effect, note_unused
-from fedvlr_jax.commands.shared.exporting import export
-from fedvlr_jax.commands.shared.runs import load
-from fedvlr_jax.commands.shared.saving import load_state
+from fedvlr_jax.commands.launching.config_flags import is_given, note_no_effect, note_unused
+from fedvlr_jax.commands.one_run.exporting import export
+from fedvlr_jax.commands.one_run.runs import load
+from fedvlr_jax.commands.one_run.saving import load_state
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError

@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_overruled
-from fedvlr_jax.commands.shared.members import (
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_overruled
+from fedvlr_jax.commands.members import (
     Member,
     make_members,
     note_unused_by,
     parse_seeds,
     train_waiting,
 )
-from fedvlr_jax.commands.shared.runs import required_workdir
-from fedvlr_jax.commands.shared.tables import write_table, write_text
+from fedvlr_jax.commands.one_run.runs import required_workdir
+from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, locked
 from fedvlr_jax.report.costs import COST_AXES, compared_curves

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.shared.config_flags import config_from_flags
-from fedvlr_jax.commands.shared.members import (
+from fedvlr_jax.commands.launching.config_flags import config_from_flags
+from fedvlr_jax.commands.members import (
     make_member,
     note_unused_by,
     parse_seeds,
     train_waiting,
 )
-from fedvlr_jax.commands.shared.runs import required_workdir
-from fedvlr_jax.commands.shared.tables import write_table, write_text
+from fedvlr_jax.commands.one_run.runs import required_workdir
+from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import activity_groups
 from fedvlr_jax.report import RunDirectory, locked

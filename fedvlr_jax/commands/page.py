@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.shared.comparison import (
+from fedvlr_jax.commands.tables.comparison import (
     BASELINE_FACTS,
     NOT_SHOWN,
     Compared,
@@ -32,8 +32,8 @@ from fedvlr_jax.commands.shared.comparison import (
     compared_runs,
     different_runs,
 )
-from fedvlr_jax.commands.shared.comparison_table import write_comparison
-from fedvlr_jax.commands.shared.page import Found, find_runs
+from fedvlr_jax.commands.tables.comparison_table import write_comparison
+from fedvlr_jax.commands.tables.page import Found, find_runs
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.results import judged_slice

@@ -34,10 +34,9 @@ import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.flags.privacy import CONTENTS
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
-from fedvlr_jax.commands.shared.curious_server import Defence, client_uploads, on_histories, trained
-from fedvlr_jax.commands.shared.runs import load, required_workdir
-from fedvlr_jax.commands.shared.tables import write_table, write_text
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused
+from fedvlr_jax.commands.one_run.runs import load, required_workdir
+from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
@@ -50,6 +49,7 @@ from fedvlr_jax.privacy.statement import best_epsilon, statement
 from fedvlr_jax.report.folder import Table
 from fedvlr_jax.report.study_plots import attack_bars
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.simulation.curious_server import Defence, client_uploads, on_histories, trained
 
 FLAGS = flags.FLAGS
 

@@ -33,7 +33,7 @@ from typing import NamedTuple
 from absl import flags
 from rich.console import Console
 
-from fedvlr_jax.commands.shared.tables import write_text
+from fedvlr_jax.commands.tables.tables import write_text
 from fedvlr_jax.errors import InputError
 
 FLAGS = flags.FLAGS

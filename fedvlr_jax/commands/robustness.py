@@ -33,8 +33,8 @@ import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.flags.robustness import ATTACKS, CLIENT_TERMS, DEFENSES
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_no_effect
-from fedvlr_jax.commands.shared.members import (
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_no_effect
+from fedvlr_jax.commands.members import (
     Choice,
     Member,
     make_member,
@@ -42,8 +42,8 @@ from fedvlr_jax.commands.shared.members import (
     parse_seeds,
     train_waiting,
 )
-from fedvlr_jax.commands.shared.runs import required_workdir
-from fedvlr_jax.commands.shared.tables import write_table, write_text
+from fedvlr_jax.commands.one_run.runs import required_workdir
+from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.config import Config, DefenseConfig, check_choice
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory, locked

@@ -31,11 +31,13 @@ from typing import NamedTuple
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_overruled, note_unused
-from fedvlr_jax.commands.shared.faults import StopRequest
-from fedvlr_jax.commands.shared.finished import validation
-from fedvlr_jax.commands.shared.loaded import Loaded
-from fedvlr_jax.commands.shared.members import (
+from fedvlr_jax.commands.launching.config_flags import (
+    config_from_flags,
+    note_overruled,
+    note_unused,
+)
+from fedvlr_jax.commands.launching.faults import StopRequest
+from fedvlr_jax.commands.members import (
     Member,
     MemberOptions,
     Watch,
@@ -47,10 +49,11 @@ from fedvlr_jax.commands.shared.members import (
     label_of,
     train_group,
 )
-from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
-from fedvlr_jax.commands.shared.runs import required_workdir
-from fedvlr_jax.commands.shared.space import configs_of, parse_spaces
-from fedvlr_jax.commands.shared.study import (
+from fedvlr_jax.commands.members.loaded import Loaded
+from fedvlr_jax.commands.one_run.finished import validation
+from fedvlr_jax.commands.one_run.runs import required_workdir
+from fedvlr_jax.commands.searching.space import configs_of, parse_spaces
+from fedvlr_jax.commands.searching.study import (
     DIVERGED,
     FINISHED,
     PRUNED,
@@ -60,7 +63,8 @@ from fedvlr_jax.commands.shared.study import (
     StudyOptions,
     Told,
 )
-from fedvlr_jax.commands.shared.tables import write_table, write_text
+from fedvlr_jax.commands.tables.reproduce import command_of, wrapped
+from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import check_fits

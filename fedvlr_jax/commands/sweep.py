@@ -26,10 +26,8 @@ from pathlib import Path
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.comparison import compare, read_baselines
-from fedvlr_jax.commands.shared.comparison_table import write_comparison
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_overruled
-from fedvlr_jax.commands.shared.members import (
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_overruled
+from fedvlr_jax.commands.members import (
     Member,
     keep_best_model,
     make_members,
@@ -37,7 +35,9 @@ from fedvlr_jax.commands.shared.members import (
     parse_seeds,
     train_waiting,
 )
-from fedvlr_jax.commands.shared.runs import required_workdir
+from fedvlr_jax.commands.one_run.runs import required_workdir
+from fedvlr_jax.commands.tables.comparison import compare, read_baselines
+from fedvlr_jax.commands.tables.comparison_table import write_comparison
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError

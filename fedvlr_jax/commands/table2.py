@@ -43,23 +43,8 @@ from rich.console import Console
 
 from fedvlr_jax.centralized import CENTRALIZED, CentralizedConfig
 from fedvlr_jax.commands import centralized
-from fedvlr_jax.commands.shared.comparison import (
-    Compared,
-    correct,
-    gain,
-    read_baselines,
-    read_choice,
-)
-from fedvlr_jax.commands.shared.comparison_table import (
-    ON_GAINS,
-    TESTS,
-    gain_cells,
-    interval_cell,
-    metric_cells,
-    name_cell,
-)
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, is_given, note_unused
-from fedvlr_jax.commands.shared.members import (
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, is_given, note_unused
+from fedvlr_jax.commands.members import (
     Choice,
     Member,
     make_member,
@@ -67,8 +52,23 @@ from fedvlr_jax.commands.shared.members import (
     train_waiting,
     tuned,
 )
-from fedvlr_jax.commands.shared.runs import load, required_workdir
-from fedvlr_jax.commands.shared.tables import write_table, write_text
+from fedvlr_jax.commands.one_run.runs import load, required_workdir
+from fedvlr_jax.commands.tables.comparison import (
+    Compared,
+    correct,
+    gain,
+    read_baselines,
+    read_choice,
+)
+from fedvlr_jax.commands.tables.comparison_table import (
+    ON_GAINS,
+    TESTS,
+    gain_cells,
+    interval_cell,
+    metric_cells,
+    name_cell,
+)
+from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError

@@ -28,9 +28,9 @@ from typing import Any
 
 import jax
 
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
-from fedvlr_jax.commands.shared.runs import load, required_workdir
-from fedvlr_jax.commands.shared.tables import write_table
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused
+from fedvlr_jax.commands.one_run.runs import load, required_workdir
+from fedvlr_jax.commands.tables.tables import write_table
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.federated.model import identity_view

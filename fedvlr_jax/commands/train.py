@@ -20,12 +20,12 @@ from collections.abc import Callable
 import jax
 from absl import flags
 
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
-from fedvlr_jax.commands.shared.experiment import run_experiment
-from fedvlr_jax.commands.shared.faults import StopRequest, memory_explained
-from fedvlr_jax.commands.shared.privacy_accounts import budget_note, with_held_noise
-from fedvlr_jax.commands.shared.processes import any_process, is_first, join_processes
-from fedvlr_jax.commands.shared.runs import load
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused
+from fedvlr_jax.commands.launching.faults import StopRequest, memory_explained
+from fedvlr_jax.commands.launching.processes import any_process, is_first, join_processes
+from fedvlr_jax.commands.one_run.experiment import run_experiment
+from fedvlr_jax.commands.one_run.privacy_accounts import budget_note, with_held_noise
+from fedvlr_jax.commands.one_run.runs import load
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import check_fits
 from fedvlr_jax.privacy.statement import lines as statement_lines

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedvlr_jax.commands.shared.config_flags import config_from_flags, note_unused
-from fedvlr_jax.commands.shared.runs import load
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused
+from fedvlr_jax.commands.one_run.runs import load
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.examination import Examination, examine
 

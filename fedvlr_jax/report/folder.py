@@ -60,7 +60,7 @@ class Group(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A comparison as `commands.shared.tables.write_table` prints it."""
+    """A comparison as `commands.tables.tables.write_table` prints it."""
 
     title: str
     headings: Sequence[str]
@@ -225,7 +225,7 @@ def render_folder(
     """The page as HTML text. It contains style and figures, and links only to the members' reports.
 
     Args:
-      lines: of the table, as `commands.shared.comparison.compare` returns them.
+      lines: of the table, as `commands.tables.comparison.compare` returns them.
       label: of the validation metric.
       unread: one line for each member that could not be read.
       files: names of other files of the folder, to link.

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from fedvlr_jax.commands.shared.members import make_members
+from fedvlr_jax.commands.members import make_members
 from fedvlr_jax.config import Config
 from fedvlr_jax.config.automatic import automatic_values
 from fedvlr_jax.data import load_dataset

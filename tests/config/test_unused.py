@@ -11,10 +11,10 @@ from absl.testing import flagsaver
 
 from fedvlr_jax.commands.evaluate import note_unused_k, places
 from fedvlr_jax.commands.flags import evaluate, robustness, sweep, table2, train
+from fedvlr_jax.commands.launching import config_flags
+from fedvlr_jax.commands.members import make_members, note_unused_by
+from fedvlr_jax.commands.one_run.runs import describe, load
 from fedvlr_jax.commands.robustness import note_unused_terms
-from fedvlr_jax.commands.shared import config_flags
-from fedvlr_jax.commands.shared.members import make_members, note_unused_by
-from fedvlr_jax.commands.shared.runs import describe, load
 from fedvlr_jax.commands.table2 import GRID, LOCAL_GRID, with_given
 from fedvlr_jax.config import Config, unused
 from fedvlr_jax.config.unused import (

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from fedvlr_jax.commands import cli
-from fedvlr_jax.commands.shared import config_flags
+from fedvlr_jax.commands.launching import config_flags
 from fedvlr_jax.errors import InputError
 from tests.conftest import ROOT
 from tests.experiments.commands import SMALL

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands.shared.comparison import Compared, gain, read_choice
-from fedvlr_jax.commands.shared.comparison_table import gain_cells, interval_cell
-from fedvlr_jax.commands.shared.tables import write_table
+from fedvlr_jax.commands.tables.comparison import Compared, gain, read_choice
+from fedvlr_jax.commands.tables.comparison_table import gain_cells, interval_cell
+from fedvlr_jax.commands.tables.tables import write_table
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.evaluation.baselines import baselines_of, rank, scores_of
 from fedvlr_jax.report import RunDirectory

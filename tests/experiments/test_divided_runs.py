@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvlr_jax import training
-from fedvlr_jax.commands.shared.saving import Saver, load_run
+from fedvlr_jax.commands.one_run.saving import Saver, load_run
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.selection import Selection

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands.shared import config_flags, launch
-from fedvlr_jax.commands.shared.faults import missing_platform
-from fedvlr_jax.commands.shared.processes import missing_variable
+from fedvlr_jax.commands.launching import config_flags, launch
+from fedvlr_jax.commands.launching.faults import missing_platform
+from fedvlr_jax.commands.launching.processes import missing_variable
 from fedvlr_jax.config import Config, expanded
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.store import ClientStore

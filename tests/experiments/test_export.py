@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedvlr_jax.commands.shared.exporting import listed
+from fedvlr_jax.commands.one_run.exporting import listed
 
 COLD = np.array([False, False, False, True, True, True])
 

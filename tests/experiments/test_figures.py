@@ -12,7 +12,7 @@ from fedvlr_jax.commands.convergence import (
     summarise,
 )
 from fedvlr_jax.commands.heterogeneity import by_activity, over_seeds
-from fedvlr_jax.commands.shared.config_flags import whole_numbers
+from fedvlr_jax.commands.launching.config_flags import whole_numbers
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.data.registry import load_dataset

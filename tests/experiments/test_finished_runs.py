@@ -8,8 +8,8 @@ import pytest
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands import evaluate
-from fedvlr_jax.commands.shared.faults import Interrupted
-from fedvlr_jax.commands.shared.members import complete, finished_results
+from fedvlr_jax.commands.launching.faults import Interrupted
+from fedvlr_jax.commands.members import complete, finished_results
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedvlr_jax.commands.shared import config_flags, messages
+from fedvlr_jax.commands.launching import config_flags, messages
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from tests.data.test_hostile_files import fuzz

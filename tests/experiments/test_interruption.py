@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.commands.shared.experiment import run_experiment
-from fedvlr_jax.commands.shared.faults import (
+from fedvlr_jax.commands.launching.faults import (
     Interrupted,
     OutOfMemory,
     StopRequest,
     memory_explained,
 )
+from fedvlr_jax.commands.one_run.experiment import run_experiment
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError, NonFiniteError

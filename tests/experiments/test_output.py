@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fedvlr_jax.commands.shared.output import OUTPUT_LOST, Output, output_survives
+from fedvlr_jax.commands.launching.output import OUTPUT_LOST, Output, output_survives
 from fedvlr_jax.report import Progress
 from tests.conftest import ROOT
 from tests.experiments.commands import SMALL

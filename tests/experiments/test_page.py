@@ -10,13 +10,12 @@ import types
 import numpy as np
 import pytest
 
+from fedvlr_jax.commands import members, sweep
 from fedvlr_jax.commands import page as page_command
-from fedvlr_jax.commands import sweep
-from fedvlr_jax.commands.shared import members
-from fedvlr_jax.commands.shared.comparison_table import write_comparison
-from fedvlr_jax.commands.shared.members import keep_best_model, make_members, train_waiting
-from fedvlr_jax.commands.shared.page import Found, find_runs, folder_page, groups_of
-from fedvlr_jax.commands.shared.tables import print_table
+from fedvlr_jax.commands.members import keep_best_model, make_members, train_waiting
+from fedvlr_jax.commands.tables.comparison_table import write_comparison
+from fedvlr_jax.commands.tables.page import Found, find_runs, folder_page, groups_of
+from fedvlr_jax.commands.tables.tables import print_table
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_once

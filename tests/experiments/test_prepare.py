@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from fedvlr_jax.commands.shared.runs import load
+from fedvlr_jax.commands.one_run.runs import load
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import prepare

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedvlr_jax.commands.shared.members import parse_value
+from fedvlr_jax.commands.members import parse_value
 from fedvlr_jax.config import Config
 from tests.conftest import ROOT
 

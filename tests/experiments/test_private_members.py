@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from fedvlr_jax.commands.shared.faults import Interrupted
-from fedvlr_jax.commands.shared.members import MemberOptions, make_members, train_together
+from fedvlr_jax.commands.launching.faults import Interrupted
+from fedvlr_jax.commands.members import MemberOptions, make_members, train_together
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedvlr_jax.commands.shared.experiment import run_experiment
-from fedvlr_jax.commands.shared.privacy_accounts import budget_note, with_held_noise
+from fedvlr_jax.commands.one_run.experiment import run_experiment
+from fedvlr_jax.commands.one_run.privacy_accounts import budget_note, with_held_noise
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

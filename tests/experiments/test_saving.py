@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedvlr_jax.commands.shared import saving
-from fedvlr_jax.commands.shared.saving import LONGEST_REST_S, Saver, rest_s
+from fedvlr_jax.commands.one_run import saving
+from fedvlr_jax.commands.one_run.saving import LONGEST_REST_S, Saver, rest_s
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.training import RunState
@@ -68,7 +68,7 @@ def test_the_next_save_waits_until_the_last_one_is_paid(monkeypatch):
 
 
 def test_the_first_save_waits_for_the_price_it_is_taken_to_have(monkeypatch):
-    monkeypatch.setattr("fedvlr_jax.commands.shared.saving.FIRST_SAVE_S", 0.1)
+    monkeypatch.setattr("fedvlr_jax.commands.one_run.saving.FIRST_SAVE_S", 0.1)
     run = Clocked(monkeypatch, checkpoint_every=1, checkpoint_share=0.025)
     # A fortieth of 4 s, from the beginning of the run.
     assert run.train(1, now=-996.1) == []

@@ -7,13 +7,13 @@ import types
 import pytest
 
 from fedvlr_jax.commands import search as command
-from fedvlr_jax.commands.shared import loaded as loading
-from fedvlr_jax.commands.shared import study as studies
-from fedvlr_jax.commands.shared.faults import Interrupted
-from fedvlr_jax.commands.shared.loaded import Loaded
-from fedvlr_jax.commands.shared.members import training
-from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
-from fedvlr_jax.commands.shared.space import parse_space, parse_spaces
+from fedvlr_jax.commands.launching.faults import Interrupted
+from fedvlr_jax.commands.members import loaded as loading
+from fedvlr_jax.commands.members import training
+from fedvlr_jax.commands.members.loaded import Loaded
+from fedvlr_jax.commands.searching import study as studies
+from fedvlr_jax.commands.searching.space import parse_space, parse_spaces
+from fedvlr_jax.commands.tables.reproduce import command_of, wrapped
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory

@@ -7,8 +7,8 @@ import types
 import pandas as pd
 import pytest
 
-from fedvlr_jax.commands.shared.faults import Interrupted
-from fedvlr_jax.commands.shared.members import (
+from fedvlr_jax.commands.launching.faults import Interrupted
+from fedvlr_jax.commands.members import (
     folders,
     make_members,
     parse_over,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands.shared.introduction import introduce
+from fedvlr_jax.commands.one_run.introduction import introduce
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.registry import load_dataset

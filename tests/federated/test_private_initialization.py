@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands.shared.members import make_member
+from fedvlr_jax.commands.members import make_member
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.registry import load_dataset

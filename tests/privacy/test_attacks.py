@@ -5,7 +5,6 @@ import pytest
 from scipy import sparse
 
 from fedvlr_jax.commands.privacy import clip_bound, defences, line, stated_of, with_contents
-from fedvlr_jax.commands.shared.curious_server import client_uploads, on_histories
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError
@@ -20,6 +19,7 @@ from fedvlr_jax.privacy.attacks import (
     score_of,
 )
 from fedvlr_jax.simulation import make_simulation
+from fedvlr_jax.simulation.curious_server import client_uploads, on_histories
 from fedvlr_jax.uplink import Needs
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from fedvlr_jax import trees
 from fedvlr_jax.checkpointing import Checkpoints, SavedRows, layout
-from fedvlr_jax.commands.shared.saving import load_run, load_state, save_run
+from fedvlr_jax.commands.one_run.saving import load_run, load_state, save_run
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

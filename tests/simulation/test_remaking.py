@@ -8,8 +8,8 @@ import pytest
 
 from fedvlr_jax import training
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.commands.shared import disk
-from fedvlr_jax.commands.shared.saving import Saver, load_run, load_state
+from fedvlr_jax.commands.one_run import disk
+from fedvlr_jax.commands.one_run.saving import Saver, load_run, load_state
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.registry import load_dataset
 from fedvlr_jax.errors import InputError

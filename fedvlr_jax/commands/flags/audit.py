@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.config_flags import define_config_flags
+from fedvlr_jax.commands.launching.config_flags import define_config_flags
 
 
 def define_flags() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.config_flags import define_config_flags, define_path
+from fedvlr_jax.commands.launching.config_flags import define_config_flags, define_path
 
 FLAGS = flags.FLAGS
 

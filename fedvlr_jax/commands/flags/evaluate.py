@@ -6,7 +6,7 @@ import dataclasses
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.config_flags import define_config_flags, define_path
+from fedvlr_jax.commands.launching.config_flags import define_config_flags, define_path
 from fedvlr_jax.config import RunConfig
 
 FLAGS = flags.FLAGS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.member_flags import define_member_flags
+from fedvlr_jax.commands.launching.member_flags import define_member_flags
 
 
 def define_flags() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.config_flags import define_config_flags
-from fedvlr_jax.commands.shared.member_flags import (
+from fedvlr_jax.commands.launching.config_flags import define_config_flags
+from fedvlr_jax.commands.launching.member_flags import (
     OF_ONE_RUN,
     define_keep_best_model,
     define_members_at_once,

@@ -6,7 +6,7 @@ import itertools
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.member_flags import define_member_flags
+from fedvlr_jax.commands.launching.member_flags import define_member_flags
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES
 from fedvlr_jax.config.centralized import CENTRALIZED_NAMES
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedvlr_jax.commands.shared.config_flags import define_config_flags, define_path
+from fedvlr_jax.commands.launching.config_flags import define_config_flags, define_path
 
 
 def define_flags() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.commands.shared.finished import validation
+from fedvlr_jax.commands.one_run.finished import validation
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config

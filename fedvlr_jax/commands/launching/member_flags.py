@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from absl import flags
 
-from fedvlr_jax.commands.shared.config_flags import define_config_flags
+from fedvlr_jax.commands.launching.config_flags import define_config_flags
 
 # --seeds sets the seeds of members. They train together on the device, and are saved before their
 # end only if a signal stops the command.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedvlr_jax.commands.shared.runs import load
+from fedvlr_jax.commands.one_run.runs import load
 from fedvlr_jax.config import Config, DataConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import Evaluate, evaluate_as_config

@@ -5,7 +5,7 @@
   choice with one seed.
 """
 
-from fedvlr_jax.commands.shared.members.choices import (
+from fedvlr_jax.commands.members.choices import (
     Choice,
     Member,
     folder_of,
@@ -17,7 +17,7 @@ from fedvlr_jax.commands.shared.members.choices import (
     parse_seeds,
     parse_value,
 )
-from fedvlr_jax.commands.shared.members.folders import (
+from fedvlr_jax.commands.members.folders import (
     begin_directory,
     check_member,
     checkpoints_of,
@@ -26,14 +26,14 @@ from fedvlr_jax.commands.shared.members.folders import (
     keep_best_model,
     leave_out,
 )
-from fedvlr_jax.commands.shared.members.training import (
+from fedvlr_jax.commands.members.training import (
     MemberOptions,
     Watch,
     train_group,
     train_together,
     train_waiting,
 )
-from fedvlr_jax.commands.shared.members.tuning import tuned
+from fedvlr_jax.commands.members.tuning import tuned
 
 __all__ = [
     "Choice",

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedvlr_jax.commands.shared.finished import validation
-from fedvlr_jax.commands.shared.reproduce import command_of, wrapped
+from fedvlr_jax.commands.one_run.finished import validation
+from fedvlr_jax.commands.tables.reproduce import command_of, wrapped
 from fedvlr_jax.config import RESUMABLE_WHEN_FINISHED, Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from absl import app, flags, logging
 
 from fedvlr_jax.cache import cache_folder
-from fedvlr_jax.commands.shared.config_flags import flag_groups, with_preset
-from fedvlr_jax.commands.shared.faults import Interrupted, OutOfMemory, missing_platform, ran_out
-from fedvlr_jax.commands.shared.messages import fail, note
-from fedvlr_jax.commands.shared.output import output_survives
+from fedvlr_jax.commands.launching.config_flags import flag_groups, with_preset
+from fedvlr_jax.commands.launching.faults import Interrupted, OutOfMemory, missing_platform, ran_out
+from fedvlr_jax.commands.launching.messages import fail, note
+from fedvlr_jax.commands.launching.output import output_survives
 from fedvlr_jax.errors import InputError, NonFiniteError
 
 FLAGS = flags.FLAGS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedvlr_jax.commands.shared.runs import titles_of
+from fedvlr_jax.commands.one_run.runs import titles_of
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import replacing
 from fedvlr_jax.simulation import Simulation, State

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from fedvlr_jax.commands.shared.members.choices import Choice, label_of
-from fedvlr_jax.commands.shared.members.folders import validation_of
+from fedvlr_jax.commands.members.choices import Choice, label_of
+from fedvlr_jax.commands.members.folders import validation_of
 from fedvlr_jax.errors import InputError
 
 

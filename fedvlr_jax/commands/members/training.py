@@ -15,11 +15,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.shared.faults import Interrupted, StopRequest
-from fedvlr_jax.commands.shared.finished import write_results
-from fedvlr_jax.commands.shared.loaded import Loaded
-from fedvlr_jax.commands.shared.members.choices import Member
-from fedvlr_jax.commands.shared.members.folders import (
+from fedvlr_jax.commands.launching.faults import Interrupted, StopRequest
+from fedvlr_jax.commands.members.choices import Member
+from fedvlr_jax.commands.members.folders import (
     begin_directory,
     check_member,
     checkpoints_of,
@@ -27,10 +25,12 @@ from fedvlr_jax.commands.shared.members.folders import (
     leave_out,
     saved_round,
 )
-from fedvlr_jax.commands.shared.members.say import say
-from fedvlr_jax.commands.shared.privacy_accounts import Accounts, kept_accounts
-from fedvlr_jax.commands.shared.runs import describe
-from fedvlr_jax.commands.shared.saving import load_run, save_run
+from fedvlr_jax.commands.members.loaded import Loaded
+from fedvlr_jax.commands.members.say import say
+from fedvlr_jax.commands.one_run.finished import write_results
+from fedvlr_jax.commands.one_run.privacy_accounts import Accounts, kept_accounts
+from fedvlr_jax.commands.one_run.runs import describe
+from fedvlr_jax.commands.one_run.saving import load_run, save_run
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedvlr_jax.commands.shared.disk import describe_disk
+from fedvlr_jax.commands.one_run.disk import describe_disk
 from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.fusion import describe_views
 from fedvlr_jax.memory import describe_plan

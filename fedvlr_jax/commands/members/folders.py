@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.commands.shared.finished import (
+from fedvlr_jax.commands.members.choices import Member
+from fedvlr_jax.commands.members.say import say
+from fedvlr_jax.commands.one_run.finished import (
     Results,
     complete_results,
     read_results,
     validation,
 )
-from fedvlr_jax.commands.shared.members.choices import Member
-from fedvlr_jax.commands.shared.members.say import say
-from fedvlr_jax.commands.shared.runs import check_same, describe
+from fedvlr_jax.commands.one_run.runs import check_same, describe
 from fedvlr_jax.config import RESUMABLE_WHEN_FINISHED
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.report import RunDirectory

@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 import jax
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.commands.shared.faults import Interrupted
-from fedvlr_jax.commands.shared.finished import (
+from fedvlr_jax.commands.launching.faults import Interrupted
+from fedvlr_jax.commands.launching.processes import is_first, only_first, wait_for_all
+from fedvlr_jax.commands.one_run.finished import (
     Results,
     complete_results,
     read_results,
     write_results,
 )
-from fedvlr_jax.commands.shared.introduction import introduce
-from fedvlr_jax.commands.shared.privacy_accounts import Accounts
-from fedvlr_jax.commands.shared.processes import is_first, only_first, wait_for_all
-from fedvlr_jax.commands.shared.resuming import open_run, resume, stopped_at
-from fedvlr_jax.commands.shared.runs import describe, titles_of
-from fedvlr_jax.commands.shared.saving import Saver
+from fedvlr_jax.commands.one_run.introduction import introduce
+from fedvlr_jax.commands.one_run.privacy_accounts import Accounts
+from fedvlr_jax.commands.one_run.resuming import open_run, resume, stopped_at
+from fedvlr_jax.commands.one_run.runs import describe, titles_of
+from fedvlr_jax.commands.one_run.saving import Saver
 from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.report import Progress, RunDirectory, locked
 from fedvlr_jax.simulation import Simulation

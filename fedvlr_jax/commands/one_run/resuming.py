@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.commands.shared.finished import Results
-from fedvlr_jax.commands.shared.processes import is_first
-from fedvlr_jax.commands.shared.runs import check_same
-from fedvlr_jax.commands.shared.saving import load_run
+from fedvlr_jax.commands.launching.processes import is_first
+from fedvlr_jax.commands.one_run.finished import Results
+from fedvlr_jax.commands.one_run.runs import check_same
+from fedvlr_jax.commands.one_run.saving import load_run
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory

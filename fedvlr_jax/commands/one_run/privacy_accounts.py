@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedvlr_jax.checkpointing import Checkpoints
-from fedvlr_jax.commands.shared.processes import is_first
+from fedvlr_jax.commands.launching.processes import is_first
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.privacy.ledger import Ledger

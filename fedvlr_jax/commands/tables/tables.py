@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as PrintedTable
 from rich.text import Text
 
-from fedvlr_jax.commands.shared.page import PAGE, FoundRuns, folder_page
+from fedvlr_jax.commands.tables.page import PAGE, FoundRuns, folder_page
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import replace_file
 from fedvlr_jax.report.folder import Table

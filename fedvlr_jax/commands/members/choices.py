@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedvlr_jax.commands.shared.config_flags import note_unused
-from fedvlr_jax.commands.shared.member_flags import OF_ONE_RUN
-from fedvlr_jax.commands.shared.members.say import say
+from fedvlr_jax.commands.launching.config_flags import note_unused
+from fedvlr_jax.commands.launching.member_flags import OF_ONE_RUN
+from fedvlr_jax.commands.members.say import say
 from fedvlr_jax.config import ALIASES, Config, DataConfig
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.types import Rates

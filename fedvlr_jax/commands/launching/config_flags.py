@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 import fedvlr_jax
-from fedvlr_jax.commands.shared.messages import note
+from fedvlr_jax.commands.launching.messages import note
 from fedvlr_jax.config import ALIASES, Config, expanded, unused_by_all
 from fedvlr_jax.errors import InputError
 

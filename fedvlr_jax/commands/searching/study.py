@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from fedvlr_jax.commands.shared.members import Choice
-from fedvlr_jax.commands.shared.runs import check_same
-from fedvlr_jax.commands.shared.space import Dimension
+from fedvlr_jax.commands.members import Choice
+from fedvlr_jax.commands.one_run.runs import check_same
+from fedvlr_jax.commands.searching.space import Dimension
 from fedvlr_jax.config import RESUMABLE_WHEN_FINISHED
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import locked

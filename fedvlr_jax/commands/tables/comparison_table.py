@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedvlr_jax.commands.shared.page import FoundRuns
-from fedvlr_jax.commands.shared.tables import write_table
+from fedvlr_jax.commands.tables.page import FoundRuns
+from fedvlr_jax.commands.tables.tables import write_table
 from fedvlr_jax.report.folder import Table
 
 # Note below every table of gains.

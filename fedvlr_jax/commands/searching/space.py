@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from fedvlr_jax.commands.shared.members import Choice, label_of, parse_over
+from fedvlr_jax.commands.members import Choice, label_of, parse_over
 from fedvlr_jax.config import ALIASES, Config
 from fedvlr_jax.errors import InputError
 

@@ -1,0 +1,1 @@
+"""How a command starts and ends: flags, notes, exit status, faults from outside, processes."""

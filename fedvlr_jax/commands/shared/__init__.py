@@ -1,1 +1,0 @@
-"""Shared by the commands: flags, runs and their directories, members, processes, faults."""

@@ -1,0 +1,1 @@
+"""Tables of several runs, as text, files and pages."""
