@@ -15,7 +15,8 @@ and changes nothing.
 
 With --train it first runs the commands on the page: the indented lines that start with `python -m
 experiments.` and have --workdir=runs/results/FOLDER for the folder of a place. It replaces only
---workdir. A stopped command continues. --only selects folders. If a command fails, it prints its
+--workdir. A signal to stop reaches the command that runs, which saves; the same call continues it.
+--only selects folders. If a command fails, it prints its
 own error, the page does not change, and the exit status is that of the command.
 """
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +35,7 @@ from typing import NamedTuple
 from absl import flags
 from rich.console import Console
 
+from fedvlr_jax.commands.launching.faults import STOP_SIGNALS
 from fedvlr_jax.commands.tables.tables import write_text
 from fedvlr_jax.errors import InputError
 
@@ -90,11 +93,28 @@ def run(command: Command, workdir: Path) -> None:
     started = time.monotonic()
     print(f"== {shlex.join(['fedvlr', command.name, *flags])}", flush=True)
     whole = [sys.executable, "-m", "fedvlr_jax", command.name, *flags]
-    status = subprocess.run(whole, check=False).returncode
+    status = status_of(whole)
     if status != 0:
         print(f"== {command.folder}: ended with status {status}; repeat to continue", flush=True)
         raise SystemExit(status)
     print(f"== {command.folder}: {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+
+
+def status_of(command: list[str]) -> int:
+    """The exit status of a command in a process of its own; 128 + n if signal n ended it.
+
+    The process gets the signals to stop that this process gets, each once, so it can save.
+    """
+    # In a session of its own, a Ctrl-C of the terminal does not reach the process a second time.
+    with subprocess.Popen(command, start_new_session=True) as process:
+        forward = lambda number, _: process.send_signal(number)
+        before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+        try:
+            status = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
 
 
 def filled(page: str, workdir: Path, figures: Path) -> tuple[str, int]:

@@ -89,6 +89,10 @@ _DELTA = Condition(
 _SERVER_STEP = Condition(
     lambda c: c.federation.server_optimizer != "none", "--server_optimizer=none takes no step"
 )
+# A secure sum has bytes of its own, whatever the server does with it.
+_AGGREGATED = Condition(
+    lambda c: c.federation.aggregation == "secure" or _SERVER_STEP.holds(c), _SERVER_STEP.otherwise
+)
 _SHARE = Condition(
     lambda c: c.federation.aggregation in RULES_WITH_SHARE,
     "--aggregation={aggregation} does not use it",
@@ -142,6 +146,7 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("client_lr", "client_decay"), (_PRIVATE_HEAD,)),
     "item_lr": (_ITEM_ROWS,),
     "delta_lr": (_DELTA,),
+    "aggregation": (_AGGREGATED,),
     **dict.fromkeys(("server_lr_items", "server_decay"), (_SERVER_STEP,)),
     "server_lr_fusion": (_OPERATORS, _SERVER_STEP),
     "server_lr_head": (_SHARED_HEAD, _SERVER_STEP),

@@ -119,7 +119,11 @@ def encode_titles(
         if not present:
             raise InputError(f"{folder / 'items.csv'}: no title has a word; give --titles=FILE")
         inputs = inputs._replace(present=present)
-        return _write(target, rows[~empty], inputs, _hashing_described(rows.shape[1]))
+        found = rows.shape[1]
+        if found < settings.width:
+            why = f"--width={settings.width}: the titles have rank {found}, which is the width"
+            inputs = inputs._replace(notes=(*inputs.notes, why))
+        return _write(target, rows[~empty], inputs, _hashing_described(found))
     return _encode(folder, settings, "text", inputs, progress)
 
 

@@ -1,11 +1,16 @@
 """A results page takes its tables and plots from files, and keeps what is written by hand."""
 
-import subprocess
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from fedvlr_jax.commands.results import Command, chosen, commands_of, filled, run
+from fedvlr_jax.commands import results
+from fedvlr_jax.commands.results import Command, chosen, commands_of, filled, run, status_of
 from fedvlr_jax.errors import InputError
 
 PAGE = """# Title
@@ -65,11 +70,11 @@ def test_the_commands_of_a_page_are_those_of_its_places(tmp_path):
 def test_a_command_that_fails_ends_the_page_with_its_status(tmp_path, monkeypatch, capsys):
     started = []
 
-    def fake(command, check):
+    def fake(command):
         started.append(command)
-        return subprocess.CompletedProcess(command, 75 if command[-1].endswith("/fails") else 0)
+        return 75 if command[-1].endswith("/fails") else 0
 
-    monkeypatch.setattr(subprocess, "run", fake)
+    monkeypatch.setattr(results, "status_of", fake)
     run(Command("ablation", ["--dataset=KU"], "ku"), tmp_path)
     expected = ["-m", "fedvlr_jax", "ablation", "--dataset=KU", f"--workdir={tmp_path / 'ku'}"]
     assert started[0][1:] == expected
@@ -77,6 +82,30 @@ def test_a_command_that_fails_ends_the_page_with_its_status(tmp_path, monkeypatc
         run(Command("ablation", [], "fails"), tmp_path)
     assert stop.value.code == 75
     assert "fails: ended with status 75; repeat to continue" in capsys.readouterr().out
+
+
+SAVES = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
+
+
+def test_a_signal_to_stop_reaches_the_command_that_runs(tmp_path):
+    ready = tmp_path / "ready"
+
+    def stop():
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    before = signal.getsignal(signal.SIGTERM)
+    assert status_of([sys.executable, "-c", SAVES, str(ready)]) == 75
+    assert signal.getsignal(signal.SIGTERM) == before
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert status_of(killed) == 137
 
 
 def test_every_place_of_the_results_page_has_its_command():
