@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 # Upper bound on the bytes of one chunk of least squares problems: gathered factors and systems.
-CHUNK_BYTES = 1 << 25
+CHUNK_BYTES = 1 << 22
 # Number of entries of a row in one product. With more entries, BLAS starts threads for each small
 # product; on a busy machine they take several times as long as the product.
 PIECE = 64

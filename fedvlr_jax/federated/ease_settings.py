@@ -38,7 +38,7 @@ IALS_SURE = 0.5
 UNSEEN_CONTENT = 0.25
 # Upper bounds on the clients that rank their validation items, and on scores held at once.
 MOST_RANKING = 10_000
-SCORES_AT_ONCE = 1 << 24
+SCORES_AT_ONCE = 1 << 22
 
 
 class Ease(NamedTuple):
