@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.reduce.coordinates import middle
+from fedvlr_jax.reduce import order
 from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.reduce.rule import Reduce
 from fedvlr_jax.reduce.shares import share_of
@@ -88,7 +88,8 @@ def geometric_median(iterations: int = 10, smoothing: float = 1e-6) -> Reduce:
         products = uploads.products()
         products = jnp.where(responded[:, None] & responded[None, :], products, 0.0)
         norms = jnp.sqrt(jnp.maximum(jnp.diagonal(products), 0.0))
-        factor = clip_factors(norms, FARTHEST * middle(norms[:, None], responded)[0])
+        bound = FARTHEST * order.median(norms[:, None], responded[:, None])
+        factor = clip_factors(norms, bound)
         products = factor[:, None] * factor[None, :] * products
         square = jnp.diagonal(products)
         least = smoothing * jnp.sqrt(jnp.max(square, initial=0.0)) + 1e-30

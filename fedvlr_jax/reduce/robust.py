@@ -5,8 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax import trees
-from fedvlr_jax.reduce.coordinates import middle
+from fedvlr_jax.reduce import order
 from fedvlr_jax.reduce.gram import krum_scores
 from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.reduce.rule import Reduce
@@ -44,7 +43,7 @@ def norm_bound() -> Reduce:
 
     def of_cohort(uploads: Uploads, alpha: jax.Array, responded: jax.Array) -> Upload:
         norms = jnp.where(responded, uploads.norms(), 0.0)
-        bound = middle(norms[:, None], responded)[0]
+        bound = order.median(norms[:, None], responded[:, None])
         return uploads.total(alpha * clip_factors(norms, bound))
 
     return Reduce(Needs.WHOLE, normalised_weights, of_cohort)
@@ -73,12 +72,8 @@ def bulyan(byzantine_share: float) -> Reduce:
         nearest = jnp.maximum(count - 2 * byzantine, 1)
 
         def one(values: jax.Array) -> jax.Array:
-            distance = jnp.abs(values - middle(values, selected)[None, :])
-            distance = jnp.where(selected[:, None], distance, jnp.inf)
-            _, values = jax.lax.sort((distance, values), dimension=0, num_keys=1)
-            kept = (jnp.arange(values.shape[0]) < nearest)[:, None]
-            mean = jnp.sum(jnp.where(kept, values, 0.0), axis=0) / nearest.astype(values.dtype)
-            return jnp.where(num_responded > 0, mean, 0.0)
+            centre = order.median(values, selected[:, None])
+            return order.mean_of_nearest(values, selected[:, None], centre, nearest)
 
         return uploads.coordinatewise(one)
 
@@ -109,18 +104,23 @@ def row_median(byzantine_share: float) -> Reduce:
         num_responded = jnp.sum(responded)
         floor = jnp.maximum(2 * share_of(byzantine_share, num_responded) + 1, 3)
 
-        def one(row: jax.Array, touched: jax.Array) -> jax.Array:
-            norm = jnp.sqrt(jnp.sum(jnp.square(row), axis=1))
-            count = jnp.sum(touched)
-            bound = middle(norm[:, None], touched)[0]
-            clipped = trees.per_client(clip_factors(norm, bound), row) * row
-            share = count.astype(row.dtype) / jnp.maximum(num_responded, 1).astype(row.dtype)
-            return jnp.where(count >= floor, share * middle(clipped, touched), 0.0)
+        def of_items(rows: jax.Array, touched: jax.Array) -> jax.Array:
+            """[B, C] of rows [K, B, C], each over the clients of touched [K, B]."""
+            clients, _, width = rows.shape
+            norm = jnp.sqrt(jnp.sum(jnp.square(rows), axis=2))
+            bound = order.median(norm, touched)
+            clipped = clip_factors(norm, bound[None])[:, :, None] * rows
+            of_coordinates = jnp.repeat(touched, width, axis=1)
+            middle = order.median(clipped.reshape(clients, -1), of_coordinates)
+            count = jnp.sum(touched, axis=0)
+            share = count.astype(rows.dtype) / jnp.maximum(num_responded, 1).astype(rows.dtype)
+            found = share[:, None] * middle.reshape(rows.shape[1:])
+            return jnp.where((count >= floor)[:, None], found, 0.0)
 
-        def of_items(rows: jax.Array) -> jax.Array:
-            touched = responded[:, None] & jnp.any(rows != 0, axis=2)
-            return jax.vmap(one, in_axes=1)(rows, touched)
-
-        return uploads.rowwise(of_items, lambda leaf: one(leaf, responded))
+        touched = lambda rows: responded[:, None] & jnp.any(rows != 0, axis=2)
+        return uploads.rowwise(
+            lambda rows: of_items(rows, touched(rows)),
+            lambda leaf: of_items(leaf[:, None, :], responded[:, None])[0],
+        )
 
     return Reduce(Needs.WHOLE, normalised_weights, of_cohort)

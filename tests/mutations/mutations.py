@@ -52,6 +52,7 @@ TRANSFORM = "fedvlr_jax/uplink/transform.py"
 ADDED_NOISE = "fedvlr_jax/uplink/noise.py"
 MEAN = "fedvlr_jax/reduce/mean.py"
 COORDINATES = "fedvlr_jax/reduce/coordinates.py"
+ORDER = "fedvlr_jax/reduce/order.py"
 GRAM = "fedvlr_jax/reduce/gram.py"
 SCORING = "fedvlr_jax/federated/scoring.py"
 METRICS = "fedvlr_jax/evaluation/metrics.py"
@@ -683,30 +684,30 @@ SERVER = [
 AGGREGATORS = [
     Mutation(
         "the median of an even number is the lower middle",
-        COORDINATES,
-        "(values[low] + values[high]) / 2",
-        "values[low]",
+        ORDER,
+        "(values_of(low) + values_of(high)) / 2",
+        "values_of(low)",
         rules("median_of_those_who_responded"),
     ),
     Mutation(
-        "clients who did not respond are sorted among the others",
-        COORDINATES,
-        "jnp.where(responded[:, None], values, jnp.inf)",
-        "jnp.where(responded[:, None], values, values)",
+        "clients who did not respond are ordered among the others",
+        ORDER,
+        "jnp.where(counted & ~jnp.isnan(values), bits",
+        "jnp.where(~jnp.isnan(values), bits",
         rules("median_of_those_who_responded"),
     ),
     Mutation(
         "the trimmed mean trims the lowest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < count - trimmed)",
-        "kept = (place >= 2 * trimmed) & (place < count)",
+        "order.mean_between(values, responded, trimmed, count - trimmed)",
+        "order.mean_between(values, responded, 2 * trimmed, count)",
         rules("trimmed_mean"),
     ),
     Mutation(
         "the trimmed mean trims the highest alone",
         COORDINATES,
-        "kept = (place >= trimmed) & (place < count - trimmed)",
-        "kept = place < count - 2 * trimmed",
+        "order.mean_between(values, responded, trimmed, count - trimmed)",
+        "order.mean_between(values, responded, 0 * trimmed, count - 2 * trimmed)",
         rules("trimmed_mean"),
     ),
     Mutation(
@@ -1145,7 +1146,7 @@ ATTACKS_AND_DEFENCES = [
     Mutation(
         "the server clips to the largest norm",
         ROBUST,
-        "bound = middle(norms[:, None], responded)[0]",
+        "bound = order.median(norms[:, None], responded[:, None])",
         "bound = jnp.max(norms)",
         TEST_ROBUST,
     ),
