@@ -28,6 +28,11 @@ def check_combinations(config: Config) -> None:
             "--sampling=poisson: the simulated clock chooses the clients; give --sampling=fixed"
         )
     privacy, rule = config.privacy, config.federation.aggregation
+    if (noise := config.init.init_noise_multiplier) and privacy.privacy != "central":
+        raise InputError(
+            f"--init_noise_multiplier={noise}: needs --privacy=central, where the exchanges of "
+            "--init=ease and spectral have noise"
+        )
     if privacy.privacy != "none":
         _check_private(config)
         return

@@ -81,9 +81,10 @@ class InitConfig:
     )
     init_noise_multiplier: float = choice(
         0.0,
-        "init=spectral with --privacy=central: standard deviation of the noise on each exchange, "
-        "as a multiple of the length of one client's answer. 0: the exchanges alone spend half of "
-        "--target_epsilon; without a target, the value of --noise_multiplier.",
+        "init=spectral, ease with --privacy=central: standard deviation of the noise on each "
+        "exchange, as a multiple of the length of one client's answer. 0: the exchanges alone "
+        "spend half (spectral) or 90 % (ease) of --target_epsilon; without a target, the value of "
+        "--noise_multiplier.",
     )
     init_shrinkage: float = choice(
         0.3, "init=spectral: ridge weight, relative to the mean squared singular value."
@@ -103,10 +104,10 @@ class InitConfig:
             check_range(self, name, 0, 1)
         check_range(self, "init_shrinkage", 0)
         check_range(self, "init_noise_multiplier", 0)
-        if self.init_noise_multiplier and self.init != "spectral":
+        if self.init_noise_multiplier and self.init == "random":
             raise InputError(
-                f"--init_noise_multiplier={self.init_noise_multiplier}: --init={self.init} has no "
-                "exchange with noise; give --init=spectral, or 0"
+                f"--init_noise_multiplier={self.init_noise_multiplier}: --init=random has no "
+                "exchange with noise; give --init=ease or spectral, or 0"
             )
         check_range(self, "init_ridge", 0)
         for name, most in (

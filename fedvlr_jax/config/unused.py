@@ -100,6 +100,10 @@ _SHARE = Condition(
 _CLOSED_FORM = Condition(lambda c: c.init.init != "random", "the initialization is random")
 _SPECTRAL = Condition(lambda c: c.init.init == "spectral", "the initialization is {init}")
 _EASE = Condition(lambda c: c.init.init == "ease", "the initialization is {init}")
+_SEVERAL = Condition(
+    lambda c: c.init.init != "ease" or c.privacy.privacy == "none",
+    "--init=ease with --privacy={privacy} has one exchange",
+)
 _FREE_NOISE = Condition(
     lambda c: c.privacy.privacy == "none", "--privacy={privacy} sets the place of the noise"
 )
@@ -153,7 +157,8 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     "byzantine_share": (_SHARE, _SERVER_STEP),
     "init_topics": (_HISTORY_ROUTER, _TOPICS),
     "init_sharpness": (_HISTORY_ROUTER, _MODALITIES),
-    **dict.fromkeys(("init_exchanges", "init_score"), (_CLOSED_FORM,)),
+    "init_exchanges": (_CLOSED_FORM, _SEVERAL),
+    "init_score": (_CLOSED_FORM,),
     **dict.fromkeys(("init_user_power", "init_item_power"), (_SPECTRAL,)),
     "init_shrinkage": (_SPECTRAL,),
     **dict.fromkeys(("init_ridge", "init_content", "init_normalization"), (_EASE,)),

@@ -58,7 +58,11 @@ def exchanges_of(
     """
     init, found = config.init, []
     items, width = model.num_items, model.width
-    if init.init == "ease":
+    if init.init == "ease" and config.privacy.privacy != "none":
+        # All numbers of a client's contribution follow from the list of its items.
+        text = f"init ease{_chosen(initial)}: one noisy matrix of {items} x {items}"
+        found.append(Exchange(text, items * width, 1))
+    elif init.init == "ease":
         found.append(_ease_exchange(init, width, dataset, initial))
     if init.init == "spectral" and config.privacy.privacy != "none":
         up = init.init_exchanges * min(width, items)
@@ -102,13 +106,20 @@ def _ease_exchange(
         down += len(blends) * width  # Clients compare them on validation.
     if blends:
         text += f", {len(blends)} x {SWEEPS} sweeps of iALS"
-    chosen = ""
-    if initial is not None:
-        chosen = f", content {initial.content:g}, normalization {initial.normalization:g}, "
-        chosen += f"recency {initial.recency:g}"
-        columns, l2 = initial.ials
-        chosen += f", iALS in {columns:g} columns with l2 {l2:g}" if columns else ", no iALS"
-    return Exchange(f"init ease{chosen}: counts, {text} and a mean score", items * down, up, once)
+    text = f"init ease{_chosen(initial)}: counts, {text} and a mean score"
+    return Exchange(text, items * down, up, once)
+
+
+def _chosen(initial: Initialization | None) -> str:
+    """The settings of --init=ease; "" before they are chosen."""
+    if initial is None:
+        return ""
+    columns, l2 = initial.ials
+    ials = f"iALS in {columns:g} columns with l2 {l2:g}" if columns else "no iALS"
+    return (
+        f", content {initial.content:.3g}, normalization {initial.normalization:g}, "
+        f"recency {initial.recency:g}, {ials}"
+    )
 
 
 def bytes_before_training(

@@ -21,7 +21,8 @@ not training begins with the table. On synthetic data it can begin with the weig
 generator drew, which no client knows: a reference for every estimate.
 
 Here the sums are taken in float64 on the host; they are the same for every seed. Under central
-privacy they have noise, which depends on the seed; see `private_initialization.py`.
+privacy they have noise, which depends on the seed; see `private_initialization.py` and
+`private_ease.py`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from fedvlr_jax.federated.ease_settings import Ease, ease_initialization, tried_
 from fedvlr_jax.federated.ials import num_factors
 from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import preferences
+from fedvlr_jax.federated.private_ease import SQUARES, private_ease_initialization
 from fedvlr_jax.federated.private_initialization import (
     own_scale,
     private_spectral_initialization,
@@ -90,31 +92,11 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
         clients["logits"] = np.log(weights).astype(np.float32)
     if init.init == "random":
         return Initialization(None, clients)
-    content = normalization = recency = 0.0
-    ials = np.zeros(2)
     private = config.privacy.privacy != "none"
-    if init.init == "ease":
-        items, vectors, content, normalization, recency, blended = _ease(init, model.width, dataset)
-        if blended is not None:
-            ials = np.array([num_factors(train, model.width, blended.parts), blended.l2])
-    elif private:
-        items, vectors = private_spectral_initialization(
-            train,
-            model.width,
-            exchanges=init.init_exchanges,
-            multiplier=init.init_noise_multiplier,
-            shrinkage=init.init_shrinkage,
-            seed=config.run.seed,
-        )
-    else:
-        items, vectors = spectral_initialization(
-            train,
-            model.width,
-            exchanges=init.init_exchanges,
-            user_power=init.init_user_power,
-            item_power=init.init_item_power,
-            shrinkage=init.init_shrinkage,
-        )
+    found = _closed_form(init, model.width, dataset, config.run.seed, private=private)
+    items, vectors, ials = found.items, found.vectors, np.zeros(2)
+    if found.ials is not None:
+        ials = np.array([num_factors(train, model.width, found.ials.parts), found.ials.l2])
     # All other views start at zero, so only the ID table contributes, by its weight.
     table_weight = weights[:, names.index("table") if "table" in names else 0, None]
     table_weight = table_weight * model.fusion.table_weight
@@ -137,11 +119,49 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
     return Initialization(
         items,
         {"vector": vectors, **clients},
-        np.float64(recency),
-        np.float64(content),
-        np.float64(normalization),
+        np.float64(found.recency),
+        np.float64(found.content),
+        np.float64(found.normalization),
         ials,
     )
+
+
+def _closed_form(
+    init: InitConfig, width: int, dataset: Dataset, seed: int, *, private: bool
+) -> Ease:
+    """The table, the vectors and the settings of --init=ease or spectral."""
+    train = dataset.train
+    if init.init == "ease" and private:
+        return private_ease_initialization(
+            dataset,
+            width,
+            ridge=init.init_ridge,
+            content=given_or_none(init.init_content),
+            recency=given_or_none(init.init_recency) or 0.0,
+            multiplier=init.init_noise_multiplier,
+            seed=seed,
+        )
+    if init.init == "ease":
+        return _ease(init, width, dataset)
+    if private:
+        items, vectors = private_spectral_initialization(
+            train,
+            width,
+            exchanges=init.init_exchanges,
+            multiplier=init.init_noise_multiplier,
+            shrinkage=init.init_shrinkage,
+            seed=seed,
+        )
+    else:
+        items, vectors = spectral_initialization(
+            train,
+            width,
+            exchanges=init.init_exchanges,
+            user_power=init.init_user_power,
+            item_power=init.init_item_power,
+            shrinkage=init.init_shrinkage,
+        )
+    return Ease(items, vectors, 0.0, 0.0, 0.0, None)
 
 
 def _joint_scale(
@@ -328,12 +348,16 @@ def _check_memory(config: Config, model: Model, dataset: Dataset) -> None:
     numbers = dataset.num_items * (tables * model.width + ITEM_BASES * basis)
     numbers += dataset.num_users * CLIENT_BASES * basis
     numbers += dataset.num_items * sum(rows.shape[1] for rows in dataset.features.values())
+    advice = "give a smaller --width"
+    if init.init == "ease" and config.privacy.privacy != "none":
+        numbers += SQUARES * dataset.num_items**2
+        advice = "give --init=spectral"
     allowed = 1e9 * config.run.memory_budget_gb or limit.size
     if 8 * numbers > allowed:
         raise InputError(
             f"--init={init.init}: needs about {8e-9 * numbers:.3g} GB with {dataset.num_items} "
-            f"items and --width={model.width}, of {1e-9 * allowed:.3g} GB; give a smaller --width, "
-            "or --init=random"
+            f"items and --width={model.width}, of {1e-9 * allowed:.3g} GB; {advice}, or "
+            "--init=random"
         )
 
 
@@ -358,24 +382,35 @@ def _check_private(config: Config, given: str) -> bool:
       InputError: the exchanges carry neither the bound nor the noise that the flags ask for.
     """
     init, privacy = config.init, config.privacy
-    supported = init.init == "spectral" and init.init_router == "uniform"
+    supported = init.init != "random" and init.init_router == "uniform"
     private = privacy.privacy == "central" and supported and not privacy.noise_cohort_size
-    if not private and init.init_noise_multiplier:
-        raise InputError(
-            f"--init_noise_multiplier={init.init_noise_multiplier}: needs --init=spectral "
-            "--privacy=central"
-        )
     if not private and (privacy.clip_norm or privacy.privacy != "none"):
         raise InputError(
             f"{given}: its exchanges carry neither --clip_norm nor noise; use --init=random, or "
-            "--init=spectral with --privacy=central, --init_router=uniform and "
+            "--init=ease or spectral with --privacy=central, --init_router=uniform and "
             "--noise_cohort_size=0"
         )
-    default = InitConfig()
-    for name in ("init_user_power", "init_item_power") if private else ():
-        if (value := getattr(init, name)) != getattr(default, name):
-            raise InputError(
-                f"--{name}={value}: under --privacy=central every answer has length 1 and all "
-                "items weigh the same; leave it out"
-            )
+    if private:
+        _check_private_settings(init)
     return private
+
+
+def _check_private_settings(init: InitConfig) -> None:
+    """Raises InputError for settings that need an exchange without noise."""
+    default = InitConfig()
+    refused = {}
+    if init.init == "spectral":
+        why = "every answer has length 1 and all items weigh the same"
+        refused = {
+            name: why
+            for name in ("init_user_power", "init_item_power")
+            if getattr(init, name) != getattr(default, name)
+        }
+    elif init.init_normalization > 0:
+        refused["init_normalization"] = "it needs the counts of the items, which are not released"
+    elif init.init_ials == 1:
+        refused["init_ials"] = "the sweeps of iALS have no noise"
+    for name, why in refused.items():
+        raise InputError(
+            f"--{name}={getattr(init, name)}: under --privacy=central {why}; leave it out"
+        )

@@ -55,8 +55,6 @@ Relation = dp_accounting.NeighboringRelation
 RDP_ONLY = ("fixed", "distributed")
 # With more noise training learns nothing; a target that needs more is refused.
 MOST_NOISE = 1e4
-# The share of --target_epsilon that the exchanges before the first round may spend.
-EXCHANGES_SHARE = 0.5
 # Relative tolerance of a calibrated noise multiplier.
 TOLERANCE = 1e-3
 
@@ -206,20 +204,19 @@ def spent(release: Release, multiplier: float, rounds: int, delta: float) -> flo
 
 
 @functools.lru_cache(maxsize=64)
-def calibrate_exchanges(release: Release, target: float, delta: float) -> float:
-    """The least multiplier of the exchanges with which they alone spend EXCHANGES_SHARE of the
+def calibrate_exchanges(release: Release, target: float, delta: float, share: float) -> float:
+    """The least multiplier of the exchanges with which they alone spend at most this share of the
     target; above the exact value by a relative 1e-3 at most.
 
     Raises:
       InputError: no multiplier up to MOST_NOISE is enough.
     """
-    share = EXCHANGES_SHARE * target
     at = lambda z: release._replace(exchange_multiplier=z)
-    fits = lambda z: spent(at(z), 1.0, 0, delta) <= share
+    fits = lambda z: spent(at(z), 1.0, 0, delta) <= share * target
     if not fits(MOST_NOISE):
         raise InputError(
-            f"--target_epsilon={target}: the exchanges of --init=spectral exceed it with any noise "
-            f"up to {MOST_NOISE:g}; give a larger target, or --init=random"
+            f"--target_epsilon={target}: the exchanges before the first round exceed it with any "
+            f"noise up to {MOST_NOISE:g}; give a larger target, or --init=random"
         )
     return _crossing(fits, 1e-2, MOST_NOISE)
 

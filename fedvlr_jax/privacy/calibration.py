@@ -9,6 +9,8 @@ from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.privacy.release import release_of
 
+# The share of --target_epsilon that the exchanges before the first round spend by themselves.
+EXCHANGES_SHARE = {"spectral": 0.5, "ease": 0.9}
 # Standard deviation of the noise on the share of unclipped uploads (Andrew et al. 2021).
 SHARE_DEVIATION = 1 / 20
 
@@ -50,8 +52,8 @@ def resolved(config: Config, num_users: int) -> Config:
     if release.exchanges and (before := accounting.spent(release, 1.0, 0, delta)) > target:
         raise InputError(
             f"--init_noise_multiplier={release.exchange_multiplier:g}: the {release.exchanges} "
-            f"exchanges of --init=spectral alone spend an epsilon of {before:.4g} of "
-            f"--target_epsilon={target:g}; give more noise, or fewer --init_exchanges"
+            f"exchanges of --init={config.init.init} alone spend an epsilon of {before:.4g} of "
+            f"--target_epsilon={target:g}; give more noise"
         )
     multiplier = privacy.noise_multiplier or accounting.calibrate(release, rounds, target, delta)
     upload_multiplier(config, multiplier, release.cohort)
@@ -70,7 +72,7 @@ def resolved(config: Config, num_users: int) -> Config:
 
 
 def _with_exchanges(config: Config, num_users: int) -> Config:
-    """`config` with the noise of the exchanges of --init=spectral, if the flags do not give it."""
+    """`config` with the noise of the exchanges of the closed form, if the flags do not give it."""
     init, privacy = config.init, config.privacy
     release = release_of(config, num_users)
     if not release.exchanges or release.exchange_multiplier:
@@ -80,7 +82,8 @@ def _with_exchanges(config: Config, num_users: int) -> Config:
         from fedvlr_jax.privacy import accounting
 
         target, delta = privacy.target_epsilon, privacy.target_delta
-        noise = accounting.calibrate_exchanges(release, target, delta)
+        share = EXCHANGES_SHARE[init.init]
+        noise = accounting.calibrate_exchanges(release, target, delta, share)
     return dataclasses.replace(config, init=dataclasses.replace(init, init_noise_multiplier=noise))
 
 

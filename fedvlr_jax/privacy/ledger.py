@@ -4,7 +4,7 @@ The run writes a release to the ledger before it computes it, so a killed run ha
 number in its ledger. The numbers never decrease, even if a run continues from an older checkpoint
 or starts again without one. A round that is trained again draws the same cohort and the same noise
 from (seed, round, client), so it counts as one release. The same holds for the exchanges of
---init=spectral.
+a closed form.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Release(NamedTuple):
       cohort: expected clients of a round; for the sampler "fixed" the exact number.
       places: maximum clients of a round; N for no truncation.
       bands: of the matrix that correlates the noise; 1 for independent rounds.
-      exchanges: sums over all clients before the first round, for --init=spectral.
+      exchanges: sums over all clients before the first round, for --init=spectral and ease.
       exchange_multiplier: standard deviation of their noise over the bound on one answer.
     """
 
@@ -80,9 +80,9 @@ def release_of(config: Config, num_users: int) -> Release:
         found = Release("fixed", num_users, cohort, num_users)
     else:
         found = Release("poisson", num_users, cohort, places_of(federation, num_users))
-    if config.init.init != "spectral":
+    if config.init.init not in ("spectral", "ease"):
         return found
-    return found._replace(
-        exchanges=config.init.init_exchanges,
-        exchange_multiplier=config.init.init_noise_multiplier,
-    )
+    # All of --init=ease follows from one noisy sum.
+    exchanges = 1 if config.init.init == "ease" else config.init.init_exchanges
+    multiplier = config.init.init_noise_multiplier
+    return found._replace(exchanges=exchanges, exchange_multiplier=multiplier)

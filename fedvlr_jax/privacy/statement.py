@@ -150,7 +150,7 @@ def _covered(config: Config) -> list[str]:
     covered = [COVERED[config.privacy.privacy]]
     if config.privacy.clip_quantile:
         covered.append("the bound of clipping, by a noisy share of unclipped uploads")
-    if config.init.init == "spectral":
+    if config.init.init != "random":
         covered.append("the ID table before the first round, by the noisy exchanges of all clients")
     return covered
 
@@ -202,9 +202,10 @@ def lines(stated: Mapping[str, Any]) -> list[str]:
         *(f"  NOT COVERED: {name}" for name in stated["not_covered"]),
     ]
     if exchanges := stated["exchanges"]:
+        plural = "s" * (exchanges["number"] > 1)
         text.insert(
             4,
-            f"  before the first round: {exchanges['number']} exchanges with all "
+            f"  before the first round: {exchanges['number']} exchange{plural} with all "
             f"{exchanges['clients']} users, noise multiplier {exchanges['noise_multiplier']:.4g}, "
             f"answers of length 1; alone {_values(exchanges['epsilon'])}",
         )

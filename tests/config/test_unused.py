@@ -120,7 +120,7 @@ CASES = {
     ),
     "init_topics": (2, HISTORY, [{}, {**HISTORY, **RANDOM, "views": "text,image"}]),
     "init_sharpness": (2.0, HISTORY, [{}, {**HISTORY, "views": "table"}]),
-    "init_exchanges": (1, {}, [RANDOM, {"cohort": 9}]),
+    "init_exchanges": (1, {}, [RANDOM, {"cohort": 9}, {**PRIVATE, "init": "ease"}]),
     "init_user_power": (0.9, SPECTRAL, [{}, RANDOM]),
     "init_item_power": (0.9, SPECTRAL, [{}, RANDOM]),
     "init_shrinkage": (3.0, SPECTRAL, [{}, RANDOM]),

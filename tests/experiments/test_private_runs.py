@@ -154,24 +154,26 @@ def test_a_damaged_ledger_is_refused_before_anything_is_written(dataset, tmp_pat
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.json*")}
 
 
+@pytest.mark.parametrize(("init", "number", "alone"), [("spectral", 3, 10.0), ("ease", 1, 18.0)])
 def test_the_exchanges_of_a_start_are_spent_once_and_before_the_rounds(
-    dataset, tmp_path, monkeypatch
+    init, number, alone, dataset, tmp_path, monkeypatch
 ):
-    flags = dict(init="spectral", init_exchanges=3, target_epsilon=20.0, target_delta=1e-3)
+    flags = dict(init=init, target_epsilon=20.0, target_delta=1e-3)
+    flags |= {"init_exchanges": 3} if init == "spectral" else {}
     with monkeypatch.context() as patch:
         killed_within(patch, 1)
         with pytest.raises(Killed):
             start(config(tmp_path, **flags), dataset)
     begun = ledger(tmp_path)
     stated = json.loads((tmp_path / "privacy.json").read_text())
-    assert begun["exchanges"] == stated["exchanges"]["number"] == 3
+    assert begun["exchanges"] == stated["exchanges"]["number"] == number
     assert begun["exchange_noise_multiplier"] == stated["exchanges"]["noise_multiplier"] > 0
-    assert 9.9 < stated["epsilon"]["spent"]["pld"] <= 10.0 or stated["rounds"]["spent"]
+    assert 0.99 * alone < stated["epsilon"]["spent"]["pld"] <= alone or stated["rounds"]["spent"]
     _, summary, told = start(config(tmp_path, **flags), dataset)
     after = ledger(tmp_path)
     assert {**begun, "rounds": ROUNDS} == after
     assert 19.8 < summary["privacy"]["epsilon"]["spent"]["pld"] <= 20.0
-    assert "before the first round: 3 exchanges" in told
+    assert f"before the first round: {number} exchange" in told
     # The finished run, continued with more rounds: its budget is spent.
     simulation, *_ = start(
         config(
@@ -184,3 +186,18 @@ def test_the_exchanges_of_a_start_are_spent_once_and_before_the_rounds(
     asked = with_held_noise(dataclasses.replace(config(tmp_path, **flags), federation=longer))
     assert make_simulation(asked, dataset).config.federation.rounds == ROUNDS
     assert simulation.config.init.init_noise_multiplier == begun["exchange_noise_multiplier"]
+
+
+def test_no_file_has_a_result_of_the_exchanges_before_the_ledger_has_them(
+    dataset, tmp_path, monkeypatch
+):
+    found = []
+
+    def dies(self, *_):
+        found.extend(path.name for path in tmp_path.rglob("*") if path.is_file())
+        raise Killed
+
+    monkeypatch.setattr("fedvlr_jax.privacy.ledger.Ledger.begin_exchanges", dies)
+    with pytest.raises(Killed):
+        start(config(tmp_path, init="ease"), dataset)
+    assert set(found) == {"config.json", ".lock"}

@@ -63,6 +63,8 @@ TRAINING = "fedvlr_jax/training/loop.py"
 SCHEDULE = "fedvlr_jax/training/schedule.py"
 STORE = "fedvlr_jax/federated/store.py"
 START = "fedvlr_jax/federated/initialization.py"
+PRIVATE_RUNS = "tests/experiments/test_private_runs.py"
+PRIVATE_EASE = "fedvlr_jax/federated/private_ease.py"
 CHECKPOINTS = "fedvlr_jax/checkpointing/"
 PARTICIPATION = "fedvlr_jax/federated/participation.py"
 
@@ -80,6 +82,10 @@ BLOCKS = ("tests/test_checkpointing.py::test_rows_are_read_block_by_block",)
 
 def baselines(test):
     return (f"tests/evaluation/test_baselines.py::test_{test}",)
+
+
+def private_ease(name):
+    return (f"tests/federated/test_private_ease.py::test_{name}",)
 
 
 def ials(test):
@@ -1428,6 +1434,34 @@ DATA_AND_BASELINES = [
         "IALS_SURE = 0.5",
         "IALS_SURE = 0.0",
         ials("validation_takes_the_blend_if_it_is_half_an_error_ahead[0.4-False]"),
+    ),
+    Mutation(
+        "a client's contribution to the private Gram matrix has no bound",
+        PRIVATE_EASE,
+        "rows = (histories * (1 / lengths)[:, None]).tocsr()",
+        "rows = histories.tocsr()",
+        private_ease("one_client_moves_the_sum_by_one"),
+    ),
+    Mutation(
+        "the noise of the private Gram matrix is not symmetric",
+        PRIVATE_EASE,
+        "        gram[item + 1 :, item] = gram[item, item + 1 :]\n",
+        "",
+        private_ease("noise_is_symmetric_and_independent_with_the_stated_deviations"),
+    ),
+    Mutation(
+        "pairs of the private Gram matrix have half of their noise",
+        PRIVATE_EASE,
+        "noise[1:] / np.sqrt(2)",
+        "noise[1:] / np.sqrt(8)",
+        private_ease("noise_is_symmetric_and_independent_with_the_stated_deviations"),
+    ),
+    Mutation(
+        "the release of --init=ease is not in the ledger",
+        "fedvlr_jax/privacy/release.py",
+        'if config.init.init not in ("spectral", "ease"):',
+        'if config.init.init != "spectral":',
+        (f"{PRIVATE_RUNS}::test_the_exchanges_of_a_start_are_spent_once_and_before_the_rounds",),
     ),
     Mutation(
         "RP3beta penalises no popular item",

@@ -49,7 +49,27 @@ REFUSED = [
     (CENTRAL | {"clip_norm": 0.0, "noise_multiplier": 0.0, "target_epsilon": 1.0}, "--clip_norm"),
     (CENTRAL | {"aggregation": "float32"}, "with --aggregation=float32 .* use .*fixed_mean"),
     (CENTRAL | {"aggregation": "median"}, "with --aggregation=median"),
-    (CENTRAL | {"init": "ease"}, "--init=ease: its exchanges carry neither"),
+    (LOCAL | {"init": "ease"}, "--init=ease: its exchanges carry neither"),
+    (
+        CENTRAL | {"init": "ease", "privacy": "distributed", "aggregation": "secure"},
+        "--init=ease: its exchanges carry neither .* --privacy=central",
+    ),
+    (
+        CENTRAL | {"init": "ease", "init_ials": 1},
+        "--init_ials=1: under --privacy=central the sweeps of iALS have no noise; leave it out",
+    ),
+    (
+        CENTRAL | {"init": "ease", "init_normalization": 0.25},
+        "--init_normalization=0.25: under --privacy=central it needs the counts of the items",
+    ),
+    (
+        CENTRAL | {"init": "ease", "init_router": "history", "fusion": "bilevel"},
+        "--init=ease: its exchanges carry neither .* --init_router=uniform",
+    ),
+    (
+        CENTRAL | {"init": "ease", "init_noise_multiplier": 0.5, "target_epsilon": 4.0},
+        "--init_noise_multiplier=0.5: the 1 exchanges of --init=ease alone spend an epsilon of",
+    ),
     (LOCAL | {"init": "spectral"}, "--init=spectral: its exchanges carry neither"),
     (
         {"init": "spectral", "clip_norm": 0.1},
@@ -68,11 +88,11 @@ REFUSED = [
     ),
     (
         {"init": "spectral", "init_noise_multiplier": 1.0},
-        "--init_noise_multiplier=1.0: needs --init=spectral --privacy=central",
+        "--init_noise_multiplier=1.0: needs --privacy=central",
     ),
     (
-        CENTRAL | {"init_noise_multiplier": 1.0},
-        "--init_noise_multiplier=1.0: --init=(auto|random) has no exchange",
+        CENTRAL | {"init_noise_multiplier": 1.0, "init": "random"},
+        "--init_noise_multiplier=1.0: --init=random has no exchange",
     ),
     (
         CENTRAL | {"init": "spectral", "init_noise_multiplier": 0.5, "target_epsilon": 4.0},

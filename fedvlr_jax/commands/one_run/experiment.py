@@ -131,8 +131,10 @@ def train_and_summarise(experiment: Experiment, run: RunState | None) -> dict[st
     if is_first():
         directory.remove_results()
         directory.write_config(describe(config, simulation.dataset))
-        directory.write_metrics(run.evaluations)
+    # In the ledger before any file has a number that follows from the exchanges.
     accounts.begin()
+    if is_first():
+        directory.write_metrics(run.evaluations)
     accounts.publish(progress.note)
     run, timing = train_and_save(experiment, run, accounts)
     accounts.publish(lambda line: None)
