@@ -50,6 +50,9 @@ def krum(byzantine_share: float) -> Reduce:
 def multi_krum(byzantine_share: float, selected_share: float | None = 1.0) -> Reduce:
     """Multi-Krum (Blanchard et al. 2017): the mean of the uploads with the lowest scores.
 
+    The scores of orthogonal uploads have the order of their lengths. Uploads of different users
+    are almost orthogonal, so the rule leaves out the longest ones.
+
     Args:
       byzantine_share: f / n, the fraction of clients that may be hostile, in [0, 0.5).
       selected_share: the number of averaged uploads as a fraction of n - f, in (0, 1]. None

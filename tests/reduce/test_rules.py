@@ -84,6 +84,14 @@ def test_krum_scores_do_not_count_a_near_client_that_did_not_respond():
     np.testing.assert_allclose(found, [1, 1, 4, np.inf])
 
 
+@pytest.mark.parametrize("byzantine", [0, 1, 3])
+def test_krum_scores_order_orthogonal_uploads_by_length(byzantine):
+    length = np.random.default_rng(4).permutation(np.arange(1.0, 8.0))
+    products = jnp.asarray(np.diag(length**2), jnp.float32)
+    found = krum_scores(products, jnp.ones(7, bool), jnp.asarray(byzantine))
+    np.testing.assert_array_equal(np.argsort(found), np.argsort(length))
+
+
 def test_multi_krum_averages_the_best():
     _, flat = uploads()
     byzantine = int(0.34 * PRESENT.sum())
