@@ -169,7 +169,7 @@ def test_exchanges_are_composed_with_sampled_rounds(sampler):
 )
 def test_the_target_holds_with_the_exchanges(sampler):
     release = Release(sampler, 10_000, 500, 10_000, exchanges=3)
-    z = accounting.calibrate_exchanges(release, 2.0, 1e-5)
+    z = accounting.calibrate_exchanges(release, 2.0, 1e-5, 0.5)
     release = release._replace(exchange_multiplier=z)
     assert 0.99 < accounting.spent(release, 1.0, 0, 1e-5) <= 1.0
     z = calibrate(release, 50, 2.0, 1e-5)
