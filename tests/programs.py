@@ -17,10 +17,6 @@ import tempfile
 import warnings
 
 ROOT = pathlib.Path(__file__).parents[1]
-# XLA_FLAGS of tests, which compile thousands of small programs for one run each: no optimisation,
-# and the earlier of XLA's two generators of code for the CPU, which compiles faster. A jaxlib that
-# does not know a flag stops at once and names it; XLA_FLAGS in the environment replaces them.
-QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 LIBRARIES = ("flax.linen", "optax", "orbax.checkpoint", "scipy.stats", "matplotlib.pyplot", "rich")
 # Another process writes the same compiled program.
 IGNORED = ",".join(

@@ -247,6 +247,21 @@ def test_a_stale_step_by_synchronous_rounds(kind):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
 
 
+def test_a_divided_run_is_a_whole_one_to_the_bit():
+    buffered = dict(buffer=5, cohort=15, max_staleness=4, participation="uniform")
+    # Up to six rounds are one program.
+    config = small(eval_every=6, fusion="none", **buffered)
+    whole, packed, metrics = after(config, 6)
+    assert (metrics.participants == 5).all()
+    state, _ = whole.run_rounds(whole.init(), 2)
+    kept = whole.pack(state)
+    again = make_simulation(config, dataset())
+    other, _ = again.run_rounds(again.unpack(kept), 4)
+    other = again.pack(other)
+    assert_equal(packed["server"]._replace(key=()), other["server"]._replace(key=()))
+    assert_equal(packed["private"], other["private"])
+
+
 def test_a_number_that_is_not_finite_changes_nothing():
     config = small(buffer=4, cohort=12, server_lr_items=1e38, server_optimizer="sgd", fusion="none")
     simulation = make_simulation(config, dataset())
