@@ -30,7 +30,6 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
-from threadpoolctl import threadpool_limits
 
 from fedvlr_jax.commands.launching.config_flags import define_config_flags, define_path
 from fedvlr_jax.commands.launching.launch import launch
@@ -185,17 +184,16 @@ def compared(dataset: Dataset) -> dict[str, Any]:
         weighted = dataclasses.replace(dataset, train=recent)
     ranks = evaluate_baselines(weighted, selection=selection).ranks
     default = InitConfig()
-    with threadpool_limits(limits=1, user_api="blas"):
-        found = ease_initialization(
-            dataset,
-            WIDTH,
-            ridge=default.init_ridge,
-            exchanges=default.init_exchanges,
-            content=None,
-            normalization=None,
-            recency=None,
-            ials=None,
-        )
+    found = ease_initialization(
+        dataset,
+        WIDTH,
+        ridge=default.init_ridge,
+        exchanges=default.init_exchanges,
+        content=None,
+        normalization=None,
+        recency=None,
+        ials=None,
+    )
     scorer = lambda users: found.vectors[users] @ found.items.T
     ours = {
         part: _gains(rank(scorer, dataset, part), dataset, part, selection)

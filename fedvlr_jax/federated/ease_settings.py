@@ -13,12 +13,14 @@ autoencoder alone: iALS has a quarter or a half of the columns, see `ials.py`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.features import centred_unit_rows
@@ -58,6 +60,16 @@ class Ease(NamedTuple):
     ials: Setting | None
 
 
+@contextlib.contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Most products here are small. BLAS threads that wait for each other on a busy machine take
+    several times as long, and the rounding would depend on their number.
+    """
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
+
+
+@_one_blas_thread()
 def ease_initialization(
     dataset: Dataset,
     width: int,

@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
@@ -143,10 +142,7 @@ def _closed_form(
             seed=seed,
         )
     if init.init == "ease":
-        # Its products are small. BLAS threads that wait for each other on a busy machine take
-        # several times as long, and the rounding would depend on their number.
-        with threadpool_limits(limits=1, user_api="blas"):
-            return _ease(init, width, dataset)
+        return _ease(init, width, dataset)
     if private:
         items, vectors = private_spectral_initialization(
             train,
