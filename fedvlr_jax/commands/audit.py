@@ -6,10 +6,12 @@ The command takes the flags of fedvlr train, with --privacy. A canary is a clien
 easy to detect. The command draws each release --trials times with the canary and --trials times
 without it. It learns an attack on one half of the draws and measures it on the other half:
 
+- the exchanges before the first round, with --init=ease or spectral: their noisy sums, where all
+  histories but the canary's are empty.
 - one round: the clipping, the rule and the noise of the flags, as in the compiled round; all
   uploads but the canary's are zero.
 - all rounds: the canary under the sampling of the flags, for an attacker that knows all other
-  uploads.
+  uploads. They do not include the exchanges.
 
 A lower bound above the claim refutes the claim, at the stated confidence; the exit status is then
 1. A bound below the claim proves nothing, because a better attack may exist. The command writes
@@ -22,17 +24,26 @@ import math
 import sys
 from typing import Any
 
+import numpy as np
 from absl import flags
+from scipy import sparse
 
 from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.one_run.runs import load, required_workdir
 from fedvlr_jax.commands.tables.tables import write_table
-from fedvlr_jax.config import Config
+from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.private_ease import noisy_gram
+from fedvlr_jax.federated.private_initialization import (
+    answers,
+    noise_generator,
+    noisy_exchanges,
+)
 from fedvlr_jax.privacy.audit import (
     Audit,
     Release,
     audit,
+    audit_draws,
     canary_rounds,
     local_release,
     mixture_score,
@@ -47,6 +58,8 @@ from fedvlr_jax.simulation import Simulation, make_simulation
 FLAGS = flags.FLAGS
 # Length of the canary's upload before clipping, in units of the bound.
 STRENGTH = 100.0
+# Canaries of one draw of the exchanges.
+CANARIES = 100
 
 
 def audited_round(simulation: Simulation) -> Release:
@@ -65,29 +78,70 @@ def audited_round(simulation: Simulation) -> Release:
     )
 
 
+def audited_exchanges(init: InitConfig, *, there: bool, trials: int, seed: int) -> np.ndarray:
+    """Draws of the exchanges of --init=ease or spectral, float64 [trials, D].
+
+    CANARIES clients who share no item are as many independent trials. Of --init=ease a draw is the
+    noisy matrix of the canary's items. Of --init=spectral it is, for each exchange, the product of
+    the noisy sum with the canary's answer, which follows from the sum before it.
+
+    Args:
+      there: whether each canary has its two items; otherwise its history is empty too.
+    """
+    canaries = sparse.kron(sparse.eye_array(CANARIES), [[1.0, 1.0]], format="csr")
+    histories, draws = canaries * float(there), noise_generator(2 * seed + there)
+    multiplier = init.init_noise_multiplier
+
+    def of_ease() -> np.ndarray:
+        gram = noisy_gram(histories, multiplier, draws)
+        blocks = gram.reshape(CANARIES, 2, CANARIES, 2)
+        return blocks[np.arange(CANARIES), :, np.arange(CANARIES)].reshape(CANARIES, 4)
+
+    def of_spectral() -> np.ndarray:
+        seen = []
+        for basis, noisy in noisy_exchanges(
+            histories, 2, exchanges=init.init_exchanges, multiplier=multiplier, draws=draws
+        ):
+            rows, projected = answers(canaries, basis)
+            seen.append(np.sum((rows @ noisy) * projected, axis=1))
+        return np.stack(seen, axis=1)
+
+    draw = of_ease if init.init == "ease" else of_spectral
+    return np.concatenate([draw() for _ in range(-(-trials // CANARIES))])[:trials]
+
+
 def audits(
     simulation: Simulation, *, trials: int, confidence: float, seed: int = 0
 ) -> dict[str, Audit]:
-    """The audit of one round, and of all rounds."""
+    """The audits of the exchanges, if there are any, of one round, and of all rounds."""
     from fedvlr_jax.privacy import accounting  # The import takes a second or two.
 
     config, users = simulation.config, simulation.population.num_users
     privacy, rounds = config.privacy, config.federation.rounds
-    # Audit the rounds, not the exchanges before them.
-    release = release_of(config, users)._replace(exchanges=0)
+    release = release_of(config, users)
     delta, z = privacy.target_delta, privacy.noise_multiplier
+    found = {}
+    if release.exchanges:
+        outside, inside = (
+            audited_exchanges(config.init, there=there, trials=trials, seed=seed)
+            for there in (False, True)
+        )
+        claimed = accounting.epsilon(release, z, 0, delta).best
+        found["exchanges"] = audit_draws(inside, outside, claimed, delta, confidence=confidence)
+        release = release._replace(exchanges=0)
     given: dict[str, Any] = {"trials": trials, "confidence": confidence, "seed": seed}
     unsampled = release._replace(sampler="everyone", cohort=users, population=users, places=users)
     if release.sampler in ("local", "distributed"):
         unsampled = release
     claimed = accounting.epsilon(unsampled, z, 1, delta).best
-    one = audit(audited_round(simulation), claimed, delta, **given)
+    found["one round"] = audit(audited_round(simulation), claimed, delta, **given)
     # A replaced user moves a sum by twice the bound; who is asked does not count without a sampler.
     shift = 2.0 if release.sampler in ("local", "fixed") else 1.0
     q = release.probability if release.sampler in ("poisson", "fixed") else 1.0
     claimed = accounting.epsilon(release, z, rounds, delta).best
     drawn, score = canary_rounds(q, shift, rounds, z), mixture_score(q, shift, z)
-    return {"one round": one, "all rounds": audit(drawn, claimed, delta, score=score, **given)}
+    found["all rounds"] = audit(drawn, claimed, delta, score=score, **given)
+    return found
 
 
 def check(config: Config, trials: int, confidence: float) -> None:

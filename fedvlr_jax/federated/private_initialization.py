@@ -24,6 +24,8 @@ It iterates only d columns: with noise, more columns did not help.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import sparse
 
@@ -63,6 +65,29 @@ def noisy_sum(
     return rows.T @ projected + multiplier * draws.standard_normal(basis.shape)
 
 
+def noisy_exchanges(
+    histories: sparse.csr_array,
+    width: int,
+    *,
+    exchanges: int,
+    multiplier: float,
+    draws: np.random.Generator,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(V, the noisy sum of the answers to V) of every exchange, both float64 [I, width].
+
+    Args:
+      width: at most the number of items.
+      multiplier: standard deviation of the noise over the length of one answer.
+    """
+    size = histories.shape[1], width
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal(size))[0]
+    for remaining in reversed(range(exchanges)):
+        found = noisy_sum(histories, basis, multiplier, draws)
+        yield basis, found
+        if remaining:
+            basis = np.linalg.qr(found)[0]
+
+
 def private_spectral_initialization(
     train: Interactions,
     width: int,
@@ -81,12 +106,15 @@ def private_spectral_initialization(
       shrinkage: of the directions, relative to the mean eigenvalue.
     """
     histories = train.matrix.astype(np.float64)
-    size = train.num_items, min(width, train.num_items)
-    draws = noise_generator(seed)
-    basis = np.linalg.qr(np.random.default_rng(0).standard_normal(size))[0]
-    for _ in range(exchanges - 1):
-        basis = np.linalg.qr(noisy_sum(histories, basis, multiplier, draws))[0]
-    projected = basis.T @ noisy_sum(histories, basis, multiplier, draws)
+    columns = min(width, train.num_items)
+    *_, (basis, found) = noisy_exchanges(
+        histories,
+        columns,
+        exchanges=exchanges,
+        multiplier=multiplier,
+        draws=noise_generator(seed),
+    )
+    projected = basis.T @ found
     eigenvalues, turn = np.linalg.eigh((projected + projected.T) / 2)
     eigenvalues = np.maximum(eigenvalues[::-1], 1e-12 * np.abs(eigenvalues).max())
     kept = np.sqrt(eigenvalues / (eigenvalues + shrinkage * np.mean(eigenvalues)))
@@ -94,7 +122,7 @@ def private_spectral_initialization(
     # A client's own row, its items weighted as in its training.
     lengths = np.sqrt(np.maximum(train.counts, 1.0))
     vectors = (train.weighted_matrix @ items) / lengths[:, None]
-    missing = ((0, 0), (0, width - size[1]))
+    missing = ((0, 0), (0, width - columns))
     return np.pad(items, missing), np.pad(vectors, missing)
 
 

@@ -74,13 +74,33 @@ def audit(
       score: of releases [n, D] -> [n], higher with the canary; by default it is learned.
     """
     keys = jax.random.split(key_of(seed), 2)
-    seen = {there: _trials(release, there, keys[int(there)], trials) for there in (False, True)}
-    half = trials // 2
+    outside, inside = (
+        _trials(release, there, key, trials) for there, key in zip((False, True), keys, strict=True)
+    )
+    return audit_draws(inside, outside, claimed, delta, confidence=confidence, score=score)
+
+
+def audit_draws(
+    inside: np.ndarray,
+    outside: np.ndarray,
+    claimed: float,
+    delta: float,
+    *,
+    confidence: float = 0.99,
+    score: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Audit:
+    """The audit of a release that was drawn already.
+
+    Args:
+      inside, outside: the releases with the canary and without it, [n, D] each.
+      score: of releases [n, D] -> [n], higher with the canary; by default it is learned.
+    """
+    half = len(inside) // 2
     if score is None:
-        score = _projection(seen[True][:half], seen[False][:half])
-    inside, outside = score(seen[True]), score(seen[False])
-    threshold = _best_threshold(inside[:half], outside[:half], delta, confidence)
-    true, false = inside[half:] > threshold, outside[half:] > threshold
+        score = _projection(inside[:half], outside[:half])
+    there, absent = score(inside), score(outside)
+    threshold = _best_threshold(there[:half], absent[:half], delta, confidence)
+    true, false = there[half:] > threshold, absent[half:] > threshold
     return Audit(
         lower=lower_bound(int(true.sum()), int(false.sum()), len(true), delta, confidence),
         claimed=claimed,
