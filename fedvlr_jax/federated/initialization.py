@@ -305,6 +305,11 @@ def check_initialization(config: Config, model: Model, dataset: Dataset) -> None
     given = f"--init={init.init}" if closed else f"--init_router={init.init_router}"
     if closed or init.init_router != "planted":
         _check_exchanges(config, given)
+    if init.init_router == "planted" and config.attack.attack != "none":
+        raise InputError(
+            "--init_router=planted: the generator draws no weights for hostile clients; give "
+            f"another value, or --attack=none in place of {config.attack.attack}"
+        )
     hidden_by = f"--fusion={config.model.fusion} " + f"--views={config.model.views} " * (
         config.model.fusion in ("shared", "bilevel")
     )
