@@ -80,7 +80,7 @@ def rows_of(table: Table, user: np.ndarray, item: np.ndarray, part_column: str |
     """The rows of the table; with `part_column`, also the part of each row."""
     time = np.zeros(len(user), np.int64)
     if "timestamp" in table.columns:
-        right = "a whole number (time stamp), written out"
+        right = f"a whole number (time stamp) from {-_LAST_TIME} to {_LAST_TIME}, written out"
         time = table.integers("timestamp", low=-_LAST_TIME, high=_LAST_TIME, right=right)
     part = None
     if part_column:

@@ -13,12 +13,17 @@ RESAMPLED_AT_ONCE = 1 << 18
 def bootstrap_interval(
     values: np.ndarray, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` [N] over users, without NaN users."""
+    """Percentile bootstrap interval of the mean of `values` [N] over users, without NaN users.
+
+    (NaN, NaN) without any other user.
+    """
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
+    if not len(values):
+        return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
     # Resample in batches: resamples * N numbers need too much memory for a million users.
-    at_once = max(1, RESAMPLED_AT_ONCE // max(1, len(values)))
+    at_once = max(1, RESAMPLED_AT_ONCE // len(values))
     means = []
     for first in range(0, resamples, at_once):
         count = min(at_once, resamples - first)

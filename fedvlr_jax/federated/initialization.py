@@ -305,6 +305,11 @@ def check_initialization(config: Config, model: Model, dataset: Dataset) -> None
     given = f"--init={init.init}" if closed else f"--init_router={init.init_router}"
     if closed or init.init_router != "planted":
         _check_exchanges(config, given)
+    if init.init_router == "planted" and config.attack.attack != "none":
+        raise InputError(
+            "--init_router=planted: the generator draws no weights for hostile clients; give "
+            f"another value, or --attack=none in place of {config.attack.attack}"
+        )
     hidden_by = f"--fusion={config.model.fusion} " + f"--views={config.model.views} " * (
         config.model.fusion in ("shared", "bilevel")
     )
@@ -327,6 +332,8 @@ def check_initialization(config: Config, model: Model, dataset: Dataset) -> None
             f"--init_recency={init.init_recency}: the histories are weighted already, by "
             f"--recency={config.data.recency}; give one of them"
         )
+    if init.init == "ease":
+        _check_data(init, dataset)
     if closed:
         _check_memory(config, model, dataset)
     sources = {"id", "table", *dataset.features}
@@ -334,6 +341,20 @@ def check_initialization(config: Config, model: Model, dataset: Dataset) -> None
         raise InputError(
             f"--init_router={init.init_router}: {hidden_by}has no router over single sources; use "
             f"bilevel with views among {', '.join(sorted(sources))}"
+        )
+
+
+def _check_data(init: InitConfig, dataset: Dataset) -> None:
+    """Raises InputError for a given setting of --init=ease that cannot act on this data set."""
+    if init.init_content > 0 and not dataset.features:
+        raise InputError(
+            f"--init_content={init.init_content}: the data set {dataset.name!r} has no item "
+            "features; leave it out"
+        )
+    if init.init_recency > 0 and np.ptp(dataset.train.time) == 0:
+        raise InputError(
+            f"--init_recency={init.init_recency}: the data set {dataset.name!r} has no time stamps "
+            "to order items by; leave it out"
         )
 
 

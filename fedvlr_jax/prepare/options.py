@@ -62,7 +62,7 @@ class Options:
         check_choice("duplicates", self.duplicates, DUPLICATE_NAMES)
         check_choice("split", self.split, SPLIT_NAMES)
         check_choice("recipe", self.recipe, RECIPE_NAMES)
-        for name in ("max_users", "min_user_interactions", "min_item_interactions"):
+        for name in ("max_users", "seed", "min_user_interactions", "min_item_interactions"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name}={getattr(self, name)}: give a number of at least 0")
         if self.time == UNUSED:

@@ -29,11 +29,12 @@ RELATIVE, ABSOLUTE = 1e-2, 1e-4
 
 
 def makes_rows_again(simulation: Simulation) -> bool:
-    """Whether every round restarts the item rows of all clients that respond, and samples all."""
+    """Whether every round restarts the item rows of all clients that respond, samples all, and
+    counts all that respond: the metrics leave hostile clients out."""
     model = simulation.model
     if model.backbone.item_rows != "tuned" or model.keeps_residual:
         return False
-    return not simulation.sampling.samples
+    return not simulation.sampling.samples and simulation.hostile is None
 
 
 def run_rounds(

@@ -335,6 +335,10 @@ BAD_FILES = {
         {"inter__csv": table([*SPLIT_ROWS, "0,1,0,1.5e+18"])},
         ["row 10, column timestamp", "'1.5e+18'", "written out"],
     ),
+    "time out of range": (
+        {"inter__csv": table([*SPLIT_ROWS, f"0,1,0,{2**62 + 1}"])},
+        ["row 10, column timestamp", str(2**62 + 1), f"from {-(2**62)} to {2**62}"],
+    ),
     "empty user": ({"inter__csv": table([*SPLIT_ROWS, ",1,0,1"])}, ["row 10, column userID"]),
     "blank line": ({"inter__csv": table(["0,0,0,1", "", "0,1,2,2"])}, ["row 3", "userID"]),
     "negative item": (

@@ -332,6 +332,15 @@ def test_factors_of_a_train_part_of_low_rank(train):
     assert np.isfinite(scores(data, "ials")).all()
 
 
+def test_factors_of_repeated_values_are_equal_in_every_call():
+    """Six kinds of users without a common item: ARPACK draws vectors for the equal values."""
+    train = [[2 * kind, 2 * kind + 1] for kind in range(6)] * 2
+    data = dataset(train, [[]] * 12, [[]] * 12, 12)
+    for name in ("puresvd", "ials"):
+        first = scores(data, name)
+        assert all(np.array_equal(scores(data, name), first) for _ in range(4))
+
+
 def test_a_modality_of_equal_rows_knows_nothing():
     random = random_dataset(12, 20)
     equal = {"text": np.full((20, 3), 7, np.float32), "image": np.zeros((20, 2), np.float32)}

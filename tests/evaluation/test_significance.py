@@ -24,6 +24,12 @@ def test_users_without_a_value_are_left_out_of_the_interval():
     assert bootstrap_interval(with_gaps) == bootstrap_interval(values)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [[], [np.nan, np.nan]])
+def test_without_a_value_there_is_no_interval(values):
+    assert np.isnan(bootstrap_interval(np.array(values))).all()
+
+
 def test_the_interval_has_the_width_of_the_normal_theory():
     values = np.repeat([0.0, 1.0], 200)
     low, high = bootstrap_interval(values, resamples=4000)

@@ -362,6 +362,19 @@ def test_ials_needs_a_column(synthetic):
         Config.from_flat(init_ials=2)
 
 
+def test_a_weight_of_what_the_data_lack_is_refused(synthetic):
+    untimed = dataclasses.replace(synthetic.train, time=np.zeros_like(synthetic.train.time))
+    plain = dataclasses.replace(synthetic, features={}, train=untimed)
+    start = lambda **choices: make_simulation(
+        Config.from_flat(init="ease", fusion="none", width=5, **choices), plain
+    )
+    with pytest.raises(InputError, match="--init_content=1.0: .* has no item features"):
+        start(init_content=1.0)
+    with pytest.raises(InputError, match="--init_recency=0.5: .* has no time stamps"):
+        start(init_recency=0.5)
+    start(init_content=0.0, init_recency=0.0)
+
+
 @pytest.mark.parametrize("flag", ["init_content", "init_normalization", "init_recency"])
 def test_a_weight_below_zero_is_refused(flag):
     with pytest.raises(InputError, match=f"--{flag}=-0.5: out of range"):

@@ -209,6 +209,12 @@ def test_no_time(tmp_path):
         Options(time="none")
 
 
+@pytest.mark.parametrize("name", ["max_users", "seed", "min_user_interactions"])
+def test_a_number_below_zero_is_refused(name):
+    with pytest.raises(InputError, match=f"--{name}=-1: give a number of at least 0"):
+        Options(**{name: -1})
+
+
 def test_a_random_order(tmp_path):
     """A file that is sorted by item would give every user the same last item."""
     raw = put(tmp_path / "toy.csv", "user,item\n" + "".join(f"u,{i}\n" for i in range(50)))

@@ -124,14 +124,14 @@ def test_a_round_that_gives_other_heads_is_refused(simulate):
 
 
 def test_the_bytes_of_a_save_are_those_of_its_leaves(simulate, tmp_path):
-    for flags in ({}, {"client_dropout": 0.3}, {"store": "host"}):
+    for flags in ({}, {"client_dropout": 0.3}, {"store": "host"}, {"attack": "sign_flip"}):
         simulation = simulate(**flags)
         state, _, before = remaking.run_rounds(simulation, simulation.init(), 2)
         tree = remaking.pack(simulation, state, before)
         assert num_bytes(tree) == pytest.approx(sum(remaking.saved_bytes(simulation)), rel=0.05)
 
 
-@pytest.mark.parametrize("flags", [{}, {"client_dropout": 0.3}])
+@pytest.mark.parametrize("flags", [{}, {"client_dropout": 0.3}, {"attack": "sign_flip"}])
 def test_a_run_says_what_it_writes(flags, simulate, tmp_path):
     simulation = simulate(keep_checkpoints=1, **flags)
     saved(simulation, tmp_path)

@@ -68,7 +68,9 @@ def parse_seeds(text: str) -> list[int]:
     except ValueError:
         seeds = []
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**31:
-        raise InputError(f"--seeds={text}: give different whole numbers, e.g. 0,1,2,3,4")
+        raise InputError(
+            f"--seeds={text}: give different whole numbers from 0 to {2**31 - 1}, e.g. 0,1,2,3,4"
+        )
     return seeds
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines.model import Model
@@ -23,15 +23,30 @@ def _right_vectors(train: sparse.csr_array, rank: int) -> np.ndarray:
     of the matrix: the directions of zero singular values are rounding noise. The row of an item
     without interactions is exactly 0.
     """
-    smallest = min(train.shape)
-    if smallest == 1:
+    users, items = train.shape
+    if min(users, items) == 1:
         left = np.linalg.svd(train.toarray(), full_matrices=False)[0]
     else:
-        start = np.random.default_rng(0).random(smallest)
-        left, _, _ = svds(train, k=min(rank, smallest - 1), v0=start)
-    scaled = (train.T @ left)[:, ::-1]
+        short = train if users < items else train.T
+        basis = _leading_eigenvectors(short, min(rank, min(users, items) - 1))
+        image, _, turn = np.linalg.svd(short.T @ basis, full_matrices=False)
+        left = basis @ turn.T if users < items else image
+    scaled = train.T @ left
     values = np.linalg.norm(scaled, axis=0)
     return scaled[:, values > NO_VALUE * values.max()]
+
+
+def _leading_eigenvectors(short: sparse.csr_array, count: int) -> np.ndarray:
+    """float64 [R, count], orthonormal: those of S S^T for S [R, C]; equal bits in every call."""
+    size = short.shape[0]
+    square = LinearOperator(
+        (size, size), matvec=lambda vector: short @ (short.T @ vector), dtype=float
+    )
+    # ARPACK draws more vectors where eigenvalues repeat. `svds` does not pass a generator to it.
+    draws = np.random.default_rng(0)
+    _, found = eigsh(square, k=count, v0=draws.random(size), rng=draws)
+    # Its vectors of repeated eigenvalues are not exactly orthogonal.
+    return np.linalg.qr(found)[0]
 
 
 def pure_svd(dataset: Dataset) -> Callable[..., Model]:
