@@ -343,7 +343,7 @@ def test_features_of_the_initialization_are_not_called_unused(synthetic, content
         (dict(backbone="fedavg"), "--init=ease: --backbone=fedavg has no private vector"),
         (dict(views="id,text"), "--init=ease: .*--views=id,text hides the rows"),
         (dict(width=10**8), "--init=ease: needs about .* 60 items and --width=100000000"),
-        (dict(memory_budget_gb=1e-6), "--init=ease: needs about .* of 1e-06 GB"),
+        (dict(memory_budget_gb=1e-6), r"--init=ease: needs about .* of 1e-06 GB \(--memory_"),
         (dict(init_score=1e300), "--init=ease: not finite .* --init_ridge=10"),
         (dict(recency=0.5, init_recency=0.5), "--init_recency=0.5: .*--recency=0.5"),
     ],
