@@ -207,9 +207,10 @@ def main() -> None:
         if not lines:
             raise InputError("no run finished; lower --server_lr_items")
         title = f"{dataset.name}, {base.evaluation.protocol}: attacks and rules"
+        judged = lines[0]["slice"]
         caption = (
-            "ER@10: share of honest users; HR and NDCG in percent, of their "
-            f"{lines[0]['slice']} targets; after round {base.federation.rounds}. "
+            f"ER@10: share of honest users; HR and NDCG in percent, over {judged} targets of these "
+            f"users; after round {base.federation.rounds}. "
             f"{len(cells) - len(lines)} of {len(cells)} combinations diverged."
         )
         rows = [row_of(line) for line in lines]

@@ -117,10 +117,12 @@ def write_comparison(
     The caption names those of the `labels` that have no line.
     """
     judged, rules = ({line[name]: None for line in lines} for name in ("slice", "select"))
+    several = any(line["seeds"] > 1 for line in lines)
+    use_t = "To compare a mean over seeds with a single run, use t. " * several
     caption = (
-        f"Test part, percent, mean ± sd over seeds; NDCG@10 and @20, interval and tests (NDCG@50) "
-        f"on {' or '.join(judged)} targets; * best on validation ({', '.join(rules)}). To compare "
-        f"a mean over seeds with a single run, use t. {ON_GAINS}"
+        f"Test part, percent{', mean ± sd over seeds' * several}; NDCG@10 and @20, interval and "
+        f"tests (NDCG@50) on {' or '.join(judged)} targets; * best on validation "
+        f"({', '.join(rules)}). {use_t}{ON_GAINS}"
     )
     finished = {line["choice"] for line in lines}
     missing = [label for label in labels if label not in finished]
