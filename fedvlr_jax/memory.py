@@ -77,7 +77,7 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
         evaluated = EVALUATED_COPIES * min(dataset.num_users * row, EVALUATED_BYTES)
     scores = min(SCORE_BYTES, client_score_bytes(model) * dataset.num_users)
     # Two counts per target, and the scores of one block of targets.
-    targets = max(len(dataset.valid), len(dataset.test))
+    targets = max(map(len, simulation.engine.evaluation.parts.values()))
     scores += 8 * targets + min(BLOCK_BYTES, 4 * model.num_items * targets)
     save = 0
     if saves and (config.run.store != "device" or jax.default_backend() == "cpu"):

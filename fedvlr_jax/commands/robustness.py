@@ -11,9 +11,9 @@ in --workdir. When the command is repeated, it skips finished runs.
 
 robustness.json, .csv and .md have one line per combination, after the last round. ER@10 is the
 share of honest users with a target item among their ten best items, of those who do not already
-have it. Its interval is the range over seeds; for one seed it is Wilson's 95 % interval over users.
-HR@50 and NDCG@50 are those of the honest users, of the slice of their targets that --select names.
-robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule.
+have it; tied items share their places. Its interval is the range over seeds; for one seed it is
+Wilson's 95 % interval over users. HR@50 and NDCG@50 are those of the honest users, of the slice of
+their targets that --select names. robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule.
 
 Flags of fedvlr train set the rest. The defaults here have a plain server step
 (--server_optimizer=sgd), as in the papers of the attacks, and no early stop. On two cores all

@@ -157,7 +157,8 @@ class Simulation:
         """Ranks of every user's held-out items of "valid" or "test" among all items.
 
         The user's train items are masked and, for "test" under the strict protocol, its
-        validation items.
+        validation items. With hostile clients, "promoted" ranks their targets for the users who
+        have them neither in train nor in validation, and masks the items of both.
 
         Returns:
           `Ranks` of NumPy arrays: ahead, tied int32 [P] in the order of the split, finite
