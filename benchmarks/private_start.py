@@ -19,7 +19,7 @@ from fedvlr_jax.commands.launching.launch import launch
 from fedvlr_jax.config import InitConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.features import centred_unit_rows
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.private_ease import private_autoencoder, private_ease_initialization
 from fedvlr_jax.federated.private_initialization import private_spectral_initialization

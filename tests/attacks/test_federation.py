@@ -11,7 +11,7 @@ from fedvlr_jax.attacks import plan_hostile, with_hostile
 from fedvlr_jax.config import AttackConfig, Config
 from fedvlr_jax.contracts import check_dataset
 from fedvlr_jax.data.dataset import Dataset, Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.exposure import exposure, promoted
 from fedvlr_jax.evaluation.metrics import slices

@@ -9,7 +9,7 @@ import pytest
 from fedvlr_jax.commands.one_run.introduction import introduce
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import rank, scores_of
 from fedvlr_jax.evaluation.baselines.linear import ease

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.local import Broadcast, LocalInput
 from fedvlr_jax.federated.plans.slots import make_slots

@@ -19,7 +19,7 @@ import fedvlr_jax
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config, unused
 from fedvlr_jax.config.automatic import automatic_values
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.data.titles import read_titles
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.selection import resolve_selection
