@@ -213,7 +213,7 @@ def given_ials(init: InitConfig) -> bool | None:
 
 
 def sources_of(views: Sequence[str]) -> list[str]:
-    """The source of each view: "id" for those of the ID table, else its own name."""
+    """The source of each view: "id" for the views of the ID table, else the view's own name."""
     return ["id" if view in ("id", "table") else view for view in views]
 
 

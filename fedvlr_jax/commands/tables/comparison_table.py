@@ -87,7 +87,7 @@ def interval_cell(line: Mapping[str, Any]) -> str:
 
 
 def _columns_shown(lines: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The indices of the HEADINGS to show: without cold targets, those of warm ones repeat all."""
+    """The indices of the HEADINGS to show. Without cold targets "warm" would repeat "all"."""
     warm = any(line["slice"] == "warm" for line in lines)
     return [place for place, name in enumerate(HEADINGS) if warm or not name.startswith("warm")]
 
