@@ -23,7 +23,7 @@ from rich.table import Table
 from fedvlr_jax.commands.launching.config_flags import define_path
 from fedvlr_jax.commands.launching.launch import launch
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.simulation import Simulation, make_simulation
 
 FLAGS = flags.FLAGS

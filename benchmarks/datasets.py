@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedvlr_jax.commands.launching.config_flags import whole_numbers
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from absl import flags
 
 from fedvlr_jax.commands.launching.launch import launch
+from fedvlr_jax.config import InitConfig
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.features import centred_unit_rows
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.private_ease import private_autoencoder, private_ease_initialization
 from fedvlr_jax.federated.private_initialization import private_spectral_initialization
@@ -26,8 +27,8 @@ from fedvlr_jax.privacy import accounting
 from fedvlr_jax.privacy.release import Release
 
 FLAGS = flags.FLAGS
-SPECTRAL_WIDTH, SHRINKAGE = 64, 0.3
-EASE_WIDTH, RIDGE = 128, 10.0
+SPECTRAL_WIDTH, EASE_WIDTH = 64, 128
+DEFAULT = InitConfig()
 MOST_USERS = 2000
 EPSILONS = (16.0, 4.0, 1.0)
 
@@ -61,11 +62,17 @@ def start(dataset: Dataset, noise: float, seed: int) -> tuple[np.ndarray, np.nda
             SPECTRAL_WIDTH,
             exchanges=FLAGS.exchanges,
             multiplier=noise,
-            shrinkage=SHRINKAGE,
+            shrinkage=DEFAULT.init_shrinkage,
             seed=seed,
         )
     found = private_ease_initialization(
-        dataset, EASE_WIDTH, ridge=RIDGE, content=None, recency=0.0, multiplier=noise, seed=seed
+        dataset,
+        EASE_WIDTH,
+        ridge=DEFAULT.init_ridge,
+        content=None,
+        recency=0.0,
+        multiplier=noise,
+        seed=seed,
     )
     return found.items, found.vectors
 
@@ -78,7 +85,7 @@ def features_alone(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         EASE_WIDTH,
         num_users=dataset.num_users,
         multiplier=0.0,
-        ridge=RIDGE,
+        ridge=DEFAULT.init_ridge,
         content=None,
     )
     return model.items, model.vectors(dataset.train.weighted_matrix)

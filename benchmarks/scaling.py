@@ -27,7 +27,7 @@ from rich.table import Table
 from fedvlr_jax.commands.launching.config_flags import define_path, whole_numbers
 from fedvlr_jax.commands.launching.launch import launch
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.machine import peak_rss_mb
 from fedvlr_jax.memory import check_fits

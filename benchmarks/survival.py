@@ -32,7 +32,7 @@ from fedvlr_jax.commands.launching.config_flags import define_config_flags, defi
 from fedvlr_jax.commands.launching.launch import launch
 from fedvlr_jax.commands.one_run.saving import Saver
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.training import copy_state, new_run, train
 

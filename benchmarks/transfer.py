@@ -35,7 +35,7 @@ from fedvlr_jax.commands.launching.config_flags import define_config_flags, defi
 from fedvlr_jax.commands.launching.launch import launch
 from fedvlr_jax.config import SYNTHETIC_KINDS, InitConfig
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.data.synthetic import generate
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_baselines, rank

@@ -28,6 +28,34 @@ class MemoryLimit(NamedTuple):
     source: str
 
 
+class Budget(NamedTuple):
+    """The memory that a run may use.
+
+    Attributes:
+      size: bytes.
+      source: the flag or the limit that sets it, as a phrase for messages.
+    """
+
+    size: float
+    source: str
+
+    def __str__(self) -> str:
+        return f"{gigabytes(self.size)} ({self.source})"
+
+
+def budget_within(limit: MemoryLimit, memory_budget_gb: float) -> Budget:
+    """--memory_budget_gb; where it is 0, nine tenths of the limit."""
+    if memory_budget_gb:
+        return Budget(1e9 * memory_budget_gb, f"--memory_budget_gb={memory_budget_gb:g}")
+    size, source = limit
+    return Budget(0.9 * size, f"nine tenths of {gigabytes(size)}, the limit of {source}")
+
+
+def gigabytes(size: float) -> str:
+    """ "1.25 GB"."""
+    return f"{size / 1e9:.3g} GB"
+
+
 def memory_limit(
     root: Path = Path("/"), environment: Mapping[str, str] = os.environ
 ) -> MemoryLimit:

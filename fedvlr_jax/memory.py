@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 
 from fedvlr_jax import trees
@@ -12,7 +10,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.ranking import BLOCK_BYTES
 from fedvlr_jax.federated.plans import chunk_bytes, chunk_size
 from fedvlr_jax.federated.scoring import SCORE_BYTES, client_score_bytes
-from fedvlr_jax.machine import MemoryLimit, memory_limit
+from fedvlr_jax.machine import Budget, MemoryLimit, budget_within, gigabytes, memory_limit
 from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.simulation.offloaded import EVALUATED_BYTES, EVALUATED_COPIES
 from fedvlr_jax.simulation.on_device import OnDevice
@@ -20,18 +18,6 @@ from fedvlr_jax.simulation.remaking import saved_bytes
 
 # Memory of the runtime, the compiler and the libraries.
 FIXED_BYTES = 800e6
-
-
-class Budget(NamedTuple):
-    """The memory budget of a run.
-
-    Attributes:
-      size: bytes.
-      source: the flag or the limit that sets it, as a phrase for messages.
-    """
-
-    size: float
-    source: str
 
 
 def device_limit() -> MemoryLimit:
@@ -44,10 +30,7 @@ def device_limit() -> MemoryLimit:
 
 def memory_budget(config: Config) -> Budget:
     """--memory_budget_gb, or nine tenths of the memory of `device_limit`."""
-    if given := config.run.memory_budget_gb:
-        return Budget(1e9 * given, f"--memory_budget_gb={given:g}")
-    size, source = device_limit()
-    return Budget(0.9 * size, f"nine tenths of {gigabytes(size)}, the limit of {source}")
+    return budget_within(device_limit(), config.run.memory_budget_gb)
 
 
 def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
@@ -94,7 +77,7 @@ def estimate(simulation: Simulation, *, saves: bool = True) -> dict[str, float]:
         evaluated = EVALUATED_COPIES * min(dataset.num_users * row, EVALUATED_BYTES)
     scores = min(SCORE_BYTES, client_score_bytes(model) * dataset.num_users)
     # Two counts per target, and the scores of one block of targets.
-    targets = max(len(dataset.valid), len(dataset.test))
+    targets = max(map(len, simulation.engine.evaluation.parts.values()))
     scores += 8 * targets + min(BLOCK_BYTES, 4 * model.num_items * targets)
     save = 0
     if saves and (config.run.store != "device" or jax.default_backend() == "cpu"):
@@ -126,8 +109,8 @@ def check_fits(simulation: Simulation, *, saves: bool = True) -> dict[str, float
         listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
         raise InputError(
             f"the run needs about {gigabytes(need)} ({listed}), but its budget is "
-            f"{gigabytes(budget.size)} ({budget.source}); use --store=disk, lower --width, "
-            "--router_hidden or --cohort, or give another --memory_budget_gb"
+            f"{budget}; use --store=disk, lower --width, --router_hidden or --cohort, or give "
+            "another --memory_budget_gb"
         )
     return parts
 
@@ -141,14 +124,8 @@ def describe_plan(simulation: Simulation) -> str:
     devices = simulation.setup.num_devices
     found = f" of {jax.device_count()}" if jax.device_count() > devices else ""
     listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
-    budget = memory_budget(config)
     return (
         f"plan {simulation.plan}, store {config.run.store}, {at_once} clients at once on {devices} "
         f"device{'s' * (devices > 1)}{found}; about {gigabytes(sum(parts.values()))} of "
-        f"{gigabytes(budget.size)} ({budget.source}): {listed}"
+        f"{memory_budget(config)}: {listed}"
     )
-
-
-def gigabytes(size: float) -> str:
-    """ "1.25 GB"."""
-    return f"{size / 1e9:.3g} GB"

@@ -12,7 +12,7 @@ import pytest
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.local import LocalInput
 from fedvlr_jax.federated.participation import make_cohort

@@ -10,7 +10,7 @@ import pytest
 from fedvlr_jax import memory, trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.plans import PLANS, chunk_size, client_bytes
 from fedvlr_jax.machine import MemoryLimit
@@ -95,7 +95,7 @@ import sys
 from fedvlr_jax.commands.one_run.experiment import run_experiment
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.memory import estimate
 from fedvlr_jax.report import Progress
 from fedvlr_jax.simulation import make_simulation

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.settings import SETTINGS, compiled, key_of, overruled, shapes_of
 from fedvlr_jax.simulation import make_simulation
 from tests.conftest import mostly_slow

@@ -35,7 +35,8 @@ from fedvlr_jax.config import RESUMABLE_FLAGS, Config
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.metrics import averages
-from fedvlr_jax.memory import estimate, gigabytes, memory_budget
+from fedvlr_jax.machine import gigabytes
+from fedvlr_jax.memory import estimate, memory_budget
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.simulation import Simulation, State, make_simulation
 

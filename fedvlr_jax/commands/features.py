@@ -20,7 +20,7 @@ from absl import flags
 from rich.progress import Progress
 
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.data.titles import read_titles
 from fedvlr_jax.encoding import Features, Settings, encode_pictures, encode_titles
 from fedvlr_jax.errors import InputError

@@ -1,11 +1,11 @@
-"""Writes the page of a folder of runs, however the runs came there.
+"""Writes the page of a folder of runs.
 
     fedvlr page runs
 
 Takes every run below the folder: those of fedvlr train, members of a sweep, trials of a search.
 Runs that differ only in their seed belong in folders choice/seed0, choice/seed1, as fedvlr sweep
-writes them; runs of such a folder that differ in more are choices of their own. Only runs of equal
-data, --protocol and --select are compared with each other.
+writes them. If the runs of such a folder differ in more, each is a choice of its own. Only runs of
+equal data, --protocol and --select are compared with each other.
 
 index.html shows the validation curves, the test results beside the baselines of the runs, the
 paired tests against the first choice of each data set, and the command of each choice. page.md,

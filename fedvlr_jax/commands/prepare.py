@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedvlr_jax.commands import validate
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.examination import examine
 from fedvlr_jax.prepare import Options, Prepared, prepare, prepare_preset

@@ -11,9 +11,9 @@ in --workdir. When the command is repeated, it skips finished runs.
 
 robustness.json, .csv and .md have one line per combination, after the last round. ER@10 is the
 share of honest users with a target item among their ten best items, of those who do not already
-have it. Its interval is the range over seeds; for one seed it is Wilson's 95 % interval over users.
-HR@50 and NDCG@50 are those of the honest users, of the slice of their targets that --select names.
-robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule.
+have it; tied items share their places. Its interval is the range over seeds; for one seed it is
+Wilson's 95 % interval over users. HR@50 and NDCG@50 are those of the honest users, of the slice of
+their targets that --select names. robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule.
 
 Flags of fedvlr train set the rest. The defaults here have a plain server step
 (--server_optimizer=sgd), as in the papers of the attacks, and no early stop. On two cores all
@@ -207,9 +207,10 @@ def main() -> None:
         if not lines:
             raise InputError("no run finished; lower --server_lr_items")
         title = f"{dataset.name}, {base.evaluation.protocol}: attacks and rules"
+        judged = lines[0]["slice"]
         caption = (
-            "ER@10: share of honest users; HR and NDCG in percent, of their "
-            f"{lines[0]['slice']} targets; after round {base.federation.rounds}. "
+            f"ER@10: share of honest users; HR and NDCG in percent, over {judged} targets of these "
+            f"users; after round {base.federation.rounds}. "
             f"{len(cells) - len(lines)} of {len(cells)} combinations diverged."
         )
         rows = [row_of(line) for line in lines]

@@ -150,7 +150,7 @@ def _programs(loaded: Loaded, program: Config) -> Programs:
 
 
 def _by_program(study: Study, base: Config, batch: Sequence[Asked]) -> dict[Config, list[Trial]]:
-    """The trials of a batch, those of one compiled program together; refused ones are told."""
+    """The trials of a batch by their compiled program. Reports the refused ones to the study."""
     found: dict[Config, list[Trial]] = {}
     for asked in batch:
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedvlr_jax.config.aliases import ALIASES, with_current_names
 from fedvlr_jax.config.attack import ATTACK_NAMES, AttackConfig
-from fedvlr_jax.config.automatic import resolved
+from fedvlr_jax.config.automatic import automatic_aggregation, resolved
 from fedvlr_jax.config.combinations import check_combinations
 from fedvlr_jax.config.data import (
     DATA_ROOT,
@@ -101,18 +101,11 @@ class Config:
         # Not a field: a config whose rule was chosen equals one whose rule was given.
         object.__setattr__(self, "_rule_is_chosen", self.federation.aggregation == "auto")
         if self.federation.aggregation == "auto":
-            chosen = dataclasses.replace(self.federation, aggregation=self._chosen_aggregation)
+            chosen = dataclasses.replace(
+                self.federation, aggregation=automatic_aggregation(self.privacy)
+            )
             object.__setattr__(self, "federation", chosen)
         check_combinations(self)
-
-    @property
-    def _chosen_aggregation(self) -> str:
-        """The rule that --aggregation=auto chooses."""
-        privacy = self.privacy
-        if privacy.privacy == "distributed":
-            return "secure"
-        central = bool(privacy.noise_multiplier) and privacy.noise == "central"
-        return "fixed_mean" if central or privacy.privacy != "none" else "float32"
 
     @property
     def resolved(self) -> Config:

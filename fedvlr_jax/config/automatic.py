@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fedvlr_jax.registry import OPERATORS
 
 if TYPE_CHECKING:
-    from fedvlr_jax.config import Config
+    from fedvlr_jax.config import Config, PrivacyConfig
 
 # Views that are not rows of the ID table or of one modality.
 MAPPED = frozenset({"id", *OPERATORS})
@@ -31,10 +31,19 @@ BACKBONES_OF_ROWS = ("fcf", "pfedrec", "fedrap")
 
 
 def automatic_values(config: Config) -> dict[str, Any]:
-    """The values that the options of `auto` get in `config`, by flag: --init, and those that depend
-    on the --init of `config`."""
+    """The values that the options of `auto` get in `config`, by flag: --init, --aggregation, and
+    those that depend on the --init of `config`."""
     tuned = _tuned(config.resolved.init.init)
-    return {"init": _automatic_init(config), **tuned._asdict()}
+    rule = automatic_aggregation(config.privacy)
+    return {"init": _automatic_init(config), "aggregation": rule, **tuned._asdict()}
+
+
+def automatic_aggregation(privacy: PrivacyConfig) -> str:
+    """The rule of --aggregation=auto."""
+    if privacy.privacy == "distributed":
+        return "secure"
+    central = bool(privacy.noise_multiplier) and privacy.noise == "central"
+    return "fixed_mean" if central or privacy.privacy != "none" else "float32"
 
 
 def resolved(config: Config, *, own_part: bool = False) -> Config:

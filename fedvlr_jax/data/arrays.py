@@ -13,7 +13,7 @@ from fedvlr_jax.data import splits
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.division import Division, Rows, divide, interactions_of
 from fedvlr_jax.data.faults import shown
-from fedvlr_jax.data.files import FEATURE_RANGE, usable_features
+from fedvlr_jax.data.feature_files import FEATURE_RANGE, usable_features
 from fedvlr_jax.errors import InputError
 
 SPLITS = ("leave-one-out", "global-time", "predefined")

@@ -18,7 +18,7 @@ SHORTEST_BUCKET = 16
 
 
 class NegativePool(NamedTuple):
-    """The items that negatives are sampled from.
+    """The items that negatives are sampled from. Every history is inside the pool.
 
     Attributes:
       item: int32 [S], the items of the pool, ascending.

@@ -9,7 +9,7 @@ With features or i_id_mapping.csv, an item id is a row number of these files. Wi
 id is a name, and the catalogue is the items that occur. The same holds for users and
 u_id_mapping.csv, but users without interactions are left out.
 
-`tables.py` and `files.py` check all input. Every fault is an `InputError` of one line.
+`tables.py` and `feature_files.py` check all input. Every fault is an `InputError` of one line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedvlr_jax.data import splits
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.division import Repeat, Rows, divide, interactions_of
 from fedvlr_jax.data.faults import shown
-from fedvlr_jax.data.files import read_feature
+from fedvlr_jax.data.feature_files import read_feature
 from fedvlr_jax.data.mmrec_folder import (
     feature_files,
     find_folder,

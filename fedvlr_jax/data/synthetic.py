@@ -81,7 +81,6 @@ def generate(
             for name, width in widths.items()
         }
     has_truth = kind in ("planted", "additive")
-    described = f"synthetic: {users} users, {items} items, seed {seed}"
     return Dataset(
         name="synthetic",
         train=parts[splits.TRAIN],
@@ -91,7 +90,7 @@ def generate(
         user_ids=np.arange(users).astype(f"U{len(str(users))}"),
         item_ids=np.arange(items).astype(f"U{len(str(items))}"),
         split="leave-one-out",
-        notes=(described if kind == "planted" else f"{described}, kind {kind}",),
+        notes=(f"synthetic: kind {kind}, seed {seed}",),
         planted=planted.astype(np.float32) if has_truth else None,
     )
 

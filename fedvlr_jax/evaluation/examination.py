@@ -14,6 +14,8 @@ import numpy as np
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines import content_knn, rank, scores_of
 
+# Of the permutations and of the sample of users.
+SEED = 0
 PERMUTATIONS = 19
 # Size of the sample of users whose targets are ranked, once for each permutation.
 MOST_USERS = 300
@@ -37,13 +39,9 @@ class Examination(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def examine(dataset: Dataset, seed: int = 0) -> Examination:
-    """Counts users, items, cold targets and entries out of order; tests each modality's features.
-
-    Args:
-      seed: seeds the permutations of the feature rows and the sample of users.
-    """
-    features = {name: _feature_facts(dataset, name, seed) for name in dataset.features}
+def examine(dataset: Dataset) -> Examination:
+    """Counts users, items, cold targets and entries out of order; tests the features."""
+    features = {name: _feature_facts(dataset, name) for name in dataset.features}
     counts = dataset.train.counts
     facts: dict[str, Any] = {
         "name": dataset.name,
@@ -72,12 +70,12 @@ def examine(dataset: Dataset, seed: int = 0) -> Examination:
     return Examination(facts, tuple(_warnings(facts)))
 
 
-def _feature_facts(dataset: Dataset, name: str, seed: int) -> dict[str, Any]:
+def _feature_facts(dataset: Dataset, name: str) -> dict[str, Any]:
     """Width, row norms, zero and repeated rows of one modality, and its content-kNN accuracy."""
     feature = dataset.features[name]
     norm = np.linalg.norm(feature.astype(np.float64), axis=1)
-    found = _percentile(dataset, name, seed)
-    shuffled = [_percentile(dataset, name, seed, draw) for draw in range(PERMUTATIONS)]
+    found = _percentile(dataset, name)
+    shuffled = [_percentile(dataset, name, draw) for draw in range(PERMUTATIONS)]
     spread = float(np.std(shuffled, ddof=1))
     return {
         "width": feature.shape[1],
@@ -92,15 +90,15 @@ def _feature_facts(dataset: Dataset, name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _percentile(dataset: Dataset, name: str, seed: int, draw: int | None = None) -> float:
+def _percentile(dataset: Dataset, name: str, draw: int | None = None) -> float:
     """Mean percentage of the other items that content-kNN ranks behind a held-out item.
 
     If `draw` is given, the feature rows are permuted first. The result then measures chance.
     """
     feature = dataset.features[name]
     if draw is not None:
-        feature = np.random.default_rng((seed, draw)).permutation(feature)
-    users = np.random.default_rng(seed).permutation(dataset.num_users)[:MOST_USERS]
+        feature = np.random.default_rng((SEED, draw)).permutation(feature)
+    users = np.random.default_rng(SEED).permutation(dataset.num_users)[:MOST_USERS]
     parts = {part: getattr(dataset, part).of_users(users) for part in ("train", "valid", "test")}
     sample = dataclasses.replace(dataset, **parts, features={name: feature})
     scorer = scores_of(content_knn(sample, (name,))(), sample)

@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.dataset import Dataset, Interactions
+
+
+def promoted(dataset: Dataset, targets: np.ndarray, num_honest: int) -> Interactions:
+    """The pairs of an honest user and a target that is in neither its train nor its validation
+    items.
+
+    Args:
+      dataset: the population; its first `num_honest` users are honest.
+      targets: int [T], the items that the attack promotes.
+    """
+    missing = np.ones((num_honest, len(targets)), bool)
+    for part in (dataset.train, dataset.valid):
+        for column, target in enumerate(targets):
+            users = part.users[part.item == target]
+            missing[users[users < num_honest], column] = False
+    honest, place = np.nonzero(missing)
+    return Interactions.from_pairs(
+        user=honest,
+        item=np.asarray(targets)[place],
+        num_users=dataset.num_users,
+        num_items=dataset.num_items,
+    )
 
 
 def exposure(
-    recommended: np.ndarray,
-    targets: Sequence[int] | np.ndarray,
-    dataset: Dataset,
-    ks: Sequence[int],
-) -> dict[str, Any]:
-    """ER@K: the fraction of honest users whose K recommended items include a target.
+    ahead: np.ndarray, tied: np.ndarray, pairs: Interactions, *, ks: Sequence[int]
+) -> dict[str, float]:
+    """ER@K: the share of honest users with a target among their K best items.
 
-    For each target, the denominator counts the honest users without that target in train or
-    validation. The result is the mean over targets. Random recommendations give about K / I.
+    The users of a target are those of its `pairs`. The result is the mean over the targets that
+    have users. A target that ties with t other items takes each of its t + 1 possible ranks with
+    equal probability, as in `metrics.user_metrics`; so a constant score and random scores have the
+    ER@K of K / (number of candidates).
 
     Args:
-      recommended: int [N, k], best first, k >= max(ks) or all items, without the user's train and
-        validation items.
-      targets: int [T], the items that the attack promotes.
+      ahead, tied: int [P], the counts of `Ranks` in the order of `pairs`.
+      pairs: the result of `promoted`.
       ks: the cut-offs.
 
     Returns:
-      {"er@10": fraction in [0, 1], ..., "targets": [item, ...], "users": mean denominator}.
+      {"er@10": share in [0, 1], ..., "users": mean over targets}; zeros without pairs.
     """
-    own = np.zeros((dataset.num_users, len(targets)), bool)
-    for part in (dataset.train, dataset.valid):
-        for column, target in enumerate(targets):
-            own[part.users[part.item == target], column] = True
-    counted = ~own
-    users = counted.sum(axis=0)
-    result: dict[str, Any] = {}
+    size = np.asarray(tied, np.int64) + 1
+    _, target = np.unique(pairs.item, return_inverse=True)
+    users = np.bincount(target)
+    found = {"users": float(np.mean(users)) if len(users) else 0.0}
     for k in ks:
-        listed = recommended[: dataset.num_users, :k, None] == np.asarray(targets)[None, None, :]
-        shown = (listed.any(axis=1) & counted).sum(axis=0)
-        result[f"er@{k}"] = float(np.mean(shown / np.maximum(users, 1)))
-    return {**result, "targets": [int(t) for t in targets], "users": float(users.mean())}
+        shown = np.bincount(target, np.clip(k - np.asarray(ahead, np.int64), 0, size) / size)
+        found[f"er@{k}"] = float(np.mean(shown / users)) if len(users) else 0.0
+    return found

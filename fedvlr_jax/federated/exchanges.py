@@ -29,7 +29,7 @@ class Exchange(NamedTuple):
       down: float32 numbers to each client.
       up: float32 numbers from a client, for each item of its history.
       once: float32 numbers from a client beside those.
-      more: further content to the client, for the start of a run.
+      more: what else a client receives, for the start of a run.
     """
 
     text: str
@@ -42,9 +42,9 @@ class Exchange(NamedTuple):
     def line(self) -> str:
         """The steps and their sizes."""
         return (
-            f"{self.text}, with every client first, {4 * self.down / 1e6:.3g} MB to each, "
-            f"{4 * self.up / 1e3:.3g} kB from it for each item of its history"
-            f"{f' and {4 * self.once / 1e3:.3g} kB' * (self.once > 0)}{self.more}"
+            f"{self.text}; before the first round each client receives {4 * self.down / 1e6:.3g} "
+            f"MB{self.more}, and sends {f'{4 * self.once / 1e3:.3g} kB plus ' * (self.once > 0)}"
+            f"{4 * self.up / 1e3:.3g} kB for each item of its history"
         )
 
 
@@ -76,7 +76,7 @@ def exchanges_of(
     if init.init_router in ("history", "mean"):
         up = EXCHANGES * (init.init_topics if "id" in sources_of(model.fusion.names) else 0)
         text = f"routers by {init.init_router}: counts{f' and {EXCHANGES} exchanges' * (up > 0)}"
-        more = "; to it the features of its items and the catalogue's mean likeness to each"
+        more = ", the features of its items and the catalogue's mean likeness to each"
         mean = len(model.fusion.names) if init.init_router == "mean" else 0
         found.append(Exchange(text, items * (1 + up) + mean, up, mean, more))
     return found

@@ -57,7 +57,7 @@ def item_vectors(train: Interactions, initial: np.ndarray, l2: float) -> np.ndar
 
 
 def uploaded_numbers(width: int) -> tuple[int, int]:
-    """(for each item of a history, beside them): what a client sends in all sweeps."""
+    """The numbers that a client sends in all sweeps: (for each item of its history, once)."""
     products = width * (width + 1) // 2
     return SWEEPS * (products + width), SWEEPS * products
 

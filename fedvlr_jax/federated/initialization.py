@@ -45,7 +45,7 @@ from fedvlr_jax.federated.private_initialization import (
     private_spectral_initialization,
 )
 from fedvlr_jax.federated.subspace import OVERSAMPLING, leading
-from fedvlr_jax.machine import memory_limit
+from fedvlr_jax.machine import budget_within, gigabytes, memory_limit
 
 # The smallest planted weight of a router. The logarithm of some drawn weights is so small that the
 # router would not move.
@@ -213,7 +213,7 @@ def given_ials(init: InitConfig) -> bool | None:
 
 
 def sources_of(views: Sequence[str]) -> list[str]:
-    """The source of each view: "id" for those of the ID table, else its own name."""
+    """The source of each view: "id" for the views of the ID table, else the view's own name."""
     return ["id" if view in ("id", "table") else view for view in views]
 
 
@@ -360,7 +360,7 @@ def _check_data(init: InitConfig, dataset: Dataset) -> None:
 
 def _check_memory(config: Config, model: Model, dataset: Dataset) -> None:
     """Raises InputError if the host cannot hold the arrays of a closed form."""
-    init, limit = config.init, memory_limit()
+    init = config.init
     tables = 1
     if init.init == "ease":
         settings = init.init_content, init.init_normalization
@@ -373,12 +373,11 @@ def _check_memory(config: Config, model: Model, dataset: Dataset) -> None:
     if init.init == "ease" and config.privacy.privacy != "none":
         numbers += SQUARES * dataset.num_items**2
         advice = "give --init=spectral"
-    allowed = 1e9 * config.run.memory_budget_gb or limit.size
-    if 8 * numbers > allowed:
+    budget = budget_within(memory_limit(), config.run.memory_budget_gb)
+    if 8 * numbers > budget.size:
         raise InputError(
-            f"--init={init.init}: needs about {8e-9 * numbers:.3g} GB with {dataset.num_items} "
-            f"items and --width={model.width}, of {1e-9 * allowed:.3g} GB; {advice}, or "
-            "--init=random"
+            f"--init={init.init}: needs about {gigabytes(8 * numbers)} with {dataset.num_items} "
+            f"items and --width={model.width}, of {budget}; {advice}, or --init=random"
         )
 
 

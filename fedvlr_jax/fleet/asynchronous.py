@@ -147,6 +147,7 @@ class AsynchronousParticipation:
             start_s=start,
             end_s=timeline.time,
             staleness=of((len(timeline.steps) - f.version for f, _ in everyone), np.int64),
+            training=np.array(sorted(f.client for f in timeline.flights), np.int64),
         )
 
     def _fill(self, seed: int, timeline: _Timeline, counted: list[Flight]) -> None:

@@ -30,6 +30,8 @@ class RoundSchedule(NamedTuple):
       start_s, end_s: of the round.
       staleness: int64 [K], server steps between the broadcast that the client trained on and the
         step that takes its upload; None if every client has the newest broadcast.
+      training: int64 [M], the clients that have downloaded a broadcast and still train at the end
+        of the round; a later round lists them as sampled. None for no client.
     """
 
     sampled: np.ndarray
@@ -38,6 +40,7 @@ class RoundSchedule(NamedTuple):
     start_s: float
     end_s: float
     staleness: np.ndarray | None = None
+    training: np.ndarray | None = None
 
 
 class Participation(Protocol):

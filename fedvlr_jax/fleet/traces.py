@@ -16,7 +16,9 @@ def from_trace(trace: str, num_clients: int) -> Availability:
     """Sessions from the CSV file `trace` with the columns client, start, end; times in s from 0.
 
     Clients are numbered from 0, in the order of the data set. After its last end, the trace starts
-    again. A file that has not changed is read once, for the clock and for its expected reports.
+    again. A session that begins where another one of its client ends continues it; so does one that
+    begins at 0 where another one has the last end. A file that has not changed is read once, for
+    the clock and for its expected reports.
 
     Raises:
       InputError: a row is invalid, or a client has no session. The message names it.
@@ -35,6 +37,7 @@ def _from_unchanged_trace(
     client, start, end = (table[name].to_numpy() for name in ("client", "start", "end"))
     order = np.lexsort((start, client))
     client, start, end = client[order], start[order], end[order]
+    period, share = float(end.max()), float((end - start).sum() / (end.max() * num_clients))
     same = client[1:] == client[:-1]
     overlap = np.flatnonzero(same & (start[1:] < end[:-1]))
     if len(overlap):
@@ -49,10 +52,9 @@ def _from_unchanged_trace(
             f"--trace={trace}: {len(missing)} of {num_clients} clients have no session, the first "
             f"is {missing[0]}; give each client at least one"
         )
-    period = float(end.max())
+    client, start, end = _joined(client, start, end)
     # One sorted array over all clients: client c's starts are in [2 c period, 2 c period + period).
     key = 2 * client * period + start
-    share = float((end - start).sum() / (period * num_clients))
 
     def until(seed: int, clients: np.ndarray, time: float) -> np.ndarray:
         within = time % period
@@ -62,6 +64,25 @@ def _from_unchanged_trace(
         return np.where(inside, time - within + end[last], time)
 
     return Availability(until, max(share, 1e-6))
+
+
+def _joined(
+    client: np.ndarray, start: np.ndarray, end: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sessions, sorted by client and start, with those joined that touch.
+
+    The end of a session that goes on when the trace starts again is after the trace's end; it is
+    inf for a client who is always available.
+    """
+    period = end.max()
+    apart = (client[1:] != client[:-1]) | (start[1:] > end[:-1])
+    begins, ends = np.append(True, apart), np.append(apart, True)
+    client, start, end = client[begins], start[begins], end[ends]
+    first = np.flatnonzero(np.append(True, client[1:] != client[:-1]))
+    last = np.append(first[1:], len(client)) - 1
+    over = (start[first] == 0) & (end[last] == period)
+    end[last[over]] = np.where(first == last, np.inf, period + end[first])[over]
+    return client, start, end
 
 
 def _read_trace(path: Path, num_clients: int) -> pd.DataFrame:

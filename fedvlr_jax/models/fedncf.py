@@ -82,7 +82,7 @@ def _gmf(shared: PyTree, private: PyTree) -> Linear:
 
 
 def fedncf() -> Backbone:
-    """A shared `NeuMF` and two private vectors; clients weigh as many as their items."""
+    """A shared `NeuMF` and two private vectors. A client has the weight of its number of items."""
     return Backbone(
         init_shared=_init_shared,
         init_private=_init_private,

@@ -112,13 +112,13 @@ def _content(table: Table) -> Iterator[Block]:
     """The blocks of a text file without its header; none is blank."""
     found = blocks(table.path, quoted=table.quoted)
     if table.header and (first := next(found, None)) is not None:
-        found = itertools.chain([_without_header(table, first)], found)
+        found = itertools.chain([_without_header(first)], found)
     for block in found:
         if block.text and not block.text.isspace():
             yield block
 
 
-def _without_header(table: Table, block: Block) -> Block:
+def _without_header(block: Block) -> Block:
     """The block after its first line that is not blank."""
     start = 0
     while True:

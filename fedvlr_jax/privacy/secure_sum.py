@@ -29,7 +29,7 @@ import numpy as np
 from fedvlr_jax.errors import InputError
 
 PRIME = 2**61 - 1
-SEED_BYTES, SHARE_BYTES, KEY_BYTES = 4, 8, 32
+SHARE_BYTES, KEY_BYTES = 8, 32
 
 
 class Aborted(ArithmeticError):

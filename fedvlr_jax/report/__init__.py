@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING, Any
 from fedvlr_jax.report.atomic_files import replace_file, replacing
 from fedvlr_jax.report.progress import Progress
 from fedvlr_jax.report.run_directory import RunDirectory
-from fedvlr_jax.report.tables import markdown_table, print_summary, summary_table
+from fedvlr_jax.report.tables import print_summary, summary_table
 from fedvlr_jax.report.workdir import locked
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ __all__ = [
     "Progress",
     "RunDirectory",
     "locked",
-    "markdown_table",
     "print_summary",
     "render_report",
     "replace_file",

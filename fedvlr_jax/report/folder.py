@@ -106,10 +106,8 @@ def sentence(groups: Sequence[Group], compared: Sequence[Mapping[str, Any]], lab
     for group in best:
         data = f"{group.dataset}: " if len(best) > 1 else ""
         others = len({g.label for g in groups if g.dataset == group.dataset})
-        parts.append(
-            f"{data}{group.label} has the best validation {label} of {others} "
-            f"choice{'s' if others > 1 else ''}: {group.mean:.2f} %."
-        )
+        first = "the only choice, has" if others == 1 else f"the best of {others} choices, has"
+        parts.append(f"{data}{group.label}, {first} a validation {label} of {group.mean:.2f} %.")
     if compared:
         parts.append(_remaining(compared))
     return " ".join(parts)
@@ -122,10 +120,10 @@ def _remaining(compared: Sequence[Mapping[str, Any]]) -> str:
     directions = ""
     if clear and len(against) == 1:
         above, (first,) = sum(clear), against
-        directions = f": {above} above and {len(clear) - above} below {first}"
+        directions = f" ({above} above and {len(clear) - above} below {first})"
     return (
-        f"{len(clear)} of {len(compared)} paired differences on the test part remain after Holm's "
-        f"correction at 5 %{directions}."
+        "Paired differences on the test part that remain after Holm's correction at 5 %: "
+        f"{len(clear)} of {len(compared)}{directions}."
     )
 
 

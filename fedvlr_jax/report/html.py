@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from fedvlr_jax.report import plots, results, router_plots, tables
+from fedvlr_jax.report import curves, plots, results, router_plots, tables
 from fedvlr_jax.report import verdict as verdicts
 from fedvlr_jax.report.costs import cost_curves, cost_rows
 
@@ -173,8 +173,8 @@ def _cold_note(summary: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _curves(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[Markup]:
     selected = summary.get("selected_round")
-    validation = [plots.validation_curve(metrics, m, selected) for m in ("ndcg@50", "hr@50")]
-    training = [plots.loss_curve(metrics), plots.clipped_curve(metrics)]
+    validation = [curves.validation_curve(metrics, m, selected) for m in ("ndcg@50", "hr@50")]
+    training = [curves.loss_curve(metrics), curves.clipped_curve(metrics)]
     return figures([*validation, *training, *cost_curves(summary)])
 
 

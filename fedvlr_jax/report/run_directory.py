@@ -6,10 +6,7 @@ finite is refused before anything is written.
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +17,13 @@ from fedvlr_jax.config import with_current_names
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report.atomic_files import append_line, replace_file
 from fedvlr_jax.report.strict_json import dump, parse_object
+from fedvlr_jax.report.users_archive import dump_users, parse_users
 from fedvlr_jax.report.workdir import check_writable, reason, workdir_errors
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 USERS, REPORT = "users.npz", "report.html"
 # The statement of a run with --privacy, and its spent rounds.
 PRIVACY, LEDGER = "privacy.json", "ledger.json"
-# In users.npz: the index of each user's first target, and the arrays with one row per target.
-TARGETS, PER_TARGET = "target_indptr", ("ahead", "tied")
 # In the order of removal when a run is overwritten: first the file that marks it as finished.
 RUN_FILES = (SUMMARY, REPORT, USERS, METRICS, CONFIG)
 # Also removed, if they exist.
@@ -121,15 +117,7 @@ class RunDirectory:
           ValueError: an array has Python objects (it would need pickle), or the arrays have
             different lengths.
         """
-        arrays = {name: np.asarray(value) for name, value in users.items()}
-        for name, value in arrays.items():
-            if value.dtype.hasobject:
-                raise ValueError(f"{USERS}: {name} holds Python objects; give numbers or str")
-        if problem := _uneven(arrays):
-            raise ValueError(f"{USERS}: {problem}")
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
-        self._write(USERS, content.getvalue())
+        self._write(USERS, dump_users(USERS, users))
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Adds one line to metrics.jsonl: the whole line or nothing.
@@ -185,17 +173,7 @@ class RunDirectory:
     def read_users(self) -> dict[str, np.ndarray]:
         """The arrays of users.npz. Raises InputError for a missing or damaged file."""
         path = self.path / USERS
-        content = _read(path, missing="the run has not finished")
-        try:
-            loaded = np.load(io.BytesIO(content), allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                raise ValueError("it is one array")
-            users = {name: loaded[name] for name in loaded.files}
-        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{path}: damaged, no archive of NumPy arrays: {error}") from None
-        if problem := _uneven(users):
-            raise InputError(f"{path}: damaged: {problem}")
-        return users
+        return parse_users(_read(path, missing="the run has not finished"), str(path))
 
     def has_results(self) -> bool:
         """Whether the run has finished: summary.json exists, whole or damaged."""
@@ -244,21 +222,3 @@ def _read(path: Path, missing: str) -> bytes:
 
 def _read_object(path: Path, missing: str = "this is not the directory of a run") -> dict[str, Any]:
     return parse_object(_read(path, missing), str(path))
-
-
-def _uneven(arrays: Mapping[str, np.ndarray]) -> str:
-    """The fault of the arrays' first axes; "" for none."""
-    for name, value in arrays.items():
-        if value.ndim == 0:
-            return f"{name} has no axis of users"
-    lengths = {name: len(value) for name, value in arrays.items()}
-    if TARGETS in arrays:
-        lengths[TARGETS] -= 1
-        size = int(arrays[TARGETS][-1]) if len(arrays[TARGETS]) else 0
-        for name in PER_TARGET:
-            if (found := lengths.pop(name, size)) != size:
-                return f"{name} has {found} rows, {TARGETS} counts {size} targets"
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        return f"the arrays differ in their number of users: {listed}"
-    return ""

@@ -1,8 +1,7 @@
-"""The results of a run as a table: on a terminal and in Markdown."""
+"""The results of a run as a table on a terminal."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -129,27 +128,6 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         console.print(_terminal_cutoffs(summary))
 
 
-def markdown_table(summary: Mapping[str, Any]) -> str:
-    """The same table in Markdown, with its caption; the model and the best values bold."""
-    rows, shown = methods(summary), columns(summary)
-    best = best_values(rows, shown)
-    lines = [
-        "| " + " | ".join(["method", *(f"{METRIC_LABELS[m]} {s}" for s, m in shown)]) + " |",
-        "|:--" + "|--:" * len(shown) + "|",
-    ]
-    for row in rows:
-        name = _escape(f"{row.name} ({row.options})" if row.options else row.name)
-        cells = [f"**{name}**" if row.is_model else name]
-        for part, metric in shown:
-            found = estimate(row.test, metric, part)
-            text = "–" if found is None else f"{found.value:.1f}"
-            if found is not None and found.value == best[part, metric]:
-                text = f"**{text}**"
-            cells.append(f"{text} {_interval(found)}".rstrip())
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", _escape(_with_skipped(table_caption(summary), summary)), ""])
-
-
 def _cell(found: Estimate | None, best: float | None) -> Text:
     if found is None:
         return Text("–", style="dim")
@@ -168,9 +146,3 @@ def _interval(found: Estimate | None) -> str:
 def _with_skipped(caption: str, summary: Mapping[str, Any]) -> str:
     skipped = "; ".join(f"{name} ({why})" for name, why in skipped_baselines(summary).items())
     return f"{caption} Not run: {skipped}." if skipped else caption
-
-
-def _escape(text: str) -> str:
-    """Escapes text for a Markdown cell: no cell border, no tag, no line break."""
-    text = re.sub(r"([\\|*_`\[\]])", r"\\\1", text.replace("<", "&lt;"))
-    return " ".join(text.split())

@@ -207,8 +207,10 @@ def users_differ(summary: Mapping[str, Any]) -> str:
     differ = "Users hardly differ" if spread < 0.02 else f"Users differ {much}"
     equal = f"equal weights of {1 / max(1, len(views)):.3f}"
     tests = "(t-tests over clients, Holm's correction, 5 %)"
+    one = f"The mean weight of {', '.join(apart)} differs"
+    which = one if len(apart) == 1 else f"The mean weights of {', '.join(apart)} differ"
     found = (
-        f"The mean weight of {', '.join(apart)} differs significantly from {equal} {tests}."
+        f"{which} significantly from {equal} {tests}."
         if apart
         else f"No view's mean weight differs significantly from {equal} {tests}."
     )

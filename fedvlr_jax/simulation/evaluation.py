@@ -13,15 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedvlr_jax.attacks import Hostile
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.pairs import ChunkLists, chunk_lists, in_part_order
+from fedvlr_jax.evaluation.exposure import promoted
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.simulation.buckets import in_user_order
 
 
 class HeldOut(NamedTuple):
-    """One split of the data set, as the chunks of clients of each bucket rank it.
+    """One of the `Evaluation.parts`, as the chunks of clients of each bucket rank it.
 
     Attributes:
       targets: the items to rank, a `ChunkLists` per bucket.
@@ -51,25 +53,36 @@ class Evaluation:
     Attributes:
       buckets: int64 [n_b] each, the user indices of each bucket.
       chunks: how each bucket is cut.
+      hostile: the hostile clients; None without them.
     """
 
     config: Config
     dataset: Dataset
     buckets: tuple[np.ndarray, ...]
     chunks: tuple[BucketChunks, ...]
+    hostile: Hostile | None = None
+
+    @functools.cached_property
+    def parts(self) -> dict[str, Interactions]:
+        """The items to rank: "valid", "test" and, with hostile clients, "promoted"."""
+        parts = {"valid": self.dataset.valid, "test": self.dataset.test}
+        if self.hostile is not None:
+            parts["promoted"] = promoted(self.dataset, self.hostile.targets, self.hostile.first)
+        return parts
 
     @functools.cached_property
     def held_out(self) -> dict[str, HeldOut]:
-        """The targets of "valid" and "test", and the masked items beside the histories."""
-        valid, test = self.dataset.valid, self.dataset.test
+        """The targets of each of the `parts`, and the masked items beside the histories."""
+        valid = self.dataset.valid
         no_pairs = np.zeros((2, 0), np.int64)
         none = Interactions.from_pairs(
             user=no_pairs[0], item=no_pairs[1], num_users=valid.num_users, num_items=valid.num_items
         )
         mask_test = valid if self.config.evaluation.mask == "train+valid" else none
-        targets = zip(*self.lists(valid, test), strict=True)
-        masked = zip(*self.lists(none, mask_test), strict=True)
-        splits = zip(("valid", "test"), targets, masked, strict=True)
+        masks = {"valid": none, "test": mask_test, "promoted": valid}
+        targets = zip(*self.lists(*self.parts.values()), strict=True)
+        masked = zip(*self.lists(*(masks[split] for split in self.parts)), strict=True)
+        splits = zip(self.parts, targets, masked, strict=True)
         return {split: HeldOut(targets, masked) for split, targets, masked in splits}
 
     def lists(self, *parts: Interactions) -> list[list[ChunkLists]]:
@@ -86,7 +99,7 @@ class Evaluation:
         """The results of the buckets in the order of the data set.
 
         Args:
-          split: "valid" or "test".
+          split: a name of `parts`.
           results: one entry per bucket, host arrays: `Ranks` with counts [C, Q] as in the lists and
             `finite` [R], and the router's weights [R, G].
 
@@ -96,7 +109,7 @@ class Evaluation:
         """
         ranks, weights = zip(*results, strict=True)
         entries = [lists.entry for lists in self.held_out[split].targets]
-        size = len(getattr(self.dataset, split))
+        size = len(self.parts[split])
         ahead, tied = (
             in_part_order(entries, [getattr(bucket, name) for bucket in ranks], size)
             for name in ("ahead", "tied")

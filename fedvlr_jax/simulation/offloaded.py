@@ -119,7 +119,9 @@ class Offloaded:
             share = clients.shape[1] // setup.num_parts
             bounds = np.arange(0, clients.size + 1, share)
             chunks.append(BucketChunks(clients.ravel(), bounds))
-        return Evaluation(setup.config, setup.population, setup.buckets, tuple(chunks))
+        return Evaluation(
+            setup.config, setup.population, setup.buckets, tuple(chunks), setup.hostile
+        )
 
     @functools.cached_property
     def _views(self) -> Callable[..., jax.Array]:

@@ -141,7 +141,9 @@ class OnDevice:
             begins = np.arange(0, size, share)[:, None] + of_device[:-1]
             beyond = np.full(size - len(users), setup.population.num_users)
             chunks.append(BucketChunks(np.append(users, beyond), np.append(begins, size)))
-        return Evaluation(setup.config, setup.population, setup.buckets, tuple(chunks))
+        return Evaluation(
+            setup.config, setup.population, setup.buckets, tuple(chunks), setup.hostile
+        )
 
     @functools.cached_property
     def targets(self) -> dict[str, tuple[tuple[Pairs, ...], tuple[Pairs, ...]]]:

@@ -146,6 +146,7 @@ class _Parts(NamedTuple):
 
     def task(self, *, weighted: bool) -> Task:
         """The inputs of a plan; `weighted`: whether the histories have weights."""
+        # Of all clients: the draws of negatives need every history inside the pool.
         pool = negative_pool(self.population.train, self.config.evaluation.negative_pool)
         return Task(self.model, self.config, pool, self.aggregator, weighted=weighted)
 

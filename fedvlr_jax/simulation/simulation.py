@@ -157,7 +157,8 @@ class Simulation:
         """Ranks of every user's held-out items of "valid" or "test" among all items.
 
         The user's train items are masked and, for "test" under the strict protocol, its
-        validation items.
+        validation items. With hostile clients, "promoted" ranks their targets for the users who
+        have them neither in train nor in validation, and masks the items of both.
 
         Returns:
           `Ranks` of NumPy arrays: ahead, tied int32 [P] in the order of the split, finite
@@ -258,7 +259,11 @@ def make_simulation(
 ) -> Simulation:
     """Prepares `dataset` for the federation that `config` describes.
 
-    With --attack, hostile clients join the population behind the users.
+    With --attack, hostile clients join the population behind the users. The closed form of --init
+    and --init_router is computed here, not in `init`, because the shape of the state and the
+    memory estimate depend on it; it is the same for every seed, except under --privacy. It takes
+    seconds on the host for 1,000 clients and longer for more (docs/scaling.md). `auto`, the
+    default, is such a form for a plain federation; init="random" takes no time.
 
     Args:
       config: the options; every `auto` is resolved here. dataset: the users and items.
@@ -272,7 +277,8 @@ def make_simulation(
       first called.
 
     Raises:
-      InputError: choices that do not fit the data set, or an argument of another type.
+      InputError: choices that do not fit the data set, a closed form that does not fit into the
+        memory or is not finite, or an argument of another type.
     """
     _check_type("config", config, Config)
     _check_type("dataset", dataset, Dataset)

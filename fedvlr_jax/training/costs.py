@@ -165,7 +165,8 @@ def summarise_costs(
       "participation_gini", and "curve": of each evaluation its round, hours, bytes, Wh and
       validation NDCG@50, and "reached": for the shares in SHARES_OF_BEST, the first point of the
       curve at that share of the best NDCG@50. With --buffer also "mean_staleness" and
-      "max_staleness" of the uploads.
+      "max_staleness" of the uploads. Bytes include the downloads of the clients that still train
+      at the end; "sampled" and the clients' time do not include these clients.
     """
     costs: dict[str, Any] = {"client_round_bytes": client_bytes(simulation)}
     before = bytes_before_training(simulation.config, simulation.model, simulation.population)
@@ -182,14 +183,17 @@ def summarise_costs(
     staleness: list[np.ndarray] = []
     end = np.zeros(rounds + 1)
     by_round = [RoundCosts(bytes_up=before[1].sum(), bytes_down=before[0] * len(before[1]))]
+    unfinished = [RoundCosts()]
     for number in range(rounds):
         schedule = simulation.participation.round(seed, number)
         took_part[schedule.sampled[schedule.responded]] += 1
         if schedule.staleness is not None:
             staleness.append(schedule.staleness[schedule.responded])
         by_round.append(_costs_of_round(schedule, down, up, request))
+        unfinished.append(_costs_in_training(schedule, down, request))
         end[number + 1] = schedule.end_s
-    totals = [RoundCosts(*total) for total in np.cumsum(np.array(by_round, float), axis=0)]
+    until_round = np.cumsum(np.array(by_round, float), axis=0) + np.array(unfinished, float)
+    totals = [RoundCosts(*total) for total in until_round]
     total = totals[-1]
     curve = [
         {
@@ -244,6 +248,17 @@ def _costs_of_round(
         wasted_s=schedule.busy_s[~responded].sum(),
         server_s=schedule.end_s - schedule.start_s,
     )
+
+
+def _costs_in_training(
+    schedule: RoundSchedule, down: np.ndarray, request: np.ndarray
+) -> RoundCosts:
+    """The bytes so far of the clients that still train at the end of the round.
+
+    Their other costs belong to the round that lists them as sampled.
+    """
+    clients = np.zeros(0, np.int64) if schedule.training is None else schedule.training
+    return RoundCosts(bytes_down=down[clients].sum(), bytes_up=request[clients].sum())
 
 
 def metrics_by_tier(

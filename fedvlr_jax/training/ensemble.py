@@ -219,7 +219,7 @@ def _reported(
     on_evaluation: Callable[[list[RunState], float], None],
     ends: Callable[[list[RunState]], Collection[int]],
 ) -> list[RunState]:
-    """The runs after an evaluation, those of `ends` stopped."""
+    """Reports an evaluation. Returns the runs; those that `ends` names are stopped."""
     on_evaluation(runs, clock.rounds_per_s)
     ended = ends(runs)
     return [run._replace(stopped=ENDED) if n in ended else run for n, run in enumerate(runs)]

@@ -184,15 +184,16 @@ def summarise_attack(simulation: Simulation, run: RunState) -> dict[str, Any]:
     """
     hostile, dataset, config = simulation.hostile, simulation.dataset, simulation.config
     assert hostile is not None
-    ks = (5, 10, 20)
+    pairs = simulation.engine.evaluation.parts["promoted"]
 
-    def exposure_at(state: State) -> dict[str, Any]:
-        recommended, _ = simulation.recommend(state, min(max(ks), dataset.num_items))
-        return exposure(recommended, hostile.targets, dataset, ks)
+    def exposure_at(state: State) -> dict[str, float]:
+        ranks = simulation.evaluate(state, "promoted")
+        return exposure(ranks.ahead, ranks.tied, pairs, ks=(5, 10, 20))
 
     test = simulation.evaluate(run.state, "test")
     return {
         "hostile": hostile.size,
+        "targets": hostile.targets.tolist(),
         "test": averages(test.ahead, test.tied, dataset, "test", config.evaluation.cutoffs),
         **exposure_at(run.state),
         "selected": exposure_at(run.best_state),

@@ -10,10 +10,10 @@ import pytest
 from fedvlr_jax.attacks import plan_hostile, with_hostile
 from fedvlr_jax.config import AttackConfig, Config
 from fedvlr_jax.contracts import check_dataset
-from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.dataset import Dataset, Interactions
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.evaluation.exposure import exposure
+from fedvlr_jax.evaluation.exposure import exposure, promoted
 from fedvlr_jax.evaluation.metrics import slices
 from fedvlr_jax.reduce import REDUCTIONS
 from fedvlr_jax.simulation import make_simulation
@@ -32,6 +32,10 @@ def small(**choices):
     plain = dict(fusion="none", width=4, local_epochs=2, rounds=4, eval_every=2, baselines=False)
     plain |= dict(server_optimizer="sgd", server_lr_items=30.0, server_decay=0.0)
     return Config.from_flat(**{"init": "random", **plain, "hostile_share": 0.2, **choices})
+
+
+def parts_of(simulation):
+    return simulation.engine.evaluation.parts
 
 
 def after(config, rounds=2):
@@ -116,21 +120,50 @@ def test_targets_are_cold_or_popular():
         plan_hostile(AttackConfig(num_targets=7), dataset())
 
 
-def test_exposure_by_hand():
-    """Of 40 honest users those without the target count; one hostile row more does not."""
+def test_users_count_who_do_not_have_the_target():
+    """Of 40 honest users; the hostile ones behind them do not count."""
     data = dataset()
     target = int(np.argmax(data.train.item_counts + data.valid.item_counts))
     own = {int(u) for part in (data.train, data.valid) for u in part.users[part.item == target]}
-    others = [user for user in range(40) if user not in own]
-    recommended = np.full((41, 3), -1)
-    recommended[others[0], 2] = recommended[others[1], 0] = target
-    recommended[40] = target
-    found = exposure(recommended, [target], data, [1, 3])
-    assert found["users"] == len(others)
-    assert found["er@1"] == pytest.approx(1 / len(others))
-    assert found["er@3"] == pytest.approx(2 / len(others))
-    # A list of all items there are is as long as any cut-off.
-    assert exposure(recommended, [target], data, [20])["er@20"] == found["er@3"]
+    config = AttackConfig(hostile_share=0.2)
+    population = with_hostile(config, data, plan_hostile(config, data))
+    pairs = promoted(population, np.array([target]), 40)
+    assert pairs.num_users == 48 and set(pairs.item) == {target}
+    assert set(pairs.users) == set(range(40)) - own
+
+
+def test_exposure_by_hand():
+    """Item 7 has four users, item 9 two of them, item 8 none."""
+    pairs = Interactions.from_pairs(
+        user=[0, 1, 2, 3, 1, 2], item=[7, 7, 7, 7, 9, 9], num_users=5, num_items=10
+    )
+    # In the order of the users: 7 of user 0, 7 and 9 of user 1, 7 and 9 of user 2, 7 of user 3.
+    ahead, tied = np.array([0, 2, 0, 5, 1, 1]), np.array([0, 0, 1, 0, 3, 0])
+    found = exposure(ahead, tied, pairs, ks=(1, 3, 100))
+    # 7 is first for user 0. 9 is first for user 1 in half of the two orders.
+    assert found["er@1"] == pytest.approx((1 / 4 + 0.5 / 2) / 2)
+    # 7 is among three for users 0, 1 and 3. 9 is for user 1, and for user 2 at ranks 2 and 3 of 2
+    # to 5.
+    assert found["er@3"] == pytest.approx((3 / 4 + (1 + 2 / 4) / 2) / 2)
+    assert found["er@100"] == 1.0 and found["users"] == 3.0
+    nobody = Interactions.from_pairs(user=[], item=[], num_users=5, num_items=10)
+    assert exposure(np.zeros(0), np.zeros(0), nobody, ks=(1,)) == {"users": 0.0, "er@1": 0.0}
+
+
+@pytest.mark.parametrize("store", ["device", "host"])
+def test_a_constant_score_exposes_by_chance(store):
+    """All scores tie: K places among the items that a user has neither in train nor validation."""
+    config = small(attack="pieck_uea", store=store)
+    simulation = make_simulation(config, dataset())
+    state = simulation.init()
+    zero = jax.tree.map(lambda leaf: 0 * leaf, state.server.shared)
+    state = state._replace(server=state.server._replace(shared=zero))
+    ranks = simulation.evaluate(state, "promoted")
+    pairs = parts_of(simulation)["promoted"]
+    candidates = 60 - dataset().train.counts - dataset().valid.counts
+    np.testing.assert_array_equal(ranks.tied + 1, candidates[pairs.users])
+    found = exposure(ranks.ahead, ranks.tied, pairs, ks=(10,))
+    assert found["er@10"] == pytest.approx(np.mean(10 / candidates[pairs.users]))
 
 
 @pytest.mark.parametrize("name", ["pieck_uea", "fedrec"])
@@ -199,7 +232,6 @@ def test_published_attacks_reach_half_of_the_users_against_the_mean(name):
     config = small(attack=name, hostile_share=0.05, width=16, local_epochs=5, server_lr_items=300.0)
     simulation = make_simulation(config, dataset(1000, 1700))
     state, _ = simulation.run_rounds(simulation.init(), 5)
-    recommended, _ = simulation.recommend(state, 10)
-    hostile = simulation.hostile
-    found = exposure(recommended, hostile.targets, simulation.dataset, [10])
+    ranks, pairs = simulation.evaluate(state, "promoted"), parts_of(simulation)["promoted"]
+    found = exposure(ranks.ahead, ranks.tied, pairs, ks=(10,))
     assert found["er@10"] >= 0.5, found

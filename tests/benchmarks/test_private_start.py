@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.private_start import accuracy, exchange_noise
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 
 
 def test_the_exchanges_spend_the_whole_epsilon():

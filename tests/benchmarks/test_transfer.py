@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import transfer
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 
 
 @pytest.fixture(scope="module")

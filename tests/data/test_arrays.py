@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 
 # In order of time, "ann" has the items x, z, y, w, and 7 has the items y, w, x.

@@ -8,7 +8,7 @@ import pytest
 from fedvlr_jax.data import dataset as data
 from fedvlr_jax.data.cohorts import multi_hot, pad_histories
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 
 

@@ -210,7 +210,7 @@ def test_the_sentence_encoder_of_the_released_features(tmp_path, data_root):
     """Titles of Beauty through a packaged all-MiniLM-L6-v2 give its text features."""
     package = pytest.importorskip("all_minilm_l6_v2")
     pytest.importorskip("sentence_transformers")
-    from fedvlr_jax.data.registry import load_dataset
+    from fedvlr_jax.data.loading import load_dataset
     from fedvlr_jax.data.titles import read_titles
 
     dataset = load_dataset("Beauty", data_root=data_root)

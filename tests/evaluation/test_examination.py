@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.evaluation.examination import ALIGNED, examine
 
 

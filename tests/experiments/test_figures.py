@@ -15,7 +15,7 @@ from fedvlr_jax.commands.heterogeneity import by_activity, over_seeds
 from fedvlr_jax.commands.launching.config_flags import whole_numbers
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import multi_hot
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation
 from tests.conftest import mostly_slow

@@ -11,7 +11,7 @@ from fedvlr_jax.commands import evaluate
 from fedvlr_jax.commands.launching.faults import Interrupted
 from fedvlr_jax.commands.members import complete, finished_results
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.simulation import make_simulation

@@ -20,7 +20,7 @@ from fedvlr_jax.commands.launching.faults import (
 )
 from fedvlr_jax.commands.one_run.experiment import run_experiment
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.report import Progress, locked
 from fedvlr_jax.simulation import make_simulation

@@ -14,7 +14,7 @@ import threading
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.simulation import make_simulation
 from tests.experiments.test_interruption import go, result
 

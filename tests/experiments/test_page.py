@@ -83,8 +83,8 @@ def test_the_page_has_curves_differences_budgets_and_the_winner(folder):
     table = Table("<b>title", ("choice", "x"), [("fusion=none", "1")], "caption")
     page = render_folder(table, LINES, groups, label=label, unread=unread, files=["sweep.md"])
     assert "<b>title" not in page and "&lt;b&gt;title" in page
-    assert "fusion=mlp has the best validation NDCG@50 of 3 choices: 20.00 %" in page
-    assert "1 of 1 paired differences" in page
+    assert "fusion=mlp, the best of 3 choices, has a validation NDCG@50 of 20.00 %" in page
+    assert "correction at 5 %: 1 of 1" in page
     assert '<td class="number">+1.50</td>' in page and "<strong>0.04</strong>" in page
     assert page.count("<svg") == 1 and "toy: validation NDCG@50" in page
     links = set(re.findall(r'href="([^"#]+)"', page))
@@ -101,7 +101,7 @@ def test_the_page_leaves_out_differences_that_nobody_measured(folder):
     one_user = LINES[1] | {"detectable": float("nan")}
     lines = [LINES[0], nobody, one_user]
     page = render_folder(table, lines, groups, label=label)
-    assert "1 of 1 paired differences" in page and "nan" not in page
+    assert "correction at 5 %: 1 of 1" in page and "nan" not in page
     assert '<td class="number">–</td>' in page
 
 
@@ -231,7 +231,10 @@ def test_the_page_says_how_the_choice_stands_and_whether_users_differ(folder):
     page = render_folder(Table("t", ("c",), [], ""), lines, groups, label=label)
     assert "fusion=mlp has 11.3 %" in page
     assert "fusion=mlp: spread of fusion=mlp" in page and "spread of fusion=none" not in page
-    assert "remain after Holm&#39;s correction at 5 %: 1 above and 0 below fusion=none." in page
+    assert (
+        "remain after Holm&#39;s correction at 5 %: 1 of 1 (1 above and 0 below fusion=none)."
+        in page
+    )
 
 
 def data_of(folder):
@@ -345,5 +348,5 @@ def test_columns_of_warm_targets_only_beside_cold_ones(judged, tmp_path):
 def test_choices_have_one_name_on_the_page(tmp_path):
     make_run(tmp_path / "dataset=a_b-fusion=mlp/seed0", 10.0)
     page = folder_page(tmp_path, Table("t", ("c",), [], ""), [{"choice": "dataset=a/b fusion=mlp"}])
-    assert "dataset=a/b fusion=mlp has the best validation" in page
+    assert "dataset=a/b fusion=mlp, the only choice, has a validation" in page
     assert "dataset=a_b-fusion=mlp" not in page

@@ -8,7 +8,7 @@ import pytest
 from fedvlr_jax.commands.launching.faults import Interrupted
 from fedvlr_jax.commands.members import MemberOptions, make_members, train_together
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training.ensemble import Programs

@@ -13,7 +13,7 @@ from rich.console import Console
 from fedvlr_jax.commands.one_run.experiment import run_experiment
 from fedvlr_jax.commands.one_run.privacy_accounts import budget_note, with_held_noise
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import Progress
 from fedvlr_jax.simulation import Simulation, make_simulation

@@ -12,7 +12,7 @@ from fedvlr_jax.commands.flags.table2 import METHODS
 from fedvlr_jax.commands.table2 import GRID, LOCAL_GRID, parse_method, settings_of
 from fedvlr_jax.commands.table3 import client_costs
 from fedvlr_jax.config import Config, EvaluationConfig
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from tests.experiments.commands import SMALL
 

@@ -11,7 +11,7 @@ import sys
 import jax
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.simulation import make_simulation
 from tests.bits import digest
 from tests.oracle.federations import cover, federations, views_of

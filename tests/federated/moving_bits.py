@@ -12,7 +12,7 @@ import numpy as np
 
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.simulation import make_simulation
 
 DEVICES = (1, 2, 4, 1)

@@ -10,7 +10,7 @@ import sys
 import jax
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.buckets import in_user_order
 from fedvlr_jax.training import train

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.reduce import REDUCTIONS

@@ -9,7 +9,7 @@ import pytest
 from fedvlr_jax.commands.one_run.introduction import introduce
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Dataset, Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import rank, scores_of
 from fedvlr_jax.evaluation.baselines.linear import ease
@@ -307,8 +307,7 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
     assert "8 x 2 exchanges, 3 x 3 sweeps of iALS" in exchange.line
     assert exchange.down == 60 * (1 + 8 * (2 * 37 + 6) + 5 + 3 * (1 + 2 + 2) + 3 * 5)
     assert (exchange.up, exchange.once) == (8 * 2 * 37 + 6 + 15 + 15, 3 + 9 + 9)
-    assert "0.162 MB to each, 2.51 kB from it" in exchange.line
-    assert "of its history and 0.084 kB" in exchange.line
+    assert "receives 0.162 MB, and sends 0.084 kB plus 2.51 kB for each item" in exchange.line
     assert ("iALS in " in exchange.line, "no iALS" in exchange.line) == (
         initial.ials[0] > 0,
         initial.ials[0] == 0,
@@ -343,7 +342,7 @@ def test_features_of_the_initialization_are_not_called_unused(synthetic, content
         (dict(backbone="fedavg"), "--init=ease: --backbone=fedavg has no private vector"),
         (dict(views="id,text"), "--init=ease: .*--views=id,text hides the rows"),
         (dict(width=10**8), "--init=ease: needs about .* 60 items and --width=100000000"),
-        (dict(memory_budget_gb=1e-6), "--init=ease: needs about .* of 1e-06 GB"),
+        (dict(memory_budget_gb=1e-6), r"--init=ease: needs about .* of 1e-06 GB \(--memory_"),
         (dict(init_score=1e300), "--init=ease: not finite .* --init_ridge=10"),
         (dict(recency=0.5, init_recency=0.5), "--init_recency=0.5: .*--recency=0.5"),
     ],

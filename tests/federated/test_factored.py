@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.federated.chunking import make_write_back
 from fedvlr_jax.federated.local import LocalInput
 from fedvlr_jax.federated.plans import PLANS

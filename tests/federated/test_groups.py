@@ -11,7 +11,7 @@ import pytest
 from fedvlr_jax import trees
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.config import Config, GroupsConfig
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.clustering import renumbered, spectral_embedding, spectral_groups
 from fedvlr_jax.federated.groups import (

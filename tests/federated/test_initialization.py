@@ -8,7 +8,7 @@ import pytest
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.federated.initialization import (
@@ -105,8 +105,8 @@ def test_what_it_exchanges_is_said(dataset):
     # 60 items: their counts, 2 x 37 columns, 5 of the table; 2 x 37 numbers a row sent.
     assert (
         "2 exchanges" in exchange.line
-        and "0.0192 MB to each" in exchange.line
-        and "0.296 kB from it" in exchange.line
+        and "receives 0.0192 MB, and" in exchange.line
+        and "sends 0.296 kB for each" in exchange.line
     )
 
 
@@ -173,7 +173,7 @@ def test_routers_over_modalities_need_no_exchange(dataset):
     config = Config.from_flat(width=WIDTH, views="text,image", init_router="history")
     simulation = make_simulation(config, dataset)
     (exchange,) = exchanges_of(config, simulation.model, dataset)
-    assert "counts, with every client" in exchange.line and "0 kB from it" in exchange.line
+    assert "counts; before" in exchange.line and "sends 0 kB for each" in exchange.line
     contents = [dataset.features[name] for name in ("text", "image")]
     found = preferences(dataset.train, contents, sharpness=12.0, topics=0)
     weights = simulation.router_weights(simulation.init())

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.federated import preferences as module
 from fedvlr_jax.federated.preferences import preferences
 from tests.federated.test_initialization import random_train

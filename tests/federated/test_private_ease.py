@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated import private_ease
 from fedvlr_jax.federated.exchanges import exchanges_of

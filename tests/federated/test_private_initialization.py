@@ -8,7 +8,7 @@ import pytest
 from fedvlr_jax.commands.members import make_member
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.federated.private_initialization import (
     answers,

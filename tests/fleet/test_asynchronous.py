@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.slices import pack_schedule, slices_of
 from fedvlr_jax.fleet import RoundSchedule
@@ -71,6 +71,8 @@ def test_twenty_events_by_hand():
     ]
     assert all(schedule.responded.all() for schedule in found)
     assert found[5].busy_s.tolist() == [1, 10]
+    still = [s.training.tolist() for s in found]
+    assert still == [[2, 3], [3, 4], [2, 4], [3, 4], [2, 4], [2, 3]]
 
 
 def test_a_client_is_as_fast_as_its_work_there():
@@ -284,6 +286,9 @@ def test_a_run_reports_its_staleness():
     costs = summarise_run(simulation, run, timing)[0]["costs"]
     assert costs["responded"] == 16 and 0 < costs["mean_staleness"] <= 3
     assert costs["max_staleness"] <= 10
+    # Twelve train at any time but at the end of a step, when the last to report is not replaced.
+    assert costs["bytes_down"] == (costs["sampled"] + 11) * costs["client_round_bytes"]["down"]
+    assert costs["bytes_up"] == 16 * costs["client_round_bytes"]["up"]["dense"]
 
 
 @pytest.mark.parametrize(

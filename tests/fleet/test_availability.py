@@ -101,9 +101,22 @@ def test_a_trace_by_hand(tmp_path):
     ask = lambda time: until(0, np.array([0, 1, 2]), time)
     np.testing.assert_array_equal(ask(6.0), [10, 20, 6])
     np.testing.assert_array_equal(ask(10.0), [10, 20, 10])
-    np.testing.assert_array_equal(ask(39.5), [40, 39.5, 40])
+    # Client 0 stays over the end of the trace at 40 s, client 2 does not.
+    np.testing.assert_array_equal(ask(39.5), [50, 39.5, 40])
     # After 40 s it begins again.
     np.testing.assert_array_equal(ask(86.0), [90, 100, 86])
+
+
+def test_sessions_of_a_trace_that_touch_are_one(tmp_path):
+    """Also over its end; a client whose sessions cover it is always available."""
+    rows = "0,5,10\n0,10,30\n1,0,15\n1,15,40\n2,0,8\n2,20,40\n3,0,40\n"
+    found = from_trace(trace(tmp_path, f"client,start,end\n{rows}"), 4)
+    ask = lambda time: found.until(0, np.arange(4), time)
+    np.testing.assert_array_equal(ask(6.0), [30, np.inf, 8, np.inf])
+    np.testing.assert_array_equal(ask(39.0), [39, np.inf, 48, np.inf])
+    np.testing.assert_array_equal(ask(40.0), [40, np.inf, 48, np.inf])
+    np.testing.assert_array_equal(ask(65.0), [70, np.inf, 88, np.inf])
+    assert found.share == pytest.approx((25 + 40 + 28 + 40) / 160)
 
 
 def test_a_trace_is_read_once_until_it_changes(tmp_path, monkeypatch):

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.local import Broadcast, LocalInput
 from fedvlr_jax.federated.plans.slots import make_slots
 from fedvlr_jax.federated.plans.steps import client_keys
 from fedvlr_jax.federated.round import make_train
 from fedvlr_jax.fleet import SCHEMES, round_bytes
-from fedvlr_jax.fleet.transfer import Shape, parsed, serialised
+from fedvlr_jax.fleet.transfer import Shape
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.workload import (
     download_bytes,
@@ -25,6 +25,7 @@ from fedvlr_jax.training.costs import client_bytes
 from fedvlr_jax.training.summary import summarise_run
 from fedvlr_jax.uplink.compress import quantised
 from tests.federated.cases import random_state, random_task
+from tests.fleet.serialised import parsed, serialised
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import Options, prepare, sources, writing
 from tests.conftest import ROOT

@@ -6,7 +6,7 @@ from scipy import sparse
 
 from fedvlr_jax.commands.privacy import clip_bound, defences, line, stated_of, with_contents
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.privacy.attacks import (

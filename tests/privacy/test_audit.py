@@ -10,7 +10,7 @@ import pytest
 from fedvlr_jax.commands import audit as command
 from fedvlr_jax.commands.audit import audited_exchanges, audits, check
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.federated.private_ease import noisy_gram

@@ -56,7 +56,7 @@ def test_it_says_what_was_measured_and_how_to_do_it_again(report):
         "Mean over 204 test users; protocol paper: full ranking of 560 items",
         "No clear difference from EASE, the best baseline, on warm NDCG@50",
         "it is judged on its warm targets",
-        "88 of 204 test users have a target",
+        "Test users: 204; with a cold target",
         "local-only (fusion=none has nothing to train locally)",
         "python -m experiments.train --dataset=KU --rounds=200 --protocol=paper",
         "16 of 560 items never occur in train.",

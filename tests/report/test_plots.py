@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from fedvlr_jax.report import axes, labels, plots, router_plots, study_plots
+from fedvlr_jax.report import axes, curves, labels, plots, router_plots, study_plots
 
 VIEWS = ["id", "text", "image"]
 GROUPS = ["0-10", "11-20", "21-50", "51-100", "101-200", "201-500", "501+"]
@@ -15,8 +15,8 @@ GROUPS = ["0-10", "11-20", "21-50", "51-100", "101-200", "201-500", "501+"]
 def all_figures(run: dict) -> dict[str, str]:
     summary, metrics, users = run["summary"], run["metrics"], run["users"]
     return {
-        "loss": plots.loss_curve(metrics),
-        "validation": plots.validation_curve(metrics, "ndcg@50", 75),
+        "loss": curves.loss_curve(metrics),
+        "validation": curves.validation_curve(metrics, "ndcg@50", 75),
         "methods": plots.method_bars(summary, "hr@50"),
         "activity": plots.activity_bars(summary, users),
         "users": plots.user_distribution(users),
@@ -62,25 +62,25 @@ def test_axes_say_what_they_show_and_in_what_unit(run):
 
 def test_small_numbers_keep_their_digits():
     metrics = [{"round": r, "loss": 0.001 * r} for r in (1, 2)]
-    assert "0.0012" in texts(plots.loss_curve(metrics))
+    assert "0.0012" in texts(curves.loss_curve(metrics))
 
 
 def test_one_evaluation_alone_is_a_point_on_a_whole_round(run):
     metrics = run["metrics"][:1]
-    for svg in (plots.loss_curve(metrics), plots.validation_curve(metrics, "hr@50", 5)):
+    for svg in (curves.loss_curve(metrics), curves.validation_curve(metrics, "hr@50", 5)):
         assert "5" in texts(svg)
         assert "4.75" not in texts(svg)
 
 
 def test_a_selected_round_that_was_not_evaluated_is_not_marked(run):
-    svg = plots.validation_curve(run["metrics"], "hr@50", 7)
+    svg = curves.validation_curve(run["metrics"], "hr@50", 7)
     assert not any("at round" in text for text in texts(svg))
 
 
 def test_nothing_to_draw_is_none(run):
     empty = {"users": 0}
-    assert plots.loss_curve([]) is None
-    assert plots.validation_curve([{"round": 5, "loss": 0.1}], "hr@50", 5) is None
+    assert curves.loss_curve([]) is None
+    assert curves.validation_curve([{"round": 5, "loss": 0.1}], "hr@50", 5) is None
     assert plots.method_bars({"test": empty}, "hr@50") is None
     assert plots.activity_bars({"test": empty | {"activity": {"0-10": empty}}}, {}) is None
     assert plots.user_distribution({}) is None

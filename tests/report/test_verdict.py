@@ -172,6 +172,9 @@ def test_users_differ_by_their_spread_and_not_by_its_rank():
     text = users_differ(summary)
     assert text.startswith("Users hardly differ: on average 1.0 % of a client's weight is on")
     assert "The mean weight of id (0.340) differs significantly from equal weights of 0.333" in text
+    router["p_uniform"] = [0.01, 0.02, 1]
+    several = "The mean weights of id (0.340), text (0.330) differ significantly from equal"
+    assert several in users_differ({**summary, "router": router})
     router |= {"from_mean": 0.3, "p_uniform": [1, 1, 1]}
     text = users_differ({**summary, "router": router})
     assert text.startswith("Users differ clearly") and "No view's mean weight" in text

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import train
 from tests.bits import digest

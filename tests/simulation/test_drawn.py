@@ -10,7 +10,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.checkpointing import Checkpoints, SavedRows, layout
 from fedvlr_jax.commands.one_run.saving import load_run, load_state, save_run
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import drawn, make_simulation, remaking
 from fedvlr_jax.training import RunState

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.checkpointing import Checkpoints, SavedRows, layout
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.federated.store import ClientStore
 from tests.simulation.offloaded_bits import CASES, digest, rows_of, simulate

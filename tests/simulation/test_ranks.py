@@ -7,7 +7,7 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.federated import scoring
 from fedvlr_jax.simulation import make_simulation
 

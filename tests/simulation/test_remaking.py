@@ -11,7 +11,7 @@ from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.one_run import disk
 from fedvlr_jax.commands.one_run.saving import Saver, load_run, load_state
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation, remaking
 from fedvlr_jax.training import new_run

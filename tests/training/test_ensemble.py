@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import train
 from fedvlr_jax.training.ensemble import ENDED, NOT_FINITE, Programs, train_members

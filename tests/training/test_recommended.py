@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.report import render_report
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training.recommended import _chosen, recommended_titles

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.report import RunDirectory, render_report
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.training import train

@@ -9,7 +9,7 @@ import pytest
 
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.dataset import Interactions
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks

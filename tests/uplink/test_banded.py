@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import toeplitz
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.federated.participation import banded_clients, poisson_clients
 from fedvlr_jax.privacy.statement import lines, statement
 from fedvlr_jax.simulation import make_simulation

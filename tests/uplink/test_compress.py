@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.config import Config
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.workload import broadcast_shape, touched_rows, upload_shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,7 @@ def with_common_init(base: Config, choices: Sequence[Choice]) -> Config:
     return dataclasses.replace(base, init=dataclasses.replace(base.init, init="random"))
 
 
-def note_unused_by(members: Sequence[Member], used: Collection[str] = ()) -> None:
-    """Prints one line for each given flag that has no effect on any member.
-
-    Args:
-      used: flags that the command itself uses.
-    """
+def note_unused_by(members: Sequence[Member]) -> None:
+    """Prints one line for each given flag that has no effect on any member."""
     varied = {name for member in members for name, _ in member.choice}
-    note_unused(*dict.fromkeys(m.config for m in members), varied=varied, used=used)
+    note_unused(*dict.fromkeys(m.config for m in members), varied=varied)

@@ -38,7 +38,7 @@ def with_held_noise(config: Config) -> Config:
 
 
 def budget_note(asked: Config, simulation: Simulation) -> str:
-    """Why the run has fewer rounds than `asked`; "" if it has as many."""
+    """Why the run has fewer rounds than `asked` gives; "" if it has all of them."""
     rounds = simulation.config.federation.rounds
     if rounds == asked.federation.rounds:
         return ""

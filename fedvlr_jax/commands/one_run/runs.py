@@ -19,7 +19,7 @@ import fedvlr_jax
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config, unused
 from fedvlr_jax.config.automatic import automatic_values
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.data.registry import load_dataset
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.data.titles import read_titles
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.selection import resolve_selection
@@ -80,6 +80,8 @@ def check_same(
 ) -> None:
     """Refuses to resume a run that has other flags or data, and names the differences.
 
+    Flags that have their automatic values in both runs are named only if no other flag differs.
+
     Args:
       where: the place of the run, for the message.
       saved, now: (flags, fingerprint of the data) of the saved run and of this call.
@@ -91,10 +93,12 @@ def check_same(
     """
     (was, was_data), (flags, data) = saved, now
     known = {name: repr(value) for name, value in was.items()}
+    names = [name for name, value in flags.items() if name not in free and was.get(name) != value]
+    automatic = _automatic(was) & _automatic(flags)
     differing = [
-        f"--{name} was {known.get(name, 'unknown to the version that saved it')}, is {value!r}"
-        for name, value in flags.items()
-        if name not in free and was.get(name) != value
+        f"--{name} was {known.get(name, 'unknown to the version that saved it')}, is "
+        f"{flags[name]!r}"
+        for name in [name for name in names if name not in automatic] or names
     ]
     if was_data != data:
         differing.append("the data have changed")
@@ -103,6 +107,15 @@ def check_same(
         if can_overwrite:
             remedy = "another directory, the same flags, or --overwrite"
         raise InputError(f"{where}: holds another run: {'; '.join(differing)}; give {remedy}")
+
+
+def _automatic(flags: Mapping[str, Any]) -> set[str]:
+    """The flags that have the values of `auto`; none if `flags` are not those of a run."""
+    try:
+        values = automatic_values(Config.from_flat(**flags))
+    except InputError:
+        return set()
+    return {name for name, value in values.items() if flags.get(name) == value}
 
 
 def _commit() -> str:

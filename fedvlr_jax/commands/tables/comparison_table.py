@@ -87,7 +87,7 @@ def interval_cell(line: Mapping[str, Any]) -> str:
 
 
 def _columns_shown(lines: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The indices of the HEADINGS to show: without cold targets, those of warm ones repeat all."""
+    """The indices of the HEADINGS to show. Without cold targets "warm" would repeat "all"."""
     warm = any(line["slice"] == "warm" for line in lines)
     return [place for place, name in enumerate(HEADINGS) if warm or not name.startswith("warm")]
 
@@ -117,10 +117,12 @@ def write_comparison(
     The caption names those of the `labels` that have no line.
     """
     judged, rules = ({line[name]: None for line in lines} for name in ("slice", "select"))
+    several = any(line["seeds"] > 1 for line in lines)
+    use_t = "To compare a mean over seeds with a single run, use t. " * several
     caption = (
-        f"Test part, percent, mean ± sd over seeds; NDCG@10 and @20, interval and tests (NDCG@50) "
-        f"on {' or '.join(judged)} targets; * best on validation ({', '.join(rules)}). To compare "
-        f"a mean over seeds with a single run, use t. {ON_GAINS}"
+        f"Test part, percent{', mean ± sd over seeds' * several}; NDCG@10 and @20, interval and "
+        f"tests (NDCG@50) on {' or '.join(judged)} targets; * best on validation "
+        f"({', '.join(rules)}). {use_t}{ON_GAINS}"
     )
     finished = {line["choice"] for line in lines}
     missing = [label for label in labels if label not in finished]

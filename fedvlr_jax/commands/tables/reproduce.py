@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
 
 from fedvlr_jax.config import Config
 
@@ -11,22 +10,18 @@ from fedvlr_jax.config import Config
 _OF_THE_FOLDER = frozenset({"workdir", "overwrite", "resume", "store", "store_dir"})
 
 
-def command_of(config: Config, workdir: str = "", without: Collection[str] = ()) -> str:
+def command_of(config: Config, workdir: str) -> str:
     """`fedvlr train` with every flag of `config` that differs from its default.
 
     Args:
-      workdir: of the new run; "": the command has no --workdir and uses the default.
-      without: flags that the command leaves out.
+      workdir: of the new run.
     """
     defaults = Config().flat
-    left_out = {*_OF_THE_FOLDER, *without}
     given = {
         name: value
         for name, value in config.flat.items()
-        if value != defaults[name] and name not in left_out
-    }
-    if workdir:
-        given["workdir"] = workdir
+        if value != defaults[name] and name not in _OF_THE_FOLDER
+    } | {"workdir": workdir}
     return " ".join(["fedvlr train", *(_flag(name, value) for name, value in given.items())])
 
 

@@ -16,7 +16,7 @@ def _same_for_all(score: np.ndarray) -> Model:
 
 
 def random(dataset: Dataset) -> np.ndarray:
-    """A constant score: its expected metrics over ties equal those of random scores exactly."""
+    """A constant score. All items tie, so its metrics are those of random scores in expectation."""
     return np.zeros(dataset.num_items)
 
 
