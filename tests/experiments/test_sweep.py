@@ -56,7 +56,7 @@ def test_bad_values_are_refused(text):
 
 @pytest.mark.parametrize("text", ["", "0,0", "a", "1.5", "-1", "2147483648"])
 def test_bad_seeds_are_refused(text):
-    with pytest.raises(InputError, match="--seeds=.* from 0 to 2147483647"):
+    with pytest.raises(InputError, match=r"--seeds=.* from 0 to 2147483647"):
         parse_seeds(text)
 
 

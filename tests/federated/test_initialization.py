@@ -151,7 +151,7 @@ def test_routers_can_begin_with_the_planted_weights(dataset):
     # A weight below a thousandth counts as one.
     assert truth.min() < 1e-3 < weights.min() * 1.01
     equal = dataclasses.replace(dataset, planted=None)
-    with pytest.raises(InputError, match="draws no weights for hostile clients; .*--attack=none"):
+    with pytest.raises(InputError, match=r"draws no weights for hostile clients; .*--attack=none"):
         make_simulation(config.changed(attack="sign_flip"), dataset)
     with pytest.raises(InputError, match="synthetic has no planted weights"):
         make_simulation(config, equal).init()
