@@ -85,10 +85,24 @@ def stated_of(config: Config, dataset: Dataset, defence: Defence) -> dict[str, A
     return statement(given, dataset.num_users, config.federation.rounds)
 
 
+def half_of(dataset: Dataset, seed: int) -> np.ndarray:
+    """bool [N]: half of the clients, drawn; the membership attack trains on each half.
+
+    Raises:
+      InputError: there is one client.
+    """
+    if dataset.num_users < 2:
+        raise InputError(
+            f"--dataset={dataset.name}: has 1 user, but the membership attack compares two halves "
+            "of the users; give a data set of more"
+        )
+    return np.random.default_rng(seed).permutation(dataset.num_users) % 2 == 0
+
+
 def line(base: Config, dataset: Dataset, defence: Defence, feature_scale: float) -> dict[str, Any]:
     """One line of the table."""
     config = base.changed(**defence.flags).resolved
-    member = np.random.default_rng(base.run.seed).permutation(dataset.num_users) % 2 == 0
+    member = half_of(dataset, base.run.seed)
     _, target = trained(config, dataset, member)
     _, shadow = trained(config, dataset, ~member, shadow=True)
     table = lambda state: np.asarray(state.server.shared["items"], np.float64)
@@ -146,6 +160,8 @@ def main() -> None:
             raise InputError(f"--{name}={value}: give a number above 0")
     contents = with_contents(base, FLAGS.contents)
     dataset = load(base)
+    # Refused before anything is trained.
+    half_of(dataset, base.run.seed)
     # The table has an epsilon, and some defences have noise.
     note_unused(*contents.values(), used=("target_delta", "noise"))
     lines = []

@@ -93,6 +93,16 @@ _SERVER_STEP = Condition(
 _AGGREGATED = Condition(
     lambda c: c.federation.aggregation == "secure" or _SERVER_STEP.holds(c), _SERVER_STEP.otherwise
 )
+# The noise of clients is on the rows that they did not touch too, and a statement counts every
+# release.
+_NOISE_ADDED = Condition(
+    lambda c: (
+        _SERVER_STEP.holds(c)
+        or c.privacy.privacy != "none"
+        or (c.privacy.noise == "client" and c.federation.negatives == "sampled")
+    ),
+    _SERVER_STEP.otherwise,
+)
 _SHARE = Condition(
     lambda c: c.federation.aggregation in RULES_WITH_SHARE,
     "--aggregation={aggregation} does not use it",
@@ -165,6 +175,7 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("init_recency", "init_ials"), (_EASE,)),
     "target_delta": (_PRIVACY,),
     "noise": (_FREE_NOISE, _NOISE),
+    "noise_multiplier": (_NOISE_ADDED,),
     **dict.fromkeys(("hostile_share", "target_items", "num_targets", "attack_seed"), (_ATTACK,)),
     "attack_strength": (_ATTACK, _STRENGTH),
     "available_share": (_UNIFORM,),

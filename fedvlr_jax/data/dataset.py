@@ -105,8 +105,9 @@ class Interactions:
             yield self.of_users(users)._sorted_age()
 
     def _sorted_age(self) -> np.ndarray:
-        # Sort by user, then from newest to oldest. A run is a sequence of equal times.
-        order = np.lexsort((-self.time, self.users))
+        # Sort by user, then from newest to oldest. A run is a sequence of equal times. ~t is
+        # -t - 1; -t of the least int64 would be itself.
+        order = np.lexsort((~self.time, self.users))
         user, time = self.users[order], self.time[order]
         is_first = np.ones(len(self), bool)
         is_first[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])

@@ -55,7 +55,6 @@ REFUSED = {
     "population": 9,
     "honest_share": 0.5,
     "clip_quantile": 0.5,
-    "noise_multiplier": 1.0,
     "noise_bands": 2,
     "defense_items": 3,
     "group_weight": 0.5,
@@ -134,6 +133,11 @@ CASES = {
     "noise": (
         *("central", {"clip_norm": 1.0, "noise_multiplier": 1.0}),
         [{}, {"clip_norm": 1.0}, PRIVATE],
+    ),
+    "noise_multiplier": (
+        # Uploads of few rows: noise is on all rows.
+        *(1.0, {"clip_norm": 1.0, "negatives": "sampled", "local_epochs": 1, **NO_STEP}),
+        [{"clip_norm": 1.0, "noise": n, **NO_STEP} for n in ("client", "central")],
     ),
     "hostile_share": (0.5, {"attack": "sign_flip", "aggregation": "norm_bound"}, [{}]),
     "target_items": ("popular", {"attack": "a_ra"}, [{}]),

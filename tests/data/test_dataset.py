@@ -66,6 +66,18 @@ def test_the_age_does_not_depend_on_the_users_that_are_sorted_at_once(at_once, m
     np.testing.assert_array_equal(train.age, expected)
 
 
+def test_the_least_and_the_largest_time_have_an_age():
+    info = np.iinfo(np.int64)
+    train = data.Interactions.from_pairs(
+        user=np.zeros(3, int),
+        item=np.arange(3),
+        time=np.array([info.min, info.max, 0]),
+        num_users=1,
+        num_items=3,
+    )
+    np.testing.assert_array_equal(train.age, [2, 0, 1])
+
+
 def test_without_times_nothing_is_recent(tmp_path):
     folder = tmp_path / "toy"
     folder.mkdir()

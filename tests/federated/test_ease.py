@@ -367,9 +367,9 @@ def test_a_weight_of_what_the_data_lack_is_refused(synthetic):
     start = lambda **choices: make_simulation(
         Config.from_flat(init="ease", fusion="none", width=5, **choices), plain
     )
-    with pytest.raises(InputError, match=r"--init_content=1.0: .* has no item features"):
+    with pytest.raises(InputError, match=r"--init_content=1\.0: .* has no item features"):
         start(init_content=1.0)
-    with pytest.raises(InputError, match=r"--init_recency=0.5: .* has no time stamps"):
+    with pytest.raises(InputError, match=r"--init_recency=0\.5: .* has no time stamps"):
         start(init_recency=0.5)
     start(init_content=0.0, init_recency=0.0)
 

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from fedvlr_jax.commands.privacy import clip_bound, defences, line, stated_of, with_contents
+from fedvlr_jax.commands.privacy import (
+    clip_bound,
+    defences,
+    half_of,
+    line,
+    stated_of,
+    with_contents,
+)
 from fedvlr_jax.config import Config
+from fedvlr_jax.data.arrays import from_arrays
 from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.plans import PLANS
@@ -21,6 +29,18 @@ from fedvlr_jax.privacy.attacks import (
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.curious_server import client_uploads, on_histories
 from fedvlr_jax.uplink import Needs
+
+
+@pytest.mark.parametrize("users", [1, 2, 5])
+def test_the_membership_attack_needs_two_halves(users):
+    pairs = [(user, item) for user in range(users) for item in range(3)]
+    user, item = zip(*pairs, strict=True)
+    dataset = from_arrays(user=user, item=item)
+    if users == 1:
+        with pytest.raises(InputError, match="--dataset=arrays: has 1 user"):
+            half_of(dataset, 0)
+        return
+    assert half_of(dataset, 0).sum() == -(-users // 2)
 
 
 def test_the_side_of_fewer_rows_is_the_history():
