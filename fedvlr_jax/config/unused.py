@@ -93,6 +93,10 @@ _SERVER_STEP = Condition(
 _AGGREGATED = Condition(
     lambda c: c.federation.aggregation == "secure" or _SERVER_STEP.holds(c), _SERVER_STEP.otherwise
 )
+# Noise under --privacy has a statement, whatever the server does with the sum.
+_NOISED = Condition(
+    lambda c: c.privacy.privacy != "none" or _SERVER_STEP.holds(c), _SERVER_STEP.otherwise
+)
 _SHARE = Condition(
     lambda c: c.federation.aggregation in RULES_WITH_SHARE,
     "--aggregation={aggregation} does not use it",
@@ -164,9 +168,10 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("init_ridge", "init_content", "init_normalization"), (_EASE,)),
     **dict.fromkeys(("init_recency", "init_ials"), (_EASE,)),
     "target_delta": (_PRIVACY,),
-    "noise": (_FREE_NOISE, _NOISE),
+    "noise": (_FREE_NOISE, _NOISE, _SERVER_STEP),
+    "noise_multiplier": (_NOISED,),
     **dict.fromkeys(("hostile_share", "target_items", "num_targets", "attack_seed"), (_ATTACK,)),
-    "attack_strength": (_ATTACK, _STRENGTH),
+    "attack_strength": (_ATTACK, _STRENGTH, _SERVER_STEP),
     "available_share": (_UNIFORM,),
     "speed_activity_correlation": (_CLOCK,),
     "upload_format": (_TRANSFERS,),

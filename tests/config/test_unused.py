@@ -55,7 +55,6 @@ REFUSED = {
     "population": 9,
     "honest_share": 0.5,
     "clip_quantile": 0.5,
-    "noise_multiplier": 1.0,
     "noise_bands": 2,
     "defense_items": 3,
     "group_weight": 0.5,
@@ -133,15 +132,19 @@ CASES = {
     "target_delta": (1e-4, PRIVATE, [{}]),
     "noise": (
         *("central", {"clip_norm": 1.0, "noise_multiplier": 1.0}),
-        [{}, {"clip_norm": 1.0}, PRIVATE],
+        [{}, {"clip_norm": 1.0}, PRIVATE, {**NO_STEP, "clip_norm": 1.0, "noise_multiplier": 1.0}],
     ),
+    "noise_multiplier": (3.0, {"clip_norm": 1.0}, [{**NO_STEP, "clip_norm": 0.1}]),
     "hostile_share": (0.5, {"attack": "sign_flip", "aggregation": "norm_bound"}, [{}]),
     "target_items": ("popular", {"attack": "a_ra"}, [{}]),
     "num_targets": (2, {"attack": "a_ra"}, [{}]),
     "attack_seed": (3, {"attack": "sign_flip"}, [{}]),
     "attack_strength": (
         *(3.0, {"attack": "sign_flip"}),
-        [{}, *({"attack": name} for name in ATTACKS_WITHOUT_STRENGTH)],
+        [
+            *({}, {**NO_STEP, "attack": "sign_flip"}),
+            *({"attack": name} for name in ATTACKS_WITHOUT_STRENGTH),
+        ],
     ),
     "available_share": (0.9, {"participation": "uniform"}, [{}, CLOCK]),
     "speed_activity_correlation": (0.9, CLOCK, [{}]),
@@ -160,7 +163,7 @@ def test_every_flag_is_in_one_list():
     assert CASES.keys() == ACTS.keys()
 
 
-@pytest.mark.parametrize(("name", "value"), REFUSED.items())
+@pytest.mark.parametrize(("name", "value"), [*REFUSED.items(), ("noise_multiplier", 1.0)])
 def test_some_flags_are_refused_where_they_have_no_effect(name, value):
     with pytest.raises(InputError, match=f"--{name}="):
         Config.from_flat(**{name: value})
