@@ -177,7 +177,7 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     "noise": (_FREE_NOISE, _NOISE),
     "noise_multiplier": (_NOISE_ADDED,),
     **dict.fromkeys(("hostile_share", "target_items", "num_targets", "attack_seed"), (_ATTACK,)),
-    "attack_strength": (_ATTACK, _STRENGTH),
+    "attack_strength": (_ATTACK, _STRENGTH, _SERVER_STEP),
     "available_share": (_UNIFORM,),
     "speed_activity_correlation": (_CLOCK,),
     "upload_format": (_TRANSFERS,),

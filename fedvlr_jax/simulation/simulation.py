@@ -260,10 +260,10 @@ def make_simulation(
     """Prepares `dataset` for the federation that `config` describes.
 
     With --attack, hostile clients join the population behind the users. The closed form of --init
-    and --init_router is computed here, not in `init`, because the shape of the state and the
-    memory estimate depend on it; it is the same for every seed, except under --privacy. It takes
-    seconds on the host for 1,000 clients and longer for more (docs/scaling.md). `auto`, the
-    default, is such a form for a plain federation; init="random" takes no time.
+    and --init_router is computed here, not in `init`: it can weigh the histories that training
+    uses, and it is the same for every seed, except under --privacy. It takes seconds on the host
+    for 1,000 clients and longer for more (docs/scaling.md). `auto`, the default of --init, is such
+    a form for a plain federation; init="random" takes no time.
 
     Args:
       config: the options; every `auto` is resolved here. dataset: the users and items.

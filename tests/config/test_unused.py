@@ -145,7 +145,10 @@ CASES = {
     "attack_seed": (3, {"attack": "sign_flip"}, [{}]),
     "attack_strength": (
         *(3.0, {"attack": "sign_flip"}),
-        [{}, *({"attack": name} for name in ATTACKS_WITHOUT_STRENGTH)],
+        [
+            *({}, {**NO_STEP, "attack": "sign_flip"}),
+            *({"attack": name} for name in ATTACKS_WITHOUT_STRENGTH),
+        ],
     ),
     "available_share": (0.9, {"participation": "uniform"}, [{}, CLOCK]),
     "speed_activity_correlation": (0.9, CLOCK, [{}]),
@@ -164,7 +167,7 @@ def test_every_flag_is_in_one_list():
     assert CASES.keys() == ACTS.keys()
 
 
-@pytest.mark.parametrize(("name", "value"), REFUSED.items())
+@pytest.mark.parametrize(("name", "value"), [*REFUSED.items(), ("noise_multiplier", 1.0)])
 def test_some_flags_are_refused_where_they_have_no_effect(name, value):
     with pytest.raises(InputError, match=f"--{name}="):
         Config.from_flat(**{name: value})
