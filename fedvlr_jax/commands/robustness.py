@@ -208,8 +208,9 @@ def main() -> None:
             raise InputError("no run finished; lower --server_lr_items")
         title = f"{dataset.name}, {base.evaluation.protocol}: attacks and rules"
         caption = (
-            "ER@10: share of honest users; HR and NDCG in percent, of their "
-            f"{lines[0]['slice']} targets; after round {base.federation.rounds}. "
+            "ER@10: share of the honest users that have a target among their ten best items. HR "
+            f"and NDCG: percent, {lines[0]['slice']} targets of the honest users. All after round "
+            f"{base.federation.rounds}. "
             f"{len(cells) - len(lines)} of {len(cells)} combinations diverged."
         )
         rows = [row_of(line) for line in lines]

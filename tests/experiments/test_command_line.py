@@ -126,3 +126,10 @@ def test_a_diverging_run_stops_with_its_own_status(run, tmp_path):
 def test_help(module, run):
     result = run(module, "--help")
     assert result.returncode == 0 and "Flags" in result.stdout
+
+
+def test_help_lists_choices_alike_and_breaks_no_name(run):
+    search = run("search", "--help").stdout
+    choice = "--sampler  Sampler of the values of a trial. One of: tpe, random. (default: tpe)\n"
+    assert choice in search and "repeat this option" not in search
+    assert "geometric_median,\n      norm_bound," in run("robustness", "--help").stdout

@@ -186,6 +186,18 @@ def test_printed_tables_fit_80_columns(capsys):
     assert printed.count("1.23 ± 0.45") == 18
 
 
+def test_every_part_of_a_broken_table_names_its_rows(capsys):
+    headings = ("claim", "control", *(f"metric number {n}" for n in range(6)))
+    rows = [("content", f"control {n}", *["1.23 ± 0.45"] * 6) for n in (1, 2)]
+    print_table(Table("title", headings, rows, ""))
+    printed = capsys.readouterr().out
+    parts = printed.count("claim")
+    assert parts > 1 and max(map(len, printed.splitlines())) <= 80
+    assert printed.count("control 1") == printed.count("control 2") == parts
+    print_table(Table("title", headings, [("a", *rows[0][1:]), ("b", *rows[1][1:])], ""))
+    assert capsys.readouterr().out.count("control 1") == 1
+
+
 def test_a_sweep_keeps_the_model_of_its_best_run(monkeypatch, tmp_path):
     values = dict(members_at_once=1, keep_best_model=True, seeds="0,1")
     monkeypatch.setattr(members.training, "FLAGS", types.SimpleNamespace(**values))
