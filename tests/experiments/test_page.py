@@ -26,6 +26,7 @@ from fedvlr_jax.report.folder import (
     beside_baselines,
     best_groups,
     render_folder,
+    sentence,
 )
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -91,6 +92,26 @@ def test_the_page_has_curves_differences_budgets_and_the_winner(folder):
     seeds = {"fusion%3Dnone/seed0/report.html", "fusion%3Dnone/seed1/report.html"}
     assert seeds <= links and "sweep.md" in links
     assert "<script" not in page
+
+
+def test_choices_with_one_best_value_are_all_named(tmp_path):
+    """The printed table marks the first of its lines as the best; so does the page."""
+    for name in ("a", "b", "c"):
+        make_run(tmp_path / name / "seed0", 1.0)
+    lines = [{"choice": choice} for choice in ("b", "a")]
+    table = Table("title", ("choice",), [("b",), ("a",)], "caption")
+    page = folder_page(tmp_path, table, lines)
+    assert "b and 2 others have the same best validation NDCG@50 of 3 choices: 1.00 %" in page
+    assert '<th scope="row">b *</th>' in page and page.count(" *</th>") == 1
+    assert page.index("<h2>Results</h2>") < page.index("<h2>Runs and budgets</h2>")
+    groups, label = groups_of(tmp_path, find_runs(tmp_path))
+    assert "a and b have the same best" in sentence(groups[:2], [], label)
+
+
+def test_validation_chooses_no_attack(folder):
+    table = Table("title", ("attack",), [("alie",)], "caption")
+    page = folder_page(folder, table, [{"attack": "alie", "er@10": 0.5}])
+    assert "has the best validation" not in page
 
 
 def test_the_page_leaves_out_differences_that_nobody_measured(folder):

@@ -172,6 +172,10 @@ def test_users_differ_by_their_spread_and_not_by_its_rank():
     text = users_differ(summary)
     assert text.startswith("Users hardly differ: on average 1.0 % of a client's weight is on")
     assert "The mean weight of id (0.340) differs significantly from equal weights of 0.333" in text
+    equal = router | {"from_mean": 0.0, "from_uniform": 1e-8, "p_uniform": [1, 1, 1]}
+    assert users_differ({**summary, "router": equal}) == (
+        "Users do not differ: every client gives each of the 3 views equal weight."
+    )
     router |= {"from_mean": 0.3, "p_uniform": [1, 1, 1]}
     text = users_differ({**summary, "router": router})
     assert text.startswith("Users differ clearly") and "No view's mean weight" in text
