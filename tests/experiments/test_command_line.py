@@ -128,6 +128,14 @@ def test_help(module, run):
     assert result.returncode == 0 and "Flags" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("flag", "found"), [("rounds=five", "a whole number"), ("client_lr=much", "a number")]
+)
+def test_a_number_that_cannot_be_read(flag, found, run):
+    line = refused(run("train", f"--{flag}"))
+    assert f"--{flag}: expected {found}, found '{flag.partition('=')[2]}'" in line
+
+
 def test_help_lists_choices_alike_and_breaks_no_name(run):
     search = run("search", "--help").stdout
     choice = "--sampler  Sampler of the values of a trial. One of: tpe, random. (default: tpe)\n"

@@ -45,6 +45,11 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+# What Python says of a number that it cannot read, in plain words.
+_OF_PYTHON = {
+    "invalid literal for int() with base 10:": "expected a whole number, found",
+    "could not convert string to float:": "expected a number, found",
+}
 _FILLED = textwrap.TextWrapper(96, subsequent_indent="      ")
 # A long list of names breaks after a comma, and no name inside.
 _FILLED.wordsep_re = re.compile(r"(\s+|(?<=,)(?=\S))")
@@ -104,7 +109,10 @@ def launch(main: Callable[[], None], description: str, *, computes: bool = True)
             if len(rest) > 1:
                 raise InputError(f"{rest[1]!r}: not a flag; flags look like --rounds=50")
         except (flags.Error, InputError, OSError, UnicodeError) as error:
-            fail(BAD_INPUT, error)
+            text = str(error)
+            for found, plain in _OF_PYTHON.items():
+                text = text.replace(found, plain)
+            fail(BAD_INPUT, text)
         return rest
 
     def guarded(_: list[str]) -> None:
