@@ -128,6 +128,14 @@ def test_help(module, run):
     assert result.returncode == 0 and "Flags" in result.stdout
 
 
+def test_the_time_of_the_baselines_is_announced(run):
+    """Tuning them can take longer than the training."""
+    told = "tests and tunes the baselines; --tune_baselines=false takes less time"
+    small = [flag for flag in SMALL if "baselines" not in flag]
+    assert told in run("train", *small, "--workdir=a").stdout.splitlines()
+    assert told not in run("train", *small, "--tune_baselines=false", "--workdir=b").stdout
+
+
 @pytest.mark.parametrize(
     ("flag", "found"), [("rounds=five", "a whole number"), ("client_lr=much", "a number")]
 )
