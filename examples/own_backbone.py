@@ -34,7 +34,7 @@ def main(rounds: int = 20) -> float:
     """Trains the backbone behind the bilevel fusion; returns the loss of the last round."""
     backbone = scaled_product()
     fj.check_backbone(backbone)
-    config = fj.Config.from_flat(rounds=rounds, fusion="bilevel")
+    config = fj.Config.from_flat(rounds=rounds, fusion="bilevel", client_lr=0.3)
     dataset = fj.load_dataset("synthetic", data_root="", synthetic={"users": 200, "items": 300})
     simulation = fj.make_simulation(config, dataset, backbone=backbone)
     state, metrics = simulation.run_rounds(simulation.init(), rounds)

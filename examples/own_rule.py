@@ -25,7 +25,9 @@ def unit_mean() -> fj.Reduce:
 
 def main(rounds: int = 20) -> float:
     """Trains with the rule; returns the loss of the last round."""
-    config = fj.Config.from_flat(rounds=rounds, server_optimizer="sgd", server_lr_items=5.0)
+    config = fj.Config.from_flat(
+        rounds=rounds, init="random", server_optimizer="sgd", server_lr_items=1.0, client_lr=0.3
+    )
     dataset = fj.load_dataset("synthetic", data_root="", synthetic={"users": 200, "items": 300})
     aggregator = fj.make_aggregator(config, dataset.num_users)._replace(reduce=unit_mean())
     fj.check_aggregator(aggregator)

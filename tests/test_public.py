@@ -102,7 +102,8 @@ EXAMPLES = (own_rule, own_backbone, own_dataset, own_clock)
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.__name__)
 @pytest.mark.slow
 def test_an_example_runs(example, capsys):
-    assert np.isfinite(example.main(rounds=2))
+    # All rounds, as a person runs it: a rate may be too large only after a few.
+    assert np.isfinite(example.main())
     assert capsys.readouterr().out
 
 

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from rich.console import Console
 
 from fedvlr_jax.centralized import (
     LEARNING_RATES,
@@ -43,6 +42,7 @@ from fedvlr_jax.commands.members import (
     parse_seeds,
     tuned,
 )
+from fedvlr_jax.commands.members.say import say
 from fedvlr_jax.commands.one_run.finished import validation, write_results
 from fedvlr_jax.commands.one_run.runs import describe, load, required_workdir
 from fedvlr_jax.commands.tables.comparison import compare
@@ -132,7 +132,6 @@ def train_waiting(
     baselines: Callable[[], BaselineSummary],
 ) -> None:
     """Trains the unfinished runs and writes their directories."""
-    console = Console()
     waiting = []
     for run in runs:
         described = functools.partial(_describe, run, dataset)
@@ -154,11 +153,9 @@ def train_waiting(
         directory.write_config(_describe(run, dataset))
         directory.write_metrics(result.evaluations)
         write_results(directory, summary, users)
-        console.print(
+        say(
             f"{run.directory}: validation {summary['select']} {validation(summary):.2f} at epoch "
-            f"{result.best_epoch}, {seconds:.1f} s",
-            markup=False,
-            highlight=False,
+            f"{result.best_epoch}, {seconds:.1f} s"
         )
 
 

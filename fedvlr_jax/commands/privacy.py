@@ -196,10 +196,13 @@ def write_lines(lines: list[dict[str, Any]], base: Config, dataset: Dataset, fol
     ]
     bounds = dict.fromkeys(f"{each['clip_norm']:.3g}" for each in lines)
     caption = (
+        "sign, inversion, shadow, features: F1 of the items of the history that the attack infers, "
+        "1 is all; chance: of as many random items. membership: area under the curve of whether a "
+        "client took part, 0.5 is chance. HR and NDCG in percent. "
         f"{dataset.num_users} clients, {dataset.num_items} items, {base.federation.rounds} rounds, "
         f"clipping at {' and '.join(bounds)}, noise multiplier {FLAGS.multiplier:g}, rows of "
-        f"length {FLAGS.feature_scale:g}; F1 of the histories, AUC of membership; delta "
-        f"{base.privacy.target_delta:g}. Local and central epsilons are not comparable."
+        f"length {FLAGS.feature_scale:g}; delta {base.privacy.target_delta:g}. Local and central "
+        "epsilons are not comparable."
     )
     write_table(
         Table(f"{dataset.name}: attacks", headings, rows, caption), lines, folder / "attacks"

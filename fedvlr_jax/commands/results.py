@@ -129,7 +129,8 @@ def filled(page: str, workdir: Path, figures: Path) -> tuple[str, int]:
     present = [name for name in names if (workdir / name).parent.is_dir()]
     if not present:
         raise InputError(
-            f"--workdir={workdir}: has no folder that the page names, e.g. of {names[0]}"
+            f"--workdir={workdir}: has none of the folders that the page names, such as "
+            f"{Path(names[0]).parent}; --train runs the commands that make them"
         )
     for name in present:
         if not (workdir / name).is_file():

@@ -209,8 +209,9 @@ def main() -> None:
         title = f"{dataset.name}, {base.evaluation.protocol}: attacks and rules"
         judged = lines[0]["slice"]
         caption = (
-            f"ER@10: share of honest users; HR and NDCG in percent, over {judged} targets of these "
-            f"users; after round {base.federation.rounds}. "
+            "ER@10: share of the honest users without a target who get it among their ten best "
+            f"items. HR and NDCG: percent, {judged} targets of the honest users. All after round "
+            f"{base.federation.rounds}. "
             f"{len(cells) - len(lines)} of {len(cells)} combinations diverged."
         )
         rows = [row_of(line) for line in lines]

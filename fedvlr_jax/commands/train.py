@@ -26,6 +26,8 @@ from fedvlr_jax.commands.launching.processes import any_process, is_first, join_
 from fedvlr_jax.commands.one_run.experiment import run_experiment
 from fedvlr_jax.commands.one_run.privacy_accounts import budget_note, with_held_noise
 from fedvlr_jax.commands.one_run.runs import load
+from fedvlr_jax.config import Config
+from fedvlr_jax.config.automatic import against_ease
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import check_fits
 from fedvlr_jax.privacy.statement import lines as statement_lines
@@ -49,6 +51,7 @@ def main() -> None:
     check_fits(simulation)
     if is_first():
         note_unused(given)
+        note_random_init(given)
     if limited := budget_note(config, simulation):
         print(limited)
     with (
@@ -70,6 +73,16 @@ def main() -> None:
     path = directory.path
     print(f"report: {path / 'report.html'}")
     print(f"next: fedvlr evaluate --workdir={path} --export={path / 'recommendations.csv'}")
+
+
+def note_random_init(given: Config) -> None:
+    """Prints one line if --init=auto is random, with the flags that make it so."""
+    against = against_ease(given) if given.init.init == "auto" else []
+    if against:
+        print(
+            f"--init=auto: random, because of {', '.join(against)}; to compare this run with one "
+            "without, give the other --init=random"
+        )
 
 
 def make_tracker(simulation: Simulation, note: Callable[[str], None]) -> Tracker | None:

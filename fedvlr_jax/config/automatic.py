@@ -77,30 +77,45 @@ def _tuned(init: str) -> Tuned:
 
 
 def _automatic_init(config: Config) -> str:
-    return "ease" if _begins_with_everyone(config) and _shows_rows(config) else "random"
+    return "random" if against_ease(config) else "ease"
 
 
-def _begins_with_everyone(config: Config) -> bool:
-    """Whether every client takes part in every round, with uploads that are plain sums.
+def against_ease(config: Config) -> list[str]:
+    """The flags of `config` that make --init=auto random, in words; empty where it is ease."""
+    return [*_without_sums(config), *_without_rows(config)]
+
+
+def _without_sums(config: Config) -> list[str]:
+    """The flags with which some clients miss rounds, or uploads are no plain sums.
 
     The closed form needs sums over all clients before the first round. A run that simulates
     anything else would not have them.
     """
     federation, fleet = config.federation, config.fleet
-    everyone = not (federation.cohort or federation.client_dropout or fleet.has_clock)
-    # All noise needs --clip_norm.
-    plain = federation.aggregation in ("float32", "int32") and not (
-        config.privacy.clip_norm or config.attack.attack != "none" or fleet.compression
-    )
-    steps = federation.server_optimizer != "none"
-    return everyone and plain and steps and not config.groups.active
+    found = {
+        "--cohort": federation.cohort,
+        "--client_dropout": federation.client_dropout,
+        "a simulated clock": fleet.has_clock,
+        f"--aggregation={federation.aggregation}": federation.aggregation
+        not in ("float32", "int32"),
+        # All noise needs --clip_norm.
+        "--clip_norm": config.privacy.clip_norm,
+        f"--attack={config.attack.attack}": config.attack.attack != "none",
+        fleet.compression: fleet.compression,
+        "--server_optimizer=none": federation.server_optimizer == "none",
+        "--groups": config.groups.active,
+    }
+    return [flag for flag, active in found.items() if active]
 
 
-def _shows_rows(config: Config) -> bool:
-    """Whether a client scores the rows of the ID table with a vector of its own."""
+def _without_rows(config: Config) -> list[str]:
+    """The flags with which no client scores the rows of the ID table with a vector of its own."""
     model = config.model
-    if model.backbone not in BACKBONES_OF_ROWS or model.fusion not in FUSIONS_OF_ROWS:
-        return False
     views = {name.strip() for name in model.views.split(",")}
-    mixes = model.fusion in ("shared", "bilevel")
-    return not mixes or views == {"auto"} or ("table" in views and not views & MAPPED)
+    of_rows = views == {"auto"} or ("table" in views and not views & MAPPED)
+    found = {
+        f"--backbone={model.backbone}": model.backbone not in BACKBONES_OF_ROWS,
+        f"--fusion={model.fusion}": model.fusion not in FUSIONS_OF_ROWS,
+        f"--views={model.views}": model.fusion in ("shared", "bilevel") and not of_rows,
+    }
+    return [flag for flag, active in found.items() if active]

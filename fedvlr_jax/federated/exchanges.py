@@ -20,6 +20,8 @@ from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import EXCHANGES
 from fedvlr_jax.federated.subspace import OVERSAMPLING
 
+_FIRST = "before the first round with every client"
+
 
 class Exchange(NamedTuple):
     """The messages between the server and each client before the first round.
@@ -42,9 +44,9 @@ class Exchange(NamedTuple):
     def line(self) -> str:
         """The steps and their sizes."""
         return (
-            f"{self.text}; before the first round each client receives {4 * self.down / 1e6:.3g} "
-            f"MB{self.more}, and sends {f'{4 * self.once / 1e3:.3g} kB plus ' * (self.once > 0)}"
-            f"{4 * self.up / 1e3:.3g} kB for each item of its history"
+            f"{self.text}; each client receives {4 * self.down / 1e6:.3g} MB{self.more}, and sends "
+            f"{f'{4 * self.once / 1e3:.3g} kB plus ' * (self.once > 0)}{4 * self.up / 1e3:.3g} kB "
+            "for each item of its history"
         )
 
 
@@ -60,22 +62,23 @@ def exchanges_of(
     items, width = model.num_items, model.width
     if init.init == "ease" and config.privacy.privacy != "none":
         # All numbers of a client's contribution follow from the list of its items.
-        text = f"init ease{_chosen(initial)}: one noisy matrix of {items} x {items}"
+        text = f"init ease{_chosen(initial)}; {_FIRST}: one noisy matrix of {items} x {items}"
         found.append(Exchange(text, items * width, 1))
     elif init.init == "ease":
         found.append(_ease_exchange(init, width, dataset, initial))
     if init.init == "spectral" and config.privacy.privacy != "none":
         up = init.init_exchanges * min(width, items)
-        text = f"init spectral: {init.init_exchanges} exchanges with noise"
+        text = f"init spectral; {_FIRST}: {init.init_exchanges} exchanges with noise"
         found.append(Exchange(text, items * (up + width), up))
     elif init.init == "spectral":
         up = init.init_exchanges * min(width + OVERSAMPLING, dataset.num_users, items)
-        text = f"init spectral: counts, {init.init_exchanges} exchanges and a mean score"
+        text = f"init spectral; {_FIRST}: counts, {init.init_exchanges} exchanges, a mean score"
         # First the counts of the items, last the table from which a client computes its vector.
         found.append(Exchange(text, items * (1 + up + width), up))
     if init.init_router in ("history", "mean"):
         up = EXCHANGES * (init.init_topics if "id" in sources_of(model.fusion.names) else 0)
-        text = f"routers by {init.init_router}: counts{f' and {EXCHANGES} exchanges' * (up > 0)}"
+        steps = f"counts{f' and {EXCHANGES} exchanges' * (up > 0)}"
+        text = f"routers by {init.init_router}; {_FIRST}: {steps}"
         more = ", the features of its items and the catalogue's mean likeness to each"
         mean = len(model.fusion.names) if init.init_router == "mean" else 0
         found.append(Exchange(text, items * (1 + up) + mean, up, mean, more))
@@ -96,7 +99,7 @@ def _ease_exchange(
     compares = tried > 1 or (blends and init.init_ials == -1)
     compared = tried * (width + 1) if compares else 0
     down = 1 + up + compared + width
-    text = f"{tried} x {init.init_exchanges} exchanges"
+    text = f"{tried} models x {init.init_exchanges} exchanges"
     for setting in blends:
         columns = num_factors(dataset.train, width, setting.parts)
         of_item, more = uploaded_numbers(columns)
@@ -105,8 +108,8 @@ def _ease_exchange(
     if len(blends) > 1:
         down += len(blends) * width  # Clients compare them on validation.
     if blends:
-        text += f", {len(blends)} x {SWEEPS} sweeps of iALS"
-    text = f"init ease{_chosen(initial)}: counts, {text} and a mean score"
+        text += f", {len(blends)} of iALS x {SWEEPS} sweeps"
+    text = f"init ease{_chosen(initial)}; {_FIRST}: counts, {text}, a mean score"
     return Exchange(text, items * down, up, once)
 
 
@@ -117,7 +120,7 @@ def _chosen(initial: Initialization | None) -> str:
     columns, l2 = initial.ials
     ials = f"iALS in {columns:g} columns with l2 {l2:g}" if columns else "no iALS"
     return (
-        f", content {initial.content:.3g}, normalization {initial.normalization:g}, "
+        f": content {initial.content:.3g}, normalization {initial.normalization:g}, "
         f"recency {initial.recency:g}, {ials}"
     )
 

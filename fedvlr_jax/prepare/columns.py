@@ -258,9 +258,9 @@ def _from_values(
         first = (table.separator).join(values[0] for values in sample.values())
         raise InputError(
             f"{table.path}, row 1: found {shown(first)}, which has no known name of a column; "
-            f"columns {', '.join(open_columns)} could each be the user: give "
-            f"--columns={_example(table, found)} with user and item in the right order, or "
-            "--header=yes with --user=NAME and --item=NAME"
+            f"columns {', '.join(open_columns)} could each be the user: if this row is data, give "
+            f"--columns={_example(table, found)} with user and item in the right order; if it has "
+            "the names of the columns, give --header=yes with --user=NAME and --item=NAME"
         )
     order = [next((r for r in ROLES if found[r] == c), "-") for c in table.columns]
     notes.append(f"{table.path.name}: no header; columns taken as {','.join(order)}")

@@ -21,7 +21,9 @@ _KNOWN = (
     ("MMRec", r"inter\.(csv|tsv)", "items.csv"),
 )
 _AMAZON_ITEMS = (r"meta_\1.jsonl", r"meta_\1.json", r"meta_\1.csv")
-_TABLE = re.compile(r"(?P<stem>.+?)(_5)?\.(csv|tsv|txt|dat|jsonl?|ndjson|parquet|pq)")
+_KINDS = "csv|tsv|txt|dat|jsonl?|ndjson|parquet|pq"
+_TABLE = re.compile(rf"(?P<stem>.+?)(_5)?\.({_KINDS})")
+_ANY_ITEMS = re.compile(rf"items?\.({_KINDS})")
 _NOT_INTERACTIONS = re.compile(
     r"meta_.*|movies\..*|items?\..*|.*_items?\..*|.*_id_mapping\.csv|users\..*|links\..*|tags\..*"
     r"|genome.*|readme.*|manifest\.json"
@@ -57,12 +59,10 @@ def find_interactions(given: Path, notes: list[str]) -> Path:
         for path in files
         if _TABLE.fullmatch(plain_name(path)) and not _NOT_INTERACTIONS.fullmatch(plain_name(path))
     ]
+    # An archive of one file is read; another one is refused with the command that unpacks it.
+    found = found or [path for path in files if path.suffix.lower() == ".zip"]
     if not found:
-        listed = ", ".join(path.name for path in files)[:200] or "no files"
-        raise InputError(
-            f"--input={given}: no file of interactions among {listed}; name it, "
-            f"e.g. --input={given / 'FILE.csv'}"
-        )
+        raise _no_interactions(given, files)
     named = [path for path in found if _names_both(path)] if len(found) > 1 else []
     if len(named) == 1:
         notes.append(
@@ -70,6 +70,16 @@ def find_interactions(given: Path, notes: list[str]) -> Path:
             "column of users and one of items"
         )
     return _only(given, named or found)
+
+
+def _no_interactions(given: Path, files: list[Path]) -> InputError:
+    folders = sorted(path for path in given.iterdir() if path.is_dir())
+    listed = ", ".join([*(path.name for path in files), *(f"{path.name}/" for path in folders)])
+    example = folders[0] if folders and not files else given / "FILE.csv"
+    return InputError(
+        f"--input={given}: no file of interactions among {listed[:200] or 'no files'}; name it, "
+        f"e.g. --input={example}"
+    )
 
 
 def _names_both(path: Path) -> bool:
@@ -105,7 +115,8 @@ def find_items(interactions: Path) -> Path | None:
         expected = template.replace(r"\1", match["stem"]) if match else ""
         if expected in beside:
             return beside[expected]
-    return None
+    others = [path for plain, path in sorted(beside.items()) if _ANY_ITEMS.fullmatch(plain)]
+    return others[0] if len(others) == 1 and others[0] != interactions else None
 
 
 def form_of(interactions: Path) -> str:

@@ -19,7 +19,7 @@ _IDS = (
     *(name for name in NAMES_OF["item"] if not name.endswith(("id", "asin"))),
 )
 _KINDS = ("item", "movie", "game", "book", "news", "product", "video", "track", "song", "artist")
-_TITLES = (
+TITLES = (
     *("title", *(f"{kind}title" for kind in _KINDS), "headline", "originaltitle"),
     *("name", *(f"{kind}name" for kind in _KINDS), "prodname", "businessname", "recipename"),
 )
@@ -56,13 +56,14 @@ def read_items(
       InputError: a column is missing, an id is empty, or a row has a wrong number of fields.
     """
     given = {plain_column(name) for name in (id_column, title_column) if name}
-    table = table_of(path, known={*_IDS, *_TITLES, *given})
+    table = table_of(path, known={*_IDS, *TITLES, *given})
     identity = _find(table, _IDS, id_column) or (table.columns[0] if not table.header else "")
-    title = _find(table, _TITLES, title_column) or _title_by_place(table)
+    title = _find(table, TITLES, title_column) or _title_by_place(table)
     if not identity:
         raise InputError(
             f"{path}, row 1: no column is known to be the item's id; the columns are "
-            f"{', '.join(table.columns)[:200]}; name it with --item_id=NAME"
+            f"{', '.join(table.columns)[:200]}; name it with --item_id=NAME; "
+            "--items=none leaves the file out"
         )
     image = _find(table, _IMAGES, "")
     items: dict[str, Item] = {}

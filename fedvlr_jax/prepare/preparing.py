@@ -13,15 +13,16 @@ import numpy as np
 import polars as pl
 
 from fedvlr_jax import __version__
+from fedvlr_jax.data.faults import shown
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import filtering, forms, splitting, writing
 from fedvlr_jax.prepare.cells import TimeFormat
 from fedvlr_jax.prepare.columns import KNOWN, ROLES, UNUSED, Columns, choose_columns
-from fedvlr_jax.prepare.items import Item, read_items
+from fedvlr_jax.prepare.items import TITLES, Item, read_items
 from fedvlr_jax.prepare.options import LINES, RANDOM, Options
 from fedvlr_jax.prepare.reading import iso_time_format, read_interactions
 from fedvlr_jax.prepare.rows import Rows
-from fedvlr_jax.prepare.tables import Table, plain_column, table_of
+from fedvlr_jax.prepare.tables import Table, first_line, plain_column, table_of
 from fedvlr_jax.sealing import file_sha256
 
 # Kinds of tables without separator and header line.
@@ -164,9 +165,7 @@ def _read(
             f"{', '.join(table.columns)[:200]}; name it with --time=NAME, or give --time=lines to "
             "take the order of the lines, or --time=random to draw an order"
         )
-    unused = [column for column in table.columns if column not in columns]
-    if unused:
-        notes.append(f"{path.name}: columns not used: {', '.join(unused)[:200]}")
+    notes += _unread(table, columns, options, without_titles=items is None)
     rows = read_interactions(table, columns, _time_format(table, columns, options, notes))
     for role, ids in (("user", rows.user_ids), ("item", rows.item_ids)):
         notes += _doubtful_ids(role, ids)
@@ -176,6 +175,31 @@ def _read(
         order = np.random.default_rng(options.seed).permutation(len(rows))
         rows = dataclasses.replace(rows, time=order)
     return rows, columns._asdict()
+
+
+def _unread(table: Table, columns: Columns, options: Options, *, without_titles: bool) -> list[str]:
+    """Lines about a first row that may be a header, and about the columns that are not used."""
+    notes, name = [], table.path.name
+    unsure = options.columns and options.header == "auto" and table.kind == "delimited"
+    if unsure and not table.header:
+        notes.append(
+            f"{name}: row 1 is read as data: {shown(first_line(table.path))}; if it has the names "
+            "of the columns, give --header=yes"
+        )
+    # The name of a column without one is its position.
+    unused = [
+        f"column {column} without a name" if table.header and column == str(place) else column
+        for place, column in enumerate(table.columns, 1)
+        if column not in columns
+    ]
+    if unused:
+        notes.append(f"{name}: columns not used: {', '.join(unused)[:200]}")
+    titles = [column for column in unused if plain_column(column) in TITLES]
+    if titles and without_titles and options.items != UNUSED:
+        notes.append(
+            f"{name}: if {titles[0]} is the title of the item, give this file with --items too"
+        )
+    return notes
 
 
 def _time_format(table: Table, columns: Columns, options: Options, notes: list[str]) -> TimeFormat:

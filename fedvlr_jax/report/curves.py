@@ -48,9 +48,16 @@ def _curve(name: str, rounds: list[int], values: list[float], **labels: Any) -> 
 
 
 def validation_curve(
-    metrics: Sequence[Mapping[str, Any]], metric: str, selected_round: int | None
+    metrics: Sequence[Mapping[str, Any]],
+    metric: str,
+    selected_round: int | None,
+    selected_slice: str = "all",
 ) -> str | None:
-    """A validation metric of all and of warm targets, with a mark at the selected round."""
+    """A validation metric of all and of warm targets, with a mark at the selected round.
+
+    Args:
+      selected_slice: the slice that selected the round; "warm" marks the line of warm targets.
+    """
     rounds, values = _series(metrics, lambda line: (line.get("valid") or {}).get(metric))
     if not rounds:
         return None
@@ -75,11 +82,13 @@ def validation_curve(
             rounds, values, color=blue, marker=_marker(rounds), markersize=4, label="all targets"
         )
         axes.set(title=f"Validation {label}", xlabel="round", ylabel=f"{label} (%)")
-        if selected_round in rounds:
-            best = values[rounds.index(selected_round)]
+        by_warm = selected_slice == "warm" and warm != values and selected_round in warm_rounds
+        at, found = (warm_rounds, warm) if by_warm else (rounds, values)
+        if selected_round in at:
+            best, colour = found[at.index(selected_round)], orange if by_warm else blue
             axes.axvline(selected_round, color=MUTED, linewidth=0.9, linestyle=":")
-            axes.plot([selected_round], [best], "o", color=blue, mec=PAPER, mew=1.5, markersize=9)
-            axes.set_title(f"{best:.1f} % at round {selected_round}", loc="right", color=blue)
+            axes.plot([selected_round], [best], "o", color=colour, mec=PAPER, mew=1.5, markersize=9)
+            axes.set_title(f"{best:.1f} % at round {selected_round}", loc="right", color=colour)
         if warm and warm != values:
             axes.legend(loc="best")
         _round_axis(axes, rounds)

@@ -105,9 +105,19 @@ def sentence(groups: Sequence[Group], compared: Sequence[Mapping[str, Any]], lab
     parts = []
     for group in best:
         data = f"{group.dataset}: " if len(best) > 1 else ""
-        others = len({g.label for g in groups if g.dataset == group.dataset})
-        first = "the only choice, has" if others == 1 else f"the best of {others} choices, has"
-        parts.append(f"{data}{group.label}, {first} a validation {label} of {group.mean:.2f} %.")
+        of_data = {g.label: g.mean for g in groups if g.dataset == group.dataset}
+        if len(of_data) == 1:
+            first = f"{group.label}, the only choice, has a validation {label} of"
+            parts.append(f"{data}{first} {group.mean:.2f} %.")
+            continue
+        alike = [name for name, mean in of_data.items() if mean == group.mean]
+        alike.remove(group.label)
+        also = alike[0] if len(alike) == 1 else f"{len(alike)} others"
+        have = f" and {also} have the same" if alike else " has the"
+        parts.append(
+            f"{data}{group.label}{have} best validation {label} of {len(of_data)} choices: "
+            f"{group.mean:.2f} %."
+        )
     if compared:
         parts.append(_remaining(compared))
     return " ".join(parts)
@@ -231,9 +241,11 @@ def render_folder(
     compared = differences(lines)
     against = {row["against"] for row in compared}
     page = environment().get_template("folder.html.j2")
+    # Validation does not choose among attacks.
+    chooses = not any("attack" in line for line in lines)
     return page.render(
         table=table,
-        sentence=sentence(groups, compared, label),
+        sentence=sentence(groups, compared, label) if chooses else "",
         answers=[*beside_baselines(lines), *_differ(groups)],
         curves=figures(curve_figures(groups, label)),
         compared=compared,

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from fedvlr_jax.report import curves, plots, results, router_plots, tables
 from fedvlr_jax.report import verdict as verdicts
 from fedvlr_jax.report.costs import cost_curves, cost_rows
+from fedvlr_jax.selection import selection_of
 
 _TIMING_LABELS = {
     "total_s": ("training, in the last session", "s"),
@@ -172,8 +173,8 @@ def _cold_note(summary: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _curves(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[Markup]:
-    selected = summary.get("selected_round")
-    validation = [curves.validation_curve(metrics, m, selected) for m in ("ndcg@50", "hr@50")]
+    selected, by = summary.get("selected_round"), selection_of(summary).slice
+    validation = [curves.validation_curve(metrics, m, selected, by) for m in ("ndcg@50", "hr@50")]
     training = [curves.loss_curve(metrics), curves.clipped_curve(metrics)]
     return figures([*validation, *training, *cost_curves(summary)])
 
@@ -188,7 +189,9 @@ def _router(
     if strip is None:
         return None
     weights = np.asarray(users["router_weights"], np.float64)
-    leading = np.bincount(weights.argmax(axis=1), minlength=len(views)) / len(weights)
+    # Equal weights, such as those before training, lead nowhere.
+    leads = weights == weights.max(axis=1, keepdims=True)
+    leading = (leads & (leads.sum(axis=1, keepdims=True) == 1)).mean(axis=0)
     spearman = summary.get("planted_spearman") or {}
     scatters = [router_plots.planted_scatter(users, views, v, spearman.get(v)) for v in views]
     rows = zip(views, weights.mean(axis=0), weights.std(axis=0), leading, strict=True)

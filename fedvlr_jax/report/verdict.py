@@ -130,6 +130,8 @@ OF_INTERVALS = (
     "between methods whose intervals overlap."
 )
 SIGNIFICANT = 0.05
+# A share of the weight that is 0.0 % when printed.
+_NO_SPREAD = 0.0005
 # Baselines that only check the evaluation.
 UNTRAINED_ORDERS = (
     *("Ascending item id", "Random order"),
@@ -203,6 +205,10 @@ def users_differ(summary: Mapping[str, Any]) -> str:
         if p < SIGNIFICANT
     ]
     spread, uniform = router["from_mean"], router["from_uniform"]
+    if max(spread, uniform) < _NO_SPREAD:
+        return (
+            f"Users do not differ: every client gives each of the {len(views)} views equal weight."
+        )
     much = "somewhat" if spread < 0.1 else "clearly"
     differ = "Users hardly differ" if spread < 0.02 else f"Users differ {much}"
     equal = f"equal weights of {1 / max(1, len(views)):.3f}"

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from fedvlr_jax.commands.members import make_members
+from fedvlr_jax.commands.train import note_random_init
 from fedvlr_jax.config import Config
-from fedvlr_jax.config.automatic import automatic_values
+from fedvlr_jax.config.automatic import against_ease, automatic_values
 from fedvlr_jax.data import load_dataset
 from fedvlr_jax.simulation import make_simulation
 
@@ -43,6 +44,27 @@ def values(flags):
 @pytest.mark.parametrize("flags", RANDOM, ids=str)
 def test_auto_is_random(flags):
     assert values(flags) == ("random", ("bce", 3.0, 0.05, 64))
+
+
+def test_the_flags_that_make_auto_random_are_named():
+    named = lambda **flags: against_ease(Config.from_flat(**flags))
+    assert named() == []
+    assert named(cohort=5, client_dropout=0.1, clip_norm=0.1) == [
+        *("--cohort", "--client_dropout", "--clip_norm")
+    ]
+    assert named(backbone="fedncf", fusion="mlp", aggregation="median") == [
+        *("--aggregation=median", "--backbone=fedncf", "--fusion=mlp")
+    ]
+    assert named(views="id,text", upload_bits=4) == ["--upload_bits=4", "--views=id,text"]
+    assert all(named(**flags) for flags in RANDOM)
+
+
+def test_a_run_says_why_auto_is_random(capsys):
+    for flags in ({}, {"cohort": 5, "init": "random"}):
+        note_random_init(Config.from_flat(**flags))
+    assert capsys.readouterr().out == ""
+    note_random_init(Config.from_flat(cohort=5))
+    assert capsys.readouterr().out.startswith("--init=auto: random, because of --cohort; ")
 
 
 @pytest.mark.parametrize("flags", CLOSED, ids=str)

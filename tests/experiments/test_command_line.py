@@ -126,3 +126,26 @@ def test_a_diverging_run_stops_with_its_own_status(run, tmp_path):
 def test_help(module, run):
     result = run(module, "--help")
     assert result.returncode == 0 and "Flags" in result.stdout
+
+
+def test_the_time_of_the_baselines_is_announced(run):
+    """Tuning them can take longer than the training."""
+    told = "tests and tunes the baselines; --tune_baselines=false takes less time"
+    small = [flag for flag in SMALL if "baselines" not in flag]
+    assert told in run("train", *small, "--workdir=a").stdout.splitlines()
+    assert told not in run("train", *small, "--tune_baselines=false", "--workdir=b").stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "found"), [("rounds=five", "a whole number"), ("client_lr=much", "a number")]
+)
+def test_a_number_that_cannot_be_read(flag, found, run):
+    line = refused(run("train", f"--{flag}"))
+    assert f"--{flag}: expected {found}, found '{flag.partition('=')[2]}'" in line
+
+
+def test_help_lists_choices_alike_and_breaks_no_name(run):
+    search = run("search", "--help").stdout
+    choice = "--sampler  Sampler of the values of a trial. One of: tpe, random. (default: tpe)\n"
+    assert choice in search and "repeat this option" not in search
+    assert "geometric_median,\n      norm_bound," in run("robustness", "--help").stdout

@@ -26,6 +26,7 @@ from fedvlr_jax.report.folder import (
     beside_baselines,
     best_groups,
     render_folder,
+    sentence,
 )
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -83,7 +84,7 @@ def test_the_page_has_curves_differences_budgets_and_the_winner(folder):
     table = Table("<b>title", ("choice", "x"), [("fusion=none", "1")], "caption")
     page = render_folder(table, LINES, groups, label=label, unread=unread, files=["sweep.md"])
     assert "<b>title" not in page and "&lt;b&gt;title" in page
-    assert "fusion=mlp, the best of 3 choices, has a validation NDCG@50 of 20.00 %" in page
+    assert "fusion=mlp has the best validation NDCG@50 of 3 choices: 20.00 %" in page
     assert "correction at 5 %: 1 of 1" in page
     assert '<td class="number">+1.50</td>' in page and "<strong>0.04</strong>" in page
     assert page.count("<svg") == 1 and "toy: validation NDCG@50" in page
@@ -91,6 +92,26 @@ def test_the_page_has_curves_differences_budgets_and_the_winner(folder):
     seeds = {"fusion%3Dnone/seed0/report.html", "fusion%3Dnone/seed1/report.html"}
     assert seeds <= links and "sweep.md" in links
     assert "<script" not in page
+
+
+def test_choices_with_one_best_value_are_all_named(tmp_path):
+    """The printed table marks the first of its lines as the best; so does the page."""
+    for name in ("a", "b", "c"):
+        make_run(tmp_path / name / "seed0", 1.0)
+    lines = [{"choice": choice} for choice in ("b", "a")]
+    table = Table("title", ("choice",), [("b",), ("a",)], "caption")
+    page = folder_page(tmp_path, table, lines)
+    assert "b and 2 others have the same best validation NDCG@50 of 3 choices: 1.00 %" in page
+    assert '<th scope="row">b *</th>' in page and page.count(" *</th>") == 1
+    assert page.index("<h2>Results</h2>") < page.index("<h2>Runs and budgets</h2>")
+    groups, label = groups_of(tmp_path, find_runs(tmp_path))
+    assert "a and b have the same best" in sentence(groups[:2], [], label)
+
+
+def test_validation_chooses_no_attack(folder):
+    table = Table("title", ("attack",), [("alie",)], "caption")
+    page = folder_page(folder, table, [{"attack": "alie", "er@10": 0.5}])
+    assert "has the best validation" not in page
 
 
 def test_the_page_leaves_out_differences_that_nobody_measured(folder):
@@ -184,6 +205,18 @@ def test_printed_tables_fit_80_columns(capsys):
     assert max(map(len, printed.splitlines())) <= 80
     assert all(f"metric number {n}" in printed for n in range(9))
     assert printed.count("1.23 ± 0.45") == 18
+
+
+def test_every_part_of_a_broken_table_names_its_rows(capsys):
+    headings = ("claim", "control", *(f"metric number {n}" for n in range(6)))
+    rows = [("content", f"control {n}", *["1.23 ± 0.45"] * 6) for n in (1, 2)]
+    print_table(Table("title", headings, rows, ""))
+    printed = capsys.readouterr().out
+    parts = printed.count("claim")
+    assert parts > 1 and max(map(len, printed.splitlines())) <= 80
+    assert printed.count("control 1") == printed.count("control 2") == parts
+    print_table(Table("title", headings, [("a", *rows[0][1:]), ("b", *rows[1][1:])], ""))
+    assert capsys.readouterr().out.count("control 1") == 1
 
 
 def test_a_sweep_keeps_the_model_of_its_best_run(monkeypatch, tmp_path):

@@ -31,7 +31,9 @@ kept
 
 
 def test_places_are_filled_and_the_rest_stays(tmp_path):
-    with pytest.raises(InputError, match=r"has no folder that the page names, e.g. of ku/table.md"):
+    with pytest.raises(
+        InputError, match=r"has none of the folders that the page names, such as ku; --train"
+    ):
         filled(PAGE, tmp_path, tmp_path / "figures")
     (tmp_path / "ku").mkdir()
     with pytest.raises(InputError, match=r"table.md, which does not exist"):

@@ -304,7 +304,7 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
     # 60 items: their counts, for each of 8 models 2 x 37 columns and 5 + 1 to compare it, 5 of the
     # table. iALS with 1, 2 and 2 columns: 3 sweeps, and 5 to compare each. Sent: 8 x 2 x 37 numbers
     # a row, and 3 x (1 + 1), 3 x (3 + 2) twice.
-    assert "8 x 2 exchanges, 3 x 3 sweeps of iALS" in exchange.line
+    assert "8 models x 2 exchanges, 3 of iALS x 3 sweeps" in exchange.line
     assert exchange.down == 60 * (1 + 8 * (2 * 37 + 6) + 5 + 3 * (1 + 2 + 2) + 3 * 5)
     assert (exchange.up, exchange.once) == (8 * 2 * 37 + 6 + 15 + 15, 3 + 9 + 9)
     assert "receives 0.162 MB, and sends 0.084 kB plus 2.51 kB for each item" in exchange.line

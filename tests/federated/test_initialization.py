@@ -173,7 +173,7 @@ def test_routers_over_modalities_need_no_exchange(dataset):
     config = Config.from_flat(width=WIDTH, views="text,image", init_router="history")
     simulation = make_simulation(config, dataset)
     (exchange,) = exchanges_of(config, simulation.model, dataset)
-    assert "counts; before" in exchange.line and "sends 0 kB for each" in exchange.line
+    assert "with every client: counts; " in exchange.line and "sends 0 kB for each" in exchange.line
     contents = [dataset.features[name] for name in ("text", "image")]
     found = preferences(dataset.train, contents, sharpness=12.0, topics=0)
     weights = simulation.router_weights(simulation.init())

@@ -132,7 +132,8 @@ def test_columns_that_could_be_the_user(tmp_path):
     line = refused(tmp_path, "toy.csv", "user_id,USER_ID,item_id,timestamp\na,b,c,1\n")
     assert "columns user_id and USER_ID could both be the user" in line and "--user=" in line
     line = refused(tmp_path, "toy.csv", "151603712,Skyrim,3.0\n151603713,Portal,4.0\n")
-    assert "columns 1, 2 could each be the user: give --columns=user,item,rating with" in line
+    assert "columns 1, 2 could each be the user: if this row is data, give " in line
+    assert "--columns=user,item,rating with" in line
     line = refused(tmp_path, "toy.csv", "a1,b2,3.0,1500000000\n")
     assert "columns 1, 2 could each be the user" in line
     assert "--columns=user,item,rating,time" in line
@@ -329,6 +330,42 @@ def test_a_folder_with_several_or_none(tmp_path):
         prepare(tmp_path / "raw", tmp_path / "out")
 
 
+def test_a_folder_of_folders_or_archives(tmp_path):
+    put(tmp_path / "raw/data/a.csv", HEADER)
+    with pytest.raises(InputError, match=r"among data/; name it, e\.g\. --input=\S+raw/data$"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+    (tmp_path / "zipped").mkdir()
+    (tmp_path / "zipped/a.zip").write_bytes(archive({"a.csv": f"{HEADER}u,i,5,1\n"}))
+    prepared = prepare(tmp_path / "zipped", tmp_path / "out", Options(min_user_interactions=1))
+    assert prepared.steps[0][1:] == (1, 1, 1)
+    (tmp_path / "zipped/a.zip").write_bytes(archive({"a.csv": HEADER, "b.csv": "x"}))
+    with pytest.raises(InputError, match=r"has 2 files .* unzip a\.zip -d FOLDER"):
+        prepare(tmp_path / "zipped", tmp_path / "out2")
+
+
+@pytest.mark.parametrize("name", ["items.csv", "item.csv"])
+def test_a_file_named_items_has_the_titles(name, tmp_path):
+    put(tmp_path / "raw/bought.csv", f"{HEADER}u,i,5,1\n")
+    put(tmp_path / "raw" / name, "item_id,title\ni,One\n")
+    prepare(tmp_path / "raw", tmp_path / "out", Options(min_user_interactions=1))
+    assert ",One," in (tmp_path / "out/items.csv").read_text()
+    put(tmp_path / "raw/items.tsv", "item_id\ttitle\ni\tOther\n")
+    several = prepare(tmp_path / "raw", tmp_path / "out2", Options(min_user_interactions=1))
+    assert any(line.startswith("no file of items") for line in several.notes)
+
+
+def test_a_header_that_is_read_as_data_is_named(tmp_path):
+    raw = put(tmp_path / "a.csv", "Nutzer,Artikel\nu,i\n")
+    given = dict(time="lines", min_user_interactions=1)
+    with pytest.raises(InputError, match="if it has the names of the columns, give --header=yes"):
+        prepare(raw, tmp_path / "out", Options(**given))
+    prepared = prepare(raw, tmp_path / "out", Options(**given, columns="user,item"))
+    assert any("row 1 is read as data: 'Nutzer,Artikel'" in line for line in prepared.notes)
+    given |= dict(columns="user,item", header="yes")
+    told = prepare(raw, tmp_path / "out2", Options(**given))
+    assert told.steps[0].interactions == 1 and not any("row 1" in line for line in told.notes)
+
+
 def test_the_only_file_with_users_and_items_is_the_interactions(tmp_path):
     put(tmp_path / "raw/articles.csv", "article_id,prod_name\n01,Socks\n")
     put(tmp_path / "raw/bought.csv", "t_dat,customer_id,article_id\n2020-01-31,u,01\n")
@@ -342,6 +379,13 @@ def test_columns_that_are_not_used_are_named(tmp_path):
     raw = put(tmp_path / "toy.csv", "user,item,timestamp,mood\nu,i,1,x\n")
     prepared = prepare(raw, tmp_path / "out", Options(min_user_interactions=1))
     assert "toy.csv: columns not used: mood" in prepared.notes
+    indexed = put(tmp_path / "indexed.csv", ",user,item,title,timestamp\n0,u,i,One,1\n")
+    prepared = prepare(indexed, tmp_path / "out2", Options(min_user_interactions=1))
+    assert "indexed.csv: columns not used: column 1 without a name, title" in prepared.notes
+    hint = "indexed.csv: if title is the title of the item, give this file with --items too"
+    assert hint in prepared.notes
+    given = Options(min_user_interactions=1, items=str(indexed))
+    assert hint not in prepare(indexed, tmp_path / "out3", given).notes
     notes: list[str] = []
     read_items(put(tmp_path / "items.csv", "item,title,image,plot\n1,One,x,y\n"), notes=notes)
     assert notes == ["items.csv: 1 items, titles from column title; columns not used: plot"]

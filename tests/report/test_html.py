@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from fedvlr_jax.report import render_report
@@ -111,6 +112,26 @@ def test_no_router_no_router_section(run):
     text = render_report(**run)
     assert "routers" not in text
     assert Page(text).tags.count("svg") == 2 + 3 + 2
+
+
+def test_equal_weights_lead_nowhere(run):
+    """Clients 0 to 50 weigh text most, the other 153 of 204 nothing."""
+    weights = np.full((204, 3), 1 / 3, np.float32)
+    weights[:51] = 0.3, 0.4, 0.3
+    run["users"]["router_weights"] = weights
+    shares = re.findall(r">(\d+ %)</td></tr>", render_report(**run))
+    assert shares[:3] == ["0 %", "25 %", "0 %"]
+
+
+def test_the_table_of_cutoffs_says_its_targets_and_unit(run):
+    for part in run["summary"]["test"], run["summary"]["test"]["warm"]:
+        part |= {"hr@10": 1.0, "ndcg@10": 1.0}
+    assert "Every cut-off, warm targets, percent" in Page(render_report(**run)).text
+
+
+def test_the_curve_marks_the_slice_that_selects(run):
+    run["summary"]["select"] = "warm_ndcg@50"
+    assert "25.8 % at round 75" in render_report(**run)
 
 
 def test_planted_weights_are_shown_only_where_they_are_known(run):

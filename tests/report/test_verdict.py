@@ -175,6 +175,10 @@ def test_users_differ_by_their_spread_and_not_by_its_rank():
     router["p_uniform"] = [0.01, 0.02, 1]
     several = "The mean weights of id (0.340), text (0.330) differ significantly from equal"
     assert several in users_differ({**summary, "router": router})
+    equal = router | {"from_mean": 0.0, "from_uniform": 1e-8, "p_uniform": [1, 1, 1]}
+    assert users_differ({**summary, "router": equal}) == (
+        "Users do not differ: every client gives each of the 3 views equal weight."
+    )
     router |= {"from_mean": 0.3, "p_uniform": [1, 1, 1]}
     text = users_differ({**summary, "router": router})
     assert text.startswith("Users differ clearly") and "No view's mean weight" in text

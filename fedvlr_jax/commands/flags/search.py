@@ -30,6 +30,6 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "budget", 0, "No trial begins once so many rounds are trained; 0: no limit."
     )
-    flags.DEFINE_enum("sampler", "tpe", ["tpe", "random"], "What draws the values of a trial.")
+    flags.DEFINE_enum("sampler", "tpe", ["tpe", "random"], "Sampler of the values of a trial.")
     flags.DEFINE_integer("search_seed", 0, "Seed of the sampler.", lower_bound=0)
     flags.DEFINE_boolean("prune", True, "End trials that are behind the median of earlier ones.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -43,6 +45,16 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+# What Python says of a number that it cannot read, in plain words.
+_OF_PYTHON = {
+    "invalid literal for int() with base 10:": "expected a whole number, found",
+    "could not convert string to float:": "expected a number, found",
+}
+_FILLED = textwrap.TextWrapper(96, subsequent_indent="      ")
+# A long list of names breaks after a comma, and no name inside.
+_FILLED.wordsep_re = re.compile(r"(\s+|(?<=,)(?=\S))")
+
+
 def _print_help(description: str) -> None:
     sources = "--flagfile=FILE reads them from a file, --preset=NAME from a preset"
     print(f"{description.strip()}\n\nFlags ({sources}):")
@@ -55,8 +67,18 @@ def _print_help(description: str) -> None:
         print(f"\n{title}:")
         for name in listed:
             flag = FLAGS[name]
-            default = f" (default: {flag.default})" if flag.default not in (None, "") else ""
-            print(textwrap.fill(f"--{name}  {flag.help}{default}", 96, subsequent_indent="      "))
+            default = f" (default: {flag.default})" if flag.default not in (None, "", []) else ""
+            print(_FILLED.fill(f"--{name}  {_help_of(flag)}{default}"))
+
+
+def _help_of(flag: Any) -> str:
+    """The help of a flag, without what absl adds to that of a choice and of a repeated flag."""
+    text = re.split(r";\s+repeat this option", str(flag.help))[0]
+    choices: list[str] = getattr(flag.parser, "enum_values", [])
+    added = f"<{'|'.join(choices)}>: "
+    if not text.startswith(added):
+        return text
+    return f"{text.removeprefix(added)} One of: {', '.join(choices)}."
 
 
 @contextlib.contextmanager
@@ -87,7 +109,10 @@ def launch(main: Callable[[], None], description: str, *, computes: bool = True)
             if len(rest) > 1:
                 raise InputError(f"{rest[1]!r}: not a flag; flags look like --rounds=50")
         except (flags.Error, InputError, OSError, UnicodeError) as error:
-            fail(BAD_INPUT, error)
+            text = str(error)
+            for found, plain in _OF_PYTHON.items():
+                text = text.replace(found, plain)
+            fail(BAD_INPUT, text)
         return rest
 
     def guarded(_: list[str]) -> None:

@@ -143,6 +143,9 @@ def train_and_summarise(experiment: Experiment, run: RunState | None) -> dict[st
             f"stopped after round {run.round} of {config.federation.rounds}; the same command "
             "resumes the run"
         )
+    if config.evaluation.baselines and config.evaluation.tune_baselines:
+        # They can take longer than the training.
+        progress.note("tests and tunes the baselines; --tune_baselines=false takes less time")
     summary, users = summarise_run(simulation, run, timing)
     summary |= measured
     titles = titles_of(config, simulation.dataset) if jax.process_count() == 1 else None

@@ -103,6 +103,9 @@ def folder_page(
     labels = [str(line["choice"]) for line in lines if "choice" in line]
     names = {own.replace(" ", "-").replace("/", "_"): own for own in labels}
     groups = [group._replace(label=names.get(group.label, group.label)) for group in groups]
+    # In the order of the table: of equal values, both mark the first as the best.
+    place = {label: number for number, label in enumerate(labels)}
+    groups.sort(key=lambda group: place.get(group.label, len(place)))
     return render_folder(table, lines, groups, label=label, unread=runs.unread, files=files)
 
 

@@ -55,42 +55,49 @@ def _strict(value: Any) -> Any:
 
 # Width without a terminal.
 PRINTED_WIDTH = 80
-# Maximum width of the first column, which every part of a broken table repeats. Folds longer names.
+# Maximum width of a column that every part of a broken table repeats. Folds longer names.
 NAME_WIDTH = 28
 
 
 def print_table(table: Table) -> None:
     """Prints a table at the width of the terminal, or of 80 columns.
 
-    It breaks a wider table between columns. Each part repeats the first column.
+    It breaks a wider table between columns. Each part repeats the columns that name its rows.
     """
     console = Console()
     width = console.width if console.is_terminal else PRINTED_WIDTH
     console = Console(width=width)
     title, headings, rows, caption = table
     console.print(title, style="italic", markup=False, highlight=False)
-    for columns in _column_parts(headings, rows, width):
+    named = _naming_columns(rows)
+    for columns in _column_parts(headings, rows, width, named):
         printed = PrintedTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for place in (0, *columns):
-            justify: Any = "right" if place else "left"
-            most = None if place else NAME_WIDTH
+        for place in (*range(named), *columns):
+            justify: Any = "left" if place < named else "right"
+            most = NAME_WIDTH if place < named else None
             printed.add_column(headings[place], justify=justify, max_width=most, overflow="fold")
         for row in rows:
-            printed.add_row(*(Text(row[place]) for place in (0, *columns)))
+            printed.add_row(*(Text(row[place]) for place in (*range(named), *columns)))
         console.print(printed)
     console.print(caption, markup=False, highlight=False)
 
 
+def _naming_columns(rows: Sequence[Sequence[str]]) -> int:
+    """The number of first columns that name a row: one, or two where one names several rows."""
+    few = lambda columns: len({tuple(row[:columns]) for row in rows})
+    return 2 if few(2) > few(1) and min(map(len, rows)) > 2 else 1
+
+
 def _column_parts(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, named: int
 ) -> list[list[int]]:
-    """The indices of the columns of each part, in order, without the first column."""
+    """The indices of the columns of each part, in order, without the `named` first columns."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     # Two spaces separate columns.
-    first = min(widths[0], NAME_WIDTH)
+    first = sum(min(wide, NAME_WIDTH) + 2 for wide in widths[:named]) - 2
     parts: list[list[int]] = [[]]
     used = first
-    for place, wide in enumerate(widths[1:], 1):
+    for place, wide in enumerate(widths[named:], named):
         if parts[-1] and used + wide + 2 > width:
             parts.append([])
             used = first
