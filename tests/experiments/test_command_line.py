@@ -130,7 +130,7 @@ def test_help(module, run):
 
 def test_the_time_of_the_baselines_is_announced(run):
     """Tuning them can take longer than the training."""
-    told = "tests and tunes the baselines; --tune_baselines=false takes less time"
+    told = "now: the test part, and tuned baselines; --tune_baselines=false is faster"
     small = [flag for flag in SMALL if "baselines" not in flag]
     assert told in run("train", *small, "--workdir=a").stdout.splitlines()
     assert told not in run("train", *small, "--tune_baselines=false", "--workdir=b").stdout

@@ -145,7 +145,7 @@ def train_and_summarise(experiment: Experiment, run: RunState | None) -> dict[st
         )
     if config.evaluation.baselines and config.evaluation.tune_baselines:
         # They can take longer than the training.
-        progress.note("tests and tunes the baselines; --tune_baselines=false takes less time")
+        progress.note("now: the test part, and tuned baselines; --tune_baselines=false is faster")
     summary, users = summarise_run(simulation, run, timing)
     summary |= measured
     titles = titles_of(config, simulation.dataset) if jax.process_count() == 1 else None
