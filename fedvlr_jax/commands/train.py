@@ -27,7 +27,7 @@ from fedvlr_jax.commands.one_run.experiment import run_experiment
 from fedvlr_jax.commands.one_run.privacy_accounts import budget_note, with_held_noise
 from fedvlr_jax.commands.one_run.runs import load
 from fedvlr_jax.config import Config
-from fedvlr_jax.config.automatic import against_ease
+from fedvlr_jax.config.automatic import against_ease, without_rows
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import check_fits
 from fedvlr_jax.privacy.statement import lines as statement_lines
@@ -78,11 +78,12 @@ def main() -> None:
 def note_random_init(given: Config) -> None:
     """Prints one line if --init=auto is random, with the flags that make it so."""
     against = against_ease(given) if given.init.init == "auto" else []
-    if against:
-        print(
-            f"--init=auto: random, because of {', '.join(against)}; to compare this run with one "
-            "without, give the other --init=random"
-        )
+    if not against:
+        return
+    advice = "to compare this run with one without, give the other --init=random"
+    if given.privacy.privacy == "central" and not without_rows(given):
+        advice += "; with thousands of clients --init=ease, with noise, is better"
+    print(f"--init=auto: random, because of {', '.join(against)}; {advice}")
 
 
 def make_tracker(simulation: Simulation, note: Callable[[str], None]) -> Tracker | None:

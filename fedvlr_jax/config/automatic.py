@@ -82,7 +82,7 @@ def _automatic_init(config: Config) -> str:
 
 def against_ease(config: Config) -> list[str]:
     """The flags of `config` that make --init=auto random, in words; empty where it is ease."""
-    return [*_without_sums(config), *_without_rows(config)]
+    return [*_without_sums(config), *without_rows(config)]
 
 
 def _without_sums(config: Config) -> list[str]:
@@ -91,15 +91,17 @@ def _without_sums(config: Config) -> list[str]:
     The closed form needs sums over all clients before the first round. A run that simulates
     anything else would not have them.
     """
-    federation, fleet = config.federation, config.fleet
+    federation, fleet, privacy = config.federation, config.fleet, config.privacy
+    # The rule that follows from the privacy is none of the given flags.
+    plain = "float32", "int32", automatic_aggregation(privacy)
     found = {
         "--cohort": federation.cohort,
         "--client_dropout": federation.client_dropout,
         "a simulated clock": fleet.has_clock,
-        f"--aggregation={federation.aggregation}": federation.aggregation
-        not in ("float32", "int32"),
+        f"--aggregation={federation.aggregation}": federation.aggregation not in plain,
+        f"--privacy={privacy.privacy}": privacy.privacy != "none",
         # All noise needs --clip_norm.
-        "--clip_norm": config.privacy.clip_norm,
+        "--clip_norm": privacy.clip_norm,
         f"--attack={config.attack.attack}": config.attack.attack != "none",
         fleet.compression: fleet.compression,
         "--server_optimizer=none": federation.server_optimizer == "none",
@@ -108,7 +110,7 @@ def _without_sums(config: Config) -> list[str]:
     return [flag for flag, active in found.items() if active]
 
 
-def _without_rows(config: Config) -> list[str]:
+def without_rows(config: Config) -> list[str]:
     """The flags with which no client scores the rows of the ID table with a vector of its own."""
     model = config.model
     views = {name.strip() for name in model.views.split(",")}

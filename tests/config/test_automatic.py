@@ -55,6 +55,8 @@ def test_the_flags_that_make_auto_random_are_named():
     assert named(backbone="fedncf", fusion="mlp", aggregation="median") == [
         *("--aggregation=median", "--backbone=fedncf", "--fusion=mlp")
     ]
+    private = {"privacy": "central", "clip_norm": 0.1, "noise_multiplier": 1.0}
+    assert named(**private) == ["--privacy=central", "--clip_norm"]
     assert named(views="id,text", upload_bits=4) == ["--upload_bits=4", "--views=id,text"]
     assert all(named(**flags) for flags in RANDOM)
 
@@ -64,7 +66,13 @@ def test_a_run_says_why_auto_is_random(capsys):
         note_random_init(Config.from_flat(**flags))
     assert capsys.readouterr().out == ""
     note_random_init(Config.from_flat(cohort=5))
-    assert capsys.readouterr().out.startswith("--init=auto: random, because of --cohort; ")
+    said = capsys.readouterr().out
+    assert said.startswith("--init=auto: random, because of --cohort; ") and "noise" not in said
+    private = {"privacy": "central", "clip_norm": 0.1, "noise_multiplier": 1.0}
+    note_random_init(Config.from_flat(**private))
+    assert "with thousands of clients --init=ease, with noise, is better" in capsys.readouterr().out
+    note_random_init(Config.from_flat(fusion="mlp", **private))
+    assert "with noise" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", CLOSED, ids=str)
