@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.report.run_directory import METRICS, RunDirectory
+from fedvlr_jax.report.run_directory import METRICS, REPORT, RunDirectory
 
 FLAGS = flags.FLAGS
 # Seconds between two reads of the run directory.
@@ -33,7 +33,8 @@ def main() -> None:
     wait = (lambda: False) if FLAGS.once else _sleep
     for entry in follow(run, wait):
         print(line_of(entry, rounds), flush=True)
-    print("finished" if run.has_results() else "not finished", flush=True)
+    ended = f"finished; report: {run.path / REPORT}" if run.has_results() else "not finished"
+    print(ended, flush=True)
 
 
 def _sleep() -> bool:

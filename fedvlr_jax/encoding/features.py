@@ -121,7 +121,7 @@ def encode_titles(
         inputs = inputs._replace(present=present)
         found = rows.shape[1]
         if found < settings.width:
-            why = f"--width={settings.width}: the titles have rank {found}, which is the width"
+            why = f"{found} columns instead of --width={settings.width}: the rank of the titles"
             inputs = inputs._replace(notes=(*inputs.notes, why))
         return _write(target, rows[~empty], inputs, _hashing_described(found))
     return _encode(folder, settings, "text", inputs, progress)

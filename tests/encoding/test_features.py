@@ -52,7 +52,7 @@ def test_titles_by_hashing(tmp_path):
     np.testing.assert_allclose(stored[3], mean, rtol=1e-6)
     manifest = json.loads((tmp_path / "text_features.json").read_text())
     assert (manifest["items"], manifest["missing"], manifest["encoder"]) == (4, 2, "hashing")
-    assert found.notes == ("--width=128: the titles have rank 2, which is the width",)
+    assert found.notes == ("2 columns instead of --width=128: the rank of the titles",)
     with pytest.raises(InputError, match="--overwrite"):
         encode_titles(tmp_path, titles, Settings(encoder="hashing"))
 

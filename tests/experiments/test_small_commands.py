@@ -61,6 +61,9 @@ def test_watching_once(run, monkeypatch, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith("w: fedvlr train") and printed[-1] == "not finished"
     assert printed[1].startswith("round 0/4")
+    (run.path / "summary.json").write_text("{}")
+    watch.main()
+    assert capsys.readouterr().out.endswith(f"finished; report: {run.path / 'report.html'}\n")
     monkeypatch.setattr(watch, "FLAGS", types.SimpleNamespace(workdir="nowhere", once=True))
     with pytest.raises(InputError, match="nowhere: found nothing"):
         watch.main()
