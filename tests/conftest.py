@@ -4,8 +4,10 @@ import os
 import pathlib
 import warnings
 
-# Before JAX starts: the tests compile hundreds of tiny programs once and run them once.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+from tests.programs import QUICK_COMPILATION, Programs, folder_of_programs, store_programs
+
+# Before JAX starts.
+os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
 # Before NumPy starts: matrices are small, and threads that wait for a part of one use a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -13,8 +15,6 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 import jax
 import pytest
-
-from tests.programs import Programs, folder_of_programs, store_programs
 
 # Nothing relies on JAX to match types or ranks.
 jax.config.update("jax_numpy_dtype_promotion", "strict")

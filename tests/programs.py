@@ -17,6 +17,8 @@ import tempfile
 import warnings
 
 ROOT = pathlib.Path(__file__).parents[1]
+# XLA_FLAGS of tests, which compile thousands of small programs for one run each.
+QUICK_COMPILATION = "--xla_backend_optimization_level=0"
 LIBRARIES = ("flax.linen", "optax", "orbax.checkpoint", "scipy.stats", "matplotlib.pyplot", "rich")
 # Another process writes the same compiled program.
 IGNORED = ",".join(

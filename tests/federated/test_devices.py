@@ -10,6 +10,7 @@ from fedvlr_jax.federated.devices import GROUPS, _fixed_point, client_mesh
 from fedvlr_jax.settings import compiled
 from tests.federated import device_bits, moving_bits
 from tests.federated.multi_device import CASES, FIXED_POINT
+from tests.programs import QUICK_COMPILATION
 
 DEVICES = (1, 8)
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
@@ -23,7 +24,7 @@ def close(loss, relative):
 @pytest.mark.long
 @pytest.mark.slow
 def test_one_device_and_eight_train_the_same_federation(printed_json):
-    flags = f"{EIGHT_DEVICES} --xla_backend_optimization_level=0"
+    flags = f"{EIGHT_DEVICES} {QUICK_COMPILATION}"
     numbers = ",".join(map(str, DEVICES))
     results = printed_json("tests.federated.multi_device", numbers, xla_flags=flags)
     for name in CASES:
@@ -96,7 +97,7 @@ def test_fixed_point_sums_refuse_hostile_clients():
 
 @pytest.mark.slow
 def test_a_state_moves_from_one_to_four_devices_and_back(tmp_path, printed_json):
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count=4 {QUICK_COMPILATION}"
     results = printed_json("tests.federated.moving_bits", str(tmp_path), xla_flags=flags)
     assert results == {"shards": list(moving_bits.DEVICES), "restored": [True] * 4, "end": True}
 
