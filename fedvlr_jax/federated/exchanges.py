@@ -20,14 +20,13 @@ from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import EXCHANGES
 from fedvlr_jax.federated.subspace import OVERSAMPLING
 
-_FIRST = "before the first round with every client"
-
 
 class Exchange(NamedTuple):
     """The messages between the server and each client before the first round.
 
     Attributes:
-      text: the steps, for the start of a run.
+      text: what they are for, and its settings, for the start of a run.
+      steps: what is exchanged, in words.
       down: float32 numbers to each client.
       up: float32 numbers from a client, for each item of its history.
       once: float32 numbers from a client beside those.
@@ -35,6 +34,7 @@ class Exchange(NamedTuple):
     """
 
     text: str
+    steps: str
     down: int
     up: int
     once: int = 0
@@ -44,7 +44,8 @@ class Exchange(NamedTuple):
     def line(self) -> str:
         """The steps and their sizes."""
         return (
-            f"{self.text}; each client receives {4 * self.down / 1e6:.3g} MB{self.more}, and sends "
+            f"{self.text}; before the first round with every client: {self.steps}; "
+            f"each client receives {4 * self.down / 1e6:.3g} MB{self.more}, and sends "
             f"{f'{4 * self.once / 1e3:.3g} kB plus ' * (self.once > 0)}{4 * self.up / 1e3:.3g} kB "
             "for each item of its history"
         )
@@ -62,26 +63,26 @@ def exchanges_of(
     items, width = model.num_items, model.width
     if init.init == "ease" and config.privacy.privacy != "none":
         # All numbers of a client's contribution follow from the list of its items.
-        text = f"init ease{_chosen(initial)}; {_FIRST}: one noisy matrix of {items} x {items}"
-        found.append(Exchange(text, items * width, 1))
+        steps = f"one noisy matrix of {items} x {items}"
+        found.append(Exchange(f"init ease{_chosen(initial)}", steps, items * width, 1))
     elif init.init == "ease":
         found.append(_ease_exchange(init, width, dataset, initial))
     if init.init == "spectral" and config.privacy.privacy != "none":
         up = init.init_exchanges * min(width, items)
-        text = f"init spectral; {_FIRST}: {init.init_exchanges} exchanges with noise"
-        found.append(Exchange(text, items * (up + width), up))
+        steps = f"{init.init_exchanges} exchanges with noise"
+        found.append(Exchange("init spectral", steps, items * (up + width), up))
     elif init.init == "spectral":
         up = init.init_exchanges * min(width + OVERSAMPLING, dataset.num_users, items)
-        text = f"init spectral; {_FIRST}: counts, {init.init_exchanges} exchanges, a mean score"
+        steps = f"counts, {init.init_exchanges} exchanges, a mean score"
         # First the counts of the items, last the table from which a client computes its vector.
-        found.append(Exchange(text, items * (1 + up + width), up))
+        found.append(Exchange("init spectral", steps, items * (1 + up + width), up))
     if init.init_router in ("history", "mean"):
         up = EXCHANGES * (init.init_topics if "id" in sources_of(model.fusion.names) else 0)
         steps = f"counts{f' and {EXCHANGES} exchanges' * (up > 0)}"
-        text = f"routers by {init.init_router}; {_FIRST}: {steps}"
+        text = f"routers by {init.init_router}"
         more = ", the features of its items and the catalogue's mean likeness to each"
         mean = len(model.fusion.names) if init.init_router == "mean" else 0
-        found.append(Exchange(text, items * (1 + up) + mean, up, mean, more))
+        found.append(Exchange(text, steps, items * (1 + up) + mean, up, mean, more))
     return found
 
 
@@ -99,7 +100,7 @@ def _ease_exchange(
     compares = tried > 1 or (blends and init.init_ials == -1)
     compared = tried * (width + 1) if compares else 0
     down = 1 + up + compared + width
-    text = f"{tried} models x {init.init_exchanges} exchanges"
+    steps = f"counts, {tried} models x {init.init_exchanges} exchanges"
     for setting in blends:
         columns = num_factors(dataset.train, width, setting.parts)
         of_item, more = uploaded_numbers(columns)
@@ -108,9 +109,9 @@ def _ease_exchange(
     if len(blends) > 1:
         down += len(blends) * width  # Clients compare them on validation.
     if blends:
-        text += f", {len(blends)} of iALS x {SWEEPS} sweeps"
-    text = f"init ease{_chosen(initial)}; {_FIRST}: counts, {text}, a mean score"
-    return Exchange(text, items * down, up, once)
+        steps += f", {len(blends)} of iALS x {SWEEPS} sweeps"
+    text = f"init ease{_chosen(initial)}"
+    return Exchange(text, f"{steps}, a mean score", items * down, up, once)
 
 
 def _chosen(initial: Initialization | None) -> str:
