@@ -64,11 +64,13 @@ def validation_curve(
     warm_rounds, warm = _series(
         metrics, lambda line: slice_of(line.get("valid") or {}, "warm").get(metric)
     )
+    two = bool(warm) and warm != values
+    by_warm = two and selected_slice == "warm" and selected_round in warm_rounds
     label = METRIC_LABELS[metric]
 
     def paint(axes: Axes) -> None:
         blue, orange = SLICE_COLOURS["all"], SLICE_COLOURS["warm"]
-        if warm and warm != values:
+        if two:
             axes.plot(
                 warm_rounds,
                 warm,
@@ -82,14 +84,13 @@ def validation_curve(
             rounds, values, color=blue, marker=_marker(rounds), markersize=4, label="all targets"
         )
         axes.set(title=f"Validation {label}", xlabel="round", ylabel=f"{label} (%)")
-        by_warm = selected_slice == "warm" and warm != values and selected_round in warm_rounds
         at, found = (warm_rounds, warm) if by_warm else (rounds, values)
         if selected_round in at:
             best, colour = found[at.index(selected_round)], orange if by_warm else blue
             axes.axvline(selected_round, color=MUTED, linewidth=0.9, linestyle=":")
             axes.plot([selected_round], [best], "o", color=colour, mec=PAPER, mew=1.5, markersize=9)
             axes.set_title(f"{best:.1f} % at round {selected_round}", loc="right", color=colour)
-        if warm and warm != values:
+        if two:
             axes.legend(loc="best")
         _round_axis(axes, rounds)
 

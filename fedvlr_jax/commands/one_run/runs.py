@@ -80,7 +80,8 @@ def check_same(
 ) -> None:
     """Refuses to resume a run that has other flags or data, and names the differences.
 
-    Flags that have their automatic values in both runs are named only if no other flag differs.
+    Flags that have their automatic values in both runs follow from another flag. They are named
+    only if no other flag differs.
 
     Args:
       where: the place of the run, for the message.
@@ -95,10 +96,11 @@ def check_same(
     known = {name: repr(value) for name, value in was.items()}
     names = [name for name, value in flags.items() if name not in free and was.get(name) != value]
     automatic = _automatic(was) & _automatic(flags)
+    given = [name for name in names if name not in automatic]
     differing = [
         f"--{name} was {known.get(name, 'unknown to the version that saved it')}, is "
         f"{flags[name]!r}"
-        for name in [name for name in names if name not in automatic] or names
+        for name in given or names
     ]
     if was_data != data:
         differing.append("the data have changed")
