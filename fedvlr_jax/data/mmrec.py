@@ -29,6 +29,7 @@ from fedvlr_jax.data.mmrec_folder import (
     feature_files,
     find_folder,
     find_interactions,
+    prepared_rating,
     unread_arrays,
 )
 from fedvlr_jax.data.mmrec_table import (
@@ -88,7 +89,7 @@ def load(root: str | Path, name: str, *, split: str = "auto", duplicates: str = 
     split = resolve_split(split, split_column)
     notes = [] if features else ["no item features: no file *_features.npy or *_feat.npy"]
     notes += unread_arrays(folder, feature_paths)
-    notes += unused_columns(table, split_column, split)
+    notes += unused_columns(table, split_column, split, prepared_rating(folder))
     user, user_ids = users_of(table, read_mapping(folder / "u_id_mapping.csv"), notes)
     item, item_ids = items_of(table, item_ids, sizes, notes)
     rows = rows_of(table, user, item, split_column if split == "predefined" else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -80,6 +81,15 @@ def feature_files(folder: Path) -> dict[str, Path]:
     usual = ("text", "image")
     order = [name for name in usual if name in files]
     return {name: files[name] for name in (*order, *(n for n in files if n not in usual))}
+
+
+def prepared_rating(folder: Path) -> float | None:
+    """The --min_rating that the manifest of `fedvlr prepare` states; None without one."""
+    try:
+        rating = json.loads((folder / "manifest.json").read_bytes())["options"]["min_rating"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return float(rating) if isinstance(rating, int | float) else None
 
 
 def unread_arrays(folder: Path, feature_files: dict[str, Path]) -> list[str]:

@@ -57,8 +57,14 @@ def resolve_split(split: str, split_column: str | None) -> str:
     return "predefined" if split_column else "leave-one-out"
 
 
-def unused_columns(table: Table, split_column: str | None, split: str) -> list[str]:
-    """Notes on the columns that the loader does not use."""
+def unused_columns(
+    table: Table, split_column: str | None, split: str, min_rating: float | None
+) -> list[str]:
+    """Notes on the columns that the loader does not use.
+
+    Args:
+      min_rating: the rating from which the rows were kept; None: all were.
+    """
     name, notes = table.path.name, []
     if split != "predefined" and split_column:
         notes.append(f"{name}: column {split_column} is not used, the split is {split}")
@@ -66,9 +72,11 @@ def unused_columns(table: Table, split_column: str | None, split: str) -> list[s
     unused = [column for column in table.columns if column not in used]
     if "rating" in unused:
         unused.remove("rating")
+        kept = "fedvlr prepare --min_rating=R keeps the rows with at least R"
+        if min_rating is not None:
+            kept = f"prepared with --min_rating={min_rating:g}"
         notes.append(
-            f"{name}: column rating is not used, all interactions have equal weight; "
-            "fedvlr prepare --min_rating=R keeps the rows with at least R"
+            f"{name}: column rating is not used, all interactions have equal weight; {kept}"
         )
     if unused:
         listed = ", ".join(column if column.isprintable() else shown(column) for column in unused)

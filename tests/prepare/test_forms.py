@@ -140,6 +140,18 @@ def test_times_of_a_hundred_nanoseconds(tmp_path):
     assert len(written) == 1 and b"1500000000000075100" in written.pop()
 
 
+def test_the_loader_gives_no_advice_that_was_followed(tmp_path):
+    forms.recbole(tmp_path / "raw")
+    advice = "fedvlr prepare --min_rating=R keeps the rows with at least R"
+    for min_rating, told in ((None, advice), (2, "prepared with --min_rating=2")):
+        prepare(tmp_path / "raw", tmp_path / "out", Options(min_rating=min_rating), overwrite=True)
+        (note,) = (x for x in load_dataset("out", data_root=tmp_path).notes if "rating" in x)
+        assert note.endswith(f"rating is not used, all interactions have equal weight; {told}")
+    for manifest in (b"\xff", b"[1]", b"[" * 10**5, b'{"options": {"min_rating": "2"}}'):
+        (tmp_path / "out/manifest.json").write_bytes(manifest)
+        assert any(x.endswith(advice) for x in load_dataset("out", data_root=tmp_path).notes)
+
+
 def test_nothing_half_written(tmp_path):
     forms.recbole(tmp_path / "raw")
     with pytest.raises(InputError, match="--min_rating=9"):
