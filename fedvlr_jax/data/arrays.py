@@ -175,7 +175,8 @@ def _one_dimension(label: str, values: Any) -> np.ndarray:
 
 def _whole(column: np.ndarray) -> np.ndarray:
     """bool [n]: the floats that are whole numbers and not rounded."""
-    return np.isfinite(column) & (np.floor(column) == column) & (np.abs(column) < 2**53)
+    rounded_from = 2.0 ** min(53, np.finfo(column.dtype).nmant + 1)
+    return np.isfinite(column) & (np.floor(column) == column) & (np.abs(column) < rounded_from)
 
 
 def _check_distinct(label: str, ids: np.ndarray) -> None:
@@ -275,7 +276,10 @@ def _times(values: Any) -> np.ndarray:
     whole = _whole(column)
     if not whole.all():
         wrong = int(np.argmin(whole))
-        raise InputError(f"time[{wrong}]: found {shown(column[wrong])}, expected a whole number")
+        raise InputError(
+            f"time[{wrong}]: found {shown(column[wrong])}, expected a whole number that "
+            f"{column.dtype} does not round"
+        )
     return column.astype(np.int64)
 
 

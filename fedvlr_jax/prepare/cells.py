@@ -75,12 +75,18 @@ def exact_times(texts: pl.Series, time_format: TimeFormat) -> pl.Series:
 
 
 def _exact(text: str | None, decimals: int) -> int | None:
-    """The value of a text such as "1.5E9" in units of 10^-decimals; None if it is not whole."""
+    """The value of a text such as "1.500000000E9" in units of 10^-decimals; None if inexact.
+
+    "1.5E9" is inexact: its last digit is that of 10^8, and smaller digits may have been lost.
+    """
     try:
-        value = decimal.Decimal(text or "").scaleb(decimals)
+        written = decimal.Decimal(text or "")
+        value = written.scaleb(decimals)
     except decimal.InvalidOperation:
         return None
-    if not value.is_finite() or abs(value) > _LAST_TIME or value != value.to_integral_value():
+    if not value.is_finite() or int(written.as_tuple().exponent) > 0:
+        return None
+    if abs(value) > _LAST_TIME or value != value.to_integral_value():
         return None
     return int(value)
 
@@ -121,6 +127,11 @@ def _right_time(found: str, time_format: TimeFormat) -> str:
     """The expected value and the option that fits the value found."""
     if time_format.text:
         return f"a date of the format {time_format.text} (--time_format)"
+    if re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", found.strip()):
+        return (
+            "a whole number with all its digits, which an exponent may leave out; write the times "
+            "out, or --time=lines takes the order of the lines"
+        )
     decimals = re.fullmatch(r"[+-]?\d*\.(\d+)", found.strip())
     if decimals:
         return f"a whole number; --time_decimals={min(9, len(decimals[1]))} keeps the fraction"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import polars as pl
 
 from fedvlr_jax.data.faults import fault
@@ -13,8 +14,6 @@ from fedvlr_jax.prepare.columns import Columns
 from fedvlr_jax.prepare.tables import Table
 
 _BATCH_ROWS = 1 << 20
-# Larger floats may be rounded whole numbers.
-_LARGEST_EXACT = 2**53
 
 
 def parquet_frames(
@@ -40,6 +39,8 @@ def _converted(
         frame = frame.with_columns(_ids(table, columns, role, frame[role], row))
     if "time" in frame.columns and frame["time"].dtype.is_temporal():
         frame = frame.with_columns(_epoch(frame["time"]))
+    if "time" in frame.columns and frame["time"].dtype.is_float():
+        _check_digits(table, columns.time, frame["time"], row)
     wrong = wrong_cells(frame, time_format)
     for role, (series, bad) in wrong.items():
         if bad.any():
@@ -55,7 +56,7 @@ def _ids(table: Table, columns: Columns, role: str, ids: pl.Series, row: int) ->
     kind = ids.dtype
     if kind.is_float():
         whole = ids.cast(pl.Int64, strict=False)
-        exact = ((whole == ids) & (ids.abs() < _LARGEST_EXACT)).fill_null(False)
+        exact = ((whole == ids) & (ids.abs() < _rounded_from(ids))).fill_null(False)
         wrong = ids.is_not_null() & ~exact
         if wrong.any():
             place = int(wrong.arg_max() or 0)
@@ -68,6 +69,21 @@ def _ids(table: Table, columns: Columns, role: str, ids: pl.Series, row: int) ->
             f"ids that are texts or whole numbers; name another column with --{role}"
         )
     return ids.cast(pl.String, strict=False).str.strip_chars()
+
+
+def _check_digits(table: Table, column: str, times: pl.Series, row: int) -> None:
+    """Refuses times that a float may have rounded."""
+    limit = _rounded_from(times)
+    wrong = ((times.abs() >= limit) & times.is_finite()).fill_null(False)
+    if wrong.any():
+        place = int(wrong.arg_max() or 0)
+        right = f"a number below {limit}, because {times.dtype} rounds others; store whole numbers"
+        raise fault(table.path, row + place, column, times[place], right)
+
+
+def _rounded_from(floats: pl.Series) -> int:
+    """Floats of this dtype may be rounded whole numbers from this number on."""
+    return int(2 ** (np.finfo(floats.head(0).to_numpy().dtype).nmant + 1))
 
 
 def _epoch(series: pl.Series) -> pl.Series:

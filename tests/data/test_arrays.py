@@ -102,6 +102,8 @@ def test_global_time_drops_users_without_train():
         ({"user": [*USER[:6], None]}, r"user\[6\]: found a missing value"),
         ({"time": [1, 2, 3.5, 4, 5, 6, 7]}, r"time\[2\]: found 3.5, expected a whole number"),
         ({"time": [1, 2, np.nan, 4, 5, 6, 7]}, r"time\[2\]"),
+        ({"time": np.full(7, 2**53, float)}, r"time\[0\]: .* that float64 does not round"),
+        ({"time": np.full(7, 2**24, np.float32)}, r"time\[0\]: .* that float32 does not round"),
         ({"time": ["a"] * 7}, "time: has the type .* pandas.to_datetime converts dates"),
         (
             {"user": MIXED},

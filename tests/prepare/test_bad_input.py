@@ -107,6 +107,7 @@ def test_dates(text, given, expected, form, tmp_path):
         ("31.12.2020 10:11", "--time_format='%d.%m.%Y %H:%M'"),
         ("Wed Jan 01 10:00:00 +0000 2020", "--time_format='%a %b %d %H:%M:%S %z %Y'"),
         ("1500000000.25", "--time_decimals=2 keeps the fraction"),
+        ("1.5E+09", "found '1.5E+09', expected a whole number with all its digits, which an exp"),
         ("yesterday", "--time=lines"),
     ],
 )
@@ -299,6 +300,11 @@ def test_parquet(tmp_path):
     pl.DataFrame({**good, "timestamp": [5.0, 6.5]}).write_parquet(raw)
     with pytest.raises(InputError, match=r"row 2, column timestamp: found 6\.5"):
         prepare(raw, tmp_path / "out")
+    for kind, exact in ((pl.Float64, 2**53), (pl.Float32, 2**24)):
+        times = pl.Series([exact - 1, exact], dtype=kind)
+        pl.DataFrame({**good, "timestamp": times}).write_parquet(raw)
+        with pytest.raises(InputError, match=f"row 2, column timestamp: .* below {exact}, because"):
+            prepare(raw, tmp_path / "out")
     for wrong in (2.5, 2.0**53):
         pl.DataFrame({**good, "user_id": [1.0, wrong]}).write_parquet(raw)
         with pytest.raises(InputError, match=f"row 2, column user_id: found {wrong}, expected"):
