@@ -18,7 +18,7 @@ from fedvlr_jax.encoding.models import load_encoder
 from fedvlr_jax.encoding.pictures import decode, find_pictures
 from fedvlr_jax.encoding.rows import batch_size_by_memory, encode_rows, key_of
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.sealing import file_sha256
+from fedvlr_jax.sealing import file_sha256, sync
 
 Progress = Callable[[int, int], None]
 
@@ -240,6 +240,9 @@ def _target(folder: Path, settings: Settings) -> Path:
 def _write(target: Path, rows: np.ndarray, inputs: _Inputs, model: dict[str, Any]) -> Features:
     """Writes the array and its manifest; missing items get the mean row.
 
+    An earlier manifest is deleted before the array gets its name, and the new one is written after
+    it. So whatever stops the process, a manifest is beside the array that it describes.
+
     Args:
       rows: float32 [len(present), width]. model: the encoder's entries of the manifest.
     """
@@ -262,11 +265,17 @@ def _write(target: Path, rows: np.ndarray, inputs: _Inputs, model: dict[str, Any
         "fedvlr_jax": __version__,
         "notes": list(inputs.notes),
     }
-    unfinished = target.with_name(f".{target.name}")
+    # A name that the loader does not take for features.
+    unfinished = target.with_name(f".{target.name}.tmp")
     with unfinished.open("wb") as file:
         np.save(file, whole)
+    sync(unfinished)
     manifest["sha256"] = file_sha256(unfinished)
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    target.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    beside = target.with_suffix(".json")
+    beside.unlink(missing_ok=True)
     unfinished.replace(target)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    sync(unfinished)
+    unfinished.replace(beside)
     return Features(whole, target, manifest, inputs.notes)

@@ -1,11 +1,16 @@
 """Order of the rows, missing items, interrupted runs, and refused input."""
 
+import contextlib
+import hashlib
+import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fedvlr_jax.data.mmrec_folder import feature_files
 from fedvlr_jax.data.titles import read_titles
 from fedvlr_jax.encoding import Settings, encode_pictures, encode_titles, encoder, features, rows
 from fedvlr_jax.encoding.pictures import decode
@@ -55,6 +60,37 @@ def test_titles_by_hashing(tmp_path):
     assert found.notes == ("2 columns instead of --width=128: the rank of the titles",)
     with pytest.raises(InputError, match="--overwrite"):
         encode_titles(tmp_path, titles, Settings(encoder="hashing"))
+
+
+def test_a_manifest_is_beside_its_array_wherever_the_process_stops(tmp_path, monkeypatch):
+    """The process is killed before each step of the second call, and then in none."""
+    first, second = (Settings(encoder="hashing", overwrite=True, width=width) for width in (1, 2))
+    titles = ["red river", "blue river", "sea"]
+    for last in itertools.count():
+        encode_titles(tmp_path, titles, first)
+        steps = itertools.count()
+
+        def killed_at(step, steps=steps, last=last):
+            def call(*arguments, **options):
+                if next(steps) == last:
+                    raise KeyboardInterrupt
+                return step(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(features.np, "save", killed_at(np.save))
+            for name in ("replace", "unlink", "write_text"):
+                patch.setattr(Path, name, killed_at(getattr(Path, name)))
+            encode_titles(tmp_path, titles, second)
+        manifest = tmp_path / "text_features.json"
+        if manifest.exists():
+            digest = hashlib.sha256((tmp_path / "text_features.npy").read_bytes()).hexdigest()
+            assert json.loads(manifest.read_text())["sha256"] == digest
+        assert feature_files(tmp_path).keys() == {"text"}
+        if next(steps) <= last:
+            break
+    assert last > 3 and json.loads(manifest.read_text())["width"] == 2
 
 
 def test_prompt_and_missing_title(model, tmp_path):
