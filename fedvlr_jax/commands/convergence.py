@@ -173,7 +173,7 @@ def main() -> None:
     stem = folder / "convergence"
     title = f"{base.model.backbone} + {base.model.fusion}: mean squared gradient norm over T rounds"
     caption = "Gradient over all parameters, shared and private; slope in log-log scale."
-    write_table(Table(title, headings, rows, caption), lines, stem)
+    write_table(Table(title, headings, rows, caption, chosen=False), lines, stem)
     curves = {
         (f"{line['clients']:,} clients", f"A = {line['local_epochs']}"): line["mean_squared_norm"]
         for line in lines

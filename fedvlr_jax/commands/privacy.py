@@ -204,9 +204,8 @@ def write_lines(lines: list[dict[str, Any]], base: Config, dataset: Dataset, fol
         f"length {FLAGS.feature_scale:g}; delta {base.privacy.target_delta:g}. Local and central "
         "epsilons are not comparable."
     )
-    write_table(
-        Table(f"{dataset.name}: attacks", headings, rows, caption), lines, folder / "attacks"
-    )
+    table = Table(f"{dataset.name}: attacks", headings, rows, caption, chosen=False)
+    write_table(table, lines, folder / "attacks")
     bars = [
         (
             f"{e['defence']}, {e['content']}",

@@ -215,5 +215,6 @@ def main() -> None:
             f"{len(cells) - len(lines)} of {len(cells)} combinations diverged."
         )
         rows = [row_of(line) for line in lines]
-        write_table(Table(title, HEADINGS, rows, caption), lines, folder / "robustness")
+        table = Table(title, HEADINGS, rows, caption, chosen=False)
+        write_table(table, lines, folder / "robustness")
         write_plots(lines, folder)

@@ -102,4 +102,5 @@ def main() -> None:
     title = f"{dataset.name}: one client, one round"
     views = view_names(base.model.views, dataset.features, identity_view(base))
     caption = f"{dataset.num_items} items, width {base.model.width}, views {', '.join(views)}."
-    write_table(Table(title, headings, rows, caption), lines, folder / "table3")
+    table = Table(title, headings, rows, caption, chosen=False)
+    write_table(table, lines, folder / "table3")

@@ -60,12 +60,17 @@ class Group(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A comparison as `commands.tables.tables.write_table` prints it."""
+    """A comparison as `commands.tables.tables.write_table` prints it.
+
+    Attributes:
+      chosen: whether validation chooses among the rows; if not, the page says so.
+    """
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str
+    chosen: bool = True
 
 
 def best_groups(groups: Sequence[Group]) -> list[Group]:
@@ -163,8 +168,8 @@ def beside_baselines(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def _differ(groups: Sequence[Group]) -> list[str]:
-    return [f"{group.label}: {group.differ}" for group in best_groups(groups) if group.differ]
+def _differ(best: Sequence[Group]) -> list[str]:
+    return [f"{group.label}: {group.differ}" for group in best if group.differ]
 
 
 def curve_figures(groups: Sequence[Group], label: str) -> list[str]:
@@ -241,17 +246,17 @@ def render_folder(
     compared = differences(lines)
     against = {row["against"] for row in compared}
     page = environment().get_template("folder.html.j2")
-    # Validation does not choose among attacks.
-    chooses = not any("attack" in line for line in lines)
+    best = best_groups(groups) if table.chosen else []
+    first = "Validation chooses nothing in this table."
     return page.render(
         table=table,
-        sentence=sentence(groups, compared, label) if chooses else "",
-        answers=[*beside_baselines(lines), *_differ(groups)],
+        sentence=sentence(groups, compared, label) if table.chosen else first,
+        answers=[*beside_baselines(lines), *_differ(best)],
         curves=figures(curve_figures(groups, label)),
         compared=compared,
         against=against.pop() if len(against) == 1 else "",
         groups=sorted(groups, key=lambda group: (group.dataset, -(group.mean or -1.0))),
-        best=best_groups(groups),
+        best=best,
         runs=sum(len(group.runs) for group in groups),
         rounds=sum(group.rounds for group in groups),
         label=label,

@@ -108,10 +108,16 @@ def test_choices_with_one_best_value_are_all_named(tmp_path):
     assert "a and b have the same best" in sentence(groups[:2], [], label)
 
 
-def test_validation_chooses_no_attack(folder):
-    table = Table("title", ("attack",), [("alie",)], "caption")
-    page = folder_page(folder, table, [{"attack": "alie", "er@10": 0.5}])
-    assert "has the best validation" not in page
+def test_a_table_in_which_validation_chooses_nothing_says_so(folder):
+    """The command says it, whatever the names of the columns."""
+    lines = [{"attack": "alie", "er@10": 0.5}]
+    table = Table("title", ("attack",), [("alie",)], "caption", chosen=False)
+    page = folder_page(folder, table, lines)
+    assert "Validation chooses nothing in this table." in page
+    chosen = folder_page(folder, table._replace(chosen=True), lines)
+    for words in ("best validation", "Validation chooses. ", " *</th>", "of the other choices"):
+        assert words in chosen and words not in page
+    assert "<summary>Commands</summary>" in page and page.count("fedvlr train") == 3
 
 
 def test_the_page_leaves_out_differences_that_nobody_measured(folder):

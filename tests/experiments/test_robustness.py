@@ -78,6 +78,7 @@ def test_the_command_trains_each_cell_once(run, tmp_path):
         low, high = line["interval"]
         assert 0 <= low <= line["er@10"] <= high <= 1 and line["seeds"] == 1
     assert "pieck_uea" in (tmp_path / "w/robustness-0.05-cold.svg").read_text()
+    assert "Validation chooses nothing in this table." in (tmp_path / "w/index.html").read_text()
     summaries = list(tmp_path.glob("w/*/seed0/summary.json"))
     times = {path: path.stat().st_mtime_ns for path in summaries}
     again = run("robustness", *arguments, "--workdir=w")

@@ -32,7 +32,7 @@ def write_table(
       runs: the runs below the folder; None: read them.
     """
     print_table(table)
-    title, headings, rows, caption = table
+    title, headings, rows, caption, _ = table
     markdown = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
     markdown.insert(1, "|---" * len(headings) + "|")
     write_text(stem.with_suffix(".md"), f"{title}\n\n" + "\n".join(markdown) + f"\n\n{caption}\n")
@@ -67,7 +67,7 @@ def print_table(table: Table) -> None:
     console = Console()
     width = console.width if console.is_terminal else PRINTED_WIDTH
     console = Console(width=width)
-    title, headings, rows, caption = table
+    title, headings, rows, caption, _ = table
     console.print(title, style="italic", markup=False, highlight=False)
     named = _naming_columns(rows)
     for columns in _column_parts(headings, rows, width, named):
