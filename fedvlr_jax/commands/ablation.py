@@ -46,7 +46,13 @@ from fedvlr_jax.commands.members import (
 )
 from fedvlr_jax.commands.one_run.runs import load, required_workdir
 from fedvlr_jax.commands.tables.comparison import Compared, correct, gain, read_choice
-from fedvlr_jax.commands.tables.comparison_table import ON_GAINS, TESTS, gain_cells, metric_cells
+from fedvlr_jax.commands.tables.comparison_table import (
+    ON_GAINS,
+    TESTS,
+    gain_cells,
+    metric_cells,
+    named_intervals,
+)
 from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.config import Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
@@ -211,7 +217,6 @@ def main() -> None:
         rows = [cells(line) for line in lines]
         write_table(Table(title, HEADINGS, rows, caption), lines, folder / "ablation")
         judged = lines[0]["slice"]
-        bars = [(line["choice"], line[f"{judged}_ndcg@50"], line["ci95"]) for line in lines]
-        figure = interval_bars(f"{title}: {judged} NDCG@50", bars)
+        figure = interval_bars(f"{title}: {judged} NDCG@50", named_intervals(lines))
         write_text(folder / "ablation.svg", figure)
         Console().print(f"{folder / 'ablation.md'}: {len(lines) - 1} comparisons", highlight=False)

@@ -67,6 +67,7 @@ from fedvlr_jax.commands.tables.comparison_table import (
     interval_cell,
     metric_cells,
     name_cell,
+    named_intervals,
 )
 from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.config import BACKBONE_NAMES, FUSION_NAMES, Config, check_choice
@@ -232,10 +233,9 @@ def main() -> None:
             dataset = load(config)
             of_dataset, tuning[dataset.name] = table_of(dataset, config, methods, seeds)
             lines += of_dataset
-            judged = f"{of_dataset[0]['slice']}_ndcg@50"
             title = f"{dataset.name}, {of_dataset[0]['slice']} targets: test NDCG@50"
-            bars = [(line["choice"], line[judged], line["ci95"]) for line in of_dataset]
-            write_text(folder / f"table2-{dataset.name}.svg", interval_bars(title, bars))
+            figure = interval_bars(title, named_intervals(of_dataset))
+            write_text(folder / f"table2-{dataset.name}.svg", figure)
             write_text(folder / "tuning.json", json.dumps(tuning, indent=2))
             caption = (
                 f"Protocol {base.evaluation.protocol}, test part, percent, mean ± sd over seeds "

@@ -1,12 +1,17 @@
 """What finished runs say of their test targets, as this version and earlier ones wrote them."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands.tables.comparison import Compared, gain, read_choice
-from fedvlr_jax.commands.tables.comparison_table import gain_cells, interval_cell
+from fedvlr_jax.commands.tables.comparison import Compared, compared_runs, gain, read_choice
+from fedvlr_jax.commands.tables.comparison_table import (
+    gain_cells,
+    interval_cell,
+    named_intervals,
+)
 from fedvlr_jax.commands.tables.tables import write_table
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.evaluation.baselines import baselines_of, rank, scores_of
@@ -83,6 +88,22 @@ def test_the_json_of_a_table_has_no_number_that_json_lacks(tmp_path):
     assert found["gain"] == 50.0
     assert found["gain_relative"] is None and found["detectable"] is None
     assert found["nested"]["by_seed"] == [1.0, None]
+    with (tmp_path / "table.csv").open(newline="") as file:
+        (cells,) = csv.DictReader(file)
+    assert cells["gain"] == "50.0" and cells["gain_relative"] == cells["detectable"] == ""
+
+
+def test_an_interval_of_no_user_is_an_empty_cell(tmp_path):
+    """No user has a test target, or one has."""
+    summary = {"valid": {"ndcg@50": 1.0}, "test": {"warm": {}, "cold": {}}}
+    nobody = compared_runs("a", [summary], [np.array([np.nan, np.nan])], "all").line
+    summary["test"] |= {"ndcg@50": 100.0}
+    one = compared_runs("b", [summary], [np.array([np.nan, 1.0])], "all").line
+    assert named_intervals([nobody, one]) == [("b", 100.0, [100.0, 100.0])]
+    write_table(Table("t", ("choice",), [["a"], ["b"]], ""), [nobody, one], tmp_path / "table")
+    assert json.loads((tmp_path / "table.json").read_text())[0]["ci95"] is None
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert [row["ci95"] for row in csv.DictReader(file)] == ["", "[100.0, 100.0]"]
 
 
 def test_cells_have_no_number_that_is_unknown():
@@ -93,5 +114,5 @@ def test_cells_have_no_number_that_is_unknown():
     assert gain_cells(one_user) == ["+2.50", "1 / 1 / 1"]
     known = nothing | {"gain": -2.5, "detectable": 1.0, "gain_relative": -12.0}
     assert gain_cells(known) == ["-2.50 ± 1.00 (-12%)", "1 / 1 / 1"]
-    assert interval_cell({"ci95": [np.nan, np.nan]}) == "-"
+    assert interval_cell({"ci95": None}) == "-"
     assert interval_cell({"ci95": [20.1, 24.3]}) == "20.10–24.30"

@@ -33,7 +33,8 @@ class Compared(NamedTuple):
     """Runs that differ only in their seed.
 
     Attributes:
-      line: the values of their table line, percentages unrounded.
+      line: the values of their table line, percentages unrounded. "ci95" is None if no user has
+        a target in the judged slice.
       ndcg: float64 [N], test NDCG@50 in [0, 1] on the judged slice, averaged over seeds;
         NaN for a user without a target in the slice.
     """
@@ -123,7 +124,8 @@ def compared_runs(
     if stated := summaries[0].get("privacy"):
         line["epsilon"] = best_epsilon(stated["epsilon"]["spent"])
     ndcg = np.mean(np.asarray(by_seed, np.float64), axis=0)
-    line["ci95"] = [100 * bound for bound in bootstrap_interval(ndcg)]
+    known = not np.isnan(ndcg).all()
+    line["ci95"] = [100 * bound for bound in bootstrap_interval(ndcg)] if known else None
     return Compared(line, ndcg)
 
 

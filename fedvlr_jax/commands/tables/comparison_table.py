@@ -82,8 +82,18 @@ def gain_cells(line: Mapping[str, Any]) -> list[str]:
 
 def interval_cell(line: Mapping[str, Any]) -> str:
     """E.g. "20.10–24.30"; a dash if no user has a target."""
-    low, high = line["ci95"]
-    return f"{low:.2f}–{high:.2f}" if math.isfinite(low) else "-"
+    return "{:.2f}–{:.2f}".format(*line["ci95"]) if line["ci95"] else "-"
+
+
+def named_intervals(
+    lines: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, float, Sequence[float]]]:
+    """(choice, NDCG@50 of the judged slice, interval) of each line whose slice has targets."""
+    return [
+        (line["choice"], line[f"{line['slice']}_ndcg@50"], line["ci95"])
+        for line in lines
+        if line["ci95"]
+    ]
 
 
 def _columns_shown(lines: Sequence[Mapping[str, Any]]) -> list[int]:

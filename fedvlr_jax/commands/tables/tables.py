@@ -25,6 +25,8 @@ def write_table(
 ) -> None:
     """Prints a table and writes it to stem.md, and its numbers to stem.json and stem.csv.
 
+    A number that is not finite is null in the one and an empty cell in the other.
+
     index.html in the same folder shows the table and the runs below the folder.
 
     Args:
@@ -36,8 +38,9 @@ def write_table(
     markdown = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
     markdown.insert(1, "|---" * len(headings) + "|")
     write_text(stem.with_suffix(".md"), f"{title}\n\n" + "\n".join(markdown) + f"\n\n{caption}\n")
-    write_text(stem.with_suffix(".json"), json.dumps(_strict(lines), indent=2, allow_nan=False))
-    write_text(stem.with_suffix(".csv"), pd.json_normalize(lines).to_csv(index=False))
+    strict = _strict(lines)
+    write_text(stem.with_suffix(".json"), json.dumps(strict, indent=2, allow_nan=False))
+    write_text(stem.with_suffix(".csv"), pd.json_normalize(strict).to_csv(index=False))
     files = [f"{stem.name}{end}" for end in (".md", ".json", ".csv")]
     page = folder_page(stem.parent, table, lines, files, runs)
     write_text(stem.parent / PAGE, page)
