@@ -255,6 +255,17 @@ def best_of(told: Sequence[Told]) -> Told | None:
     return max(finished, key=lambda trial: trial.valid or 0.0, default=None)
 
 
+def tie_of(told: Sequence[Told], folder: Path) -> str:
+    """A sentence if several trials finished and all have the same value, else ""."""
+    finished = [trial for trial in told if trial.valid is not None]
+    if len(finished) < 2 or len({trial.valid for trial in finished}) > 1:
+        return ""
+    runs = [RunDirectory.open(folder / trial.folder) for trial in finished]
+    selected = {run.read_summary()["selected_round"] for run in runs}
+    same = f" (all select round {selected.pop()})" if len(selected) == 1 else ""
+    return f" All {len(finished)} finished trials have the same value{same}; * is the first."
+
+
 def write_search(told: Sequence[Told], base: Config, folder: Path) -> None:
     """Prints and writes the table of the trials, and the command of the best one.
 
@@ -278,7 +289,7 @@ def write_search(told: Sequence[Told], base: Config, folder: Path) -> None:
     spent = sum(trial.rounds for trial in told)
     caption = (
         f"Validation {base.evaluation.selection.label}, percent; * the best. Budget: {len(told)} "
-        f"trials, {spent:,} rounds."
+        f"trials, {spent:,} rounds.{tie_of(told, folder)}"
     )
     title = f"Search by {FLAGS.sampler}, protocol {base.evaluation.protocol}"
     write_table(Table(title, HEADINGS, rows, caption), lines, folder / "search")

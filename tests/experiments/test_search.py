@@ -268,6 +268,31 @@ def test_a_search_trains_prunes_and_names_the_best(batch, calm, flags, monkeypat
     assert given["workdir"] == f"{folder}-best"
 
 
+@pytest.mark.parametrize(
+    ("values", "rounds", "found"),
+    [
+        ((30.0, 30.0), (0, 0), "All 2 finished trials have the same value (all select round 0); *"),
+        ((30.0, 30.0), (0, 4), "All 2 finished trials have the same value; * is the first."),
+        ((30.0, 31.0), (0, 0), ""),
+        ((30.0,), (0,), ""),
+    ],
+)
+def test_a_table_of_trials_that_all_tie_says_so(values, rounds, found, flags, tmp_path):
+    told = [studies.Told("trial0009", "a pruned one", "pruned", None, 2)]
+    for number, (value, selected) in enumerate(zip(values, rounds, strict=True)):
+        told.append(studies.Told(f"trial{number}", "client_lr=1", "finished", value, 4))
+        run = RunDirectory.create(tmp_path / told[-1].folder, overwrite=False)
+        run.write_config({"flags": Config().flat})
+        run.write_metrics([])
+        run.write_summary(
+            {"valid": {"ndcg@50": value}, "selected_round": selected, "rounds_run": 4}
+        )
+    command.write_search(told, Config(), tmp_path)
+    for file in ("search.md", "index.html"):
+        text = (tmp_path / file).read_text()
+        assert found in text and ("finished trials have" in text) == bool(found)
+
+
 def test_trials_of_a_batch_have_the_numbers_that_they_have_alone(flags, monkeypatch, tmp_path):
     """To the bit, also where the compiled shapes of a batch differ."""
     space = ["client_lr=log:0.1:10", "fusion=none,vbpr"]
