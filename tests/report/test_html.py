@@ -210,6 +210,13 @@ def test_two_users_with_cold_targets_are_no_panel(run):
     assert "it is judged on its warm targets" not in text and "cold targets" not in text
 
 
+def test_headings_and_intervals_break_where_a_column_is_narrow(report):
+    """Without these breaks the table of a data set with cold targets scrolls at 400 px."""
+    headings = re.findall(r"<th[^>]*>([^<]*(?:<wbr>)?@50)</th>", report)
+    assert headings and {*headings} == {"HR<wbr>@50", "NDCG<wbr>@50"}
+    assert re.search(r'<span class="interval">\d+\.\d&nbsp;– \d+\.\d</span>', report)
+
+
 def test_every_wide_table_scrolls_and_shows_that_it_does(report):
     assert report.count('class="scroll" tabindex="0" role="region"') == report.count('"scroll"') > 0
     assert "--scroll-shadow" in report and "no-repeat scroll" in report
