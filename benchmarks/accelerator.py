@@ -141,8 +141,8 @@ def check_memory(dataset: Dataset) -> Iterator[Row]:
     yield {"what": "leaves of the state that were donated", "found": f"{reused} of {len(given)}"}
 
     schedule = simulation.sampling.schedule(0, 0, 1, 1)
-    rates = config.federation.rates
-    inputs = simulation.init(), simulation.on_device.histories, simulation.features, rates, schedule
+    population = simulation.on_device.population_with(config.federation.rates)
+    inputs = simulation.init(), population, schedule
     program = simulation.on_device.run.__wrapped__.lower(*inputs, 1, 1).compile()
     memory = program.memory_analysis()
     scores = 4 * dataset.num_users * dataset.num_items

@@ -74,8 +74,7 @@ def measure(config: Config, dataset: Dataset, rounds: int, repeats: int) -> dict
     init_s = time.perf_counter() - began
 
     schedule = simulation.sampling.schedule(0, 0, 1, 1)
-    rates = config.federation.rates
-    inputs = state, simulation.on_device.histories, simulation.features, rates, schedule
+    inputs = state, simulation.on_device.population_with(config.federation.rates), schedule
     began = time.perf_counter()
     simulation.on_device.run.__wrapped__.lower(*inputs, 1, 1).compile()
     compile_s = time.perf_counter() - began

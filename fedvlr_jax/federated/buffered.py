@@ -15,7 +15,7 @@ closes the step like a synchronous round: a step with only slice 0 has the bits 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -25,7 +25,12 @@ from jax.sharding import Mesh
 from fedvlr_jax import trees
 from fedvlr_jax.config import Config
 from fedvlr_jax.federated.chunking import make_write_back, map_chunks
-from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
+from fedvlr_jax.federated.cohort_rows import (
+    Population,
+    gather_rows,
+    gather_sampled,
+    scatter_rows,
+)
 from fedvlr_jax.federated.devices import client_sharding, constrain, over_devices
 from fedvlr_jax.federated.local import LocalInput, Task
 from fedvlr_jax.federated.participation import make_cohorts
@@ -40,7 +45,7 @@ from fedvlr_jax.federated.round import (
 )
 from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.federated.streams import LOCAL, NOISE, stream
-from fedvlr_jax.types import Cohort, Histories, PyTree, Rates, RoundMetrics, ServerState
+from fedvlr_jax.types import Cohort, Histories, PyTree, RoundMetrics, ServerState
 from fedvlr_jax.uplink import Upload
 
 
@@ -187,14 +192,15 @@ def _begin(server: ServerState, private: tuple[PyTree, ...], sampled: Any) -> _P
 def _make_stale(
     task: Task, plan: str, mesh: Mesh | None, train_slice: Callable[..., Any], num_versions: int
 ) -> Callable[..., Any]:
-    """(server, clients, staleness [J], features, rates, slice, progress) -> progress."""
+    """(server, population, clients, staleness [J], slice, progress) -> progress."""
     noise, uplink = task.aggregator.noise, task.aggregator.uplink
 
-    def stale(server, clients, staleness, features, rates, number, progress) -> _Progress:
+    def stale(server, population, clients, staleness, number, progress) -> _Progress:
         count = staleness.shape[0]
         version_number = server.round - staleness[number]
         kept = jax.tree.map(lambda leaf: leaf[version_number % num_versions], server.versions)
         version = server._replace(round=version_number, **kept)
+        _, features, rates = population
         broadcast, pull_back = open_round(task, plan, version, features, rates)
         cut = _slice((clients, progress.private), number, count, mesh)
         result = train_slice(version, broadcast, *cut)
@@ -219,11 +225,11 @@ def make_buffered_round(
 ) -> Callable[..., Any]:
     """The function of one step; it replaces `round.make_round`.
 
-    (server, private, histories, sampled, staleness int32 [J], features, rates) -> (server, private,
-    metrics). Private rows, histories and `sampled` are tuples with one entry per bucket,
-    [J * capacity, ...], slice after slice. The guarantees are those of `make_round`: the rows of
-    clients that are not `sampled` are unchanged to the bit, and if a number is not finite nothing
-    changes.
+    (server, private, population, sampled, staleness int32 [J]) -> (server, private, metrics).
+    Private rows, the histories of the population and `sampled` are tuples with one entry per
+    bucket, [J * capacity, ...], slice after slice. The guarantees are those of `make_round`: the
+    rows of clients that are not `sampled` are unchanged to the bit, and if a number is not finite
+    nothing changes.
     """
     train_slice = _make_slice(task, plan, mesh, weight)
     stale = _make_stale(task, plan, mesh, train_slice, task.config.fleet.max_staleness + 1)
@@ -242,18 +248,17 @@ def make_buffered_round(
     def round_fn(
         server: ServerState,
         private: tuple[PyTree, ...],
-        histories: tuple[Histories, ...],
+        population: Population,
         sampled: tuple[jax.Array, ...],
         staleness: jax.Array,
-        features: Mapping[str, jax.Array],
-        rates: Rates,
     ) -> tuple[ServerState, tuple[PyTree, ...], RoundMetrics]:
+        histories, features, rates = population
         count = staleness.shape[0]
         cohorts = make_cohorts(server, histories, sampled, weight, task.config.federation)
         clients = _Clients(histories, sampled, damped(cohorts, staleness))
         progress = _begin(server, private, sampled)
         if count > 1:
-            step = functools.partial(stale, server, clients, staleness, features, rates)
+            step = functools.partial(stale, server, population, clients, staleness)
             progress = jax.lax.fori_loop(1, _last_slice(sampled, count) + 1, step, progress)
 
         opened = open_round(task, plan, server, features, rates)
@@ -287,8 +292,8 @@ def _remembered(server: ServerState, num_versions: int, ok: jax.Array) -> Server
 
 
 def make_buffered_step(task: Task, plan: str, mesh: Mesh | None, weight: str) -> Callable[..., Any]:
-    """(server, private rows of each bucket, histories, features, rates, schedule of the step, ok)
-    -> (server, private, metrics): `make_buffered_round` on the clients that the schedule names.
+    """(server, private rows of each bucket, population, schedule of the step, ok) -> (server,
+    private, metrics): `make_buffered_round` on the clients that the schedule names.
 
     The schedule is one row of each array of `slices.pack_schedule`. If not `ok`, no client is
     sampled.
@@ -296,13 +301,13 @@ def make_buffered_step(task: Task, plan: str, mesh: Mesh | None, weight: str) ->
     round_fn = make_buffered_round(task, plan, mesh, weight)
     num_versions = task.config.fleet.max_staleness + 1
 
-    def step(server, private, histories, features, rates, schedule, ok):
+    def step(server, private, population, schedule, ok):
         *rows, staleness = schedule
-        chosen, sampled = gather_sampled(histories, rows, ok)
+        chosen, sampled = gather_sampled(population.histories, rows, ok)
         own = tuple(gather_rows(bucket, row) for bucket, row in zip(private, rows, strict=True))
-        clients = own, chosen, sampled
-        clients = constrain(clients, client_sharding(mesh))
-        after, new, metrics = round_fn(server, *clients, staleness, features, rates)
+        own, chosen, sampled = constrain((own, chosen, sampled), client_sharding(mesh))
+        clients = population._replace(histories=chosen)
+        after, new, metrics = round_fn(server, own, clients, sampled, staleness)
         stored = scatter_rows(private, new, rows)
         return _remembered(after, num_versions, ok), stored, metrics
 

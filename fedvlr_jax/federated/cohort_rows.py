@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.types import Histories, PyTree
+from fedvlr_jax.types import Histories, PyTree, Rates
+
+
+class Population(NamedTuple):
+    """The inputs of a round that no round changes, of all clients or of the sampled ones.
+
+    Attributes:
+      histories: of each bucket, [padded n_b, ...]; a padding row has count 0.
+      features: {modality: [I, d_m]}.
+    """
+
+    histories: tuple[Histories, ...]
+    features: Mapping[str, jax.Array]
+    rates: Rates
 
 
 def gather_rows(tree: PyTree, rows: jax.Array) -> PyTree:

@@ -14,6 +14,7 @@ from fedvlr_jax import trees
 from fedvlr_jax.data.cohorts import pad_histories
 from fedvlr_jax.data.pairs import ChunkLists, Pairs
 from fedvlr_jax.evaluation.ranking import Ranks
+from fedvlr_jax.federated.cohort_rows import Population
 from fedvlr_jax.federated.devices import (
     GROUPS,
     client_sharding,
@@ -42,7 +43,7 @@ from fedvlr_jax.simulation.rounds import make_run
 from fedvlr_jax.simulation.sampling import Sampling
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.state import InitialState, State
-from fedvlr_jax.types import Histories, PyTree, RoundMetrics
+from fedvlr_jax.types import Histories, PyTree, Rates, RoundMetrics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,6 +89,10 @@ class OnDevice:
 
     # Rounds.
 
+    def population_with(self, rates: Rates) -> Population:
+        """The inputs of `run_function` that no round changes."""
+        return Population(self.histories, self.setup.features, rates)
+
     @functools.cached_property
     def run_function(self) -> Callable[..., tuple[State, RoundMetrics]]:
         """The pure loop over rounds, see `rounds.make_run`."""
@@ -104,10 +109,8 @@ class OnDevice:
         # One program for every number of rounds up to an evaluation.
         places = max(num_rounds, config.evaluation.eval_every)
         schedule = self.sampling.schedule(seed_of(state.server.key), first, num_rounds, places)
-        rates = config.federation.rates
-        state, metrics = self.run(
-            state, self.histories, self.setup.features, rates, schedule, num_rounds, places
-        )
+        population = self.population_with(config.federation.rates)
+        state, metrics = self.run(state, population, schedule, num_rounds, places)
         metrics = trees.rows(fetch(metrics), slice(num_rounds))
         if not metrics.finite.all():
             at = int(np.argmin(metrics.finite))

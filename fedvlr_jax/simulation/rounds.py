@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fedvlr_jax import trees
 from fedvlr_jax.federated.buffered import make_buffered_step
-from fedvlr_jax.federated.cohort_rows import gather_rows, gather_sampled, scatter_rows
+from fedvlr_jax.federated.cohort_rows import (
+    Population,
+    gather_rows,
+    gather_sampled,
+    scatter_rows,
+)
 from fedvlr_jax.federated.devices import client_sharding, constrain
 from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.round import RoundFunction, make_round
 from fedvlr_jax.simulation.setup import Setup
 from fedvlr_jax.simulation.state import State
-from fedvlr_jax.types import METRIC_TYPES, Cohort, Histories, Rates, RoundMetrics, ServerState
-
-
-class Population(NamedTuple):
-    """The inputs of a round that no round changes.
-
-    Attributes:
-      histories: of each bucket, [padded n_b, ...]; a padding row has count 0.
-      features: {modality: [I, d_m]}.
-    """
-
-    histories: tuple[Histories, ...]
-    features: Mapping[str, jax.Array]
-    rates: Rates
+from fedvlr_jax.types import METRIC_TYPES, Cohort, Histories, RoundMetrics, ServerState
 
 
 def make_run(setup: Setup) -> Callable[..., tuple[State, RoundMetrics]]:
     """The loop over rounds, pure; `places` must be static.
 
     Returns:
-      (state, histories, features, rates, schedule, num_rounds, places) -> (state, metrics
-      [places], of which the first num_rounds count). `schedule` is as `Sampling.schedule` gives
-      it, for `places` rounds.
+      (state, `Population`, schedule, num_rounds, places) -> (state, metrics [places], of which
+      the first num_rounds count). `schedule` is as `Sampling.schedule` gives it, for `places`
+      rounds.
     """
     round_fn = make_round(setup.task, setup.plan, setup.mesh)
     buffered = None
@@ -46,15 +38,13 @@ def make_run(setup: Setup) -> Callable[..., tuple[State, RoundMetrics]]:
         weight = setup.model.backbone.weight
         buffered = make_buffered_step(setup.task, setup.plan, setup.mesh, weight)
 
-    def run(state, histories, features, rates, schedule, num_rounds, places):
-        population = Population(histories, features, rates)
-
+    def run(state, population, schedule, num_rounds, places):
         def one_round(state, number, ok):
             if schedule is None:
                 return _round_of_everyone(setup, round_fn, population, state, ok)
             rows = tuple(bucket_rows[number] for bucket_rows in schedule)
             if buffered is not None:
-                server, private, metrics = buffered(*state, *population, rows, ok)
+                server, private, metrics = buffered(*state, population, rows, ok)
                 return State(server, private), metrics
             return _round_of_cohort(setup, round_fn, population, state, rows, ok)
 

@@ -104,12 +104,11 @@ class Programs:
         return self._advance[num_rounds](states, rates, schedule, active)
 
     def _compile(self, num_rounds: int) -> Callable[..., Any]:
-        engine, features = self.simulation.on_device, self.simulation.features
+        engine = self.simulation.on_device
 
         def advance(state, rates, schedule, active):
-            run = lambda s: engine.run_function(
-                s, engine.histories, features, rates, schedule, num_rounds, num_rounds
-            )
+            population = engine.population_with(rates)
+            run = lambda s: engine.run_function(s, population, schedule, num_rounds, num_rounds)
             # A member that has stopped costs nothing more (side by side: nothing less).
             skipped = lambda s: (s, jax.tree.map(_zeros, jax.eval_shape(run, s)[1]))
             return jax.lax.cond(active, run, skipped, state)

@@ -272,10 +272,11 @@ def test_a_number_that_is_not_finite_is_named(dataset, tmp_path, choices, named)
 def test_the_last_good_checkpoint_stays_and_is_named(simulation, tmp_path):
     broken = at(simulation, tmp_path)
 
-    def run(state, histories, features, rates, *rounds):
+    def run(state, population, *rounds):
         if int(state.server.round) == 2:
-            rates = rates._replace(client_lr=1e30)
-        return simulation.engine.run(state, histories, features, rates, *rounds)
+            rates = population.rates._replace(client_lr=1e30)
+            population = population._replace(rates=rates)
+        return simulation.engine.run(state, population, *rounds)
 
     broken.engine.__dict__["run"] = run
     with pytest.raises(NonFiniteError, match=r"round 2: .* the newest checkpoint has round 2"):
