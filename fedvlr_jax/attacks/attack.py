@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.types import PyTree
+from fedvlr_jax.types import Array, PyTree
 from fedvlr_jax.uplink.altered_uploads import AlteredUploads
 from fedvlr_jax.uplink.uploads import Upload, Uploads
 
@@ -33,13 +33,13 @@ class Seen(NamedTuple):
     views: jax.Array
     round: jax.Array
     uploads: Uploads
-    hostile: jax.Array
+    hostile: Array
     key: jax.Array
 
     @property
     def weight(self) -> jax.Array:
         """[K]: 1 / m for each of the m hostile clients, else 0."""
-        weight = self.hostile.astype(self.views.dtype)
+        weight = jnp.asarray(self.hostile, self.views.dtype)
         return weight / jnp.maximum(jnp.sum(weight), 1.0)
 
     def own_norm(self) -> jax.Array:
@@ -75,26 +75,17 @@ class Attack(NamedTuple):
     forge: Callable[[Seen, PyTree], tuple[Forged, PyTree]]
     first: int
 
-    def replace(
-        self,
-        uploads: Uploads,
-        client: jax.Array,
-        responded: jax.Array,
-        views: jax.Array,
-        round_number: jax.Array,
-        key: jax.Array,
-        memory: PyTree,
-    ) -> tuple[Uploads, PyTree]:
+    def hostile(self, client: Array, responded: Array) -> Array:
+        """bool [K]: `Seen.hostile` of the clients int32 [K], of which bool [K] responded."""
+        return responded & (client >= self.first)
+
+    def replace(self, seen: Seen, memory: PyTree) -> tuple[Uploads, PyTree]:
         """The cohort's uploads after the attack, and the memory.
 
         Uploads of honest clients keep their values. Without a hostile client in the cohort the
         memory stays as it is.
-
-        Args:
-          client: int32 [K], the clients' numbers. responded: bool [K], who responded.
         """
-        hostile = responded & (client >= self.first)
-        seen = Seen(views, round_number, uploads, hostile, key)
+        uploads, hostile, kind = seen.uploads, seen.hostile, seen.views.dtype
         (keep, common), after = self.forge(seen, memory)
         any_hostile = jnp.any(hostile)
         memory = jax.tree.map(lambda new, old: jnp.where(any_hostile, new, old), after, memory)
@@ -106,8 +97,8 @@ class Attack(NamedTuple):
             honest=uploads,
             keep=jnp.where(hostile, keep, 1.0),
             forged=jax.tree.map(clean, common),
-            share=hostile.astype(views.dtype),
-            scale=jnp.ones(hostile.shape, views.dtype),
+            share=jnp.asarray(hostile, kind),
+            scale=jnp.ones(hostile.shape, kind),
         ), memory
 
 

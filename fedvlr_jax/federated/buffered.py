@@ -36,6 +36,7 @@ from fedvlr_jax.federated.local import LocalInput, Task
 from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans import chunk_size
 from fedvlr_jax.federated.round import (
+    Received,
     Reports,
     client_weights,
     close_round,
@@ -277,7 +278,8 @@ def make_buffered_round(
             clipped=jnp.concatenate(progress.clipped),
             bad_leaf=jnp.concatenate(progress.bad_leaf),
         )
-        after, metrics = close_round(task, server, opened, upload, result.alpha, reports, mesh)
+        received = Received(upload, result.alpha, reports)
+        after, metrics = close_round(task, server, opened, received, mesh)
         return after, trees.select(metrics.finite, progress.private, private), metrics
 
     return round_fn

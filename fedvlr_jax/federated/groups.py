@@ -152,8 +152,7 @@ def regrouped(
     before: ServerState,
     after: ServerState,
     broadcast: Broadcast,
-    upload: Any,
-    reports: Any,
+    received: Any,
     features: Mapping[str, jax.Array],
     mesh: Any,
 ) -> ServerState:
@@ -163,16 +162,16 @@ def regrouped(
     its number did not change either.
 
     Args:
-      before, after: the round. upload: `Uploads` of all its clients. reports: `round.Reports`.
+      before, after: the round. received: `round.Received`, with the `Uploads` of all clients.
     """
     if not before.groups:
         return after
-    reports = replicate(reports, mesh)
+    received = received._replace(reports=replicate(received.reports, mesh))
     key = stream(before.key, GROUP, before.round)
     step = lambda *operands: _next_memory(task, *operands)
-    operands = before.groups, broadcast, upload, reports, features, key
+    operands = before.groups, broadcast, received, features, key
     new = compiled_alone(before.round >= 0, step, *operands)
-    counts = (after.round > before.round) & jnp.any(reports.responded)
+    counts = (after.round > before.round) & jnp.any(received.reports.responded)
     return after._replace(groups=trees.select(counts, new, before.groups))
 
 
@@ -180,13 +179,13 @@ def _next_memory(
     task: Task,
     memory: PyTree,
     broadcast: Broadcast,
-    upload: Uploads,
-    reports: Any,
+    received: Any,
     features: Mapping[str, jax.Array],
     key: jax.Array,
 ) -> PyTree:
     """`ServerState.groups` after a round; see the module's docstring."""
     count = task.config.groups.groups
+    upload, _, reports = received
     client, responded = reports.client, reports.responded
     earlier = memory["group"].at[client].get(mode="fill", fill_value=-1)
     rows = scoring_heads(task, broadcast, upload)

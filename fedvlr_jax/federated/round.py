@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fedvlr_jax import trees
+from fedvlr_jax.attacks import Seen
 from fedvlr_jax.federated.chunking import make_write_back, map_chunks
 from fedvlr_jax.federated.devices import over_devices, replicate
 from fedvlr_jax.federated.groups import preferences, regrouped
@@ -49,6 +50,19 @@ class Reports(NamedTuple):
     loss: Array
     clipped: Array
     bad_leaf: Array
+
+
+class Received(NamedTuple):
+    """The clients' results of a round.
+
+    Attributes:
+      upload: the sum of the uploads; for a rule that needs all of them the uploads, [K] clients.
+      alpha: the weight of each client [K], in the order of the uploads and of `reports`.
+    """
+
+    upload: Upload | Uploads
+    alpha: jax.Array
+    reports: Reports
 
 
 class Opened(NamedTuple):
@@ -131,37 +145,31 @@ def client_weights(task: Task, cohorts: Sequence[Cohort], mesh: Mesh | None) -> 
 
 
 def close_round(
-    task: Task,
-    server: ServerState,
-    opened: Opened,
-    upload: Upload | Uploads,
-    alpha: jax.Array,
-    reports: Reports,
-    mesh: Mesh | None,
+    task: Task, server: ServerState, opened: Opened, received: Received, mesh: Mesh | None
 ) -> tuple[ServerState, RoundMetrics]:
     """The server's step on the sum of the uploads, or on the result of the rule.
 
     If no client responded, only the round's number changes: momentum and decay are part of a step,
     and there is no gradient (but see `Noise.always`). If a number is not finite, nothing changes.
 
-    Args:
-      upload: the sum, or for a rule that needs all of them the uploads, [K] clients in the order
-        of `alpha` and `reports`.
-
     Returns:
       The server's state after the round, and the round's metrics.
     """
     uplink, reduce, noise, make_optimizer, attack, _ = task.aggregator
     views, rates = opened.broadcast.views, opened.broadcast.rates
+    upload, alpha, reports = received
     memory, honest = server.attack, reports.responded
     if attack is not None:
         key = stream(server.key, ATTACK, server.round)
-        seen = reports.client, reports.responded, views, server.round, key, memory
-        upload, memory = compiled_alone(server.round >= 0, attack.replace, upload, *seen)
-        honest &= reports.client < attack.first
+        assert isinstance(upload, Uploads)
+        hostile = attack.hostile(reports.client, reports.responded)
+        seen = Seen(views, server.round, upload, hostile, key)
+        upload, memory = compiled_alone(server.round >= 0, attack.replace, seen, memory)
+        honest &= ~hostile
         reports = reports._replace(loss=jnp.where(honest, reports.loss, 0.0))
 
-    def step(upload, alpha, responded, pull_back, shared, states, rates):
+    def step(given, pull_back, shared, states, rates):
+        upload, alpha, responded = given
         optimizer_state, uplink_state, noise_state = states
         if reduce.decode is not None:
             upload = reduce.decode(upload, responded)
@@ -175,7 +183,8 @@ def close_round(
         return server_step(make_optimizer(rates), gradient, optimizer_state, shared), noise_state
 
     states = server.optimizer, server.uplink, server.noise
-    operands = upload, alpha, reports.responded, opened.pull_back, server.shared, states, rates
+    given = upload, alpha, reports.responded
+    operands = given, opened.pull_back, server.shared, states, rates
     after, noise_state = compiled_alone(server.round >= 0, step, *operands)
 
     metrics = _metrics(server.round, after, reports, honest, mesh)
@@ -271,8 +280,9 @@ def make_round(task: Task, plan: str, mesh: Mesh | None = None) -> RoundFunction
             clipped=join(lambda result: result.clipped, results),
             bad_leaf=join(lambda result: result.bad_leaf, results),
         )
-        new_server, metrics = close_round(task, server, opened, upload, alpha, reports, mesh)
-        new_server = regrouped(task, server, new_server, broadcast, upload, reports, features, mesh)
+        received = Received(upload, alpha, reports)
+        new_server, metrics = close_round(task, server, opened, received, mesh)
+        new_server = regrouped(task, server, new_server, broadcast, received, features, mesh)
         new_private = tuple(
             make_write_back(plan, at_once(cohort), mesh)(
                 broadcast, result.private, rows, cohort.responded & metrics.finite

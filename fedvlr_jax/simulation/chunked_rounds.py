@@ -23,6 +23,7 @@ from fedvlr_jax.federated.local import Broadcast, LocalInput
 from fedvlr_jax.federated.participation import make_cohorts
 from fedvlr_jax.federated.plans import chunk_size
 from fedvlr_jax.federated.round import (
+    Received,
     Reports,
     client_weights,
     close_round,
@@ -114,10 +115,9 @@ class ChunkedRounds:
         task, mesh = self.setup.task, self.setup.mesh
 
         def finish(server, opened, uploads, alpha, reports, features):
-            upload = join_buckets(uploads)
-            after, metrics = close_round(task, server, opened, upload, alpha, reports, mesh)
-            broadcast = opened.broadcast
-            after = regrouped(task, server, after, broadcast, upload, reports, features, mesh)
+            received = Received(join_buckets(uploads), alpha, reports)
+            after, metrics = close_round(task, server, opened, received, mesh)
+            after = regrouped(task, server, after, opened.broadcast, received, features, mesh)
             return after, metrics
 
         return self.setup.compiled(finish)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedvlr_jax.attacks import ATTACKS
+from fedvlr_jax.attacks import ATTACKS, Seen
 from fedvlr_jax.attacks.registry import AttackOptions
 from fedvlr_jax.attacks.targeted import popularity_enhancement, user_approximation
 from fedvlr_jax.reduce import REDUCTIONS
@@ -42,19 +42,16 @@ def make(name, strength=1.0, seed=0):
     return ATTACKS[name](AttackOptions(FIRST, CLIENTS, strength, seed, TARGETS, public))
 
 
+def seen(attack, shown, responded=PRESENT):
+    hostile = attack.hostile(jnp.arange(CLIENTS), jnp.asarray(responded))
+    return Seen(shown, jnp.asarray(3), uploads(), hostile, jax.random.key(0))
+
+
 def sent(attack, memory=None, responded=PRESENT, shown=None):
     """([K, I * d + 1] what every client sends, the memory)."""
     shown = views() if shown is None else shown
     memory = attack.init(shown.shape) if memory is None else memory
-    given, memory = attack.replace(
-        uploads(),
-        jnp.arange(CLIENTS),
-        jnp.asarray(responded),
-        shown,
-        jnp.asarray(3),
-        jax.random.key(0),
-        memory,
-    )
+    given, memory = attack.replace(seen(attack, shown, responded), memory)
     rows = given.rows()
     flat = [np.asarray(x, np.float64).reshape(CLIENTS, -1) for x in (rows.views, rows.head["bias"])]
     return np.concatenate(flat, axis=1), memory
@@ -145,8 +142,7 @@ def test_pieck_knows_popular_items_from_the_second_broadcast_on():
 def test_a_forged_upload_beyond_float32_leaves_the_honest_ones(name, strength, rule):
     """1e25 overflows in the square of the norm, 1e39 in the upload itself."""
     attack, shown = make(name, strength), views()
-    seen = jnp.arange(CLIENTS), jnp.asarray(PRESENT), shown, jnp.asarray(3), jax.random.key(0)
-    given, _ = attack.replace(uploads(), *seen, attack.init(shown.shape))
+    given, _ = attack.replace(seen(attack, shown), attack.init(shown.shape))
     plain = REDUCTIONS[rule](RuleOptions(expected=4.0, byzantine_share=0.1))
     checked, alpha = finite_only(plain), jnp.full(CLIENTS, 1 / CLIENTS)
     found = checked.combine(given, alpha, jnp.asarray(PRESENT))

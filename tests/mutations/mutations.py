@@ -1110,8 +1110,8 @@ ATTACKS_AND_DEFENCES = [
     Mutation(
         "honest clients are hostile",
         ATTACK,
-        "hostile = responded & (client >= self.first)",
-        "hostile = responded",
+        "return responded & (client >= self.first)",
+        "return responded",
         attacks("honest_uploads_keep_their_values"),
     ),
     Mutation(
