@@ -21,6 +21,7 @@ from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.federated.ease_settings import Wanted
 from fedvlr_jax.federated.private_ease import private_autoencoder, private_ease_initialization
 from fedvlr_jax.federated.private_initialization import private_spectral_initialization
 from fedvlr_jax.privacy import accounting
@@ -66,13 +67,7 @@ def start(dataset: Dataset, noise: float, seed: int) -> tuple[np.ndarray, np.nda
             seed=seed,
         )
     found = private_ease_initialization(
-        dataset,
-        EASE_WIDTH,
-        ridge=DEFAULT.init_ridge,
-        content=None,
-        recency=0.0,
-        multiplier=noise,
-        seed=seed,
+        dataset, EASE_WIDTH, Wanted.of(DEFAULT), multiplier=noise, seed=seed
     )
     return found.items, found.vectors
 
@@ -83,10 +78,9 @@ def features_alone(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         np.zeros((dataset.num_items, dataset.num_items)),
         [centred_unit_rows(rows) for rows in dataset.features.values()],
         EASE_WIDTH,
+        Wanted.of(DEFAULT),
         num_users=dataset.num_users,
         multiplier=0.0,
-        ridge=DEFAULT.init_ridge,
-        content=None,
     )
     return model.items, model.vectors(dataset.train.weighted_matrix)
 

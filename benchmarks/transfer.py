@@ -43,7 +43,7 @@ from fedvlr_jax.evaluation.baselines.trivial import TRIVIAL
 from fedvlr_jax.evaluation.metrics import slices, user_metrics
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.evaluation.selection import resolve_selection
-from fedvlr_jax.federated.ease_settings import ease_initialization
+from fedvlr_jax.federated.ease_settings import Wanted, ease_initialization
 from fedvlr_jax.selection import Selection, parse_selection
 
 FLAGS = flags.FLAGS
@@ -183,17 +183,7 @@ def compared(dataset: Dataset) -> dict[str, Any]:
         recent = dataset.train.weighted_by_recency(RECENCY)
         weighted = dataclasses.replace(dataset, train=recent)
     ranks = evaluate_baselines(weighted, selection=selection).ranks
-    default = InitConfig()
-    found = ease_initialization(
-        dataset,
-        WIDTH,
-        ridge=default.init_ridge,
-        exchanges=default.init_exchanges,
-        content=None,
-        normalization=None,
-        recency=None,
-        ials=None,
-    )
+    found = ease_initialization(dataset, WIDTH, Wanted.of(InitConfig()))
     scorer = lambda users: found.vectors[users] @ found.items.T
     ours = {
         part: _gains(rank(scorer, dataset, part), dataset, part, selection)

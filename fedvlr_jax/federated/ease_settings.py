@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from fedvlr_jax.config import InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.evaluation.metrics import user_metrics
@@ -41,6 +42,38 @@ UNSEEN_CONTENT = 0.25
 # Upper bounds on the clients that rank their validation items, and on scores held at once.
 MOST_RANKING = 10_000
 SCORES_AT_ONCE = 1 << 22
+
+
+class Wanted(NamedTuple):
+    """The settings that are given; None: validation chooses.
+
+    Attributes:
+      ridge: relative to the mean diagonal. exchanges: of each model that is tried.
+      content, normalization, recency: see the module's docstring. A history that has weights
+        already keeps them; `recency` must then be 0 or None.
+      ials: whether the scores are the mean with those of iALS. Validation also chooses the setting
+        of iALS. True needs a width of at least 4.
+    """
+
+    ridge: float
+    exchanges: int
+    content: float | None = None
+    normalization: float | None = None
+    recency: float | None = None
+    ials: bool | None = None
+
+    @classmethod
+    def of(cls, init: InitConfig) -> Wanted:
+        """The settings of the flags, where -1 stands for None."""
+        chosen = lambda value: None if value == -1 else value
+        return cls(
+            ridge=init.init_ridge,
+            exchanges=init.init_exchanges,
+            content=chosen(init.init_content),
+            normalization=chosen(init.init_normalization),
+            recency=chosen(init.init_recency),
+            ials=None if init.init_ials == -1 else bool(init.init_ials),
+        )
 
 
 class Ease(NamedTuple):
@@ -70,26 +103,9 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 @_one_blas_thread()
-def ease_initialization(
-    dataset: Dataset,
-    width: int,
-    *,
-    ridge: float,
-    exchanges: int,
-    content: float | None,
-    normalization: float | None,
-    recency: float | None,
-    ials: bool | None,
-) -> Ease:
-    """The items' table and the clients' vectors.
-
-    Args:
-      content, normalization, recency: see the module's docstring; None to choose on the
-        validation split. A history that has weights already keeps them; `recency` must then be 0
-        or None.
-      ials: whether the scores are the mean with those of iALS; None to choose on the validation
-        split, which also chooses the setting. True needs a width of at least 4.
-    """
+def ease_initialization(dataset: Dataset, width: int, wanted: Wanted) -> Ease:
+    """The items' table and the clients' vectors."""
+    ridge, exchanges, content, normalization, recency, ials = wanted
     train, rows = dataset.train, [centred_unit_rows(x) for x in dataset.features.values()]
     settings = tried_models(dataset, content, normalization)
     models = [

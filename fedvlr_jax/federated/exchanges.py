@@ -8,12 +8,10 @@ import numpy as np
 
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.federated.ease_settings import tried_ials, tried_models
+from fedvlr_jax.federated.ease_settings import Wanted, tried_ials, tried_models
 from fedvlr_jax.federated.ials import SWEEPS, num_factors, uploaded_numbers
 from fedvlr_jax.federated.initialization import (
     Initialization,
-    given_ials,
-    given_or_none,
     sources_of,
 )
 from fedvlr_jax.federated.model import Model
@@ -90,11 +88,10 @@ def _ease_exchange(
     init: InitConfig, width: int, dataset: Dataset, initial: Initialization | None
 ) -> Exchange:
     """The exchange of --init=ease."""
-    items = dataset.num_items
-    settings = init.init_content, init.init_normalization
-    tried = len(tried_models(dataset, *map(given_or_none, settings)))
+    items, wanted = dataset.num_items, Wanted.of(init)
+    tried = len(tried_models(dataset, wanted.content, wanted.normalization))
     up, once = tried * init.init_exchanges * min(width + OVERSAMPLING, items), 0
-    blends = tried_ials(dataset, width, given_ials(init))
+    blends = tried_ials(dataset, width, wanted.ials)
     # Clients compare the models on validation, and the blends with iALS where these are not given:
     # a table and a column each, beside the counts.
     compares = tried > 1 or (blends and init.init_ials == -1)

@@ -35,7 +35,7 @@ import numpy as np
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.ease_settings import Ease, ease_initialization, tried_models
+from fedvlr_jax.federated.ease_settings import Ease, Wanted, ease_initialization, tried_models
 from fedvlr_jax.federated.ials import num_factors
 from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import preferences
@@ -131,18 +131,11 @@ def _closed_form(
 ) -> Ease:
     """The table, the vectors and the settings of --init=ease or spectral."""
     train = dataset.train
-    if init.init == "ease" and private:
-        return private_ease_initialization(
-            dataset,
-            width,
-            ridge=init.init_ridge,
-            content=given_or_none(init.init_content),
-            recency=given_or_none(init.init_recency) or 0.0,
-            multiplier=init.init_noise_multiplier,
-            seed=seed,
-        )
     if init.init == "ease":
-        return _ease(init, width, dataset)
+        wanted, multiplier = Wanted.of(init), init.init_noise_multiplier
+        if not private:
+            return ease_initialization(dataset, width, wanted)
+        return private_ease_initialization(dataset, width, wanted, multiplier=multiplier, seed=seed)
     if private:
         items, vectors = private_spectral_initialization(
             train,
@@ -187,29 +180,6 @@ def _check_finite(init: InitConfig, model: Model, items: np.ndarray, vectors: np
         f"--init={init.init}: not finite in float32 with --init_score={init.init_score}"
         f", --{strength} and --init_scale={model.init_scale}; give moderate ones"
     )
-
-
-def _ease(init: InitConfig, width: int, dataset: Dataset) -> Ease:
-    return ease_initialization(
-        dataset,
-        width,
-        ridge=init.init_ridge,
-        exchanges=init.init_exchanges,
-        content=given_or_none(init.init_content),
-        normalization=given_or_none(init.init_normalization),
-        recency=given_or_none(init.init_recency),
-        ials=given_ials(init),
-    )
-
-
-def given_or_none(value: float) -> float | None:
-    """None for the -1 of a flag that is chosen on validation."""
-    return None if value == -1 else value
-
-
-def given_ials(init: InitConfig) -> bool | None:
-    """Whether to blend with iALS; None where validation selects it."""
-    return None if init.init_ials == -1 else bool(init.init_ials)
 
 
 def sources_of(views: Sequence[str]) -> list[str]:
@@ -363,8 +333,8 @@ def _check_memory(config: Config, model: Model, dataset: Dataset) -> None:
     init = config.init
     tables = 1
     if init.init == "ease":
-        settings = init.init_content, init.init_normalization
-        tables = len(tried_models(dataset, *map(given_or_none, settings)))
+        wanted = Wanted.of(init)
+        tables = len(tried_models(dataset, wanted.content, wanted.normalization))
     basis = model.width + OVERSAMPLING
     numbers = dataset.num_items * (tables * model.width + ITEM_BASES * basis)
     numbers += dataset.num_users * CLIENT_BASES * basis

@@ -43,7 +43,7 @@ from scipy import linalg, sparse
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.federated.ease import Autoencoder
-from fedvlr_jax.federated.ease_settings import Ease
+from fedvlr_jax.federated.ease_settings import Ease, Wanted
 from fedvlr_jax.federated.private_initialization import noise_generator
 
 # The constants of the module's docstring.
@@ -81,11 +81,10 @@ def private_autoencoder(
     gram: np.ndarray,
     features: Sequence[np.ndarray],
     width: int,
+    wanted: Wanted,
     *,
     num_users: int,
     multiplier: float,
-    ridge: float,
-    content: float | None,
 ) -> tuple[Autoencoder, float]:
     """The autoencoder of a noisy Gram matrix, and the content weight c over the mean diagonal.
 
@@ -95,13 +94,13 @@ def private_autoencoder(
       gram: float64 [I, I] of `noisy_gram`; overwritten.
       features: float64 [I, d_m] of each modality, centred, at unit length or 0.
       width: columns of the result; those beyond the number of items are 0.
-      ridge: weight of the ridge, relative to the mean diagonal num_users / I.
-      content: c, relative to the same; None to derive it from the ridge.
+      wanted: its ridge is relative to the mean diagonal num_users / I. Its content is c, relative
+        to the same; None to derive c from the ridge. The other settings do not count.
     """
-    num_items = len(gram)
+    num_items, content = len(gram), wanted.content
     mean = num_users / num_items
     noise = noise_norm(num_items, multiplier)
-    strength = ridge * mean + RIDGE_OF_NOISE * noise * (1 + noise / (STRONG_NOISE * mean))
+    strength = wanted.ridge * mean + RIDGE_OF_NOISE * noise * (1 + noise / (STRONG_NOISE * mean))
     described = np.hstack([np.zeros((num_items, 0)), *features])
     if not described.any():
         content = 0.0
@@ -129,18 +128,16 @@ def private_autoencoder(
 def private_ease_initialization(
     dataset: Dataset,
     width: int,
+    wanted: Wanted,
     *,
-    ridge: float,
-    content: float | None,
-    recency: float,
     multiplier: float,
     seed: int,
 ) -> Ease:
     """The items' table and the clients' vectors; equal for equal seeds.
 
     Args:
-      ridge, content: see `private_autoencoder`.
-      recency: each client weights the items of its vector by their age, as `ease.py` does.
+      wanted: see `private_autoencoder`. With its recency each client weights the items of its
+        vector by their age, as `ease.py` does; None: it does not.
       multiplier: z of the module's docstring.
     """
     train = dataset.train
@@ -149,11 +146,11 @@ def private_ease_initialization(
         gram,
         [centred_unit_rows(rows) for rows in dataset.features.values()],
         width,
+        wanted,
         num_users=train.num_users,
         multiplier=multiplier,
-        ridge=ridge,
-        content=content,
     )
+    recency = wanted.recency or 0.0
     history = train.weighted_by_recency(recency) if recency else train
     vectors = model.vectors(history.weighted_matrix)
     return Ease(model.items, vectors, content, 0.0, recency, None)

@@ -17,6 +17,7 @@ from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.federated import ease_settings as module
 from fedvlr_jax.federated.ease import Autoencoder, autoencoder
 from fedvlr_jax.federated.ease_settings import (
+    Wanted,
     ease_initialization,
     tried_models,
     tried_recencies,
@@ -103,9 +104,8 @@ def literal_scores(dataset, content, width, recency=0.0, normalization=0.0):
 )
 def test_scores_are_those_of_the_formulas(dataset, content, normalization, recency, width):
     expected = literal_scores(dataset, content, width, recency, normalization)
-    found = ease_initialization(
-        dataset, width, content=content, normalization=normalization, recency=recency, **ALONE
-    )
+    wanted = Wanted(content=content, normalization=normalization, recency=recency, **ALONE)
+    found = ease_initialization(dataset, width, wanted)
     assert found.items.shape == (ITEMS, width) and found.vectors.shape == (USERS, width)
     scores = np.where(np.isnan(expected), np.nan, found.vectors @ found.items.T)
     # The weights of a history are float32.
@@ -114,7 +114,7 @@ def test_scores_are_those_of_the_formulas(dataset, content, normalization, recen
 
 def test_at_full_width_without_content_it_is_the_baseline(dataset):
     plain = dataclasses.replace(dataset, features={})
-    found = ease_initialization(plain, ITEMS, content=None, normalization=0.0, recency=0.0, **ALONE)
+    found = ease_initialization(plain, ITEMS, Wanted(normalization=0.0, recency=0.0, **ALONE))
     own = dataset.train.matrix.toarray() > 0
     fitted = ease(plain)(l2=OPTIONS["ridge"] * len(dataset.train) / ITEMS)
     baseline = scores_of(fitted, plain)(slice(None))
@@ -123,7 +123,7 @@ def test_at_full_width_without_content_it_is_the_baseline(dataset):
 
 def test_content_scores_items_that_nobody_has(dataset):
     with_content, without = (
-        ease_initialization(dataset, 8, content=c, normalization=0.0, recency=0.0, **ALONE)
+        ease_initialization(dataset, 8, Wanted(content=c, normalization=0.0, recency=0.0, **ALONE))
         for c in (1.0, 0.0)
     )
     assert not without.items[-2:].any()
@@ -184,7 +184,7 @@ def test_validation_chooses_what_is_ahead_of_the_plainest(dataset, sure, monkeyp
     if recency:
         pair = best(plain, scores(recency))
     v, content = best([pair, *other], scores(recency))
-    found = ease_initialization(dataset, 6, content=None, normalization=None, recency=None, **ALONE)
+    found = ease_initialization(dataset, 6, Wanted(**ALONE))
     assert (found.normalization, found.content, found.recency) == (v, content, recency)
     assert sure < 1e6 or (v, content, recency) == (0.0, 0.0, 0.0)
 
@@ -208,11 +208,11 @@ def test_the_normalization_must_be_ahead_of_the_selected_content(dataset, monkey
 
     monkeypatch.setattr(module, "autoencoder", tagged)
     monkeypatch.setattr(module, "_gains", gains)
-    options = dict(content=None, normalization=None, recency=0.0, **ALONE)
-    found = ease_initialization(dataset, 1, **options)
+    wanted = Wanted(recency=0.0, **ALONE)
+    found = ease_initialization(dataset, 1, wanted)
     assert (found.normalization, found.content) == (0.0, 1.0)
     tried[0.25, 1.0] = [2, 3, 2, 2]
-    assert ease_initialization(dataset, 1, **options).normalization == 0.25
+    assert ease_initialization(dataset, 1, wanted).normalization == 0.25
 
 
 def test_planted_content_and_recency_are_chosen():
@@ -239,12 +239,12 @@ def test_planted_content_and_recency_are_chosen():
         item_ids=np.arange(200).astype(str),
         split="predefined",
     )
-    chosen = dict(ridge=10.0, exchanges=8, content=None, normalization=None, ials=False)
-    found = ease_initialization(walked, 8, recency=None, **chosen)
+    wanted = Wanted(ridge=10.0, exchanges=8, ials=False)
+    found = ease_initialization(walked, 8, wanted)
     assert found.recency > 0
     noise = {"text": rng.standard_normal((200, 2)).astype(np.float32)}
     noisy = dataclasses.replace(walked, features=noise)
-    assert ease_initialization(noisy, 8, recency=0.0, **chosen).content == 0
+    assert ease_initialization(noisy, 8, wanted._replace(recency=0.0)).content == 0
 
 
 def test_what_is_tried_without_a_reason_to_choose(dataset):
@@ -278,7 +278,7 @@ def test_a_simulation_begins_with_its_scores(synthetic, store):
         Config.from_flat(**choices, init_content=1.0, store=store), synthetic
     )
     given = dict(content=1.0, normalization=0.3, recency=0.5, ials=True)
-    found = ease_initialization(synthetic, 5, ridge=10.0, exchanges=8, **given)
+    found = ease_initialization(synthetic, 5, Wanted(ridge=10.0, exchanges=8, **given))
     scores = found.vectors @ found.items.T
     scores[synthetic.train.matrix.toarray() > 0] = -np.inf
     scores[synthetic.valid.matrix.toarray() > 0] = -np.inf
@@ -383,8 +383,7 @@ def test_a_weight_below_zero_is_refused(flag):
 @pytest.mark.parametrize("name", ["KU", "Beauty"])
 def test_one_setting_is_not_below_ease_on_real_data(name, data_root):
     real = load_dataset(name, data_root=data_root)
-    chosen = dict(content=None, normalization=None, recency=None, ials=None)
-    found = ease_initialization(real, 128, ridge=10.0, exchanges=8, **chosen)
+    found = ease_initialization(real, 128, Wanted(ridge=10.0, exchanges=8))
     (warm,) = np.nonzero(real.train.item_counts[real.test.item] > 0)
 
     def ndcg(scorer):

@@ -8,12 +8,12 @@ import pytest
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.federated import ease_settings as module
 from fedvlr_jax.federated.ease import autoencoder
-from fedvlr_jax.federated.ease_settings import blend_of, ease_initialization
+from fedvlr_jax.federated.ease_settings import Wanted, blend_of, ease_initialization
 from fedvlr_jax.federated.ials import SETTINGS, Blend, item_vectors, num_factors, uploaded_numbers
 from tests.federated.random_data import random_dataset
 
 USERS, ITEMS = 25, 18
-GIVEN = dict(content=0.0, normalization=0.0, recency=0.0, ridge=2.0, exchanges=50)
+GIVEN = Wanted(content=0.0, normalization=0.0, recency=0.0, ridge=2.0, exchanges=50)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def prefer(monkeypatch, setting):
 @pytest.mark.parametrize(("recency", "columns", "l2"), [(0.0, 3, 30.0), (0.5, 6, 100.0)])
 def test_the_blend_is_the_mean_of_standardized_scores(dataset, recency, columns, l2, monkeypatch):
     prefer(monkeypatch, (columns, l2))
-    found = ease_initialization(dataset, 12, **{**GIVEN, "recency": recency}, ials=True)
+    found = ease_initialization(dataset, 12, GIVEN._replace(recency=recency, ials=True))
     assert found.ials == (12 // columns, l2)
     assert found.items.shape == (ITEMS, 12) and found.vectors.shape == (USERS, 12)
     model = autoencoder(
@@ -90,7 +90,7 @@ def test_the_blend_is_the_mean_of_standardized_scores(dataset, recency, columns,
     weights = [history.weighted_matrix[[u]].toarray()[0] for u in range(USERS)]
     # The truncation of the closed form is the closed form of that width.
     rest = 12 - columns
-    narrow = ease_initialization(dataset, rest, **{**GIVEN, "recency": recency}, ials=False)
+    narrow = ease_initialization(dataset, rest, GIVEN._replace(recency=recency, ials=False))
     by_ease = narrow.vectors @ narrow.items.T
     # iALS begins with V s^(1/4) of the largest eigenvalues of X^T X.
     gram = (dataset.train.matrix.T @ dataset.train.matrix).toarray()
@@ -120,7 +120,9 @@ def test_a_client_without_a_history_scores_nothing(dataset):
         num_users=USERS,
         num_items=ITEMS,
     )
-    found = ease_initialization(dataclasses.replace(dataset, train=train), 8, **GIVEN, ials=True)
+    found = ease_initialization(
+        dataclasses.replace(dataset, train=train), 8, GIVEN._replace(ials=True)
+    )
     assert not found.vectors[0].any() and np.isfinite(found.items).all()
 
 
@@ -129,7 +131,7 @@ def test_validation_takes_the_blend_if_it_is_half_an_error_ahead(dataset, gain, 
     ahead = gain + np.array([1.0, -1.0, 1.0, -1.0]) * np.sqrt(3)  # A standard error of 1.
     gains = lambda model, history, targets: ahead * isinstance(model, Blend)
     monkeypatch.setattr(module, "_gains", gains)
-    found = ease_initialization(dataset, 8, **GIVEN, ials=None).ials
+    found = ease_initialization(dataset, 8, GIVEN._replace(ials=None)).ials
     assert found == (SETTINGS[0] if taken else None)
 
 
@@ -137,7 +139,7 @@ def test_validation_takes_the_blend_if_it_is_half_an_error_ahead(dataset, gain, 
 @pytest.mark.parametrize("asked", [None, True])
 def test_validation_takes_the_best_blend(dataset, setting, asked, monkeypatch):
     prefer(monkeypatch, (8 // setting.parts, setting.l2))
-    assert ease_initialization(dataset, 8, **GIVEN, ials=asked).ials == setting
+    assert ease_initialization(dataset, 8, GIVEN._replace(ials=asked)).ials == setting
 
 
 def test_without_validation_or_columns_there_is_no_blend(dataset):
@@ -146,8 +148,8 @@ def test_without_validation_or_columns_there_is_no_blend(dataset):
     nobody = Interactions.from_pairs(user=[], item=[], num_users=USERS, num_items=ITEMS)
     unjudged = dataclasses.replace(dataset, valid=nobody)
     assert not module.tried_ials(unjudged, 8, None)
-    assert not ease_initialization(unjudged, 8, **GIVEN, ials=None).ials
-    assert ease_initialization(unjudged, 8, **GIVEN, ials=True).ials == SETTINGS[0]
+    assert not ease_initialization(unjudged, 8, GIVEN._replace(ials=None)).ials
+    assert ease_initialization(unjudged, 8, GIVEN._replace(ials=True)).ials == SETTINGS[0]
 
 
 def test_the_blend_is_as_wide_as_the_autoencoder(dataset):

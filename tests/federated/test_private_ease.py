@@ -13,6 +13,7 @@ from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated import private_ease
+from fedvlr_jax.federated.ease_settings import Wanted
 from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.federated.private_ease import noise_norm, noisy_gram, private_autoencoder
 from fedvlr_jax.simulation import make_simulation
@@ -90,7 +91,7 @@ def test_the_scores_are_those_of_the_formula():
     weights = np.eye(12) - inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0.0)
     model, content = private_autoencoder(
-        gram, features, 14, num_users=200, multiplier=0.3, ridge=1.5, content=None
+        gram, features, 14, Wanted(1.5, 1), num_users=200, multiplier=0.3
     )
     assert content == pytest.approx(scale / mean)
     history = 1.0 * matrix[:5]
@@ -102,9 +103,7 @@ def test_the_scores_are_those_of_the_formula():
 
 def test_noise_alone_gives_finite_rows():
     gram = gram_of(np.zeros((1, 30), bool), 5.0)
-    model, content = private_autoencoder(
-        gram, [], 40, num_users=50, multiplier=5.0, ridge=0.0, content=None
-    )
+    model, content = private_autoencoder(gram, [], 40, Wanted(0.0, 1), num_users=50, multiplier=5.0)
     assert np.isfinite(model.items).all() and content == 0.0
 
 
