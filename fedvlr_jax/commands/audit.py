@@ -41,6 +41,7 @@ from fedvlr_jax.federated.private_initialization import (
 )
 from fedvlr_jax.privacy.audit import (
     Audit,
+    Claim,
     Release,
     audit,
     audit_draws,
@@ -126,21 +127,21 @@ def audits(
             audited_exchanges(config.init, there=there, trials=trials, seed=seed)
             for there in (False, True)
         )
-        claimed = accounting.epsilon(release, z, 0, delta).best
-        found["exchanges"] = audit_draws(inside, outside, claimed, delta, confidence=confidence)
+        claim = Claim(accounting.epsilon(release, z, 0, delta).best, delta)
+        found["exchanges"] = audit_draws(inside, outside, claim, confidence=confidence)
         release = release._replace(exchanges=0)
     given: dict[str, Any] = {"trials": trials, "confidence": confidence, "seed": seed}
     unsampled = release._replace(sampler="everyone", cohort=users, population=users, places=users)
     if release.sampler in ("local", "distributed"):
         unsampled = release
-    claimed = accounting.epsilon(unsampled, z, 1, delta).best
-    found["one round"] = audit(audited_round(simulation), claimed, delta, **given)
+    claim = Claim(accounting.epsilon(unsampled, z, 1, delta).best, delta)
+    found["one round"] = audit(audited_round(simulation), claim, **given)
     # A replaced user moves a sum by twice the bound; who is asked does not count without a sampler.
     shift = 2.0 if release.sampler in ("local", "fixed") else 1.0
     q = release.probability if release.sampler in ("poisson", "fixed") else 1.0
-    claimed = accounting.epsilon(release, z, rounds, delta).best
+    claim = Claim(accounting.epsilon(release, z, rounds, delta).best, delta)
     drawn, score = canary_rounds(q, shift, rounds, z), mixture_score(q, shift, z)
-    found["all rounds"] = audit(drawn, claimed, delta, score=score, **given)
+    found["all rounds"] = audit(drawn, claim, score=score, **given)
     return found
 
 

@@ -87,22 +87,18 @@ class ShadowClient(NamedTuple):
     negatives: int
 
 
-def positives_by_shadow(
-    upload: np.ndarray,
-    items: np.ndarray,
-    client: ShadowClient,
-    *,
-    seed: int = 0,
-    share: float = 0.2,
-    confirmed: float = 0.9,
-    iterations: int = 5,
-) -> np.ndarray:
+# Of the attack with shadow clients: the share of rows that are positives of the first one, the
+# share that keeps its label for the next one, and the number of shadow clients.
+FIRST_SHARE, CONFIRMED_SHARE, SHADOWS = 0.2, 0.9, 5
+
+
+def positives_by_shadow(upload: np.ndarray, items: np.ndarray, client: ShadowClient) -> np.ndarray:
     """bool [I]: positives by the interaction-level attack with a shadow client (Yuan et al. 2023).
 
-    The server labels a random `share` of the rows [I, d] as positives and trains a shadow client
+    The server labels a random share of the rows [I, d] as positives and trains a shadow client
     on them, from the table that it broadcast. Each row then gets the label whose shadow row is
-    nearer. The share `confirmed` with the largest difference keeps its label. The server draws the
-    other labels again and trains the next shadow client.
+    nearer. The share CONFIRMED_SHARE with the largest difference keeps its label. The server draws
+    the other labels again and trains the next shadow client.
 
     *choice*: the shadow starts with the vector along which the upload lies, in both directions;
     the published attack draws it. We keep the direction that explains the upload better.
@@ -112,39 +108,27 @@ def positives_by_shadow(
     if not len(touched):
         return guess
     known = items[touched].astype(np.float64)
-    found = [
-        _shadow_labels(
-            sign * along, sign * vector, known, client, seed, share, confirmed, iterations
-        )
-        for sign in (1.0, -1.0)
-    ]
+    found = [_shadow_labels(sign * along, sign * vector, known, client) for sign in (1.0, -1.0)]
     guess[touched[min(found, key=lambda each: each[0])[1]]] = True
     return guess
 
 
 def _shadow_labels(
-    along: np.ndarray,
-    vector: np.ndarray,
-    items: np.ndarray,
-    client: ShadowClient,
-    seed: int,
-    share: float,
-    confirmed: float,
-    iterations: int,
+    along: np.ndarray, vector: np.ndarray, items: np.ndarray, client: ShadowClient
 ) -> tuple[float, np.ndarray]:
     """(squared distance to the shadow's rows, the labels), its vector in one direction."""
-    draws = np.random.default_rng(seed)
-    positive, left = draws.random(len(along)) < share, np.inf
-    for iteration in range(iterations):
+    draws = np.random.default_rng(0)
+    positive, left = draws.random(len(along)) < FIRST_SHARE, np.inf
+    for iteration in range(SHADOWS):
         inside, outside = _shadow_rows(positive, vector, items, client)
         own = np.where(positive, inside, outside)
         scale = max(float(along @ own) / max(float(own @ own), 1e-30), 0.0)
         distances = np.abs(along - scale * inside), np.abs(along - scale * outside)
         positive = distances[0] < distances[1]
         left = float(np.sum(np.minimum(*distances) ** 2))
-        if iteration < iterations - 1:
+        if iteration < SHADOWS - 1:
             clear = np.abs(distances[0] - distances[1])
-            unsure = clear < np.quantile(clear, 1 - confirmed)
+            unsure = clear < np.quantile(clear, 1 - CONFIRMED_SHARE)
             positive = np.where(unsure, draws.random(len(along)) < positive.mean(), positive)
     return left, positive
 

@@ -55,17 +55,23 @@ class Audit(NamedTuple):
         return self.lower > self.claimed
 
 
+class Claim(NamedTuple):
+    """The claim that a release is (epsilon, delta) differentially private."""
+
+    epsilon: float
+    delta: float
+
+
 def audit(
     release: Release,
-    claimed: float,
-    delta: float,
+    claim: Claim,
     *,
     trials: int = 100_000,
     confidence: float = 0.99,
     seed: int = 0,
     score: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Audit:
-    """Measures a lower bound of the epsilon of `release`.
+    """Measures a lower bound of the epsilon of `release`, at the delta of the claim.
 
     Args:
       release: traceable by JAX; its second argument is static.
@@ -77,14 +83,13 @@ def audit(
     outside, inside = (
         _trials(release, there, key, trials) for there, key in zip((False, True), keys, strict=True)
     )
-    return audit_draws(inside, outside, claimed, delta, confidence=confidence, score=score)
+    return audit_draws(inside, outside, claim, confidence=confidence, score=score)
 
 
 def audit_draws(
     inside: np.ndarray,
     outside: np.ndarray,
-    claimed: float,
-    delta: float,
+    claim: Claim,
     *,
     confidence: float = 0.99,
     score: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -99,12 +104,12 @@ def audit_draws(
     if score is None:
         score = _projection(inside[:half], outside[:half])
     there, absent = score(inside), score(outside)
-    threshold = _best_threshold(there[:half], absent[:half], delta, confidence)
+    threshold = _best_threshold(there[:half], absent[:half], claim.delta, confidence)
     true, false = there[half:] > threshold, absent[half:] > threshold
     return Audit(
-        lower=lower_bound(int(true.sum()), int(false.sum()), len(true), delta, confidence),
-        claimed=claimed,
-        delta=delta,
+        lower=lower_bound(int(true.sum()), int(false.sum()), len(true), claim.delta, confidence),
+        claimed=claim.epsilon,
+        delta=claim.delta,
         confidence=confidence,
         true_alarms=float(true.mean()),
         false_alarms=float(false.mean()),

@@ -163,9 +163,12 @@ def secure_sum(
     alive = set(range(clients)) - set(dropped)
     for u in sorted(alive):
         total += _masked(u, uploads[u], graph[u], own[u], secrets)
-    revealed = lambda u, secret: _recovered(
-        u, secret, graph[u], alive, set(liars), threshold, seed + u
-    )
+
+    def revealed(u: int, secret: int) -> int:
+        shares = shares_of(secret, graph[u], threshold, seed + u)
+        sent = {v: share + (v in liars) for v, share in shares.items() if v in alive}
+        return _recovered(u, secret, sent, threshold)
+
     for u in range(clients):
         if u in alive:
             total -= mask(revealed(u, own[u]), size)
@@ -188,21 +191,11 @@ def _masked(
     return sent
 
 
-def _recovered(
-    u: int,
-    secret: int,
-    friends: Sequence[int],
-    alive: Collection[int],
-    liars: Collection[int],
-    threshold: int,
-    seed: int,
-) -> int:
-    """Recovers a seed of u from the shares of its remaining neighbours."""
-    shares = shares_of(secret, friends, threshold, seed)
-    left = {v: share + (v in liars) for v, share in shares.items() if v in alive}
-    if len(left) < threshold:
-        raise Aborted(f"client {u}: {len(left)} shares remain, but {threshold} are needed")
-    found = secret_of(left, threshold)
+def _recovered(u: int, secret: int, sent: Mapping[int, int], threshold: int) -> int:
+    """Recovers a seed of u from the shares that its remaining neighbours sent."""
+    if len(sent) < threshold:
+        raise Aborted(f"client {u}: {len(sent)} shares remain, but {threshold} are needed")
+    found = secret_of(sent, threshold)
     if _commitment(found) != _commitment(secret):
         raise Aborted(f"client {u}: a share of its seed was wrong")
     return found

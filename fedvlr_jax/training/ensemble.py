@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,18 +145,36 @@ def _evaluated(
     return after
 
 
+class Hooks(NamedTuple):
+    """The calls that `train_members` makes.
+
+    Attributes:
+      on_evaluation: after every evaluation, with the rounds per second.
+      ends: after every evaluation and `on_evaluation`; the numbers of the members that end there.
+        Their `stopped` is ENDED.
+      leave: before every block of rounds; once it returns True, the members are returned as they
+        are, `stopped` empty where they have not ended.
+      before_rounds: before every block, with the round that ends it, and whether each member
+        trains.
+    """
+
+    on_evaluation: Callable[[list[RunState], float], None] = lambda runs, rounds_per_s: None
+    ends: Callable[[list[RunState]], Collection[int]] = lambda runs: ()
+    leave: Callable[[], bool] = lambda: False
+    before_rounds: Callable[[int, Sequence[bool]], None] = lambda until, active: None
+
+
+WITHOUT_HOOKS = Hooks()
+
+
 @under_own_settings
 def train_members(
-    simulation: Simulation,
+    programs: Programs,
     seeds: Sequence[int],
     rates: Sequence[Rates],
     *,
     runs: Sequence[RunState] | None = None,
-    programs: Programs | None = None,
-    on_evaluation: Callable[[list[RunState], float], None] = lambda runs, rounds_per_s: None,
-    ends: Callable[[list[RunState]], Collection[int]] = lambda runs: (),
-    leave: Callable[[], bool] = lambda: False,
-    before_rounds: Callable[[int, Sequence[bool]], None] = lambda until, active: None,
+    hooks: Hooks = WITHOUT_HOOKS,
 ) -> tuple[list[RunState], Timing]:
     """Trains one member for each (seed, rates), with its own early stopping.
 
@@ -164,14 +182,8 @@ def train_members(
     continue.
 
     Args:
+      programs: of their simulation; an earlier call may have used them.
       runs: the runs that the members continue, all after the same round; by default new runs.
-      programs: of the simulation, which an earlier call may have used; None: new ones.
-      ends: called after every evaluation and `on_evaluation`; the numbers of the members that
-        end there. Their `stopped` is ENDED.
-      leave: called before every block of rounds; once it returns True, the members are returned
-        as they are, `stopped` empty where they have not ended.
-      before_rounds: called before every block with the round that ends it, and whether each
-        member trains.
 
     Returns:
       runs: of each member, as `train` returns it; the states are on the host.
@@ -180,8 +192,7 @@ def train_members(
     Raises:
       InputError: the private rows are not on the devices.
     """
-    clock = Clock()
-    programs = programs or Programs(simulation)
+    clock, simulation = Clock(), programs.simulation
     stacked = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *rates)
     initial = [simulation.init(seed) for seed in seeds] if runs is None else [r.state for r in runs]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *initial)
@@ -190,14 +201,14 @@ def train_members(
         finished = 0
         none = RunState(None, None, 0, (), None, "")  # type: ignore[arg-type]
         runs = _evaluated(simulation, programs, [none] * len(seeds), states, finished, None)
-        runs = _reported(runs, clock, on_evaluation, ends)
+        runs = _reported(runs, clock, hooks)
     else:
         (finished,) = {run.round for run in runs}
-    while not all(run.stopped for run in runs) and not leave():
+    while not all(run.stopped for run in runs) and not hooks.leave():
         num_rounds = block_length(simulation.config, finished)
         schedule = _schedules(simulation, seeds, finished, num_rounds)
         active = [not run.stopped for run in runs]
-        before_rounds(finished + num_rounds, active)
+        hooks.before_rounds(finished + num_rounds, active)
         began = time.perf_counter()
         states, metrics = programs.advance(
             states, stacked, num_rounds, schedule, jnp.asarray(active)
@@ -207,20 +218,15 @@ def train_members(
         finished += num_rounds
         runs = _evaluated(simulation, programs, runs, states, finished, metrics)
         clock.block(num_rounds, trained - began, time.perf_counter() - trained)
-        runs = _reported(runs, clock, on_evaluation, ends)
+        runs = _reported(runs, clock, hooks)
     ended = [run._replace(state=_on_host(states, i)) for i, run in enumerate(runs)]
     return ended, clock.read()
 
 
-def _reported(
-    runs: list[RunState],
-    clock: Clock,
-    on_evaluation: Callable[[list[RunState], float], None],
-    ends: Callable[[list[RunState]], Collection[int]],
-) -> list[RunState]:
-    """Reports an evaluation. Returns the runs; those that `ends` names are stopped."""
-    on_evaluation(runs, clock.rounds_per_s)
-    ended = ends(runs)
+def _reported(runs: list[RunState], clock: Clock, hooks: Hooks) -> list[RunState]:
+    """Reports an evaluation. Returns the runs; those that `hooks.ends` names are stopped."""
+    hooks.on_evaluation(runs, clock.rounds_per_s)
+    ended = hooks.ends(runs)
     return [run._replace(stopped=ENDED) if n in ended else run for n, run in enumerate(runs)]
 
 

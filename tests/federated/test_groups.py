@@ -29,7 +29,7 @@ from fedvlr_jax.federated.plans import PLANS
 from fedvlr_jax.federated.round import make_broadcast, make_round
 from fedvlr_jax.fusion.group_network import GroupNetwork
 from fedvlr_jax.simulation import make_simulation
-from fedvlr_jax.training.ensemble import train_members
+from fedvlr_jax.training.ensemble import Programs, train_members
 from fedvlr_jax.uplink import SlotUploads
 from tests.federated.cases import assert_close, plans_of, random_state, random_task
 
@@ -381,7 +381,7 @@ def test_an_absent_client_keeps_its_group(dataset):
 def test_seeds_side_by_side_are_their_own_runs(dataset):
     config = config_of(rounds=4, patience=5).resolved
     simulation = make_simulation(config, dataset)
-    together, _ = train_members(simulation, [0, 1], [config.federation.rates] * 2)
+    together, _ = train_members(Programs(simulation), [0, 1], [config.federation.rates] * 2)
     for seed, member in zip([0, 1], together, strict=True):
         equal(member.state.server, jax.device_get(run(simulation, 4, seed).server))
 

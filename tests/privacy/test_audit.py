@@ -16,6 +16,7 @@ from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.federated.private_ease import noisy_gram
 from fedvlr_jax.privacy import accounting
 from fedvlr_jax.privacy.audit import (
+    Claim,
     audit,
     audit_draws,
     lower_bound,
@@ -30,7 +31,7 @@ from fedvlr_jax.uplink import Noise, central_noise, fixed_clip, identity
 DELTA = 1e-5
 SMALL = dict(width=8, fusion="none", baselines=False, rounds=4, cohort=20, clip_norm=0.1)
 # z = 1, one round of everyone: 4.3772 (the analytic Gaussian).
-CLAIMED = accounting.epsilon(Release("everyone", 20, 20, 20), 1.0, 1, DELTA).best
+CLAIM = Claim(accounting.epsilon(Release("everyone", 20, 20, 20), 1.0, 1, DELTA).best, DELTA)
 BOUND, CLIENTS = 0.5, 20
 
 
@@ -71,7 +72,7 @@ RELEASES = {
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_honest_rounds_pass_and_planted_bugs_do_not(name):
-    found = audit(RELEASES[name], CLAIMED, DELTA, trials=60_000)
+    found = audit(RELEASES[name], CLAIM, trials=60_000)
     assert found.refuted != name.startswith("honest"), found
     # The attack is not a weak one: it finds a part of what an honest round gives away.
     assert found.lower > 1.5
@@ -104,7 +105,7 @@ def adaptive(counts):
 @pytest.mark.parametrize("counts", [0.5, 1.0])
 def test_a_share_that_one_client_moves_by_one_is_flagged(counts):
     """sigma_b = 0.55: a move by 1 adds 0.55^-2 to the precision, where 1.1^-2 is claimed."""
-    found = audit(adaptive(counts), CLAIMED, DELTA, trials=60_000)
+    found = audit(adaptive(counts), CLAIM, trials=60_000)
     assert found.refuted == (counts == 1.0), found
 
 
@@ -143,7 +144,7 @@ def test_a_fixed_cohort_that_is_accounted_as_poisson(sampler, shift):
     score = mixture_score(q, shift, deviation)
     # Binomial draws are slow, and with the other's noise there is nothing to be found.
     trials = 20_000 if sampler == "fixed" else 1000
-    found = audit(rounds_, claimed, 1e-4, trials=trials, score=score)
+    found = audit(rounds_, Claim(claimed, 1e-4), trials=trials, score=score)
     assert found.refuted == (sampler == "fixed"), found
 
 
@@ -211,7 +212,7 @@ def exchanges_of(init, dataset, multiplier=2.0):
     outside, inside = (
         audited_exchanges(flags, there=there, trials=40_000, seed=0) for there in (False, True)
     )
-    return audit_draws(inside, outside, claimed, DELTA)
+    return audit_draws(inside, outside, Claim(claimed, DELTA))
 
 
 @pytest.mark.parametrize("init", ["ease", "spectral"])

@@ -43,6 +43,7 @@ from fedvlr_jax.training import RunState, Timing
 from fedvlr_jax.training.ensemble import (
     ENDED,
     NOT_FINITE,
+    Hooks,
     Programs,
     members_at_once,
     members_in_memory,
@@ -205,17 +206,15 @@ def train_together(
         Progress(config.federation.rounds, selection=simulation.selection) as progress,
         kept_accounts(accounts) as before_rounds,
     ):
-        runs, timing = train_members(
-            simulation,
-            [m.config.run.seed for m in members],
-            [m.config.federation.rates for m in members],
-            runs=runs,
-            programs=programs,
+        hooks = Hooks(
             on_evaluation=functools.partial(_show, progress),
             ends=functools.partial(options.watch, members),
             leave=lambda: options.stop.asked,
             before_rounds=before_rounds,
         )
+        seeds = [m.config.run.seed for m in members]
+        rates = [m.config.federation.rates for m in members]
+        runs, timing = train_members(programs, seeds, rates, runs=runs, hooks=hooks)
     for member, run in zip(members, runs, strict=True):
         if not run.stopped:
             _save(member, run, simulation)
