@@ -172,10 +172,10 @@ def compared(dataset: Dataset) -> dict[str, Any]:
     """One data set: the closed form, and its difference from each baseline.
 
     Returns:
-      {"dataset", "users", "items", "slice", the selected "content", "normalization", "recency" and
-      "ials" (parts and l2, or nothing), "valid" and "test": NDCG@50 in percent, "baselines": {name:
-      {"valid", "test", "difference": the mean over users of ours minus theirs on test, "error": its
-      standard error}}}.
+      {"dataset", "users", "items", "slice", the selected "content", "normalization", "recency",
+      "transitions" and "ials" (parts and l2, or nothing), "valid" and "test": NDCG@50 in percent,
+      "baselines": {name: {"valid", "test", "difference": the mean over users of ours minus theirs
+      on test, "error": its standard error}}}.
     """
     selection = resolve_selection(parse_selection("auto"), dataset)
     weighted = dataset
@@ -205,7 +205,10 @@ def compared(dataset: Dataset) -> dict[str, Any]:
         "users": dataset.num_users,
         "items": dataset.num_items,
         "slice": selection.slice,
-        **{key: float(getattr(found, key)) for key in ("content", "normalization", "recency")},
+        **{
+            key: float(getattr(found, key))
+            for key in ("content", "normalization", "recency", "transitions")
+        },
         "ials": list(found.ials or ()),
         **{part: float(np.mean(gains)) for part, gains in ours.items()},
         "baselines": baselines,
@@ -290,7 +293,7 @@ def main() -> None:
         print(
             f"{row['dataset']}: {row['test']:.1f}; {best[0]} {best[1]['test']:.1f}; content "
             f"{row['content']:g}, normalization {row['normalization']:g}, recency "
-            f"{row['recency']:g}, iALS {row['ials']}",
+            f"{row['recency']:g}, transitions {row['transitions']:g}, iALS {row['ials']}",
             flush=True,
         )
         if path is not None:

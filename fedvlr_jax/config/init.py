@@ -79,6 +79,11 @@ class InitConfig:
         "validation; without validation a quarter. 0: the autoencoder alone. -1: selected on "
         "validation.",
     )
+    init_transitions: float = choice(
+        -1.0,
+        "init=ease: weight of the initial scores of the items that follow a client's recent ones, "
+        "relative to its other scores. 0: none. -1: selected on validation.",
+    )
     init_noise_multiplier: float = choice(
         0.0,
         "init=spectral, ease with --privacy=central: standard deviation of the noise on each "
@@ -114,6 +119,7 @@ class InitConfig:
             ("init_content", math.inf),
             ("init_normalization", 1),
             ("init_recency", 2),
+            ("init_transitions", math.inf),
         ):
             if getattr(self, name) != -1:
                 check_range(self, name, 0, most)

@@ -172,7 +172,7 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("init_user_power", "init_item_power"), (_SPECTRAL,)),
     "init_shrinkage": (_SPECTRAL,),
     **dict.fromkeys(("init_ridge", "init_content", "init_normalization"), (_EASE,)),
-    **dict.fromkeys(("init_recency", "init_ials"), (_EASE,)),
+    **dict.fromkeys(("init_recency", "init_ials", "init_transitions"), (_EASE,)),
     "target_delta": (_PRIVACY,),
     "noise": (_FREE_NOISE, _NOISE),
     "noise_multiplier": (_NOISE_ADDED,),

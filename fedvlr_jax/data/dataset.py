@@ -85,6 +85,10 @@ class Interactions:
         """float64 [num_users, num_items]: the `weight` of the entry if the user has the item."""
         return self.matrix if self.weight is None else self._matrix_of(self.weight.astype(float))
 
+    def decayed_matrix(self, decay: float) -> sparse.csr_array:
+        """float64 [num_users, num_items]: decay^age of the entry if the user has the item."""
+        return self._matrix_of(decay**self.age)
+
     def _matrix_of(self, values: np.ndarray) -> sparse.csr_array:
         shape = (self.num_users, self.num_items)
         return sparse.csr_array((values, self.item, self.indptr), shape=shape)

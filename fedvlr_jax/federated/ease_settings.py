@@ -7,8 +7,10 @@ splits are small, and of many settings one is always ahead by chance.
 
 First the content weight is chosen for the normalization v = 0, then recency, then the content
 weight again if recency is above 0. Next, the pairs of content weight and v = 1/4 must be ahead of
-that choice; `ease.py` explains these settings. Last, the best blend with iALS must be ahead of the
-autoencoder alone: iALS has a quarter or a half of the columns, see `ials.py`.
+that choice; `ease.py` explains these settings. Then the best blend with iALS must be ahead of the
+autoencoder alone: iALS has a quarter or a half of the columns, see `ials.py`. Last, the step from
+a client's recent items to its next one, with the best weight, must be ahead of none: see
+`transitions.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from fedvlr_jax.config import InitConfig
@@ -27,16 +30,27 @@ from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.evaluation.metrics import user_metrics
 from fedvlr_jax.federated.ease import Autoencoder, autoencoder
-from fedvlr_jax.federated.ials import SETTINGS, Blend, Setting, item_vectors, num_factors
+from fedvlr_jax.federated.ials import (
+    SETTINGS,
+    Blend,
+    Setting,
+    item_vectors,
+    num_factors,
+    score_deviation,
+)
+from fedvlr_jax.federated.transitions import next_vectors
 
 CONTENTS = (0.0, 0.25, 1.0, 4.0)
 NORMALIZATIONS = (0.0, 0.25)
 RECENCIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Weights of the scores of the next items; all other scores have the weight 1.
+TRANSITIONS = (0.0, 0.25, 0.5, 1.0)
 # Standard errors by which a setting must be ahead of the first one. Recency needs more: gains of
 # its settings on small validation splits did not carry over to test.
 MODEL_SURE = 1.0
 RECENCY_SURE = 2.0
 IALS_SURE = 0.5
+TRANSITIONS_SURE = 0.5
 # The content weight of data with features and without a validation split.
 UNSEEN_CONTENT = 0.25
 # Upper bounds on the clients that rank their validation items, and on scores held at once.
@@ -53,6 +67,7 @@ class Wanted(NamedTuple):
         already keeps them; `recency` must then be 0 or None.
       ials: whether the scores are the mean with those of iALS. Validation also chooses the setting
         of iALS. True needs a width of at least 4.
+      transitions: the weight of the scores of the next items.
     """
 
     ridge: float
@@ -61,6 +76,7 @@ class Wanted(NamedTuple):
     normalization: float | None = None
     recency: float | None = None
     ials: bool | None = None
+    transitions: float | None = None
 
     @classmethod
     def of(cls, init: InitConfig) -> Wanted:
@@ -73,6 +89,7 @@ class Wanted(NamedTuple):
             normalization=chosen(init.init_normalization),
             recency=chosen(init.init_recency),
             ials=None if init.init_ials == -1 else bool(init.init_ials),
+            transitions=chosen(init.init_transitions),
         )
 
 
@@ -83,6 +100,7 @@ class Ease(NamedTuple):
       items: float64 [I, d]. vectors: float64 [N, d].
       content, normalization, recency: c, v, and the exponent by which the histories are weighted.
       ials: the setting of iALS, if the scores are the mean with its scores; else None.
+      transitions: the weight of the scores of the next items, see `transitions.py`.
     """
 
     items: np.ndarray
@@ -91,6 +109,7 @@ class Ease(NamedTuple):
     normalization: float
     recency: float
     ials: Setting | None
+    transitions: float
 
 
 @contextlib.contextmanager
@@ -105,7 +124,7 @@ def _one_blas_thread() -> Iterator[None]:
 @_one_blas_thread()
 def ease_initialization(dataset: Dataset, width: int, wanted: Wanted) -> Ease:
     """The items' table and the clients' vectors."""
-    ridge, exchanges, content, normalization, recency, ials = wanted
+    ridge, exchanges, content, normalization, recency, ials, transitions = wanted
     train, rows = dataset.train, [centred_unit_rows(x) for x in dataset.features.values()]
     settings = tried_models(dataset, content, normalization)
     models = [
@@ -145,9 +164,32 @@ def ease_initialization(dataset: Dataset, width: int, wanted: Wanted) -> Ease:
         ]
         number = _chosen(found, IALS_SURE)
     taken, source = sources[number]
-    vectors = source.vectors(history.weighted_matrix)
+    items, vectors = source.items, source.vectors(history.weighted_matrix)
+    weights = tried_transitions(dataset, transitions)
+    weight, vectors = _with_transitions(train, items, vectors, weights, targets)
     selected_v, selected_c = settings[best]
-    return Ease(source.items, vectors, selected_c, selected_v, recencies[chosen], taken)
+    return Ease(items, vectors, selected_c, selected_v, recencies[chosen], taken, weight)
+
+
+def _with_transitions(
+    train: Interactions,
+    items: np.ndarray,
+    vectors: np.ndarray,
+    weights: Sequence[float],
+    targets: Interactions,
+) -> tuple[float, np.ndarray]:
+    """The best of the weights of the next items, and the vectors [N, d] with it."""
+    if not any(weights):
+        return 0.0, vectors
+    following = next_vectors(train, items) * score_deviation(vectors, items)
+    holders = np.flatnonzero(targets.counts)
+    best = 0
+    if len(weights) > 1:
+        own, mine, theirs = train.matrix, vectors[holders], following[holders]
+        gains = [_ndcg(items, mine + weight * theirs, own, targets) for weight in weights]
+        best = _chosen(gains, TRANSITIONS_SURE)
+    following *= weights[best]
+    return weights[best], vectors + following
 
 
 def blend_of(
@@ -195,6 +237,15 @@ def tried_recencies(dataset: Dataset, recency: float | None) -> tuple[float, ...
     return RECENCIES
 
 
+def tried_transitions(dataset: Dataset, transitions: float | None) -> tuple[float, ...]:
+    """As `tried_models`, for the next items: only 0 if all times are equal."""
+    if transitions is not None:
+        return (transitions,)
+    if not _is_judged(dataset) or np.ptp(dataset.train.time) == 0:
+        return (0.0,)
+    return TRANSITIONS
+
+
 def _is_judged(dataset: Dataset) -> bool:
     """Whether `_ranking` has an item."""
     return bool(np.any(dataset.train.item_counts[dataset.valid.item] > 0))
@@ -217,11 +268,22 @@ def _ranking(dataset: Dataset) -> Interactions:
 
 
 def _gains(model: Autoencoder | Blend, history: Interactions, targets: Interactions) -> np.ndarray:
-    """NDCG@50 [C] of every client that has an item in `targets`; train items are masked."""
-    weights, own, items = history.weighted_matrix, history.matrix, model.items
+    """`_ndcg` of a model."""
+    vectors = model.vectors(history.weighted_matrix[np.flatnonzero(targets.counts)])
+    return _ndcg(model.items, vectors, history.matrix, targets)
+
+
+def _ndcg(
+    items: np.ndarray, vectors: np.ndarray, own: sparse.csr_array, targets: Interactions
+) -> np.ndarray:
+    """NDCG@50 [C] of every client that has an item in `targets`; train items are masked.
+
+    Args:
+      vectors: [C, d], of these clients.
+      own: [N, I], the train items of all clients.
+    """
     holders = np.flatnonzero(targets.counts)
     ahead, tied = np.zeros((2, len(targets)), np.int64)
-    vectors = model.vectors(weights[holders])
     step = max(1, SCORES_AT_ONCE // targets.num_items)
     for first in range(0, len(holders), step):
         clients = holders[first : first + step]

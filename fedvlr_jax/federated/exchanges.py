@@ -8,8 +8,13 @@ import numpy as np
 
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset
-from fedvlr_jax.federated.ease_settings import Wanted, tried_ials, tried_models
-from fedvlr_jax.federated.ials import SWEEPS, num_factors, uploaded_numbers
+from fedvlr_jax.federated import ials, transitions
+from fedvlr_jax.federated.ease_settings import (
+    Wanted,
+    tried_ials,
+    tried_models,
+    tried_transitions,
+)
 from fedvlr_jax.federated.initialization import (
     Initialization,
     sources_of,
@@ -99,16 +104,22 @@ def _ease_exchange(
     down = 1 + up + compared + width
     steps = f"counts, {tried} models x {init.init_exchanges} exchanges"
     for setting in blends:
-        columns = num_factors(dataset.train, width, setting.parts)
-        of_item, more = uploaded_numbers(columns)
+        columns = ials.num_factors(dataset.train, width, setting.parts)
+        of_item, more = ials.uploaded_numbers(columns)
         up, once = up + of_item, once + more
-        down += SWEEPS * columns
+        down += ials.SWEEPS * columns
     if len(blends) > 1:
         down += len(blends) * width  # Clients compare them on validation.
     if blends:
-        steps += f", {len(blends)} of iALS x {SWEEPS} sweeps"
+        steps += f", {len(blends)} of iALS x {ials.SWEEPS} sweeps"
+    down *= items
+    if any(tried_transitions(dataset, wanted.transitions)):
+        # Each client scales the rows and takes the step by a matrix from the server.
+        down += 2 * width**2
+        once += transitions.uploaded_numbers(width)
+        steps += ", transitions"
     text = f"init ease{_chosen(initial)}"
-    return Exchange(text, f"{steps}, a mean score", items * down, up, once)
+    return Exchange(text, f"{steps}, a mean score", down, up, once)
 
 
 def _chosen(initial: Initialization | None) -> str:
@@ -116,10 +127,10 @@ def _chosen(initial: Initialization | None) -> str:
     if initial is None:
         return ""
     columns, l2 = initial.ials
-    ials = f"iALS in {columns:g} columns with l2 {l2:g}" if columns else "no iALS"
+    blend = f"iALS in {columns:g} columns with l2 {l2:g}" if columns else "no iALS"
     return (
         f": content {initial.content:.3g}, normalization {initial.normalization:g}, "
-        f"recency {initial.recency:g}, {ials}"
+        f"recency {initial.recency:g}, transitions {initial.transitions:g}, {blend}"
     )
 
 

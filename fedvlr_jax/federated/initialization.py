@@ -51,7 +51,7 @@ from fedvlr_jax.machine import budget_within, gigabytes, memory_limit
 # router would not move.
 LEAST_PLANTED = 1e-3
 # Arrays of the subspace iteration that exist at once, one row for each item and for each client.
-ITEM_BASES, CLIENT_BASES = 5, 2
+ITEM_BASES, CLIENT_BASES = 5, 3
 
 
 class Initialization(NamedTuple):
@@ -66,6 +66,7 @@ class Initialization(NamedTuple):
       content: float64 [], the weight of the features; 0 where none are used.
       normalization: float64 [], see `ease.py`.
       ials: float64 [2], the columns of iALS and its l2, see `ials.py`; zeros without iALS.
+      transitions: float64 [], the weight of the next items, see `transitions.py`.
     """
 
     items: np.ndarray | None
@@ -74,6 +75,7 @@ class Initialization(NamedTuple):
     content: np.float64 = np.float64(0)
     normalization: np.float64 = np.float64(0)
     ials: np.ndarray = np.zeros(2)
+    transitions: np.float64 = np.float64(0)
 
 
 def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initialization | None:
@@ -123,6 +125,7 @@ def make_initialization(config: Config, model: Model, dataset: Dataset) -> Initi
         np.float64(found.content),
         np.float64(found.normalization),
         ials,
+        np.float64(found.transitions),
     )
 
 
@@ -154,7 +157,7 @@ def _closed_form(
             item_power=init.init_item_power,
             shrinkage=init.init_shrinkage,
         )
-    return Ease(items, vectors, 0.0, 0.0, 0.0, None)
+    return Ease(items, vectors, 0.0, 0.0, 0.0, None, 0.0)
 
 
 def _joint_scale(
@@ -321,11 +324,12 @@ def _check_data(init: InitConfig, dataset: Dataset) -> None:
             f"--init_content={init.init_content}: the data set {dataset.name!r} has no item "
             "features; leave it out"
         )
-    if init.init_recency > 0 and np.ptp(dataset.train.time) == 0:
-        raise InputError(
-            f"--init_recency={init.init_recency}: the data set {dataset.name!r} has no time stamps "
-            "to order items by; leave it out"
-        )
+    for name in ("init_recency", "init_transitions"):
+        if getattr(init, name) > 0 and np.ptp(dataset.train.time) == 0:
+            raise InputError(
+                f"--{name}={getattr(init, name)}: the data set {dataset.name!r} has no time stamps "
+                "to order items by; leave it out"
+            )
 
 
 def _check_memory(config: Config, model: Model, dataset: Dataset) -> None:
@@ -400,6 +404,8 @@ def _check_private_settings(init: InitConfig) -> None:
         refused["init_normalization"] = "it needs the counts of the items, which are not released"
     elif init.init_ials == 1:
         refused["init_ials"] = "the sweeps of iALS have no noise"
+    elif init.init_transitions > 0:
+        refused["init_transitions"] = "the sums over successive items have no noise"
     for name, why in refused.items():
         raise InputError(
             f"--{name}={getattr(init, name)}: under --privacy=central {why}; leave it out"

@@ -153,4 +153,4 @@ def private_ease_initialization(
     recency = wanted.recency or 0.0
     history = train.weighted_by_recency(recency) if recency else train
     vectors = model.vectors(history.weighted_matrix)
-    return Ease(model.items, vectors, content, 0.0, recency, None)
+    return Ease(model.items, vectors, content, 0.0, recency, None, 0.0)

@@ -126,6 +126,7 @@ CASES = {
     "init_ridge": (3.0, {}, [RANDOM, SPECTRAL]),
     "init_normalization": (0.5, EASE, [RANDOM, SPECTRAL]),
     "init_ials": (1, EASE, [RANDOM, SPECTRAL]),
+    "init_transitions": (0.5, EASE, [RANDOM, SPECTRAL]),
     "init_content": (3.0, EASE, [RANDOM, SPECTRAL]),
     "init_recency": (1.0, EASE, [RANDOM, SPECTRAL]),
     "init_score": (1.0, SPECTRAL, [RANDOM]),

@@ -18,6 +18,7 @@ from fedvlr_jax.evaluation.baselines import (
     evaluate_baselines,
     evaluate_once,
     evaluating,
+    linear,
     rank,
     registry,
     scores_of,
@@ -35,7 +36,8 @@ TRIVIAL = ("random", "popularity", "least_popular", "ascending_id", "unseen_firs
 
 def scorer(data, name, *, recent=False, **setting):
     """The scorer of one baseline, with its default setting unless another is given."""
-    return scores_of(baselines_of(data)[name].prepare(data)(**setting), data, recent=recent)
+    model = baselines_of(data)[name].prepare(data)(**setting)
+    return scores_of(model, data, recent=recent, decay=setting.get("decay"))
 
 
 def scores(data, name, *, recent=False, **setting):
@@ -294,6 +296,48 @@ def test_a_sample_of_the_users_tunes_where_there_are_many(monkeypatch):
     assert evaluate_baselines(data).summary["ease"]["test"]["users"] == 40
 
 
+def literal_transitions(train, l2, decay):
+    """Ridge regression of the later items; the weights by the definition of an age."""
+    followers = np.zeros((train.num_items, train.num_items))
+    states = np.zeros((train.num_users, train.num_items))
+    for u in range(train.num_users):
+        own = slice(train.indptr[u], train.indptr[u + 1])
+        entries = list(zip(train.item[own], train.time[own], strict=True))
+        age = lambda t, entries=entries: sum((other > t) + (other == t) / 2 for _, other in entries)
+        for i, time in entries:
+            states[u, i] = decay ** (age(time) - 1 / 2)
+            for j, later in entries:
+                if later > time:
+                    followers[i, j] += decay ** (age(time) - age(later) - 1)
+    history = dense(train)
+    return states @ np.linalg.inv(history.T @ history + l2 * np.eye(len(followers))) @ followers
+
+
+@pytest.mark.parametrize("num_users", [8, 40], ids=["fewer users", "fewer items"])
+@pytest.mark.parametrize(("l2", "decay"), [(1, 0.5), (300, 0.9)])
+def test_transitions_against_literal_users(num_users, l2, decay, monkeypatch):
+    data = random_dataset(num_users, 15)
+    time = np.random.default_rng(0).integers(0, 6, len(data.train))
+    data = dataclasses.replace(data, train=dataclasses.replace(data.train, time=time))
+    expected = literal_transitions(data.train, l2, decay)
+    found = scores(data, "transitions", l2=l2, decay=decay)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+    # Small weights are left out.
+    monkeypatch.setattr(linear, "LEAST_WEIGHT", decay**0.5)
+    assert np.abs(scores(data, "transitions", l2=l2, decay=decay) - expected).max() > 1e-4
+
+
+def test_transitions_need_an_order():
+    data = random_dataset(12, 15)
+    assert "transitions" not in baselines_of(data)
+    timed = dataclasses.replace(data.train, time=np.arange(len(data.train)))
+    timed = timed.weighted_by_recency(1.0)
+    ordered = dataclasses.replace(data, train=timed)
+    found = evaluate_baselines(ordered).summary
+    assert "ease_recent" in found and "transitions_recent" not in found
+    assert found["transitions"]["decay"] in (0.5, 0.7, 0.9)
+
+
 def test_rp3beta_against_a_literal_walk():
     data = random_dataset(12, 15)
     train = dense(data.train)
@@ -531,6 +575,7 @@ def test_known_numbers_of_ease_on_ku(ku):
         ("puresvd", (79, 34)),
         ("ials", (80, 35)),
         ("rp3beta", (72, 32.5)),
+        ("transitions", (69, 34)),
         ("ease_content", (76, 33)),
         ("content_knn_all", (24, 7)),
     ],
@@ -546,6 +591,7 @@ def test_tuned_baselines_of_ku_reach_what_they_are_known_for(ku, name, expected)
     [
         ("puresvd", (25.4, 7.3)),
         ("rp3beta", (24.9, 7.2)),
+        ("transitions", (24.3, 8.6)),
         ("ials", (26, 7.3)),
         ("ease", (26.4, 7.6)),
     ],

@@ -29,7 +29,7 @@ from tests.federated.random_data import random_dataset
 
 USERS, ITEMS = 40, 30
 OPTIONS = dict(ridge=2.0, exchanges=200)
-ALONE = dict(**OPTIONS, ials=False)
+ALONE = dict(**OPTIONS, ials=False, transitions=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_planted_content_and_recency_are_chosen():
         item_ids=np.arange(200).astype(str),
         split="predefined",
     )
-    wanted = Wanted(ridge=10.0, exchanges=8, ials=False)
+    wanted = Wanted(ridge=10.0, exchanges=8, ials=False, transitions=0.0)
     found = ease_initialization(walked, 8, wanted)
     assert found.recency > 0
     noise = {"text": rng.standard_normal((200, 2)).astype(np.float32)}
@@ -274,10 +274,11 @@ def synthetic():
 @pytest.mark.parametrize("store", ["device", "host"])
 def test_a_simulation_begins_with_its_scores(synthetic, store):
     choices = dict(width=5, init="ease", init_recency=0.5, init_normalization=0.3, init_ials=1)
+    choices |= dict(init_transitions=0.5)
     simulation = make_simulation(
         Config.from_flat(**choices, init_content=1.0, store=store), synthetic
     )
-    given = dict(content=1.0, normalization=0.3, recency=0.5, ials=True)
+    given = dict(content=1.0, normalization=0.3, recency=0.5, ials=True, transitions=0.5)
     found = ease_initialization(synthetic, 5, Wanted(ridge=10.0, exchanges=8, **given))
     scores = found.vectors @ found.items.T
     scores[synthetic.train.matrix.toarray() > 0] = -np.inf
@@ -299,22 +300,23 @@ def test_what_it_exchanges_and_chose_is_said(synthetic):
     (exchange,) = exchanges_of(config, simulation.model, synthetic, simulation.setup.initialization)
     initial = simulation.setup.initialization
     assert (
-        f"content {initial.content:g}, normalization {initial.normalization:g}, " in exchange.line
+        f"content {initial.content:g}, normalization {initial.normalization:g}, "
+        f"recency {initial.recency:g}, transitions {initial.transitions:g}, " in exchange.line
     )
     # 60 items: their counts, for each of 8 models 2 x 37 columns and 5 + 1 to compare it, 5 of the
     # table. iALS with 1, 2 and 2 columns: 3 sweeps, and 5 to compare each. Sent: 8 x 2 x 37 numbers
-    # a row, and 3 x (1 + 1), 3 x (3 + 2) twice.
+    # a row, and 3 x (1 + 1), 3 x (3 + 2) twice. Transitions: two matrices, and 15 + 25 numbers.
     assert "8 models x 2 exchanges, 3 of iALS x 3 sweeps" in exchange.line
-    assert exchange.down == 60 * (1 + 8 * (2 * 37 + 6) + 5 + 3 * (1 + 2 + 2) + 3 * 5)
-    assert (exchange.up, exchange.once) == (8 * 2 * 37 + 6 + 15 + 15, 3 + 9 + 9)
-    assert "receives 0.162 MB, and sends 0.084 kB plus 2.51 kB for each item" in exchange.line
+    assert exchange.down == 60 * (1 + 8 * (2 * 37 + 6) + 5 + 3 * (1 + 2 + 2) + 3 * 5) + 50
+    assert (exchange.up, exchange.once) == (8 * 2 * 37 + 6 + 15 + 15, 3 + 9 + 9 + 40)
+    assert "receives 0.162 MB, and sends 0.244 kB plus 2.51 kB for each item" in exchange.line
     assert ("iALS in " in exchange.line, "no iALS" in exchange.line) == (
         initial.ials[0] > 0,
         initial.ials[0] == 0,
     )
     down, up = bytes_before_training(config, simulation.model, synthetic)
     assert down == 4 * exchange.down
-    np.testing.assert_array_equal(up, 4 * (synthetic.train.counts * exchange.up + 21))
+    np.testing.assert_array_equal(up, 4 * (synthetic.train.counts * exchange.up + 61))
 
 
 @pytest.mark.parametrize(("ials", "compared"), [(-1, (5 + 1) + 3 * 5), (0, 0), (1, 3 * 5)])
@@ -322,6 +324,7 @@ def test_what_is_sent_to_be_compared_with_the_blends(synthetic, ials, compared):
     """Beside the counts, 2 x 37 columns and 5 of the final table: what clients compare, and 3 x 5
     of iALS with 1, 2 and 2 columns."""
     given = dict(init_content=0.0, init_normalization=0.0, init_ials=ials, init_exchanges=2)
+    given |= dict(init_transitions=0.0)
     config = Config.from_flat(width=5, init="ease", fusion="none", **given)
     model = make_model(config.resolved, synthetic.num_items, {"text": 2})
     (exchange,) = exchanges_of(config, model, synthetic)
@@ -371,7 +374,9 @@ def test_a_weight_of_what_the_data_lack_is_refused(synthetic):
         start(init_content=1.0)
     with pytest.raises(InputError, match=r"--init_recency=0\.5: .* has no time stamps"):
         start(init_recency=0.5)
-    start(init_content=0.0, init_recency=0.0)
+    with pytest.raises(InputError, match=r"--init_transitions=0\.5: .* has no time stamps"):
+        start(init_transitions=0.5)
+    start(init_content=0.0, init_recency=0.0, init_transitions=0.0)
 
 
 @pytest.mark.parametrize("flag", ["init_content", "init_normalization", "init_recency"])

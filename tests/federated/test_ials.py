@@ -13,7 +13,9 @@ from fedvlr_jax.federated.ials import SETTINGS, Blend, item_vectors, num_factors
 from tests.federated.random_data import random_dataset
 
 USERS, ITEMS = 25, 18
-GIVEN = Wanted(content=0.0, normalization=0.0, recency=0.0, ridge=2.0, exchanges=50)
+GIVEN = Wanted(
+    content=0.0, normalization=0.0, recency=0.0, transitions=0.0, ridge=2.0, exchanges=50
+)
 
 
 @pytest.fixture(scope="module")

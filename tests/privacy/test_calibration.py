@@ -59,6 +59,13 @@ REFUSED = [
         "--init_ials=1: under --privacy=central the sweeps of iALS have no noise; leave it out",
     ),
     (
+        CENTRAL | {"init": "ease", "init_transitions": 0.5},
+        (
+            "--init_transitions=0.5: under --privacy=central the sums over successive items have "
+            "no noise; leave it out"
+        ),
+    ),
+    (
         CENTRAL | {"init": "ease", "init_normalization": 0.25},
         "--init_normalization=0.25: under --privacy=central it needs the counts of the items",
     ),

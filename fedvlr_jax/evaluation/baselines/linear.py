@@ -1,20 +1,23 @@
-"""Linear autoencoders in closed form: EASE, and EASE that also reconstructs the features."""
+"""Linear models of items in closed form: EASE, with and without features, and transitions."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.data.features import centred_unit_rows
 from fedvlr_jax.evaluation.baselines.model import Model
 
 # Number of principal axes of each modality that EASE + content keeps. Each axis costs as much time
 # as one more user.
 CONTENT_AXES = 128
+# Smaller weights of one item before another are left out.
+LEAST_WEIGHT = 1e-3
 
 
 def _from_items(gram: np.ndarray, l2: float) -> Model:
@@ -76,6 +79,48 @@ def ease_content(dataset: Dataset) -> Callable[..., Model]:
     return lambda *, l2=100, content_weight=1.0: _from_items(
         gram + content_weight * mean_count * similarity, l2
     )
+
+
+def transitions(dataset: Dataset) -> Callable[..., Model]:
+    """Linear transitions: ridge regression of the items that follow on each item of a history.
+
+    The scores of a history h, its items weighted by decay^age, are h B with
+    B = (X^T X + l2 I)^-1 T. T_ij sums decay^(d - 1) over the users who have item i d items before
+    item j; items of equal time have no order. A form of SLIT (Choi et al. 2021).
+    """
+    train = dataset.train.matrix
+    counted = functools.cache(functools.partial(_followers, dataset.train))
+    few_users = dataset.num_users < dataset.num_items
+    gram = (train @ train.T if few_users else train.T @ train).toarray()
+
+    def fit(*, l2: float = 1000, decay: float = 0.7) -> Model:
+        ridge, following = l2 * np.eye(len(gram)), counted(decay)
+        if not few_users:
+            solved = np.linalg.solve(gram + ridge, following.toarray())
+            return lambda history: history @ solved
+        # By the Woodbury identity, as in `_from_rows`.
+        product = np.linalg.solve(gram + ridge, (train @ following).toarray())
+        return lambda history: (
+            ((history @ following).toarray() - (history @ train.T) @ product) / l2
+        )
+
+    return fit
+
+
+def _followers(train: Interactions, decay: float) -> sparse.csr_array:
+    """T [I, I] of `transitions`."""
+    order = np.lexsort((train.time, train.users))
+    user, item, age = train.users[order], train.item[order], train.age[order]
+    total = sparse.csr_array((train.num_items, train.num_items))
+    for lag in range(1, len(order)):
+        # Two items of different times that are `lag` places apart differ by half of it in age.
+        if decay ** ((lag + 1) / 2 - 1) < LEAST_WEIGHT:
+            break
+        apart = age[:-lag] - age[lag:]
+        pair = np.flatnonzero((user[:-lag] == user[lag:]) & (apart > 0))
+        weight = decay ** (apart[pair] - 1)
+        total = total + sparse.csr_array((weight, (item[pair], item[pair + lag])), total.shape)
+    return total
 
 
 def _leading(rows: np.ndarray) -> np.ndarray:

@@ -35,6 +35,9 @@ class Baseline(NamedTuple):
       settings: the settings tried on validation, at most BUDGET; the first is the default.
       personal: whether scores depend on the history. Only personal baselines have a variant that
         scores histories with recency weights.
+      ordered: whether the method reads the order of a history. Its setting "decay" then weights
+        the items of the history that is scored by decay^age, so it has no variant with recency
+        weights.
       most_items, most_entries: the largest catalogue and train part that the method is run on, a
         bound on its time and memory; None: no limit.
     """
@@ -45,6 +48,7 @@ class Baseline(NamedTuple):
     content: bool = False
     settings: tuple[Setting, ...] = ({},)
     personal: bool = True
+    ordered: bool = False
     most_items: int | None = None
     most_entries: int | None = None
 
@@ -60,11 +64,18 @@ class Baseline(NamedTuple):
         return None
 
 
-def scores_of(model: Model, dataset: Dataset, *, recent: bool = False) -> Scorer:
+def scores_of(
+    model: Model, dataset: Dataset, *, recent: bool = False, decay: float | None = None
+) -> Scorer:
     """The scores that a model gives the users of a data set.
 
     Args:
       recent: score the histories with recency weights instead of the plain ones.
+      decay: score the histories with the weights decay^age.
     """
-    histories = dataset.train.weighted_matrix if recent else dataset.train.matrix
+    train = dataset.train
+    if decay is not None:
+        histories = train.decayed_matrix(decay)
+    else:
+        histories = train.weighted_matrix if recent else train.matrix
     return lambda users: model(histories[users])

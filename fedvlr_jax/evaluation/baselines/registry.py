@@ -6,9 +6,11 @@ import functools
 import itertools
 from typing import Any
 
+import numpy as np
+
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines.factors import ials, pure_svd
-from fedvlr_jax.evaluation.baselines.linear import ease, ease_content
+from fedvlr_jax.evaluation.baselines.linear import ease, ease_content, transitions
 from fedvlr_jax.evaluation.baselines.model import Baseline, Setting
 from fedvlr_jax.evaluation.baselines.neighbours import content_knn, item_knn, rp3beta
 from fedvlr_jax.evaluation.baselines.trivial import TRIVIAL
@@ -60,6 +62,14 @@ COLLABORATIVE = {
         most_items=10_000,
     ),
 }
+TRANSITIONS = Baseline(
+    "Linear transitions (order of items)",
+    transitions,
+    "centralized",
+    ordered=True,
+    settings=_grid(l2=(100, 1000, 10_000), decay=(0.5, 0.7, 0.9)),
+    most_items=10_000,
+)
 EASE_CONTENT = Baseline(
     "EASE + content",
     ease_content,
@@ -83,9 +93,12 @@ def _content_knn(title: str, modalities: tuple[str, ...]) -> Baseline:
 def baselines_of(dataset: Dataset) -> dict[str, Baseline]:
     """Name -> baseline: trivial, collaborative, and for a data set with features content-based.
 
+    "transitions" needs a data set with times.
     "content_knn_<modality>" uses one modality. If there are several, "content_knn_all" uses all.
     """
     found = {**TRIVIAL, **COLLABORATIVE}
+    if np.ptp(dataset.train.time):
+        found["transitions"] = TRANSITIONS
     for modality in dataset.features:
         title = f"Content-kNN ({modality})"
         found[f"content_knn_{modality}"] = _content_knn(title, (modality,))
