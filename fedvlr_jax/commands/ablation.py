@@ -1,4 +1,4 @@
-"""Compares the method with a control for each claim: content, personal weights, federation.
+"""Compares the method with controls for each claim, such as content, personal weights, federation.
 
     fedvlr ablation --dataset=KU --protocol=paper --workdir=runs/ablation
 
@@ -10,6 +10,8 @@ compares the method with controls that use the same seeds and flags:
   synthetic data, at the planted weights;
 - federation: local-only training (no server step); the centralized model VBPR, which sees all
   histories and the same features (tuned over nine settings);
+- order: each user's train items in a permuted order; no use of the order (for --init=ease or
+  --recency, which use it);
 - levels: server fusion alone; client refinement alone; neither;
 - modalities: without the ID table; without each modality;
 - operators: one operator at a time, so that the router has no choice.
@@ -90,6 +92,9 @@ def controls(
     views = (identity, *modalities)
     # The ID table of --init=ease contains content, unless its weight is 0.
     no_content = (("init_content", 0.0),) if start == "ease" else ()
+    unordered: Choice = (("recency", 0.0),) if base.data.recency else ()
+    if start == "ease":
+        unordered += (("init_recency", 0.0), ("init_transitions", 0.0))
     # A closed-form --init needs the ID table among the views, and an operator replaces it.
     no_start = () if start == "random" else (("init", "random"),)
     without = lambda name: ",".join(view for view in views if view != name)
@@ -113,6 +118,10 @@ def controls(
         },
         "personal": personal,
         "federation": {"local only": (*METHOD, *local), TWIN: ()},
+        "order": {
+            "permuted order": (*METHOD, ("permute_order", 1)),
+            "without order": (*METHOD, *unordered),
+        },
         "levels": {
             # The server's operators learn; the client weights stay uniform.
             "server fusion alone": (*METHOD, ("router_lr", 0.0), ("init_router", "uniform")),
@@ -130,11 +139,12 @@ def controls(
 
 
 def make_member(base: Config, name: str, choice: Choice, seed: int) -> Member:
-    """One run of the method or of a control. Each seed has its own permutation of feature rows."""
+    """One run of the method or of a control. Each seed has its own permutation."""
     folder = Path(base.workdir) / name.replace(" ", "-")
     values = {**dict(choice), "seed": seed, "workdir": str(folder / f"seed{seed}")}
-    if values.get("permute_features"):
-        values["permute_features"] = seed + 1
+    for name in ("permute_features", "permute_order"):
+        if values.get(name):
+            values[name] = seed + 1
     return Member(choice, base.changed(**values).resolved)
 
 
@@ -195,6 +205,11 @@ def main() -> None:
     seeds = parse_seeds(FLAGS.seeds)
     base = config_from_flags(fusion="bilevel", baselines=False)
     folder = required_workdir(base, "runs/ablation")
+    if "order" in claims and base.resolved.init.init != "ease" and not base.data.recency:
+        raise InputError(
+            f"--claims=order: --init={base.resolved.init.init} without --recency does not use the "
+            "order of a history; give --init=ease, or --recency"
+        )
     dataset = load(base)
     of_claim = controls(base, tuple(dataset.features), dataset.planted is not None)
     chosen: dict[str, Choice] = {"the method": METHOD}

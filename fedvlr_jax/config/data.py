@@ -49,6 +49,11 @@ class DataConfig:
         "Shuffles the feature rows with this seed (0: off). A control: a gain that remains with "
         "shuffled features does not come from content.",
     )
+    permute_order: int = choice(
+        0,
+        "Shuffles the times of each user's train items with this seed (0: off). A control: a gain "
+        "that remains with shuffled times does not come from their order.",
+    )
     synthetic_kind: str = choice(
         "planted",
         "Kind of synthetic data. planted: each user has weights for id, text and image, drawn by "
@@ -62,6 +67,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("permute_features", "synthetic_users", "synthetic_items", "synthetic_seed"):
+        for name in ("permute_features", "permute_order"):
+            check_range(self, name, 0)
+        for name in ("synthetic_users", "synthetic_items", "synthetic_seed"):
             check_range(self, name, 0)
         check_range(self, "recency", 0, 2)

@@ -145,6 +145,11 @@ _TRANSFERS = Condition(
     "there is no simulated clock, and the reported bytes have every format",
 )
 _BASELINES = Condition(lambda c: c.evaluation.baselines, "the baselines are not evaluated")
+_ORDER = Condition(
+    lambda c: c.init.init == "ease" or c.data.recency > 0 or c.evaluation.baselines,
+    "nothing uses the order: the initialization is {init}, --recency is 0, and there are no "
+    "baselines",
+)
 _DISK = Condition(lambda c: c.run.store == "disk", "--store={store} writes no files")
 
 # Flag -> the condition under which it acts.
@@ -153,6 +158,7 @@ ACTS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(
         ("synthetic_kind", "synthetic_users", "synthetic_items", "synthetic_seed"), (_SYNTHETIC,)
     ),
+    "permute_order": (_ORDER,),
     "views": (_VIEWS,),
     **dict.fromkeys(("router_hidden", "router_lr"), (_ROUTER,)),
     **dict.fromkeys(("fedrap_repulsion", "fedrap_l1"), (_FEDRAP,)),

@@ -24,6 +24,7 @@ def load_dataset(
     duplicates: str = "merge",
     recency: float = 0.0,
     permute_features: int = 0,
+    permute_order: int = 0,
     synthetic: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Loads a data set by name.
@@ -37,6 +38,8 @@ def load_dataset(
         `Interactions.weighted_by_recency`. 0: all items have equal weight.
       permute_features: a seed above 0 permutes the rows of all features by one permutation, as a
         control for the value of content. 0: no permutation.
+      permute_order: a seed above 0 permutes the times of each user's train items, as a control for
+        the value of their order. 0: no permutation.
       synthetic: the arguments of the generator; only for the name "synthetic".
 
     Returns:
@@ -48,12 +51,15 @@ def load_dataset(
     dataset = _load(name, data_root, split, duplicates, synthetic)
     if permute_features:
         dataset = _permuted(dataset, permute_features)
+    for flag, value in (("permute_order", permute_order), ("recency", recency)):
+        if value and np.ptp(dataset.train.time) == 0:
+            raise InputError(
+                f"--{flag}={value}: the data set {name!r} has no time stamps to order items by"
+            )
+    if permute_order:
+        dataset = _reordered(dataset, permute_order)
     if not recency:
         return dataset
-    if np.all(dataset.train.time == dataset.train.time[:1]):
-        raise InputError(
-            f"--recency={recency}: the data set {name!r} has no time stamps to order items by"
-        )
     return dataclasses.replace(dataset, train=dataset.train.weighted_by_recency(recency))
 
 
@@ -66,6 +72,17 @@ def _permuted(dataset: Dataset, seed: int) -> Dataset:
     features = {name: rows[order] for name, rows in dataset.features.items()}
     note = f"the rows of all features are permuted, seed {seed}"
     return dataclasses.replace(dataset, features=features, notes=(*dataset.notes, note))
+
+
+def _reordered(dataset: Dataset, seed: int) -> Dataset:
+    train = dataset.train
+    draw = np.random.Generator(np.random.Philox(seed)).random(len(train))
+    # The rows lie user after user, so sorting by the draw within users permutes each user's times.
+    time = train.time[np.lexsort((draw, train.users))]
+    note = f"the times of each user's train items are permuted, seed {seed}"
+    return dataclasses.replace(
+        dataset, train=dataclasses.replace(train, time=time), notes=(*dataset.notes, note)
+    )
 
 
 def _load(

@@ -117,6 +117,7 @@ CASES = {
         [{"aggregation": r} for r in ("float32", "median", "geometric_median", "norm_bound")]
         + [{"aggregation": "trimmed_mean", **NO_STEP}],
     ),
+    "permute_order": (1, {"recency": 1.0, **RANDOM}, [{**RANDOM, "baselines": False}]),
     "init_topics": (2, HISTORY, [{}, {**HISTORY, **RANDOM, "views": "text,image"}]),
     "init_sharpness": (2.0, HISTORY, [{}, {**HISTORY, "views": "table"}]),
     "init_exchanges": (1, {}, [RANDOM, {"cohort": 9}, {**PRIVATE, "init": "ease"}]),

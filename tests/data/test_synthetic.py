@@ -1,5 +1,7 @@
 """The synthetic data have the planted structure and depend only on the seed and the options."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -181,6 +183,24 @@ def test_what_a_kind_cannot_be(monkeypatch):
     monkeypatch.setattr(additive, "MOST_SCORES", 100)
     with pytest.raises(InputError, match="10 users x 50 items are more than 100 scores"):
         synthetic.generate(kind="additive", users=10, items=50)
+
+
+def test_a_permuted_order_keeps_each_users_items_and_times():
+    options = {"users": 30, "items": 60}
+    plain = load_dataset("synthetic", data_root="", synthetic=options)
+    load = lambda **given: load_dataset("synthetic", data_root="", synthetic=options, **given)
+    permuted, other = load(permute_order=2), load(permute_order=3)
+    np.testing.assert_array_equal(plain.train.item, permuted.train.item)
+    np.testing.assert_array_equal(plain.test.time, permuted.test.time)
+    assert not np.array_equal(plain.train.time, permuted.train.time)
+    assert not np.array_equal(other.train.time, permuted.train.time)
+    for first, end in itertools.pairwise(plain.train.indptr):
+        own = permuted.train.time[first:end]
+        np.testing.assert_array_equal(np.sort(own), np.sort(plain.train.time[first:end]))
+    assert "seed 2" in permuted.notes[-1]
+    # The weights of --recency follow the new order.
+    recent = load(permute_order=2, recency=1.0).train
+    np.testing.assert_array_equal(recent.weight, permuted.train.weighted_by_recency(1.0).weight)
 
 
 def test_permuted_features_change_places_and_nothing_else():

@@ -111,6 +111,13 @@ def test_controls_are_what_they_are_called(dataset):
     assert found["local only"]["server_optimizer"] == "none"
     assert found["without text"]["views"] == "id,image"
     assert found["client refinement alone"]["server_lr_fusion"] == 0
+    assert found["permuted order"] == {"fusion": "bilevel", "permute_order": 1}
+    assert found["without order"] == {"fusion": "bilevel"}
+    ordered = controls(Config.from_flat(recency=1.0), ("image", "text"))["order"]
+    assert dict(ordered["without order"]) == {
+        "fusion": "bilevel",
+        **dict(recency=0.0, init_recency=0.0, init_transitions=0.0),
+    }
     for choice in found.values():
         assert Config.from_flat(**choice)
     alone = dict(controls(Config.from_flat(), ("image", "text"))["content"]["the ID alone"])
@@ -131,6 +138,8 @@ def test_controls_are_what_they_are_called(dataset):
     assert planted == {"fusion": "bilevel", "router_lr": 0.0, "init_router": "planted"}
     second = make_member(base, "permuted", (("permute_features", 1),), 1)
     assert second.config.data.permute_features == 2
+    second = make_member(base, "permuted", (("permute_order", 1),), 1)
+    assert second.config.data.permute_order == 2
 
 
 @pytest.mark.long

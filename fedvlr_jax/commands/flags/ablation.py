@@ -6,13 +6,13 @@ from absl import flags
 
 from fedvlr_jax.commands.launching.member_flags import define_member_flags
 
-CLAIMS = ("content", "personal", "federation", "levels", "modalities", "operators")
+CLAIMS = ("content", "personal", "federation", "order", "levels", "modalities", "operators")
 DEFAULT_CLAIMS = CLAIMS[:3]
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    define_member_flags(overruled=("fusion", "baselines", "permute_features"))
+    define_member_flags(overruled=("fusion", "baselines", "permute_features", "permute_order"))
     flags.DEFINE_string(
         "claims",
         ",".join(DEFAULT_CLAIMS),

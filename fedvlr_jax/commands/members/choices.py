@@ -17,7 +17,7 @@ from fedvlr_jax.types import Rates
 
 # A sweep compares user by user, so all its members need the same users and targets.
 OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} | {"protocol"}
-OF_USERS -= {"recency", "permute_features"}
+OF_USERS -= {"recency", "permute_features", "permute_order"}
 # (flag name, value) pairs, in the order of the command line.
 Choice = tuple[tuple[str, Any], ...]
 

@@ -41,6 +41,7 @@ def load(config: Config, *, note: Callable[[str], None] = print) -> Dataset:
         duplicates=data.duplicates,
         recency=data.recency,
         permute_features=data.permute_features,
+        permute_order=data.permute_order,
         synthetic=synthetic if data.dataset == "synthetic" else None,
     )
     for line in dataset.notes:

@@ -19,12 +19,12 @@ from fedvlr_jax.selection import Selection, selection_of
 PAGE = "index.html"
 
 
-# Flags that runs of one choice may differ in. With permuted features, each seed has its own.
-_MAY_DIFFER = RESUMABLE_WHEN_FINISHED | {"seed", "workdir", "permute_features"}
+# Flags that runs of one choice may differ in. Each seed has its own permutation.
+_MAY_DIFFER = RESUMABLE_WHEN_FINISHED | {"seed", "workdir", "permute_features", "permute_order"}
 # Results of runs that differ in one of these flags are not comparable.
 _OF_COMPARISON = ("synthetic_kind", "synthetic_seed", "protocol", "select")
 # Flags that change the fingerprint of the data, but neither the users nor their targets.
-_OF_TRAINING_DATA = ("recency", "permute_features")
+_OF_TRAINING_DATA = ("recency", "permute_features", "permute_order")
 
 
 class Found(NamedTuple):
