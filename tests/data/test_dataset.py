@@ -86,6 +86,8 @@ def test_without_times_nothing_is_recent(tmp_path):
     assert load_dataset("toy", data_root=tmp_path).num_users == 4
     with pytest.raises(InputError, match=r"--recency=0\.5: the data set 'toy' has no time stamps"):
         load_dataset("toy", data_root=tmp_path, recency=0.5)
+    with pytest.raises(InputError, match=r"--permute_order=1: the data set 'toy' has no time"):
+        load_dataset("toy", data_root=tmp_path, permute_order=1)
 
 
 def test_catalogues_of_another_length_are_other_data():
