@@ -163,6 +163,8 @@ def main() -> None:
     if FLAGS.train:
         for command in chosen(commands_of(text), FLAGS.only):
             run(command, Path(FLAGS.workdir))
+        # Somebody may have edited it in the meantime.
+        text = page.read_text(encoding="utf-8")
     elif FLAGS.only:
         raise InputError("--only: needs --train")
     text, count = filled(text, Path(FLAGS.workdir), page.parent / "figures")

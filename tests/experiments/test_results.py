@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,6 +85,23 @@ def test_a_command_that_fails_ends_the_page_with_its_status(tmp_path, monkeypatc
         run(Command("ablation", [], "fails"), tmp_path)
     assert stop.value.code == 75
     assert "fails: ended with status 75; repeat to continue" in capsys.readouterr().out
+
+
+def test_what_is_written_while_the_commands_run_stays(tmp_path, monkeypatch):
+    page, workdir = tmp_path / "page.md", tmp_path / "runs"
+    page.write_text(SHOWN)
+
+    def fake(command):
+        (workdir / "ku").mkdir(parents=True)
+        (workdir / "ku/ablation.md").write_text("| a |\n")
+        page.write_text(f"By hand.\n{SHOWN}")
+        return 0
+
+    monkeypatch.setattr(results, "status_of", fake)
+    given = SimpleNamespace(page=str(page), workdir=str(workdir), train=True, only=[])
+    monkeypatch.setattr(results, "FLAGS", given)
+    results.main()
+    assert page.read_text().startswith("By hand.\n") and "| a |" in page.read_text()
 
 
 SAVES = """
