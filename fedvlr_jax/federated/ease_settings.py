@@ -181,7 +181,8 @@ def _with_transitions(
     """The best of the weights of the next items, and the vectors [N, d] with it."""
     if not any(weights):
         return 0.0, vectors
-    following = next_vectors(train, items) * score_deviation(vectors, items)
+    following = next_vectors(train, items)
+    following *= score_deviation(vectors, items)
     holders = np.flatnonzero(targets.counts)
     best = 0
     if len(weights) > 1:

@@ -115,8 +115,9 @@ def _ease_exchange(
     down *= items
     if any(tried_transitions(dataset, wanted.transitions)):
         # Each client scales the rows and takes the step by a matrix from the server.
-        down += 2 * width**2
-        once += transitions.uploaded_numbers(width)
+        columns = min(width, items)
+        down += 2 * columns**2
+        once += transitions.uploaded_numbers(columns)
         steps += ", transitions"
     text = f"init ease{_chosen(initial)}"
     return Exchange(text, f"{steps}, a mean score", down, up, once)

@@ -110,11 +110,14 @@ def client_vectors(histories: sparse.csr_array, factors: np.ndarray, l2: float) 
 
 def score_deviation(vectors: np.ndarray, items: np.ndarray) -> float:
     """The root of the mean over clients of the variance over items of the scores; 1 if it is 0."""
-    used = items.any(axis=0)  # Not the columns beyond the rank of a wide table.
-    vectors, items = vectors[:, used], items[:, used]
+    used = items.any(axis=0)
+    if not used.all():  # Columns beyond the rank of a wide table.
+        vectors, items = vectors[:, used], items[:, used]
     centred = items - np.mean(items, axis=0)
-    covariance = centred.T @ centred / len(items)
-    return float(np.sqrt(np.mean(np.sum((vectors @ covariance) * vectors, axis=1)))) or 1.0
+    # With C the covariance of the rows, the sum of v C v^T over the vectors v is that of the
+    # products of C and of the vectors' Gram matrix. It takes no array of their size.
+    total = np.sum(centred.T @ centred * (vectors.T @ vectors))
+    return float(np.sqrt(max(total, 0.0) / (len(items) * len(vectors)))) or 1.0
 
 
 def _size(rows: np.ndarray) -> float:

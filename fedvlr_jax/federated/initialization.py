@@ -35,7 +35,13 @@ import numpy as np
 from fedvlr_jax.config import Config, InitConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
-from fedvlr_jax.federated.ease_settings import Ease, Wanted, ease_initialization, tried_models
+from fedvlr_jax.federated.ease_settings import (
+    Ease,
+    Wanted,
+    ease_initialization,
+    tried_models,
+    tried_transitions,
+)
 from fedvlr_jax.federated.ials import num_factors
 from fedvlr_jax.federated.model import Model
 from fedvlr_jax.federated.preferences import preferences
@@ -50,8 +56,9 @@ from fedvlr_jax.machine import budget_within, gigabytes, memory_limit
 # The smallest planted weight of a router. The logarithm of some drawn weights is so small that the
 # router would not move.
 LEAST_PLANTED = 1e-3
-# Arrays of the subspace iteration that exist at once, one row for each item and for each client.
-ITEM_BASES, CLIENT_BASES = 5, 3
+# Arrays that exist at once: of the subspace iteration, one row for each item; one row for each
+# client, without and with the step to the next item.
+ITEM_BASES, CLIENT_BASES, STEP_BASES = 5, 2, 3
 
 
 class Initialization(NamedTuple):
@@ -335,13 +342,15 @@ def _check_data(init: InitConfig, dataset: Dataset) -> None:
 def _check_memory(config: Config, model: Model, dataset: Dataset) -> None:
     """Raises InputError if the host cannot hold the arrays of a closed form."""
     init = config.init
-    tables = 1
+    tables, client_bases = 1, CLIENT_BASES
     if init.init == "ease":
         wanted = Wanted.of(init)
         tables = len(tried_models(dataset, wanted.content, wanted.normalization))
+        if config.privacy.privacy == "none" and any(tried_transitions(dataset, wanted.transitions)):
+            client_bases = STEP_BASES
     basis = model.width + OVERSAMPLING
     numbers = dataset.num_items * (tables * model.width + ITEM_BASES * basis)
-    numbers += dataset.num_users * CLIENT_BASES * basis
+    numbers += dataset.num_users * client_bases * basis
     numbers += dataset.num_items * sum(rows.shape[1] for rows in dataset.features.values())
     advice = "give a smaller --width"
     if init.init == "ease" and config.privacy.privacy != "none":

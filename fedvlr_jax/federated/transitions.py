@@ -66,7 +66,8 @@ def next_vectors(train: Interactions, items: np.ndarray) -> np.ndarray:
         return np.zeros((train.num_users, items.shape[1]))
     ridge = RIDGE * size / len(before) * np.eye(len(before))
     vectors = states @ (np.linalg.solve(before + ridge, following) @ scaling.T)
-    return vectors / score_deviation(vectors, items)
+    vectors /= score_deviation(vectors, items)
+    return vectors
 
 
 def uploaded_numbers(width: int) -> int:
@@ -76,9 +77,13 @@ def uploaded_numbers(width: int) -> int:
 
 def _scaling(items: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """W [d, k]: the columns of `items` @ W are orthonormal, item j counted `counts`[j] times."""
-    variances, axes = np.linalg.eigh(items.T @ (items * counts[:, None]))
-    kept = variances > LEAST_VARIANCE * variances[-1]
-    return axes[:, kept] / np.sqrt(variances[kept])
+    used = items.any(axis=0)  # Not the columns beyond the rank of a wide table.
+    rows = items[:, used]
+    variances, axes = np.linalg.eigh(rows.T @ (rows * counts[:, None]))
+    kept = variances > LEAST_VARIANCE * variances.max(initial=0.0)
+    scaling = np.zeros((items.shape[1], np.sum(kept)))
+    scaling[used] = axes[:, kept] / np.sqrt(variances[kept])
+    return scaling
 
 
 def _clients(number: int) -> Iterator[np.ndarray]:

@@ -1,6 +1,8 @@
 """The step to the next item: against literal clients, and when validation takes it."""
 
 import dataclasses
+import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from fedvlr_jax.federated.exchanges import exchanges_of
 from fedvlr_jax.federated.ials import score_deviation
 from fedvlr_jax.federated.model import make_model
 from fedvlr_jax.federated.transitions import next_vectors, uploaded_numbers
+from fedvlr_jax.simulation import make_simulation
 from tests.federated.random_data import random_dataset
 
 USERS, ITEMS, WIDTH = 25, 18, 5
@@ -97,6 +100,27 @@ def test_clients_in_groups_have_the_same_vectors(dataset, items, monkeypatch):
     np.testing.assert_allclose(next_vectors(dataset.train, items), expected, atol=1e-12)
 
 
+def test_columns_beyond_the_rank_cost_nothing(dataset, items):
+    # The products of all columns with each other would take 320 GB.
+    wide = np.pad(items, ((0, 0), (0, 200_000 - WIDTH)))
+    found = next_vectors(dataset.train, wide)
+    np.testing.assert_allclose(found[:, :WIDTH], next_vectors(dataset.train, items), atol=1e-12)
+    assert not found[:, WIDTH:].any()
+
+
+def test_two_arrays_with_a_row_for_each_client_exist_at_once():
+    train, width = random_dataset(1, 20_000, 40, unseen=0, share=0.1, parts=6).train, 40
+    items = np.random.default_rng(3).standard_normal((40, width))
+    train = dataclasses.replace(train, time=np.arange(len(train)))
+    array = 8 * train.num_users * width
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    next_vectors(train, items)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert peak < 2.8 * array
+
+
 def test_without_successive_items_there_is_no_step(dataset, items):
     # Every client has one time of its own.
     train = dataclasses.replace(dataset.train, time=dataset.train.users.copy())
@@ -117,6 +141,10 @@ def test_the_runs_of_all_users_from_the_oldest(dataset):
         for item, time in zip(train.item[own], train.time[own], strict=True):
             by_time.setdefault(time, set()).add(item)
         assert seen.get(user, []) == [by_time[time] for time in sorted(by_time)]
+
+
+def test_a_table_of_zeros_leads_nowhere(dataset):
+    assert not next_vectors(dataset.train, np.zeros((ITEMS, WIDTH))).any()
 
 
 def test_what_a_client_sends():
@@ -202,6 +230,24 @@ def test_what_is_exchanged(dataset, weight, numbers):
     assert ("transitions" in exchange.line) == (exchange.once > 0)
     assert exchange.once == numbers
     assert exchange.down == ITEMS * (1 + 2 * ITEMS + 5) + (50 if numbers else 0)
+
+
+def test_no_more_columns_are_exchanged_than_there_are_items(dataset):
+    config = Config.from_flat(
+        width=50, init="ease", fusion="none", init_transitions=0.5, init_ials=0
+    )
+    (exchange,) = exchanges_of(config, make_model(config.resolved, ITEMS, {}), dataset)
+    assert exchange.once == ITEMS * (ITEMS + 1) // 2 + ITEMS**2
+
+
+def test_the_memory_of_the_step_is_counted_where_it_is_taken(dataset):
+    def need(**flags):
+        given = dict(width=5, init="ease", fusion="none", memory_budget_gb=1e-7)
+        with pytest.raises(InputError, match="--init=ease: needs about") as refused:
+            make_simulation(Config.from_flat(**given, **flags), dataset)
+        return float(re.search(r"about (\S+) GB", str(refused.value))[1])
+
+    assert need() == need(init_transitions=0.5) > need(init_transitions=0.0)
 
 
 def test_a_weight_below_zero_is_refused():
