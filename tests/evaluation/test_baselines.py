@@ -245,10 +245,16 @@ def test_random_earns_exactly_chance():
     assert found["precision@10"] == pytest.approx(100 * np.mean(1 / candidates))
 
 
-@pytest.mark.parametrize("name", ["ease", "rp3beta", "content_knn_all"])
+def timed(data):
+    """`data` with times, of which some of one user are equal."""
+    time = np.random.default_rng(0).integers(0, 6, len(data.train))
+    return dataclasses.replace(data, train=dataclasses.replace(data.train, time=time))
+
+
+@pytest.mark.parametrize("name", ["ease", "rp3beta", "content_knn_all", "transitions"])
 @pytest.mark.parametrize("select", [Selection("all", "ndcg", 50), Selection("cold", "hr", 10)])
 def test_the_setting_of_a_baseline_is_the_best_on_validation(name, select):
-    data = random_dataset(40, 80)
+    data = timed(random_dataset(40, 80))
     # Item 79 has no train interaction: the first validation target of every fifth user.
     rows = [[79] if u % 5 == 0 else data.valid.of(u).tolist() for u in range(40)]
     data = dataclasses.replace(data, valid=interactions(rows, 80))
@@ -268,7 +274,7 @@ def test_the_setting_of_a_baseline_is_the_best_on_validation(name, select):
 
 
 def test_budgets_are_equal_and_no_setting_is_tried_twice():
-    for name, baseline in baselines_of(random_dataset(12, 15)).items():
+    for name, baseline in baselines_of(timed(random_dataset(12, 15))).items():
         assert len(baseline.settings) == (1 if name in TRIVIAL else BUDGET), name
         assert all(baseline.settings.count(setting) == 1 for setting in baseline.settings)
 
@@ -316,9 +322,7 @@ def literal_transitions(train, l2, decay):
 @pytest.mark.parametrize("num_users", [8, 40], ids=["fewer users", "fewer items"])
 @pytest.mark.parametrize(("l2", "decay"), [(1, 0.5), (300, 0.9)])
 def test_transitions_against_literal_users(num_users, l2, decay, monkeypatch):
-    data = random_dataset(num_users, 15)
-    time = np.random.default_rng(0).integers(0, 6, len(data.train))
-    data = dataclasses.replace(data, train=dataclasses.replace(data.train, time=time))
+    data = timed(random_dataset(num_users, 15))
     expected = literal_transitions(data.train, l2, decay)
     found = scores(data, "transitions", l2=l2, decay=decay)
     np.testing.assert_allclose(found, expected, atol=1e-10)

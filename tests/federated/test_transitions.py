@@ -207,9 +207,21 @@ def test_the_weight_is_relative_to_the_other_scores(dataset):
 def test_validation_takes_a_weight_half_an_error_ahead(dataset, gain, weight, monkeypatch):
     ahead = gain + np.array([1.0, -1.0, 1.0, -1.0]) * np.sqrt(3)  # A standard error of 1.
     calls = iter((0.0, 0.3, 1.0, 0.5))  # For the weights 0, 1/4, 1/2, 1.
-    monkeypatch.setattr(ease_settings, "_ndcg", lambda *_: ahead * next(calls))
+    compared = []
+
+    def ndcg(items, vectors, *_):
+        compared.append(vectors)
+        return ahead * next(calls)
+
+    monkeypatch.setattr(ease_settings, "_ndcg", ndcg)
     found = ease_initialization(dataset, 8, GIVEN._replace(transitions=None))
     assert found.transitions == weight
+    holders = np.flatnonzero(dataset.valid.counts)
+    for tried, vectors in zip(ease_settings.TRANSITIONS, compared, strict=True):
+        given = ease_initialization(dataset, 8, GIVEN._replace(transitions=tried))
+        np.testing.assert_array_equal(vectors, given.vectors[holders])
+        if tried == weight:
+            np.testing.assert_array_equal(found.vectors, given.vectors)
 
 
 def test_which_weights_are_tried(dataset):

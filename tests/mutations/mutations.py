@@ -65,6 +65,7 @@ STORE = "fedvlr_jax/federated/store.py"
 START = "fedvlr_jax/federated/initialization.py"
 PRIVATE_RUNS = "tests/experiments/test_private_runs.py"
 PRIVATE_EASE = "fedvlr_jax/federated/private_ease.py"
+TRANSITIONS = "fedvlr_jax/federated/transitions.py"
 CHECKPOINTS = "fedvlr_jax/checkpointing/"
 PARTICIPATION = "fedvlr_jax/federated/participation.py"
 
@@ -90,6 +91,10 @@ def private_ease(name):
 
 def ials(test):
     return (f"tests/federated/test_ials.py::test_{test}",)
+
+
+def transitions(test):
+    return (f"tests/federated/test_transitions.py::test_{test}",)
 
 
 def rules(test):
@@ -1434,6 +1439,139 @@ DATA_AND_BASELINES = [
         "IALS_SURE = 0.5",
         "IALS_SURE = 0.0",
         ials("validation_takes_the_blend_if_it_is_half_an_error_ahead[0.4-False]"),
+    ),
+    Mutation(
+        "the step to the next item forgets no item",
+        TRANSITIONS,
+        "DECAY**run.length * state + ",
+        "state + ",
+        transitions("the_scores_are_those_of_literal_clients"),
+    ),
+    Mutation(
+        "the step learns from a state that holds the item it predicts",
+        TRANSITIONS,
+        "following += state.T @ sums",
+        "following += (state + sums).T @ sums",
+        transitions("the_scores_are_those_of_literal_clients"),
+    ),
+    Mutation(
+        "the step counts a state once for all items that follow it",
+        TRANSITIONS,
+        "before += (state * run.length).T @ state",
+        "before += state.T @ state",
+        transitions("the_scores_are_those_of_literal_clients"),
+    ),
+    Mutation(
+        "the step leads backwards",
+        TRANSITIONS,
+        "np.linalg.solve(before + ridge, following)",
+        "np.linalg.solve(before + ridge, following.T)",
+        transitions("the_scores_are_those_of_literal_clients"),
+    ),
+    Mutation(
+        "the step has hardly a ridge",
+        TRANSITIONS,
+        "np.linalg.solve(before + ridge, following)",
+        "np.linalg.solve(before + 1e-6 * ridge, following)",
+        transitions("the_scores_are_those_of_literal_clients"),
+    ),
+    Mutation(
+        "the step scales the table by items, not by interactions",
+        TRANSITIONS,
+        "rows.T @ (rows * counts[:, None])",
+        "rows.T @ rows",
+        transitions("the_scores_are_those_of_literal_clients"),
+    ),
+    Mutation(
+        "the step keeps directions that the table lacks",
+        TRANSITIONS,
+        "LEAST_VARIANCE * variances.max(initial=0.0)",
+        "1e-300",
+        transitions("the_scores_are_those_of_literal_clients"),
+    ),
+    Mutation(
+        "the scores of the next items keep their own scale",
+        TRANSITIONS,
+        "    vectors /= score_deviation(vectors, items)\n",
+        "",
+        transitions("the_scores_are_those_of_literal_clients"),
+    ),
+    Mutation(
+        "a client sends one triangle of the transitions",
+        TRANSITIONS,
+        "width * (width + 1) // 2 + width * width",
+        "width * (width + 1)",
+        transitions("what_a_client_sends"),
+    ),
+    Mutation(
+        "the weight of the next items ignores the scale of the other scores",
+        "fedvlr_jax/federated/ease_settings.py",
+        "    following *= score_deviation(vectors, items)\n",
+        "",
+        transitions("the_weight_is_relative_to_the_other_scores"),
+    ),
+    Mutation(
+        "validation compares the next items with one weight",
+        "fedvlr_jax/federated/ease_settings.py",
+        "mine + weight * theirs",
+        "mine + bool(weight) * theirs",
+        transitions("validation_takes_a_weight_half_an_error_ahead"),
+    ),
+    Mutation(
+        "the next items have the largest weight that was tried",
+        "fedvlr_jax/federated/ease_settings.py",
+        "following *= weights[best]",
+        "following *= weights[-1]",
+        transitions("validation_takes_a_weight_half_an_error_ahead"),
+    ),
+    Mutation(
+        "validation takes the next items if they are ahead at all",
+        "fedvlr_jax/federated/ease_settings.py",
+        "TRANSITIONS_SURE = 0.5",
+        "TRANSITIONS_SURE = 0.0",
+        transitions("validation_takes_a_weight_half_an_error_ahead[0.4-0.0]"),
+    ),
+    Mutation(
+        "the server sends one matrix of the step",
+        "fedvlr_jax/federated/exchanges.py",
+        "down += 2 * columns**2",
+        "down += columns**2",
+        transitions("what_is_exchanged"),
+    ),
+    Mutation(
+        "the step is taken under privacy without noise",
+        START,
+        "elif init.init_transitions > 0:",
+        "elif init.init_transitions > 99:",
+        ("tests/privacy/test_calibration.py",),
+    ),
+    Mutation(
+        "runs of a history ignore its times",
+        "fedvlr_jax/data/runs.py",
+        "starts[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])",
+        "starts[1:] = user[1:] != user[:-1]",
+        transitions("the_runs_of_all_users_from_the_oldest"),
+    ),
+    Mutation(
+        "items of equal time follow each other",
+        BASELINES + "linear.py",
+        "(apart > 0)",
+        "(apart >= 0)",
+        baselines("transitions_against_literal_users"),
+    ),
+    Mutation(
+        "linear transitions lead backwards",
+        BASELINES + "linear.py",
+        "(item[pair], item[pair + lag])",
+        "(item[pair + lag], item[pair])",
+        baselines("transitions_against_literal_users"),
+    ),
+    Mutation(
+        "linear transitions score a history without its order",
+        BASELINES + "evaluating.py",
+        'return setting["decay"] if baseline.ordered else None',
+        "return None",
+        baselines("the_setting_of_a_baseline_is_the_best_on_validation"),
     ),
     Mutation(
         "a client's contribution to the private Gram matrix has no bound",
