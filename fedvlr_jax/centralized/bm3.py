@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from fedvlr_jax.centralized.graph import in_cheaper_form, interaction_graph, light_gcn
 from fedvlr_jax.centralized.model import (
-    Batch,
     CentralizedModel,
     dense,
     dropout,
@@ -20,6 +19,7 @@ from fedvlr_jax.centralized.model import (
     unit_rows,
     xavier,
 )
+from fedvlr_jax.centralized.sampling import Batch
 from fedvlr_jax.data.dataset import Dataset
 
 

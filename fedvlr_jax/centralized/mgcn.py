@@ -18,7 +18,6 @@ from fedvlr_jax.centralized.graph import (
     similarity_graph,
 )
 from fedvlr_jax.centralized.model import (
-    Batch,
     CentralizedModel,
     bpr_loss,
     dense,
@@ -28,6 +27,7 @@ from fedvlr_jax.centralized.model import (
     squared_norm,
     xavier,
 )
+from fedvlr_jax.centralized.sampling import Batch
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.types import PyTree
 

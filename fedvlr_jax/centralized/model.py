@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.centralized.sampling import Batches, pair_batches
+from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.types import PyTree
-
-
-class Batch(NamedTuple):
-    """A mini-batch: users, an item of each user's train history, an item outside it; int32 [B]."""
-
-    user: jax.Array
-    positive: jax.Array
-    negative: jax.Array
 
 
 def _unchanged(data: PyTree, key: jax.Array) -> PyTree:
@@ -40,22 +33,26 @@ class CentralizedModel:
 
     Attributes:
       data: the arrays that the functions read: graphs, features.
-      weights: name -> default of each tunable factor in the loss. The functions read them from
+      weights: name -> default of each tunable number in the loss. The functions read them from
         data["weights"] as float32 [].
       grid: the name of one weight, and the values that tuning tries for it.
       init: key -> parameters.
       prepare: (data, key) -> the data for the losses of one epoch.
       loss: (parameters, data, batch, key) -> float32 [].
       embeddings: (parameters, data) -> (users [N, w], items [I, w]), for inference.
+      batches: (train, negative pool, batch size) -> the mini-batches of an epoch.
+      limits: name -> a value that the weight must be below; it is then at least 0.
     """
 
     data: dict[str, Any]
     weights: Mapping[str, float]
     grid: tuple[str, tuple[float, ...]]
     init: Callable[[jax.Array], PyTree]
-    loss: Callable[[PyTree, PyTree, Batch, jax.Array], jax.Array]
+    loss: Callable[[PyTree, PyTree, Any, jax.Array], jax.Array]
     embeddings: Callable[[PyTree, PyTree], tuple[jax.Array, jax.Array]]
     prepare: Callable[[PyTree, jax.Array], PyTree] = _unchanged
+    batches: Callable[[Interactions, str, int], Batches] = pair_batches
+    limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def frozen_features(dataset: Dataset, model: str) -> dict[str, jax.Array]:
@@ -94,7 +91,7 @@ def unit_rows(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
 
-def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+def dropout(key: jax.Array, x: jax.Array, rate: float | jax.Array) -> jax.Array:
     """Sets entries to zero with probability `rate` and scales the others by 1 / (1 - rate)."""
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0.0)
 

@@ -21,7 +21,6 @@ from fedvlr_jax.centralized.graph import (
     symmetric_weights,
 )
 from fedvlr_jax.centralized.model import (
-    Batch,
     CentralizedModel,
     bpr_loss,
     dense,
@@ -32,6 +31,7 @@ from fedvlr_jax.centralized.model import (
     unit_rows,
     xavier,
 )
+from fedvlr_jax.centralized.sampling import Batch
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.types import PyTree
 

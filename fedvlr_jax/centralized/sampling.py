@@ -1,17 +1,43 @@
-"""Mini-batches of (user, positive, negative), drawn on the device."""
+"""The mini-batches of an epoch, drawn on the device; those of (user, positive, negative)."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.centralized.model import Batch
 from fedvlr_jax.data.cohorts import negative_pool
 from fedvlr_jax.data.dataset import Interactions
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.types import PyTree
+
+
+class Batches(NamedTuple):
+    """The mini-batches of an epoch.
+
+    Attributes:
+      rows: the number of rows of an epoch.
+      size: the maximum number of rows of a mini-batch.
+      arrays: what `draw` reads.
+      draw: (key, arrays, int32 [B] rows) -> the mini-batch that the model's loss takes; pure.
+    """
+
+    rows: int
+    size: int
+    arrays: PyTree
+    draw: Callable[[jax.Array, PyTree, jax.Array], Any]
+
+
+class Batch(NamedTuple):
+    """A mini-batch: users, an item of each user's train history, an item outside it; int32 [B]."""
+
+    user: jax.Array
+    positive: jax.Array
+    negative: jax.Array
 
 
 class Pairs(NamedTuple):
@@ -99,3 +125,10 @@ def draw_batch(key: jax.Array, pairs: Pairs, rows: jax.Array, longest: int) -> B
     """The pairs with the indices `rows` (int32 [B]), each with a sampled negative."""
     user = pairs.user[rows]
     return Batch(user, pairs.item[rows], draw_negatives(key, pairs, user, longest))
+
+
+def pair_batches(train: Interactions, pool_name: str, batch_size: int) -> Batches:
+    """Every train interaction once, each with a sampled negative; see `make_pairs`."""
+    pairs = make_pairs(train, pool_name)
+    draw = functools.partial(draw_batch, longest=int(train.counts.max()))
+    return Batches(len(pairs.user), batch_size, pairs, draw)

@@ -15,7 +15,7 @@ import optax
 
 from fedvlr_jax.centralized.model import CentralizedModel
 from fedvlr_jax.centralized.registry import CENTRALIZED
-from fedvlr_jax.centralized.sampling import Pairs, draw_batch, epoch_order, make_pairs
+from fedvlr_jax.centralized.sampling import Batches, epoch_order
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.config.centralized import CentralizedConfig
 from fedvlr_jax.data.dataset import Dataset
@@ -74,21 +74,22 @@ class _State(NamedTuple):
 
 
 def make_epoch(
-    model: CentralizedModel, batch_size: int, longest: int
+    model: CentralizedModel, batches: Batches
 ) -> Callable[..., tuple[_State, jax.Array]]:
-    """(state, data, pairs, key of the seed, epoch, learning rate) -> (state, mean loss), pure."""
+    """(state, data, arrays of the batches, key of the seed, epoch, learning rate) ->
+    (state, mean loss), pure."""
     adam = optax.scale_by_adam()
 
-    def epoch(state, data, pairs: Pairs, key, number, learning_rate):
+    def epoch(state, data, arrays, key, number, learning_rate):
         key = jax.random.fold_in(key, number)
         data = model.prepare(data, jax.random.fold_in(key, _PREPARE))
-        order = epoch_order(jax.random.fold_in(key, _ORDER), len(pairs.user), batch_size)
+        order = epoch_order(jax.random.fold_in(key, _ORDER), batches.rows, batches.size)
         steps_key = jax.random.fold_in(key, _STEPS)
 
         def step(state, inputs):
             place, rows = inputs
             sample_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, place))
-            batch = draw_batch(sample_key, pairs, rows, longest)
+            batch = batches.draw(sample_key, arrays, rows)
             loss, gradient = jax.value_and_grad(model.loss)(state.params, data, batch, loss_key)
             # Optax raises a float decay to an integer power, which strict promotion refuses.
             with jax.numpy_dtype_promotion("standard"):
@@ -119,9 +120,8 @@ def make_centralized(
         raise InputError(f"{dataset.name}: no validation interactions, so no epoch can be selected")
     selection = resolve_selection(evaluation.selection, dataset)
     model = CENTRALIZED[config.model](dataset, width=config.width)
-    pairs = make_pairs(dataset.train, evaluation.negative_pool)
-    longest = int(dataset.train.counts.max())
-    epoch = compiled(make_epoch(model, config.batch_size, longest), donate_argnums=0)
+    batches = model.batches(dataset.train, evaluation.negative_pool, config.batch_size)
+    epoch = compiled(make_epoch(model, batches), donate_argnums=0)
     init, embeddings = compiled(model.init), compiled(model.embeddings)
 
     def ranks_of(vectors: tuple[np.ndarray, np.ndarray], part: str) -> Ranks:
@@ -140,7 +140,7 @@ def make_centralized(
         evaluations: list[dict[str, Any]] = []
         number, stopped = 0, "rounds"
         for number in range(1, config.epochs + 1):
-            state, loss = epoch(state, data, pairs, epochs_key, number, rate)
+            state, loss = epoch(state, data, batches.arrays, epochs_key, number, rate)
             if number % evaluation.eval_every and number < config.epochs:
                 continue
             vectors = jax.device_get(embeddings(state.params, data))
@@ -176,4 +176,7 @@ def _weights(
         raise InputError(
             f"--weights: {name} has no {unknown[0]!r}; it has {', '.join(sorted(model.weights))}"
         )
+    for key, limit in model.limits.items():
+        if key in weights and not 0 <= weights[key] < limit:
+            raise InputError(f"--weights={key}={weights[key]:g}: give a number from 0 to {limit:g}")
     return {name: jnp.float32(value) for name, value in {**model.weights, **weights}.items()}

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.centralized.model import (
-    Batch,
     CentralizedModel,
     bpr_loss,
     dense,
@@ -15,6 +14,7 @@ from fedvlr_jax.centralized.model import (
     squared_norm,
     xavier,
 )
+from fedvlr_jax.centralized.sampling import Batch
 from fedvlr_jax.data.dataset import Dataset
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.centralized import CENTRALIZED, CentralizedConfig, make_centralized
-from fedvlr_jax.centralized.sampling import draw_batch, make_pairs
 from fedvlr_jax.config import EvaluationConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
@@ -37,7 +36,9 @@ def in_groups(groups=5, users=8, items=16, history=6):
             parts[part] += [(user, item) for item in chosen]
     count = {"num_users": groups * users, "num_items": len(group)}
     pairs = {name: np.array(part).T for name, part in parts.items()}
-    build = lambda pair: Interactions.from_pairs(user=pair[0], item=pair[1], **count)
+    build = lambda pair: Interactions.from_pairs(
+        user=pair[0], item=pair[1], time=np.arange(len(pair[0])), **count
+    )
     features = {
         name: rng.normal(size=(groups, width))[group] + 0.3 * rng.normal(size=(len(group), width))
         for name, width in (("image", 6), ("text", 4))
@@ -85,16 +86,16 @@ def test_shapes_and_finite_gradients_of_all_parameters(name, dataset):
         data["weights"] = {name: jnp.float32(0.1) for name in model.weights}
         params = jax.jit(model.init)(jax.random.key(0))
         users, items = jax.jit(model.embeddings)(params, data)
-        pairs = make_pairs(dataset.train, "seen")
-        rows = jnp.arange(50)
+        batches = model.batches(dataset.train, "seen", 50)
+        rows = jnp.arange(batches.size)
 
         @jax.jit
-        def gradient(params, data, pairs, key):
-            batch = draw_batch(key, pairs, rows, 64)
+        def gradient(params, data, arrays, key):
+            batch = batches.draw(key, arrays, rows)
             data = model.prepare(data, key)
             return jax.grad(model.loss)(params, data, batch, key)
 
-        found = gradient(params, data, pairs, jax.random.key(1))
+        found = gradient(params, data, batches.arrays, jax.random.key(1))
     assert users.shape[0] == dataset.num_users and items.shape[0] == dataset.num_items
     assert users.shape[1] == items.shape[1] and users.dtype == items.dtype == jnp.float32
     for path, leaf in jax.tree.leaves_with_path(found):
