@@ -53,7 +53,7 @@ COMMAND_LEVELS = {
 }
 ONLY_IN = {
     "orbax": {"checkpointing"},
-    "flax": {"models", "fusion"},
+    "flax": {"models", "fusion", "centralized"},
     "absl": {"commands", "benchmarks"},
     "matplotlib": {"report"},
     "rich": {"report", "commands", "benchmarks"},

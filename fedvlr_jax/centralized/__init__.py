@@ -1,4 +1,4 @@
-"""Centralized multimodal recommenders; their accuracy shows the loss due to federation."""
+"""Centralized recommenders, for comparison: their accuracy shows the loss due to federation."""
 
 from fedvlr_jax.centralized.registry import CENTRALIZED
 from fedvlr_jax.centralized.trainer import (

@@ -1,11 +1,13 @@
-"""Trains and evaluates a centralized multimodal model over seeds.
+"""Trains and evaluates a centralized multimodal or sequential model over seeds.
 
     fedvlr centralized --model=vbpr --dataset=KU --protocol=paper --workdir=runs/vbpr
 
-Models: vbpr, bm3, mgcn, pgl. Split, ranking, ties, mask, negatives and slices are the same as in
+Models: vbpr, bm3, mgcn, pgl need item features; sasrec (self-attention over the last 50 items in
+order of time) needs times. Split, ranking, ties, mask, negatives and slices are the same as in
 fedvlr train; --eval_every and --patience count epochs. By default the command tunes the learning
-rate and one weight of the loss: it tries nine settings with the first seed and selects one on
-validation by --select. --tune=false trains only with --learning_rate and --weights.
+rate and one weight of the loss (of sasrec the rate of dropout): it tries nine settings with the
+first seed and selects one on validation by --select. --tune=false trains only with --learning_rate
+and --weights.
 
 Each run has a run directory in --workdir. When the command is repeated, it skips finished runs.
 centralized.json, .csv and .md have the comparison, tuning.json the tried settings. On two cores a

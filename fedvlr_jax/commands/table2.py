@@ -3,17 +3,18 @@
     fedvlr table2 --dataset=KU,ML --protocol=paper --workdir=runs/table2
 
 A method is BACKBONE+FUSION, BACKBONE+FUSION+local (no server step), fedavg+FUSION+groups (GFMFR:
-tuned item rows, and five groups of clients), or a centralized model (vbpr, bm3, mgcn, pgl).
---methods selects methods. The command tunes each method: it tries nine settings with the first
-seed, selects one on validation (--select), and trains it with all seeds. Flags of fedvlr train set
-the rest. A flag of the table below that is given keeps its value and is not tuned, so these methods
-have fewer settings. The baselines, with nine settings each, are in the same table.
+tuned item rows, and five groups of clients), or a centralized model (vbpr, bm3, mgcn, pgl, sasrec).
+--methods selects methods; by default all but sasrec, which needs times. The command tunes each
+method: it tries nine settings with the first seed, selects one on validation (--select), and trains
+it with all seeds. Flags of fedvlr train set the rest. A flag of the table below that is given keeps
+its value and is not tuned, so these methods have fewer settings. The baselines, with nine settings
+each, are in the same table.
 
 | methods | tuned |
 |---|---|
 | federated | server_lr_items, server_decay |
 | local | client_lr, client_decay |
-| centralized | learning rate, one weight of the loss |
+| centralized | learning rate, one weight of the loss (sasrec: dropout) |
 
 The table compares every method with its backbone without fusion and with the best baseline (or
 centralized model) by validation: gain in points and percent, Wilcoxon and t-tests over users,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from fedvlr_jax.config.fields import check_choice
 from fedvlr_jax.errors import InputError
 
-CENTRALIZED_NAMES = ("vbpr", "bm3", "mgcn", "pgl")
+CENTRALIZED_NAMES = ("vbpr", "bm3", "mgcn", "pgl", "sasrec")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
