@@ -178,5 +178,7 @@ def _weights(
         )
     for key, limit in model.limits.items():
         if key in weights and not 0 <= weights[key] < limit:
-            raise InputError(f"--weights={key}={weights[key]:g}: give a number from 0 to {limit:g}")
+            raise InputError(
+                f"--weights={key}={weights[key]:g}: give at least 0 and less than {limit:g}"
+            )
     return {name: jnp.float32(value) for name, value in {**model.weights, **weights}.items()}

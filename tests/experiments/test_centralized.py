@@ -38,6 +38,7 @@ def test_a_run_leaves_what_a_federated_one_does(run, tmp_path):
     ("arguments", "said"),
     {
         "--weights=contrast=1 --tune=false": "vbpr has no 'contrast'",
+        "--model=sasrec --weights=dropout=1 --tune=false": "give at least 0 and less than 1",
         "--rounds=3": "rounds",
     }.items(),
 )
