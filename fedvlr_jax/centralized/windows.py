@@ -33,7 +33,7 @@ class Histories(NamedTuple):
 class Rows(NamedTuple):
     """The last min(L, n) items of each user, n the length of the history, packed into rows.
 
-    Short histories share a row. So few places are empty where most histories are short.
+    Short histories share a row, so few places are empty.
 
     Attributes:
       user: int32 [R, L], the user of each place, or EMPTY.
@@ -54,20 +54,18 @@ def histories_of(train: Interactions) -> Histories:
 def pack(counts: np.ndarray, length: int) -> Rows:
     """The rows of users with `counts` items, int [N], all positive; L = `length`."""
     sizes = np.minimum(counts, length)
-    users = np.argsort(sizes, kind="stable")
-    row, used = np.zeros(len(users), int), length
-    last = -1
-    begin = np.zeros(len(users), int)
-    for user in users:
-        if used + sizes[user] > length:
-            last, used = last + 1, 0
-        row[user], begin[user] = last, used
-        used += sizes[user]
-    owner = np.repeat(np.arange(len(users)), sizes)
+    # The first place of each user, and the next one that is free. A row has users of similar size.
+    first, free = np.zeros(len(sizes), int), 0
+    for user in np.argsort(sizes, kind="stable"):
+        if free % length + sizes[user] > length:
+            free += -free % length
+        first[user] = free
+        free += sizes[user]
+    owner = np.repeat(np.arange(len(sizes)), sizes)
     within = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    rows = np.full((2, last + 1, length), EMPTY, np.int32)
-    rows[:, row[owner], begin[owner] + within] = owner, sizes[owner] - within
-    return Rows(*map(jnp.asarray, rows))
+    places = np.full((2, free + -free % length), EMPTY, np.int32)
+    places[:, first[owner] + within] = owner, sizes[owner] - within
+    return Rows(*map(jnp.asarray, places.reshape(2, -1, length)))
 
 
 def last_places(rows: Rows) -> jax.Array:

@@ -58,6 +58,7 @@ SCORING = "fedvlr_jax/federated/scoring.py"
 METRICS = "fedvlr_jax/evaluation/metrics.py"
 RANKING = "fedvlr_jax/evaluation/ranking.py"
 BASELINES = "fedvlr_jax/evaluation/baselines/"
+CENTRALIZED = "fedvlr_jax/centralized/"
 SPLITS = "fedvlr_jax/data/splits.py"
 TRAINING = "fedvlr_jax/training/loop.py"
 SCHEDULE = "fedvlr_jax/training/schedule.py"
@@ -1327,7 +1328,29 @@ EVALUATION = [
     ),
 ]
 
+TEST_SASREC = ("tests/centralized/test_sasrec.py",)
 DATA_AND_BASELINES = [
+    Mutation(
+        "a sequence sees the items after its place",
+        CENTRALIZED + "sasrec.py",
+        "earlier &= rows.age[:, :, None] < rows.age[:, None]",
+        "earlier &= rows.age[:, :, None] != rows.age[:, None]",
+        TEST_SASREC,
+    ),
+    Mutation(
+        "users that share a row see each other",
+        CENTRALIZED + "sasrec.py",
+        "(rows.user[:, :, None] == rows.user[:, None])",
+        "(rows.user[:, :, None] >= rows.user[:, None])",
+        TEST_SASREC,
+    ),
+    Mutation(
+        "every epoch trains on the newest window",
+        CENTRALIZED + "windows.py",
+        "end=histories.end - drawn",
+        "end=histories.end",
+        TEST_SASREC,
+    ),
     Mutation(
         "validation after test",
         SPLITS,
