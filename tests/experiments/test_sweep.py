@@ -95,7 +95,7 @@ def test_a_sweep_compares_and_is_not_repeated(run, tmp_path):
     first = run("sweep", *arguments)
     assert first.returncode == 0, first.stderr
     lines = json.loads((tmp_path / "w/sweep.json").read_text())
-    baselines = ["popularity", "item_knn", "rp3beta", "puresvd", "ials", "ease"]
+    baselines = ["popularity", "item_knn", "rp3beta", "puresvd", "ials", "ease", "transitions"]
     baselines += [f"content_knn_{name}" for name in ("text", "image", "all")]
     baselines.append("ease_content")
     assert [line["choice"] for line in lines] == ["fusion=none", "fusion=bilevel", *baselines]

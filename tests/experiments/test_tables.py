@@ -52,7 +52,8 @@ def test_table2_compares_every_method_with_its_references(run, tmp_path):
     done = run("table2", *SMALL, *short, f"--methods={methods}")
     assert done.returncode == 0, done.stderr
     lines = {e["choice"]: e for e in json.loads((tmp_path / "w/table2.json").read_text())}
-    known = ["popularity", "item_knn", "rp3beta", "puresvd", "ials", "ease", "ease_content"]
+    known = ["popularity", "item_knn", "rp3beta", "puresvd", "ials", "ease"]
+    known += ["transitions", "ease_content"]
     known += [f"content_knn_{name}" for name in ("text", "image", "all")]
     assert set(lines) == {*known, *methods.split(",")}
     fused = lines["fcf+vbpr"]
@@ -73,7 +74,7 @@ def test_table2_compares_every_method_with_its_references(run, tmp_path):
     for name, tried in tuning.items():
         highest = max(entry["valid"] for entry in tried)
         assert lines[name]["valid"] == pytest.approx(highest)
-    assert len(list(csv.reader((tmp_path / "w/table2.csv").open()))) == 14
+    assert len(list(csv.reader((tmp_path / "w/table2.csv").open()))) == 15
     assert "fcf+vbpr" in (tmp_path / "w/table2.md").read_text()
     assert "<svg" in (tmp_path / "w/table2-synthetic.svg").read_text()
 
