@@ -116,10 +116,10 @@ class InitConfig:
             )
         check_range(self, "init_ridge", 0)
         for name, most in (
-            ("init_content", math.inf),
+            ("init_content", 1e6),
             ("init_normalization", 1),
             ("init_recency", 2),
-            ("init_transitions", math.inf),
+            ("init_transitions", 1e6),
         ):
             if getattr(self, name) != -1:
                 check_range(self, name, 0, most)

@@ -385,6 +385,12 @@ def test_a_weight_below_zero_is_refused(flag):
         Config.from_flat(**{flag: -0.5})
 
 
+@pytest.mark.parametrize("flag", ["init_content", "init_transitions"])
+def test_a_weight_that_leaves_nothing_else_is_refused(flag):
+    with pytest.raises(InputError, match=rf"--{flag}=1e\+300: out of range; .* at most 1000000"):
+        Config.from_flat(**{flag: 1e300})
+
+
 @pytest.mark.parametrize("name", ["KU", "Beauty"])
 def test_one_setting_is_not_below_ease_on_real_data(name, data_root):
     real = load_dataset(name, data_root=data_root)
