@@ -179,7 +179,7 @@ def compared(dataset: Dataset) -> dict[str, Any]:
     """
     selection = resolve_selection(parse_selection("auto"), dataset)
     weighted = dataset
-    if np.ptp(dataset.train.time):
+    if dataset.train.has_times:
         recent = dataset.train.weighted_by_recency(RECENCY)
         weighted = dataclasses.replace(dataset, train=recent)
     ranks = evaluate_baselines(weighted, selection=selection).ranks

@@ -46,9 +46,9 @@ class Rows(NamedTuple):
 
 def histories_of(train: Interactions) -> Histories:
     """The histories of `train`."""
-    order = np.lexsort((train.time, train.users))
     int32 = lambda x: jnp.asarray(x, jnp.int32)
-    return Histories(int32(train.item[order]), int32(train.indptr[:-1]), int32(train.indptr[1:]))
+    item = train.item[train.oldest_first]
+    return Histories(int32(item), int32(train.indptr[:-1]), int32(train.indptr[1:]))
 
 
 def pack(counts: np.ndarray, length: int) -> Rows:

@@ -56,7 +56,7 @@ from fedvlr_jax.commands.tables.comparison_table import (
     named_intervals,
 )
 from fedvlr_jax.commands.tables.tables import write_table, write_text
-from fedvlr_jax.config import Config, check_choice
+from fedvlr_jax.config import PERMUTATIONS, Config, check_choice
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.model import identity_view
@@ -142,9 +142,9 @@ def make_member(base: Config, name: str, choice: Choice, seed: int) -> Member:
     """One run of the method or of a control. Each seed has its own permutation."""
     folder = Path(base.workdir) / name.replace(" ", "-")
     values = {**dict(choice), "seed": seed, "workdir": str(folder / f"seed{seed}")}
-    for name in ("permute_features", "permute_order"):
-        if values.get(name):
-            values[name] = seed + 1
+    for flag in PERMUTATIONS:
+        if values.get(flag):
+            values[flag] = seed + 1
     return Member(choice, base.changed(**values).resolved)
 
 

@@ -19,6 +19,7 @@ from fedvlr_jax.config.combinations import check_combinations
 from fedvlr_jax.config.data import (
     DATA_ROOT,
     DUPLICATE_NAMES,
+    PERMUTATIONS,
     SPLIT_NAMES,
     SYNTHETIC_KINDS,
     DataConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "DATA_ROOT",
     "DUPLICATE_NAMES",
     "FUSION_NAMES",
+    "PERMUTATIONS",
     "RESUMABLE_FLAGS",
     "RESUMABLE_WHEN_FINISHED",
     "SPLIT_NAMES",

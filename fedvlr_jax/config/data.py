@@ -11,6 +11,8 @@ SPLIT_NAMES = ("auto", "predefined", "leave-one-out", "global-time")
 DUPLICATE_NAMES = ("merge", "error")
 SYNTHETIC_KINDS = ("planted", "additive", "equal", "no-content")
 DATA_ROOT = os.environ.get("FEDVLR_DATA") or "data"
+# Flags of controls, with a seed each: they permute what should help, and 0 permutes nothing.
+PERMUTATIONS = ("permute_features", "permute_order")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("permute_features", "permute_order"):
-            check_range(self, name, 0)
-        for name in ("synthetic_users", "synthetic_items", "synthetic_seed"):
+        for name in (*PERMUTATIONS, "synthetic_users", "synthetic_items", "synthetic_seed"):
             check_range(self, name, 0)
         check_range(self, "recency", 0, 2)

@@ -94,6 +94,19 @@ class Interactions:
         return sparse.csr_array((values, self.item, self.indptr), shape=shape)
 
     @property
+    def has_times(self) -> bool:
+        """Whether the times differ; if not, they order nothing."""
+        return bool(np.any(self.time != self.time[:1]))
+
+    @property
+    def oldest_first(self) -> np.ndarray:
+        """int64 [E]: the entries user after user, each user's in order of time.
+
+        Entries of equal time stay in the order of their items.
+        """
+        return np.lexsort((self.time, self.users))
+
+    @property
     def age(self) -> np.ndarray:
         """float64 [E]: the number of newer entries of the same user.
 

@@ -52,7 +52,7 @@ def load_dataset(
     if permute_features:
         dataset = _permuted(dataset, permute_features)
     for flag, value in (("permute_order", permute_order), ("recency", recency)):
-        if value and np.ptp(dataset.train.time) == 0:
+        if value and not dataset.train.has_times:
             raise InputError(
                 f"--{flag}={value}: the data set {name!r} has no time stamps to order items by"
             )

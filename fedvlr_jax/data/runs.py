@@ -27,7 +27,7 @@ class Runs(NamedTuple):
 
 def runs_in_order(train: Interactions) -> Iterator[Runs]:
     """First the oldest run of every user, then the second of all that have one, and so on."""
-    order = np.lexsort((train.time, train.users))
+    order = train.oldest_first
     user, time = train.users[order], train.time[order]
     starts = np.ones(len(user), bool)
     starts[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])

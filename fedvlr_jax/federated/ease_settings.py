@@ -233,7 +233,7 @@ def tried_recencies(dataset: Dataset, recency: float | None) -> tuple[float, ...
     train = dataset.train
     if recency is not None:
         return (recency,)
-    if train.weight is not None or not _is_judged(dataset) or np.ptp(train.time) == 0:
+    if train.weight is not None or not _is_judged(dataset) or not train.has_times:
         return (0.0,)
     return RECENCIES
 
@@ -242,7 +242,7 @@ def tried_transitions(dataset: Dataset, transitions: float | None) -> tuple[floa
     """As `tried_models`, for the next items: only 0 if all times are equal."""
     if transitions is not None:
         return (transitions,)
-    if not _is_judged(dataset) or np.ptp(dataset.train.time) == 0:
+    if not _is_judged(dataset) or not dataset.train.has_times:
         return (0.0,)
     return TRANSITIONS
 

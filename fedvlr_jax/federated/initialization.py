@@ -332,7 +332,7 @@ def _check_data(init: InitConfig, dataset: Dataset) -> None:
             "features; leave it out"
         )
     for name in ("init_recency", "init_transitions"):
-        if getattr(init, name) > 0 and np.ptp(dataset.train.time) == 0:
+        if getattr(init, name) > 0 and not dataset.train.has_times:
             raise InputError(
                 f"--{name}={getattr(init, name)}: the data set {dataset.name!r} has no time stamps "
                 "to order items by; leave it out"
@@ -409,12 +409,13 @@ def _check_private_settings(init: InitConfig) -> None:
             for name in ("init_user_power", "init_item_power")
             if getattr(init, name) != getattr(default, name)
         }
-    elif init.init_normalization > 0:
-        refused["init_normalization"] = "it needs the counts of the items, which are not released"
-    elif init.init_ials == 1:
-        refused["init_ials"] = "the sweeps of iALS have no noise"
-    elif init.init_transitions > 0:
-        refused["init_transitions"] = "the sums over successive items have no noise"
+    else:
+        reasons = {
+            "init_normalization": "it needs the counts of the items, which are not released",
+            "init_ials": "the sweeps of iALS have no noise",
+            "init_transitions": "the sums over successive items have no noise",
+        }
+        refused = {name: why for name, why in reasons.items() if getattr(init, name) > 0}
     for name, why in refused.items():
         raise InputError(
             f"--{name}={getattr(init, name)}: under --privacy=central {why}; leave it out"

@@ -1564,8 +1564,8 @@ DATA_AND_BASELINES = [
     Mutation(
         "the step is taken under privacy without noise",
         START,
-        "elif init.init_transitions > 0:",
-        "elif init.init_transitions > 99:",
+        '"init_transitions": "the sums over successive items have no noise",',
+        "",
         ("tests/privacy/test_calibration.py",),
     ),
     Mutation(
@@ -1592,8 +1592,8 @@ DATA_AND_BASELINES = [
     Mutation(
         "linear transitions score a history without its order",
         BASELINES + "evaluating.py",
-        'return setting["decay"] if baseline.ordered else None',
-        "return None",
+        'recent=recent, decay=setting.get("decay"))',
+        "recent=recent)",
         baselines("the_setting_of_a_baseline_is_the_best_on_validation"),
     ),
     Mutation(

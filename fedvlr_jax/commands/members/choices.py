@@ -11,13 +11,13 @@ from typing import Any
 from fedvlr_jax.commands.launching.config_flags import note_unused
 from fedvlr_jax.commands.launching.member_flags import OF_ONE_RUN
 from fedvlr_jax.commands.members.say import say
-from fedvlr_jax.config import ALIASES, Config, DataConfig
+from fedvlr_jax.config import ALIASES, PERMUTATIONS, Config, DataConfig
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.types import Rates
 
 # A sweep compares user by user, so all its members need the same users and targets.
 OF_USERS = {f.name for f in dataclasses.fields(DataConfig)} | {"protocol"}
-OF_USERS -= {"recency", "permute_features", "permute_order"}
+OF_USERS -= {"recency", *PERMUTATIONS}
 # (flag name, value) pairs, in the order of the command line.
 Choice = tuple[tuple[str, Any], ...]
 

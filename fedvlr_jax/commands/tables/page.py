@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fedvlr_jax.commands.one_run.finished import validation
 from fedvlr_jax.commands.tables.reproduce import command_of, wrapped
-from fedvlr_jax.config import RESUMABLE_WHEN_FINISHED, Config
+from fedvlr_jax.config import PERMUTATIONS, RESUMABLE_WHEN_FINISHED, Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.folder import Group, Run, Table, render_folder
@@ -20,11 +20,11 @@ PAGE = "index.html"
 
 
 # Flags that runs of one choice may differ in. Each seed has its own permutation.
-_MAY_DIFFER = RESUMABLE_WHEN_FINISHED | {"seed", "workdir", "permute_features", "permute_order"}
+_MAY_DIFFER = RESUMABLE_WHEN_FINISHED | {"seed", "workdir", *PERMUTATIONS}
 # Results of runs that differ in one of these flags are not comparable.
 _OF_COMPARISON = ("synthetic_kind", "synthetic_seed", "protocol", "select")
 # Flags that change the fingerprint of the data, but neither the users nor their targets.
-_OF_TRAINING_DATA = ("recency", "permute_features", "permute_order")
+_OF_TRAINING_DATA = ("recency", *PERMUTATIONS)
 
 
 class Found(NamedTuple):

@@ -119,9 +119,8 @@ def evaluate_baselines(
         variants = (False, True) if _has_recent(baseline, dataset) else (False,)
         chosen = _choose(baseline, fit, dataset, variants, tuned, selection)
         for recent, (setting, tried) in zip(variants, chosen, strict=True):
-            scorer = scores_of(
-                fit(**setting), dataset, recent=recent, decay=_decay(baseline, setting)
-            )
+            decay = setting.get("decay")
+            scorer = scores_of(fit(**setting), dataset, recent=recent, decay=decay)
             ranks = {part: rank(scorer, dataset, part, mask) for part in ("valid", "test")}
             own_name = f"{name}_recent" if recent else name
             results.ranks[own_name] = ranks
@@ -170,12 +169,7 @@ def evaluate_once() -> Evaluate:
 
 
 def _has_recent(baseline: Baseline, dataset: Dataset) -> bool:
-    return baseline.personal and not baseline.ordered and dataset.train.weight is not None
-
-
-def _decay(baseline: Baseline, setting: Setting) -> float | None:
-    """The weight of a history's item for each newer one; None for 1."""
-    return setting["decay"] if baseline.ordered else None
+    return baseline.has_recent and dataset.train.weight is not None
 
 
 def _choose(
@@ -197,7 +191,7 @@ def _choose(
     for row, setting in enumerate(settings):
         model = fit(**setting)
         for column, recent in enumerate(variants):
-            scorer = scores_of(model, sample, recent=recent, decay=_decay(baseline, setting))
+            scorer = scores_of(model, sample, recent=recent, decay=setting.get("decay"))
             found = rank(scorer, sample, "valid")
             metrics = user_metrics(
                 found.ahead, found.tied, sample.valid, select, ks=(selection.cutoff,)

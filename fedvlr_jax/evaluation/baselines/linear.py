@@ -109,7 +109,7 @@ def transitions(dataset: Dataset) -> Callable[..., Model]:
 
 def _followers(train: Interactions, decay: float) -> sparse.csr_array:
     """T [I, I] of `transitions`."""
-    order = np.lexsort((train.time, train.users))
+    order = train.oldest_first
     user, item, age = train.users[order], train.item[order], train.age[order]
     total = sparse.csr_array((train.num_items, train.num_items))
     for lag in range(1, len(order)):

@@ -34,10 +34,8 @@ class Baseline(NamedTuple):
       content: whether the method reads item features.
       settings: the settings tried on validation, at most BUDGET; the first is the default.
       personal: whether scores depend on the history. Only personal baselines have a variant that
-        scores histories with recency weights.
-      ordered: whether the method reads the order of a history. Its setting "decay" then weights
-        the items of the history that is scored by decay^age, so it has no variant with recency
-        weights.
+        scores histories with recency weights, unless a setting "decay" already weights the items
+        of the history that is scored, by decay^age.
       most_items, most_entries: the largest catalogue and train part that the method is run on, a
         bound on its time and memory; None: no limit.
     """
@@ -48,9 +46,13 @@ class Baseline(NamedTuple):
     content: bool = False
     settings: tuple[Setting, ...] = ({},)
     personal: bool = True
-    ordered: bool = False
     most_items: int | None = None
     most_entries: int | None = None
+
+    @property
+    def has_recent(self) -> bool:
+        """Whether there is a variant that scores histories with recency weights."""
+        return self.personal and "decay" not in self.settings[0]
 
     def why_skipped(self, dataset: Dataset) -> str | None:
         """The reason to skip a data set that is too large; None if it is small enough."""

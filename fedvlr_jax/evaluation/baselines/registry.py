@@ -6,8 +6,6 @@ import functools
 import itertools
 from typing import Any
 
-import numpy as np
-
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.evaluation.baselines.factors import ials, pure_svd
 from fedvlr_jax.evaluation.baselines.linear import ease, ease_content, transitions
@@ -66,7 +64,6 @@ TRANSITIONS = Baseline(
     "Linear transitions (order of items)",
     transitions,
     "centralized",
-    ordered=True,
     settings=_grid(l2=(100, 1000, 10_000), decay=(0.5, 0.7, 0.9)),
     most_items=10_000,
 )
@@ -97,7 +94,7 @@ def baselines_of(dataset: Dataset) -> dict[str, Baseline]:
     "content_knn_<modality>" uses one modality. If there are several, "content_knn_all" uses all.
     """
     found = {**TRIVIAL, **COLLABORATIVE}
-    if np.ptp(dataset.train.time):
+    if dataset.train.has_times:
         found["transitions"] = TRANSITIONS
     for modality in dataset.features:
         title = f"Content-kNN ({modality})"
