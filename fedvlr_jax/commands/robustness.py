@@ -13,7 +13,8 @@ robustness.json, .csv and .md have one line per combination, after the last roun
 share of honest users with a target item among their ten best items, of those who do not already
 have it; tied items share their places. Its interval is the range over seeds; for one seed it is
 Wilson's 95 % interval over users. HR@50 and NDCG@50 are those of the honest users, of the slice of
-their targets that --select names. robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule.
+their targets that --select names; they are empty if no honest user has a target.
+robustness-SHARE-TARGETS.svg shows ER@10 by attack and rule.
 
 Flags of fedvlr train set the rest. The defaults here have a plain server step
 (--server_optimizer=sgd), as in the papers of the attacks, and no early stop. On two cores all
@@ -54,6 +55,8 @@ from fedvlr_jax.selection import Selection, selection_of
 FLAGS = flags.FLAGS
 
 TARGETS = ("cold", "popular")
+# Metrics at 50 of the honest users, and their digits in the table.
+METRICS = {"hr": 1, "ndcg": 2}
 HEADINGS = (
     *("attack", "rule", "hostile per honest", "targets", "seeds"),
     *("ER@10", "interval", "HR@50", "NDCG@50"),
@@ -160,20 +163,22 @@ def line_of(members: Sequence[Member]) -> dict[str, Any] | None:
     several = [min(by_seed), max(by_seed)]
     line["interval"] = several if len(found) > 1 else wilson(by_seed[0], found[0]["users"])
     line["slice"] = selection_of(summaries[0]).slice
-    for name in ("hr", "ndcg"):
+    for name in METRICS:
         judged = Selection(line["slice"], name, 50)
-        line[f"{name}@50"] = float(np.mean([judged.value(f["test"]) or 0.0 for f in found]))
+        values = [value for f in found if (value := judged.value(f["test"])) is not None]
+        line[f"{name}@50"] = float(np.mean(values)) if values else None
     line["targets_by_seed"] = [f["targets"] for f in found]
     return line
 
 
 def row_of(line: dict[str, Any]) -> list[str]:
     """The line, under HEADINGS."""
+    metrics = [(line[f"{name}@50"], digits) for name, digits in METRICS.items()]
     return [
         *(line["attack"], line["rule"], f"{line['hostile_share']:g}", line["target_items"]),
         *(str(line["seeds"]), f"{line['er@10']:.3f}"),
         "{:.2f}–{:.2f}".format(*line["interval"]),
-        *(f"{line['hr@50']:.1f}", f"{line['ndcg@50']:.2f}"),
+        *("" if value is None else f"{value:.{digits}f}" for value, digits in metrics),
     ]
 
 

@@ -120,6 +120,21 @@ def test_targets_are_cold_or_popular():
         plan_hostile(AttackConfig(num_targets=7), dataset())
 
 
+def test_no_draw_is_that_of_a_cohort(monkeypatch):
+    """A cohort is drawn from (seed, round), with a simulated clock from (seed, round, 1)."""
+    begun = []
+    real = np.random.default_rng
+    monkeypatch.setattr(
+        np.random, "default_rng", lambda entropy: begun.append(real(entropy)) or begun[-1]
+    )
+    config, data = AttackConfig(attack_seed=5, hostile_share=0.2), dataset()
+    with_hostile(config, data, plan_hostile(config, data))
+    states = [generator.bit_generator.seed_seq.generate_state(2).tolist() for generator in begun]
+    of = lambda *words: np.random.SeedSequence(words).generate_state(2).tolist()
+    others = [of(5, number, *more) for number in range(100) for more in ((), (1,))]
+    assert len(states) == 9 and not any(state in others for state in states)
+
+
 def test_users_count_who_do_not_have_the_target():
     """Of 40 honest users; the hostile ones behind them do not count."""
     data = dataset()

@@ -11,12 +11,14 @@ from fedvlr_jax.commands.robustness import (
     make_cell,
     parse_names,
     parse_shares,
+    row_of,
     wilson,
     with_defense,
 )
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.reduce import REDUCTIONS
+from fedvlr_jax.report import RunDirectory
 from tests.experiments.commands import SMALL, refused
 
 
@@ -65,6 +67,19 @@ def test_client_terms_are_a_rule_of_their_own():
     assert not mean.config.defense.active and terms.config.defense == base.defense
     assert mean.config.federation == terms.config.federation
     assert line_of([mean]) is None
+
+
+def test_metrics_without_a_target_are_empty(tmp_path):
+    """Not 0, which says that every target is missed."""
+    base = Config.from_flat(workdir=str(tmp_path))
+    cell = make_cell(*with_defense(base, "fedrec", "median", 0.05, "cold"), [0, 1])
+    for member, test in zip(cell, ({"hr@50": 40.0, "ndcg@50": 9.0}, {}), strict=True):
+        attack = {"er@5": 0.0, "er@10": 0.0, "er@20": 0.0, "users": 4, "targets": [], "test": test}
+        run = RunDirectory.create(member.directory, overwrite=False)
+        run.write_config({"flags": {}})
+        run.write_summary({"attack": attack})
+    both, none = (row_of(line_of(members)) for members in (cell, cell[1:]))
+    assert both[-2:] == ["40.0", "9.00"] and none[-2:] == ["", ""]
 
 
 @pytest.mark.slow
