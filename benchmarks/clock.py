@@ -46,7 +46,7 @@ def timed_rounds(simulations: dict[str, Simulation], rounds: int) -> dict[str, n
 
 def main() -> None:
     sizes = {"users": FLAGS.clients, "items": FLAGS.items, "mean_history": 20}
-    dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
+    dataset = load_dataset("synthetic", synthetic=sizes)
     make = lambda **clock: make_simulation(
         Config.from_flat(fusion=FLAGS.fusion, cohort=FLAGS.cohort, **clock), dataset
     )

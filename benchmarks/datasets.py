@@ -23,4 +23,4 @@ def named_dataset(flag: str, name: str, data_root: str) -> Dataset:
         )
     numbers = (whole_numbers(flag, size)[0] for size in sizes)
     synthetic = dict(zip(("users", "items"), numbers, strict=False))
-    return load_dataset("synthetic", data_root="", synthetic=synthetic)
+    return load_dataset("synthetic", synthetic=synthetic)

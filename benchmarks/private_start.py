@@ -93,7 +93,7 @@ def main() -> None:
             raise InputError(f"--{name}={value}: give at least 1")
     exchanges = FLAGS.exchanges if FLAGS.init == "spectral" else 1
     synthetic = {"users": users, "items": FLAGS.items, "seed": FLAGS.data_seed}
-    dataset = load_dataset("synthetic", data_root="", synthetic=synthetic)
+    dataset = load_dataset("synthetic", synthetic=synthetic)
     if FLAGS.init == "ease":
         hr, ndcg = accuracy(dataset, *features_alone(dataset))
         print(f"{users} users, features alone: HR@50 {hr:.1f}, NDCG@50 {ndcg:.2f}", flush=True)

@@ -41,7 +41,7 @@ def measure(clients: int, items: int) -> dict[str, Any]:
     """Measures one row in this process."""
     began = time.perf_counter()
     sizes = {"users": clients, "items": items, "mean_history": MEAN_HISTORY}
-    dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
+    dataset = load_dataset("synthetic", synthetic=sizes)
     generate_s = time.perf_counter() - began
     config = Config.from_flat(
         backbone=FLAGS.backbone,

@@ -300,7 +300,7 @@ def measure_overhead(name: str, folder: Path, seconds: float, repeats: int) -> l
 def measure_large_state(clients: int, folder: Path) -> dict[str, Any]:
     """Seconds and bytes of one checkpoint of FCF + bilevel of width 8, router 8."""
     sizes = {"users": clients, "items": 1000, "mean_history": 5}
-    dataset = load_dataset("synthetic", data_root="", synthetic=sizes)
+    dataset = load_dataset("synthetic", synthetic=sizes)
     simulation = make_simulation(Config.from_flat(init="random", width=8, router_hidden=8), dataset)
     state = simulation.init()
     # The best state differs from the state, as after most evaluations of a long run.

@@ -35,7 +35,7 @@ def main(rounds: int = 20) -> float:
     backbone = scaled_product()
     fj.check_backbone(backbone)
     config = fj.Config.from_flat(rounds=rounds, fusion="bilevel", client_lr=0.3)
-    dataset = fj.load_dataset("synthetic", data_root="", synthetic={"users": 200, "items": 300})
+    dataset = fj.load_dataset("synthetic", synthetic={"users": 200, "items": 300})
     simulation = fj.make_simulation(config, dataset, backbone=backbone)
     state, metrics = simulation.run_rounds(simulation.init(), rounds)
     print(f"loss {metrics.loss[0]:.4f} in the first round, {metrics.loss[-1]:.4f} in the last")

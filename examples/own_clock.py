@@ -31,7 +31,7 @@ class Turns:
 def main(rounds: int = 20) -> float:
     """Trains with the clock; returns the loss of the last round."""
     config = fj.Config.from_flat(rounds=rounds)
-    dataset = fj.load_dataset("synthetic", data_root="", synthetic={"users": 200, "items": 300})
+    dataset = fj.load_dataset("synthetic", synthetic={"users": 200, "items": 300})
     clock = Turns(dataset.num_users, turns=10)
     simulation = fj.make_simulation(config, dataset, participation=clock)
     run, _ = fj.train(simulation)

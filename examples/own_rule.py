@@ -28,7 +28,7 @@ def main(rounds: int = 20) -> float:
     config = fj.Config.from_flat(
         rounds=rounds, init="random", server_optimizer="sgd", server_lr_items=1.0, client_lr=0.3
     )
-    dataset = fj.load_dataset("synthetic", data_root="", synthetic={"users": 200, "items": 300})
+    dataset = fj.load_dataset("synthetic", synthetic={"users": 200, "items": 300})
     aggregator = fj.make_aggregator(config, dataset.num_users)._replace(reduce=unit_mean())
     fj.check_aggregator(aggregator)
     simulation = fj.make_simulation(config, dataset, aggregator=aggregator)

@@ -2,7 +2,7 @@
 
     import fedvlr_jax as fj
 
-    dataset = fj.load_dataset("synthetic", data_root="")
+    dataset = fj.load_dataset("synthetic")
     simulation = fj.make_simulation(fj.Config.from_flat(rounds=20), dataset)
     run, timing = fj.train(simulation)
 

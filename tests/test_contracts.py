@@ -241,7 +241,7 @@ def test_a_modality_called_like_a_view_is_refused(name, dataset):
     "choice", [{"rounds": "3"}, {"rounds": 2.5}, {"width": True}, {"baselines": 1}, {"views": 3}]
 )
 def test_a_value_of_another_type_is_refused(choice):
-    with pytest.raises(InputError, match=rf"--{next(iter(choice))}=.*: give a value of type"):
+    with pytest.raises(InputError, match=rf"{next(iter(choice))}=.*: give a value of type"):
         Config.from_flat(**choice)
     flat = Config.from_flat(rounds=np.int32(3), client_lr=np.float32(1)).flat
     assert json.loads(json.dumps(flat)) == Config.from_flat(rounds=3, client_lr=1.0).flat

@@ -40,7 +40,7 @@ def test_a_run_that_cannot_fit_is_refused_with_the_numbers(dataset):
     fits = make_simulation(Config.from_flat(memory_budget_gb=2.0), dataset)
     assert sum(check_fits(fits).values()) < 2e9
     small = make_simulation(Config.from_flat(memory_budget_gb=0.1), dataset)
-    message = r"the run needs about .* GB \(private.* budget is 0.1 GB \(--memory_budget_gb=0.1\)"
+    message = r"the run needs about .* GB \(private.* budget is 0.1 GB \(memory_budget_gb=0.1\)"
     with pytest.raises(InputError, match=message):
         check_fits(small)
 

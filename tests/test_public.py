@@ -87,6 +87,57 @@ def test_an_argument_of_another_type_is_one_line(given, found):
         fj.make_simulation(**arguments)
 
 
+@pytest.fixture(scope="module")
+def simulation():
+    dataset = fj.Dataset.from_arrays(user=[0, 0, 0, 0], item=[0, 1, 2, 3])
+    return fj.make_simulation(fj.Config.from_flat(init="random", width=2), dataset)
+
+
+@pytest.fixture(scope="module")
+def donated(simulation):
+    state = simulation.init()
+    simulation.run_rounds(state, 1)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        (lambda s, old: s.init(seed=-1), "seed=-1: out of range; give .* at most 2147483647"),
+        (lambda s, old: s.init(seed=0.5), "seed=0.5: give a value of type int"),
+        (lambda s, old: s.run_rounds(s.init(), 1.0), "num_rounds=1.0: give a whole number .*"),
+        (lambda s, old: s.run_rounds(1, s.init()), "state: found int, expected fedvlr_jax.State"),
+        (lambda s, old: s.run_rounds(old, 1), "state: was given to run_rounds before, .*"),
+        (lambda s, old: s.evaluate(old, "test"), "state: was given to run_rounds before, .*"),
+        (lambda s, old: s.recommend(old, 1), "state: was given to run_rounds before, .*"),
+        (lambda s, old: s.evaluate(s.init(), "tset"), "split=tset: not known; .* valid, test"),
+        (lambda s, old: s.evaluate(7, "test"), "state: found int, expected fedvlr_jax.State"),
+        (lambda s, old: fj.train(fj.Config()), "simulation: found Config, expected .*Simulation"),
+        (lambda s, old: fj.train(s, s.init()), "run: found State, expected .*RunState"),
+    ],
+)
+def test_a_wrong_call_is_one_line(simulation, donated, call, found):
+    with pytest.raises(fj.InputError, match=f"^{found}$"):
+        call(simulation, donated)
+
+
+def test_an_error_names_options_as_they_are_given():
+    """Without dashes in Python; as flags on the command line."""
+    with pytest.raises(fj.InputError) as caught:
+        fj.Config.from_flat(min_local_epochs=9)
+    flags = "--min_local_epochs=9: more than --local_epochs=5"
+    assert caught.value.line == flags
+    assert str(caught.value) == flags.replace("--", "")
+    value = fj.InputError("a--b/--c: found '--x', (--y), 3--4; use --seeds=1")
+    assert str(value) == "a--b/--c: found 'x', (y), 3--4; use seeds=1"
+    assert str(fj.NonFiniteError("lower --width", None)) == "lower width"
+
+
+def test_the_folder_of_the_data_is_that_of_the_flag(tmp_path, monkeypatch):
+    default = inspect.signature(fj.load_dataset).parameters["data_root"].default
+    assert default == fj.Config().data.data_root
+
+
 def test_importing_the_package_loads_no_jax():
     code = (
         "import sys, fedvlr_jax as fj; (fj.Config, fj.InputError, fj.NonFiniteError); "

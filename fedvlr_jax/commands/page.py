@@ -87,7 +87,7 @@ def with_users(
             try:
                 users = RunDirectory.open(run.path).read_users()
             except InputError as error:
-                damaged.append(str(error))
+                damaged.append(error.line)
                 continue
             if missing := {"ahead", "tied", JUDGED} - users.keys():
                 damaged.append(f"{run.path / USERS}: lacks {', '.join(sorted(missing))}")

@@ -95,7 +95,7 @@ def main() -> None:
             dataset = load_dataset(output.name, data_root=output.parent)
         except InputError as error:
             raise InputError(
-                f"{error}; prepare again with --overwrite and other options"
+                f"{error.line}; prepare again with --overwrite and other options"
             ) from error
         validate.show(examine(dataset), console)
     if (output / "items.csv").exists():

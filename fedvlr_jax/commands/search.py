@@ -163,7 +163,7 @@ def _by_program(study: Study, base: Config, batch: Sequence[Asked]) -> dict[Conf
 
 
 def _refuse(study: Study, asked: Asked, error: InputError) -> None:
-    print(f"{asked.folder}: {error}; left out")
+    print(f"{asked.folder}: {error.line}; left out")
     study.tell(asked, REFUSED, 0, None, label_of(asked.choice))
 
 

@@ -75,7 +75,7 @@ def check_fields(group: Any) -> None:
             try:
                 object.__setattr__(group, field.name, expanded(value))
             except InputError as error:
-                raise InputError(f"--{field.name}={value}: {error}") from None
+                raise InputError(f"--{field.name}={value}: {error.line}") from None
 
 
 def check_range(config: Any, name: str, low: float, high: float = math.inf) -> None:

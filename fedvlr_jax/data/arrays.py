@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from fedvlr_jax.data import splits
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.division import Division, Rows, divide, interactions_of
 from fedvlr_jax.data.faults import shown
-from fedvlr_jax.data.feature_files import FEATURE_RANGE, usable_features
+from fedvlr_jax.data.feature_files import FEATURE_RANGE, check_modality, usable_features
 from fedvlr_jax.errors import InputError
 
 SPLITS = ("leave-one-out", "global-time", "predefined")
@@ -189,18 +190,19 @@ def _check_distinct(label: str, ids: np.ndarray) -> None:
 
 
 def _feature(modality: str, values: Any) -> np.ndarray:
+    check_modality(f"features[{modality!r}]", modality)
     try:
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
             feature = np.ascontiguousarray(values, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, np.exceptions.ComplexWarning) as error:
         raise InputError(
             f"features[{modality!r}]: not an array of numbers ({error}); titles become rows by "
             "fedvlr_jax.encoding.hashed_rows"
         ) from error
-    if modality == "id" or feature.ndim != 2 or not feature.size:
+    if feature.ndim != 2 or not feature.size:
         raise InputError(
-            f"features[{modality!r}]: has the shape {feature.shape}, expected (items, width) and "
-            "a name other than 'id'"
+            f"features[{modality!r}]: has the shape {feature.shape}, expected (items, width)"
         )
     wrong = np.argwhere(~usable_features(feature))
     if len(wrong):

@@ -53,6 +53,16 @@ def usable_features(feature: np.ndarray) -> np.ndarray:
     return (feature >= -LARGEST_FEATURE) & (feature <= LARGEST_FEATURE)
 
 
+def check_modality(place: str, modality: object) -> None:
+    """Raises InputError for a name that no value of --views could name."""
+    text = modality if isinstance(modality, str) else ""
+    if text in ("", "id") or "," in text or text != text.strip():
+        raise InputError(
+            f"{place}: found the modality {modality!r}, expected a name that is not 'id' and has "
+            "no comma and no space at an end"
+        )
+
+
 def _read_npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fedvlr_jax.config import DATA_ROOT
 from fedvlr_jax.data import mmrec
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.synthetic import generate
@@ -19,7 +20,7 @@ from fedvlr_jax.errors import InputError
 def load_dataset(
     name: str,
     *,
-    data_root: str | Path,
+    data_root: str | Path = DATA_ROOT,
     split: str = "auto",
     duplicates: str = "merge",
     recency: float = 0.0,
@@ -31,7 +32,8 @@ def load_dataset(
 
     Args:
       name: "synthetic" for the generator, otherwise a folder of `data_root`.
-      data_root: the folder of the data sets; not used for "synthetic".
+      data_root: the folder of the data sets; not used for "synthetic". The default is that of the
+        flag: the environment variable FEDVLR_DATA, or `data`.
       split: see `mmrec.load`. The synthetic data are always split leave-one-out.
       duplicates: see `mmrec.load`. The synthetic data have none.
       recency: the exponent by which older items of a history lose weight, see

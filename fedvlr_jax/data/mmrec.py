@@ -137,8 +137,8 @@ def _divide(
     try:
         division = divide(rows, split, source.user_ids, on_repeat)
     except InputError as error:
-        separator = "," if str(error).startswith("row ") else ":"
-        raise InputError(f"{source.path}{separator} {error}") from error
+        separator = "," if error.line.startswith("row ") else ":"
+        raise InputError(f"{source.path}{separator} {error.line}") from error
     name, (users, interactions) = source.path.name, division.dropped
     if users:
         notes.append(

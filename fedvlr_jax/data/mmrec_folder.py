@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from fedvlr_jax.data.faults import shown
+from fedvlr_jax.data.feature_files import check_modality
 from fedvlr_jax.errors import InputError
 
 _FEATURE_FILE = re.compile(r"(?P<modality>.+)_(features|feat)\.npy")
@@ -75,8 +76,7 @@ def feature_files(folder: Path) -> dict[str, Path]:
                 f"{path}: a second file of modality {modality!r} beside {files[modality].name}, "
                 "expected one"
             )
-        if modality == "id":
-            raise InputError(f"{path}: the modality name 'id' is reserved for the item embedding")
+        check_modality(str(path), modality)
         files[modality] = path
     usual = ("text", "image")
     order = [name for name in usual if name in files]

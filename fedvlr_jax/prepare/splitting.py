@@ -38,7 +38,7 @@ def split_rows(rows: Rows, split: str) -> tuple[Rows, np.ndarray | None]:
     try:
         part = splits.global_time(rows.time)
     except InputError as error:
-        raise InputError(f"--split={split}: {error}") from error
+        raise InputError(f"--split={split}: {error.line}") from error
     trained = np.zeros(len(rows.user_ids), bool)
     trained[rows.user[part == splits.TRAIN]] = True
     keep = gather(trained, rows.user)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from fedvlr_jax.attacks import Hostile
-from fedvlr_jax.config import Config
+from fedvlr_jax.config import Config, check_choice
 from fedvlr_jax.config.magnitudes import what_to_lower
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.errors import InputError, NonFiniteError
@@ -133,7 +133,13 @@ class Simulation:
         return self.engine
 
     def init(self, seed: int | None = None) -> State:
-        """The state before the first round; `seed` defaults to the config's."""
+        """The state before the first round; `seed` defaults to the config's.
+
+        Raises:
+          InputError: a seed that is no value of the option `seed`.
+        """
+        if seed is not None:
+            seed = dataclasses.replace(self.config.run, seed=seed).seed
         return self.engine.init(seed)
 
     def run_rounds(self, state: State, num_rounds: int) -> tuple[State, RoundMetrics]:
@@ -145,13 +151,15 @@ class Simulation:
           The new state, and the metrics of each round as NumPy arrays [num_rounds].
 
         Raises:
-          InputError: num_rounds is below 1.
+          InputError: num_rounds is no whole number of at least 1, or the state was given to
+            `run_rounds` before.
           NonFiniteError: a loss or an update was not finite. The error carries the state
             before that round as `.state`.
         """
-        if num_rounds < 1:
-            raise InputError(f"num_rounds={num_rounds}: give at least 1")
-        return self.engine.run_rounds(state, num_rounds)
+        check_state(state)
+        if not isinstance(num_rounds, int | np.integer) or num_rounds < 1:
+            raise InputError(f"num_rounds={num_rounds}: give a whole number of at least 1")
+        return self.engine.run_rounds(state, int(num_rounds))
 
     def evaluate(self, state: State, split: str) -> Ranks:
         """Ranks of every user's held-out items of "valid" or "test" among all items.
@@ -165,6 +173,7 @@ class Simulation:
           bool [N].
 
         Raises:
+          InputError: an unknown split, or a state that was given to `run_rounds` before.
           NonFiniteError: a score was not finite.
         """
         return self.ranks_and_weights(state, split)[0]
@@ -190,6 +199,8 @@ class Simulation:
 
     def _rank(self, state: State, split: str) -> tuple[Ranks, np.ndarray]:
         """`ranks_and_weights`, finite or not."""
+        check_choice("split", split, tuple(self.engine.evaluation.parts))
+        check_state(state)
         return self.engine.evaluation.joined(split, self.engine.rank(state, split))
 
     def recommend(self, state: State, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -200,9 +211,11 @@ class Simulation:
           candidate left has score -inf.
 
         Raises:
-          InputError: k is below 1 or above the number of items.
+          InputError: k is below 1 or above the number of items, or the state was given to
+            `run_rounds` before.
         """
         self.check_places(k)
+        check_state(state)
         scores, items = in_user_order(self.buckets, self.engine.recommend(state, k))
         return items, scores
 
@@ -241,10 +254,22 @@ class Simulation:
         return self.engine.unpack(packed)
 
 
-def _check_type(name: str, value: object, kind: type) -> None:
+def check_type(name: str, value: object, kind: type) -> None:
+    """Raises InputError if an argument is not of a public class."""
     if not isinstance(value, kind):
         found = type(value).__name__
         raise InputError(f"{name}: found {found}, expected fedvlr_jax.{kind.__name__}")
+
+
+def check_state(state: State) -> None:
+    """Raises InputError for what is no state, or has been donated."""
+    check_type("state", state, State)
+    number = state.server.round
+    if isinstance(number, jax.Array) and number.is_deleted():
+        raise InputError(
+            "state: was given to run_rounds before, which reuses its memory; use the state that "
+            "it returned"
+        )
 
 
 @under_own_settings
@@ -280,15 +305,15 @@ def make_simulation(
       InputError: choices that do not fit the data set, a closed form that does not fit into the
         memory or is not finite, or an argument of another type.
     """
-    _check_type("config", config, Config)
-    _check_type("dataset", dataset, Dataset)
+    check_type("config", config, Config)
+    check_type("dataset", dataset, Dataset)
     for name, part, kind in (
         ("backbone", backbone, Backbone),
         ("fusion", fusion, Fusion),
         ("aggregator", aggregator, Aggregator),
     ):
         if part is not None:
-            _check_type(name, part, kind)
+            check_type(name, part, kind)
     setup = make_setup(config, dataset, OwnParts(backbone, fusion, aggregator, participation))
     config = setup.config
     if participation is None and config.fleet.has_clock:

@@ -18,6 +18,7 @@ from fedvlr_jax.evaluation.metrics import averages
 from fedvlr_jax.evaluation.ranking import Ranks
 from fedvlr_jax.federated.devices import agreed
 from fedvlr_jax.simulation import Simulation, State, remaking
+from fedvlr_jax.simulation.simulation import check_type
 from fedvlr_jax.training.run_state import RunState, copy_state, new_run
 from fedvlr_jax.training.schedule import block_length, is_scheduled, taken_up, why_stopped
 from fedvlr_jax.training.timing import Clock, Timing
@@ -120,8 +121,11 @@ def train(
 
     Raises:
       NonFiniteError: with the last good state; see `Simulation.run_rounds`.
-      InputError: as `taken_up`.
+      InputError: as `taken_up`; or an argument of another type.
     """
+    check_type("simulation", simulation, Simulation)
+    if run is not None:
+        check_type("run", run, RunState)
     clock, config = Clock(), simulation.config
     run = new_run(simulation) if run is None else taken_up(config, run)
 

@@ -116,7 +116,7 @@ def test_targets_are_cold_or_popular():
     of = lambda kind: plan_hostile(AttackConfig(target_items=kind, num_targets=3), dataset())
     assert counts[of("cold").targets].max() <= np.quantile(counts, 0.1)
     assert counts[of("popular").targets].min() >= np.quantile(counts, 0.9)
-    with pytest.raises(InputError, match="--num_targets=7"):
+    with pytest.raises(InputError, match="num_targets=7"):
         plan_hostile(AttackConfig(num_targets=7), dataset())
 
 

@@ -162,9 +162,9 @@ def test_divergence_is_said(trainers):
 
 
 def test_what_cannot_be_used_is_refused(dataset, trainers):
-    with pytest.raises(InputError, match="--model=bprr"):
+    with pytest.raises(InputError, match="model=bprr"):
         CentralizedConfig(model="bprr")
-    with pytest.raises(InputError, match="--learning_rate=nan"):
+    with pytest.raises(InputError, match="learning_rate=nan"):
         CentralizedConfig(learning_rate=float("nan"))
     with pytest.raises(InputError, match="needs item features"):
         make("mgcn", dataclasses.replace(dataset, features={}))

@@ -238,6 +238,6 @@ def test_what_it_cannot_use_is_refused():
     trainer = make_centralized(CentralizedConfig(model="sasrec"), EvaluationConfig(), dataset)
     for rate in (1.0, -0.1, float("nan")):
         with pytest.raises(
-            InputError, match=r"--weights=dropout=.*: give at least 0 and less than 1"
+            InputError, match=r"weights=dropout=.*: give at least 0 and less than 1"
         ):
             trainer.fit(0, 0.01, {"dropout": rate})

@@ -22,7 +22,7 @@ def test_a_config_of_earlier_names():
 
 
 def test_both_names_are_refused():
-    with pytest.raises(InputError, match="--dropout: an earlier name of --client_dropout"):
+    with pytest.raises(InputError, match="dropout: an earlier name of client_dropout"):
         with_current_names({"dropout": 0.1, "client_dropout": 0.2})
 
 

@@ -131,7 +131,12 @@ def test_global_time_drops_users_without_train():
             "text: has 5 rows, expected 4",
         ),
         ({"features": {"text": np.full((4, 2), np.nan)}}, r"features\['text'\]\[0\]: found nan"),
-        ({"features": {"id": np.ones((4, 2))}}, "a name other than 'id'"),
+        ({"features": {"id": np.ones((4, 2))}}, "found the modality 'id', expected a name"),
+        ({"features": {"a,b": np.ones((4, 2))}}, "found the modality 'a,b', expected a name"),
+        ({"features": {"": np.ones((4, 2))}}, "found the modality '', expected a name"),
+        ({"features": {" text": np.ones((4, 2))}}, "found the modality ' text', expected a name"),
+        ({"features": {1: np.ones((4, 2))}}, r"features\[1\]: found the modality 1"),
+        ({"features": {"text": np.ones((4, 2), complex)}}, "not an array of numbers"),
         ({"user": [*USER[:4], "c", "c", "c"]}, "leave-one-out needs at least 3"),
     ],
 )

@@ -84,9 +84,9 @@ def test_without_times_nothing_is_recent(tmp_path):
     rows = [f"{u},{(u + i) % 9},{min(i, 2)}" for u in range(4) for i in range(5)]
     (folder / "inter.csv").write_text("userID,itemID,split_label\n" + "\n".join(rows) + "\n")
     assert load_dataset("toy", data_root=tmp_path).num_users == 4
-    with pytest.raises(InputError, match=r"--recency=0\.5: the data set 'toy' has no time stamps"):
+    with pytest.raises(InputError, match=r"recency=0\.5: the data set 'toy' has no time stamps"):
         load_dataset("toy", data_root=tmp_path, recency=0.5)
-    with pytest.raises(InputError, match=r"--permute_order=1: the data set 'toy' has no time"):
+    with pytest.raises(InputError, match=r"permute_order=1: the data set 'toy' has no time"):
         load_dataset("toy", data_root=tmp_path, permute_order=1)
 
 

@@ -474,7 +474,7 @@ def test_a_bad_file_is_named_in_one_line(tmp_path, name):
 @pytest.mark.parametrize(
     "arguments, pieces",
     [
-        ({"name": "tay"}, ["no data set 'tay'", "found toy", "--data_root", "FEDVLR_DATA"]),
+        ({"name": "tay"}, ["no data set 'tay'", "found toy", "data_root", "FEDVLR_DATA"]),
         ({"name": "../toy"}, ["'../toy'", "name of a folder"]),
         ({"name": ""}, ["name of a folder"]),
         ({"name": "toy", "split": "random"}, ["split", "'random'", "leave-one-out"]),
@@ -491,7 +491,7 @@ def test_a_bad_argument_is_named_in_one_line(tmp_path, arguments, pieces):
 
 
 def test_a_missing_root_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no such folder; --data_root or .*FEDVLR_DATA"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder; data_root or .*FEDVLR_DATA"):
         mmrec.load(tmp_path / "nowhere", "toy")
 
 

@@ -58,7 +58,7 @@ def test_titles_by_hashing(tmp_path):
     manifest = json.loads((tmp_path / "text_features.json").read_text())
     assert (manifest["items"], manifest["missing"], manifest["encoder"]) == (4, 2, "hashing")
     assert found.notes == ("2 columns instead of --width=128: the rank of the titles",)
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="overwrite"):
         encode_titles(tmp_path, titles, Settings(encoder="hashing"))
 
 
@@ -131,7 +131,7 @@ def test_pictures_that_cannot_be_used(model, tmp_path):
     with pytest.raises(InputError, match="none of the 1 pictures can be decoded"):
         encode(skip_bad=True)
     picture(images / "a.png", (1, 1, 1))
-    with pytest.raises(InputError, match=r"c\.jpg: cannot be decoded .* --bad_images=missing"):
+    with pytest.raises(InputError, match=r"c\.jpg: cannot be decoded .* bad_images=missing"):
         encode()
     assert not (tmp_path / "image_features.npy").exists()
     assert encode(skip_bad=True).manifest["missing"] == 3
@@ -219,11 +219,11 @@ def test_a_stopped_run_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
-        ({"encoder": "torchvision"}, "--encoder=torchvision: does not encode titles"),
-        ({"encoder": "open_clip"}, "--encoder=open_clip: needs --weights"),
+        ({"encoder": "torchvision"}, "encoder=torchvision: does not encode titles"),
+        ({"encoder": "open_clip"}, "encoder=open_clip: needs weights"),
         ({"encoder": "open_clip", "weights": "local-dir:absent"}, "no such folder"),
-        ({"encoder": "hashing", "modality": "id"}, "--modality=id"),
-        ({"encoder": "hashing", "modality": "a/b"}, "--modality=a/b"),
+        ({"encoder": "hashing", "modality": "id"}, "modality=id"),
+        ({"encoder": "hashing", "modality": "a/b"}, "modality=a/b"),
     ],
 )
 def test_settings_that_do_not_fit(settings, found, tmp_path):

@@ -138,7 +138,7 @@ def test_clip_of_another_architecture(tmp_path):
     wide = {**CLIP, "embed_dim": 32}
     config = tmp_path / "clip/open_clip_config.json"
     config.write_text(json.dumps({"model_cfg": wide}))
-    with pytest.raises(InputError, match=r"not a model that --encoder=open_clip loads \(.*size"):
+    with pytest.raises(InputError, match=r"not a model that encoder=open_clip loads \(.*size"):
         load_encoder("open_clip", "text", tmp_path / "clip", "cpu")
     (tmp_path / "clip/open_clip_pytorch_model.bin").unlink()
     with pytest.raises(InputError, match="no file of weights"):
@@ -192,7 +192,7 @@ def test_torchvision(tmp_path, images):
     folder = tmp_path / "weights"
     folder.mkdir()
     torch.save(model.state_dict(), folder / "resnet18-0123abcd.pth")
-    with pytest.raises(InputError, match="not a model that --encoder=torchvision loads"):
+    with pytest.raises(InputError, match="not a model that encoder=torchvision loads"):
         load_encoder("torchvision", "image", folder, "cpu")
     (folder / "resnet18-0123abcd.pth").unlink()
     model = torchvision.models.resnet18(weights=None)

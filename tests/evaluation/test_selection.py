@@ -34,7 +34,7 @@ def test_the_forms():
     assert parse_selection("warm_hr@10") == Selection("warm", "hr", 10)
     assert parse_selection("all_map@7") == Selection("all", "map", 7)
     for text in ("", "ndcg", "ndcg@0", "ndcg@x", "NDCG@50", "warm ndcg@50", "@50"):
-        with pytest.raises(InputError, match=f"--select={text}: give a metric at a cut-off"):
+        with pytest.raises(InputError, match=f"select={text}: give a metric at a cut-off"):
             parse_selection(text)
     with pytest.raises(InputError, match="no metric 'auc'; give one of hr, recall"):
         parse_selection("auc@5")
@@ -61,7 +61,7 @@ def test_auto_is_the_slice_that_the_data_set_is_judged_on():
 
 def test_a_slice_without_validation_targets_is_refused():
     warm = dataset(valid=[[2], [0]], test=[[3], [0]])
-    with pytest.raises(InputError, match=r"--select=cold_hr@10: toy has no cold validation target"):
+    with pytest.raises(InputError, match=r"select=cold_hr@10: toy has no cold validation target"):
         resolve_selection(parse_selection("cold_hr@10"), warm)
     none = dataset(valid=[[], []], test=[[3], [0]])
     assert resolve_selection(parse_selection("cold_hr@10"), none).slice == "cold"

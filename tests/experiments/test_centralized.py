@@ -49,5 +49,5 @@ def test_bad_flags_end_in_one_line(arguments, said, run):
 def test_weights_are_read():
     assert parse_weights("l2=0.1, contrast=1e-3") == {"l2": 0.1, "contrast": 1e-3}
     assert parse_weights("") == {}
-    with pytest.raises(InputError, match="--weights=l2"):
+    with pytest.raises(InputError, match="weights=l2"):
         parse_weights("l2")

@@ -125,6 +125,7 @@ starts = st.lists(
 def a_piece_is_a_round():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedvlr_jax.training.loop.PIECE_S", 0.0)
+        patch.setattr("fedvlr_jax.training.loop.check_type", lambda *_: None)
         patch.setattr("fedvlr_jax.training.loop.averages", lambda ahead, *_: {"ndcg@50": ahead})
         yield
 

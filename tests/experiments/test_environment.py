@@ -34,7 +34,7 @@ def test_paths_begin_at_home(monkeypatch):
 
 
 def test_a_home_that_is_not_known_is_named():
-    expected = r"^--workdir=~nobody1/x: ~nobody1 has no known home folder;"
+    expected = r"^workdir=~nobody1/x: ~nobody1 has no known home folder;"
     with pytest.raises(InputError, match=expected):
         Config.from_flat(workdir="~nobody1/x")
 
@@ -144,5 +144,5 @@ def test_a_platform_that_is_not_there_is_one_line(tmp_path, monkeypatch):
 
 def test_files_of_rows_need_a_system_that_reads_at_a_place(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "preadv")
-    with pytest.raises(InputError, match=r"--store=disk: this system .* use --store=host"):
+    with pytest.raises(InputError, match=r"store=disk: this system .* use store=host"):
         ClientStore({"x": jax.ShapeDtypeStruct((2,), np.float32)}, 3, str(tmp_path))

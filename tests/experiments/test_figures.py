@@ -126,7 +126,7 @@ def test_the_slope_by_hand():
     assert found["slope"] == pytest.approx(-0.5)
     assert whole_numbers("clients", "10,100") == [10, 100]
     for text in ("", "0", "a", "1.5"):
-        with pytest.raises(InputError, match=f"--clients={text}"):
+        with pytest.raises(InputError, match=f"clients={text}"):
             whole_numbers("clients", text)
 
 

@@ -131,10 +131,10 @@ def test_more_patience_than_was_needed_changes_no_number(simulation, folder, fin
 
 
 def test_fewer_rounds_are_refused_and_change_nothing(simulation, folder, finished):
-    with pytest.raises(InputError, match=r"--rounds=3: the run has trained 4 rounds"):
+    with pytest.raises(InputError, match=r"rounds=3: the run has trained 4 rounds"):
         again(simulation, folder, rounds=3)
     (folder / "summary.json").unlink()
-    with pytest.raises(InputError, match=r"--rounds=3: the run has trained 4 rounds"):
+    with pytest.raises(InputError, match=r"rounds=3: the run has trained 4 rounds"):
         again(simulation, folder, rounds=3)
     left = content(finished)
     del left["summary.json"]
@@ -147,11 +147,11 @@ def test_without_a_checkpoint_nothing_is_trained_in_silence(simulation, folder, 
     assert "ease" in untrained(simulation, folder, baselines=True)["baselines"]
     assert (folder / "report.html").is_file()
     before = content(folder)
-    with pytest.raises(InputError, match=r"has no whole checkpoint, .* --overwrite"):
+    with pytest.raises(InputError, match=r"has no whole checkpoint, .* overwrite"):
         again(simulation, folder, rounds=8)
     assert content(folder) == before
     (folder / "users.npz").unlink()
-    with pytest.raises(InputError, match=r"has no whole checkpoint, .* --overwrite"):
+    with pytest.raises(InputError, match=r"has no whole checkpoint, .* overwrite"):
         again(simulation, folder)
 
 
@@ -202,7 +202,7 @@ def test_evaluate_names_the_flag_for_data_that_have_moved(folder):
     config = json.loads((folder / "config.json").read_text())
     config["flags"] |= {"dataset": "mine", "data_root": "/nowhere/data"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"--data_root=/nowhere/data: no such folder; give"):
+    with pytest.raises(InputError, match=r"data_root=/nowhere/data: no such folder; give"):
         evaluate.load_best(str(folder))
 
 

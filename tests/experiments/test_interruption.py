@@ -148,7 +148,7 @@ def test_a_flag_that_the_run_did_not_know_is_named(simulation, tmp_path):
     config = json.loads(file.read_text())
     del config["flags"]["recency"]
     file.write_text(json.dumps(config))
-    unknown = r"another run: --recency was unknown to the version that saved it, is 0\.0; give"
+    unknown = r"another run: recency was unknown to the version that saved it, is 0\.0; give"
     with pytest.raises(InputError, match=unknown):
         go(at(simulation, tmp_path / "w"))
 
@@ -210,9 +210,9 @@ def test_must_refuses_where_no_checkpoint_is_whole(simulation, tmp_path):
     with pytest.raises(Interrupted):
         go(at(simulation, workdir), lambda: next(asked))
     (workdir / "checkpoints/round_00000001/manifest.json").unlink()
-    with pytest.raises(InputError, match=r"--resume=must: .* holds no whole checkpoint"):
+    with pytest.raises(InputError, match=r"resume=must: .* holds no whole checkpoint"):
         go(at(simulation, workdir, resume="must"))
-    with pytest.raises(InputError, match=r"--resume=must: .* holds no run"):
+    with pytest.raises(InputError, match=r"resume=must: .* holds no run"):
         go(at(simulation, tmp_path / "new", resume="must"))
     with pytest.raises(InputError, match="already holds a run"):
         go(at(simulation, workdir, resume="never"))
@@ -244,7 +244,7 @@ with locked(sys.argv[1]):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a directory no one can write")
 def test_a_directory_that_cannot_be_written_is_one_line(simulation):
-    with pytest.raises(InputError, match=r"^--workdir=/proc/runs: cannot be written: [^\n]*$"):
+    with pytest.raises(InputError, match=r"^workdir=/proc/runs: cannot be written: [^\n]*$"):
         go(at(simulation, "/proc/runs"))
 
 
@@ -253,12 +253,12 @@ def test_a_directory_that_cannot_be_written_is_one_line(simulation):
     [
         (
             {"client_lr": 1e30},
-            r"round \d: a non-finite number at client \d+, leaf head.bias.*; lower --client_lr=1e",
+            r"round \d: a non-finite number at client \d+, leaf head.bias.*; lower client_lr=1e",
         ),
         ({"server_lr_items": 1e38}, r"at the server's step, leaf shared.items"),
         (
             {"init_scale": 1e30},
-            r"scores of client 0 are not finite; lower --init_scale=1e\+30; no checkpoint yet",
+            r"scores of client 0 are not finite; lower init_scale=1e\+30; no checkpoint yet",
         ),
     ],
 )

@@ -180,7 +180,7 @@ def test_a_page_of_no_runs_is_one_line(found, monkeypatch, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="give a folder of runs") as error:
         page_of(monkeypatch, folder)
-    assert str(error.value).startswith(f"--workdir={folder}: ") and "\n" not in str(error.value)
+    assert error.value.line.startswith(f"--workdir={folder}: ") and "\n" not in error.value.line
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -371,7 +371,7 @@ def test_baselines_come_from_any_run_and_each_line_names_its_data(tmp_path, caps
 
 
 def test_members_are_chosen_by_one_metric():
-    with pytest.raises(InputError, match="--over=select=ndcg@50,hr@50: one validation metric"):
+    with pytest.raises(InputError, match="over=select=ndcg@50,hr@50: one validation metric"):
         members.parse_over("select=ndcg@50,hr@50")
 
 

@@ -82,7 +82,7 @@ def test_a_ledger_of_other_noise_is_refused_but_with_overwrite_replaced(simulati
     (folder,) = train(config(tmp_path), simulation, seeds=(0,))
     other = {"rounds": 9, "noise_multiplier": 1.0}
     (folder / "ledger.json").write_text(json.dumps(other))
-    with pytest.raises(InputError, match="its rounds have --noise_multiplier=1"):
+    with pytest.raises(InputError, match="its rounds have noise_multiplier=1"):
         train(config(tmp_path), simulation, seeds=(0,))
     assert read(folder, "ledger.json") == other
     train(config(tmp_path, overwrite=True), simulation, seeds=(0,))

@@ -33,7 +33,7 @@ kept
 
 def test_places_are_filled_and_the_rest_stays(tmp_path):
     with pytest.raises(
-        InputError, match=r"has none of the folders that the page names, such as ku; --train"
+        InputError, match=r"has none of the folders that the page names, such as ku; train"
     ):
         filled(PAGE, tmp_path, tmp_path / "figures")
     (tmp_path / "ku").mkdir()
@@ -63,10 +63,10 @@ SHOWN = """
 def test_the_commands_of_a_page_are_those_of_its_places(tmp_path):
     flags = ["--dataset=KU", "--over=a=1;b=2", "--seeds=0,1"]
     assert commands_of(SHOWN) == [Command("ablation", flags, "ku")]
-    with pytest.raises(InputError, match=r"no command on the page has --workdir=.../ml"):
+    with pytest.raises(InputError, match=r"no command on the page has workdir=.../ml"):
         commands_of(SHOWN + PAGE)
     assert chosen(commands_of(SHOWN), ["ku"]) == commands_of(SHOWN)
-    with pytest.raises(InputError, match=r"--only=KU: the page has ku"):
+    with pytest.raises(InputError, match=r"only=KU: the page has ku"):
         chosen(commands_of(SHOWN), ["KU"])
 
 

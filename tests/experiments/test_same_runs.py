@@ -12,7 +12,7 @@ def differences(was, now, data="a"):
     flags = [Config.from_flat(**given).resolved.flat for given in (was, now)]
     with pytest.raises(InputError) as caught:
         check_same("here", (flags[0], "a"), (flags[1], data))
-    found = str(caught.value).removeprefix("here: holds another run: ").partition("; give")[0]
+    found = caught.value.line.removeprefix("here: holds another run: ").partition("; give")[0]
     return found.split("; ")
 
 

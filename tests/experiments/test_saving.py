@@ -102,5 +102,5 @@ def test_the_end_is_always_saved_once(share, monkeypatch):
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.01, math.nan, math.inf])
 def test_a_share_that_is_none_is_refused_by_name(share):
-    with pytest.raises(InputError, match=r"--checkpoint_share=.*above 0 and at most 1"):
+    with pytest.raises(InputError, match=r"checkpoint_share=.*above 0 and at most 1"):
         Config.from_flat(checkpoint_share=share)

@@ -84,7 +84,7 @@ def test_a_space_is_a_range_or_a_list():
 def test_a_bad_space_is_one_line(text, found):
     with pytest.raises(InputError, match=found) as error:
         parse_spaces([text], Config.from_flat(workdir="w"))
-    assert str(error.value).startswith(f"--space={text}: ") and "\n" not in str(error.value)
+    assert error.value.line.startswith(f"--space={text}: ") and "\n" not in error.value.line
 
 
 def test_a_space_is_given_once():
@@ -189,20 +189,20 @@ def test_a_batch_that_was_drawn_in_part_is_completed(tmp_path, monkeypatch):
 
 def test_another_batch_is_another_search(tmp_path):
     study = make_study(tmp_path)
-    with pytest.raises(InputError, match="--batch was 1, is 3"):
+    with pytest.raises(InputError, match="batch was 1, is 3"):
         make_study(tmp_path, batch=3)
     # Earlier versions did not record it.
     saved = {k: v for k, v in study._study.user_attrs["settings"].items() if k != "batch"}
     study._study.set_user_attr("settings", saved)
     make_study(tmp_path)
-    with pytest.raises(InputError, match="--batch was 1, is 3"):
+    with pytest.raises(InputError, match="batch was 1, is 3"):
         make_study(tmp_path, batch=3)
 
 
 def test_a_folder_of_another_search_is_refused(tmp_path):
     make_study(tmp_path)
     # A search has no --overwrite.
-    refused = "--sampler was 'tpe', is 'random'; give another directory or the same flags$"
+    refused = "sampler was 'tpe', is 'random'; give another directory or the same flags$"
     with pytest.raises(InputError, match=refused):
         make_study(tmp_path, sampler="random")
     (tmp_path / studies.JOURNAL).write_text("not a journal\n")

@@ -31,7 +31,7 @@ def test_methods_are_named_by_their_parts():
     assert Config.from_flat(**dict(groups.flags)).groups.groups == 5
     assert not parse_method("vbpr").flags
     for name in ("vbqr", "fcf", "fcf+magic", "fcf+mlp+far"):
-        with pytest.raises(InputError, match="--methods="):
+        with pytest.raises(InputError, match="methods="):
             parse_method(name)
     assert len(METHODS) == len(set(METHODS)) == 31
 

@@ -342,12 +342,12 @@ def test_features_of_the_initialization_are_not_called_unused(synthetic, content
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (dict(backbone="fedavg"), "--init=ease: --backbone=fedavg has no private vector"),
-        (dict(views="id,text"), "--init=ease: .*--views=id,text hides the rows"),
-        (dict(width=10**8), "--init=ease: needs about .* 60 items and --width=100000000"),
-        (dict(memory_budget_gb=1e-6), r"--init=ease: needs about .* of 1e-06 GB \(--memory_"),
-        (dict(init_score=1e300), "--init=ease: not finite .* --init_ridge=10"),
-        (dict(recency=0.5, init_recency=0.5), "--init_recency=0.5: .*--recency=0.5"),
+        (dict(backbone="fedavg"), "init=ease: backbone=fedavg has no private vector"),
+        (dict(views="id,text"), "init=ease: .*views=id,text hides the rows"),
+        (dict(width=10**8), "init=ease: needs about .* 60 items and width=100000000"),
+        (dict(memory_budget_gb=1e-6), r"init=ease: needs about .* of 1e-06 GB \(memory_"),
+        (dict(init_score=1e300), "init=ease: not finite .* init_ridge=10"),
+        (dict(recency=0.5, init_recency=0.5), "init_recency=0.5: .*recency=0.5"),
     ],
 )
 def test_where_it_has_no_place(choices, message, synthetic):
@@ -358,9 +358,9 @@ def test_where_it_has_no_place(choices, message, synthetic):
 
 def test_ials_needs_a_column(synthetic):
     config = Config.from_flat(init="ease", views="table,text", width=3, init_ials=1)
-    with pytest.raises(InputError, match="--init_ials=1: has a quarter of --width=3"):
+    with pytest.raises(InputError, match="init_ials=1: has a quarter of width=3"):
         make_simulation(config, synthetic)
-    with pytest.raises(InputError, match="--init_ials=2: out of range"):
+    with pytest.raises(InputError, match="init_ials=2: out of range"):
         Config.from_flat(init_ials=2)
 
 
@@ -370,24 +370,24 @@ def test_a_weight_of_what_the_data_lack_is_refused(synthetic):
     start = lambda **choices: make_simulation(
         Config.from_flat(init="ease", fusion="none", width=5, **choices), plain
     )
-    with pytest.raises(InputError, match=r"--init_content=1\.0: .* has no item features"):
+    with pytest.raises(InputError, match=r"init_content=1\.0: .* has no item features"):
         start(init_content=1.0)
-    with pytest.raises(InputError, match=r"--init_recency=0\.5: .* has no time stamps"):
+    with pytest.raises(InputError, match=r"init_recency=0\.5: .* has no time stamps"):
         start(init_recency=0.5)
-    with pytest.raises(InputError, match=r"--init_transitions=0\.5: .* has no time stamps"):
+    with pytest.raises(InputError, match=r"init_transitions=0\.5: .* has no time stamps"):
         start(init_transitions=0.5)
     start(init_content=0.0, init_recency=0.0, init_transitions=0.0)
 
 
 @pytest.mark.parametrize("flag", ["init_content", "init_normalization", "init_recency"])
 def test_a_weight_below_zero_is_refused(flag):
-    with pytest.raises(InputError, match=f"--{flag}=-0.5: out of range"):
+    with pytest.raises(InputError, match=f"{flag}=-0.5: out of range"):
         Config.from_flat(**{flag: -0.5})
 
 
 @pytest.mark.parametrize("flag", ["init_content", "init_transitions"])
 def test_a_weight_that_leaves_nothing_else_is_refused(flag):
-    with pytest.raises(InputError, match=rf"--{flag}=1e\+300: out of range; .* at most 1000000"):
+    with pytest.raises(InputError, match=rf"{flag}=1e\+300: out of range; .* at most 1000000"):
         Config.from_flat(**{flag: 1e300})
 
 

@@ -82,5 +82,5 @@ def test_an_item_is_no_part_of_its_own_history(plan):
 def test_the_dense_plan_knows_no_history():
     assert fits_dense(make_task())
     assert not fits_dense(make_task(history_weight=2.0))
-    with pytest.raises(InputError, match=r"--plan=dense: .* are catalogue, gathered"):
+    with pytest.raises(InputError, match=r"plan=dense: .* are catalogue, gathered"):
         choose_plan(make_task(history_weight=2.0, plan="dense"), [2], [1])

@@ -151,7 +151,7 @@ def test_routers_can_begin_with_the_planted_weights(dataset):
     # A weight below a thousandth counts as one.
     assert truth.min() < 1e-3 < weights.min() * 1.01
     equal = dataclasses.replace(dataset, planted=None)
-    with pytest.raises(InputError, match=r"draws no weights for hostile clients; .*--attack=none"):
+    with pytest.raises(InputError, match=r"draws no weights for hostile clients; .*attack=none"):
         make_simulation(config.changed(attack="sign_flip"), dataset)
     with pytest.raises(InputError, match="synthetic has no planted weights"):
         make_simulation(config, equal).init()
@@ -191,22 +191,22 @@ def test_zero_content_views_learn(dataset):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (dict(backbone="fedavg"), "--backbone=fedavg has no private vector"),
-        (dict(backbone="fedncf"), "--backbone=fedncf has no private vector"),
-        (dict(fusion="mlp"), "--fusion=mlp hides the rows"),
-        (dict(views="id,text,image"), "--views=id,text,image hides the rows"),
-        (dict(views="table,sum"), "--views=table,sum hides the rows"),
-        (dict(clip_norm=0.1), "--clip_norm"),
-        (dict(server_optimizer="none"), "--server_optimizer=none excludes"),
-        (dict(init_score=1e300), "not finite in float32 with --init_score=1e"),
+        (dict(backbone="fedavg"), "backbone=fedavg has no private vector"),
+        (dict(backbone="fedncf"), "backbone=fedncf has no private vector"),
+        (dict(fusion="mlp"), "fusion=mlp hides the rows"),
+        (dict(views="id,text,image"), "views=id,text,image hides the rows"),
+        (dict(views="table,sum"), "views=table,sum hides the rows"),
+        (dict(clip_norm=0.1), "clip_norm"),
+        (dict(server_optimizer="none"), "server_optimizer=none excludes"),
+        (dict(init_score=1e300), "not finite in float32 with init_score=1e"),
         (
             dict(init="random", init_router="history", clip_norm=0.1),
-            "--init_router=history: its",
+            "init_router=history: its",
         ),
-        (dict(init_router="history", fusion="none"), "--fusion=none has no router over single"),
+        (dict(init_router="history", fusion="none"), "fusion=none has no router over single"),
         (
             dict(init="random", init_router="history", views="sum,text"),
-            "--views=sum,text has no router over single sources; .* among id, image, table, text",
+            "views=sum,text has no router over single sources; .* among id, image, table, text",
         ),
     ],
 )

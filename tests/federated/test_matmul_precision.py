@@ -61,5 +61,5 @@ def test_where_it_would_change_nothing_it_is_refused(dataset):
         dict(backbone="fedncf", matmul_precision="bf16"),
         dict(matmul_precision="tf32"),
     ):
-        with pytest.raises(InputError, match=r"--matmul_precision="):
+        with pytest.raises(InputError, match=r"matmul_precision="):
             make_simulation(Config.from_flat(**choices), dataset)

@@ -45,7 +45,7 @@ def test_a_plan_refuses_what_its_help_says(dataset, plan, flags, refused):
     small = {"width": 4, "router_hidden": 3, "init": "random", "backbone": BACKBONES[plan]}
     config = Config.from_flat(plan=plan, **small, **flags)
     if refused:
-        with pytest.raises(InputError, match=f"--plan={plan}"):
+        with pytest.raises(InputError, match=f"plan={plan}"):
             make_simulation(config, data)
     else:
         assert make_simulation(config, data).plan == plan

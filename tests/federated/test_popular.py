@@ -212,7 +212,7 @@ def test_a_run_in_two_parts(choices, after_four_rounds):
 def test_what_cannot_have_it_is_refused(choices, piece):
     with pytest.raises(InputError) as caught:
         make_simulation(config_of(**choices), small_data())
-    assert piece in str(caught.value)
+    assert piece in caught.value.line
 
 
 def test_the_choice_of_a_plan():

@@ -158,5 +158,5 @@ def test_given_settings_act():
 
 
 def test_a_catalogue_beyond_the_memory_is_refused():
-    with pytest.raises(InputError, match=r"--init=ease: needs about .* give --init=spectral, or"):
+    with pytest.raises(InputError, match=r"init=ease: needs about .* give init=spectral, or"):
         make_simulation(config(memory_budget_gb=0.0002), dataset())

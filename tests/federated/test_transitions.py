@@ -255,7 +255,7 @@ def test_no_more_columns_are_exchanged_than_there_are_items(dataset):
 def test_the_memory_of_the_step_is_counted_where_it_is_taken(dataset):
     def need(**flags):
         given = dict(width=5, init="ease", fusion="none", memory_budget_gb=1e-7)
-        with pytest.raises(InputError, match="--init=ease: needs about") as refused:
+        with pytest.raises(InputError, match="init=ease: needs about") as refused:
             make_simulation(Config.from_flat(**given, **flags), dataset)
         return float(re.search(r"about (\S+) GB", str(refused.value))[1])
 
@@ -263,5 +263,5 @@ def test_the_memory_of_the_step_is_counted_where_it_is_taken(dataset):
 
 
 def test_a_weight_below_zero_is_refused():
-    with pytest.raises(InputError, match=r"--init_transitions=-0\.5: out of range"):
+    with pytest.raises(InputError, match=r"init_transitions=-0\.5: out of range"):
         Config.from_flat(init_transitions=-0.5)

@@ -145,7 +145,7 @@ def test_a_trace_is_read_once_until_it_changes(tmp_path, monkeypatch):
 def test_bad_traces(tmp_path, text, piece):
     with pytest.raises(InputError) as caught:
         from_trace(trace(tmp_path, text), 2)
-    assert piece in str(caught.value) and "--trace=" in str(caught.value)
+    assert piece in caught.value.line and "--trace=" in caught.value.line
 
 
 @pytest.mark.parametrize("time", [0.0, 10.0, 86400.0, 3 * 86400 + 12345.6, 5 * 86400 - 1.0])

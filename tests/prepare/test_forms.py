@@ -154,7 +154,7 @@ def test_the_loader_gives_no_advice_that_was_followed(tmp_path):
 
 def test_nothing_half_written(tmp_path):
     forms.recbole(tmp_path / "raw")
-    with pytest.raises(InputError, match="--min_rating=9"):
+    with pytest.raises(InputError, match="min_rating=9"):
         prepare(tmp_path / "raw", tmp_path / "data/out", Options(min_rating=9))
     assert list((tmp_path / "data").iterdir()) == []
 

@@ -247,7 +247,7 @@ def test_calibration_with_places():
 
 
 def test_a_target_that_no_noise_reaches():
-    with pytest.raises(InputError, match=r"--target_epsilon=1e-06: 500 rounds .* exceed it"):
+    with pytest.raises(InputError, match=r"target_epsilon=1e-06: 500 rounds .* exceed it"):
         calibrate(poisson(0.1), 500, 1e-6, 1e-5)
 
 

@@ -37,7 +37,7 @@ def test_the_membership_attack_needs_two_halves(users):
     user, item = zip(*pairs, strict=True)
     dataset = from_arrays(user=user, item=item)
     if users == 1:
-        with pytest.raises(InputError, match="--dataset=arrays: has 1 user"):
+        with pytest.raises(InputError, match="dataset=arrays: has 1 user"):
             half_of(dataset, 0)
         return
     assert half_of(dataset, 0).sum() == -(-users // 2)
@@ -174,10 +174,10 @@ def test_contents():
     assert [c.model.fusion for c in found.values()] == ["none", "bilevel"]
     assert list(with_contents(base, "with")) == ["with"]
     for wrong in ("", "both", "with,with"):
-        with pytest.raises(InputError, match=f"--contents={wrong}: give without, with"):
+        with pytest.raises(InputError, match=f"contents={wrong}: give without, with"):
             with_contents(base, wrong)
     plain = Config.from_flat(fusion="none")
-    with pytest.raises(InputError, match="--contents=with: --fusion=none has no image"):
+    with pytest.raises(InputError, match="contents=with: fusion=none has no image"):
         with_contents(plain, "with")
 
 
@@ -193,7 +193,7 @@ def test_the_bound_is_given_or_the_median_norm(dataset):
 def test_a_delta_of_a_share_of_the_users_is_refused_before_training(name, dataset):
     base = Config.from_flat(**(BASE | {"target_delta": 0.5}))
     config = base.changed(**DEFENCES[name].flags).resolved
-    with pytest.raises(InputError, match=r"--target_delta=0\.5: permits to"):
+    with pytest.raises(InputError, match=r"target_delta=0\.5: permits to"):
         stated_of(config, dataset, DEFENCES[name])
     assert stated_of(base.resolved, dataset, DEFENCES["clipping"]) is None
 

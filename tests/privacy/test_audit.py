@@ -243,14 +243,14 @@ def test_a_wrong_exchange_of_ease_is_refuted(fault, dataset, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "trials", "confidence", "message"),
     [
-        ({}, 5000, 0.99, "--privacy=none: claims no epsilon"),
-        ({"privacy": "central"}, 999, 0.99, "--trials=999: give at least 1000"),
-        ({"privacy": "central"}, 5000, 1.0, "--confidence=1.0: give at least 0.5"),
+        ({}, 5000, 0.99, "privacy=none: claims no epsilon"),
+        ({"privacy": "central"}, 999, 0.99, "trials=999: give at least 1000"),
+        ({"privacy": "central"}, 5000, 1.0, "confidence=1.0: give at least 0.5"),
         (
             {"privacy": "central", "sampling": "poisson", "noise_cohort_size": 50},
             5000,
             0.99,
-            "--noise_cohort_size=50: the statement is about a deployment",
+            "noise_cohort_size=50: the statement is about a deployment",
         ),
     ],
 )

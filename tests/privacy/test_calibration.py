@@ -1,4 +1,4 @@
-"""What the flags of --privacy come to, and which have no statement."""
+"""What the flags of privacy come to, and which have no statement."""
 
 import json
 import re
@@ -38,118 +38,118 @@ def config(**flags):
 
 
 REFUSED = [
-    (CENTRAL | {"target_delta": 0.02}, "--target_delta=0.02: .* less than 1 / 60 = 0.0167"),
-    (CENTRAL | {"target_delta": 0.0}, "--target_delta=0.0: give a number between 0 and 1"),
-    (CENTRAL | {"noise_multiplier": 0.0}, "--privacy=central: give --target_epsilon"),
+    (CENTRAL | {"target_delta": 0.02}, "target_delta=0.02: .* less than 1 / 60 = 0.0167"),
+    (CENTRAL | {"target_delta": 0.0}, "target_delta=0.0: give a number between 0 and 1"),
+    (CENTRAL | {"noise_multiplier": 0.0}, "privacy=central: give target_epsilon"),
     (
         CENTRAL | {"noise_multiplier": 0.0, "target_epsilon": 1e-7},
-        "--target_epsilon=1e-07: 4 rounds .* exceed it",
+        "target_epsilon=1e-07: 4 rounds .* exceed it",
     ),
-    (CENTRAL | {"target_epsilon": 0.01}, "--target_epsilon=0.01: one round with"),
-    (CENTRAL | {"clip_norm": 0.0, "noise_multiplier": 0.0, "target_epsilon": 1.0}, "--clip_norm"),
-    (CENTRAL | {"aggregation": "float32"}, "with --aggregation=float32 .* use .*fixed_mean"),
-    (CENTRAL | {"aggregation": "median"}, "with --aggregation=median"),
-    (LOCAL | {"init": "ease"}, "--init=ease: its exchanges carry neither"),
+    (CENTRAL | {"target_epsilon": 0.01}, "target_epsilon=0.01: one round with"),
+    (CENTRAL | {"clip_norm": 0.0, "noise_multiplier": 0.0, "target_epsilon": 1.0}, "clip_norm"),
+    (CENTRAL | {"aggregation": "float32"}, "with aggregation=float32 .* use .*fixed_mean"),
+    (CENTRAL | {"aggregation": "median"}, "with aggregation=median"),
+    (LOCAL | {"init": "ease"}, "init=ease: its exchanges carry neither"),
     (
         CENTRAL | {"init": "ease", "privacy": "distributed", "aggregation": "secure"},
-        "--init=ease: its exchanges carry neither .* --privacy=central",
+        "init=ease: its exchanges carry neither .* privacy=central",
     ),
     (
         CENTRAL | {"init": "ease", "init_ials": 1},
-        "--init_ials=1: under --privacy=central the sweeps of iALS have no noise; leave it out",
+        "init_ials=1: under privacy=central the sweeps of iALS have no noise; leave it out",
     ),
     (
         CENTRAL | {"init": "ease", "init_transitions": 0.5},
         (
-            "--init_transitions=0.5: under --privacy=central the sums over successive items have "
+            "init_transitions=0.5: under privacy=central the sums over successive items have "
             "no noise; leave it out"
         ),
     ),
     (
         CENTRAL | {"init": "ease", "init_normalization": 0.25},
-        "--init_normalization=0.25: under --privacy=central it needs the counts of the items",
+        "init_normalization=0.25: under privacy=central it needs the counts of the items",
     ),
     (
         CENTRAL | {"init": "ease", "init_router": "history", "fusion": "bilevel"},
-        "--init=ease: its exchanges carry neither .* --init_router=uniform",
+        "init=ease: its exchanges carry neither .* init_router=uniform",
     ),
     (
         CENTRAL | {"init": "ease", "init_noise_multiplier": 0.5, "target_epsilon": 4.0},
-        "--init_noise_multiplier=0.5: the 1 exchanges of --init=ease alone spend an epsilon of",
+        "init_noise_multiplier=0.5: the 1 exchanges of init=ease alone spend an epsilon of",
     ),
-    (LOCAL | {"init": "spectral"}, "--init=spectral: its exchanges carry neither"),
+    (LOCAL | {"init": "spectral"}, "init=spectral: its exchanges carry neither"),
     (
         {"init": "spectral", "clip_norm": 0.1},
-        "--init=spectral: its exchanges carry neither .* --privacy=central",
+        "init=spectral: its exchanges carry neither .* privacy=central",
     ),
     (
         CENTRAL
         | dict(
             init="spectral", sampling="poisson", cohort=20, noise_cohort_size=30, population=900
         ),
-        "--init=spectral: its exchanges carry neither .* --noise_cohort_size=0",
+        "init=spectral: its exchanges carry neither .* noise_cohort_size=0",
     ),
     (
         CENTRAL | {"init": "spectral", "init_user_power": 0.0},
-        "--init_user_power=0.0: under --privacy=central every answer has length 1",
+        "init_user_power=0.0: under privacy=central every answer has length 1",
     ),
     (
         {"init": "spectral", "init_noise_multiplier": 1.0},
-        "--init_noise_multiplier=1.0: needs --privacy=central",
+        "init_noise_multiplier=1.0: needs privacy=central",
     ),
     (
         CENTRAL | {"init_noise_multiplier": 1.0, "init": "random"},
-        "--init_noise_multiplier=1.0: --init=random has no exchange",
+        "init_noise_multiplier=1.0: init=random has no exchange",
     ),
     (
         CENTRAL | {"init": "spectral", "init_noise_multiplier": 0.5, "target_epsilon": 4.0},
-        "--init_noise_multiplier=0.5: the 8 exchanges .* alone spend an epsilon of 39.38 of .*=4",
+        "init_noise_multiplier=0.5: the 8 exchanges .* alone spend an epsilon of 39.38 of .*=4",
     ),
     (
         CENTRAL | {"init": "spectral", "target_epsilon": 1e-7, "noise_multiplier": 0.0},
-        "--target_epsilon=1e-07: the exchanges .* exceed it",
+        "target_epsilon=1e-07: the exchanges .* exceed it",
     ),
     (
         CENTRAL | {"init_router": "history", "fusion": "bilevel"},
-        "--init_router=history: its exchanges carry neither",
+        "init_router=history: its exchanges carry neither",
     ),
-    (LOCAL | {"clip_quantile": 0.5}, "--privacy=local: with --clip_quantile=0.5 the server"),
-    (LOCAL | {"noise": "central"}, "--privacy=local: the clients add the noise"),
-    (CENTRAL | {"sampling": "poisson"}, "--sampling=poisson: needs --cohort above 0"),
+    (LOCAL | {"clip_quantile": 0.5}, "privacy=local: with clip_quantile=0.5 the server"),
+    (LOCAL | {"noise": "central"}, "privacy=local: the clients add the noise"),
+    (CENTRAL | {"sampling": "poisson"}, "sampling=poisson: needs cohort above 0"),
     (
         CENTRAL | {"sampling": "poisson", "cohort": 20, "cohort_places": 10},
-        "--cohort_places=10: less than the expected",
+        "cohort_places=10: less than the expected",
     ),
-    (CENTRAL | {"cohort": 20, "cohort_places": 30}, "--cohort_places=30: --sampling=fixed"),
-    (CENTRAL | {"noise_cohort_size": 100, "cohort": 20}, "--noise_cohort_size=100: describes"),
+    (CENTRAL | {"cohort": 20, "cohort_places": 30}, "cohort_places=30: sampling=fixed"),
+    (CENTRAL | {"noise_cohort_size": 100, "cohort": 20}, "noise_cohort_size=100: describes"),
     (
         CENTRAL | {"noise_cohort_size": 100, "cohort": 20, "sampling": "poisson"},
-        "--noise_cohort_size=100: more than the 60 users",
+        "noise_cohort_size=100: more than the 60 users",
     ),
-    (CENTRAL | {"population": 1000}, "--population=1000: needs --noise_cohort_size"),
+    (CENTRAL | {"population": 1000}, "population=1000: needs noise_cohort_size"),
     (
         CENTRAL | {"clip_quantile": 0.5, "cohort": 10, "noise_multiplier": 2.0},
-        "--clip_quantile=0.5: with 10 clients a round, it needs .* below 1",
+        "clip_quantile=0.5: with 10 clients a round, it needs .* below 1",
     ),
-    ({"target_epsilon": 1.0}, "--target_epsilon=1.0: needs --privacy"),
-    (CENTRAL | {"matmul_precision": "bf16"}, "--matmul_precision=bf16: rounds the sum of the"),
-    (LOCAL | {"noise_bands": 4}, "--noise_bands=4: needs --privacy=central"),
+    ({"target_epsilon": 1.0}, "target_epsilon=1.0: needs privacy"),
+    (CENTRAL | {"matmul_precision": "bf16"}, "matmul_precision=bf16: rounds the sum of the"),
+    (LOCAL | {"noise_bands": 4}, "noise_bands=4: needs privacy=central"),
     (
         CENTRAL | {"noise_bands": 4, "clip_quantile": 0.5},
-        "--noise_bands=4: needs a fixed bound, but --clip_quantile=0.5 moves it",
+        "noise_bands=4: needs a fixed bound, but clip_quantile=0.5 moves it",
     ),
-    (CENTRAL | {"noise_bands": 4, "cohort": 10}, "--noise_bands=4: .* --sampling=poisson"),
+    (CENTRAL | {"noise_bands": 4, "cohort": 10}, "noise_bands=4: .* sampling=poisson"),
     (
         CENTRAL | {"noise_bands": 4, "cohort": 10, "sampling": "poisson", "cohort_places": 20},
-        "--noise_bands=4: .* --cohort_places=0",
+        "noise_bands=4: .* cohort_places=0",
     ),
     (
         CENTRAL | {"noise_bands": 4, "cohort": 10, "sampling": "poisson", "noise_cohort_size": 20},
-        "--noise_bands=4: has no statement about the deployment",
+        "noise_bands=4: has no statement about the deployment",
     ),
     (
         CENTRAL | {"noise_bands": 4, "cohort": 20, "sampling": "poisson"},
-        "--noise_bands=4: a group has 15 of the 60 users, fewer than --cohort=20",
+        "noise_bands=4: a group has 15 of the 60 users, fewer than cohort=20",
     ),
 ]
 
@@ -290,7 +290,7 @@ def test_a_target_sets_the_noise_and_keeps_what_is_given(dataset):
     asked = config(**(CENTRAL | {"noise_multiplier": 0.0, "target_epsilon": 2.0}))
     found = calibration.resolved(asked, USERS)
     assert found.federation.rounds == 4 and found.privacy.noise_multiplier > 3
-    # A later start with other --rounds keeps the noise, and gets the rounds that it affords.
+    # A later start with other rounds keeps the noise, and gets the rounds that it affords.
     longer = Config.from_flat(**(found.flat | {"rounds": 9}))
     again = calibration.resolved(longer, USERS)
     assert again.privacy == found.privacy and again.federation.rounds == 4

@@ -25,7 +25,7 @@ def test_exchanges_are_entered_before_the_rounds(tmp_path):
     again.begin_exchanges(3, 5.0, 2.0)
     last = Ledger(tmp_path)
     assert (last.rounds, last.multiplier, last.exchanges) == (7, 2.0, 3)
-    with pytest.raises(InputError, match=r"has 3 exchanges with --init_noise_multiplier=5.0, not"):
+    with pytest.raises(InputError, match=r"has 3 exchanges with init_noise_multiplier=5.0, not"):
         last.begin_exchanges(3, 4.0, 2.0)
 
 
@@ -37,7 +37,7 @@ def test_what_other_files_prove_counts(tmp_path):
 
 def test_other_noise_is_refused(tmp_path):
     Ledger(tmp_path).begin(2, 1.0)
-    with pytest.raises(InputError, match=r"--noise_multiplier=1\.0, not 2\.0"):
+    with pytest.raises(InputError, match=r"noise_multiplier=1\.0, not 2\.0"):
         Ledger(tmp_path).begin(3, 2.0)
 
 

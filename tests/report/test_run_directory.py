@@ -74,7 +74,7 @@ def test_a_directory_without_a_run_is_taken_as_it_is(tmp_path):
 
 
 def test_refuses_a_directory_that_holds_a_run(finished):
-    with refused(r"--workdir=.*run: already holds a run \(config.json, .*--overwrite"):
+    with refused(r"workdir=.*run: already holds a run \(config.json, .*overwrite"):
         RunDirectory.create(finished.path, overwrite=False)
 
 
@@ -89,11 +89,11 @@ def test_refuses_a_run_that_appeared_since(tmp_path):
 
 def test_refuses_what_cannot_be_a_directory(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with refused("--workdir=.*file: is a file"):
+    with refused("workdir=.*file: is a file"):
         RunDirectory.create(tmp_path / "file", overwrite=True)
-    with refused("--workdir=.*file/a/b: .*file is a file"):
+    with refused("workdir=.*file/a/b: .*file is a file"):
         RunDirectory.create(tmp_path / "file" / "a" / "b", overwrite=False)
-    with refused("--workdir=: empty"):
+    with refused("workdir=: empty"):
         RunDirectory.create("", overwrite=False)
     with refused("cannot be used: File name too long"):
         RunDirectory.create(tmp_path / ("x" * 300), overwrite=False)
@@ -101,7 +101,7 @@ def test_refuses_what_cannot_be_a_directory(tmp_path, monkeypatch):
     with refused("config.json is a directory"):
         RunDirectory.create(tmp_path / "taken", overwrite=True)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with refused("--workdir=.*new: .* is not writable"):
+    with refused("workdir=.*new: .* is not writable"):
         RunDirectory.create(tmp_path / "new", overwrite=False)
 
 
@@ -119,7 +119,7 @@ def test_a_failing_write_leaves_the_old_file_whole(finished, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
-    with refused("--workdir=.*run: cannot be written: No space left on device"):
+    with refused("workdir=.*run: cannot be written: No space left on device"):
         finished.write_summary({"selected_round": 99})
     assert finished.read_summary() == {"selected_round": 10}
     assert sorted(os.listdir(finished.path)) == sorted(run_directory.RUN_FILES)
@@ -219,9 +219,9 @@ def test_a_missing_file_is_named(finished, name):
 
 def test_open_refuses_what_is_no_run(tmp_path):
     (tmp_path / "file").write_text("")
-    with refused("--workdir=.*file: found a file"):
+    with refused("workdir=.*file: found a file"):
         RunDirectory.open(tmp_path / "file")
-    with refused("--workdir=.*nowhere: found nothing"):
+    with refused("workdir=.*nowhere: found nothing"):
         RunDirectory.open(tmp_path / "nowhere")
     with refused("has no run: config.json is missing"):
         RunDirectory.open(tmp_path)

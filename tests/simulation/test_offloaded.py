@@ -113,7 +113,7 @@ def test_a_million_untouched_clients_cost_nothing(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match="--store_dir=/nowhere"):
+    with pytest.raises(InputError, match="store_dir=/nowhere"):
         ClientStore(SHAPES, 10, "/nowhere")
 
 
@@ -144,12 +144,12 @@ def test_clients_without_private_rows_are_ranked_in_every_store(dataset):
 
 def test_functions_of_the_whole_population_need_it_on_the_devices(dataset):
     assert simulate(dataset).on_device.histories
-    with pytest.raises(InputError, match="--store=host: this needs every client on the devices"):
+    with pytest.raises(InputError, match="store=host: this needs every client on the devices"):
         _ = simulate(dataset, store="host").on_device
 
 
 def test_no_rounds_are_refused_in_every_store(dataset):
     for store in ("device", "host"):
         simulation = simulate(dataset, store=store)
-        with pytest.raises(InputError, match="num_rounds=0: give at least 1"):
+        with pytest.raises(InputError, match="num_rounds=0: give a whole number of at least 1"):
             simulation.run_rounds(simulation.init(), 0)

@@ -55,9 +55,9 @@ def test_a_run_that_ends_before_its_trained_rounds_is_refused_by_name():
     # Patience 2 ends after round 15, of which round 17 is beyond; 3 does not, as it has no third.
     assert position(Config.from_flat(rounds=17, patience=3), ended, 17) == "rounds"
     assert position(Config.from_flat(rounds=20, patience=3), ended, 17) == ""
-    with pytest.raises(InputError, match=r"--patience=2: ends the run after round 15, .* 17 .*=3 "):
+    with pytest.raises(InputError, match=r"patience=2: ends the run after round 15, .* 17 .*=3 "):
         position(Config.from_flat(rounds=20, patience=2), ended, 17)
-    with pytest.raises(InputError, match=r"--rounds=16: .* trained 17 rounds.* --rounds=17 or"):
+    with pytest.raises(InputError, match=r"rounds=16: .* trained 17 rounds.* rounds=17 or"):
         position(Config.from_flat(rounds=16), ended, 17)
 
 
@@ -68,7 +68,7 @@ def test_the_end_of_an_older_version_that_cannot_be_taken_back_is_refused(datase
     assert run.before_end is not None
     more = Config.from_flat(**SMALL, rounds=2, eval_every=2)
     assert taken_up(more, run).evaluations == run.evaluations[:1]
-    with pytest.raises(InputError, match=r"--rounds=2: the run ended after round 1, .* version"):
+    with pytest.raises(InputError, match=r"rounds=2: the run ended after round 1, .* version"):
         taken_up(more, run._replace(before_end=None))
 
 

@@ -211,4 +211,4 @@ def test_what_cannot_be_combined_is_refused(flags, piece):
     dataset = load_dataset("synthetic", data_root="", synthetic={"users": 20, "items": 50})
     with pytest.raises(InputError) as caught:
         make_simulation(Config.from_flat(**flags), dataset)
-    assert piece in str(caught.value)
+    assert piece in caught.value.line

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from fedvlr_jax.cache import cache_folder
 from fedvlr_jax.commands.launching.config_flags import flag_groups, with_preset
 from fedvlr_jax.commands.launching.faults import Interrupted, OutOfMemory, missing_platform, ran_out
-from fedvlr_jax.commands.launching.messages import fail, note
+from fedvlr_jax.commands.launching.messages import fail, note, one_line
 from fedvlr_jax.commands.launching.output import output_survives
 from fedvlr_jax.errors import InputError, NonFiniteError
 
@@ -109,7 +109,7 @@ def launch(main: Callable[[], None], description: str, *, computes: bool = True)
             if len(rest) > 1:
                 raise InputError(f"{rest[1]!r}: not a flag; flags look like --rounds=50")
         except (flags.Error, InputError, OSError, UnicodeError) as error:
-            text = str(error)
+            text = one_line(error)
             for found, plain in _OF_PYTHON.items():
                 text = text.replace(found, plain)
             fail(BAD_INPUT, text)

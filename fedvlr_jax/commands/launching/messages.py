@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from fedvlr_jax.errors import InputError, NonFiniteError
+
 
 def one_line(error: object) -> str:
-    """The message on one line, with control characters escaped."""
-    text = " ".join(str(error).split())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    """The message on one line, with options as flags and control characters escaped."""
+    text = error.line if isinstance(error, InputError | NonFiniteError) else str(error)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def fail(status: int, error: object) -> None:

@@ -140,7 +140,7 @@ def _check_setup(member: Member, dataset: Dataset) -> None:
     try:
         check_setup(member.config, dataset)
     except InputError as error:
-        raise InputError(f"{member.label}: {error}") from None
+        raise InputError(f"{member.label}: {error.line}") from None
 
 
 def _is_complete(member: Member, loaded: Loaded) -> bool:

@@ -198,7 +198,7 @@ def train_and_save(
         checkpoints.wait()
         kept = checkpoints.newest()
         held = "no checkpoint yet" if kept is None else f"the newest checkpoint has round {kept}"
-        raise NonFiniteError(f"{error}; {held}", error.state) from error
+        raise NonFiniteError(f"{error.line}; {held}", error.state) from error
     if run.stopped == "patience":
         patience, label = simulation.config.evaluation.patience, simulation.selection.label
         progress.note(f"stopped: no better validation {label} for {patience} evaluations")

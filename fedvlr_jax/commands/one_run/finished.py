@@ -50,7 +50,7 @@ def read_results(directory: RunDirectory, note: Callable[[str], None]) -> Result
     try:
         return Results(directory.read_summary(), directory.read_metrics(), directory.read_users())
     except InputError as error:
-        note(f"the run had finished, but {error}")
+        note(f"the run had finished, but {error.line}")
         return None
 
 

@@ -69,7 +69,7 @@ def parse_space(text: str) -> Dimension:
     try:
         choices = parse_over(text)
     except InputError as error:
-        reason = str(error).removeprefix(f"--over={text}: ").partition("; give")[0]
+        reason = error.line.removeprefix(f"--over={text}: ").partition("; give")[0]
         raise InputError(f"--space={text}: {reason}; {EXAMPLES}") from None
     labelled = {label_of(choice): choice for choice in choices}
     if len(labelled) < len(choices):
@@ -93,7 +93,7 @@ def _number(text: str, name: str, end: str) -> Any:
     try:
         (((_, value),),) = parse_over(f"{name}={end}")
     except InputError as error:
-        reason = str(error).partition(": ")[2].partition("; give")[0]
+        reason = error.line.partition(": ")[2].partition("; give")[0]
         raise InputError(f"--space={text}: {reason}; {EXAMPLES}") from None
     if isinstance(value, bool | str) or value != value or abs(value) == float("inf"):
         raise InputError(f"--space={text}: {end} is no end of a range of --{name}; {EXAMPLES}")
@@ -131,5 +131,5 @@ def parse_spaces(texts: Sequence[str], base: Config) -> list[Dimension]:
             try:
                 base.changed(**dict(choice))
             except InputError as error:
-                raise InputError(f"--space={text}: {error}") from None
+                raise InputError(f"--space={text}: {error.line}") from None
     return space

@@ -124,7 +124,7 @@ def find_runs(folder: Path) -> FoundRuns:
         try:
             found = _read(run)
         except InputError as error:
-            unread.append(str(error).removeprefix("--workdir="))
+            unread.append(error.line.removeprefix("--workdir="))
             continue
         choice = (path.parent if seeded else path).as_posix()
         known = by_choice.get(choice)
