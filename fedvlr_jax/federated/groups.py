@@ -192,8 +192,8 @@ def _next_memory(
       trained: `round.Received`, and the local epochs of its clients int32 [K].
     """
     count = task.config.groups.groups
-    (upload, _, reports), epochs = trained
-    even = with_equal_epochs(task, upload, epochs)
+    (upload, _, reports), local_epochs = trained
+    even = with_equal_epochs(task, upload, local_epochs)
     client, responded = reports.client, reports.responded
     earlier = memory["group"].at[client].get(mode="fill", fill_value=-1)
     rows = scoring_heads(task, broadcast, even)
