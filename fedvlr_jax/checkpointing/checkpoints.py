@@ -258,7 +258,8 @@ class Checkpoints:
     ) -> dict[str, np.ndarray]:
         """The private rows of some clients, in the order of `clients`.
 
-        Of a leaf in blocks, only those blocks are read that hold such a row.
+        Only the leaves that the checkpoint holds whole: those that a load draws or makes again are
+        left out. Of a leaf in blocks, only those blocks are read that hold such a row.
 
         Args:
           clients: user indices. of: "best" or "state".

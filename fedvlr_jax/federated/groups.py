@@ -44,6 +44,7 @@ from fedvlr_jax.federated.clustering import renumbered, spectral_groups
 from fedvlr_jax.federated.devices import replicate
 from fedvlr_jax.federated.local import Broadcast, Task
 from fedvlr_jax.federated.losses import Loss
+from fedvlr_jax.federated.participation import local_epochs_of
 from fedvlr_jax.federated.separate_compilation import compiled_alone
 from fedvlr_jax.federated.streams import GROUP, stream
 from fedvlr_jax.fusion.group_network import GroupNetwork
@@ -168,8 +169,10 @@ def regrouped(
         return after
     received = received._replace(reports=replicate(received.reports, mesh))
     key = stream(before.key, GROUP, before.round)
+    client, federation = received.reports.client, task.config.federation
+    epochs = local_epochs_of(before.key, before.round, client, federation)
     step = lambda *operands: _next_memory(task, *operands)
-    operands = before.groups, broadcast, received, features, key
+    operands = before.groups, broadcast, (received, epochs), features, key
     new = compiled_alone(before.round >= 0, step, *operands)
     counts = (after.round > before.round) & jnp.any(received.reports.responded)
     return after._replace(groups=trees.select(counts, new, before.groups))
@@ -179,23 +182,28 @@ def _next_memory(
     task: Task,
     memory: PyTree,
     broadcast: Broadcast,
-    received: Any,
+    trained: tuple[Any, jax.Array],
     features: Mapping[str, jax.Array],
     key: jax.Array,
 ) -> PyTree:
-    """`ServerState.groups` after a round; see the module's docstring."""
+    """`ServerState.groups` after a round; see the module's docstring.
+
+    Args:
+      trained: `round.Received`, and the local epochs of its clients int32 [K].
+    """
     count = task.config.groups.groups
-    upload, _, reports = received
+    (upload, _, reports), local_epochs = trained
+    even = with_equal_epochs(task, upload, local_epochs)
     client, responded = reports.client, reports.responded
     earlier = memory["group"].at[client].get(mode="fill", fill_value=-1)
-    rows = scoring_heads(task, broadcast, upload)
+    rows = scoring_heads(task, broadcast, even)
     group = spectral_groups(rows, responded, count, key)
     group = renumbered(group, earlier, responded, count)
 
     member = (group[None, :] == jnp.arange(count)[:, None]) & responded[None, :]
     size = jnp.sum(member, axis=1)
     share = jnp.where(member, 1 / jnp.maximum(size, 1)[:, None].astype(rows.dtype), 0.0)
-    table = mean_tables(task, broadcast, upload, share)
+    table = mean_tables(task, broadcast, upload if _knows_tables(task) else even, share)
     fitted = memory["network"], memory["optimizer"]
     epochs = task.config.groups.group_epochs
     network, optimizer, fused = fit_network(fitted, epochs, features, table, size > 0)
@@ -209,6 +217,18 @@ def _next_memory(
         "network": network,
         "optimizer": optimizer,
     }
+
+
+def with_equal_epochs(task: Task, upload: Uploads, epochs: jax.Array) -> Uploads:
+    """Gradients as if every client had trained --local_epochs; the mean of its epochs stays.
+
+    Args:
+      epochs: int32 [K], of each client.
+    """
+    federation = task.config.federation
+    if federation.upload == "delta" or not federation.min_local_epochs:
+        return upload
+    return upload.scaled(federation.local_epochs / jnp.asarray(epochs, float))
 
 
 def scoring_heads(task: Task, broadcast: Broadcast, upload: Uploads) -> jax.Array:
@@ -239,10 +259,13 @@ def _step(task: Task, broadcast: Broadcast) -> Any:
 
 def _table_step(task: Task, broadcast: Broadcast) -> Any:
     """The same, to the client's own item table."""
+    return broadcast.rates.item_lr if _knows_tables(task) else _step(task, broadcast)
+
+
+def _knows_tables(task: Task) -> bool:
+    """Whether a client's own table follows from the sum of its gradients."""
     tuned = task.model.backbone.item_rows == "tuned"
-    if tuned and task.config.federation.upload == "gradient":
-        return broadcast.rates.item_lr
-    return _step(task, broadcast)
+    return tuned and task.config.federation.upload == "gradient"
 
 
 def fit_network(

@@ -68,7 +68,8 @@ def make_participation(config: Config, dataset: Dataset, work: Work) -> Particip
         raise InputError(
             f"--over_selection={fleet.over_selection}: needs --cohort, the uploads that end a round"
         )
-    if fleet.over_selection * federation.cohort > dataset.num_users:
+    rules = Rules(federation.cohort, fleet.over_selection, fleet.deadline_s, fleet.pause_s)
+    if rules.sampled > dataset.num_users:
         raise InputError(
             f"--over_selection={fleet.over_selection}: asks for more than the "
             f"{dataset.num_users} clients; lower it or --cohort"
@@ -77,13 +78,7 @@ def make_participation(config: Config, dataset: Dataset, work: Work) -> Particip
     hardware = make_hardware(dataset.train.counts, fleet.speed_activity_correlation)
     if fleet.buffer:
         return _asynchronous(config, dataset.num_users, availability, hardware, work)
-    return SynchronousParticipation(
-        dataset.num_users,
-        availability,
-        hardware,
-        work,
-        Rules(federation.cohort, fleet.over_selection, fleet.deadline_s, fleet.pause_s),
-    )
+    return SynchronousParticipation(dataset.num_users, availability, hardware, work, rules)
 
 
 def _asynchronous(

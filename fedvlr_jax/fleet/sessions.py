@@ -138,7 +138,8 @@ def sessions(
 def diurnal(kept_clients: int = 0) -> Availability:
     """Sessions as in the FLASH trace, with the published swing between day and night.
 
-    Time 0 is midnight, for all clients in one time zone.
+    Time 0 is midnight, for all clients in one time zone. `until` is the last end of the sessions
+    that have begun; a session that begins before that end does not lengthen it.
 
     Args:
       kept_clients: the population, to keep its sessions of some days in memory: about 100 bytes per

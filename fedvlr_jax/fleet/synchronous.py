@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,14 @@ class Rules(NamedTuple):
     over_selection: float
     deadline_s: float
     pause_s: float = 0.0
+
+    @property
+    def sampled(self) -> int:
+        """The clients that a round samples, 0: every available one.
+
+        The product is that of the written numbers: in floats 100 * 1.1 is above 110.
+        """
+        return math.ceil(self.cohort * Fraction(str(self.over_selection)))
 
 
 class SynchronousParticipation:
@@ -122,6 +131,6 @@ class SynchronousParticipation:
 
     def _ask(self, seed: int, number: int, time: float) -> tuple[np.ndarray, np.ndarray]:
         """(clients that are available and sampled, ascending; until when each is available)."""
-        rules, total = self._rules, self.num_clients
-        wanted = math.ceil(rules.cohort * rules.over_selection) if rules.cohort else total
+        total = self.num_clients
+        wanted = self._rules.sampled or total
         return available_clients(self._availability, total, wanted, seed, number, time)

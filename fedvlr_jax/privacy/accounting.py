@@ -57,6 +57,8 @@ RDP_ONLY = ("fixed", "distributed")
 MOST_NOISE = 1e4
 # Relative tolerance of a calibrated noise multiplier.
 TOLERANCE = 1e-3
+# Steps to the fixed point of a truncated sample; it needs this many where delta hardly suffices.
+MOST_STEPS = 200
 
 
 def relation(release: Release) -> Any:
@@ -161,19 +163,19 @@ def _rdp(release: Release, multiplier: float, rounds: int, delta: float) -> floa
     own = multiplier / 2 if release.sampler == "local" else multiplier
     accountant = rdp.RdpAccountant(neighboring_relation=relation(release))
     accountant.compose(event(release, own, rounds, truncated=False))
-    differs = rounds * release.overflow
-    value = float(accountant.get_epsilon(delta))
-    for _ in range(20 if differs else 0):
+    differs, value = rounds * release.overflow, float(accountant.get_epsilon(delta))
+    if not differs:
+        return value
+    for _ in range(MOST_STEPS):
         # Fixed point from below: a larger epsilon leaves less delta, which raises epsilon.
         left = delta - (1 + math.exp(min(value, 700.0))) * differs
         if left <= 0:
             return None
         before, value = value, float(accountant.get_epsilon(left))
         if math.isclose(before, value, rel_tol=1e-9):
-            break
-    if differs and delta < (1 + math.exp(min(value * (1 + 1e-9), 700.0))) * differs:
-        return None
-    return value
+            return value
+    # Below the fixed point nothing is a bound.
+    return None
 
 
 def epsilon(release: Release, multiplier: float, rounds: int, delta: float) -> Epsilon:

@@ -56,11 +56,11 @@ class BucketResult(NamedTuple):
     """The results of the chunks of one `BucketCohort`.
 
     Attributes:
-      uploads: the sum over the chunks, one `Upload`; or one `Uploads` per chunk, [K] together.
+      uploads: one `Upload`, the sum over the chunks; or one `Uploads` per chunk, [K] together.
       reports: (loss, clipped, bad_leaf), NumPy [K] each.
     """
 
-    uploads: Sequence[Upload | Uploads]
+    uploads: tuple[Upload | Uploads, ...]
     reports: Sequence[np.ndarray]
 
 
@@ -110,12 +110,13 @@ class ChunkedRounds:
 
     @functools.cached_property
     def _finish(self) -> Callable[..., Any]:
-        """(server, the `Opened` round, uploads by bucket, alpha, reports, features) -> (server,
-        metrics)."""
+        """(server, the `Opened` round, `BucketResult.uploads` of each bucket, alpha, reports,
+        features) -> (server, metrics)."""
         task, mesh = self.setup.task, self.setup.mesh
 
         def finish(server, opened, uploads, alpha, reports, features):
-            received = Received(join_buckets(uploads), alpha, reports)
+            buckets = [_joined(chunks) for chunks in uploads]
+            received = Received(join_buckets(buckets), alpha, reports)
             after, metrics = close_round(task, server, opened, received, mesh)
             after = regrouped(task, server, after, opened.broadcast, received, features, mesh)
             return after, metrics
@@ -163,14 +164,13 @@ class ChunkedRounds:
         sampled = tuple(cohort.clients < num_clients for cohort in cohorts)
         opened, drawn, alpha = self._begin(server, histories, sampled, setup.features, rates)
         drawn, weights = jax.device_get((drawn, alpha))
-        uploads: list[Upload | Uploads] = []
-        reports, start = [], 0
+        uploads, reports, start = [], [], 0
         for cohort, bucket_cohort in zip(drawn, cohorts, strict=True):
             own = weights[start : start + len(bucket_cohort.clients)]
             start += len(own)
             inputs = opened.broadcast, cohort, own, server.key
             result = self._train_bucket(inputs, store, bucket_cohort, rows)
-            uploads += result.uploads
+            uploads.append(result.uploads)
             reports.append(result.reports)
         join = lambda arrays: np.concatenate(list(arrays))
         loss, clipped, bad_leaf = map(join, zip(*reports, strict=True))
@@ -220,9 +220,19 @@ class ChunkedRounds:
             store.stage(chunk.clients[responded], trees.rows(jax.device_get(new), responded))
             reports.append(jax.device_get(report))
         return BucketResult(
-            [total] if sums else uploads,
+            (total,) if sums else tuple(uploads),
             [np.concatenate(part)[:capacity] for part in zip(*reports, strict=True)],
         )
+
+
+def _joined(chunks: Sequence[Upload | Uploads]) -> Upload | Uploads:
+    """The uploads of the chunks of one bucket in the form that one chunk has, which sets the order
+    in which a rule adds them up."""
+    first = chunks[0]
+    if not isinstance(first, Uploads):
+        return first
+    join = lambda axis, *leaves: jnp.concatenate(leaves, axis)
+    return jax.tree.map(join, first.client_axes(), *chunks)
 
 
 def _split(inputs: PyTree, chunks: Sequence[Chunk]) -> list[PyTree]:

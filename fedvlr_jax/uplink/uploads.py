@@ -86,7 +86,7 @@ class Uploads(abc.ABC):
 
     def norms(self) -> jax.Array:
         """[K]: the joint L2 norm of each upload, over the views and the shared head."""
-        return self.scale * jnp.sqrt(jnp.maximum(self.squared_norms(), 0.0))
+        return jnp.abs(self.scale) * jnp.sqrt(jnp.maximum(self.squared_norms(), 0.0))
 
     def scaled(self, factor: jax.Array) -> Uploads:
         """The uploads, each times its factor [K]."""

@@ -11,7 +11,14 @@ from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import make_aggregator
 from fedvlr_jax.federated.participation import make_cohort
-from fedvlr_jax.fleet import Availability, always, diurnal, make_hardware, uniform
+from fedvlr_jax.fleet import (
+    Availability,
+    always,
+    diurnal,
+    make_hardware,
+    make_participation,
+    uniform,
+)
 from fedvlr_jax.fleet.clocks import expected_reports
 from fedvlr_jax.fleet.participation import RoundSchedule
 from fedvlr_jax.fleet.synchronous import Rules, SynchronousParticipation
@@ -68,6 +75,17 @@ def test_over_selection_by_hand():
     np.testing.assert_array_equal(first.responded, [False, True, True, False])
     np.testing.assert_array_equal(first.busy_s, [3, 1, 3, 3])
     assert first.end_s == 3
+
+
+@pytest.mark.parametrize(("cohort", "over", "sampled"), [(100, 1.1, 110), (7, 1.3, 10)])
+def test_over_selection_is_exact_and_rounded_up(cohort, over, sampled):
+    """In floats 100 * 1.1 is above 110: that many clients are enough."""
+    assert 100 * 1.1 > 110
+    clock = timeline(2 * sampled, always(), cohort=cohort, over=over)
+    assert len(clock.round(0, 0).sampled) == sampled
+    config = Config.from_flat(cohort=cohort, over_selection=over)
+    data = load_dataset("synthetic", data_root="", synthetic={"users": sampled, "items": 60})
+    make_participation(config, data, Work(*[np.zeros(sampled)] * 3))
 
 
 def test_a_pause_stands_between_rounds():

@@ -228,6 +228,22 @@ def test_rdp_of_a_truncated_sample_pays_for_the_truncation():
     assert found > accountant.get_epsilon(1e-4)
 
 
+def test_rdp_of_a_truncated_sample_is_a_bound_where_delta_hardly_suffices():
+    """Or there is none: near the least delta the search for the fixed point takes many steps."""
+    release = Release("poisson", 1000, 100, 160)
+    accountant = rdp.RdpAccountant()
+    accountant.compose(accounting.event(release, 2.0, 100, truncated=False))
+    low, high = 1e-7, 1e-4
+    while high / low > 1 + 1e-7:
+        middle = np.sqrt(low * high)
+        none = accounting._rdp(release, 2.0, 100, middle) is None
+        low, high = (middle, high) if none else (low, middle)
+    for delta in high * (1 + np.array([0, 1e-6, 1e-4, 1e-2])):
+        found = accounting._rdp(release, 2.0, 100, delta)
+        left = delta - (1 + np.exp(found)) * 100 * release.overflow
+        assert accountant.get_epsilon(left) <= found * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("target", mostly_slow([0.5, 2.0], 2))
 @pytest.mark.parametrize("sampler", ["poisson", "fixed", "everyone", "local"])
 def test_calibration_is_the_least_noise_that_fits(sampler, target):

@@ -50,6 +50,17 @@ def test_norm_bound_shortens_to_the_median_norm():
     )
 
 
+def test_norm_bound_shortens_an_upload_that_an_attack_flips():
+    """`sign_flip` scales an upload by a negative number; its norm is that of the upload."""
+    flip, alpha = np.where(np.arange(CLIENTS) == 7, -1.0, 1.0), jnp.full(CLIENTS, 1 / CLIENTS)
+    everyone, values = jnp.ones(CLIENTS, bool), drawn()
+    flipped = uploads(values).scaled(jnp.asarray(flip, jnp.float32))
+    np.testing.assert_allclose(flipped.norms(), np.linalg.norm(values, axis=1), rtol=1e-5)
+    found = norm_bound().combine(flipped, alpha, everyone)
+    built = norm_bound().combine(uploads(flip[:, None] * values), alpha, everyone)
+    np.testing.assert_allclose(found.views, built.views, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.13, 0.24])
 def test_bulyan(share):
     values = drawn()

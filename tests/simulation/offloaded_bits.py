@@ -23,6 +23,10 @@ CASES = {
     "gathered": dict(backbone="fedrap", fusion="mlp", negatives="sampled", min_local_epochs=1),
     "factored": dict(backbone="fedrap", cohort=30, chunk=8),
     "catalogue": dict(backbone="fedncf", cohort=30, chunk=8),
+    "whole": dict(backbone="fcf", aggregation="norm_bound", cohort=30, chunk=8),
+    "whole rows": dict(
+        backbone="pfedrec", negatives="sampled", aggregation="multi_krum", cohort=30, chunk=8
+    ),
     "start": dict(
         init="spectral", init_router="history", views="table,text", loss="softmax", cohort=20
     ),
