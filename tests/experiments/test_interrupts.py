@@ -67,12 +67,15 @@ def test_no_callback_of_the_garbage_collector_drops_an_interrupt(monkeypatch):
         if faults:
             raise faults.pop()
 
-    gc.callbacks.append(callback)
+    def collect():
+        gc.callbacks.append(callback)
+        gc.collect()
+        time.sleep(10)
+
     try:
         interrupts.raise_exceptions()
         with pytest.raises(KeyboardInterrupt):
-            gc.collect()
-            time.sleep(10)
+            collect()
     finally:
         gc.callbacks.remove(callback)
         signal.signal(signal.SIGINT, before)

@@ -16,7 +16,7 @@ AGAIN_AFTER_S = 0.01
 
 
 def end_the_process() -> None:
-    """From now on SIGINT ends the process at once, as SIGTERM does. An ignored one stays ignored."""
+    """From now on SIGINT ends the process at once, as SIGTERM does, unless it is ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
