@@ -16,7 +16,7 @@ from fedvlr_jax.encoding.encoder import check_encoder, weights_folder
 from fedvlr_jax.encoding.hashing import BUCKETS, hashed_rows
 from fedvlr_jax.encoding.models import load_encoder
 from fedvlr_jax.encoding.pictures import decode, find_pictures
-from fedvlr_jax.encoding.rows import batch_size_by_memory, encode_rows, key_of
+from fedvlr_jax.encoding.rows import batch_size_by_memory, encode_rows, key_of, writing
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.sealing import file_sha256, sync
 
@@ -267,15 +267,16 @@ def _write(target: Path, rows: np.ndarray, inputs: _Inputs, model: dict[str, Any
     }
     # A name that the loader does not take for features.
     unfinished = target.with_name(f".{target.name}.tmp")
-    with unfinished.open("wb") as file:
-        np.save(file, whole)
-    sync(unfinished)
-    manifest["sha256"] = file_sha256(unfinished)
     beside = target.with_suffix(".json")
-    beside.unlink(missing_ok=True)
-    unfinished.replace(target)
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    sync(unfinished)
-    unfinished.replace(beside)
+    with writing(unfinished):
+        with unfinished.open("wb") as file:
+            np.save(file, whole)
+        sync(unfinished)
+        manifest["sha256"] = file_sha256(unfinished)
+        beside.unlink(missing_ok=True)
+        unfinished.replace(target)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        sync(unfinished)
+        unfinished.replace(beside)
     return Features(whole, target, manifest, inputs.notes)
