@@ -97,7 +97,7 @@ def encode_titles(
       missing_title: the text to encode for an item without a title; "": the item gets the mean row.
 
     Raises:
-      InputError: no item has a title, or the encoder cannot be used.
+      InputError: no item has a title, the encoder cannot be used, or the folder cannot be written.
     """
     check_encoder(settings.encoder, "text")
     if "{title}" not in prompt:
@@ -144,7 +144,8 @@ def encode_pictures(
       skip_bad: treat a picture that cannot be decoded as missing.
 
     Raises:
-      InputError: a picture cannot be decoded, no name is an id, or the encoder cannot be used.
+      InputError: a picture cannot be decoded, no name is an id, the encoder cannot be used, or the
+        folder cannot be written.
     """
     check_encoder(settings.encoder, "image")
     notes: list[str] = []
