@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import fedvlr_jax
+from fedvlr_jax.commands.launching import interrupts
 
 COMMANDS = (
     *("train", "evaluate", "show", "sweep", "search", "validate", "prepare", "features"),
@@ -42,12 +43,18 @@ def run(name: str) -> None:
 
     The module that does the work, and JAX with it, loads after the command line is parsed.
     """
+    interrupts.end_the_process()
     from fedvlr_jax.commands.launching.launch import launch
 
     if name in FIRST_ARGUMENT and len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         sys.argv[1] = f"--{FIRST_ARGUMENT[name]}={sys.argv[1]}"
     importlib.import_module(f"fedvlr_jax.commands.flags.{name}").define_flags()
-    main = lambda: importlib.import_module(f"fedvlr_jax.commands.{name}").main()
+
+    def main() -> None:
+        command = importlib.import_module(f"fedvlr_jax.commands.{name}")
+        interrupts.raise_exceptions()
+        command.main()
+
     launch(main, help_of(name), computes=name not in LIGHT)
 
 

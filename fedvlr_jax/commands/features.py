@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 from rich.progress import Progress
 
+from fedvlr_jax.commands.launching.messages import command
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.data.titles import read_titles
@@ -120,5 +121,5 @@ def report(features: Features, notes: list[str]) -> None:
     items, width = features.rows.shape
     missing = features.manifest["missing"]
     print(f"wrote {features.path}: {items:,} items, width {width}, {missing:,} missing (the mean)")
-    where = f"--dataset={FLAGS.dataset} --data_root={FLAGS.data_root}"
-    print(f"next: fedvlr train {where} --workdir=runs/{FLAGS.dataset}")
+    where = {"dataset": FLAGS.dataset, "data_root": FLAGS.data_root}
+    print(f"next: {command('train', **where, workdir=f'runs/{FLAGS.dataset}')}")

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedvlr_jax.commands import validate
+from fedvlr_jax.commands.launching.messages import command
 from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.examination import examine
@@ -60,8 +61,8 @@ def show(prepared: Prepared, console: Console) -> None:
 
 def next_command(folder: Path) -> str:
     """The command that trains on the folder."""
-    root = folder.parent
-    return f"fedvlr train --dataset={folder.name} --data_root={root} --workdir=runs/{folder.name}"
+    name, root = folder.name, folder.parent
+    return command("train", dataset=name, data_root=root, workdir=f"runs/{name}")
 
 
 def main() -> None:
@@ -99,8 +100,6 @@ def main() -> None:
             ) from error
         validate.show(examine(dataset), console)
     if (output / "items.csv").exists():
-        console.print(
-            Text(f"features: fedvlr features --dataset={output.name} --data_root={output.parent}"),
-            soft_wrap=True,
-        )
+        features = command("features", dataset=output.name, data_root=output.parent)
+        console.print(Text(f"features: {features}"), soft_wrap=True)
     console.print(Text(f"next: {next_command(output)}"), soft_wrap=True)

@@ -74,6 +74,11 @@ def main() -> None:
     if not FLAGS.workdir:
         raise InputError("--workdir: empty; give the directory of a run")
     checkpoints = Checkpoints(RunDirectory.open(FLAGS.workdir).path / "checkpoints")
+    if not checkpoints.rounds():
+        raise InputError(
+            f"--workdir={FLAGS.workdir}: has no checkpoint; of several runs, such as those of a "
+            "sweep, only the best one can have one (--keep_best_model)"
+        )
     console = Console(width=None if Console().is_terminal else 160)
     table, whole = survey(checkpoints)
     console.print(table)

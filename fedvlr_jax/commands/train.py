@@ -22,6 +22,7 @@ from absl import flags
 
 from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.launching.faults import StopRequest, memory_explained
+from fedvlr_jax.commands.launching.messages import command
 from fedvlr_jax.commands.launching.processes import any_process, is_first, join_processes
 from fedvlr_jax.commands.one_run.experiment import run_experiment
 from fedvlr_jax.commands.one_run.privacy_accounts import budget_note, with_held_noise
@@ -72,7 +73,8 @@ def main() -> None:
         print("\n".join(statement_lines(summary["privacy"])))
     path = directory.path
     print(f"report: {path / 'report.html'}")
-    print(f"next: fedvlr evaluate --workdir={path} --export={path / 'recommendations.csv'}")
+    exported = path / "recommendations.csv"
+    print(f"next: {command('evaluate', workdir=path, export=exported)}")
 
 
 def note_random_init(given: Config) -> None:

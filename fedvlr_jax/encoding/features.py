@@ -16,7 +16,7 @@ from fedvlr_jax.encoding.encoder import check_encoder, weights_folder
 from fedvlr_jax.encoding.hashing import BUCKETS, hashed_rows
 from fedvlr_jax.encoding.models import load_encoder
 from fedvlr_jax.encoding.pictures import decode, find_pictures
-from fedvlr_jax.encoding.rows import batch_size_by_memory, encode_rows, key_of
+from fedvlr_jax.encoding.rows import batch_size_by_memory, encode_rows, key_of, writing
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.sealing import file_sha256, sync
 
@@ -97,7 +97,7 @@ def encode_titles(
       missing_title: the text to encode for an item without a title; "": the item gets the mean row.
 
     Raises:
-      InputError: no item has a title, or the encoder cannot be used.
+      InputError: no item has a title, the encoder cannot be used, or the folder cannot be written.
     """
     check_encoder(settings.encoder, "text")
     if "{title}" not in prompt:
@@ -144,7 +144,8 @@ def encode_pictures(
       skip_bad: treat a picture that cannot be decoded as missing.
 
     Raises:
-      InputError: a picture cannot be decoded, no name is an id, or the encoder cannot be used.
+      InputError: a picture cannot be decoded, no name is an id, the encoder cannot be used, or the
+        folder cannot be written.
     """
     check_encoder(settings.encoder, "image")
     notes: list[str] = []
@@ -267,15 +268,16 @@ def _write(target: Path, rows: np.ndarray, inputs: _Inputs, model: dict[str, Any
     }
     # A name that the loader does not take for features.
     unfinished = target.with_name(f".{target.name}.tmp")
-    with unfinished.open("wb") as file:
-        np.save(file, whole)
-    sync(unfinished)
-    manifest["sha256"] = file_sha256(unfinished)
     beside = target.with_suffix(".json")
-    beside.unlink(missing_ok=True)
-    unfinished.replace(target)
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    sync(unfinished)
-    unfinished.replace(beside)
+    with writing(unfinished):
+        with unfinished.open("wb") as file:
+            np.save(file, whole)
+        sync(unfinished)
+        manifest["sha256"] = file_sha256(unfinished)
+        beside.unlink(missing_ok=True)
+        unfinished.replace(target)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        sync(unfinished)
+        unfinished.replace(beside)
     return Features(whole, target, manifest, inputs.notes)

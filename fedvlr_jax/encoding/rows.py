@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedvlr_jax.encoding.encoder import TILE, Encoder
+from fedvlr_jax.errors import InputError
 from fedvlr_jax.machine import memory_limit
 
 _MOST_BATCH = 512
 _DECODED_BYTES = 4 * 3 * 1024 * 1024
 _FRACTION_OF_MEMORY = 0.1
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Turns an OSError of the block, which writes `file`, into one line; removes the file then."""
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
+        # NumPy gives a message alone.
+        reason = error.strerror or error
+        raise InputError(f"{file.parent}: cannot be written: {reason}") from error
 
 
 def batch_size_by_memory() -> int:
@@ -85,12 +100,13 @@ def _encode_tile(encoder: Encoder, items: list[Any]) -> np.ndarray:
 
 def _resume(partial: Path, key: str) -> tuple[list[np.ndarray], int]:
     """The blocks that an earlier run of equal key kept, and their number of rows."""
-    partial.mkdir(exist_ok=True)
     key_file = partial / "key"
-    if not key_file.is_file() or key_file.read_text() != key:
-        for path in partial.iterdir():
-            path.unlink()
-        key_file.write_text(key)
+    with writing(key_file):
+        partial.mkdir(exist_ok=True)
+        if not key_file.is_file() or key_file.read_text() != key:
+            for path in partial.iterdir():
+                path.unlink()
+            key_file.write_text(key)
     rows: list[np.ndarray] = []
     while (path := partial / f"{len(rows):06d}.npy").is_file():
         rows.append(np.load(path))
@@ -100,5 +116,6 @@ def _resume(partial: Path, key: str) -> tuple[list[np.ndarray], int]:
 def _keep(partial: Path, number: int, block: np.ndarray) -> None:
     """Writes a block; the file has its name only after it is complete."""
     unfinished = partial / "unfinished.npy"
-    np.save(unfinished, block)
-    unfinished.replace(partial / f"{number:06d}.npy")
+    with writing(unfinished):
+        np.save(unfinished, block)
+        unfinished.replace(partial / f"{number:06d}.npy")

@@ -69,7 +69,8 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         else:
             folder.rename(target)
     except OSError as error:
-        raise InputError(f"--output={target}: cannot be written ({error.strerror})") from error
+        reason = error.strerror or error  # Polars gives a message alone.
+        raise InputError(f"--output={target}: cannot be written ({reason})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -217,6 +217,29 @@ def test_a_stopped_run_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("8 requested and 3 written"), "8 requested and 3 written"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(error, reason, tmp_path, monkeypatch, model):
+    def full(file, array):
+        if isinstance(file, Path):
+            file.write_bytes(b"a part")
+        raise error
+
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(np, "save", full)
+    for settings in (Settings(encoder="hashing"), model[0]):
+        with pytest.raises(InputError, match=f"data.*: cannot be written: {reason}$"):
+            encode_titles(tmp_path / "data", ["red river", "blue"], settings)
+    left = [path.name for path in (tmp_path / "data").rglob("*")]
+    # The key of an interrupted run: the same command resumes.
+    assert left == [".text_features.partial", "key"]
+
+
+@pytest.mark.parametrize(
     ("settings", "found"),
     [
         ({"encoder": "torchvision"}, "encoder=torchvision: does not encode titles"),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.commands.ceiling import preferences
+from tests.experiments.commands import refused
 
 
 def test_sources_that_explain_an_item_alone_are_counted():
@@ -18,3 +19,10 @@ def test_the_favourites_that_explain_the_history_are_found():
     other = np.full((1, 20), 1e-3)
     found = preferences([chance, other, other], np.random.default_rng(0))
     assert found[0] == pytest.approx(20.5 / 21.5, abs=0.02)
+
+
+def test_no_flag_of_the_order_is_accepted(run):
+    # The posterior does not read the times of the items.
+    assert "Unknown command line flag 'permute_order'" in refused(
+        run("ceiling", "--permute_order=1")
+    )

@@ -1,13 +1,19 @@
 """From raw files to recommendations with titles, by commands alone."""
 
 import csv
+import shlex
+import sys
+from pathlib import Path
 
 import pytest
 
-from fedvlr_jax.commands.one_run.runs import load
+from fedvlr_jax.commands.launching.messages import command
+from fedvlr_jax.commands.one_run.runs import describe_code, load
+from fedvlr_jax.commands.prepare import next_command
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import prepare
+from fedvlr_jax.prepare.writing import whole_folder
 from tests.experiments.commands import SMALL, refused
 from tests.prepare import forms
 
@@ -57,3 +63,21 @@ def test_wrong_titles_are_refused_before_training(tmp_path):
         file.write("9,x,A title too many,\n")
     with pytest.raises(InputError, match=r"items\.csv, row 11, column itemID: found '9'"):
         load(config, note=lambda line: None)
+
+
+def test_a_shell_reads_the_printed_commands(monkeypatch):
+    given = ["--dataset=dir with späce", "--data_root=my data", "--workdir=runs/dir with späce"]
+    assert shlex.split(next_command(Path("my data/dir with späce"))) == ["fedvlr", "train", *given]
+    assert command("train", rounds=3) == "fedvlr train --rounds=3"
+    # config.json, the report and `watch` show this one.
+    monkeypatch.setattr(sys, "argv", ["fedvlr train", *given])
+    assert shlex.split(describe_code()["command"]) == ["fedvlr", "train", *given]
+
+
+def test_a_full_disk_is_named(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"out: cannot be written \(No space left on device\)$"),
+        whole_folder(tmp_path / "out", overwrite=False),
+    ):
+        raise OSError("No space left on device")
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""watch, doctor and completion."""
+"""watch, show, doctor and completion."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import types
 import pytest
 from absl import flags
 
-from fedvlr_jax.commands import cli, completion, doctor, watch
+from fedvlr_jax.commands import cli, completion, doctor, show, watch
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
@@ -67,6 +67,14 @@ def test_watching_once(run, monkeypatch, capsys):
     monkeypatch.setattr(watch, "FLAGS", types.SimpleNamespace(workdir="nowhere", once=True))
     with pytest.raises(InputError, match="nowhere: found nothing"):
         watch.main()
+
+
+def test_a_run_without_checkpoints_is_shown_in_one_line(run, monkeypatch, capsys):
+    given = types.SimpleNamespace(workdir=str(run.path), round=None, values=False)
+    monkeypatch.setattr(show, "FLAGS", given)
+    with pytest.raises(InputError, match=r"w: has no checkpoint; .*--keep_best_model"):
+        show.main()
+    assert capsys.readouterr().out == ""
 
 
 def test_the_doctor_names_what_is_here_and_what_is_wrong(monkeypatch, tmp_path, capsys):

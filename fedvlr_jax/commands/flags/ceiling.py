@@ -5,11 +5,12 @@ from __future__ import annotations
 from absl import flags
 
 from fedvlr_jax.commands.launching.config_flags import define_config_flags
+from fedvlr_jax.config import PERMUTATIONS
 
 # Flags of the data that have no effect here: the recipe is that of --synthetic_kind=planted.
 NOT_READ = (
     *("dataset", "data_root", "split", "duplicates", "recency"),
-    *("synthetic_kind", "permute_features"),
+    *("synthetic_kind", *PERMUTATIONS),
 )
 
 

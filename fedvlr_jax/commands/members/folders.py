@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.commands.launching.messages import command
 from fedvlr_jax.commands.members.choices import Member
 from fedvlr_jax.commands.members.say import say
 from fedvlr_jax.commands.one_run.finished import (
@@ -121,4 +122,4 @@ def keep_best_model(candidates: Sequence[Path], folders: Sequence[Path]) -> str:
             checkpoints_of(folder).clear()
     if not checkpoints_of(best).rounds():
         return f"{best}: finished without --keep_best_model; its command trains it again"
-    return f"best model: {best}; fedvlr evaluate --workdir={best} --export=FILE reads it"
+    return f"best model: {best}; {command('evaluate', workdir=best, export='FILE')} reads it"

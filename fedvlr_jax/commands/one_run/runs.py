@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -164,7 +165,7 @@ def describe_code() -> dict[str, Any]:
         "commit": _commit(),
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "environment": _environment(),
-        "command": " ".join([_program(), *sys.argv[1:]]),
+        "command": " ".join([_program(), *map(shlex.quote, sys.argv[1:])]),
     }
 
 
