@@ -28,7 +28,7 @@ from rich.table import Table
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.flags.evaluate import OF_MACHINE
 from fedvlr_jax.commands.launching.config_flags import is_given, note_no_effect, note_unused
-from fedvlr_jax.commands.one_run.exporting import export
+from fedvlr_jax.commands.one_run.exporting import check_export, export
 from fedvlr_jax.commands.one_run.runs import load
 from fedvlr_jax.commands.one_run.saving import load_state
 from fedvlr_jax.config import RESUMABLE_FLAGS, Config
@@ -127,6 +127,8 @@ def main() -> None:
         raise InputError("--workdir: empty; give the directory of a run")
     if FLAGS.k < 1:
         raise InputError(f"--k={FLAGS.k}: give at least 1")
+    if FLAGS.export:
+        check_export(Path(FLAGS.export), Path(FLAGS.workdir))
     given = {name: FLAGS[name].value for name in ("data_root", *OF_MACHINE)}
     simulation, state, best_round = load_best(FLAGS.workdir, **given)
     note_unused(simulation.config)

@@ -1,8 +1,10 @@
 """Which places an export lists, and what it says of ties."""
 
 import numpy as np
+import pytest
 
-from fedvlr_jax.commands.one_run.exporting import listed
+from fedvlr_jax.commands.one_run.exporting import check_export, listed
+from fedvlr_jax.errors import InputError
 
 COLD = np.array([False, False, False, True, True, True])
 
@@ -34,3 +36,13 @@ def test_warm_items_that_tie_stay_and_are_marked():
 def test_places_without_a_candidate_are_left_out():
     assert lists([0, 1, 2], [1, -np.inf, -np.inf]) == ([0], [False])
     assert lists([0, 1], [-np.inf, -np.inf]) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["config.json", "users.npz", "ledger.json", "checkpoints/x.csv"])
+def test_a_file_of_the_run_is_not_replaced(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with pytest.raises(InputError, match=f"{name}: is a file of the run in"):
+        check_export(tmp_path / "link" / name, tmp_path / "run")
+    check_export(tmp_path / "run" / "list.csv", tmp_path / "run")
+    check_export(tmp_path / name, tmp_path / "run")

@@ -11,6 +11,7 @@ import numpy as np
 from fedvlr_jax.commands.one_run.runs import titles_of
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import replacing
+from fedvlr_jax.report.run_directory import PRIVATE_FILES, RUN_FILES
 from fedvlr_jax.simulation import Simulation, State
 
 # Number of places beyond --k that an export ranks, to replace items that it leaves out.
@@ -40,6 +41,14 @@ def listed(
     left_out[cold[items]] = count[group] > 1
     places = np.flatnonzero(~left_out)[:k]
     return places, tie[places]
+
+
+def check_export(path: Path, run: Path) -> None:
+    """Raises InputError where an export would replace a file of the directory of a run."""
+    own = run.resolve()
+    places = {own / name for name in (*RUN_FILES, *PRIVATE_FILES, "checkpoints")}
+    if places & {path.resolve(), *path.resolve().parents}:
+        raise InputError(f"--export={path}: is a file of the run in {run}; give another name")
 
 
 def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
