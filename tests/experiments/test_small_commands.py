@@ -72,7 +72,7 @@ def test_watching_once(run, monkeypatch, capsys):
 def test_a_run_without_checkpoints_is_shown_in_one_line(run, monkeypatch, capsys):
     given = types.SimpleNamespace(workdir=str(run.path), round=None, values=False)
     monkeypatch.setattr(show, "FLAGS", given)
-    with pytest.raises(InputError, match=r"w: has no checkpoint; .*--keep_best_model"):
+    with pytest.raises(InputError, match=r"w: has no checkpoint; .*keep_best_model"):
         show.main()
     assert capsys.readouterr().out == ""
 
