@@ -21,15 +21,16 @@ _ARRAY_SUFFIXES = (
 
 def find_folder(root: Path, name: str) -> Path:
     """The folder of a data set. Raises InputError, with the known names, if there is none."""
+    plain = Path(name).name == name and "\0" not in name and len(name.encode()) < 256
+    if name in ("", ".", "..") or not plain:
+        raise InputError(
+            f"data set name: found {shown(name)}, expected the name of a folder in {root}; "
+            "--data_root names that folder"
+        )
     if not root.is_dir():
         raise InputError(
             f"{root}: no such folder; --data_root or the environment variable FEDVLR_DATA names "
             "the folder of the data sets"
-        )
-    plain = Path(name).name == name and "\0" not in name and len(name.encode()) < 256
-    if name in ("", ".", "..") or not plain:
-        raise InputError(
-            f"data set name: found {shown(name)}, expected the name of a folder in {root}"
         )
     folder = root / name
     if not folder.is_dir():

@@ -490,6 +490,11 @@ def test_a_bad_argument_is_named_in_one_line(tmp_path, arguments, pieces):
     assert_one_line(caught.value, pieces)
 
 
+def test_a_path_is_no_name_whatever_the_root(tmp_path):
+    with pytest.raises(InputError, match=r"found '/data/KU', .* in .*nowhere; data_root names"):
+        mmrec.load(tmp_path / "nowhere", "/data/KU")
+
+
 def test_a_missing_root_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no such folder; data_root or .*FEDVLR_DATA"):
         mmrec.load(tmp_path / "nowhere", "toy")
