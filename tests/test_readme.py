@@ -57,7 +57,7 @@ def test_commands(folder, programs):
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.slow
 def test_programs(program, capsys):
-    data = 'load_dataset("synthetic", data_root=""'
+    data = 'load_dataset("synthetic"'
     assert program.count(data) == 1 and len(program.splitlines()) <= 12
     exec(program.replace(data, f'{data}, synthetic={{"users": 60, "items": 80}}'), {})
     assert "user 7 weighs" in capsys.readouterr().out
