@@ -1718,6 +1718,44 @@ STARTS_AND_STATES = [
         "jnp.asarray(x[:1] * len(x), jnp.float32), *rates)",
         ("tests/training/test_ensemble.py::test_each_member_has_its_own_rates",),
     ),
+    Mutation(
+        "the norm of an upload that an attack flips is negative",
+        UPLOADS,
+        "jnp.abs(self.scale) * jnp.sqrt",
+        "self.scale * jnp.sqrt",
+        TEST_ROBUST,
+    ),
+    Mutation(
+        "hostile clients are drawn from the stream of a cohort",
+        "fedvlr_jax/attacks/population.py",
+        "np.random.SeedSequence(seed, spawn_key=purpose)",
+        "np.random.SeedSequence((seed, *purpose))",
+        ("tests/attacks/test_federation.py::test_no_draw_is_that_of_a_cohort",),
+    ),
+    Mutation(
+        "over-selection in floats",
+        "fedvlr_jax/fleet/synchronous.py",
+        "self.cohort * Fraction(str(self.over_selection))",
+        "self.cohort * self.over_selection",
+        ("tests/fleet/test_participation.py::test_over_selection_is_exact_and_rounded_up",),
+    ),
+    Mutation(
+        "groups: clients of fewer local epochs are nearer the broadcast",
+        "fedvlr_jax/federated/groups.py",
+        "even = with_equal_epochs(task, upload, local_epochs)",
+        "even = upload",
+        (
+            "tests/federated/test_groups.py::"
+            "test_a_client_of_few_epochs_steps_along_their_mean_gradient",
+        ),
+    ),
+    Mutation(
+        "epsilon of a truncated sample below its fixed point",
+        "fedvlr_jax/privacy/accounting.py",
+        "    # Below the fixed point nothing is a bound.\n    return None",
+        "    return value",
+        ("tests/privacy/test_accounting.py",),
+    ),
 ]
 
 MUTATIONS = [
