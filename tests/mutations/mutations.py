@@ -1744,10 +1744,7 @@ STARTS_AND_STATES = [
         "fedvlr_jax/federated/groups.py",
         "even = with_equal_epochs(task, upload, local_epochs)",
         "even = upload",
-        (
-            "tests/federated/test_groups.py::"
-            "test_a_client_of_few_epochs_steps_along_their_mean_gradient",
-        ),
+        ("tests/federated/test_groups.py",),
     ),
     Mutation(
         "epsilon of a truncated sample below its fixed point",
