@@ -43,3 +43,8 @@ class NonFiniteError(_Explained, ArithmeticError):
     def __init__(self, line: str, state: Any) -> None:
         super().__init__(line)
         self.state = state
+
+
+def reason(error: BaseException) -> str:
+    """The words of the system for a failure; those of the error where a library gives no others."""
+    return getattr(error, "strerror", None) or str(error)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 
 SCHEMA = 4
 # Schemas that this version reads. Schema 3 equals schema 4 without blocks.
@@ -69,8 +69,7 @@ def verify(directory: Path) -> dict[str, Any]:
     try:
         return _verify(directory)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise Damaged(f"{error.filename or directory}: cannot be read: {reason}") from None
+        raise Damaged(f"{error.filename or directory}: cannot be read: {reason(error)}") from None
 
 
 def _verify(directory: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fedvlr_jax import sealing
 from fedvlr_jax.checkpointing.layout import kinds, plain
 from fedvlr_jax.checkpointing.reading import Reader, RowsLater
 from fedvlr_jax.checkpointing.writing import META, Content, copied, store, write
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.sealing import Damaged
 from fedvlr_jax.settings import PRNG
 from fedvlr_jax.trees import is_key, named_leaves
@@ -159,8 +159,8 @@ class Checkpoints:
             self._saving = None
         failure, self._failure = self._failure, None
         if failure is not None:
-            reason = getattr(failure, "strerror", None) or str(failure).split("\n")[0]
-            raise InputError(f"{self.directory}: cannot save a checkpoint: {reason}") from failure
+            why = reason(failure).split("\n")[0]
+            raise InputError(f"{self.directory}: cannot save a checkpoint: {why}") from failure
 
     def verify(self, round_number: int) -> None:
         """Returns if the checkpoint is whole to the bit.

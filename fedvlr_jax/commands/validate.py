@@ -22,7 +22,7 @@ from rich.text import Text
 
 from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.one_run.runs import load
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.evaluation.examination import Examination, examine
 
 FLAGS = flags.FLAGS
@@ -105,4 +105,4 @@ def main() -> None:
         try:
             Path(FLAGS.json).write_text(json.dumps(result, indent=2), encoding="utf-8")
         except OSError as error:
-            raise InputError(f"--json={FLAGS.json}: cannot be written: {error.strerror}") from error
+            raise InputError(f"--json={FLAGS.json}: cannot be written: {reason(error)}") from error

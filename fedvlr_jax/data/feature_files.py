@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fedvlr_jax.data.faults import fault, shown
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 
 
 def read_feature(path: Path) -> np.ndarray:
@@ -32,7 +32,7 @@ def read_feature(path: Path) -> np.ndarray:
             _check_npy_header(path, shape, dtype, stored=path.stat().st_size - file.tell())
             raw = np.fromfile(file, dtype, count=math.prod(shape))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
     raw = raw.reshape(shape, order="F" if fortran else "C")
     with np.errstate(over="ignore", invalid="ignore"):
         feature = np.ascontiguousarray(raw, np.float32)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 
 # First bytes of a compressed file -> function that decompresses it.
 _DECOMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
@@ -84,7 +84,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
     for magic, decompress in _DECOMPRESSORS.items():
         if content.startswith(magic):
             try:

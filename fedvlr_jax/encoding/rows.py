@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.encoding.encoder import TILE, Encoder
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.machine import memory_limit
 
 _MOST_BATCH = 512
@@ -29,9 +29,7 @@ def writing(file: Path) -> Iterator[None]:
     except OSError as error:
         with contextlib.suppress(OSError):
             file.unlink(missing_ok=True)
-        # NumPy gives a message alone.
-        reason = error.strerror or error
-        raise InputError(f"{file.parent}: cannot be written: {reason}") from error
+        raise InputError(f"{file.parent}: cannot be written: {reason(error)}") from error
 
 
 def batch_size_by_memory() -> int:

@@ -16,7 +16,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.types import PyTree
 
 # Number of clients whose rows are copied at once; a copy of all rows would take too much memory.
@@ -145,7 +145,7 @@ class ClientStore:
             ) from error
 
     def _failed(self, error: OSError) -> InputError:
-        return InputError(f"--store_dir={self._folder}: {error.strerror or error}")
+        return InputError(f"--store_dir={self._folder}: {reason(error)}")
 
     def _place(self, clients: np.ndarray) -> np.ndarray:
         """The places of the committed rows."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.fleet.availability import Availability
 
 
@@ -95,8 +95,7 @@ def _read_trace(path: Path, num_clients: int) -> pd.DataFrame:
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{where}: cannot be read: {reason}") from None
+        raise InputError(f"{where}: cannot be read: {reason(error)}") from None
     if list(table.columns) != ["client", "start", "end"]:
         found = ",".join(map(str, table.columns))
         raise InputError(f"{where}: found the columns {found}; expected client,start,end")

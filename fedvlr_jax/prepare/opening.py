@@ -15,7 +15,7 @@ from typing import Any, Self
 import zstandard
 
 from fedvlr_jax.data.text_files import UTF16, binary_format
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 
 _COMPRESSIONS = re.compile(r"\.(gz|bz2|xz|zst|zip)$", re.IGNORECASE)
 _READ_ERRORS = (
@@ -120,7 +120,7 @@ def _decompressed(path: Path) -> Any:
             return _only_member(path)
         return path.open("rb")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _only_member(path: Path) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.prepare.items import Item
 from fedvlr_jax.prepare.rows import Rows
 
@@ -56,7 +56,7 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise InputError(f"--output={target}: cannot be written ({error.strerror})") from error
+        raise InputError(f"--output={target}: cannot be written ({reason(error)})") from error
     try:
         yield folder
         folder.chmod(0o755)
@@ -69,8 +69,7 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         else:
             folder.rename(target)
     except OSError as error:
-        reason = error.strerror or error  # Polars gives a message alone.
-        raise InputError(f"--output={target}: cannot be written ({reason})") from error
+        raise InputError(f"--output={target}: cannot be written ({reason(error)})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.report.atomic_files import replace_file
 from fedvlr_jax.report.run_directory import LEDGER
 
@@ -90,7 +90,7 @@ class Ledger:
         try:
             replace_file(self._path, json.dumps(content).encode() + b"\n")
         except OSError as error:
-            raise InputError(f"{self._path}: cannot be written: {error.strerror}") from None
+            raise InputError(f"{self._path}: cannot be written: {reason(error)}") from None
 
 
 def _read(

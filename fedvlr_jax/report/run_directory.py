@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.config import with_current_names
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.report.atomic_files import append_line, replace_file
 from fedvlr_jax.report.strict_json import dump, parse_object
 from fedvlr_jax.report.users_archive import dump_users, parse_users
-from fedvlr_jax.report.workdir import check_writable, reason, workdir_errors
+from fedvlr_jax.report.workdir import check_writable, workdir_errors
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 USERS, REPORT = "users.npz", "report.html"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.report.atomic_files import opened
 
 LOCK = ".lock"
@@ -72,11 +72,6 @@ def workdir_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"--workdir={path}: cannot be written: {reason(error)}") from error
-
-
-def reason(error: OSError) -> str:
-    """The words of the system for an error."""
-    return error.strerror or str(error)
 
 
 def check_writable(path: Path) -> None:

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.simulation import Simulation
 from fedvlr_jax.training import RunState
 
@@ -159,8 +159,8 @@ class Lenient:
             call(self._tracker)
         except OSError as error:
             self._tracker = None
-            reason = error.strerror or error
-            self._note(f"{self._name}: cannot be written: {reason}; the run goes on without it")
+            why = reason(error)
+            self._note(f"{self._name}: cannot be written: {why}; the run goes on without it")
 
 
 def _tag(name: str) -> str:

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from fedvlr_jax.errors import reason
+
 # EX_IOERR of sysexits.
 OUTPUT_LOST = 74
 
@@ -109,7 +111,6 @@ def _lost(out: Output, errors: Output) -> bool:
     """Whether output was lost. Prints the reason on stderr, except for a closed pipe."""
     out.flush()
     if out.failure is not None and not isinstance(out.failure, BrokenPipeError):
-        reason = getattr(out.failure, "strerror", None) or out.failure
-        print(f"error: the output could not be written: {reason}", file=errors)
+        print(f"error: the output could not be written: {reason(out.failure)}", file=errors)
     errors.flush()
     return out.failure is not None or errors.failure is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fedvlr_jax.commands.one_run.runs import titles_of
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.report import replacing
 from fedvlr_jax.report.run_directory import PRIVATE_FILES, RUN_FILES
 from fedvlr_jax.simulation import Simulation, State
@@ -77,4 +77,4 @@ def export(simulation: Simulation, state: State, k: int, path: Path) -> None:
                     title = [] if titles is None else [titles[items[user, place]]]
                     writer.writerow([dataset.user_ids[user], number, item, score, int(tie), *title])
     except OSError as error:
-        raise InputError(f"--export={path}: cannot be written: {error.strerror}") from error
+        raise InputError(f"--export={path}: cannot be written: {reason(error)}") from error

@@ -11,7 +11,7 @@ from typing import Any
 from fedvlr_jax.checkpointing import Checkpoints
 from fedvlr_jax.commands.launching.processes import is_first
 from fedvlr_jax.config import Config
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.privacy.ledger import Ledger
 from fedvlr_jax.privacy.release import release_of
 from fedvlr_jax.privacy.statement import lines, statement
@@ -88,7 +88,7 @@ class Accounts:
             if simulation.config.privacy.privacy != "none":
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+            raise InputError(f"{folder}: cannot be written: {reason(error)}") from None
         # The other files of an earlier run stay until the results replace them.
         return cls(simulation, RunDirectory(folder), Checkpoints(folder / "checkpoints"))
 

@@ -21,7 +21,7 @@ from fedvlr_jax.commands.members import Choice
 from fedvlr_jax.commands.one_run.runs import check_same
 from fedvlr_jax.commands.searching.space import Dimension
 from fedvlr_jax.config import RESUMABLE_WHEN_FINISHED
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.report import locked
 
 JOURNAL, LOCK = "search.journal", ".search.lock"
@@ -131,8 +131,7 @@ class Study:
                 self._study = self._opened()
                 self._agree(settings, fingerprint)
         except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"--workdir={folder}: cannot be written: {reason}") from None
+            raise InputError(f"--workdir={folder}: cannot be written: {reason(error)}") from None
 
     def _opened(self) -> Any:
         path = self.folder / JOURNAL

@@ -15,7 +15,7 @@ from rich.table import Table as PrintedTable
 from rich.text import Text
 
 from fedvlr_jax.commands.tables.page import PAGE, FoundRuns, folder_page
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.report import replace_file
 from fedvlr_jax.report.folder import Table
 
@@ -115,4 +115,4 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, text.encode())
     except OSError as error:
-        raise InputError(f"--workdir: {path} cannot be written: {error.strerror}") from None
+        raise InputError(f"--workdir: {path} cannot be written: {reason(error)}") from None
