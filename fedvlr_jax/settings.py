@@ -4,6 +4,8 @@ JAX reads settings from environment variables and from `jax.config`. Some change
 bits, precision of sums); others make compiled rounds fail or slow. Every compiled function of this
 library therefore runs under `own_settings`. The settings of the process, and other computations in
 it, do not change.
+
+`key_of` and `generator_of` make random keys and generators of a seed.
 """
 
 from __future__ import annotations
@@ -111,3 +113,12 @@ def key_of(seed: jax.Array | np.ndarray | int) -> jax.Array:
     """
     words = jax.numpy.stack([jax.numpy.uint32(0), jax.numpy.asarray(seed, jax.numpy.uint32)])
     return jax.random.wrap_key_data(words, impl=PRNG)
+
+
+def generator_of(seed: int, *purpose: int) -> np.random.Generator:
+    """The NumPy generator of one purpose of a run; no other part of the run draws its numbers.
+
+    The purpose is a spawn key. A second word of entropy would not do: (seed, round) is that of the
+    cohort of a round.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))

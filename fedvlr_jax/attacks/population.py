@@ -10,13 +10,13 @@ import numpy as np
 from fedvlr_jax.config import AttackConfig
 from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.settings import generator_of
 
 # Of the honest users' interactions, those that FedRecAttack may see.
 PUBLIC_SHARE = 0.01
 # Targets are drawn from this share of the catalogue: the most, or the least, popular items.
 EXTREME_SHARE = 0.1
-# Spawn keys, so that no draw is that of another part of a run. The number of a hostile client
-# follows HISTORY.
+# Purposes of `generator_of`. The number of a hostile client follows HISTORY.
 PLAN, HISTORY = 0xA77A, 0xA77B
 
 
@@ -35,10 +35,6 @@ class Hostile(NamedTuple):
     public: np.ndarray
 
 
-def _generator(seed: int, *purpose: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))
-
-
 def plan_hostile(config: AttackConfig, dataset: Dataset) -> Hostile:
     """Who attacks the honest users of `dataset`, and for which items.
 
@@ -48,7 +44,7 @@ def plan_hostile(config: AttackConfig, dataset: Dataset) -> Hostile:
     Raises:
       InputError: more targets than items to draw them from.
     """
-    generator = _generator(config.attack_seed, PLAN)
+    generator = generator_of(config.attack_seed, PLAN)
     counts = dataset.train.item_counts
     size = max(1, int(EXTREME_SHARE * dataset.num_items))
     order = np.argsort(counts, kind="stable")
@@ -77,7 +73,7 @@ def histories(config: AttackConfig, dataset: Dataset, hostile: Hostile) -> list[
     length = max(1, min(int(np.median(dataset.train.counts)), dataset.num_items // 2))
     found = []
     for number in range(hostile.size):
-        generator = _generator(config.attack_seed, HISTORY, number)
+        generator = generator_of(config.attack_seed, HISTORY, number)
         # Gumbel's trick: a draw without replacement by weight.
         order = np.argsort(-(np.log(counts) + generator.gumbel(size=len(counts))))
         items = order[:length]

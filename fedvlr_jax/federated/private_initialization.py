@@ -30,15 +30,15 @@ import numpy as np
 from scipy import sparse
 
 from fedvlr_jax.data.dataset import Interactions
+from fedvlr_jax.settings import generator_of
 
-# The spawn key of the noise, which no other generator of the run has. A second word of entropy
-# would not do: (seed, round) is the entropy of the cohort of a round.
+# The purpose of `generator_of`.
 _NOISE = 0x5EC7
 
 
 def noise_generator(seed: int) -> np.random.Generator:
     """The generator of the noise of all exchanges; equal for equal seeds."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_NOISE,)))
+    return generator_of(seed, _NOISE)
 
 
 def answers(histories: sparse.csr_array, basis: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:

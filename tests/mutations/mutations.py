@@ -1727,7 +1727,7 @@ STARTS_AND_STATES = [
     ),
     Mutation(
         "hostile clients are drawn from the stream of a cohort",
-        "fedvlr_jax/attacks/population.py",
+        "fedvlr_jax/settings.py",
         "np.random.SeedSequence(seed, spawn_key=purpose)",
         "np.random.SeedSequence((seed, *purpose))",
         ("tests/attacks/test_federation.py::test_no_draw_is_that_of_a_cohort",),
