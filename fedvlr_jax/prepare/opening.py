@@ -23,6 +23,8 @@ _READ_ERRORS = (
     *(zstandard.ZstdError, zipfile.BadZipFile),
 )
 _START_BYTES = 512
+# Compressed bytes that are decompressed at once.
+_COMPRESSED_BYTES = 1 << 16
 _PARQUET = b"PAR1"
 # Files that some systems add to an archive.
 _NO_CONTENT = re.compile(r"__MACOSX/.*|(.*/)?\.DS_Store")
@@ -102,6 +104,44 @@ class _Utf16:
                 return text.encode()
 
 
+class _Zstandard:
+    """Reads the frames of a Zstandard file.
+
+    `zstandard.open` reads a truncated file up to its last whole block and reports no error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._rest = b""  # Decompressed and not yet read.
+        self._inside = False  # Whether a frame has begun and not ended.
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        parts, length = [self._rest], len(self._rest)
+        while size < 0 or length < size:
+            compressed = self._frame.unused_data if self._frame.eof else b""
+            compressed = compressed or self._file.read(_COMPRESSED_BYTES)
+            if not compressed:
+                if self._inside:
+                    raise EOFError("the file ends inside a frame")
+                break
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            parts.append(self._frame.decompress(compressed))
+            length += len(parts[-1])
+            self._inside = not self._frame.eof
+        text = b"".join(parts)
+        end = len(text) if size < 0 else size
+        self._rest = text[end:]
+        return text[:end]
+
+
 def _decompressed(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -115,7 +155,7 @@ def _decompressed(path: Path) -> Any:
         if magic.startswith(b"\xfd7zXZ"):
             return lzma.open(path)
         if magic.startswith(b"\x28\xb5\x2f\xfd"):
-            return zstandard.open(path, "rb")
+            return _Zstandard(path)
         if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
             return _only_member(path)
         return path.open("rb")

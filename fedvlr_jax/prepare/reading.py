@@ -6,7 +6,10 @@ that fails, its columns are read as texts and each cell is checked.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,6 +28,8 @@ from fedvlr_jax.prepare.sources import BLOCK_BYTES, Block, blocks
 from fedvlr_jax.prepare.tables import Table, json_object, records
 
 _UNIT = "\x1f"
+# One of the two escapes of a character, such as "\ud83d"; UTF-8 has no bytes for it.
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def read_interactions(table: Table, columns: Columns, time_format: TimeFormat) -> Rows:
@@ -151,31 +156,48 @@ def _parse(table: Table, text: bytes, schema: dict[str, pl.DataType]) -> pl.Data
 
 def _typed_frame(table: Table, columns: Columns, block: Block) -> pl.DataFrame | None:
     """The block, read with the usual types; None if a cell has another type."""
+    if table.kind == "jsonl" and _rewritten_ids(columns).search(block.text):
+        return None
     try:
         frame = by_role(_parse(table, block.text, _schema(columns)), columns)
     except READ_ERRORS:
         return None
-    if table.kind == "jsonl" and any(_nested(frame[role]) for role in ("user", "item")):
+    if table.kind == "jsonl" and any(_not_plain(frame[role]) for role in ("user", "item")):
         return None
     return frame if _usable(frame, block) else None
 
 
-def _nested(texts: pl.Series) -> bool:
-    """Whether a text may be a JSON object or list, which the fast reader gives as a text."""
-    return (texts.str.starts_with("{") | texts.str.starts_with("[")).any()
+@functools.cache
+def _rewritten_ids(columns: Columns) -> re.Pattern[bytes]:
+    """Finds ids in JSON that the fast reader writes in another form: 1.0, 1e3, -0 and true."""
+    # A name may be escaped, such as "caf\u00e9", or written out.
+    names = {json.dumps(name, ensure_ascii=pure) for name in columns[:2] for pure in (True, False)}
+    keys = b"|".join(re.escape(name.encode()) for name in sorted(names))
+    return re.compile(rb"(?:" + keys + rb")\s*:\s*(?:-?\d+[.eE]|-0|[tf])")
 
 
-def _usable(frame: pl.DataFrame, block: Block | None = None) -> bool:
+def _not_plain(texts: pl.Series) -> bool:
+    """Whether a text may be a JSON object or list, or half a character, which becomes a NUL."""
+    objects = texts.str.starts_with("{") | texts.str.starts_with("[")
+    return (objects | texts.str.contains("\0", literal=True)).any()
+
+
+# ASCII blanks, and the marks that may enclose or stand for others.
+_BLANKS = (b" ", b"\t", b"\v", b"\f", b"\r", b'"')
+
+
+def _usable(frame: pl.DataFrame, block: Block) -> bool:
     """Whether no cell is empty, no id has surrounding blanks, and all ratings are finite."""
     if any(series.null_count() for series in frame):
         return False
     if "rating" in frame.columns and not np.isfinite(frame["rating"].to_numpy()).all():
         return False
-    spaced = block is not None and b" " in block.text
     ids = (frame["user"], frame["item"])
     if any((series.str.len_bytes() == 0).any() for series in ids):
         return False
-    return not spaced or all(series.equals(series.str.strip_chars()) for series in ids)
+    if block.text.isascii() and not any(blank in block.text for blank in _BLANKS):
+        return True
+    return all(series.equals(series.str.strip_chars()) for series in ids)
 
 
 def _text_frame(table: Table, columns: Columns, block: Block) -> pl.DataFrame | None:
@@ -222,6 +244,9 @@ def _cells(table: Table, columns: Columns, block: Block) -> Iterator[tuple[int, 
                 for name in names:
                     if isinstance(row.get(name), dict | list):
                         right = "a text or a number, not an object or a list"
+                        raise fault(table.path, number, name, row[name], right)
+                    if _HALF_CHARACTER.search(str(row.get(name))):
+                        right = "a text of whole characters"
                         raise fault(table.path, number, name, row[name], right)
                 yield number, [None if row.get(n) is None else str(row[n]) for n in names]
         return
