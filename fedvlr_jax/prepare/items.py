@@ -69,7 +69,7 @@ def read_items(
     items: dict[str, Item] = {}
     repeated = decoded = 0
     for row, fields in small_rows(table, fallback=_OLD_ENCODING):
-        key = _text(fields.get(identity))
+        key = _id(fields.get(identity))
         if not key:
             raise fault(path, row, identity, None, "the id of an item")
         repeated += key in items
@@ -108,9 +108,19 @@ def _title_by_place(table: Table) -> str:
     return table.columns[1 if movielens else len(table.columns) - 1]
 
 
+def _id(value: Any) -> str:
+    """An id as `read_interactions` reads it; "" for a missing one."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None else str(value).strip()
+
+
 def _text(value: Any) -> str:
-    """A value on one line; "" for a missing one."""
-    return "" if value is None else " ".join(str(value).split())
+    """A value on one line; "" for a missing one, and ? for half a character of JSON."""
+    line = "" if value is None else " ".join(str(value).split())
+    return line.encode("utf-8", "replace").decode()
 
 
 def _first_address(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -30,7 +31,7 @@ class Table(NamedTuple):
       path: the file, compressed or not.
       kind: "delimited", "jsonl" or "parquet".
       columns: the names in order; the position from 1 for a column without name. For JSON lines,
-        the fields of the first line.
+        the fields of the lines in the first megabyte, because a line may leave fields out.
       separator: the text between the fields of a line; "" for kinds without separator.
       quoted: True if double quotes may enclose a field.
       header: True if the first line has the names of the columns.
@@ -135,7 +136,15 @@ def _json_fields(path: Path, line: str) -> tuple[str, ...]:
         raise _no_object(path, line) from error
     if not isinstance(fields, dict):
         raise _no_object(path, line)
-    return tuple(fields)
+    return tuple(dict.fromkeys([*fields, *_later_fields(path)]))
+
+
+def _later_fields(path: Path) -> Iterator[str]:
+    """The fields of the lines at the start of the file; a reader of the rows finds faults."""
+    for line in read_start(path, _FIRST_LINE_BYTES).split(b"\n"):
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            yield from row if isinstance(row, dict) else ()
 
 
 def _no_object(path: Path, line: str) -> InputError:
@@ -171,8 +180,11 @@ def small_rows(
       InputError: a row has a wrong number of fields or is not JSON.
     """
     if table.kind == "parquet":
-        rows = pl.read_parquet(table.path).iter_rows(named=True)
-        yield from enumerate(rows, start=1)
+        try:
+            frame = pl.read_parquet(table.path)
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"{table.path}: cannot be read as parquet ({error})") from error
+        yield from enumerate(frame.iter_rows(named=True), start=1)
         return
     text = read_text(table.path, fallback=fallback)
     if table.kind == "jsonl":
