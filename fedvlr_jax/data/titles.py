@@ -17,8 +17,9 @@ def read_titles(folder: Path, item_ids: Sequence[str]) -> np.ndarray | None:
 
     Args:
       folder: the folder of the data set. Its items.csv has the columns itemID and title. The
-        itemIDs are row numbers if at least as many of them are in 0, ..., num_items - 1 as are
-        original ids; otherwise they are original ids.
+        itemIDs are row numbers or original ids: the kind that more of them are. If equally many
+        are of each kind, they are row numbers with i_id_mapping.csv, and original ids without,
+        as those of the interactions.
       item_ids: the original ids, in the order of the rows.
 
     Returns:
@@ -39,7 +40,10 @@ def read_titles(folder: Path, item_ids: Sequence[str]) -> np.ndarray | None:
     keys = frame["itemID"].tolist()
     numbers = {str(place): place for place in range(len(item_ids))}
     originals = {str(item): place for place, item in enumerate(item_ids)}
-    place = max((numbers, originals), key=lambda names: sum(key in names for key in keys))
+    kinds = (numbers, originals)
+    if not (folder / "i_id_mapping.csv").exists():
+        kinds = (originals, numbers)
+    place = max(kinds, key=lambda names: sum(key in names for key in keys))
     titles = np.full(len(item_ids), "", object)
     seen: set[str] = set()
     for row, (key, title) in enumerate(zip(keys, frame["title"], strict=True), start=2):

@@ -17,7 +17,7 @@ from fedvlr_jax.encoding.hashing import BUCKETS, hashed_rows
 from fedvlr_jax.encoding.models import load_encoder
 from fedvlr_jax.encoding.pictures import decode, find_pictures
 from fedvlr_jax.encoding.rows import batch_size_by_memory, encode_rows, key_of, writing
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.sealing import file_sha256, sync
 
 Progress = Callable[[int, int], None]
@@ -157,8 +157,11 @@ def encode_pictures(
             notes.append(f"{images.name}: {len(files) - len(present)} pictures cannot be decoded")
         if not present:
             raise InputError(f"--images={images}: none of the {len(files)} pictures can be decoded")
-    sizes = [(files[place].name, files[place].stat().st_size) for place in present]
-    source = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    try:
+        contents = [(files[place].name, file_sha256(files[place])) for place in present]
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({reason(error)})") from error
+    source = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
     pictures = _Pictures(files, len(item_ids))
     inputs = _Inputs(pictures, present, source, {}, tuple(notes))
     return _encode(folder, settings, "image", inputs, progress)
@@ -235,6 +238,12 @@ def _target(folder: Path, settings: Settings) -> Path:
     target = folder / f"{settings.modality}_features.npy"
     if target.exists() and not settings.overwrite:
         raise InputError(f"{target}: exists; give another --modality or --overwrite")
+    other = target.with_name(f"{settings.modality}_feat.npy")
+    if other.exists():
+        raise InputError(
+            f"{other}: holds features of the modality {settings.modality}, and a data set reads "
+            "one file of each; give another --modality or remove the file"
+        )
     return target
 
 

@@ -216,6 +216,34 @@ def test_a_stopped_run_goes_on(tmp_path):
     assert len(calls) == 8
 
 
+def test_a_stopped_run_does_not_go_on_with_other_pictures(model, tmp_path):
+    """Both pictures have the same number of bytes."""
+    settings, calls = model
+    settings = settings._replace(modality="image", batch_size=16)
+    ids = [f"p{place:02d}" for place in range(17)]
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ids:
+        Image.new("RGB", (4, 4), (10, 20, 30)).save(images / f"{name}.bmp")
+
+    def stop(done, total):
+        if done == 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_pictures(tmp_path, ids, images, settings, progress=stop)
+    Image.new("RGB", (4, 4), (40, 50, 60)).save(images / "p00.bmp")
+    found = encode_pictures(tmp_path, ids, images, settings)
+    assert found.rows[0].tolist() == [40, 50, 60] and len(calls) == 3
+
+
+def test_features_of_the_other_name_are_not_doubled(tmp_path):
+    np.save(tmp_path / "text_feat.npy", np.ones((2, 2), np.float32))
+    with pytest.raises(InputError, match=r"text_feat\.npy: holds features of the modality text"):
+        encode_titles(tmp_path, ["a b", "c"], Settings(encoder="hashing", overwrite=True))
+    assert feature_files(tmp_path).keys() == {"text"}
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -290,3 +318,11 @@ def test_titles_of_a_data_set(tmp_path):
     put(tmp_path / "items.csv", "itemID,title\n0,A\n0,B\n")
     with pytest.raises(InputError, match="row 3, column itemID: item '0' occurs again"):
         read_titles(tmp_path, IDS)
+
+
+def test_the_kind_of_ids_in_items_csv(tmp_path):
+    """The ids 1, 2 and 3 without the title of 3: all itemIDs may be of both kinds."""
+    put(tmp_path / "items.csv", "itemID,title\n1,One\n2,Two\n")
+    assert read_titles(tmp_path, ["1", "2", "3"]).tolist() == ["One", "Two", ""]
+    put(tmp_path / "i_id_mapping.csv", "item_id,itemID\n1,0\n2,1\n3,2\n")
+    assert read_titles(tmp_path, ["1", "2", "3"]).tolist() == ["", "One", "Two"]
