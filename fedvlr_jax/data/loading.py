@@ -50,6 +50,9 @@ def load_dataset(
     Raises:
       InputError: the data or the options are invalid; one line says where and why.
     """
+    _check_range("permute_features", permute_features)
+    _check_range("permute_order", permute_order)
+    _check_range("recency", recency, most=2)
     dataset = _load(name, data_root, split, duplicates, synthetic)
     if permute_features:
         dataset = _permuted(dataset, permute_features)
@@ -63,6 +66,11 @@ def load_dataset(
     if not recency:
         return dataset
     return dataclasses.replace(dataset, train=dataset.train.weighted_by_recency(recency))
+
+
+def _check_range(flag: str, value: float, most: float = 2**31 - 1) -> None:
+    if not 0 <= value <= most:
+        raise InputError(f"--{flag}={value}: give a number of at least 0 and at most {most}")
 
 
 def _permuted(dataset: Dataset, seed: int) -> Dataset:

@@ -135,7 +135,11 @@ def users_of(
 
 
 def read_mapping(path: Path) -> np.ndarray | None:
-    """Original ids in the order of the dense ones, str [n]; None without a file."""
+    """Original ids in the order of the dense ones, str [n]; None without a file.
+
+    Raises:
+      InputError: the file is not a mapping, or its columns may be in the other order.
+    """
     if not path.exists():
         return None
     table = read_table(path, text_only=True)
@@ -157,6 +161,12 @@ def read_mapping(path: Path) -> np.ndarray | None:
     empty = frame[original].str.strip().eq("").to_numpy()
     if empty.any():
         raise fault(path, int(np.argmax(empty)) + 2, original, None, "an original id")
+    dense_ids = {str(number) for number in range(len(frame))}
+    if original in ("userID", "itemID") and dense_ids == set(frame[original]):
+        raise InputError(
+            f"{path}, row 1: found the columns {original}, {dense}, of which either may be the "
+            "dense id; expected the original id first, under another name"
+        )
     ids = np.empty(len(frame), object)
     ids[position] = frame[original].to_numpy(object)
     return ids.astype(str)

@@ -90,6 +90,22 @@ def test_without_times_nothing_is_recent(tmp_path):
         load_dataset("toy", data_root=tmp_path, permute_order=1)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("permute_features", -1),
+        ("permute_order", -1),
+        ("recency", -0.5),
+        ("recency", 3),
+        ("recency", np.nan),
+    ],
+)
+def test_a_number_out_of_range_is_named(option, value):
+    sizes = {"users": 10, "items": 50}
+    with pytest.raises(InputError, match=f"{option}={value}: give a number of at least 0"):
+        load_dataset("synthetic", data_root="", synthetic=sizes, **{option: value})
+
+
 def test_catalogues_of_another_length_are_other_data():
     """Fingerprints differ although no feature shows the number of items."""
     pairs = {"user": np.array([0, 1]), "item": np.array([3, 5]), "num_users": 2}

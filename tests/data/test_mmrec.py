@@ -108,6 +108,21 @@ def test_mappings_give_the_original_ids(tmp_path):
     assert data.user_ids.tolist() == ["ann", "zoe"]
 
 
+def test_a_mapping_whose_columns_may_be_exchanged_is_refused(tmp_path):
+    rows = "{},{}\n0,2\n1,3\n2,0\n3,1\n"
+    root = make(tmp_path, i_id_mapping__csv=rows.format("itemID", "item_id"))
+    with pytest.raises(InputError) as caught:
+        mmrec.load(root, "toy")
+    assert_one_line(caught.value, [I_MAP, "row 1", "itemID, item_id", "original id first"])
+    # The usual names, and original ids that cannot be dense ids.
+    for text, ids in (
+        (rows.format("item_id", "itemID"), ["2", "3", "0", "1"]),
+        ("itemID,number\n7,2\n1,3\n2,0\n3,1\n", ["2", "3", "7", "1"]),
+    ):
+        (root / "toy" / I_MAP).write_text(text)
+        assert mmrec.load(root, "toy").item_ids.tolist() == ids
+
+
 def test_ids_are_names_so_gaps_make_no_items(tmp_path):
     rows = ["90,1000,0,1", "90,7,1,2", "90,30,2,3", "5,7,0,1", "5,1000,1,2"]
     data = mmrec.load(make(tmp_path, inter__csv=table(rows)), "toy")
