@@ -36,13 +36,20 @@ def plain_name(path: Path) -> str:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether the name or the first bytes are those of a parquet file."""
+    """Whether the name or the first bytes are those of a parquet file.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
     if plain_name(path).endswith((".parquet", ".pq")):
         return True
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        return file.read(len(_PARQUET)) == _PARQUET
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PARQUET)) == _PARQUET
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def open_plain(path: Path) -> Any:

@@ -14,7 +14,7 @@ import polars as pl
 
 from fedvlr_jax import __version__
 from fedvlr_jax.data.faults import shown
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, reason
 from fedvlr_jax.prepare import filtering, forms, splitting, writing
 from fedvlr_jax.prepare.cells import TimeFormat
 from fedvlr_jax.prepare.columns import KNOWN, ROLES, UNUSED, Columns, choose_columns
@@ -83,8 +83,11 @@ def prepare(
     """
     options = options or Options()
     notes: list[str] = []
-    interactions = forms.find_interactions(Path(source), notes)
-    item_file = _item_file(interactions, options)
+    try:
+        interactions = forms.find_interactions(Path(source), notes)
+        item_file = _item_file(interactions, options)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({reason(error)})") from error
     with (
         writing.whole_folder(Path(output), overwrite=overwrite) as folder,
         ThreadPoolExecutor(1) as pool,

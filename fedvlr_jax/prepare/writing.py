@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -38,40 +39,47 @@ def whole_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
       InputError: `target` exists and may not be replaced, or cannot be written.
     """
-    if target.exists():
-        if not overwrite:
-            raise InputError(f"--output={target}: exists; give another folder or --overwrite")
-        if not (target / MANIFEST).is_file():
-            raise InputError(
-                f"--output={target}: has no {MANIFEST}, so prepare did not write it; give another "
-                "folder"
-            )
-        if others := sorted({path.name for path in target.iterdir()} - set(WRITTEN)):
-            raise InputError(
-                f"--output={target}: --overwrite would delete {', '.join(others)[:200]}, which "
-                "prepare did not write; features may not fit the new items; move or delete them "
-                "first"
-            )
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        _check_replaceable(target, overwrite=overwrite)
+        # A link keeps its place and the folder that it names is replaced.
+        place = Path(os.path.realpath(target))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     except OSError as error:
         raise InputError(f"--output={target}: cannot be written ({reason(error)})") from error
     try:
         yield folder
         folder.chmod(0o755)
-        if target.exists():
+        if place.exists():
             # Not inside the temporary folder, which is removed if anything fails.
             old = folder.with_name(folder.name + ".old")
-            target.rename(old)
-            folder.rename(target)
+            place.rename(old)
+            folder.rename(place)
             shutil.rmtree(old)
         else:
-            folder.rename(target)
+            folder.rename(place)
     except OSError as error:
         raise InputError(f"--output={target}: cannot be written ({reason(error)})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_replaceable(target: Path, *, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not overwrite:
+        raise InputError(f"--output={target}: exists; give another folder or --overwrite")
+    if not (target / MANIFEST).is_file():
+        raise InputError(
+            f"--output={target}: has no {MANIFEST}, so prepare did not write it; give another "
+            "folder"
+        )
+    if others := sorted({path.name for path in target.iterdir()} - set(WRITTEN)):
+        raise InputError(
+            f"--output={target}: --overwrite would delete {', '.join(others)[:200]}, which "
+            "prepare did not write; features may not fit the new items; move or delete them "
+            "first"
+        )
 
 
 def dense(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,4 +147,5 @@ def _write_mapping(path: Path, original: str, ids: pl.Series, name: str) -> None
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest. It has no times and no paths, so equal input gives equal bytes."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    # The name of a source may have bytes that are not UTF-8; they become escapes of JSON.
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -184,3 +186,45 @@ def test_overwrite_deletes_no_file_of_others(tmp_path):
     assert features.read_text().startswith("rows") and not list(tmp_path.glob(".out*"))
     features.unlink()
     prepare(tmp_path / "raw", tmp_path / "out", overwrite=True)
+
+
+def test_overwrite_keeps_a_link(tmp_path):
+    forms.recbole(tmp_path / "raw")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk/toy")
+    prepare(tmp_path / "raw", tmp_path / "out")
+    prepare(tmp_path / "raw", tmp_path / "out", Options(min_rating=2), overwrite=True)
+    assert (tmp_path / "out").is_symlink()
+    manifest = json.loads((tmp_path / "disk/toy/manifest.json").read_text())
+    assert manifest["options"]["min_rating"] == 2
+    names = [path.name for path in (*tmp_path.iterdir(), *(tmp_path / "disk").iterdir())]
+    assert sorted(names) == ["disk", "out", "raw", "toy"]
+
+
+def test_a_name_that_is_not_utf_8_is_in_the_manifest(tmp_path):
+    name = os.fsdecode(b"caf\xe9.csv")
+    raw = forms.put(tmp_path / name, "user,item,time\nu,i,1\n")
+    prepare(raw, tmp_path / "out", Options(min_user_interactions=1))
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["sources"][0]["file"] == name
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    raw = forms.put(tmp_path / "toy.csv", "user,item,time\nu,i,1\n")
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=r"^\S*toy\.csv: cannot be read \(Permission denied\)$"):
+        prepare(raw, tmp_path / "out")
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=r"^\S*: cannot be read \(Permission denied\)$"):
+        prepare(tmp_path, tmp_path / "out")
+
+
+def test_a_name_that_is_too_long_is_named(tmp_path):
+    raw = forms.put(tmp_path / "toy.csv", "user,item,time\nu,i,1\n")
+    for source, output in ((tmp_path / ("x" * 300), "out"), (raw, "x" * 300)):
+        with pytest.raises(InputError, match=r"cannot be (read|written) \(File name too long\)"):
+            prepare(source, tmp_path / output)
