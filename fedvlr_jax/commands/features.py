@@ -21,6 +21,7 @@ from rich.progress import Progress
 
 from fedvlr_jax.commands.launching.messages import command
 from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.data.faults import shown
 from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.data.titles import read_titles
 from fedvlr_jax.encoding import Features, Settings, encode_pictures, encode_titles
@@ -59,6 +60,18 @@ def titles_of(dataset: Dataset, folder: Path, notes: list[str]) -> np.ndarray:
     return np.array([known[key].title if key in known else "" for key in ids])
 
 
+def check_row_numbers(dataset: Dataset, folder: Path) -> None:
+    """Refuses a data set whose item ids are names: beside features, they must be row numbers."""
+    row_numbers = [str(place) for place in range(dataset.num_items)]
+    mapped = (folder / "i_id_mapping.csv").exists()
+    if not mapped and dataset.item_ids.tolist() != row_numbers:
+        raise InputError(
+            f"{folder}: has no i_id_mapping.csv, so its item ids are names such as "
+            f"{shown(dataset.item_ids[0])}, but features need row numbers; "
+            f"fedvlr prepare --input={folder} --output=FOLDER writes both"
+        )
+
+
 def check_used() -> None:
     """Refuses flags that have no effect with the other flags."""
     of_titles = ("titles", "item_id", "title", "prompt", "missing_title")
@@ -79,6 +92,7 @@ def main() -> None:
     check_used()
     folder = Path(FLAGS.data_root) / FLAGS.dataset
     dataset = load_dataset(FLAGS.dataset, data_root=FLAGS.data_root)
+    check_row_numbers(dataset, folder)
     kind = "image" if FLAGS.images else "text"
     settings = Settings(
         encoder=FLAGS.encoder,

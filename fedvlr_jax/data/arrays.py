@@ -287,7 +287,7 @@ def _times(values: Any) -> np.ndarray:
 
 def _parts(values: Any) -> np.ndarray:
     column = _one_dimension("part", values)
-    known = np.isin(column, (splits.TRAIN, splits.VALID, splits.TEST))
+    known = np.isin(column, (splits.TRAIN, splits.VALID, splits.TEST)) & (column.dtype.kind != "b")
     if not known.all():
         wrong = int(np.argmin(known))
         right = "0 (train), 1 (valid) or 2 (test)"

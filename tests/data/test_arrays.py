@@ -119,6 +119,7 @@ def test_global_time_drops_users_without_train():
         ({"features": {"text": np.full((4, 2), 1e300)}}, r"features\['text'\]\[0\]: found inf"),
         ({"features": {"text": np.full((4, 2), -2e15)}}, r"found -2e\+15, expected .* 1e\+15"),
         ({"part": [3] * 7}, r"part\[0\]: found 3"),
+        ({"part": [False] * 7}, r"part\[0\]: found False, expected 0"),
         ({"split": "random"}, "split: found 'random'"),
         ({"split": "predefined"}, "part: must be given"),
         ({"part": [0] * 7, "split": "leave-one-out"}, "part: must be given"),

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from fedvlr_jax.commands.features import check_row_numbers
 from fedvlr_jax.commands.launching.messages import command
 from fedvlr_jax.commands.one_run.runs import describe_code, load
 from fedvlr_jax.commands.prepare import next_command
 from fedvlr_jax.config import Config
+from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare import prepare
 from fedvlr_jax.prepare.writing import whole_folder
@@ -63,6 +65,20 @@ def test_wrong_titles_are_refused_before_training(tmp_path):
         file.write("9,x,A title too many,\n")
     with pytest.raises(InputError, match=r"items\.csv, row 11, column itemID: found '9'"):
         load(config, note=lambda line: None)
+
+
+def test_features_need_row_numbers_as_item_ids(tmp_path):
+    """Without a mapping, item ids are names; with features, the loader reads row numbers."""
+    folder = tmp_path / "toy"
+    header = "userID,itemID,timestamp\n"
+    interactions = forms.put(folder / "inter.csv", header + "u,1,1\nu,2,2\nu,3,3\n")
+    found = load_dataset("toy", data_root=tmp_path)
+    with pytest.raises(InputError, match=r"its item ids are names such as '1', but features need"):
+        check_row_numbers(found, folder)
+    interactions.write_text(header + "u,0,1\nu,1,2\nu,2,3\n")
+    check_row_numbers(load_dataset("toy", data_root=tmp_path), folder)
+    forms.put(folder / "i_id_mapping.csv", "item_id,itemID\na,0\nb,1\nc,2\n")
+    check_row_numbers(load_dataset("toy", data_root=tmp_path), folder)
 
 
 def test_a_shell_reads_the_printed_commands(monkeypatch):
