@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.encoding.encoder import Encoder, cannot_load, imported
+from fedvlr_jax.encoding.encoder import TILE, Encoder, cannot_load, imported
 from fedvlr_jax.errors import InputError
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
@@ -29,16 +29,34 @@ def load_encoder(name: str, kind: str, weights: Path, device: str) -> Encoder:
       device: the device of torch, such as "cpu" or "cuda".
 
     Raises:
-      InputError: the library is missing, or the folder has another model or only part of one.
+      InputError: the library is missing, the device cannot be used, or the folder has only part of
+        a model, or one that does not encode inputs of `kind`.
     """
-    imported("torch", name)
+    torch = imported("torch", name)
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: built without the device.
+        line = " ".join(str(error).split())[:200]
+        raise InputError(f"--device={device}: cannot be used ({line})") from error
     load = {
         "open_clip": _open_clip,
         "sentence_transformers": _sentence_transformers,
         "transformers": _transformers,
         "torchvision": _torchvision,
     }[name]
-    return load(kind, weights, device)
+    encoder = load(kind, weights, device)
+    with _loading(weights, name):  # Some models load and need other inputs.
+        encoder.encode([_example(kind)] * TILE)
+    return encoder
+
+
+def _example(kind: str) -> Any:
+    """A text or a decoded picture."""
+    if kind == "text":
+        return "a"
+    from PIL import Image
+
+    return Image.new("RGB", (64, 64))
 
 
 @contextlib.contextmanager

@@ -181,8 +181,34 @@ def test_a_transformer_that_lacks_weights(tmp_path):
     (tmp_path / "bert/config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"the weights lack \d+ tensors"):
         load_encoder("transformers", "text", tmp_path / "bert", "cpu")
+    pytest.importorskip("sentence_transformers")
     with pytest.raises(InputError, match=r"no modules\.json"):
         load_encoder("sentence_transformers", "text", tmp_path / "bert", "cpu")
+
+
+def test_a_model_that_needs_other_inputs(tmp_path):
+    """CLIP needs a title and a picture."""
+    transformers = pytest.importorskip("transformers")
+    small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config = transformers.CLIPConfig(
+        text_config={**small, "vocab_size": 9, "eos_token_id": 2, "bos_token_id": 1},
+        vision_config={**small, "image_size": 32, "patch_size": 16},
+        projection_dim=8,
+    )
+    transformers.CLIPModel(config).save_pretrained(tmp_path)
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    transformers.CLIPImageProcessor(**sizes).save_pretrained(tmp_path)
+    with pytest.raises(
+        InputError, match=r"not a model that encoder=transformers loads .* input_ids"
+    ):
+        load_encoder("transformers", "image", tmp_path, "cpu")
+
+
+def test_a_device_that_is_absent(tmp_path):
+    absent = ["nowhere"] if torch.cuda.is_available() else ["nowhere", "cuda"]
+    for device in absent:
+        with pytest.raises(InputError, match=rf"^device={device}: cannot be used \("):
+            load_encoder("transformers", "text", tmp_path, device)
 
 
 def test_torchvision(tmp_path, images):
