@@ -98,16 +98,16 @@ def first_line(path: Path) -> str:
     """The first line that is not blank.
 
     Raises:
-      InputError: the file does not exist, is empty or is not text, or has no line feeds.
+      InputError: the file does not exist, is empty or is not text, or has lines without line feed.
     """
     start = read_start(path, _FIRST_LINE_BYTES).removeprefix(b"\xef\xbb\xbf")
-    if b"\r" in start.strip() and b"\n" not in start:
-        raise InputError(
-            f"{path}: the lines end with a carriage return only; save the file with line feeds"
-        )
-    for line in start.splitlines():
+    for line in start.split(b"\n"):
+        if b"\r" in line.strip():
+            raise InputError(
+                f"{path}: a line ends with a carriage return only; save the file with line feeds"
+            )
         if line.strip():
-            return line.decode("utf-8", "replace")
+            return line.removesuffix(b"\r").decode("utf-8", "replace")
     raise InputError(f"{path}: the file is empty; expected rows of interactions or items")
 
 
