@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedvlr_jax.errors import InputError
 
 _SUFFIXES = (
@@ -67,9 +69,10 @@ def decode(paths: Mapping[int, Path], place: int) -> Any:
     """The picture of an item as a viewer shows it, in RGB.
 
     Turned by its EXIF orientation. Transparent parts are white. Of an animation, the first frame.
+    Grey values of 16 bits become 8 bits.
 
     Raises:
-      InputError: the file is not a picture, or is truncated.
+      InputError: the file is not a picture, is truncated, or has numbers without a largest value.
     """
     from PIL import Image, ImageOps
 
@@ -77,6 +80,10 @@ def decode(paths: Mapping[int, Path], place: int) -> Any:
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # `convert` would make values from 256 on white.
+                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+            if upright.mode in ("I", "F"):
+                raise ValueError("its numbers have no largest value, so no value is white")
             if not upright.has_transparency_data:
                 return upright.convert("RGB")
             opaque = Image.new("RGBA", upright.size, "white")

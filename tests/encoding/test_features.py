@@ -157,6 +157,13 @@ def test_a_picture_is_decoded_as_a_viewer_shows_it(tmp_path):
     palette = Image.new("P", (1, 1))
     palette.putpalette([0, 0, 0])
     assert decoded(palette, tmp_path / "p.gif", transparency=0) == [[white]]
+    deep = Image.fromarray(np.array([[0, 257 * 10, 257 * 10 + 256, 65535]], np.uint16))
+    black = [0, 0, 0]
+    for suffix in ("png", "tif"):
+        assert decoded(deep, tmp_path / f"deep.{suffix}") == [[black, grey, grey, white]]
+    for kind in (np.int32, np.float32):
+        with pytest.raises(InputError, match=r"numbers\.tif: .* no largest value"):
+            decoded(Image.fromarray(np.ones((2, 2), kind)), tmp_path / "numbers.tif")
     first, second = (Image.new("RGB", (1, 1), colour) for colour in ((10, 10, 10), (200, 200, 200)))
     moving = {"save_all": True, "append_images": [second]}
     assert decoded(first, tmp_path / "moving.gif", **moving) == [[grey]]
