@@ -49,8 +49,8 @@ def read_items(
       id_column, title_column: names or positions (from 1); "" to find them. In a file without
         header, the first column is the id. The title is the second column of a MovieLens file, and
         the last column of other files (the English title in NineRec).
-      notes: the function appends lines about the columns, about repeated items and about titles
-        with HTML entities.
+      notes: the function appends lines about the columns, about repeated items, about titles with
+        HTML entities and about a file that is not UTF-8.
 
     Raises:
       InputError: a column is missing, an id is empty, or a row has a wrong number of fields.
@@ -68,7 +68,7 @@ def read_items(
     image = _find(table, _IMAGES, "")
     items: dict[str, Item] = {}
     repeated = decoded = 0
-    for row, fields in small_rows(table, fallback=_OLD_ENCODING):
+    for row, fields in small_rows(table, fallback=_OLD_ENCODING, notes=notes):
         key = _id(fields.get(identity))
         if not key:
             raise fault(path, row, identity, None, "the id of an item")

@@ -96,17 +96,21 @@ def read_start(path: Path, size: int) -> bytes:
         return read(path, file, size)
 
 
-def read_text(path: Path, *, fallback: str | None = None) -> str:
+def read_text(path: Path, *, fallback: str, notes: list[str]) -> str:
     """A whole small file as text.
 
     Args:
-      fallback: the encoding of a file that is not UTF-8; None refuses such a file.
+      fallback: the encoding of a file that is not UTF-8.
+      notes: the function appends a line if it uses the fallback.
     """
     with open_plain(path) as file:
         content = read(path, file, -1)
     try:
         return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        if fallback is None:
-            check_text(path, content, 1)
-        return content.decode(fallback or "utf-8")
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        notes.append(
+            f"{path.name}: read as {fallback}, because row {row} is not UTF-8; if letters are "
+            "wrong, save the file as UTF-8"
+        )
+        return content.decode(fallback)

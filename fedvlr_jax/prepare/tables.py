@@ -166,7 +166,7 @@ def _parquet_columns(path: Path) -> tuple[str, ...]:
 
 
 def small_rows(
-    table: Table, *, fallback: str | None = None
+    table: Table, *, fallback: str, notes: list[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, {column: value}) of every row of a table that fits in memory, such as the items.
 
@@ -174,7 +174,7 @@ def small_rows(
     numbers of JSON lines are texts.
 
     Args:
-      fallback: see `read_text`.
+      fallback, notes: see `read_text`.
 
     Raises:
       InputError: a row has a wrong number of fields or is not JSON.
@@ -186,7 +186,7 @@ def small_rows(
             raise InputError(f"{table.path}: cannot be read as parquet ({error})") from error
         yield from enumerate(frame.iter_rows(named=True), start=1)
         return
-    text = read_text(table.path, fallback=fallback)
+    text = read_text(table.path, fallback=fallback, notes=notes)
     if table.kind == "jsonl":
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():

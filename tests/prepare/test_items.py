@@ -30,6 +30,20 @@ def test_half_a_character_in_a_title_can_be_written(tmp_path):
     assert titles(raw) == {"1": "cut ?"}
 
 
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    raw = tmp_path / "items.csv"
+    notes = []
+    raw.write_bytes("item_id,title\n1,Café\n".encode())
+    read_items(raw, notes=notes)
+    assert not any("UTF-8" in note for note in notes)
+    raw.write_bytes("item_id,title\n1,Café\n".encode() + b"2,\xe9\n")
+    assert titles(raw) == {"1": "CafÃ©", "2": "é"}
+    read_items(raw, notes=notes)
+    assert "items.csv: read as latin-1, because row 3 is not UTF-8; if letters are wrong" in str(
+        notes
+    )
+
+
 def test_a_damaged_parquet_file_of_items_is_named_in_one_line(tmp_path):
     raw = tmp_path / "items.parquet"
     ids = [str(place) for place in range(1000)]
