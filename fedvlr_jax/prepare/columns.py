@@ -273,7 +273,7 @@ def _example(table: Table, found: dict[str, str]) -> str:
 
 
 def _sample(table: Table) -> dict[str, list[str]]:
-    first = next(iter(blocks(table.path, quoted=table.quoted)))
+    first = next(iter(blocks(table.path, quoted=table.separator if table.quoted else "")))
     text = first.text[: 1 << 20].decode("utf-8", "ignore")
     if len(first.text) > 1 << 20:
         text = text.rpartition("\n")[0]

@@ -115,7 +115,7 @@ def _frames(table: Table, columns: Columns, time_format: TimeFormat) -> Iterator
 
 def _content(table: Table) -> Iterator[Block]:
     """The blocks of a text file without its header; none is blank."""
-    found = blocks(table.path, quoted=table.quoted)
+    found = blocks(table.path, quoted=table.separator if table.quoted else "")
     if table.header and (first := next(found, None)) is not None:
         found = itertools.chain([_without_header(first)], found)
     for block in found:

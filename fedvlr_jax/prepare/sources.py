@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,8 @@ from fedvlr_jax.prepare.opening import open_plain, read
 BLOCK_BYTES = 8 << 20
 # A quoted field may contain line breaks. A record longer than this has an unclosed quote.
 _LONGEST_RECORD = 256 << 20
+# Lines to go back until the number of quotes is even; more lines than a quoted field usually has.
+_FEW_LINES = 1000
 
 
 class Block(NamedTuple):
@@ -29,25 +33,44 @@ class Block(NamedTuple):
     line: int
 
 
-def _last_break(text: bytes, quoted: bool) -> int:
+def _last_break(text: bytes, separator: bytes) -> int:
     """The index of the end of the last complete record of `text`; 0 without one."""
     cut = text.rfind(b"\n") + 1
-    if not quoted or b'"' not in text:
+    if not separator or b'"' not in text:
         return cut
     # A line break is inside a quoted field if the number of quotes before it is odd.
     odd = text.count(b'"', 0, cut) % 2
-    while cut and odd:
+    for _ in range(_FEW_LINES):
+        if not (cut and odd):
+            return cut
         earlier = text.rfind(b"\n", 0, cut - 1) + 1
         odd ^= text.count(b'"', earlier, cut) % 2
         cut = earlier
-    return cut
+    return _last_break_outside(text, separator)
 
 
-def _divide(rest: bytes, fresh: bytes, quoted: bool) -> tuple[bytes, bytes]:
+def _last_break_outside(text: bytes, separator: bytes) -> int:
+    """`_last_break` for a text with a quote inside a field, as in 12" mix, which is no mark."""
+    cut = end = 0
+    for field in _quoted_field(separator).finditer(text):
+        cut = text.rfind(b"\n", end, field.start()) + 1 or cut
+        end = field.end()
+    # An unclosed field ends with the text.
+    return text.rfind(b"\n", end) + 1 or cut
+
+
+@functools.cache
+def _quoted_field(separator: bytes) -> re.Pattern[bytes]:
+    # The quote comes first, because a search for one letter is fast.
+    opening = rb'"(?:(?<=\n")|(?<=\A")|(?<=' + re.escape(separator) + rb'"))'
+    return re.compile(opening + rb'(?:[^"]++|"")*+"?')
+
+
+def _divide(rest: bytes, fresh: bytes, separator: bytes) -> tuple[bytes, bytes]:
     """Divides `rest` + `fresh` into whole records and the start of the next one."""
-    if quoted and b'"' in rest:
+    if separator and b'"' in rest:
         rest, fresh = b"", rest + fresh
-    cut = _last_break(fresh, quoted)
+    cut = _last_break(fresh, separator)
     if not cut:
         return b"", rest + fresh
     # Copies the records once; concatenation and slicing would copy them twice.
@@ -59,12 +82,13 @@ def _count_lines(text: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord("\n")))
 
 
-def blocks(path: Path, *, quoted: bool) -> Iterator[Block]:
+def blocks(path: Path, *, quoted: str) -> Iterator[Block]:
     """Yields the file as blocks of whole lines, and checks that they are UTF-8 text.
 
     Args:
       path: compressed or not.
-      quoted: True if fields may be in double quotes and then contain line breaks.
+      quoted: the separator of fields that may be in double quotes and then contain line breaks; ""
+        without such fields.
 
     Raises:
       InputError: damaged compression, a NUL byte, bytes that are not UTF-8, an unclosed quote.
@@ -73,7 +97,7 @@ def blocks(path: Path, *, quoted: bool) -> Iterator[Block]:
     with open_plain(path) as file:
         while True:
             fresh = read(path, file, BLOCK_BYTES)
-            whole, rest = _divide(rest, fresh, quoted) if fresh else (rest, b"")
+            whole, rest = _divide(rest, fresh, quoted.encode()) if fresh else (rest, b"")
             if line == 1:
                 whole = whole.removeprefix(b"\xef\xbb\xbf")
             if len(rest) > _LONGEST_RECORD:

@@ -67,6 +67,22 @@ def test_the_first_line_of_json_may_leave_fields_out(tmp_path):
         prepare(raw, tmp_path / "out")
 
 
+@pytest.mark.parametrize("few", [1, 1000])
+def test_a_quote_inside_a_field_does_not_join_the_blocks(few, tmp_path, monkeypatch):
+    """The quote of 12" mix is no mark. A field of the last lines has a line break."""
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(sources, "_FEW_LINES", few)
+    lines = ['u,i,1,12" mix\n', *(f"u{place},i,2,x\n" for place in range(2000))]
+    lines += [f'"v\n{place}",i,2,"a,\n"""\n' for place in range(50)]
+    raw = put(tmp_path / "toy.csv", "".join(lines))
+    found = list(sources.blocks(raw, quoted=","))
+    assert b"".join(block.text for block in found) == raw.read_bytes()
+    longest = max(len(block.text) for block in found)
+    assert longest < (300 if few == 1 else 20_000)
+    expected = ["u", *(f"u{place}" for place in range(2000)), *(f"v\n{n}" for n in range(50))]
+    assert users(tmp_path, "more.csv", HEADER[:-1] + ",note\n" + "".join(lines)) == expected
+
+
 def test_the_frames_of_zstandard_are_read_whole(tmp_path):
     draw = random.Random(0)
     text = HEADER + "".join(f"u{draw.random()},i,{place}\n" for place in range(20_000))
