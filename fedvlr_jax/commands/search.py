@@ -222,13 +222,19 @@ def _watch(
     reported: set[tuple[Path, int]] = set()
 
     def is_behind(member: Member, run: RunState) -> bool:
-        trial = asked_of[member.directory].trial
+        asked = asked_of[member.directory]
         for entry in run.evaluations:
             value, place = simulation.selection.value(entry["valid"]), entry["round"]
-            if (member.directory, place) not in reported and value is not None:
+            if (
+                place > asked.reported
+                and (member.directory, place) not in reported
+                and value is not None
+            ):
                 reported.add((member.directory, place))
-                trial.report(value, place)
-        return bool(not run.stopped and run.evaluations and trial.should_prune())
+                asked.trial.report(value, place)
+        # Up to there an earlier process has decided.
+        decides = bool(run.evaluations) and run.evaluations[-1]["round"] >= asked.reported
+        return decides and not run.stopped and asked.trial.should_prune()
 
     def watch(members: Sequence[Member], runs: Sequence[RunState], /) -> list[int]:
         behind = [

@@ -17,6 +17,8 @@ from fedvlr_jax.commands.tables.reproduce import command_of, wrapped
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
+from fedvlr_jax.selection import Selection
+from fedvlr_jax.training import RunState
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -176,15 +178,77 @@ def test_a_batch_that_was_drawn_in_part_is_completed(tmp_path, monkeypatch):
     study = make_study(tmp_path, batch=3)
     begun = study._begun
 
-    def killed(place, held=None):
+    def killed(place):
         if place == 2:
             raise KeyboardInterrupt
-        return begun(place, held)
+        return begun(place)
 
     monkeypatch.setattr(study, "_begun", killed)
     with pytest.raises(KeyboardInterrupt):
         study.ask()
     assert places(make_study(tmp_path, batch=3).ask()) == [0, 1, 2]
+
+
+def test_the_trials_of_a_batch_may_end_in_any_order(tmp_path):
+    """The sampler reads them in the order in which they were drawn."""
+    value = lambda asked: -((dict(asked.choice)["client_lr"] - 1.0) ** 2)
+    draw = lambda name: make_study(tmp_path / name, trials=16, batch=4)
+
+    def told(study, batch):
+        for asked in batch:
+            study.tell(asked, studies.FINISHED, 4, value(asked), "")
+        return [asked.choice for asked in batch]
+
+    whole, study = [], draw("whole")
+    while batch := study.ask():
+        whole += told(study, batch)
+    parts = []
+    while batch := (study := draw("w")).ask():
+        first, *others = batch
+        rest = told(study, others)
+        study.leave(first)
+        parts += [*told(draw("w"), draw("w").ask()), *rest]
+    assert parts == whole
+
+
+def test_a_trial_that_is_taken_up_goes_on_with_its_reports(tmp_path, recwarn):
+    study = make_study(tmp_path)
+    (first,) = study.ask()
+    for place in (0, 2):
+        first.trial.report(1.0, place)
+    study.leave(first)
+    (again,) = make_study(tmp_path).ask()
+    assert (first.reported, again.reported) == (-1, 2)
+    again.trial.should_prune = lambda: True
+    trial = command.Trial(again, types.SimpleNamespace(directory=again.folder))
+    simulation = types.SimpleNamespace(selection=Selection("all", "ndcg", 50))
+    behind = command._watch(study, [trial], simulation, set())
+    # Up to round 2 the decisions were made.
+    entries = [{"round": place, "valid": {"ndcg@50": 3.0}} for place in (0, 2, 4)]
+    run = RunState(None, None, 0, tuple(entries[:1]), None, "")
+    assert behind([trial.member], [run]) == []
+    (known,) = study._known()
+    assert known.intermediate_values == {0: 1.0, 2: 1.0}
+    again.trial.should_prune = lambda: False
+    assert behind([trial.member], [run._replace(evaluations=tuple(entries))]) == []
+    (known,) = study._known()
+    assert known.intermediate_values == {0: 1.0, 2: 1.0, 4: 3.0} and not recwarn.list
+
+
+def test_a_trial_that_is_told_meanwhile_is_not_taken_up(tmp_path, monkeypatch):
+    one, other = make_study(tmp_path), make_study(tmp_path)
+    (first,) = one.ask()
+    known = other._known
+
+    def told_meanwhile():
+        found = known()
+        if not one.told():
+            one.tell(first, studies.FINISHED, 4, 1.0, "")
+        return found
+
+    monkeypatch.setattr(other, "_known", told_meanwhile)
+    assert places(other.ask()) == [1]
+    assert [trial.state for trial in one.told()] == [studies.FINISHED]
 
 
 def test_another_batch_is_another_search(tmp_path):

@@ -1,8 +1,7 @@
 """The trials of a search, kept by Optuna in one file that several processes share.
 
 Trials are asked in batches, by one process at a time. Each trial has a folder, which its process
-locks while it trains. A trial that no process trains any more is asked again, with the same values
-and folder.
+locks while it trains. The next process that asks takes up a trial that none trains any more.
 """
 
 from __future__ import annotations
@@ -34,12 +33,18 @@ FREE = RESUMABLE_WHEN_FINISHED
 
 
 class Asked(NamedTuple):
-    """A trial to train: `trial` of Optuna, its values, its folder, and what holds the folder."""
+    """A trial to train.
+
+    Attributes:
+      trial: of Optuna. choice: its values. folder: of its run, which `held` holds.
+      reported: the newest round whose value an earlier process reported; -1 for none.
+    """
 
     trial: Any
     choice: Choice
     folder: Path
     held: contextlib.ExitStack
+    reported: int = -1
 
 
 class Told(NamedTuple):
@@ -191,43 +196,55 @@ class Study:
             if len(asked) == self._options.batch:
                 break
             if frozen.state == running and (held := self._free(frozen)) is not None:
-                asked.append(self._again(frozen, held))
+                asked.append(self._taken_up(frozen, held))
         return asked
 
     def _known(self) -> list[Any]:
-        """The newest trial of each place, by ascending place; one that was abandoned has failed."""
+        """The trial of each place, by ascending place.
+
+        Earlier versions asked an abandoned trial again; the abandoned one has failed.
+        """
         failed = self._optuna.trial.TrialState.FAIL
         placed = [t for t in self._study.trials if t.state != failed and "place" in t.user_attrs]
         by_place = {frozen.user_attrs["place"]: frozen for frozen in placed}
         return [by_place[place] for place in sorted(by_place)]
 
     def _free(self, frozen: Any) -> contextlib.ExitStack | None:
-        """Holds the folder of a trial; None where another process does."""
+        """Holds the folder of a trial; None where another process does, or has told the trial."""
         held = contextlib.ExitStack()
         try:
             held.enter_context(locked(self.folder / frozen.user_attrs["folder"]))
         except InputError:
             return None
+        if self._study.trials[frozen.number].state.is_finished():
+            held.close()
+            return None
         return held
 
-    def _again(self, frozen: Any, held: contextlib.ExitStack) -> Asked:
-        self._study.enqueue_trial(frozen.params)
-        asked = self._begun(frozen.user_attrs["place"], held)
-        # Afterwards, so that a process killed in between loses no trial.
-        self._study.tell(frozen.number, state=self._optuna.trial.TrialState.FAIL)
+    def _taken_up(self, frozen: Any, held: contextlib.ExitStack) -> Asked:
+        # The same trial, not a new one of these values: a sampler reads the trials by number.
+        place = frozen.user_attrs["place"]
+        self._study.sampler = self._sampler_of(place)
+        trial = self._optuna.trial.Trial(self._study, frozen._trial_id)
+        return self._asked(trial, place, held)
+
+    def _begun(self, place: int) -> Asked:
+        self._study.sampler = self._sampler_of(place)
+        held = contextlib.ExitStack()
+        held.enter_context(locked(self._folder_of(place)))
+        trial = self._study.ask()
+        asked = self._asked(trial, place, held)
+        trial.set_user_attr("folder", asked.folder.name)
+        trial.set_user_attr("place", place)
         return asked
 
-    def _begun(self, place: int, held: contextlib.ExitStack | None = None) -> Asked:
-        self._study.sampler = self._sampler_of(place)
-        folder = self.folder / f"trial{place:04d}"
-        if held is None:
-            held = contextlib.ExitStack()
-            held.enter_context(locked(folder))
-        trial = self._study.ask()
+    def _folder_of(self, place: int) -> Path:
+        return self.folder / f"trial{place:04d}"
+
+    def _asked(self, trial: Any, place: int, held: contextlib.ExitStack) -> Asked:
         choice = tuple(pair for dimension in self._space for pair in dimension.draw(trial))
-        trial.set_user_attr("folder", folder.name)
-        trial.set_user_attr("place", place)
-        return Asked(trial, choice, folder, held)
+        reported = max(self._study.trials[trial.number].intermediate_values, default=-1)
+        return Asked(trial, choice, self._folder_of(place), held, reported)
 
     def _sampler_of(self, place: int) -> Any:
         seed = (1_000_003 * self._options.seed + place) % 2**32
@@ -269,7 +286,7 @@ class Study:
         """The trials that have ended, in the order in which they were asked."""
         found = []
         for frozen in self._known():
-            if "state" not in frozen.user_attrs:
+            if not frozen.state.is_finished():
                 continue
             attrs = frozen.user_attrs
             valid = frozen.value if attrs["state"] == FINISHED else None
