@@ -114,7 +114,7 @@ def main() -> None:
     with locked(base.workdir):
         note_unused_by(members)
         note_overruled({name for member in members for name, _ in member.choice}, by="over")
-        dataset = train_waiting(members)[base.data]
+        dataset = train_waiting(members)[members[0].config.data]
         groups = read_groups(members)
         if not groups:
             raise InputError("no run finished; lower the step sizes")

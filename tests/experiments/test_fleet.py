@@ -56,3 +56,13 @@ def test_the_command_compares_synchronous_and_buffered_rounds(run, tmp_path):
     assert "buffer=10" in (tmp_path / "w/fleet-hours.svg").read_text()
     line = refused(run("fleet", *SMALL, "--deadline_s=0", "--workdir=x"))
     assert "hours need a simulated clock" in line
+
+
+@pytest.mark.slow
+def test_members_may_differ_in_their_data(run, tmp_path):
+    """None of them has the --recency of the command itself."""
+    arguments = [*SMALL, "--cohort=20", "--rounds=1", "--seeds=0", "--workdir=w"]
+    done = run("fleet", *arguments, "--over=recency=0.5,1")
+    assert done.returncode == 0, done.stderr
+    lines = json.loads((tmp_path / "w/fleet.json").read_text())
+    assert [line["choice"] for line in lines] == ["recency=0.5", "recency=1.0"]
