@@ -30,6 +30,7 @@ from fedvlr_jax.commands.tables.comparison import (
     Compared,
     compare_with_first,
     compared_runs,
+    correct,
     different_runs,
 )
 from fedvlr_jax.commands.tables.comparison_table import write_comparison
@@ -120,6 +121,8 @@ def table_of(
         if len(by_data) > 1:
             found = [{"dataset": name, **line} for line in found]
         lines += found
+    # Over the whole table, of all data sets.
+    correct([line for line in lines if "gain" in line])
     return lines
 
 

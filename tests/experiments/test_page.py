@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from fedvlr_jax.commands import members, sweep
+from fedvlr_jax.commands import members, sweep, table2
 from fedvlr_jax.commands import page as page_command
 from fedvlr_jax.commands.members import keep_best_model, make_members, train_waiting
 from fedvlr_jax.commands.tables.comparison_table import write_comparison
@@ -19,6 +19,7 @@ from fedvlr_jax.commands.tables.tables import print_table
 from fedvlr_jax.config import Config
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.evaluation.baselines import evaluate_once
+from fedvlr_jax.evaluation.significance import holm
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.folder import (
     Group,
@@ -368,6 +369,25 @@ def test_baselines_come_from_any_run_and_each_line_names_its_data(tmp_path, caps
     cells = [line.split(" | ")[0] for line in (tmp_path / "page.md").read_text().splitlines()]
     assert "| KU: Toy [client]" in cells and "| ML: ML/a *" in cells
     assert "page.md" in capsys.readouterr().out
+
+
+def test_holm_corrects_over_the_data_sets_of_a_table(tmp_path):
+    runs = {
+        f"{data}/{name}": [finished(tmp_path, [0.1, 0.2, 0.3, gain])]
+        for data in ("KU", "ML")
+        for name, gain in (("a", 0.4), ("b", 0.5), ("c", 0.45))
+    }
+    lines = page_command.table_of(runs, {name: name[:2] for name in runs})
+    tested = [line for line in lines if "gain" in line]
+    assert len(tested) == 4
+    assert [line["p_holm"] for line in tested] == holm([line["p_mean"] for line in tested])
+    # In table2 a line has two gains.
+    gains = [{"p_mean": 0.01 * n} for n in range(1, 5)]
+    lines = [
+        {"dataset": data, "vanilla": gains[2 * n], "baseline": gains[2 * n + 1]}
+        for n, data in enumerate(("KU", "ML"))
+    ]
+    assert table2.gains_of([{"dataset": "KU"}, *lines]) == gains
 
 
 def test_members_are_chosen_by_one_metric():
