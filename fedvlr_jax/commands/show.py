@@ -2,8 +2,8 @@
 
     fedvlr show --workdir=runs/ku --values
 
-The first table lists every checkpoint: round, size, validation NDCG@50, and its damage if it is
-not whole. The second table lists the arrays of the newest whole checkpoint, or of --round. With
+The first table lists every checkpoint: round, size, the validation value in percent that --select
+names (a dash for a state between two evaluations), and its damage if it is not whole. The second table lists the arrays of the newest whole checkpoint, or of --round. With
 --values it also shows the finite share, the mean and the standard deviation of each array.
 The command writes nothing. Exit status 2: no checkpoint is whole. `fedvlr inspect` is its earlier
 name.
@@ -31,7 +31,7 @@ FLAGS = flags.FLAGS
 def survey(checkpoints: Checkpoints) -> tuple[Table, list[int]]:
     """(a table with one row per checkpoint, the rounds of the whole ones)."""
     table = Table(title=str(checkpoints.directory))
-    for name in ("round", "MB", "valid NDCG@50", "best round", "state"):
+    for name in ("round", "MB", "validation", "best round", "state"):
         table.add_column(name, justify="left" if name == "state" else "right")
     whole = []
     for round_number in checkpoints.rounds():
@@ -41,7 +41,9 @@ def survey(checkpoints: Checkpoints) -> tuple[Table, list[int]]:
         try:
             checkpoints.verify(round_number)
             meta = checkpoints.read_meta(round_number)
-            score, best = f"{meta['score']:.2f}", str(meta["best_round"])
+            if any(entry["round"] == round_number for entry in meta.get("evaluations", ())):
+                score = f"{meta['score']:.2f}"
+            best = str(meta["best_round"])
             whole.append(round_number)
         except Damaged as error:
             state = f"damaged: {error}".replace(f"{step}/", "").replace(f"{step}: ", "")

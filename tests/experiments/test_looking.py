@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 
+from fedvlr_jax.checkpointing import Checkpoints
+from fedvlr_jax.commands import show
 from tests.experiments.commands import refused
-from tests.test_checkpointing import saved
+from tests.test_checkpointing import TREE, saved
 
 
 def folder(root, features):
@@ -54,3 +56,15 @@ def test_show_tells_whole_from_damaged(run, tmp_path):
         result.returncode == 2
         and "no whole checkpoint of this round; give one of [2, 4]" in result.stderr
     )
+
+
+def test_show_has_a_value_only_of_an_evaluated_state(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    meta = {"best_round": 3, "evaluations": [{"round": 0}, {"round": 3}]}
+    for number, score in ((2, 0.0), (3, 25.0)):
+        checkpoints.save(number, TREE, meta, score)
+    checkpoints.wait()
+    table, whole = show.survey(checkpoints)
+    assert whole == [2, 3] and list(table.columns[2].cells) == ["-", "25.00"]
+    # Of any --select.
+    assert table.columns[2].header == "validation"
