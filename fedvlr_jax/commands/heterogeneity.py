@@ -47,7 +47,10 @@ def over_seeds(users: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarra
 
 
 def by_activity(users: Mapping[str, np.ndarray], views: Sequence[str]) -> list[dict[str, Any]]:
-    """One line per activity group with clients. Metrics in percent, None without targets."""
+    """One line per activity group with clients. Metrics in percent, None without targets.
+
+    "users" are the clients of the group, "test_users" those with a test target.
+    """
     length, weights = users["history_length"], users["router_weights"]
     lines = []
     for name, chosen in activity_groups(length).items():
@@ -57,12 +60,18 @@ def by_activity(users: Mapping[str, np.ndarray], views: Sequence[str]) -> list[d
         for g, view in enumerate(views):
             line[f"{view}_mean"] = float(weights[chosen, g].mean())
             line[f"{view}_sd"] = float(weights[chosen, g].std())
+        tested = chosen & ~np.isnan(users["ndcg@50"])
+        line["test_users"] = int(tested.sum())
         for metric in ("hr@50", "ndcg@50"):
-            values = users[metric][chosen]
-            values = values[~np.isnan(values)]
-            line[metric] = 100 * float(values.mean()) if len(values) else None
+            line[metric] = 100 * float(users[metric][tested].mean()) if tested.any() else None
         lines.append(line)
     return lines
+
+
+def with_targets(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The groups as a summary has them: their users are those with a test target."""
+    groups = {line["group"]: {**line, "users": line["test_users"]} for line in lines}
+    return {"test": {"activity": groups}}
 
 
 def main() -> None:
@@ -95,11 +104,10 @@ def main() -> None:
     caption = "Router weights: mean ± sd over clients; test metrics in percent."
     write_table(Table(title, headings, rows, caption), lines, folder / "heterogeneity")
     groups = [line["group"] for line in lines]
-    activity = {line["group"]: line for line in lines if line["ndcg@50"] is not None}
     figures = {
         "preferences": router_strip(users, views),
         "preferences-by-activity": router_by_activity(users, views, groups),
-        "metrics-by-activity": activity_bars({"test": {"activity": activity}}, users),
+        "metrics-by-activity": activity_bars(with_targets(lines), users),
     }
     for name, figure in figures.items():
         if figure is not None:

@@ -11,12 +11,13 @@ from fedvlr_jax.commands.convergence import (
     probe_config,
     summarise,
 )
-from fedvlr_jax.commands.heterogeneity import by_activity, over_seeds
+from fedvlr_jax.commands.heterogeneity import by_activity, over_seeds, with_targets
 from fedvlr_jax.commands.launching.config_flags import whole_numbers
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.data.loading import load_dataset
 from fedvlr_jax.errors import InputError
+from fedvlr_jax.report.plots import activity_bars
 from fedvlr_jax.simulation import make_simulation
 from tests.conftest import mostly_slow
 
@@ -144,3 +145,17 @@ def test_activity_groups_by_hand():
     # Means of (0.3, 0.7) and of (0.7, 0.3).
     assert few["id_mean"] == pytest.approx(0.5) and few["id_sd"] == pytest.approx(0.2)
     assert few["hr@50"] == 50 and few["ndcg@50"] == 25 and more["hr@50"] is None
+
+
+def test_a_bar_of_joined_groups_weighs_the_users_with_a_target():
+    """Of 9 short histories one user has a target, of 12 longer ones all have."""
+    users = {
+        "history_length": np.repeat([5, 15], [9, 12]),
+        "router_weights": np.full((21, 1), 1.0),
+        "hr@50": np.array([1.0] + [np.nan] * 8 + [0.0] * 12),
+    }
+    users["ndcg@50"] = users["hr@50"]
+    groups = with_targets(by_activity(users, ["id"]))["test"]["activity"]
+    assert {name: group["users"] for name, group in groups.items()} == {"0-10": 1, "11-20": 12}
+    figure = activity_bars(with_targets(by_activity(users, ["id"])), users)
+    assert "0-20" in figure and ">13<" in figure
