@@ -3,8 +3,9 @@
     fedvlr show --workdir=runs/ku --values
 
 The first table lists every checkpoint: round, size, the validation value in percent that --select
-names (a dash for a state between two evaluations), and its damage if it is not whole. The second table lists the arrays of the newest whole checkpoint, or of --round. With
---values it also shows the finite share, the mean and the standard deviation of each array.
+names (a dash for a state between two evaluations), and its damage if it is not whole. The second
+table lists the arrays of the newest whole checkpoint, or of --round. With --values it also shows
+the finite share, the mean and the standard deviation of each array.
 The command writes nothing. Exit status 2: no checkpoint is whole. `fedvlr inspect` is its earlier
 name.
 """
