@@ -38,7 +38,7 @@ from fedvlr_jax.commands.tables.page import Found, find_runs
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.results import judged_slice
-from fedvlr_jax.report.run_directory import CONFIG, REPORT, USERS
+from fedvlr_jax.report.run_directory import CONFIG, REPORT, SUMMARY, USERS
 
 FLAGS = flags.FLAGS
 # The array of users.npz that the tests compare.
@@ -75,12 +75,15 @@ def main() -> None:
 def with_users(
     by_choice: Mapping[str, Sequence[Found]],
 ) -> tuple[dict[str, list[Finished]], list[str]]:
-    """The finished runs by choice, and one line for each whose users.npz cannot be used."""
+    """The finished runs by choice, and one line for each whose results cannot be used."""
     finished: dict[str, list[Finished]] = {}
     damaged = []
     for choice, runs in by_choice.items():
         for run in runs:
             if not run.summary:
+                continue
+            if not {"warm", "cold"} <= run.summary.get("test", {}).keys():
+                damaged.append(f"{run.path / SUMMARY}: lacks the slices of the test part")
                 continue
             if not (run.path / USERS).exists():
                 damaged.append(f"{run.path / USERS}: missing, though the run has finished")

@@ -281,6 +281,30 @@ def data_of(folder):
     return find_runs(folder).data
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"valid": {"ndcg@50": "x"}},
+        {"valid": {"ndcg@50": 1.0, "cold": None}},
+        {"test": None},
+        {"test": {"warm": {"hr@50": None}, "cold": {}}},
+        {"selected_round": None},
+    ],
+)
+def test_a_summary_of_another_form_is_named(damage, tmp_path):
+    make_run(tmp_path / "a", 1.0)
+    path = tmp_path / "a/summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    (unread,) = find_runs(tmp_path).unread
+    assert unread == f"{path}: not the summary of a run"
+
+
+def test_a_run_without_test_results_is_left_out_of_the_table(tmp_path):
+    make_run(tmp_path / "a", 1.0)
+    found, (line,) = page_command.with_users(find_runs(tmp_path).by_choice)
+    assert not found and line.endswith("summary.json: lacks the slices of the test part")
+
+
 def test_only_runs_that_are_comparable_are_compared(tmp_path):
     """Another protocol or metric has other numbers; permuted features have the same users."""
     features = {"fingerprint": "f" * 64}

@@ -14,7 +14,7 @@ from fedvlr_jax.report import RunDirectory
 from fedvlr_jax.report.folder import Group, Run, Table, render_folder
 from fedvlr_jax.report.run_directory import CONFIG, METRICS, REPORT, SUMMARY
 from fedvlr_jax.report.verdict import users_differ
-from fedvlr_jax.selection import Selection, selection_of
+from fedvlr_jax.selection import SLICES, Selection, selection_of
 
 PAGE = "index.html"
 
@@ -194,12 +194,23 @@ def _read(path: Path) -> Found:
     if summary and not evaluated:
         raise InputError(f"{path / METRICS}: missing, though the run has finished")
     metrics = run.read_metrics() if evaluated else []
-    known = isinstance(summary.get("valid", {}), dict) and (
-        not summary or {"valid", "selected_round", "rounds_run"} <= summary.keys()
-    )
-    if not known:
+    if summary and not _is_of_a_run(summary):
         raise InputError(f"{path / SUMMARY}: not the summary of a run")
     return Found(path, config, summary, metrics)
+
+
+def _is_of_a_run(summary: Mapping[str, Any]) -> bool:
+    """Whether the parts of a summary that the pages read have their form."""
+    parts = [summary.get("valid"), summary.get("test", {})]
+    parts += [part.get(name, {}) for part in parts if isinstance(part, dict) for name in SLICES[1:]]
+    rounds = [summary.get(name) for name in ("selected_round", "rounds_run")]
+    return all(map(_holds_numbers, parts)) and all(isinstance(n, int) for n in rounds)
+
+
+def _holds_numbers(part: Any) -> bool:
+    return isinstance(part, dict) and all(
+        isinstance(value, int | float) for name, value in part.items() if "@" in name
+    )
 
 
 def _group(choice: str, data: str, folder: Path, found: Sequence[Found], usual: Selection) -> Group:
