@@ -31,7 +31,9 @@ from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_u
 from fedvlr_jax.commands.one_run.runs import load, required_workdir
 from fedvlr_jax.commands.tables.tables import write_table, write_text
 from fedvlr_jax.config import Config
+from fedvlr_jax.config.magnitudes import what_to_lower
 from fedvlr_jax.data.dataset import Dataset
+from fedvlr_jax.errors import NonFiniteError
 from fedvlr_jax.reduce.mean import normalised_weights
 from fedvlr_jax.report.folder import Table
 from fedvlr_jax.report.study_plots import loglog_lines
@@ -78,7 +80,7 @@ def probe_config(config: Config) -> Config:
 def make_gradient_norm(training: Simulation) -> Callable[[State], float]:
     """state of `training` -> float: the squared gradient norm of sum_u alpha_u J_u.
 
-    The function does not donate the state.
+    The function does not donate the state. It raises NonFiniteError if the norm is not finite.
     """
     simulation = make_simulation(probe_config(training.config), training.dataset)
     plain = simulation.init().server
@@ -113,8 +115,14 @@ def make_gradient_norm(training: Simulation) -> Callable[[State], float]:
 
     def gradient_norm(state: State) -> float:
         before = in_probe(state)
-        # `run_rounds` donates its input.
-        after, _ = simulation.run_rounds(jax.tree.map(lambda leaf: leaf.copy(), before), 1)
+        try:
+            # `run_rounds` donates its input.
+            after, _ = simulation.run_rounds(jax.tree.map(lambda leaf: leaf.copy(), before), 1)
+        except NonFiniteError:
+            # Its error names the step of the probe.
+            reached = int(jax.device_get(state.server.round))
+            line = f"after round {reached} the gradient is not finite"
+            raise NonFiniteError(f"{line}; {what_to_lower(training.config)}", state) from None
         return float(squared_norm(before, after))
 
     return gradient_norm

@@ -16,7 +16,7 @@ from fedvlr_jax.commands.launching.config_flags import whole_numbers
 from fedvlr_jax.config import Config
 from fedvlr_jax.data.cohorts import multi_hot
 from fedvlr_jax.data.loading import load_dataset
-from fedvlr_jax.errors import InputError
+from fedvlr_jax.errors import InputError, NonFiniteError
 from fedvlr_jax.report.plots import activity_bars
 from fedvlr_jax.simulation import make_simulation
 from tests.conftest import mostly_slow
@@ -117,6 +117,17 @@ def test_plain_steps_lower_the_gradient(dataset):
     config = Config.from_flat(width=4, rounds=20, server_optimizer="sgd", server_decay=0.0)
     norms = measure(config, dataset)
     assert norms.shape == (20,) and norms[-5:].mean() < norms[:5].mean()
+
+
+def test_a_gradient_that_is_not_finite_names_the_steps_of_the_training(dataset):
+    """Not those of the probe, which is another simulation."""
+    config = Config.from_flat(fusion="none", init="random", width=4, client_lr=7.0)
+    simulation = make_simulation(config, dataset)
+    state = simulation.init()
+    shared = jax.tree.map(lambda leaf: leaf * jnp.nan, state.server.shared)
+    state = state._replace(server=state.server._replace(shared=shared))
+    with pytest.raises(NonFiniteError, match=r"after round 0 the gradient .* client_lr=7"):
+        make_gradient_norm(simulation)(state)
 
 
 def test_the_slope_by_hand():
