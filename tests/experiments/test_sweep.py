@@ -136,6 +136,20 @@ def test_a_value_that_is_there_twice_is_refused():
         make_members(Config.from_flat(workdir="w"), ["fusion=none,mlp,none"], [0])
 
 
+@pytest.mark.parametrize(
+    "over", [["fusion=none,mlp", "width=4", "fusion=none"], ["fusion:fusion=mlp:none"]]
+)
+def test_a_flag_that_is_there_twice_is_refused(over):
+    """The last value would count, under a label with both."""
+    with pytest.raises(InputError, match="over: fusion is there twice"):
+        make_members(Config.from_flat(workdir="w"), over, [0])
+
+
+def test_a_negative_number_of_members_at_once_is_refused(run):
+    line = refused(run("sweep", *SMALL, "--members_at_once=-1", "--workdir=w"))
+    assert "members_at_once" in line and "-1" in line
+
+
 @pytest.mark.slow
 def test_a_folder_of_other_members_is_refused_before_any_is_trained(run, tmp_path):
     arguments = [*SMALL, "--seeds=0", "--workdir=w", "--baselines=false"]

@@ -33,6 +33,7 @@ def define_members_at_once() -> None:
         "members_at_once",
         0,
         "Number of members that train in parallel. 0: one on a CPU, else as many as fit in memory.",
+        lower_bound=0,
     )
 
 

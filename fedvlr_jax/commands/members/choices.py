@@ -125,6 +125,10 @@ def make_members(base: Config, over: Sequence[str], seeds: Sequence[int]) -> lis
     """All combinations, seeds innermost."""
     grid = itertools.product(*(parse_over(text) for text in over))
     choices = [tuple(itertools.chain(*parts)) for parts in grid]
+    names = [name for name, _ in choices[0]]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--over: {name} is there twice; give each flag once")
     for choice in choices:
         if choices.count(choice) > 1:
             raise InputError(f"--over: {label_of(choice)} occurs twice; give each value once")
