@@ -232,7 +232,7 @@ def _watch(
             ):
                 reported.add((member.directory, place))
                 asked.trial.report(value, place)
-        # Up to there an earlier process has decided.
+        # An earlier process has decided up to its newest report.
         decides = bool(run.evaluations) and run.evaluations[-1]["round"] >= asked.reported
         return decides and not run.stopped and asked.trial.should_prune()
 

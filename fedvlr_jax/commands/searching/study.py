@@ -226,7 +226,8 @@ class Study:
         place = frozen.user_attrs["place"]
         self._study.sampler = self._sampler_of(place)
         trial = self._optuna.trial.Trial(self._study, frozen._trial_id)
-        return self._asked(trial, place, held)
+        reported = max(self._study.trials[frozen.number].intermediate_values, default=-1)
+        return self._asked(trial, place, held)._replace(reported=reported)
 
     def _begun(self, place: int) -> Asked:
         self._study.sampler = self._sampler_of(place)
@@ -243,8 +244,7 @@ class Study:
 
     def _asked(self, trial: Any, place: int, held: contextlib.ExitStack) -> Asked:
         choice = tuple(pair for dimension in self._space for pair in dimension.draw(trial))
-        reported = max(self._study.trials[trial.number].intermediate_values, default=-1)
-        return Asked(trial, choice, self._folder_of(place), held, reported)
+        return Asked(trial, choice, self._folder_of(place), held)
 
     def _sampler_of(self, place: int) -> Any:
         seed = (1_000_003 * self._options.seed + place) % 2**32
