@@ -211,6 +211,23 @@ def test_the_trials_of_a_batch_may_end_in_any_order(tmp_path):
     assert parts == whole
 
 
+def test_a_trial_whose_process_died_while_it_drew_changes_no_draw(tmp_path, monkeypatch):
+    whole = told_by(make_study(tmp_path / "whole", trials=6), 6)
+    parts = told_by(make_study(tmp_path / "w", trials=6), 3)
+    study = make_study(tmp_path / "w", trials=6)
+    asked = study._asked
+
+    def killed(trial, place, held):
+        asked(trial, place, held)
+        held.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "_asked", killed)
+    with pytest.raises(KeyboardInterrupt):
+        study.ask()
+    assert parts + told_by(make_study(tmp_path / "w", trials=6), 3) == whole
+
+
 def test_a_trial_that_is_taken_up_goes_on_with_its_reports(tmp_path, recwarn):
     study = make_study(tmp_path)
     (first,) = study.ask()

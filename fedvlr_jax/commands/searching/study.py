@@ -178,6 +178,7 @@ class Study:
         trials, batch = self._options.trials, self._options.batch
         budget = self._options.budget or math.inf
         with self._lock:
+            self._drop_unplaced()
             known = self._known()
             asked = self._abandoned(known)
             places, spent = len(known), self._spent(known)
@@ -188,6 +189,13 @@ class Study:
                 asked.append(self._begun(places))
                 places, spent = places + 1, spent + self._rounds_of_a_trial
         return asked
+
+    def _drop_unplaced(self) -> None:
+        """Fails the trials whose process died while it drew them, so that no sampler reads them."""
+        states = self._optuna.trial.TrialState
+        for frozen in self._study.get_trials(states=(states.RUNNING,)):
+            if "place" not in frozen.user_attrs:
+                self._study.tell(frozen.number, state=states.FAIL)
 
     def _abandoned(self, known: Sequence[Any]) -> list[Asked]:
         running = self._optuna.trial.TrialState.RUNNING
@@ -202,7 +210,8 @@ class Study:
     def _known(self) -> list[Any]:
         """The trial of each place, by ascending place.
 
-        Earlier versions asked an abandoned trial again; the abandoned one has failed.
+        A trial has failed if it was not drawn to its end, or if an earlier version abandoned it and
+        asked another one of its values.
         """
         failed = self._optuna.trial.TrialState.FAIL
         placed = [t for t in self._study.trials if t.state != failed and "place" in t.user_attrs]
