@@ -44,6 +44,7 @@ _HOMES = {
     "check_aggregator": "fedvlr_jax.contracts",
     "check_backbone": "fedvlr_jax.contracts",
     "check_dataset": "fedvlr_jax.contracts",
+    "check_fusion": "fedvlr_jax.contracts",
     "load_dataset": "fedvlr_jax.data",
     "make_aggregator": "fedvlr_jax.federated.aggregator",
     "make_simulation": "fedvlr_jax.simulation",
@@ -76,6 +77,7 @@ __all__ = [
     "check_aggregator",
     "check_backbone",
     "check_dataset",
+    "check_fusion",
     "load_dataset",
     "make_aggregator",
     "make_simulation",
@@ -85,7 +87,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fedvlr_jax.config import Config
-    from fedvlr_jax.contracts import check_aggregator, check_backbone, check_dataset
+    from fedvlr_jax.contracts import (
+        check_aggregator,
+        check_backbone,
+        check_dataset,
+        check_fusion,
+    )
     from fedvlr_jax.data import Dataset, Interactions, load_dataset
     from fedvlr_jax.errors import InputError, NonFiniteError
     from fedvlr_jax.federated.aggregator import Aggregator, make_aggregator

@@ -1,4 +1,4 @@
-"""Checks of your own objects (backbone, aggregator, data set). Call them in your tests.
+"""Checks of your own objects (backbone, fusion, aggregator, data set). Call them in your tests.
 
 Each check raises `InputError` with one line: the requirement, the value found, the remedy.
 """
@@ -17,6 +17,7 @@ from fedvlr_jax.data.dataset import Dataset, Interactions
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.federated.aggregator import Aggregator
 from fedvlr_jax.federated.server_optimizer import server_step
+from fedvlr_jax.fusion import Fusion
 from fedvlr_jax.models import Backbone
 from fedvlr_jax.settings import key_of, under_own_settings
 from fedvlr_jax.types import Cohort, Histories, PyTree, Rates
@@ -28,6 +29,10 @@ _ROWS, _CLIENTS, _ITEMS, _VIEWS = 7, 6, 5, 2
 def _need(holds: Any, what: str) -> None:
     if not holds:
         raise InputError(what)
+
+
+def _finite(tree: PyTree) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
 def _close(one: PyTree, other: PyTree, tolerance: float = 1e-4) -> bool:
@@ -62,8 +67,10 @@ def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
         "Backbone.penalty: found item_rows other than 'personal'; a penalty needs personal rows",
     )
     key = key_of(0)
-    shared = _check_head("shared", backbone.init_shared, key, width)
-    private = _check_head("private", backbone.init_private, key, width)
+    shared = _check_init("Backbone.init_shared", lambda key: backbone.init_shared(key, width), key)
+    private = _check_init(
+        "Backbone.init_private", lambda key: backbone.init_private(key, width), key
+    )
     vectors = jax.random.normal(jax.random.fold_in(key, 1), (_ROWS, width))
     scores = backbone.score(shared, private, vectors)
     _need(
@@ -76,10 +83,8 @@ def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
         "Backbone.score: the score of an item depends on other rows; score each row independently",
     )
     gradient = jax.grad(lambda *inputs: jnp.sum(backbone.score(*inputs)), (0, 1, 2))
-    leaves = jax.tree.leaves(gradient(shared, private, vectors))
     _need(
-        all(bool(jnp.isfinite(leaf).all()) for leaf in leaves),
-        "Backbone.score: its gradient is not finite",
+        _finite(gradient(shared, private, vectors)), "Backbone.score: its gradient is not finite"
     )
     if backbone.linear is not None:
         vector, bias = backbone.linear(shared, private)
@@ -99,21 +104,100 @@ def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
         )
 
 
-def _check_head(
-    side: str, init: Callable[[jax.Array, int], PyTree], key: jax.Array, width: int
-) -> PyTree:
-    head = init(key, width)
-    for leaf in jax.tree.leaves(head):
+def _check_init(name: str, init: Callable[[jax.Array], PyTree], key: jax.Array) -> PyTree:
+    found = init(key)
+    for leaf in jax.tree.leaves(found):
         _need(
             getattr(leaf, "dtype", None) == jnp.float32,
-            f"Backbone.init_{side}: found a leaf of {getattr(leaf, 'dtype', type(leaf))}, expected "
-            "arrays of float32",
+            f"{name}: found a leaf of {getattr(leaf, 'dtype', type(leaf))}, expected arrays of "
+            "float32",
         )
     _need(
-        _close(init(key, width), head, 0.0),
-        f"Backbone.init_{side}: two calls with one key differ; use only this key to draw",
+        _close(init(key), found, 0.0),
+        f"{name}: two calls with one key differ; use only this key to draw",
     )
-    return head
+    return found
+
+
+@under_own_settings
+def check_fusion(fusion: Fusion, dataset: Dataset, *, width: int) -> None:
+    """Checks one fusion on a random ID table and the features of a data set.
+
+    Guarantees if it returns: the views have different names; the parameters of the operators and of
+    a router are pytrees of float32 arrays and depend only on the key; `views` gives finite views of
+    every item, with a finite gradient; `route` gives each view a positive weight, with sum 1, and
+    its gradient is finite; `after_first`, `set_logits` and `zero_content_views`, if given, do what
+    `Fusion` says.
+
+    Args:
+      fusion: to check. dataset: with the features that the fusion was made for.
+      width: d of the ID table and of every view, as `Config.model.width`.
+
+    Raises:
+      InputError: names the first property that does not hold.
+    """
+    names, key = fusion.names, key_of(0)
+    _need(
+        len(names) > 0 and len(set(names)) == len(names),
+        f"Fusion.names: found {names}, expected a different name for each view",
+    )
+    gamma = _check_init("Fusion.init_shared", fusion.init_shared, key)
+    router = _check_init("Fusion.init_router", fusion.init_router, key)
+    items = jax.random.normal(jax.random.fold_in(key, 1), (dataset.num_items, width))
+    features = {name: jnp.asarray(rows) for name, rows in dataset.features.items()}
+    views = lambda gamma, items: fusion.views(gamma, items, features)
+    found, pull_back = jax.vjp(views, gamma, items)
+    expected = dataset.num_items, len(names), width
+    _need(
+        found.shape == expected and bool(jnp.isfinite(found).all()),
+        f"Fusion.views: found {found.dtype} {found.shape}, expected finite numbers {expected}: "
+        "items, views, width",
+    )
+    _need(
+        _finite(pull_back(jnp.ones_like(found))),
+        "Fusion.views: the gradient of the operators or of the ID table is not finite",
+    )
+    _check_router(fusion, router, found.mean(axis=0).reshape(-1))
+    if fusion.zero_content_views is not None:
+        left = views(fusion.zero_content_views(gamma), items)
+        rows = [_close(left[:, g], fusion.table_weight * items) for g in range(len(names))]
+        zero = [_close(left[:, g], jnp.zeros_like(items)) for g in range(len(names))]
+        _need(
+            any(rows) and all(a or b for a, b in zip(rows, zero, strict=True)),
+            "Fusion.zero_content_views: expected views of 0, but for those that are the rows of "
+            "the ID table times `table_weight`, of which there is at least one",
+        )
+
+
+def _check_router(fusion: Fusion, router: PyTree, pooled: jax.Array) -> None:
+    count = len(fusion.names)
+    # As after some training: the last layer of a router may begin at 0, which hides the others.
+    draws = np.random.default_rng(0)
+    trained = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(0.1 * draws.normal(size=leaf.shape), leaf.dtype), router
+    )
+    weights, pull_back = jax.vjp(fusion.route, trained, pooled)
+    _need(
+        weights.shape == (count,) and bool((weights > 0).all()) and _close(weights.sum(), 1.0),
+        f"Fusion.route: found {np.asarray(weights).tolist()}, expected {count} positive weights "
+        "with sum 1, one for each view",
+    )
+    _need(
+        _finite(pull_back(jnp.arange(count, dtype=jnp.float32))),
+        "Fusion.route: its gradient is not finite",
+    )
+    if fusion.after_first is not None:
+        first = trained["first"]
+        _need(
+            _close(fusion.after_first(trained, pooled @ first["kernel"] + first["bias"]), weights),
+            "Fusion.after_first: differs from Fusion.route after the layer router['first']",
+        )
+    if fusion.set_logits is not None:
+        logits = jnp.linspace(-1.0, 1.0, count)
+        _need(
+            _close(fusion.route(fusion.set_logits(router, logits), pooled), jax.nn.softmax(logits)),
+            "Fusion.set_logits: the weights of the new router are not the softmax of the logits",
+        )
 
 
 @under_own_settings
@@ -214,7 +298,7 @@ def _check_rule(
         f"Reduce.combine: found the shapes {shapes[0]}, expected {shapes[1]}",
     )
     _need(
-        all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found[0])),
+        _finite(found[0]),
         "Reduce.combine: a number of the combined upload is not finite",
     )
     _need(

@@ -7,16 +7,19 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fedvlr_jax as fj
-from examples import own_backbone, own_clock, own_dataset, own_rule
+from examples import own_backbone, own_clock, own_dataset, own_fusion, own_rule
 from fedvlr_jax.config import ModelConfig
 from fedvlr_jax.federated.server_optimizer import SERVER_OPTIMIZERS
+from fedvlr_jax.fusion.fusion import FUSIONS, FusionOptions
 from fedvlr_jax.models import BACKBONES
 from fedvlr_jax.reduce import REDUCTIONS
+from fedvlr_jax.training.summary import summarise_run
 
 PUBLIC = [name for name in fj.__all__ if name != "__version__"]
 
@@ -147,7 +150,7 @@ def test_importing_the_package_loads_no_jax():
     assert done.stdout.split() == ["False", fj.__version__]
 
 
-EXAMPLES = (own_rule, own_backbone, own_dataset, own_clock)
+EXAMPLES = (own_rule, own_backbone, own_fusion, own_dataset, own_clock)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.__name__)
@@ -199,6 +202,66 @@ def broken_backbones():
 def test_a_broken_backbone_is_named(piece):
     with pytest.raises(fj.InputError, match=piece):
         fj.check_backbone(broken_backbones()[piece])
+
+
+@pytest.mark.parametrize("names", [("id", "text"), ("table", "text")], ids="-".join)
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_every_fusion_keeps_the_contract(name, names):
+    options = FusionOptions(names=names, width=8, hidden=6, widths={"text": 4})
+    fj.check_fusion(FUSIONS[name](options), own_dataset.make_dataset(8, 60), width=8)
+
+
+def broken_fusions():
+    plain = own_fusion.gated_sum(8, 4)
+    bilevel = FUSIONS["bilevel"](FusionOptions(("table", "text"), 8, 6, {"text": 4}))
+    cube = lambda gamma, items, features: jnp.stack([items, items])
+    root = lambda gamma, items, features: jnp.sqrt(0 * plain.views(gamma, items, features))
+    gates = lambda router, pooled: jax.nn.sigmoid(jnp.stack([router["gate"], router["gate"]]) + 1)
+    norm = lambda router, pooled: jax.nn.softmax(
+        jnp.stack([router["gate"], jnp.linalg.norm(0 * pooled)])
+    )
+    return {
+        "different name": plain._replace(names=("id", "id")),
+        "init_shared: found": plain._replace(init_shared=lambda key: {"kernel": jnp.ones(2, int)}),
+        "init_router: found": plain._replace(init_router=lambda key: {"gate": 0.0}),
+        r"views: found float32 \(2, 60, 8\)": plain._replace(views=cube),
+        "operators or of the ID table": plain._replace(views=root),
+        "found .* expected 2 positive": plain._replace(route=gates),
+        "route: its gradient": plain._replace(route=norm),
+        "after_first": bilevel._replace(after_first=lambda router, x: jnp.ones(2) / 2),
+        "set_logits": plain._replace(set_logits=lambda router, logits: {"gate": logits[0]}),
+        "zero_content_views": plain._replace(zero_content_views=lambda gamma: gamma),
+        "table_weight": bilevel._replace(table_weight=0.5),
+    }
+
+
+@pytest.mark.parametrize("piece", broken_fusions())
+def test_a_broken_fusion_is_named(piece):
+    with pytest.raises(fj.InputError, match=piece):
+        fj.check_fusion(broken_fusions()[piece], own_dataset.make_dataset(8, 60), width=8)
+
+
+def test_an_own_fusion_has_its_own_name_and_weights():
+    """Whatever fusion the config names: it is another one."""
+    dataset = own_dataset.make_dataset(8, 60)
+    options = {"rounds": 1, "width": 8, "baselines": False}
+    config = fj.Config.from_flat(fusion="none", **options)
+    simulation = fj.make_simulation(config, dataset, fusion=own_fusion.gated_sum(8, 4))
+    run, timing = fj.train(simulation)
+    summary, users = summarise_run(simulation, run, timing)
+    assert (summary["backbone"], summary["fusion"]) == ("fcf", "own")
+    assert users["router_weights"].shape == (8, 2) and len(summary["router"]["mean"]) == 2
+    simulation = fj.make_simulation(
+        fj.Config.from_flat(**options), dataset, fusion=FUSIONS["none"](FusionOptions((), 8, 6, {}))
+    )
+    summary, users = summarise_run(simulation, run, timing)
+    assert summary["router"] is None and "router_weights" not in users
+    with pytest.raises(fj.InputError, match="^init=ease: the own fusion hides the rows"):
+        fj.make_simulation(
+            fj.Config.from_flat(init="ease", **options),
+            dataset,
+            fusion=own_fusion.gated_sum(8, 4),
+        )
 
 
 def broken_aggregators():

@@ -290,17 +290,15 @@ def check_initialization(config: Config, model: Model, dataset: Dataset) -> None
             "--init_router=planted: the generator draws no weights for hostile clients; give "
             f"another value, or --attack=none in place of {config.attack.attack}"
         )
-    hidden_by = f"--fusion={config.model.fusion} " + f"--views={config.model.views} " * (
-        config.model.fusion in ("shared", "bilevel")
-    )
+    backbone_named, fusion_named = _named(config, model)
     if closed and not model.has_private_vector:
         raise InputError(
-            f"{given}: --backbone={config.model.backbone} has no private vector for an "
-            "item's row; those that have are fcf, pfedrec and fedrap"
+            f"{given}: {backbone_named} has no private vector for an item's row; those that have "
+            "are fcf, pfedrec and fedrap"
         )
     if closed and fusion.zero_content_views is None:
         raise InputError(
-            f"{given}: {hidden_by}hides the rows of the ID table; use none, vbpr, or "
+            f"{given}: {fusion_named} hides the rows of the ID table; use none, vbpr, or "
             "bilevel with the views table and names of modalities, as --views=table,text,image"
         )
     if init.init == "ease" and init.init_ials == 1 and model.width < 4:
@@ -319,9 +317,21 @@ def check_initialization(config: Config, model: Model, dataset: Dataset) -> None
     sources = {"id", "table", *dataset.features}
     if init.init_router != "uniform" and (fusion.set_logits is None or {*fusion.names} - sources):
         raise InputError(
-            f"--init_router={init.init_router}: {hidden_by}has no router over single sources; use "
-            f"bilevel with views among {', '.join(sorted(sources))}"
+            f"--init_router={init.init_router}: {fusion_named} has no router over single sources; "
+            f"use bilevel with views among {', '.join(sorted(sources))}"
         )
+
+
+def _named(config: Config, model: Model) -> tuple[str, str]:
+    """The backbone and the fusion of a message."""
+    chosen = config.model
+    fusion = f"--fusion={chosen.fusion}"
+    if chosen.fusion in ("shared", "bilevel"):
+        fusion += f" --views={chosen.views}"
+    return (
+        "the own backbone" if "backbone" in model.own else f"--backbone={chosen.backbone}",
+        "the own fusion" if "fusion" in model.own else fusion,
+    )
 
 
 def _check_data(init: InitConfig, dataset: Dataset) -> None:

@@ -30,6 +30,7 @@ class Model:
 
     A client's private rows are {"head": ..., "router": ...}; "items": [I, d] where the backbone
     keeps item rows; and "residual": [I, G, d] where `keeps_residual`, which training does not see.
+    `own` has "backbone" and "fusion" where these are not those that the config names.
     """
 
     backbone: Backbone
@@ -39,12 +40,18 @@ class Model:
     init_scale: float
     history_weight: float
     keeps_residual: bool = False
+    own: frozenset[str] = frozenset()
 
     @property
     def has_private_vector(self) -> bool:
         """Whether a client's score is <item, its own vector> + bias."""
         head = shapes_of(self.init_private, key_of(0))["head"]
         return self.backbone.linear is not None and "vector" in head
+
+    @property
+    def has_router(self) -> bool:
+        """Whether a client has a private router."""
+        return bool(jax.tree.leaves(shapes_of(self.fusion.init_router, key_of(0))))
 
     def init_shared(self, key: jax.Array) -> PyTree:
         """{"items": [I, d], "fusion": gamma, "head": ...}."""
@@ -104,6 +111,8 @@ def make_model(
       backbone, fusion: in place of those that `config` names.
     """
     model = config.model
+    given = {"backbone": backbone, "fusion": fusion}
+    own = frozenset(name for name, part in given.items() if part is not None)
     if fusion is None:
         fusion = make_fusion(
             model.fusion,
@@ -122,4 +131,5 @@ def make_model(
         init_scale=model.init_scale,
         history_weight=model.history_weight,
         keeps_residual=config.fleet.upload_rows > 0,
+        own=own,
     )

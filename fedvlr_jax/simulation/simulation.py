@@ -292,7 +292,8 @@ def make_simulation(
 
     Args:
       config: the options; every `auto` is resolved here. dataset: the users and items.
-      backbone, fusion: in place of those that `config` names.
+      backbone, fusion: in place of those that `config` names; --init=auto is then random, and
+        summaries name them "own".
       aggregator: the server's treatment of the uploads, in place of the choices of `config` for
         clipping, noise, aggregation and the server's optimizer.
       participation: which clients take part in each round, in place of the flags' simulated clock.

@@ -61,7 +61,7 @@ def summarise_run(
       summary: as `report` documents it, percentages unrounded.
       users: the arrays of users.npz, as `report` documents them.
     """
-    config, dataset = simulation.config, simulation.dataset
+    config, dataset, model = simulation.config, simulation.dataset, simulation.model
     run_seed = config.run.seed if seed is None else seed
     valid, weights = simulation.ranks_and_weights(run.best_state, "valid")
     ranks = {"valid": valid, "test": simulation.evaluate(run.best_state, "test")}
@@ -69,8 +69,8 @@ def summarise_run(
     summary = {
         "dataset": dataset.name,
         "protocol": config.evaluation.protocol,
-        "backbone": config.model.backbone,
-        "fusion": config.model.fusion,
+        "backbone": "own" if "backbone" in model.own else config.model.backbone,
+        "fusion": "own" if "fusion" in model.own else config.model.fusion,
         "seed": run_seed,
         "select": str(simulation.selection),
         "selected_round": run.best_round,
@@ -79,7 +79,7 @@ def summarise_run(
         **parts,
         "baselines": {},
         "cold_items": _cold_items(dataset, ranks["test"]),
-        "views": list(simulation.model.fusion.names),
+        "views": list(model.fusion.names),
         "router": None,
         "planted_spearman": None,
         "timing": timing._asdict(),
@@ -93,7 +93,7 @@ def summarise_run(
         summary["tiers"] = metrics_by_tier(simulation, run_seed, test.ahead, test.tied)
     if simulation.hostile is not None:
         summary["attack"] = summarise_attack(simulation, run)
-    if config.model.fusion == "bilevel":
+    if model.has_router:
         users["router_weights"] = weights = weights[: dataset.num_users]
         summary["router"] = {
             **_router_means(weights, dataset.train.counts),
@@ -102,11 +102,11 @@ def summarise_run(
         if dataset.planted is not None:
             from scipy import stats  # The import takes most of a second.
 
-            planted = planted_columns(dataset, sources_of(simulation.model.fusion.names))
+            planted = planted_columns(dataset, sources_of(model.fusion.names))
             users["planted"] = planted
             summary["planted_spearman"] = {
                 name: float(stats.spearmanr(planted[:, g], weights[:, g]).statistic)
-                for g, name in enumerate(simulation.model.fusion.names)
+                for g, name in enumerate(model.fusion.names)
                 if not np.isnan(planted[:, g]).any() and np.ptp(weights[:, g]) > 0
             }
     if baselines is None:
