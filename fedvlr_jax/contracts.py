@@ -83,9 +83,7 @@ def check_backbone(backbone: Backbone, *, width: int = 8) -> None:
         "Backbone.score: the score of an item depends on other rows; score each row independently",
     )
     gradient = jax.grad(lambda *inputs: jnp.sum(backbone.score(*inputs)), (0, 1, 2))
-    _need(
-        _finite(gradient(shared, private, vectors)), "Backbone.score: its gradient is not finite"
-    )
+    _need(_finite(gradient(shared, private, vectors)), "Backbone.score: its gradient is not finite")
     if backbone.linear is not None:
         vector, bias = backbone.linear(shared, private)
         _need(

@@ -33,6 +33,7 @@ from fedvlr_jax.errors import InputError
 from fedvlr_jax.memory import check_fits
 from fedvlr_jax.privacy.statement import lines as statement_lines
 from fedvlr_jax.report import Progress, print_summary
+from fedvlr_jax.report.verdict import on_aborted_rounds
 from fedvlr_jax.simulation import Simulation, make_simulation
 from fedvlr_jax.training.tracking import Lenient, TensorBoard, Tracker
 
@@ -67,6 +68,8 @@ def main() -> None:
             tracker=make_tracker(simulation, progress.note),
         )
     print_summary(summary)
+    for line in on_aborted_rounds(summary):
+        print(line)
     if limited:
         print(limited)
     if "privacy" in summary:

@@ -51,6 +51,7 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("energy, an estimate", f"{energy['total_wh']:,.3g} Wh"),
             ("CO2e, an estimate", f"{energy['co2e_g']:,.3g} g"),
             ("Gini of participation", f"{costs['participation_gini']:.2f}"),
+            ("clients that never took part", _percent(costs.get("never_took_part"))),
         ]
         rows += [
             (
@@ -66,8 +67,7 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{costs['mean_staleness']:.1f}, {costs['max_staleness']}",
             )
         )
-    if tiers := summary.get("tiers"):
-        rows.append(("largest difference of tiers", f"{100 * tiers['largest_difference']:.0f} %"))
+    rows += _tier_rows(summary.get("tiers") or {})
     if attack := summary.get("attack"):
         rows += [
             ("hostile clients", f"{attack['hostile']:,}"),
@@ -75,6 +75,24 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("ER@10 of the selected round", f"{attack['selected']['er@10']:.3f}"),
         ]
     return rows
+
+
+def _tier_rows(tiers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        (
+            f"{name} tier: users, HR@50 / NDCG@50",
+            f"{tier['users']:,}, {tier['hr@50']:.1f} / {tier['ndcg@50']:.1f} %",
+        )
+        for name, tier in tiers.items()
+        if name != "largest_difference" and "ndcg@50" in tier
+    ]
+    if tiers:
+        rows.append(("largest difference of tiers", f"{100 * tiers['largest_difference']:.0f} %"))
+    return rows
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
 
 
 def _share(hours: float, wasted: float) -> str:

@@ -236,7 +236,7 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
             "small or too large."
         )
         return found
-    found += _on_cold_items(summary)
+    found += _on_cold_items(summary) + on_aborted_rounds(summary)
     last = summary.get("rounds_run")
     if summary.get("stopped") == "rounds" and last and summary.get("selected_round") == last:
         found.append(
@@ -266,6 +266,20 @@ def _on_cold_items(summary: Mapping[str, Any]) -> list[str]:
             "item: the method does not distinguish most cold items."
         )
     return found
+
+
+def on_aborted_rounds(summary: Mapping[str, Any]) -> list[str]:
+    """The rounds in which too few clients answered for a secure sum; empty if there are none."""
+    secure = (summary.get("costs") or {}).get("secure_sum") or {}
+    if not secure.get("aborted_rounds"):
+        return []
+    line = (
+        f"{secure['aborted_rounds']:,} of {summary['rounds_run']:,} rounds aborted and changed "
+        f"nothing: fewer than {secure['must_answer']:,} clients answered. Lower "
+        "--secure_threshold, or let more clients answer (--client_dropout, --deadline_s, "
+        "--over_selection)."
+    )
+    return [line]
 
 
 def can_select(summary: Mapping[str, Any]) -> bool:

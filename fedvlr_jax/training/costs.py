@@ -76,7 +76,7 @@ class RoundCosts(NamedTuple):
     Attributes:
       sampled, responded: clients.
       bytes_up, bytes_down: of all clients.
-      client_s: time of the clients, in s; wasted_s: the part of clients that did not report.
+      client_s: time of the clients, in s; wasted_s: the part for uploads that did not count.
       server_s: length of the round in simulated s.
     """
 
@@ -125,15 +125,21 @@ def secure_sum_costs(simulation: Simulation, seed: int, rounds: int) -> dict[str
         "up": cost.up,
         "down": cost.down,
         "message_rounds": cost.rounds,
-        "must_answer": secure_cohort(config, users).least,
+        "must_answer": _least_reports(simulation),
         "aborted_rounds": _aborted_rounds(simulation, seed, rounds),
     }
 
 
+def _least_reports(simulation: Simulation) -> int:
+    """The reports without which a round changes nothing; 0 but for a secure sum."""
+    if simulation.config.federation.aggregation != "secure":
+        return 0
+    return secure_cohort(simulation.config, simulation.population.num_users).least
+
+
 def _aborted_rounds(simulation: Simulation, seed: int, rounds: int) -> int:
     """The number of rounds in which too few clients responded for a secure sum."""
-    config = simulation.config
-    least = secure_cohort(config, simulation.population.num_users).least
+    config, least = simulation.config, _least_reports(simulation)
     draw = compiled(
         lambda number, client: stays(key_of(seed), number, client, config.federation.client_dropout)
     )
@@ -162,11 +168,11 @@ def summarise_costs(
       "secure_sum": as `secure_sum_costs`; with a simulated clock also "sampled", "responded",
       "dropped_share" (of those sampled), "bytes_down", "bytes_up", "simulated_h", "client_h",
       "wasted_share" (of the clients' time, spent on uploads that did not count), "energy",
-      "participation_gini", and "curve": of each evaluation its round, hours, bytes, Wh and
-      validation NDCG@50, and "reached": for the shares in SHARES_OF_BEST, the first point of the
-      curve at that share of the best NDCG@50. With --buffer also "mean_staleness" and
-      "max_staleness" of the uploads. Bytes include the downloads of the clients that still train
-      at the end; "sampled" and the clients' time do not include these clients.
+      "participation_gini", "never_took_part" (share of the users), and "curve": of each evaluation
+      its round, hours, bytes, Wh and validation NDCG@50, and "reached": for the shares in
+      SHARES_OF_BEST, the first point of the curve at that share of the best NDCG@50. With --buffer
+      also "mean_staleness" and "max_staleness" of the uploads. Bytes include the downloads of the
+      clients that still train at the end; "sampled" and the clients' time do not include them.
     """
     costs: dict[str, Any] = {"client_round_bytes": client_bytes(simulation)}
     before = bytes_before_training(simulation.config, simulation.model, simulation.population)
@@ -177,7 +183,7 @@ def summarise_costs(
     if simulation.participation is None:
         return costs
     work = work_of(simulation.setup)
-    up, down = work.bytes_up, work.bytes_down
+    up, down, least = work.bytes_up, work.bytes_down, _least_reports(simulation)
     _, request = download_bytes(simulation.setup)
     took_part = np.zeros(simulation.population.num_users, np.int64)
     staleness: list[np.ndarray] = []
@@ -189,7 +195,7 @@ def summarise_costs(
         took_part[schedule.sampled[schedule.responded]] += 1
         if schedule.staleness is not None:
             staleness.append(schedule.staleness[schedule.responded])
-        by_round.append(_costs_of_round(schedule, down, up, request))
+        by_round.append(_costs_of_round(schedule, down, up, request, least))
         unfinished.append(_costs_in_training(schedule, down, request))
         end[number + 1] = schedule.end_s
     until_round = np.cumsum(np.array(by_round, float), axis=0) + np.array(unfinished, float)
@@ -229,15 +235,17 @@ def summarise_costs(
 
 
 def _costs_of_round(
-    schedule: RoundSchedule, down: np.ndarray, up: np.ndarray, request: np.ndarray
+    schedule: RoundSchedule, down: np.ndarray, up: np.ndarray, request: np.ndarray, least: int
 ) -> RoundCosts:
     """The costs of a simulated round.
 
     Args:
       down, up: bytes of a client that reports [N]. request: bytes that a client sends before it
         trains [N]; a client that does not report has sent only these.
+      least: the reports without which none counts.
     """
     responded = schedule.responded
+    counted = responded & (responded.sum() >= least)
     sent = up[schedule.sampled[responded]].sum() + request[schedule.sampled[~responded]].sum()
     return RoundCosts(
         sampled=len(schedule.sampled),
@@ -245,7 +253,7 @@ def _costs_of_round(
         bytes_up=sent,
         bytes_down=down[schedule.sampled].sum(),
         client_s=schedule.busy_s.sum(),
-        wasted_s=schedule.busy_s[~responded].sum(),
+        wasted_s=schedule.busy_s[~counted].sum(),
         server_s=schedule.end_s - schedule.start_s,
     )
 

@@ -27,7 +27,7 @@ from fedvlr_jax.settings import key_of
 from fedvlr_jax.simulation import make_simulation
 from fedvlr_jax.simulation.workload import hardware_of, work_of
 from fedvlr_jax.training import train
-from fedvlr_jax.training.costs import gini
+from fedvlr_jax.training.costs import gini, summarise_costs
 from fedvlr_jax.training.summary import summarise_run
 
 
@@ -312,6 +312,15 @@ def test_a_run_reports_what_it_cost():
     hours = [point["hours"] for point in costs["curve"]]
     assert hours[0] == 0 and hours[-1] == pytest.approx(costs["simulated_h"])
     assert set(summary["tiers"]) == {"low", "mid", "high", "largest_difference"}
+
+
+def test_the_work_for_an_aborted_secure_sum_is_wasted():
+    """Of 4 clients 3 must report. All but multiples of 7 do, and each works for a second."""
+    config = small(aggregation="secure", cohort=4, secure_threshold=0.6)
+    clock = Given([1, 2, 3, 7], [1, 7, 14, 21])
+    costs = summarise_costs(make_simulation(config, dataset(), participation=clock), 0, 2, ())
+    assert costs["secure_sum"]["aborted_rounds"] == 1
+    assert costs["wasted_share"] == (1 + 4) / 8
 
 
 @pytest.mark.parametrize(

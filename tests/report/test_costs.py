@@ -18,6 +18,7 @@ COSTS = {
     "wasted_share": 0.25,
     "energy": {"total_wh": 12.0, "co2e_g": 5.2},
     "participation_gini": 0.4,
+    "never_took_part": 0.9486,
     "curve": [
         {"round": 0, "hours": 0.0, "bytes": 0.0, "wh": 0.0, "ndcg@50": 2.0},
         {"round": 5, "hours": 1.25, "bytes": 4.6e5, "wh": 12.0, "ndcg@50": 7.0},
@@ -27,11 +28,15 @@ COSTS = {
 
 def test_rows_of_a_run_with_a_clock_and_hostile_clients():
     attack = {"hostile": 5, "er@10": 0.25, "selected": {"er@10": 0.125}}
-    tiers = {"largest_difference": 0.12}
+    low = {"users": 1700, "hr@50": 19.42, "ndcg@50": 4.88}
+    tiers = {"low": low, "high": {"users": 0}, "largest_difference": 0.12}
     rows = dict(cost_rows({"costs": COSTS, "attack": attack, "tiers": tiers}))
     assert rows["up, sparse"] == "0.5 kB"
     assert rows["client hours, wasted share"] == "4.00, 25 %"
     assert rows["energy, an estimate"] == "12 Wh" and rows["CO2e, an estimate"] == "5.2 g"
+    assert rows["clients that never took part"] == "95 %"
+    assert rows["low tier: users, HR@50 / NDCG@50"] == "1,700, 19.4 / 4.9 %"
+    assert "high tier: users, HR@50 / NDCG@50" not in rows
     assert rows["ER@10 at the end"] == "0.250" and rows["largest difference of tiers"] == "12 %"
 
 

@@ -107,6 +107,14 @@ def test_no_sentence_says_that_one_method_beats_another(run):
     assert not {"beat", "beats", "better", "significant"} & set(found.sentence.split())
 
 
+def test_aborted_secure_sums_are_a_warning():
+    secure = {"aborted_rounds": 8, "must_answer": 67}
+    summary = {"rounds_run": 10, "selected_round": 5, "valid": {"users": 3}}
+    (line,) = warnings({**summary, "costs": {"secure_sum": secure}})
+    assert line.startswith("8 of 10 rounds aborted and changed nothing: fewer than 67 clients")
+    assert warnings({**summary, "costs": {"secure_sum": {**secure, "aborted_rounds": 0}}}) == []
+
+
 def test_a_best_last_round_is_a_warning(run):
     summary = run["summary"]
     summary["protocol"] = "strict"
