@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_overruled
+from fedvlr_jax.commands.launching.config_flags import note_overruled
 from fedvlr_jax.commands.members import (
     Member,
+    base_from_flags,
     make_members,
     note_unused_by,
     parse_seeds,
@@ -105,7 +106,7 @@ def read_groups(members: Sequence[Member]) -> dict[str, list[dict[str, Any]]]:
 def main() -> None:
     if not 0 < FLAGS.level <= 100:
         raise InputError(f"--level={FLAGS.level:g}: give a share above 0 and at most 100 percent")
-    base = config_from_flags(baselines=False, patience=0)
+    base = base_from_flags(FLAGS.over, baselines=False, patience=0)
     folder = required_workdir(base, "runs/fleet")
     members = make_members(base, FLAGS.over, parse_seeds(FLAGS.seeds))
     for member in members:

@@ -67,7 +67,7 @@ def leaves(checkpoints: Checkpoints, round_number: int, values: bool) -> Table:
             leaf = checkpoints.load_leaves(round_number, name)[""].astype(np.float64)
             finite = leaf[np.isfinite(leaf)]
             mean, std = (f"{f(finite):.4g}" if finite.size else "-" for f in (np.mean, np.std))
-            row += [f"{finite.size / max(1, leaf.size):.0%}", mean, std]
+            row += [f"{finite.size / leaf.size:.0%}" if leaf.size else "-", mean, std]
         table.add_row(*map(Text, row))
     table.caption = f"{total / 1e6:.2f} MB in all leaves"
     return table

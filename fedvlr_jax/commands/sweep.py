@@ -26,9 +26,10 @@ from pathlib import Path
 
 from absl import flags
 
-from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_overruled
+from fedvlr_jax.commands.launching.config_flags import note_overruled
 from fedvlr_jax.commands.members import (
     Member,
+    base_from_flags,
     keep_best_model,
     make_members,
     note_unused_by,
@@ -48,7 +49,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    base = config_from_flags()
+    base = base_from_flags(FLAGS.over)
     required_workdir(base, "runs/sweep")
     members = make_members(base, FLAGS.over, parse_seeds(FLAGS.seeds))
     evaluate = evaluate_once()

@@ -50,7 +50,8 @@ def resolved(config: Config, *, own_part: bool = False) -> Config:
     """`config` with a value for --init=auto, and for the options that depend on --init.
 
     Args:
-      own_part: a backbone, a fusion or a clock was made elsewhere. Then auto is random.
+      own_part: a backbone, a fusion, an aggregator or a clock was made elsewhere. Then auto is
+        random: nothing is known of its sums.
     """
     init = config.init.init
     if init == "auto":

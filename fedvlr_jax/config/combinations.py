@@ -120,8 +120,8 @@ def _check_buffer(config: Config) -> None:
         raise InputError(f"{flag}: works with --store=device, not --store={config.run.store}")
     if federation.aggregation not in SUMS:
         raise InputError(
-            f"{flag}: the server sums uploads of several versions, but --aggregation="
-            f"{federation.aggregation} does not sum; use one of {', '.join(SUMS)}"
+            f"{flag}: the server sums uploads of several versions by weights, which --aggregation="
+            f"{federation.aggregation} does not; use one of {', '.join(SUMS)}"
         )
     if config.defense.active:
         raise InputError(

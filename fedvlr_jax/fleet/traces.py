@@ -50,7 +50,8 @@ def _from_unchanged_trace(
     if len(missing):
         raise InputError(
             f"--trace={trace}: {len(missing)} of {num_clients} clients have no session, the first "
-            f"is {missing[0]}; give each client at least one"
+            f"is {missing[0]}; give each client at least one, also the hostile ones of --attack, "
+            "which are behind the users"
         )
     client, start, end = _joined(client, start, end)
     # One sorted array over all clients: client c's starts are in [2 c period, 2 c period + period).

@@ -154,8 +154,7 @@ class _Parts(NamedTuple):
 def _make_parts(config: Config, dataset: Dataset, own: OwnParts) -> _Parts:
     """The parts of `make_setup`, which has the same arguments and errors."""
     backbone, fusion, aggregator, participation = own
-    own_part = not (backbone is None and fusion is None and participation is None)
-    config = resolved_auto(config, own_part=own_part)
+    config = resolved_auto(config, own_part=any(part is not None for part in own))
     hostile, population = None, dataset
     if config.attack.attack != "none":
         hostile = plan_hostile(config.attack, dataset)

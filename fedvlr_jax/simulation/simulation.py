@@ -288,12 +288,12 @@ def make_simulation(
     and --init_router is computed here, not in `init`: it can weigh the histories that training
     uses, and it is the same for every seed, except under --privacy. It takes seconds on the host
     for 1,000 clients and longer for more (docs/scaling.md). `auto`, the default of --init, is such
-    a form for a plain federation; init="random" takes no time.
+    a form for a plain federation, and random with any part of your own; init="random" takes no
+    time.
 
     Args:
       config: the options; every `auto` is resolved here. dataset: the users and items.
-      backbone, fusion: in place of those that `config` names; --init=auto is then random, and
-        summaries name them "own".
+      backbone, fusion: in place of those that `config` names; summaries name them "own".
       aggregator: the server's treatment of the uploads, in place of the choices of `config` for
         clipping, noise, aggregation and the server's optimizer.
       participation: which clients take part in each round, in place of the flags' simulated clock.

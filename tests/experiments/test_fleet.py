@@ -59,6 +59,14 @@ def test_the_command_compares_synchronous_and_buffered_rounds(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["fleet", "sweep"])
+def test_a_flag_may_need_what_over_gives(run, command):
+    flags = [*SMALL, "--rounds=1", "--seeds=0", "--workdir=w", "--noise_multiplier=0.5"]
+    done = run(command, *flags, "--over=clip_norm=0.1,0.2")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 def test_members_may_differ_in_their_data(run, tmp_path):
     """None of them has the --recency of the command itself."""
     arguments = [*SMALL, "--cohort=20", "--rounds=1", "--seeds=0", "--workdir=w"]

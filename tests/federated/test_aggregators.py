@@ -84,16 +84,25 @@ def test_rules_that_bound_uploads_are_not_the_mean():
 
 @pytest.mark.slow
 def test_an_aggregator_made_elsewhere_takes_the_place_of_the_flags():
-    config = small()
+    # With an own aggregator --init=auto is random.
+    config = small(init="random")
     doubled = weighted_mean()
     doubled = doubled._replace(weights=lambda w, p: 2 * weighted_mean().weights(w, p))
     aggregator = make_aggregator(config, 24)._replace(reduce=doubled)
     start = make_simulation(config, dataset()).init().server.shared["items"]
-    plain, _ = after_a_round(small(server_decay=0.0))
-    twice, _ = after_a_round(small(server_decay=0.0), aggregator)
+    plain, _ = after_a_round(small(init="random", server_decay=0.0))
+    twice, _ = after_a_round(small(init="random", server_decay=0.0), aggregator)
     step = lambda packed: packed["server"].shared["items"] - np.asarray(start)
     # The decay is the config's in both; the aggregator's optimizer is that of `config`.
     assert np.abs(step(twice)).max() > 1.5 * np.abs(step(plain)).max()
+
+
+def test_an_aggregator_made_elsewhere_begins_from_random_values():
+    """The closed form needs plain sums, of which nothing is known here."""
+    config = small()
+    assert config.resolved.init.init == "ease"
+    simulation = make_simulation(config, dataset(), aggregator=make_aggregator(config, 24))
+    assert simulation.config.init.init == "random"
 
 
 def test_the_adaptive_bound_is_state_that_moves_and_is_kept():

@@ -300,7 +300,10 @@ def test_a_run_reports_its_staleness():
         (dict(buffer=4, cohort=8, over_selection=1.5), "--over_selection=1.5 needs synchronous"),
         (dict(buffer=4, cohort=8, pause_s=5.0), "--pause_s=5 needs synchronous"),
         (dict(buffer=4, cohort=8, store="host"), "not --store=host"),
-        (dict(buffer=4, cohort=8, aggregation="median"), "--aggregation=median does not sum"),
+        (
+            dict(buffer=4, cohort=8, aggregation="median"),
+            "which --aggregation=median does not",
+        ),
         (dict(buffer=4, cohort=8, attack="ipm"), "attacks are defined for synchronous"),
         (dict(buffer=4, cohort=8, noise_multiplier=1.0, clip_norm=1.0), "no privacy statement"),
         (dict(buffer=4, cohort=8, client_dropout=0.1), "--client_dropout=0.1"),

@@ -8,6 +8,7 @@
 from fedvlr_jax.commands.members.choices import (
     Choice,
     Member,
+    base_from_flags,
     folder_of,
     label_of,
     make_member,
@@ -40,6 +41,7 @@ __all__ = [
     "Member",
     "MemberOptions",
     "Watch",
+    "base_from_flags",
     "begin_directory",
     "check_member",
     "checkpoints_of",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedvlr_jax.commands.launching.config_flags import note_unused
+from fedvlr_jax.commands.launching.config_flags import config_from_flags, note_unused
 from fedvlr_jax.commands.launching.member_flags import OF_ONE_RUN
 from fedvlr_jax.commands.members.say import say
 from fedvlr_jax.config import ALIASES, PERMUTATIONS, Config, DataConfig
@@ -112,6 +112,16 @@ def parse_value(text: str, name: str, value: str) -> Any:
         return {"true": True, "false": False}[value] if kind is bool else kind(value)
     except (ValueError, KeyError):
         raise InputError(f"--over={text}: {name} takes {kind.__name__} values") from None
+
+
+def base_from_flags(over: Sequence[str], **changes: Any) -> Config:
+    """The `Config` of the parsed flags, with the values of the first choice of --over.
+
+    The flags alone may lack what --over gives: --sampling=poisson --over=cohort=50,100.
+    `changes` override flags by name, and --over overrides these.
+    """
+    first = dict(itertools.chain(*(parse_over(text)[0] for text in over)))
+    return config_from_flags(**{**changes, **first})
 
 
 def make_member(base: Config, choice: Choice, seed: int) -> Member:
