@@ -15,12 +15,14 @@ It reads and writes these files; percentages are not rounded:
   before, "valid": {"hr@50", "ndcg@50", "warm": {...}, ...}, "best_round"}
 
 `summary.json`
-  {"dataset", "protocol", "backbone", "fusion", "seed", "selected_round", "rounds_run",
-  "stopped": "patience" | "rounds", "valid": S, "test": S, "baselines": {name: {test S's keys,
-  "valid": S, options such as "l2"} or {"skipped": reason}}, "views": [G names], "router":
-  {"mean": [G]} or null, "planted_spearman": {view: rho} or null, "timing": {"first_block_s",
-  "round_s_median", "eval_s_median", "total_s"}, "peak_rss_mb", "costs": the
-  result of `training.costs.summarise_costs`; with a simulated clock "tiers": of
+  {"dataset", "protocol", "backbone", "fusion" ("own" for one that was made elsewhere), "seed",
+  "select", "selected_round", "rounds_run", "stopped": "patience" | "rounds", "valid": S, "test":
+  S, "baselines": {name: {test S's keys, "valid": S, options such as "l2"} or {"skipped":
+  reason}}, "paired": of `training.summary.paired_with_baselines`, "cold_items": {"items",
+  "share_tied"}, "views": [G names], "router": {"mean": [G], "by_activity": {group: [G]}, and of
+  `training.summary.router_spread`} or null, "planted_spearman": {view: rho} or null, "timing":
+  {"first_block_s", "round_s_median", "eval_s_median", "total_s"}, "peak_rss_mb", "costs": of
+  `training.costs.summarise_costs`; with a simulated clock "tiers": of
   `training.costs.metrics_by_tier`; with hostile clients "attack": of
   `training.summary.summarise_attack`}; S is what `evaluation.metrics.summarise` returns, in
   percent.
