@@ -45,7 +45,7 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         energy = costs["energy"]
         rows += [
             ("sampled / reported in time", f"{costs['sampled']:,} / {costs['responded']:,}"),
-            ("bytes down / up", f"{costs['bytes_down']:.3g} / {costs['bytes_up']:.3g}"),
+            ("MB down / up", f"{_mb(costs['bytes_down'])} / {_mb(costs['bytes_up'])}"),
             ("simulated hours", f"{costs['simulated_h']:.2f}"),
             ("client hours, wasted share", _share(costs["client_h"], costs["wasted_share"])),
             ("energy, an estimate", f"{energy['total_wh']:,.3g} Wh"),
@@ -55,8 +55,8 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ]
         rows += [
             (
-                f"hours, bytes and Wh to {point['share']:.0%} of the best NDCG@50",
-                f"{point['hours']:.2f} h, {point['bytes']:.3g}, {point['wh']:.3g} Wh",
+                f"hours, MB and Wh to {point['share']:.0%} of the best NDCG@50",
+                f"{point['hours']:.2f} h, {_mb(point['bytes'])} MB, {point['wh']:,.3g} Wh",
             )
             for point in costs.get("reached", [])
         ]
@@ -89,6 +89,10 @@ def _tier_rows(tiers: Mapping[str, Any]) -> list[tuple[str, str]]:
     if tiers:
         rows.append(("largest difference of tiers", f"{100 * tiers['largest_difference']:.0f} %"))
     return rows
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:,.3g}" if size < 1e9 else f"{size / 1e6:,.0f}"
 
 
 def _percent(share: float | None) -> str:

@@ -12,13 +12,14 @@ COSTS = {
     "sampled": 130,
     "responded": 100,
     "bytes_down": 260000.0,
-    "bytes_up": 200000.0,
+    "bytes_up": 12.345e9,
     "simulated_h": 1.25,
     "client_h": 4.0,
     "wasted_share": 0.25,
     "energy": {"total_wh": 12.0, "co2e_g": 5.2},
     "participation_gini": 0.4,
     "never_took_part": 0.9486,
+    "reached": [{"share": 0.9, "hours": 1.25, "bytes": 4.6e5, "wh": 12.0}],
     "curve": [
         {"round": 0, "hours": 0.0, "bytes": 0.0, "wh": 0.0, "ndcg@50": 2.0},
         {"round": 5, "hours": 1.25, "bytes": 4.6e5, "wh": 12.0, "ndcg@50": 7.0},
@@ -34,6 +35,8 @@ def test_rows_of_a_run_with_a_clock_and_hostile_clients():
     assert rows["up, sparse"] == "0.5 kB"
     assert rows["client hours, wasted share"] == "4.00, 25 %"
     assert rows["energy, an estimate"] == "12 Wh" and rows["CO2e, an estimate"] == "5.2 g"
+    assert rows["MB down / up"] == "0.26 / 12,345"
+    assert rows["hours, MB and Wh to 90% of the best NDCG@50"] == "1.25 h, 0.46 MB, 12 Wh"
     assert rows["clients that never took part"] == "95 %"
     assert rows["low tier: users, HR@50 / NDCG@50"] == "1,700, 19.4 / 4.9 %"
     assert "high tier: users, HR@50 / NDCG@50" not in rows
