@@ -6,9 +6,9 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 # Python keeps the modules that it compiles, which each process of the tests imports.
-test test-all mutation: export PYTHONDONTWRITEBYTECODE :=
+test test-all test-floors mutation: export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-all mutation lint docs notebooks bench clean
+.PHONY: demo test test-all test-floors mutation lint docs notebooks bench clean
 
 demo: $(STAMP)
 	$(RUN) -m experiments.train --rounds=20 --workdir=runs/demo --overwrite
@@ -18,6 +18,13 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(RUN) -m pytest -n auto --dist=worksteal
+
+# The oldest packages that setup.cfg allows. Some of them warn, which is no failure here.
+test-floors:
+	$(PYTHON) -m venv build/floors
+	$(PYTHON) -m tests.floors > build/floors/requirements.txt
+	build/floors/bin/python -m pip install --quiet --requirement build/floors/requirements.txt
+	build/floors/bin/python -m pytest -n auto --dist=worksteal -m "not slow" -W default
 
 mutation: $(STAMP)
 	$(RUN) -m tests.mutations.systematic
