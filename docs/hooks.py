@@ -27,7 +27,7 @@ TUTORIALS = (
 )
 REFERENCE = dict(fedvlr_jax._HOMES)
 GUIDES = ("data", "runs", "experiments", "search", "privacy", "fleet", "robustness", "scaling")
-EXPLANATIONS = ("results", "evidence", "method", "notes")
+EXPLANATIONS = ("results", "paper-tables", "evidence", "method", "notes")
 
 
 def on_config(config: Any) -> None:

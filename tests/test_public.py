@@ -256,7 +256,7 @@ def test_an_own_fusion_has_its_own_name_and_weights():
     )
     summary, users = summarise_run(simulation, run, timing)
     assert summary["router"] is None and "router_weights" not in users
-    with pytest.raises(fj.InputError, match=r"^init=ease: the own fusion hides the rows"):
+    with pytest.raises(fj.InputError, match=r"^init=ease: your own fusion hides the rows"):
         fj.make_simulation(
             fj.Config.from_flat(init="ease", **options),
             dataset,

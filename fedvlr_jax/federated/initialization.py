@@ -329,8 +329,8 @@ def _named(config: Config, model: Model) -> tuple[str, str]:
     if chosen.fusion in ("shared", "bilevel"):
         fusion += f" --views={chosen.views}"
     return (
-        "the own backbone" if "backbone" in model.own else f"--backbone={chosen.backbone}",
-        "the own fusion" if "fusion" in model.own else fusion,
+        "your own backbone" if "backbone" in model.own else f"--backbone={chosen.backbone}",
+        "your own fusion" if "fusion" in model.own else fusion,
     )
 
 
