@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.config import DATA_ROOT
+from fedvlr_jax.config import DATA_ROOT, DataConfig
 from fedvlr_jax.data import mmrec
 from fedvlr_jax.data.dataset import Dataset
 from fedvlr_jax.data.synthetic import generate
@@ -50,9 +50,8 @@ def load_dataset(
     Raises:
       InputError: the data or the options are invalid; one line says where and why.
     """
-    _check_range("permute_features", permute_features)
-    _check_range("permute_order", permute_order)
-    _check_range("recency", recency, most=2)
+    # The checks of the flags.
+    DataConfig(recency=recency, permute_features=permute_features, permute_order=permute_order)
     dataset = _load(name, data_root, split, duplicates, synthetic)
     if permute_features:
         dataset = _permuted(dataset, permute_features)
@@ -66,11 +65,6 @@ def load_dataset(
     if not recency:
         return dataset
     return dataclasses.replace(dataset, train=dataset.train.weighted_by_recency(recency))
-
-
-def _check_range(flag: str, value: float, most: float = 2**31 - 1) -> None:
-    if not 0 <= value <= most:
-        raise InputError(f"--{flag}={value}: give a number of at least 0 and at most {most}")
 
 
 def _permuted(dataset: Dataset, seed: int) -> Dataset:

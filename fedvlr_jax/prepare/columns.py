@@ -8,7 +8,6 @@ from typing import NamedTuple
 from fedvlr_jax.data.faults import shown
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.dates import iso_format
-from fedvlr_jax.prepare.sources import blocks
 from fedvlr_jax.prepare.tables import Table, first_line, plain_column, records
 
 ROLES = ("user", "item", "rating", "time")
@@ -273,7 +272,7 @@ def _example(table: Table, found: dict[str, str]) -> str:
 
 
 def _sample(table: Table) -> dict[str, list[str]]:
-    first = next(iter(blocks(table.path, quoted=table.separator if table.quoted else "")))
+    first = next(table.blocks())
     text = first.text[: 1 << 20].decode("utf-8", "ignore")
     if len(first.text) > 1 << 20:
         text = text.rpartition("\n")[0]

@@ -24,7 +24,7 @@ from fedvlr_jax.prepare.dates import iso_format
 from fedvlr_jax.prepare.ids import IdTable
 from fedvlr_jax.prepare.parquet import parquet_frames
 from fedvlr_jax.prepare.rows import GrowingArray, Rows
-from fedvlr_jax.prepare.sources import BLOCK_BYTES, Block, blocks
+from fedvlr_jax.prepare.sources import BLOCK_BYTES, Block
 from fedvlr_jax.prepare.tables import Table, json_object, records
 
 _UNIT = "\x1f"
@@ -115,7 +115,7 @@ def _frames(table: Table, columns: Columns, time_format: TimeFormat) -> Iterator
 
 def _content(table: Table) -> Iterator[Block]:
     """The blocks of a text file without its header; none is blank."""
-    found = blocks(table.path, quoted=table.separator if table.quoted else "")
+    found = table.blocks()
     if table.header and (first := next(found, None)) is not None:
         found = itertools.chain([_without_header(first)], found)
     for block in found:
@@ -164,7 +164,7 @@ def _typed_frame(table: Table, columns: Columns, block: Block) -> pl.DataFrame |
         return None
     if table.kind == "jsonl" and any(_not_plain(frame[role]) for role in ("user", "item")):
         return None
-    return frame if _usable(frame, block) else None
+    return frame if _usable(frame, table, block) else None
 
 
 @functools.cache
@@ -186,7 +186,7 @@ def _not_plain(texts: pl.Series) -> bool:
 _BLANKS = (b" ", b"\t", b"\v", b"\f", b"\r", b'"')
 
 
-def _usable(frame: pl.DataFrame, block: Block) -> bool:
+def _usable(frame: pl.DataFrame, table: Table, block: Block) -> bool:
     """Whether no cell is empty, no id has surrounding blanks, and all ratings are finite."""
     if any(series.null_count() for series in frame):
         return False
@@ -195,7 +195,9 @@ def _usable(frame: pl.DataFrame, block: Block) -> bool:
     ids = (frame["user"], frame["item"])
     if any((series.str.len_bytes() == 0).any() for series in ids):
         return False
-    if block.text.isascii() and not any(blank in block.text for blank in _BLANKS):
+    # Unquoted, no field holds the separator, which may be a tab or a space.
+    blanks = (blank for blank in _BLANKS if blank != table.separator.encode())
+    if block.text.isascii() and not any(blank in block.text for blank in blanks):
         return True
     return all(series.equals(series.str.strip_chars()) for series in ids)
 

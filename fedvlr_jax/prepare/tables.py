@@ -15,7 +15,7 @@ import polars as pl
 from fedvlr_jax.data.faults import shown
 from fedvlr_jax.errors import InputError
 from fedvlr_jax.prepare.opening import is_parquet, plain_name
-from fedvlr_jax.prepare.sources import read_start, read_text
+from fedvlr_jax.prepare.sources import Block, blocks, read_start, read_text
 
 _SEPARATORS = ("::", "\t", ",", ";", "|")
 _NAMED_SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
@@ -45,6 +45,10 @@ class Table(NamedTuple):
     quoted: bool = False
     header: bool = False
     typed: bool = False
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks of a text file; see `sources.blocks` for the errors."""
+        return blocks(self.path, quoted=self.separator if self.quoted else "")
 
 
 def table_of(

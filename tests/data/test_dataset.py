@@ -102,7 +102,8 @@ def test_without_times_nothing_is_recent(tmp_path):
 )
 def test_a_number_out_of_range_is_named(option, value):
     sizes = {"users": 10, "items": 50}
-    with pytest.raises(InputError, match=f"{option}={value}: give a number of at least 0"):
+    words = f"{option}={value}: out of range; give a finite number of at least 0"
+    with pytest.raises(InputError, match=words):
         load_dataset("synthetic", data_root="", synthetic=sizes, **{option: value})
 
 
