@@ -30,7 +30,8 @@ COSTS = {
 def test_rows_of_a_run_with_a_clock_and_hostile_clients():
     attack = {"hostile": 5, "er@10": 0.25, "selected": {"er@10": 0.125}}
     low = {"users": 1700, "hr@50": 19.42, "ndcg@50": 4.88}
-    tiers = {"low": low, "high": {"users": 0}, "largest_difference": 0.12}
+    mid = {"users": 20, "hr@50": 25.0, "ndcg@50": 6.25}
+    tiers = {"low": low, "mid": mid, "high": {"users": 0}, "largest_difference": 0.12}
     rows = dict(cost_rows({"costs": COSTS, "attack": attack, "tiers": tiers}))
     assert rows["up, sparse"] == "0.5 kB"
     assert rows["client hours, wasted share"] == "4.00, 25 %"
@@ -39,6 +40,7 @@ def test_rows_of_a_run_with_a_clock_and_hostile_clients():
     assert rows["hours, MB and Wh to 90% of the best NDCG@50"] == "1.25 h, 0.46 MB, 12 Wh"
     assert rows["clients that never took part"] == "95 %"
     assert rows["low tier: users, HR@50 / NDCG@50"] == "1,700, 19.4 / 4.9 %"
+    assert rows["mid tier: users, HR@50 / NDCG@50"] == "20, 25.0 / 6.2 %"
     assert "high tier: users, HR@50 / NDCG@50" not in rows
     assert rows["ER@10 at the end"] == "0.250" and rows["largest difference of tiers"] == "12 %"
 
